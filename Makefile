@@ -1,0 +1,37 @@
+# make reproduce   every CPU figure and the claims report        make test    the test suite
+# make lint        ruff, and mypy on sims/core                   make bench   speed, as ratios
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+export OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: reproduce test lint bench clean
+reproduce: .venv/.core
+	$(BIN)/python -m figures --jobs $(JOBS)
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.test
+	$(BIN)/python -m tests.benchmarks
+
+# A stamp older than pyproject.toml means that the dependencies may have changed.
+.venv/.core: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "onoff needs Python 3.11 or later; try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/.test: pyproject.toml .venv/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv results figures/out

@@ -1,0 +1,19 @@
+"""What every experiment shares, from one batch to one verdict. Read it in this order:
+
+spec          settings that check themselves
+batch         what one collection of responses looks like
+reductions    how the losses of many responses become one number
+divergences   distances between policies: estimated from samples, and exact
+advantages    what a response was worth, beyond what was expected
+losses/       one pure function a loss, under its equation
+algorithms/   one frozen dataclass an algorithm: hyper-parameters, needs, targets, loss; and the table of them
+preferences   rewards to labels
+sampling      uniforms to tokens
+noise         one random stream a run
+schedule      how on-policy a run is
+reference     what the KL is measured to
+optimise      SGD and Adam, one learning rate a run
+learner       one update
+train         the one training loop
+experiment    an arm as data       store   its records on disk       statistics   intervals and verdicts
+"""

@@ -1,0 +1,33 @@
+"""Every algorithm once: its hyper-parameters, what it needs, its targets and its loss. One family a file.
+
+`base` says what an algorithm is and how to add one.
+"""
+
+from ..spec import find_kind, kinds_of
+from . import contrastive, likelihood, policy_gradient
+from .base import Algorithm, Law, PairAlgorithm, State, Targets
+from .table import algorithm_table
+
+__all__ = [
+    "Algorithm",
+    "Law",
+    "PairAlgorithm",
+    "State",
+    "Targets",
+    "algorithm_table",
+    "all_algorithms",
+    "contrastive",
+    "find_algorithm",
+    "likelihood",
+    "policy_gradient",
+]
+
+
+def all_algorithms() -> dict[str, type[Algorithm]]:
+    """Every registered algorithm by its name."""
+    return kinds_of(Algorithm)
+
+
+def find_algorithm(name: str) -> type[Algorithm]:
+    """The algorithm of that name; an unknown one raises SpecError with the nearest name."""
+    return find_kind(name, Algorithm, "algorithm")

@@ -1,0 +1,137 @@
+"""What an algorithm is: hyper-parameters, needs, targets and a loss.
+
+The walk of one batch through an algorithm:
+
+    targets(batch, state)        once a collected batch, without gradient: advantages, weights, winners; new state
+    at_epoch(batch, ...)         once a pass over the batch, where passes differ
+    at_update(minibatch, ...)    once a minibatch, without gradient: whatever ties its items together (shares, anchors)
+    loss(outputs, batch, ...)    once a micro-batch, with gradient: (..., B), whose sum over the minibatch is its loss
+
+**To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
+`kind` to the family's file in this folder; (3) import nothing else anywhere: the table, the command line, the README
+and the tests of `tests/core/test_every_algorithm.py` find it by its kind; (4) give `sims/exact.py` its population
+weights, without which the exactness test fails and names it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch, Outputs, pick, sequence_sum
+from ..preferences import Pairing
+from ..reductions import pair_weights, shares
+from ..spec import Spec, setting
+
+Targets = dict[str, Tensor]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a response is drawn from. mixture: token by token from the law ∝ π^{1−share}·π_ref^share."""
+
+    name: Literal["policy", "reference", "mixture"]
+    share: float | Tensor = 1.0
+
+
+@dataclass(frozen=True)
+class Algorithm(Spec):
+    """Base of all algorithms. Class variables say what one needs, and what the table of the README prints."""
+
+    min_generations: ClassVar[int] = 1  # responses a prompt that it cannot do without
+    needs_critic: ClassVar[bool] = False
+    needs_probes: ClassVar[bool] = False
+    on_policy: ClassVar[bool] = False  # meant for fresh samples of the current policy
+    negative_gradient: ClassVar[bool] = False  # lowers the likelihood of some responses on purpose
+    sample_reuse: ClassVar[bool] = False  # made to take several updates on one batch
+    source: ClassVar[str] = ""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss looks at a reference policy."""
+        return False
+
+    @property
+    def label_pairing(self) -> Pairing | None:
+        """Which pairs must be labelled when responses are judged; None if labels are of no use."""
+        return None
+
+    def initial_state(self, lead: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> State:
+        """What is carried from batch to batch, per run (shape `lead`)."""
+        return {}
+
+    def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
+        """Which law each of the K responses is drawn from; a law that is not the policy's comes after those that are."""
+        return (Law("policy"),) * num_generations
+
+    def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
+        """Everything the loss treats as data, for the whole batch; and the next state."""
+        return {}, state
+
+    def at_epoch(self, batch: Batch, targets: Targets, epoch: int) -> Targets:
+        """Targets of the next pass over the batch, for algorithms whose passes differ (ReST). epoch counts from 0."""
+        return targets
+
+    def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
+        """Targets of one minibatch, with each unit's share of it fixed before it is cut further."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
+        """(..., B), each prompt's part of the minibatch's loss: their sum is the loss, no division follows."""
+        raise NotImplementedError
+
+
+def response_shares(batch: Batch, targets: Targets) -> Tensor:
+    """(..., B, K): each response's share of the minibatch; what targets weigh, else what the batch does, else all."""
+    return shares(targets.get("weight", batch.weight), batch.need("rewards"))
+
+
+def present(batch: Batch) -> Tensor:
+    """(..., B, K) bool: which responses are there."""
+    if batch.weight is None:
+        return torch.ones_like(batch.mask[..., 0])
+    return batch.weight > 0
+
+
+@dataclass(frozen=True)
+class PairAlgorithm(Algorithm):
+    """Algorithms on pairs: a loss of the margin of the first over the second, weighed by how likely the first wins."""
+
+    min_generations: ClassVar[int] = 2
+    negative_gradient: ClassVar[bool] = True
+
+    pairing: Pairing = setting(
+        "drawn",
+        "which pairs of a prompt's responses are labelled: drawn (0-1, 2-3, ...), best against worst, all, or "
+        "correct against incorrect (reward above 0 against the rest)",
+    )
+
+    @property
+    def label_pairing(self) -> Pairing | None:
+        return self.pairing
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
+        weight = pair_weights(batch.weight, batch.need("pairs"), batch.pair_weight)
+        return {**targets, "share": shares(weight, batch.need("pair_label"))}
+
+    def score(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """What a pair's margin is the difference of: ρ = ℓ − ℓ_ref, (..., B, K)."""
+        return sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
+
+    def pair_loss(self, margin: Tensor) -> Tensor:
+        """Loss if the first of the pair is chosen. margin: (..., B, Q), returns the same."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
+        first, second = pick(self.score(outputs, batch), batch.need("pairs"))
+        margin, label = first - second, batch.need("pair_label")
+        loss = label * self.pair_loss(margin) + (1.0 - label) * self.pair_loss(-margin)
+        return (targets["share"] * loss).sum(-1)

@@ -1,0 +1,132 @@
+"""What one collection of responses looks like to every algorithm.
+
+Trailing axes are always (B, K, L): prompts, responses a prompt, tokens. A bandit is L = 1. Whatever stands before them,
+written `...`, counts independent runs; a language model has nothing there. B counts prompts, so that the "batch size"
+of most papers is B·K here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Responses and all that was learned about them when they were collected; None where nobody needs it.
+
+    prompts: (..., B) ids, or (..., B, P) tokens padded on the left, with prompt_mask of the same shape.
+    responses: (..., B, K, L) token ids.
+    mask: (..., B, K, L) bool, True where the policy chose a token, EOS included; built while sampling.
+    weight: (..., B, K), 0 where a response is absent (filtered, ragged); every denominator counts it. None: all there.
+    rewards, gold: (..., B, K), what the learner sees, and what we judge by.
+    pairs: (..., B, Q, 2) indices into K; pair_label: (..., B, Q) probability that the first of a pair is preferred;
+        pair_weight: (..., B, Q), 0 where a pair does not count. None: all do.
+    desirable: (..., B, K) probability that a response is labelled good (KTO).
+    logp_sampler: (..., B, K, L) log-probs under the very law that drew the tokens.
+    logp_ref, values: (..., B, K, L) reference log-probs and critic values, frozen at collection.
+    probes: the same prompts with other prompts' responses, for algorithms that compare against mismatched text.
+    reference_version: how often the reference had been renewed when logp_ref was computed.
+    """
+
+    prompts: Tensor
+    responses: Tensor
+    mask: Tensor
+    prompt_mask: Tensor | None = None
+    weight: Tensor | None = None
+    rewards: Tensor | None = None
+    gold: Tensor | None = None
+    pairs: Tensor | None = None
+    pair_label: Tensor | None = None
+    pair_weight: Tensor | None = None
+    desirable: Tensor | None = None
+    logp_sampler: Tensor | None = None
+    logp_ref: Tensor | None = None
+    values: Tensor | None = None
+    probes: Batch | None = None
+    reference_version: int = 0
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Sizes of the axes that count runs."""
+        return tuple(self.responses.shape[:-3])
+
+    @property
+    def size(self) -> int:
+        """B, the number of prompts."""
+        return self.responses.shape[-3]
+
+    def need(self, name: str) -> Tensor:
+        """A field that an algorithm cannot do without."""
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"batch.{name} is missing: this algorithm needs it")
+        return value  # type: ignore[no-any-return]
+
+    def replace(self, **changes: Any) -> Batch:
+        return replace(self, **changes)
+
+    def over_prompts(self, change: Callable[[Tensor, int], Tensor]) -> Batch:
+        """Apply `change(tensor, axis of B)` to every field, the probes' included."""
+        axis = len(self.lead)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {name: change(value, axis) for name, value in values.items() if isinstance(value, Tensor)}
+        if self.probes is not None:
+            changed["probes"] = self.probes.over_prompts(change)  # type: ignore[assignment]
+        return replace(self, **changed)  # type: ignore[arg-type]
+
+    def narrow(self, start: int, length: int) -> Batch:
+        """Prompts `start` to `start + length`, as views."""
+        if start == 0 and length == self.size:
+            return self
+        return self.over_prompts(lambda x, axis: x.narrow(axis, start, length))
+
+    def gather(self, index: Tensor) -> Batch:
+        """The prompts at `index` (..., B'), each run its own."""
+        return self.over_prompts(lambda x, axis: take_items(x, index, axis))
+
+
+def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    """`x[..., index, ...]` along `axis`, run by run. x: lead + (B,) + rest; index: lead + (B',)."""
+    rest = x.shape[axis + 1 :]
+    return x.gather(axis, index.reshape(index.shape + (1,) * len(rest)).expand(index.shape + rest))
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a policy says of a batch. logp, values, entropy: (..., B, K, L); probe_logp of the probes, no gradient."""
+
+    logp: Tensor
+    values: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def over(value: float | Tensor, axes: int) -> float | Tensor:
+    """A hyper-parameter ready to broadcast: a float as it is, an array over runs with `axes` more axes behind."""
+    return value.reshape(value.shape + (1,) * axes) if isinstance(value, Tensor) else value
+
+
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """x where mask, else 0; what stands in a masked slot, NaN included, reaches neither the value nor the gradient."""
+    return torch.where(mask, x, 0.0)
+
+
+def sequence_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Σ_t x_t over the tokens of each response. x, mask: (..., L); returns (...)."""
+    if x.shape[-1] == 1:
+        return masked(x, mask).squeeze(-1)
+    return masked(x, mask).sum(-1)
+
+
+def lengths(mask: Tensor) -> Tensor:
+    """Number of tokens of each response, EOS included. mask: (..., L); returns (...) int64."""
+    return mask.sum(-1)
+
+
+def pick(x: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second member of each pair. x: (..., B, K); pairs: (..., B, Q, 2); returns two (..., B, Q)."""
+    return x.gather(-1, pairs[..., 0]), x.gather(-1, pairs[..., 1])

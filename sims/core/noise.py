@@ -1,0 +1,86 @@
+"""One random stream a run, so that adding runs, or changing what else is random, changes no run.
+
+Everything random is a function of uniforms, and uniforms come from streams named for what they are used for
+("responses", "labels", ...). Two algorithms that use the same names and seed share their noise: they can be paired.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BLOCK = 1 << 20  # doubles drawn at a time over all runs: few calls, yet within the cache
+
+
+class Noise:
+    """Uniforms on [0, 1) in float64, drawn in blocks of many updates.
+
+    runs: one (seed, run index) for each position of the leading axis; `Noise.single(seed)` has no leading axis.
+    How much is drawn at a time changes no number. The whole state is how many uniforms each stream has given.
+    """
+
+    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
+        self.runs = list(runs)
+        self.lead: tuple[int, ...] = (len(self.runs),)
+        self._given: dict[str, int] = {}
+        self._streams: dict[str, _Stream] = {}
+
+    @classmethod
+    def of(cls, seed: int, runs: int) -> Noise:
+        """Runs 0 … runs−1 of one seed."""
+        return cls([(seed, run) for run in range(runs)])
+
+    @classmethod
+    def single(cls, seed: int) -> Noise:
+        """One run without a leading axis, as a language model has it."""
+        noise = cls([(seed, 0)])
+        noise.lead = ()
+        return noise
+
+    def uniforms(self, stream: str, *shape: int) -> Tensor:
+        """The next uniforms of `stream`: lead + shape, float64."""
+        if stream not in self._streams:
+            self._streams[stream] = _Stream(self.runs, stream, self._given.get(stream, 0))
+        count = math.prod(shape)
+        self._given[stream] = self._given.get(stream, 0) + count
+        return torch.from_numpy(self._streams[stream].take(count).reshape(*self.lead, *shape))
+
+    def state_dict(self) -> dict[str, int]:
+        """How many uniforms each stream has given a run."""
+        return dict(self._given)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken."""
+        self._given = {name: int(count) for name, count in state.items()}
+        self._streams = {}
+
+
+class _Stream:
+    def __init__(self, runs: Sequence[tuple[int, int]], name: str, skip: int) -> None:
+        key = zlib.crc32(name.encode())
+        self.generators = []
+        for seed, run in runs:
+            bits = np.random.PCG64DXSM(np.random.SeedSequence(entropy=seed, spawn_key=(key, run)))
+            self.generators.append(
+                np.random.Generator(bits.advance(skip))
+            )  # one double takes one step of the generator
+        self.block = np.empty((len(self.generators), 0))
+        self.used = 0
+
+    def take(self, count: int) -> np.ndarray:
+        """The next `count` of every run: (runs, count), a fresh contiguous array."""
+        left = self.block.shape[1] - self.used
+        if count > left:
+            calls = max(1, _BLOCK // (len(self.generators) * max(count, 1)))
+            block = np.empty((len(self.generators), left + count * calls))
+            block[:, :left] = self.block[:, self.used :]
+            for row, generator in zip(block, self.generators, strict=True):
+                row[left:] = generator.random(count * calls)
+            self.block, self.used = block, 0
+        self.used += count
+        return np.ascontiguousarray(self.block[:, self.used - count : self.used])

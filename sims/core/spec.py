@@ -1,0 +1,181 @@
+"""Settings that check themselves.
+
+Every hyper-parameter of the package is a field of a frozen dataclass made here, so that one declaration gives the
+default, the range, the help of the command line, the JSON of a record and the error message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+_BOUNDS = {
+    "above": (lambda x, b: x > b, ">"),
+    "at_least": (lambda x, b: x >= b, ">="),
+    "below": (lambda x, b: x < b, "<"),
+    "at_most": (lambda x, b: x <= b, "<="),
+}
+
+
+class SpecError(ValueError):
+    """A setting that cannot be: one line that names the field, the value and what would be valid."""
+
+    def __init__(self, field: str, value: object, valid: str) -> None:
+        super().__init__(f"{field} = {value!r}: {valid}")
+        self.field, self.value, self.valid = field, value, valid
+
+
+def setting(default: Any = MISSING, help: str = "", **limits: Any) -> Any:
+    """Declare a field with its help and its limits.
+
+    limits: any of `above`, `at_least`, `below`, `at_most` (numbers), and `per_run=True` for a float that may also be
+    given as an array over runs. A field annotated `Literal[...]` is limited to these choices.
+    """
+    unknown = set(limits) - set(_BOUNDS) - {"per_run"}
+    if unknown:
+        raise TypeError(f"setting() knows no limit {sorted(unknown)}")
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+def describe(field: Field[Any], hint: Any) -> str:
+    """What a field accepts, in words: 'float > 0', 'one of mean, sum'."""
+    bounds = [f"{sign} {field.metadata[key]:g}" for key, (_, sign) in _BOUNDS.items() if key in field.metadata]
+    return f"{type_name(hint)} {' and '.join(bounds)}".rstrip()
+
+
+def matches(value: object, hint: Any) -> bool:
+    """Whether `value` is of the annotated type; an int is a float, a bool is neither."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(matches(value, option) for option in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        element = get_args(hint)[0]
+        return isinstance(value, tuple) and all(matches(item, element) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is type(None):
+        return value is None
+    return isinstance(value, hint)
+
+
+def type_name(hint: Any) -> str:
+    """A type as a user would say it: 'float', 'int or none', 'tuple of int'."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(type_name(option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"tuple of {type_name(get_args(hint)[0])}"
+    return "none" if hint is type(None) else hint.__name__
+
+
+_KINDS: dict[str, type[Spec]] = {}
+S = TypeVar("S", bound="Spec")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A frozen set of settings, checked when made. Subclasses extend `check` for rules over several fields.
+
+    `class DPO(Algorithm, kind="dpo")` registers a name under which JSON and the command line find the class.
+    """
+
+    kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls, kind: str = "", **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.kind = kind
+        if kind:
+            _KINDS[kind] = cls
+
+    def __post_init__(self) -> None:
+        hints = self.hints()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) and field.metadata.get("per_run"):
+                continue  # stacked from values that were each checked
+            self._check_field(field, value, hints[field.name])
+        self.check()
+
+    def _check_field(self, field: Field[Any], value: Any, hint: Any) -> None:
+        if not matches(value, hint):
+            raise SpecError(field.name, value, f"must be {describe(field, hint)}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            holds = all(test(value, field.metadata[key]) for key, (test, _) in _BOUNDS.items() if key in field.metadata)
+            if math.isnan(value) or not holds:
+                raise SpecError(field.name, value, f"must be {describe(field, hint)}")
+
+    def check(self) -> None:
+        """Rules that tie several fields together; raises SpecError."""
+
+    @classmethod
+    def hints(cls) -> dict[str, Any]:
+        """The resolved type of each field."""
+        return get_type_hints(cls)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again; an unknown name raises SpecError."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name, value in changes.items():
+            if name not in names:
+                raise SpecError(name, value, f"{type(self).__name__} has no such field; it has {', '.join(names)}")
+        return dataclasses.replace(self, **changes)
+
+    def per_run_fields(self) -> list[str]:
+        """Names of the float fields that may be stacked over runs."""
+        return [f.name for f in dataclasses.fields(self) if f.metadata.get("per_run")]
+
+
+def kinds_of(base: type[S]) -> dict[str, type[S]]:
+    """The registered specs that are subclasses of `base`, by kind, in the order in which they were defined."""
+    return {kind: cls for kind, cls in _KINDS.items() if issubclass(cls, base)}
+
+
+def find_kind(kind: str, base: type[S], field: str = "kind") -> type[S]:
+    """The class registered as `kind` below `base`; SpecError names the near misses."""
+    known = kinds_of(base)
+    if kind not in known:
+        near = difflib.get_close_matches(kind, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SpecError(field, kind, f"must be one of {', '.join(known)}{hint}")
+    return known[kind]
+
+
+def to_json(value: Any) -> Any:
+    """A spec as plain JSON values; a nested spec carries its registered kind."""
+    if isinstance(value, Spec):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": value.kind, **fields}
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def from_json(value: Any, hint: Any = Any) -> Any:
+    """The inverse of `to_json`; an unknown kind or field raises SpecError."""
+    if isinstance(value, Mapping) and "kind" in value:
+        cls = find_kind(str(value["kind"]), Spec)
+        hints = cls.hints()
+        changes = {name: item for name, item in value.items() if name != "kind"}
+        for name, item in changes.items():
+            if name not in hints:
+                raise SpecError(name, item, f"{value['kind']} has no such field; it has {', '.join(hints)}")
+        return cls(**{name: from_json(item, hints[name]) for name, item in changes.items()})
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if value in ("inf", "-inf") and not matches("", hint):
+        return math.inf if value == "inf" else -math.inf
+    return value

@@ -1,0 +1,99 @@
+"""The 1-D bandit of Tajwar et al. 2024: 100 actions, a bump of reward, and a data policy that rarely or often hits
+it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+from ..core.spec import setting
+from ..space import TokenSpace
+from .enumerable import EnvironmentSpec
+
+
+def bump(actions: int, peak: float, width: float) -> np.ndarray:
+    """Reward exp(−((a − peak)/width)²) of each action a, in [0, 1]. Returns (actions,)."""
+    return np.exp(-(((np.arange(actions) - peak) / width) ** 2))
+
+
+def cauchy_data_policy(actions: int) -> np.ndarray:
+    """The paper's π_data: the histogram on [−1, 1] of tanh(Cauchy(−0.7, 0.4)), exactly. Returns (actions,).
+
+    Its heavy tails pile up in the first and last bins (0.08 and 0.04 of the mass), where tanh saturates.
+    """
+    edges = np.arctanh(np.linspace(-1.0, 1.0, actions + 1)[1:-1])
+    cumulative = np.concatenate([[0.0], stats.cauchy.cdf(edges, loc=-0.7, scale=0.4), [1.0]])
+    return np.diff(cumulative)
+
+
+def shifted_data_policy(actions: int, peak: float, width: float, overlap: float, spread: float) -> np.ndarray:
+    """A discretised Gaussian moved to the left of the peak until its mass within ±width of it is `overlap`.
+
+    Returns (actions,). Moving changes the overlap alone: the shape stays, and there are no spikes at the edges.
+    """
+    positions = np.arange(actions)
+    inside = np.abs(positions - peak) <= width
+
+    def law(centre: float) -> np.ndarray:
+        log_mass = -0.5 * ((positions - centre) / spread) ** 2
+        mass = np.exp(log_mass - log_mass.max())
+        return mass / mass.sum()
+
+    centre = optimize.brentq(lambda c: np.log(law(c)[inside].sum()) - np.log(overlap), -2 * actions, peak, xtol=1e-12)
+    return law(float(centre))
+
+
+@dataclass(frozen=True)
+class Bandit(EnvironmentSpec):
+    """A bump of reward over a line of actions; the data policy is the paper's, whatever the peak."""
+
+    num_actions: int = setting(100, "number of actions", at_least=2)
+    peak: float = setting(70.0, "action with the largest reward", at_least=0)
+    width: float = setting(10.0, "width of the reward's bump, in actions", above=0)
+
+    @property
+    def space(self) -> TokenSpace:
+        return TokenSpace(self.num_actions)
+
+    def rewards(self) -> np.ndarray:
+        return np.tile(bump(self.num_actions, self.peak, self.width), (self.num_prompts, 1))
+
+    def data_policy(self) -> np.ndarray:
+        """(actions,) probabilities."""
+        return cauchy_data_policy(self.num_actions)
+
+    def reference_logp(self) -> np.ndarray:
+        return np.tile(np.log(self.data_policy()), (self.num_prompts, 1, 1))
+
+    def overlap_mass(self) -> float:
+        """The data policy's mass within ±width of the peak."""
+        inside = np.abs(np.arange(self.num_actions) - self.peak) <= self.width
+        return float(self.data_policy()[inside].sum())
+
+
+@dataclass(frozen=True)
+class BanditR1(Bandit, kind="bandit_r1"):
+    """R1: peak at 70, which the data policy rarely hits (0.046 of its mass lies within ±10)."""
+
+
+@dataclass(frozen=True)
+class BanditR2(Bandit, kind="bandit_r2"):
+    """R2: peak at 20, in the middle of the data policy (0.45 of its mass lies within ±10)."""
+
+    peak: float = setting(20.0, "action with the largest reward", at_least=0)
+
+
+@dataclass(frozen=True)
+class BanditOverlap(Bandit, kind="bandit_overlap"):
+    """R1's reward with a Gaussian data policy moved away until just `overlap` of its mass lies within ±width."""
+
+    overlap: float = setting(0.05, "the data policy's mass within the bump", at_least=1e-8, at_most=0.7)
+    spread: float = setting(8.0, "standard deviation of the data policy, in actions", above=0)
+
+    def data_policy(self) -> np.ndarray:
+        return shifted_data_policy(self.num_actions, self.peak, self.width, self.overlap, self.spread)
+
+
+__all__ = ["Bandit", "BanditOverlap", "BanditR1", "BanditR2", "bump", "cauchy_data_policy", "shifted_data_policy"]

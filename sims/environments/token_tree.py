@@ -1,0 +1,33 @@
+"""A small tree of token sequences with EOS: responses of several lengths, few enough to sum over all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.spec import setting
+from ..space import TokenSpace
+from .enumerable import EnvironmentSpec
+
+
+@dataclass(frozen=True)
+class TokenTree(EnvironmentSpec, kind="token_tree"):
+    """Rewards and data policy are drawn once from `table_seed`. 3 tokens and length 3 make 15 responses."""
+
+    vocabulary: int = setting(3, "tokens, EOS included", at_least=2, at_most=8)
+    max_length: int = setting(3, "most tokens of a response, EOS included", at_least=1, at_most=4)
+    table_seed: int = setting(0, "seed of the rewards and of the data policy", at_least=0)
+
+    @property
+    def space(self) -> TokenSpace:
+        return TokenSpace(self.vocabulary, self.max_length, eos=True)
+
+    def rewards(self) -> np.ndarray:
+        count = len(self.space.all_responses[0])
+        return np.random.default_rng([self.table_seed, 0]).uniform(size=(self.num_prompts, count))
+
+    def reference_logp(self) -> np.ndarray:
+        shape = (self.num_prompts, self.space.nodes, self.vocabulary)
+        logits = np.random.default_rng([self.table_seed, 1]).normal(size=shape)
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -1,0 +1,150 @@
+"""What a table and a network share: logits for every prompt and prefix, and how to sample and score from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..core.batch import Outputs, over
+from ..core.noise import Noise
+from ..core.protocols import Samples
+from ..core.sampling import inverse_cdf
+from ..core.spec import Spec
+from ..environments.enumerable import EnvironmentSpec
+from ..space import EOS, TokenSpace
+
+
+@dataclass(frozen=True)
+class PolicySpec(Spec):
+    """Settings of a policy; `build` makes the reference policy of each run, from which training starts."""
+
+    def build(self, environment: EnvironmentSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> CategoricalPolicy:
+        """One policy a run of `noise`, with a critic if asked for."""
+        raise NotImplementedError
+
+
+class CategoricalPolicy:
+    """R policies over the responses of one token space, R leading every tensor.
+
+    A subclass gives `logits()` (R, X, nodes, V) and, with a critic, `value_table()` (R, X, nodes).
+    """
+
+    def __init__(self, space: TokenSpace, parameters: Sequence[Tensor]) -> None:
+        self.space, self._parameters = space, list(parameters)
+
+    def logits(self) -> Tensor:
+        """(R, X, nodes, V)"""
+        raise NotImplementedError
+
+    def value_table(self) -> Tensor:
+        """(R, X, nodes), the critic's value of each prefix."""
+        raise NotImplementedError
+
+    def parameters(self) -> Sequence[Tensor]:
+        return self._parameters
+
+    @torch.no_grad()
+    def copy_from(self, other: Self) -> None:
+        self.blend_from(other, 1.0)
+
+    @torch.no_grad()
+    def blend_from(self, other: Self, rate: float) -> None:
+        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
+            mine.lerp_(theirs.detach(), rate)
+
+    def clone(self) -> Self:
+        """A copy with parameters of its own, without gradient."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._parameters = [p.detach().clone() for p in self._parameters]
+        return twin
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Tensor,
+        num_generations: int,
+        noise: Noise,
+        stream: str = "responses",
+        blend: tuple[Self, float | Tensor] | None = None,
+    ) -> Samples:
+        """Draw K responses a prompt, token by token. prompts: (R, B)."""
+        logits = self.logits().detach()
+        if blend is not None:
+            other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], 3)
+            logits = (1.0 - share) * logits.log_softmax(-1) + share * other
+        runs, contexts, nodes, vocabulary = logits.shape
+        logp = logits.log_softmax(-1).reshape(runs, contexts * nodes, vocabulary)
+        probabilities = logp.exp()
+        batch, length = prompts.shape[-1], self.space.length
+        uniforms = noise.uniforms(stream, batch, num_generations, length)
+        first_node = None if contexts == 1 else (prompts * nodes).unsqueeze(-1).expand(runs, batch, num_generations)
+        tokens: list[Tensor] = []
+        state, depth = torch.zeros((runs, batch, num_generations), dtype=torch.int64), 0
+        for t in range(length):
+            rows = self._rows(first_node, None if t == 0 else depth + state)
+            draws = uniforms[..., t].flatten(1)
+            flat = None if rows is None else rows.flatten(1)
+            laws = probabilities[:, 0] if flat is None else probabilities
+            token = inverse_cdf(laws, draws, flat).view(runs, batch, num_generations)
+            if tokens and self.space.eos:
+                token = torch.where(tokens[-1] == EOS, EOS, token)  # behind an EOS there is only padding
+            tokens.append(token)
+            depth += vocabulary**t
+            state = state * vocabulary + token
+        responses = torch.stack(tokens, dim=-1)
+        return Samples(responses, self.space.mask(responses), self._lookup(logp, prompts, responses, contexts))
+
+    @staticmethod
+    def _rows(first: Tensor | None, node: Tensor | None) -> Tensor | None:
+        if first is None or node is None:
+            return node if first is None else first
+        return first + node
+
+    def _lookup(self, logp: Tensor, prompts: Tensor, responses: Tensor, contexts: int) -> Tensor:
+        """Entries of a table (R, X·nodes, V) at given tokens: (R, B, K, L)."""
+        index = responses
+        node = self.space.node_index(responses)
+        row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
+        if row is not None:
+            index = row * self.space.vocabulary + index
+        return logp.flatten(1).gather(1, index.flatten(1)).view(responses.shape)
+
+    def _at_nodes(self, table: Tensor, prompts: Tensor, responses: Tensor, contexts: int) -> Tensor:
+        """Entries of a table (R, X·nodes) at the prefixes of given tokens: (R, B, K, L)."""
+        node = self.space.node_index(responses)
+        row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
+        if row is None:
+            return table[:, :, None, None].expand(responses.shape)
+        return table.gather(1, row.expand(responses.shape).flatten(1)).view(responses.shape)
+
+    def forward(
+        self, prompts: Tensor, responses: Tensor, mask: Tensor, values: bool = False, entropy: bool = False
+    ) -> Outputs:
+        """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
+        logits = self.logits()
+        runs, contexts, nodes, vocabulary = logits.shape
+        logp = logits.reshape(runs, contexts * nodes, vocabulary).log_softmax(-1)
+        value = self._at_nodes(self.value_table().flatten(1), prompts, responses, contexts) if values else None
+        spread = -(logp.exp() * logp).sum(-1) if entropy else None
+        return Outputs(
+            logp=self._lookup(logp, prompts, responses, contexts),
+            values=value,
+            entropy=None if spread is None else self._at_nodes(spread, prompts, responses, contexts),
+        )
+
+    def all_log_probs(self) -> Tensor:
+        """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""
+        logits = self.logits()
+        runs, contexts = logits.shape[:2]
+        if self.space.length == 1:
+            return logits.log_softmax(-1)[:, :, 0]
+        responses, mask = self.space.all_responses
+        prompts = torch.arange(contexts).expand(runs, contexts)
+        shape = (runs, contexts, *responses.shape)
+        logp = self.forward(prompts, responses.expand(shape), mask.expand(shape)).logp
+        return torch.where(mask, logp, 0.0).sum(-1)

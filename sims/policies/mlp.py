@@ -1,0 +1,115 @@
+"""A small network from prompt to logits, one a run: stacked layers (R, in, out)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from ..core.divergences import kl
+from ..core.noise import Noise
+from ..core.optimise import Optimiser, PerRunOptimiser
+from ..core.spec import SpecError, setting
+from ..environments.enumerable import EnvironmentSpec
+from ..space import TokenSpace
+from .categorical import CategoricalPolicy, PolicySpec
+
+
+class MLPPolicy(CategoricalPolicy):
+    """features: (R, X, D), constant; parameters: weight (R, in, out) and bias (R, 1, out) of each layer, then the
+    critic's weight (R, 1, width) and bias (R, 1), if there is one.
+
+    Every prompt's logits are computed once, however often the prompt stands in a batch.
+    """
+
+    def __init__(
+        self, space: TokenSpace, features: Tensor, parameters: Sequence[Tensor], layers: int, normalise_first: bool
+    ) -> None:
+        super().__init__(space, parameters)
+        self.features, self.layers, self.normalise_first = features, layers, normalise_first
+
+    def hidden(self) -> Tensor:
+        """(R, X, width): the last hidden layer."""
+        x = self.features
+        for i in range(self.layers - 1):
+            x = x @ self._parameters[2 * i] + self._parameters[2 * i + 1]
+            if i == 0 and self.normalise_first:
+                x = layer_norm(x, x.shape[-1:])
+            x = x.relu()
+        return x
+
+    def logits(self) -> Tensor:
+        last = 2 * (self.layers - 1)
+        return (self.hidden() @ self._parameters[last] + self._parameters[last + 1]).unsqueeze(2)
+
+    def value_table(self) -> Tensor:
+        weight, bias = self._parameters[2 * self.layers :]
+        # Multiply and sum: a matmul of width 1 does not keep its bits as the number of runs changes.
+        return ((self.hidden() * weight).sum(-1) + bias).unsqueeze(2)
+
+
+@dataclass(frozen=True)
+class MLP(PolicySpec, kind="mlp"):
+    """A ReLU network, fitted to the data policy before it serves as reference.
+
+    Tajwar et al. use 100 uniform features, layers 50 (with LayerNorm), 256, 256, and 100 fitting steps:
+    `MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True)`.
+    """
+
+    hidden: tuple[int, ...] = setting((64, 64), "widths of the hidden layers")
+    features: Literal["one_hot", "uniform"] = setting(
+        "one_hot", "what the network sees of a prompt: its number, or fixed uniform noise of its own"
+    )
+    feature_size: int = setting(100, "number of features (features = uniform)", at_least=1)
+    normalise_first: bool = setting(False, "LayerNorm (without weights) after the first layer")
+    fit_steps: int = setting(100, "Adam steps on KL(policy || data policy) that make the reference", at_least=0)
+    fit_learning_rate: float = setting(1e-2, "step size of the fit", above=0)
+
+    def check(self) -> None:
+        if not self.hidden or min(self.hidden) < 2:
+            raise SpecError("hidden", self.hidden, "must name at least one layer, each of width at least 2")
+
+    def build(self, environment: EnvironmentSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
+        if environment.space.length > 1:
+            raise SpecError("policy", "mlp", "has one output layer: it needs an environment of single actions")
+        runs, contexts = noise.lead[0], environment.num_prompts
+        if self.features == "one_hot":
+            features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)
+        else:
+            features = noise.uniforms("features", contexts, self.feature_size).to(dtype)
+        widths = [features.shape[-1], *self.hidden, environment.space.vocabulary]
+        parameters = []
+        for fan_in, fan_out in itertools.pairwise(widths):
+            parameters += [
+                initial_uniform(noise, (fan_in, fan_out), fan_in, dtype),
+                initial_uniform(noise, (1, fan_out), fan_in, dtype),
+            ]
+        if critic:
+            width = self.hidden[-1]
+            parameters += [torch.zeros((runs, 1, width), dtype=dtype), torch.zeros((runs, 1), dtype=dtype)]
+        policy = MLPPolicy(environment.space, features, parameters, len(widths) - 1, self.normalise_first)
+        self._fit(policy, torch.from_numpy(environment.reference_logp()).to(dtype)[:, 0], noise.lead)
+        return policy
+
+    def _fit(self, policy: MLPPolicy, logp_data: Tensor, lead: tuple[int, ...]) -> None:
+        """Minimise the exact KL(π‖π_data) over all prompts. logp_data: (X, A)."""
+        trained = list(policy.parameters())[: 2 * policy.layers]
+        optimiser = PerRunOptimiser(trained, lead, Optimiser(learning_rate=self.fit_learning_rate))
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for _ in range(self.fit_steps):
+            loss = kl(policy.all_log_probs(), logp_data).mean(-1).sum()
+            gradients = torch.autograd.grad(loss, trained)
+            optimiser.step(gradients, optimiser.grad_norm(gradients))
+        for parameter in trained:
+            parameter.requires_grad_(False)
+
+
+def initial_uniform(noise: Noise, shape: tuple[int, ...], fan_in: int, dtype: torch.dtype) -> Tensor:
+    """U(−1/√fan_in, 1/√fan_in), as `torch.nn.Linear` starts: (R, *shape)."""
+    return ((2.0 * noise.uniforms("initial weights", *shape) - 1.0) / fan_in**0.5).to(dtype)

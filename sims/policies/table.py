@@ -1,0 +1,36 @@
+"""One free logit for each prompt, prefix and token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.noise import Noise
+from ..environments.enumerable import EnvironmentSpec
+from ..space import TokenSpace
+from .categorical import CategoricalPolicy, PolicySpec
+
+
+class TablePolicy(CategoricalPolicy):
+    """logits: (R, X, nodes, V); values: (R, X, nodes) or None."""
+
+    def __init__(self, space: TokenSpace, logits: Tensor, values: Tensor | None = None) -> None:
+        super().__init__(space, [logits] if values is None else [logits, values])
+
+    def logits(self) -> Tensor:
+        return self._parameters[0]
+
+    def value_table(self) -> Tensor:
+        return self._parameters[1]
+
+
+@dataclass(frozen=True)
+class Table(PolicySpec, kind="table"):
+    """A table that starts at the data policy itself; its critic starts at 0."""
+
+    def build(self, environment: EnvironmentSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> TablePolicy:
+        logp = torch.from_numpy(environment.reference_logp()).to(dtype)
+        logits = logp.expand(*noise.lead, *logp.shape).clone()
+        return TablePolicy(environment.space, logits, torch.zeros_like(logits[..., 0]) if critic else None)
