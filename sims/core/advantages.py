@@ -5,6 +5,8 @@ Responses of one prompt are a group: the K axis. `weight` marks the absent (0); 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,8 @@ def centred(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
 
     Its expected policy gradient is exactly (K−1)/K of the true one, because the own reward is in the baseline.
     """
-    return rewards - group_mean(rewards, weight)
+    difference = rewards - group_mean(rewards, weight)
+    return difference if weight is None else masked(difference, weight > 0)
 
 
 def leave_one_out(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -42,6 +45,53 @@ def leave_one_out(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
     count_present = (weight > 0).sum(-1, keepdim=True)
     factor = count_present / (count_present - 1).clamp(min=1)
     return torch.where(count_present > 1, centred(rewards, weight) * factor, 0.0)
+
+
+def standardised(
+    rewards: Tensor,
+    weight: Tensor | None = None,
+    scale: Literal["group", "batch", "none"] = "group",
+    ddof: int = 1,
+    epsilon: float = 1e-4,
+) -> Tensor:
+    """(r_k − mean of its group) / (standard deviation + ε). rewards, weight: (..., B, K); returns (..., B, K).
+
+    scale: whose deviation divides, the group's (GRPO), that of all rewards of the batch (TRL's "batch"), or none's
+    (Dr. GRPO). ddof: 1 divides the squares by count − 1 (`torch.std`: TRL, verl), 0 by the count (HALOs). A group of
+    equal rewards gets exactly 0: the rounding of its mean, divided by ε, would be an advantage. Biased: the deviation
+    depends on the own reward, and groups that nearly all solve or nearly all fail weigh more. Shao et al. 2024.
+    """
+    difference = torch.where(equal_rewards(rewards, weight), 0.0, centred(rewards, weight))
+    if scale == "none":
+        return difference
+    axes = (-1,) if scale == "group" else (-2, -1)
+    there = torch.ones_like(rewards, dtype=torch.bool) if weight is None else weight > 0
+    count = there.sum(axes, keepdim=True)
+    mean = masked(rewards, there).sum(axes, keepdim=True) / count.clamp(min=1)
+    squares = masked(rewards - mean, there).square().sum(axes, keepdim=True)
+    deviation = torch.sqrt(squares / (count - ddof).clamp(min=1)) + epsilon
+    # Where nothing differs the division could be 0/0, and what is divided is 0 already.
+    return difference / torch.where(squares > 0, deviation, 1.0)
+
+
+def equal_rewards(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Whether all responses of a prompt got the same reward, bit for bit; true of fewer than two. Shapes as
+    `group_mean`, returns (..., B, 1) bool."""
+    if weight is None:
+        return rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
+    absent = weight <= 0
+    highest = rewards.masked_fill(absent, -torch.inf).amax(-1, keepdim=True)
+    return highest <= rewards.masked_fill(absent, torch.inf).amin(-1, keepdim=True)
+
+
+def mean_so_far(mean: Tensor, count: Tensor, rewards: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over all rewards of a run, with one more batch. mean, count: (...); rewards, there: (..., B, K).
+
+    Returns the new mean and count. What is not `there` does not count.
+    """
+    more = count + there.sum((-2, -1))
+    total = mean * count + masked(rewards, there).sum((-2, -1))
+    return total / more.clamp(min=1), more
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float | Tensor, lam: float | Tensor) -> Tensor:

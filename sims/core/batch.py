@@ -98,11 +98,16 @@ def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a policy says of a batch. logp, values, entropy: (..., B, K, L); probe_logp of the probes, no gradient."""
+    """What a policy says of a batch. logp, values, entropy: (..., B, K, L).
+
+    prompt_logp: (..., B, P) log-probs of the prompts' own tokens, from a policy that can score them; what stands at
+    padding and at a prompt's first token, which nothing predicts, is never read.
+    """
 
     logp: Tensor
     values: Tensor | None = None
     entropy: Tensor | None = None
+    prompt_logp: Tensor | None = None
 
 
 def over(value: float | Tensor, axes: int) -> float | Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .algorithms import Algorithm, Targets
 from .batch import Batch, Outputs
 from .optimise import Optimiser, PerRunOptimiser
-from .protocols import Policy
+from .protocols import Policy, evaluate
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +57,14 @@ class Learner:
 
     def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
         """The policy's outputs that the algorithm asks for."""
-        return self.policy.forward(batch.prompts, batch.responses, batch.mask, values=algorithm.needs_critic)
+        return evaluate(self.policy, batch, values=algorithm.needs_critic)
 
     def score_probes(self, batch: Batch) -> Tensor:
         """log π of the batch's probes, without gradient: (..., B, K, L)."""
         if batch.probes is None:
             raise ValueError("batch.probes is missing: this algorithm needs it")
         with torch.no_grad():
-            return self.policy.forward(batch.probes.prompts, batch.probes.responses, batch.probes.mask).logp
+            return evaluate(self.policy, batch.probes).logp
 
     def _step(self, gradients: list[Tensor], loss: Tensor) -> Step:
         norm = self.optimiser.grad_norm(gradients)

@@ -40,7 +40,8 @@ class PerRunOptimiser:
     def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of each run's whole gradient, shape lead."""
         axes = len(self.lead)
-        return torch.stack([g.flatten(axes).square().sum(-1) for g in gradients]).sum(0).sqrt()
+        squares = [g.flatten(axes).square().sum(-1) for g in gradients]
+        return sum(squares[1:], start=squares[0]).sqrt()  # one by one: a stacked sum would change its bits with R
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], norm: Tensor, alive: Tensor | None = None) -> None:

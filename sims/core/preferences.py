@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from .spec import Spec, SpecError, setting
 
-Pairing = Literal["drawn", "best_worst", "all", "correct_incorrect"]
+Pairing = Literal["drawn", "best_worst", "all", "correct_incorrect", "halves"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Labeller(Spec, kind="labeller"):
         0.0, "scale on which rewards are told apart; 0: noiseless, ties give one half", at_least=0
     )
     flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
 
     def label(self, first: Tensor, second: Tensor, uniforms: Tensor) -> Tensor:
         """1 where the first is preferred, 0 where the second is, ½ for a noiseless tie.
@@ -50,17 +51,20 @@ def count_pairs(num_generations: int, pairing: Pairing) -> int:
     """Q, how many pairs a prompt of K responses gives; SpecError if it gives none."""
     if num_generations < 2:
         raise SpecError("num_generations", num_generations, "must be at least 2: a pair needs two responses")
-    if pairing == "drawn" and num_generations % 2:
-        raise SpecError("num_generations", num_generations, "must be even: pairing = drawn takes responses two by two")
-    every = num_generations * (num_generations - 1) // 2
-    return {"drawn": num_generations // 2, "best_worst": 1, "all": every, "correct_incorrect": every}[pairing]
+    if pairing in ("drawn", "halves") and num_generations % 2:
+        raise SpecError(
+            "num_generations", num_generations, f"must be even: pairing = {pairing} takes responses two by two"
+        )
+    every, half = num_generations * (num_generations - 1) // 2, num_generations // 2
+    return {"drawn": half, "halves": half, "best_worst": 1, "all": every, "correct_incorrect": every}[pairing]
 
 
-def choose_pairs(rewards: Tensor, pairing: Pairing) -> tuple[Tensor, Tensor | None]:
+def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) -> tuple[Tensor, Tensor | None]:
     """The pairs to label, and the weight of each (None: all count). rewards: (..., B, K).
 
     drawn: 0-1, 2-3, ... · best_worst: argmax against argmin · all: every i < j · correct_incorrect: those i < j of
-    which exactly one has a reward above 0. Returns pairs (..., B, Q, 2) and weights (..., B, Q).
+    which exactly one has a reward above `correct_above` · halves: 0-K/2, 1-(K/2+1), ..., where the second half of the
+    responses comes from another law. Returns pairs (..., B, Q, 2) and weights (..., B, Q).
     """
     generations = rewards.shape[-1]
     count = count_pairs(generations, pairing)
@@ -70,12 +74,14 @@ def choose_pairs(rewards: Tensor, pairing: Pairing) -> tuple[Tensor, Tensor | No
         return best_worst, (rewards.amax(-1, keepdim=True) > rewards.amin(-1, keepdim=True)).to(rewards.dtype)
     if pairing == "drawn":
         index = torch.arange(generations, device=rewards.device).reshape(count, 2)
+    elif pairing == "halves":
+        index = torch.arange(generations, device=rewards.device).reshape(2, count).T
     else:
         index = torch.combinations(torch.arange(generations, device=rewards.device), 2)
     pairs = index.expand(*rewards.shape[:-1], count, 2)
     if pairing != "correct_incorrect":
         return pairs, None
-    correct = rewards > 0
+    correct = rewards > correct_above
     return pairs, (correct[..., index[:, 0]] != correct[..., index[:, 1]]).to(rewards.dtype)
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from .batch import Outputs
+from .batch import Batch, Outputs
 from .noise import Noise
 from .preferences import Pairing
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Prompts that are text: tokens padded on the left, and a mask that is True on real ones, both (..., B, P).
+
+    An environment may subclass it, to recognise its prompts when it judges responses to them.
+    """
+
+    tokens: Tensor
+    mask: Tensor
 
 
 class Samples(NamedTuple):
@@ -31,11 +42,22 @@ class Policy(Protocol):
         noise: Noise,
         stream: str = "responses",
         blend: tuple[Self, float | Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt, without gradient; with blend = (other, a) from ∝ π^{1−a}·π_other^a per token."""
+        """Draw K responses a prompt, without gradient; with blend = (other, a) from ∝ π^{1−a}·π_other^a per token.
+
+        prompts: (..., B) ids, or (..., B, P) tokens padded on the left, with prompt_mask of that shape (None: no
+        padding).
+        """
 
     def forward(
-        self, prompts: Tensor, responses: Tensor, mask: Tensor, values: bool = False, entropy: bool = False
+        self,
+        prompts: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        values: bool = False,
+        entropy: bool = False,
+        prompt_mask: Tensor | None = None,
     ) -> Outputs:
         """Log-probs (differentiable) of given responses, and critic values and entropies when asked."""
 
@@ -52,6 +74,11 @@ class Policy(Protocol):
         """An independent copy without gradient."""
 
 
+def evaluate(policy: Policy, batch: Batch, values: bool = False, entropy: bool = False) -> Outputs:
+    """What a policy says of a batch's responses."""
+    return policy.forward(batch.prompts, batch.responses, batch.mask, values, entropy, batch.prompt_mask)
+
+
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """What an environment says of responses; see the fields of `Batch`."""
@@ -64,16 +91,19 @@ class Judgement:
     desirable: Tensor | None = None
 
 
-class Environment(Protocol):
+Asked = TypeVar("Asked", bound=Tensor | Prompts)
+
+
+class Environment(Protocol[Asked]):
     """Prompts, and a judge of responses."""
 
-    def prompts(self, batch_size: int, noise: Noise) -> Tensor:
-        """The next prompts: (..., B), or (..., B, P)."""
+    def prompts(self, batch_size: int, noise: Noise) -> Asked:
+        """The next prompts: ids (..., B), or `Prompts`."""
 
     def judge(
-        self, prompts: Tensor, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
+        self, prompts: Asked, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
     ) -> Judgement:
-        """Rewards, and labels for the pairs that `pairing` chooses."""
+        """Rewards, and labels for the pairs that `pairing` chooses. prompts: the very object that `prompts` gave."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch
-from .protocols import Policy
+from .protocols import Policy, evaluate
 from .schedule import Schedule
 
 P = TypeVar("P", bound=Policy)
@@ -25,7 +25,7 @@ class Reference(Generic[P]):
     def score(self, batch: Batch) -> Tensor:
         """log π_ref of the batch's responses, (..., B, K, L), without gradient."""
         with torch.no_grad():
-            return self.policy.forward(batch.prompts, batch.responses, batch.mask).logp
+            return evaluate(self.policy, batch).logp
 
     def after_update(self, update: int, policy: P) -> None:
         """Renew by the schedule's rule; `update` counts from 1."""

@@ -20,7 +20,7 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
     """
     cdf = probabilities.double().cumsum(-1)
     total = cdf[..., -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))  # u·total may round up to the total, past the last token
+    below = total * (1.0 - 2.0**-52)  # u·total may round up to the total, past the last token
     if rows is None:
         draw = torch.minimum(uniforms * total, below)
         if cdf.shape[-1] > _WIDEST or draw.shape[-1] < 8:

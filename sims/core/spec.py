@@ -28,8 +28,11 @@ class SpecError(ValueError):
     """A setting that cannot be: one line that names the field, the value and what would be valid."""
 
     def __init__(self, field: str, value: object, valid: str) -> None:
-        super().__init__(f"{field} = {value!r}: {valid}")
+        super().__init__(field, value, valid)
         self.field, self.value, self.valid = field, value, valid
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value!r}: {self.valid}"
 
 
 def setting(default: Any = MISSING, help: str = "", **limits: Any) -> Any:
@@ -124,12 +127,17 @@ class Spec:
         """The resolved type of each field."""
         return get_type_hints(cls)
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the fields."""
+        return [field.name for field in dataclasses.fields(cls)]
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again; an unknown name raises SpecError."""
-        names = [field.name for field in dataclasses.fields(self)]
+        names = ", ".join(self.names())
         for name, value in changes.items():
-            if name not in names:
-                raise SpecError(name, value, f"{type(self).__name__} has no such field; it has {', '.join(names)}")
+            if name not in self.names():
+                raise SpecError(name, value, f"{type(self).__name__} has no such field; it has {names}")
         return dataclasses.replace(self, **changes)
 
     def per_run_fields(self) -> list[str]:
@@ -171,8 +179,8 @@ def from_json(value: Any, hint: Any = Any) -> Any:
         hints = cls.hints()
         changes = {name: item for name, item in value.items() if name != "kind"}
         for name, item in changes.items():
-            if name not in hints:
-                raise SpecError(name, item, f"{value['kind']} has no such field; it has {', '.join(hints)}")
+            if name not in cls.names():
+                raise SpecError(name, item, f"{value['kind']} has no such field; it has {', '.join(cls.names())}")
         return cls(**{name: from_json(item, hints[name]) for name, item in changes.items()})
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)

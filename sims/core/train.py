@@ -18,7 +18,7 @@ from .batch import Batch
 from .learner import Learner, Step, narrow_targets
 from .noise import Noise
 from .preferences import count_pairs
-from .protocols import Environment, Policy, Samples
+from .protocols import Environment, Policy, Prompts, Samples, evaluate
 from .reference import Reference
 from .schedule import Schedule
 from .spec import SpecError
@@ -123,13 +123,15 @@ class Training:
         """Draw responses to so many prompts, and have them judged."""
         algorithm, noise = self.algorithm, self.noise
         asked = self.environment.prompts(prompts, noise)
-        samples = self._draw(asked)
+        tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
+        samples = self._draw(tokens, prompt_mask)
         pairing = algorithm.label_pairing
         judged = self.environment.judge(asked, samples.responses, samples.mask, pairing, noise)
         return Batch(
-            prompts=asked,
+            prompts=tokens,
             responses=samples.responses,
             mask=samples.mask,
+            prompt_mask=prompt_mask,
             logp_sampler=samples.logp,
             rewards=judged.rewards,
             gold=judged.gold,
@@ -139,16 +141,16 @@ class Training:
             desirable=judged.desirable,
         )
 
-    def _draw(self, prompts: Tensor) -> Samples:
+    def _draw(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
         """K responses a prompt, each slot from the law that the algorithm wants; equal laws are drawn together."""
         drawn = []
         for law, slots in itertools.groupby(self.algorithm.slot_laws(self.schedule.num_generations)):
             count, stream = len(list(slots)), "responses" if law.name == "policy" else f"{law.name} responses"
             if law.name == "reference":
-                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream))
+                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
             else:
                 blend = (self.reference.policy, law.share) if law.name == "mixture" else None
-                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend))
+                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend, prompt_mask))
         if len(drawn) == 1:
             return drawn[0]
         axis = len(self.noise.lead) + 1
@@ -176,8 +178,7 @@ class Training:
             if batch.probes is not None:
                 batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
         if algorithm.needs_critic:
-            values = self.policy.forward(batch.prompts, batch.responses, batch.mask, values=True).values
-            batch = batch.replace(values=values)
+            batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
         return batch
 
 

@@ -10,7 +10,7 @@ from scipy import optimize, stats
 
 from ..core.spec import setting
 from ..space import TokenSpace
-from .enumerable import EnvironmentSpec
+from .enumerable import ToyEnvironment
 
 
 def bump(actions: int, peak: float, width: float) -> np.ndarray:
@@ -46,7 +46,7 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
 
 
 @dataclass(frozen=True)
-class Bandit(EnvironmentSpec):
+class Bandit(ToyEnvironment):
     """A bump of reward over a line of actions; the data policy is the paper's, whatever the peak."""
 
     num_actions: int = setting(100, "number of actions", at_least=2)

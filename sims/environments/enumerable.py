@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.experiment import EnvironmentSpec
 from ..core.noise import Noise
-from ..core.preferences import Labeller, Pairing, choose_pairs, desirable_from_pairs
+from ..core.preferences import Labeller, Pairing, choose_pairs
 from ..core.protocols import Judgement
-from ..core.spec import Spec, setting
+from ..core.spec import setting
 from ..space import TokenSpace
 
 
 @dataclass(frozen=True)
-class EnvironmentSpec(Spec):
+class ToyEnvironment(EnvironmentSpec):
     """Settings that every toy environment has; `build` makes the environment."""
+
+    executor: ClassVar[str] = "sims.execute:execute"
 
     num_prompts: int = setting(1, "number of different prompts (X)", at_least=1)
     label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
     flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
 
     @property
     def space(self) -> TokenSpace:
@@ -38,7 +43,7 @@ class EnvironmentSpec(Spec):
 
     def build(self, dtype: torch.dtype) -> EnumerableEnvironment:
         """The environment that these settings describe."""
-        labeller = Labeller(label_temperature=self.label_temperature, flip_rate=self.flip_rate)
+        labeller = Labeller(self.label_temperature, self.flip_rate, self.correct_above)
         return EnumerableEnvironment(self.space, torch.from_numpy(self.rewards()).to(dtype), labeller)
 
 
@@ -68,22 +73,20 @@ class EnumerableEnvironment:
         code = self.space.code(responses)
         if self.rewards.shape[0] > 1:
             code = code + (prompts * self._width).unsqueeze(-1)
-        return self._table[code]
+        return self._table.take(code)
 
     def judge(
         self, prompts: Tensor, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
     ) -> Judgement:
-        """Rewards; and if a pairing is asked for, its pairs, their labels and who is desirable."""
+        """Rewards; and if a pairing is asked for, its pairs and their labels."""
         rewards = self.reward(prompts, responses)
         if pairing is None:
             return Judgement(rewards=rewards, gold=rewards)
-        pairs, weight = choose_pairs(rewards, pairing)
+        pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
         first, second = rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])
         # Drawn even where they are not used: a noiseless labeller then shares its noise with a noisy one.
         uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
-        label = self.labeller.label(first, second, uniforms)
-        desirable = desirable_from_pairs(pairs, label, rewards.shape[-1])
-        return Judgement(rewards, rewards, pairs, label, weight, desirable)
+        return Judgement(rewards, rewards, pairs, self.labeller.label(first, second, uniforms), weight)
 
     def all_prompts(self) -> Tensor:
         """(X,) prompt ids."""

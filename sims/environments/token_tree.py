@@ -8,11 +8,11 @@ import numpy as np
 
 from ..core.spec import setting
 from ..space import TokenSpace
-from .enumerable import EnvironmentSpec
+from .enumerable import ToyEnvironment
 
 
 @dataclass(frozen=True)
-class TokenTree(EnvironmentSpec, kind="token_tree"):
+class TokenTree(ToyEnvironment, kind="token_tree"):
     """Rewards and data policy are drawn once from `table_seed`. 3 tokens and length 3 make 15 responses."""
 
     vocabulary: int = setting(3, "tokens, EOS included", at_least=2, at_most=8)

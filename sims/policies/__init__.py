@@ -1,7 +1,7 @@
 """Policies over token trees, all runs at once: a table of logits, or a network that makes one."""
 
-from .categorical import CategoricalPolicy, PolicySpec
+from .categorical import CategoricalPolicy
 from .mlp import MLP, MLPPolicy
 from .table import Table, TablePolicy
 
-__all__ = ["MLP", "CategoricalPolicy", "MLPPolicy", "PolicySpec", "Table", "TablePolicy"]
+__all__ = ["MLP", "CategoricalPolicy", "MLPPolicy", "Table", "TablePolicy"]

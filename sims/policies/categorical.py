@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -13,18 +12,7 @@ from ..core.batch import Outputs, over
 from ..core.noise import Noise
 from ..core.protocols import Samples
 from ..core.sampling import inverse_cdf
-from ..core.spec import Spec
-from ..environments.enumerable import EnvironmentSpec
 from ..space import EOS, TokenSpace
-
-
-@dataclass(frozen=True)
-class PolicySpec(Spec):
-    """Settings of a policy; `build` makes the reference policy of each run, from which training starts."""
-
-    def build(self, environment: EnvironmentSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> CategoricalPolicy:
-        """One policy a run of `noise`, with a critic if asked for."""
-        raise NotImplementedError
 
 
 class CategoricalPolicy:
@@ -71,8 +59,9 @@ class CategoricalPolicy:
         noise: Noise,
         stream: str = "responses",
         blend: tuple[Self, float | Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt, token by token. prompts: (R, B)."""
+        """Draw K responses a prompt, token by token. prompts: (R, B) ids, which have no mask."""
         logits = self.logits().detach()
         if blend is not None:
             other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], 3)
@@ -123,7 +112,13 @@ class CategoricalPolicy:
         return table.gather(1, row.expand(responses.shape).flatten(1)).view(responses.shape)
 
     def forward(
-        self, prompts: Tensor, responses: Tensor, mask: Tensor, values: bool = False, entropy: bool = False
+        self,
+        prompts: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        values: bool = False,
+        entropy: bool = False,
+        prompt_mask: Tensor | None = None,
     ) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
         logits = self.logits()

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from ..core.divergences import kl
+from ..core.experiment import EnvironmentSpec, PolicySpec
 from ..core.noise import Noise
 from ..core.optimise import Optimiser, PerRunOptimiser
 from ..core.spec import SpecError, setting
-from ..environments.enumerable import EnvironmentSpec
+from ..environments.enumerable import ToyEnvironment
 from ..space import TokenSpace
-from .categorical import CategoricalPolicy, PolicySpec
+from .categorical import CategoricalPolicy
 
 
 class MLPPolicy(CategoricalPolicy):
@@ -74,9 +75,11 @@ class MLP(PolicySpec, kind="mlp"):
         if not self.hidden or min(self.hidden) < 2:
             raise SpecError("hidden", self.hidden, "must name at least one layer, each of width at least 2")
 
-    def build(self, environment: EnvironmentSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
-        if environment.space.length > 1:
+    def check_environment(self, environment: EnvironmentSpec) -> None:
+        if not isinstance(environment, ToyEnvironment) or environment.space.length > 1:
             raise SpecError("policy", "mlp", "has one output layer: it needs an environment of single actions")
+
+    def build(self, environment: ToyEnvironment, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
         runs, contexts = noise.lead[0], environment.num_prompts
         if self.features == "one_hot":
             features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.experiment import PolicySpec
 from ..core.noise import Noise
-from ..environments.enumerable import EnvironmentSpec
+from ..environments.enumerable import ToyEnvironment
 from ..space import TokenSpace
-from .categorical import CategoricalPolicy, PolicySpec
+from .categorical import CategoricalPolicy
 
 
 class TablePolicy(CategoricalPolicy):
@@ -30,7 +31,7 @@ class TablePolicy(CategoricalPolicy):
 class Table(PolicySpec, kind="table"):
     """A table that starts at the data policy itself; its critic starts at 0."""
 
-    def build(self, environment: EnvironmentSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> TablePolicy:
+    def build(self, environment: ToyEnvironment, noise: Noise, critic: bool, dtype: torch.dtype) -> TablePolicy:
         logp = torch.from_numpy(environment.reference_logp()).to(dtype)
         logits = logp.expand(*noise.lead, *logp.shape).clone()
         return TablePolicy(environment.space, logits, torch.zeros_like(logits[..., 0]) if critic else None)

@@ -4,7 +4,7 @@
 """
 
 from ..spec import find_kind, kinds_of
-from . import contrastive, likelihood, policy_gradient
+from . import clipped, contrastive, likelihood, online_contrastive, policy_gradient, reference_free, reward_model
 from .base import Algorithm, Law, PairAlgorithm, State, Targets
 from .table import algorithm_table
 
@@ -16,10 +16,14 @@ __all__ = [
     "Targets",
     "algorithm_table",
     "all_algorithms",
+    "clipped",
     "contrastive",
     "find_algorithm",
     "likelihood",
+    "online_contrastive",
     "policy_gradient",
+    "reference_free",
+    "reward_model",
 ]
 
 

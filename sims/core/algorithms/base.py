@@ -9,7 +9,7 @@ The walk of one batch through an algorithm:
 
 **To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
 `kind` to the family's file in this folder; (3) import nothing else anywhere: the table, the command line, the README
-and the tests of `tests/core/test_every_algorithm.py` find it by its kind; (4) give `sims/exact.py` its population
+and the tests of `tests/core/test_every_algorithm.py` find it by its kind; (4) give `sims/exact` its population
 weights, without which the exactness test fails and names it.
 """
 
@@ -65,7 +65,8 @@ class Algorithm(Spec):
         return {}
 
     def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
-        """Which law each of the K responses is drawn from; a law that is not the policy's comes after those that are."""
+        """Which law each of the K responses is drawn from; a law that is not the policy's comes after those that
+        are."""
         return (Law("policy"),) * num_generations
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
@@ -106,8 +107,8 @@ class PairAlgorithm(Algorithm):
 
     pairing: Pairing = setting(
         "drawn",
-        "which pairs of a prompt's responses are labelled: drawn (0-1, 2-3, ...), best against worst, all, or "
-        "correct against incorrect (reward above 0 against the rest)",
+        "which pairs of a prompt's responses are labelled: drawn (0-1, 2-3, ...), best against worst, all, halves "
+        "(0-K/2, 1-(K/2+1), ...), or correct against incorrect (reward above the environment's correct_above or not)",
     )
 
     @property

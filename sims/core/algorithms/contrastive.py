@@ -1,31 +1,118 @@
-"""Algorithms that learn from which of two responses was preferred. Online forms come from the schedule, not from
-here."""
+"""The DPO family and KTO: what they compare is ρ = ℓ − ℓ_ref, how much likelier than under the reference a response
+has become. Online forms come from the schedule, not from here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from ..batch import Batch, Outputs, lengths, over, sequence_sum
-from ..losses.contrastive import dpo_loss, ipo_loss, kto_loss
-from ..preferences import Pairing
-from ..reductions import shares
+from ..batch import Batch, Outputs, lengths, over, pick, sequence_sum
+from ..losses.contrastive import (
+    conservative_dpo_loss,
+    dpo_loss,
+    hinge_loss,
+    ipo_loss,
+    kto_loss,
+    robust_dpo_loss,
+)
+from ..losses.likelihood import likelihood_loss
+from ..preferences import Pairing, desirable_from_pairs
+from ..reductions import pair_weights, shares
 from ..spec import setting
 from .base import Algorithm, PairAlgorithm, Targets, response_shares
+
+NLLReduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
+
+
+def per_token(total: Tensor, batch: Batch) -> Tensor:
+    """A sum over a response's tokens as their mean. total: (..., B, K), returns the same."""
+    return total / lengths(batch.mask).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class DPO(PairAlgorithm, kind="dpo"):
-    """Direct preference optimisation: L = −log σ(β(ρ_w − ρ_l))."""
+    """Direct preference optimisation: L = −log σ(β(ρ_w − ρ_l)).
+
+    `length_normalised` averages ρ over the tokens of a response: TRL's `sigmoid_norm`, the DPO of Tülu 3.
+    """
 
     source: ClassVar[str] = "Rafailov et al. 2023"
 
     beta: float = setting(0.1, "strength of the pull to the reference", above=0, per_run=True)
+    length_normalised: bool = setting(False, "average log-ratios over tokens instead of summing them")
+
+    def score(self, outputs: Outputs, batch: Batch) -> Tensor:
+        ratio = super().score(outputs, batch)
+        return per_token(ratio, batch) if self.length_normalised else ratio
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return dpo_loss(margin, over(self.beta, 2))
+
+
+@dataclass(frozen=True)
+class ConservativeDPO(DPO, kind="cdpo"):
+    """Conservative DPO: L = −(1 − ε) log σ(βh) − ε log σ(−βh).
+
+    Differs from DPO: (1) the label is believed with probability 1 − ε only, so that (2) under deterministic labels
+    the margin stops at βh = log((1 − ε)/ε). DPO's original code and OpenRLHF call it `label_smoothing`; in TRL 1.16
+    the option of that name no longer reaches the sigmoid loss.
+    """
+
+    source: ClassVar[str] = "Mitchell 2023"
+
+    label_smoothing: float = setting(0.1, "probability that a label is wrong", at_least=0, below=0.5, per_run=True)
+
+    def pair_loss(self, margin: Tensor) -> Tensor:
+        return conservative_dpo_loss(margin, over(self.beta, 2), over(self.label_smoothing, 2))
+
+
+@dataclass(frozen=True)
+class RobustDPO(DPO, kind="robust_dpo"):
+    """Robust DPO: L = (−(1 − ε) log σ(βh) + ε log σ(−βh)) / (1 − 2ε).
+
+    Differs from DPO: (1) the mirrored loss is subtracted, where cDPO adds it, and (2) the whole is divided by 1 − 2ε.
+    If labels are flipped with probability ε, the mean over the flips is then the DPO loss of the true labels. (3) One
+    pair's loss has no lower bound. TRL: `robust`.
+    """
+
+    source: ClassVar[str] = "Chowdhury et al. 2024"
+
+    label_smoothing: float = setting(0.1, "probability that a label is flipped", at_least=0, below=0.5, per_run=True)
+
+    def pair_loss(self, margin: Tensor) -> Tensor:
+        return robust_dpo_loss(margin, over(self.beta, 2), over(self.label_smoothing, 2))
+
+
+@dataclass(frozen=True)
+class SLiC(DPO, kind="slic"):
+    """Sequence likelihood calibration (hinge): L = max(0, 1 − β(ρ_w − ρ_l)).
+
+    Differs from DPO: (1) a hinge for the logistic loss, so that a pair told apart by 1/β teaches nothing more. Differs
+    from SLiC-HF as published: (2) log-ratios to the reference for log-probs, as RSO and TRL (`hinge`) do, and (3) no
+    cross-entropy to the reference's best response.
+    """
+
+    source: ClassVar[str] = "Zhao et al. 2023; Liu et al. 2024"
+
+    def pair_loss(self, margin: Tensor) -> Tensor:
+        return hinge_loss(margin, over(self.beta, 2))
+
+
+@dataclass(frozen=True)
+class GroupDPO(DPO, kind="group_dpo"):
+    """Group DPO: the mean DPO loss over all pairs of a correct and an incorrect response of a prompt.
+
+    Differs from DPO: (1) a prompt's pairs are correct × incorrect, all of them (the environment's `correct_above` says
+    which reward is correct), and (2) a prompt without both kinds has weight 0: it counts in no denominator, as if it
+    had not been drawn.
+    """
+
+    source: ClassVar[str] = "Lanchantin et al. 2025"
+
+    pairing: Literal["correct_incorrect"] = setting("correct_incorrect", "every correct against every incorrect")
 
 
 @dataclass(frozen=True)
@@ -43,10 +130,71 @@ class IPO(PairAlgorithm, kind="ipo"):
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
         ratio = super().score(outputs, batch)
-        return ratio / lengths(batch.mask).clamp(min=1) if self.length_normalised else ratio
+        return per_token(ratio, batch) if self.length_normalised else ratio
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return ipo_loss(margin, over(self.beta, 2))
+
+
+@dataclass(frozen=True)
+class PairsWithLikelihood(PairAlgorithm):
+    """A loss on pairs, plus the negative log-likelihood of the chosen response times `nll_weight`.
+
+    nll_reduction says how the likelihood is normalised. sequence_mean: −ℓ_w/|y_w|, averaged as the pairs are (RPO's
+    paper); token_mean: one mean over all chosen tokens of the minibatch, so that long responses weigh more (TRL);
+    sequence_sum: −ℓ_w (CPO's paper). A soft label splits a pair between its two responses.
+    """
+
+    nll_reduction: NLLReduction = setting("sequence_mean", "how the chosen response's likelihood is normalised")
+
+    @property
+    def nll_weight(self) -> float | Tensor:
+        """What the likelihood term is multiplied with."""
+        raise NotImplementedError
+
+    def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
+        targets = super().at_update(batch, targets, probe_logp)
+        return {**targets, "nll_share": self._nll_shares(batch, targets["share"])}
+
+    def _nll_shares(self, batch: Batch, pair_share: Tensor) -> Tensor:
+        """(..., B, Q, 2): what ℓ of either response of a pair counts."""
+        pairs, label = batch.need("pairs"), batch.need("pair_label")
+        chosen = torch.stack([label, 1.0 - label], dim=-1)
+        tokens = torch.stack(pick(lengths(batch.mask), pairs), dim=-1)
+        if self.nll_reduction == "token_mean":
+            weight = pair_weights(batch.weight, pairs, batch.pair_weight)
+            counted = chosen if weight is None else chosen * weight.unsqueeze(-1)
+            total = (counted * tokens).sum((-3, -2, -1), keepdim=True)
+            return counted / torch.where(total > 0, total, 1.0)
+        share = pair_share.unsqueeze(-1) * chosen
+        return share if self.nll_reduction == "sequence_sum" else share / tokens.clamp(min=1)
+
+    def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
+        nll = pick(likelihood_loss(sequence_sum(outputs.logp, batch.mask)), batch.need("pairs"))
+        likelihood = (targets["nll_share"] * torch.stack(nll, dim=-1)).sum((-2, -1))
+        return super().loss(outputs, batch, targets) + over(self.nll_weight, 1) * likelihood
+
+
+@dataclass(frozen=True)
+class DPOWithNLL(PairsWithLikelihood, kind="dpo_nll"):
+    """DPO with a likelihood term: L = −log σ(β(ρ_w − ρ_l)) − α·ℓ_w/|y_w|.
+
+    Differs from DPO: (1) the chosen response is imitated too, so that its likelihood does not fall with the rejected
+    one's. RPO's paper divides ℓ_w by its length; TRL (`loss_type=["sigmoid", "sft"]`) averages over the tokens of a
+    batch: `nll_reduction`.
+    """
+
+    source: ClassVar[str] = "Pang et al. 2024 (RPO)"
+
+    beta: float = setting(0.1, "strength of the pull to the reference", above=0, per_run=True)
+    alpha: float = setting(1.0, "weight of the chosen response's likelihood", above=0, per_run=True)
+
+    @property
+    def nll_weight(self) -> float | Tensor:
+        return self.alpha
+
+    def pair_loss(self, margin: Tensor) -> Tensor:
+        return dpo_loss(margin, over(self.beta, 2))
 
 
 @dataclass(frozen=True)
@@ -55,8 +203,9 @@ class KTO(Algorithm, kind="kto"):
 
         L = λ_D(1 − σ(β(ρ − z))) or λ_U(1 − σ(β(z − ρ))),    z = max(0, mean ρ of mismatched (x, y′))
 
-    z is one number a minibatch, without gradient, from the batch's probes: each prompt with the next prompt's
-    responses.
+    Unless a response comes labelled, it is as good as the share of its pairs that it won. z is one number a
+    minibatch, without gradient, from the batch's probes: each prompt with the next prompt's responses. So do the
+    paper and TRL; TRL takes the mean over a device's micro-batch first, we over the minibatch.
     """
 
     needs_probes: ClassVar[bool] = True
@@ -82,10 +231,13 @@ class KTO(Algorithm, kind="kto"):
         ratio = sequence_sum(probe_logp - batch.probes.need("logp_ref"), batch.probes.mask)
         anchor = (shares(batch.probes.weight, ratio) * ratio).sum((-2, -1), keepdim=True).clamp(min=0.0)
         share = response_shares(batch, targets)
-        return {**targets, "share": share, "anchor": anchor.expand_as(share)}
+        desirable = batch.desirable
+        if desirable is None:
+            desirable = desirable_from_pairs(batch.need("pairs"), batch.need("pair_label"), share.shape[-1])
+        return {**targets, "share": share, "anchor": anchor.expand_as(share), "desirable": desirable}
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         ratio = sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
         weights = (over(self.desirable_weight, 2), over(self.undesirable_weight, 2))
-        loss = kto_loss(ratio, targets["anchor"], batch.need("desirable"), over(self.beta, 2), weights)
+        loss = kto_loss(ratio, targets["anchor"], targets["desirable"], over(self.beta, 2), weights)
         return (targets["share"] * loss).sum(-1)

@@ -1,17 +1,24 @@
 """Losses that push a chosen response up and a rejected one down.
 
-`margin` is h = ρ_w − ρ_l, the log-ratio to the reference of the chosen response minus that of the rejected one.
+`margin` is h, the chosen response's score minus the rejected one's. For the DPO family a score is ρ = ℓ − ℓ_ref, the
+log-ratio to the reference; reference-free methods take ℓ, or ℓ̄ = ℓ/|y|. A margin is (..., B, Q) wherever nothing else
+is said, one a pair, and so is the loss; β and the other numbers broadcast against it.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from ..divergences import k2
+from .policy_gradient import reinforce_loss
+
 
 def dpo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
-    """−log σ(βh). margin: (..., Q), returns the same. Rafailov et al. 2023.
+    """−log σ(βh). Rafailov et al. 2023.
 
     Under Bradley–Terry labels of reward scale 1 its minimiser over all pairs is π_ref·e^{r/β}/Z. With deterministic
     labels the loss has no minimum: h grows without bound.
@@ -19,13 +26,65 @@ def dpo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
     return -logsigmoid(beta * margin)
 
 
+def conservative_dpo_loss(margin: Tensor, beta: float | Tensor, label_smoothing: float | Tensor) -> Tensor:
+    """−(1 − ε) log σ(βh) − ε log σ(−βh). Mitchell 2023 (cDPO).
+
+    The labels are believed with probability 1 − ε. Under deterministic labels its minimum is at βh = log((1 − ε)/ε).
+    """
+    return (1.0 - label_smoothing) * dpo_loss(margin, beta) + label_smoothing * dpo_loss(-margin, beta)
+
+
+def robust_dpo_loss(margin: Tensor, beta: float | Tensor, label_smoothing: float | Tensor) -> Tensor:
+    """(−(1 − ε) log σ(βh) + ε log σ(−βh)) / (1 − 2ε). Chowdhury et al. 2024.
+
+    If labels are flipped with probability ε, its mean over the flips is the DPO loss of the true labels: unbiased. One
+    pair's loss has no lower bound: it falls like −εβh/(1 − 2ε) as h grows.
+    """
+    signed = (1.0 - label_smoothing) * dpo_loss(margin, beta) - label_smoothing * dpo_loss(-margin, beta)
+    return signed / (1.0 - 2.0 * label_smoothing)
+
+
 def ipo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
-    """(h − 1/(2β))². margin: (..., Q), returns the same. Azar et al. 2024, whose τ is our β.
+    """(h − 1/(2β))². Azar et al. 2024, whose τ is our β.
 
     The regression target bounds h even under deterministic labels. Whether log-ratios are summed over tokens (Azar,
     Tang et al., OpenRLHF) or averaged (TRL) is the caller's choice, and changes what β means.
     """
     return (margin - 1.0 / (2.0 * beta)).square()
+
+
+def hinge_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
+    """max(0, 1 − βh). Zhao et al. 2023 (SLiC-HF); Liu et al. 2024 (RSO) for the form with log-ratios.
+
+    A pair that is told apart by 1/β teaches nothing more: its gradient is exactly 0.
+    """
+    return torch.relu(1.0 - beta * margin)
+
+
+def simpo_loss(margin: Tensor, beta: float | Tensor, gamma: float | Tensor) -> Tensor:
+    """−log σ(βh − γ), where h is a difference of mean log-probs a token. Meng et al. 2024 (SimPO)."""
+    return -logsigmoid(beta * margin - gamma)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 − e^x) for x < 0, to full precision at both ends. Any shape. Mächler 2012.
+
+    log1p(−e^x) loses all its digits as x → 0, log(−expm1(x)) as x → −∞; they change places at e^x = ½. The former must
+    not see x ≈ 0 even where it is not taken: its gradient there would be 0·∞.
+    """
+    near = x > -math.log(2.0)
+    far_branch = torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
+    return torch.where(near, torch.log(-torch.expm1(x)), far_branch)
+
+
+def log_odds(logp: Tensor) -> Tensor:
+    """log(p/(1 − p)) of p = e^{logp}, logp <= 0. Any shape. Hong et al. 2024 (ORPO).
+
+    A probability that has been rounded to 1 has infinite odds; it gets the largest odds of its precision, and no
+    gradient.
+    """
+    below_one = logp.clamp(max=-torch.finfo(logp.dtype).tiny)
+    return below_one - log1mexp(below_one)
 
 
 def kto_loss(
@@ -38,7 +97,8 @@ def kto_loss(
     """λ_D(1 − σ(β(ρ − z))) for a good response, λ_U(1 − σ(β(z − ρ))) for a bad one. Ethayarajh et al. 2024.
 
     log_ratio ρ, desirable (probability that the response is good): (..., B, K); anchor z >= 0, broadcastable, without
-    gradient; weights: (λ_D, λ_U). Returns (..., B, K).
+    gradient; weights: (λ_D, λ_U). Returns (..., B, K). Both ends saturate: a response far on the wrong side is given
+    up, which shields from wrong labels, and from hard right ones.
     """
     good, bad = weights
     distance = beta * (log_ratio - anchor)
@@ -46,3 +106,13 @@ def kto_loss(
     loss_good = good * torch.exp(logsigmoid(-distance))
     loss_bad = bad * torch.exp(logsigmoid(distance))
     return desirable * loss_good + (1.0 - desirable) * loss_bad
+
+
+def nash_md_loss(logp: Tensor, log_ratio: Tensor, preference: Tensor, beta: float | Tensor) -> Tensor:
+    """−(P(y ≻ y′) − ½)·ℓ(y) + β·½ρ(y)², of whole responses y. Munos et al. 2024.
+
+    logp ℓ, log_ratio ρ, preference P (or a label drawn with it): (..., B, Q), returns the same. On samples y of π the
+    gradient is −(P − ½ − βρ)·∇ℓ, the paper's: the second term's mean is ∇KL(π‖π_ref). Summed over tokens instead,
+    ½ρ_t² would drop what a token does to the KL of the tokens after it. On samples of another law it is neither.
+    """
+    return reinforce_loss(logp, preference - 0.5) + beta * k2(log_ratio)

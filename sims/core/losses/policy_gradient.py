@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,23 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor
     The smaller of the two never rewards leaving the clip range, yet lets a policy that has left it come back. At w = 1
     the gradient is REINFORCE's. Schulman et al. 2017 (clip_low = clip_high); Yu et al. 2025 (DAPO: clip_high larger).
     """
-    ratio = log_ratio.exp()
-    clipped = torch.minimum(torch.maximum(ratio, _bound(ratio, 1.0 - clip_low)), _bound(ratio, 1.0 + clip_high))
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+    # Bounded before the exponential: of a ratio that overflows, the clipped side would get 0·∞ as its gradient.
+    lowest, highest = _log_bounds(clip_low, clip_high)
+    bounded = torch.where(advantages >= 0, _at_most(log_ratio, highest), _at_least(log_ratio, lowest))
+    return -advantages * bounded.exp()
+
+
+def weighted_loss(
+    logp: Tensor, log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor, clip_high: float | Tensor
+) -> Tensor:
+    """−sg(clip(w, 1 − clip_low, 1 + clip_high))·A·log π: the ratio is only a weight. Any shape, one per unit.
+
+    Unlike `clipped_loss` no unit loses its gradient, however far its ratio went: the clip bounds how much it counts.
+    Without the log π there would be no gradient at all. MiniMax 2025 (CISPO).
+    """
+    lowest, highest = _log_bounds(clip_low, clip_high)
+    weight = _at_least(_at_most(log_ratio.detach(), highest), lowest).exp()
+    return -weight * advantages * logp
 
 
 def value_loss(values: Tensor, returns: Tensor, values_old: Tensor, clip: float | Tensor | None) -> Tensor:
@@ -33,13 +49,26 @@ def value_loss(values: Tensor, returns: Tensor, values_old: Tensor, clip: float 
     """
     error = (values - returns).square()
     if clip is not None:
-        near = values_old + torch.minimum(
-            torch.maximum(values - values_old, _bound(values, -clip)), _bound(values, clip)
-        )
+        near = values_old + _at_least(_at_most(values - values_old, clip), -clip)
         error = torch.maximum(error, (near - returns).square())
     return 0.5 * error
 
 
-def _bound(like: Tensor, value: float | Tensor) -> Tensor:
-    """A clip bound as a tensor: `torch.clamp` takes either two floats or two tensors, and an array over runs is one."""
-    return value if isinstance(value, Tensor) else like.new_tensor(value)
+def _log_bounds(clip_low: float | Tensor, clip_high: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """log(1 − clip_low) and log(1 + clip_high); −∞, which is no bound, where the ratio's is not positive."""
+    lowest: float | Tensor
+    if isinstance(clip_low, Tensor):
+        lowest = torch.log((1.0 - clip_low).clamp(min=0.0))
+    else:
+        lowest = math.log1p(-clip_low) if clip_low < 1.0 else -math.inf
+    return lowest, torch.log1p(clip_high) if isinstance(clip_high, Tensor) else math.log1p(clip_high)
+
+
+def _at_most(x: Tensor, bound: float | Tensor) -> Tensor:
+    """`torch.clamp` takes floats or tensors of x's own shape; a bound here may be an array over runs."""
+    return torch.minimum(x, bound) if isinstance(bound, Tensor) else x.clamp(max=bound)
+
+
+def _at_least(x: Tensor, bound: float | Tensor) -> Tensor:
+    """See `_at_most`."""
+    return torch.maximum(x, bound) if isinstance(bound, Tensor) else x.clamp(min=bound)

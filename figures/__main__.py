@@ -1,0 +1,118 @@
+"""python -m figures: run what is missing, draw, and judge the claims."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from tqdm import tqdm
+
+from sims.core.obtain import Progress
+from sims.core.spec import SpecError
+from sims.core.store import Store
+
+from . import report
+from .claims import write_claims
+from .figure import Figure, all_figures
+from .lab import Lab
+
+EXAMPLES = """examples:
+  python -m figures                     every figure; what was run before is read, not run again
+  python -m figures --list              names, tags and claims
+  python -m figures online_offline      one figure by its name; a tag takes all that have it
+  python -m figures --quick             shrunken runs in seconds, to see the machinery; judges nothing
+  python -m figures --full              compute even what is committed as a record (hours)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    command = argparse.ArgumentParser(
+        "python -m figures",
+        description="Draw figures from runs of the code in the tree, with a verdict on each claim.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("figures", nargs="*", metavar="NAME_OR_TAG", help="which figures; none: all")
+    command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    command.add_argument("--quick", action="store_true", help="shrunken runs, in seconds; no verdicts follow from them")
+    command.add_argument("--full", action="store_true", help="compute even what is committed as a record")
+    command.add_argument("--force", action="store_true", help="run again what is on disk")
+    command.add_argument("--runs", type=int, help="independent runs an arm, instead of each figure's own number")
+    command.add_argument("--jobs", type=int, default=2, help="worker processes (default: 2)")
+    command.add_argument("--results", type=Path, default=Path("results"), help="where records are kept")
+    command.add_argument("--out", type=Path, default=None, help="where figures are drawn (default: figures/out)")
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 drawn, 2 for options that cannot be."""
+    options = parser().parse_args(arguments)
+    try:
+        chosen = choose(options.figures)
+        for name in ("runs", "jobs"):
+            value = getattr(options, name)
+            if value is not None and value < 1:
+                raise SpecError(f"--{name}", value, "must be an int >= 1")
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.list:
+        for figure in chosen:
+            print(f"{figure.name:24} {', '.join(figure.claims):24} {', '.join(figure.tags):28} {figure.title}")
+        return 0
+    out = options.out or Path(__file__).parent / ("quick" if options.quick else "out")
+    out.mkdir(parents=True, exist_ok=True)
+    done = [run(figure, options, out) for figure in chosen]
+    report.write(out)
+    print(f"\n{'figure':28}{'seconds':>8}")
+    for figure, seconds in zip(chosen, done, strict=True):
+        print(f"{figure.name:28}{seconds:8.1f}")
+    print(f"\n{out / 'report.html'}")
+    return 0
+
+
+def choose(wanted: Sequence[str]) -> list[Figure]:
+    """Figures by name or tag; SpecError if nothing has that name."""
+    figures = all_figures()
+    tags = sorted({tag for figure in figures.values() for tag in figure.tags})
+    for name in wanted:
+        if name not in figures and name not in tags:
+            raise SpecError("figure", name, f"must be one of {', '.join(figures)}, or a tag: {', '.join(tags)}")
+    return [f for f in figures.values() if not wanted or f.name in wanted or set(f.tags) & set(wanted)]
+
+
+def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
+    """Collect, draw, judge and write one figure; returns its seconds."""
+    start = time.perf_counter()
+    with tqdm(
+        total=1.0, bar_format="{desc:60.60} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}", leave=False
+    ) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.set_description_str(
+                f"{figure.name}: {progress.cached} of {progress.asked} cached; {progress.running or 'reading'}"
+            )
+            bar.total, bar.n = max(progress.work, 1), progress.work_done
+            bar.refresh()
+
+        lab = Lab(Store(options.results), options.jobs, options.quick, options.full, options.force, options.runs, show)
+        records = figure.collect(lab)
+    canvas = figure.draw(records)
+    report.save_figure(figure, canvas, lab, out)
+    plt.close(canvas)
+    if not options.quick:
+        rows = figure.judge(records)
+        write_claims(rows, out)
+        for row in rows:
+            interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+            print(f"{row.id} ({row.setting}) {row.verdict}: {interval}, {row.runs} runs")
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Verdicts: what a claim says, how large its effect was, and what that does and does not show."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from sims.core.statistics import Interval, verdict
+
+Setting = Literal["bandit", "mlp", "token", "lm"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim as it stands before its runs: one scalar effect, its sign, and a margin that would matter.
+
+    kind: "effect" if the claim is that there is one, "none" if it is that there is none. unit: of effect and margin.
+    """
+
+    id: str
+    text: str
+    effect: str
+    margin: float
+    sign: int = 1
+    kind: Literal["effect", "none"] = "effect"
+    unit: str = "score"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row of claims.json. note: a sentence on what it does not show, or on what would change it."""
+
+    id: str
+    setting: Setting
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    margin: float
+    runs: int
+    spec_hashes: list[str]
+    figure: str
+    command: str
+    note: str
+    claim: str
+    measure: str
+    unit: str
+
+
+def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes: Sequence[str], note: str) -> Verdict:
+    """Apply the rule of `sims.core.statistics.verdict`."""
+    return Verdict(
+        id=claim.id,
+        setting=setting,
+        verdict=verdict(effect, claim.margin, claim.sign, claim.kind, effect.runs),
+        effect=effect.estimate,
+        low=effect.low,
+        high=effect.high,
+        margin=claim.margin,
+        runs=effect.runs,
+        spec_hashes=sorted(set(hashes)),
+        figure=figure,
+        command=f"python -m figures {figure}",
+        note=note,
+        claim=claim.text,
+        measure=claim.effect,
+        unit=claim.unit,
+    )
+
+
+def as_markdown(rows: Sequence[Verdict]) -> str:
+    """claims.md: a table, then what each verdict means."""
+    lines = [
+        "# Claims",
+        "",
+        "Supported: the 95 % interval of the effect lies wholly beyond the margin on the claimed side. Refuted: wholly",
+        "on the other side, or wholly inside the margins. Else inconclusive; and always so under 10 runs.",
+        "",
+        "| claim | setting | verdict | effect | 95 % interval | margin | runs | figure |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [row.id, row.setting, f"**{row.verdict}**", f"{row.effect:+.3f}", f"{row.low:+.3f} … {row.high:+.3f}"]
+        lines.append("| " + " | ".join([*cells, f"{row.margin:g} {row.unit}", str(row.runs), row.figure]) + " |")
+    for row in rows:
+        lines += ["", f"## {row.id} ({row.setting}): {row.verdict}", "", f"**Claim.** {row.claim}", ""]
+        lines += [f"**Effect.** {row.measure}", "", f"**What it does not show.** {row.note}", ""]
+        lines += [
+            f"`{row.command}` · records {', '.join(row.spec_hashes[:8])}{' …' if len(row.spec_hashes) > 8 else ''}"
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_claims(rows: Sequence[Verdict], folder: Path) -> None:
+    """claims.json and claims.md, merged with the rows that other figures wrote before."""
+    path = folder / "claims.json"
+    renewed = {row.figure for row in rows}
+    old = [Verdict(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    merged = sorted(
+        [row for row in old if row.figure not in renewed] + list(rows), key=lambda r: (r.id, r.setting, r.figure)
+    )
+    write_text(path, json.dumps([asdict(row) for row in merged], indent=1) + "\n")
+    write_text(folder / "claims.md", as_markdown(merged))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,46 @@
+"""What a figure is: experiments, a drawing and verdicts, in one module of `figures/gallery`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure as Canvas
+
+from sims.core.store import Record
+
+from . import gallery
+from .claims import Verdict
+from .lab import Lab
+
+Records = Mapping[str, Record]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. Its module holds it under the name FIGURE.
+
+    name: of the files and of the command line. title, caption: what a reader of the report sees; the caption says what
+    is drawn, over how many runs, and which optimum. claims: ids of the claims that it judges.
+    collect(lab) gets every record it needs, tuning included; draw(records) and judge(records) are pure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    tags: tuple[str, ...]
+    claims: tuple[str, ...]
+    collect: Callable[[Lab], Records]
+    draw: Callable[[Records], Canvas]
+    judge: Callable[[Records], list[Verdict]]
+
+
+def all_figures() -> dict[str, Figure]:
+    """Every figure of the gallery by name, in the order of their modules' names."""
+    found = {}
+    for module in sorted(pkgutil.iter_modules(gallery.__path__), key=lambda m: m.name):
+        figure: Figure = importlib.import_module(f"{gallery.__name__}.{module.name}").FIGURE
+        found[figure.name] = figure
+    return found

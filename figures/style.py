@@ -1,0 +1,75 @@
+"""One look for all figures: a colour an algorithm, a line style a degree of on-policyness, bands for intervals."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+
+from sims.core.statistics import band
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's palette, which people with any of the common colour blindnesses can tell apart, one hue a family;
+# members of a family differ in lightness, and always in a direct label or marker too.
+BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, YELLOW, BLACK = (
+    "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442", "#000000",
+)  # fmt: skip
+
+COLOURS = {
+    "reinforce": BLUE,
+    "rloo": SKY,
+    "ppo": "#004466",
+    "dpo": VERMILION,
+    "ipo": PURPLE,
+    "kto": "#8C3A00",
+    "best_of_n": GREEN,
+    "rwr": ORANGE,
+}
+ONLINE, OFFLINE = "-", "--"
+
+RC = {
+    "figure.dpi": 120,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "onoff",
+}
+
+
+def colour(algorithm: str) -> str:
+    """The algorithm's colour; one that has none of its own gets one that never changes, from its name."""
+    if algorithm in COLOURS:
+        return COLOURS[algorithm]
+    hue = int(hashlib.sha256(algorithm.encode()).hexdigest(), 16) % 360 / 360
+    return matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue, 0.4, 0.6))
+
+
+def curve(axes: Axes, x: np.ndarray, runs: np.ndarray, algorithm: str, line: str = ONLINE, label: str = "") -> None:
+    """Mean over runs with its 95 % band. x: (points,); runs: (runs, points)."""
+    mean, low, high = band(runs)
+    axes.plot(x, mean, line, color=colour(algorithm), label=label or None, linewidth=1.8)
+    axes.fill_between(x, low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
+
+
+def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:
+    """A line that cannot be beaten, labelled with which one it is."""
+    axes.axhline(y, color=BLACK, linewidth=1, linestyle=":")
+    axes.text(x, y, text, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+
+
+def lightness(colours: Sequence[str]) -> list[float]:
+    """Perceived lightness of colours, for a test that neighbours can be told apart in grey."""
+    return [float(np.dot(to_rgb(c), (0.2126, 0.7152, 0.0722))) for c in colours]

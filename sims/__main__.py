@@ -1,0 +1,199 @@
+"""python -m sims: one experiment from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from . import (
+    exact,
+    policies,  # noqa: F401  (importing registers them)
+)
+from .core.algorithms import Algorithm, algorithm_table, find_algorithm
+from .core.experiment import Experiment, PolicySpec
+from .core.obtain import Progress, obtain
+from .core.optimise import Optimiser
+from .core.options import OptionParser, add_options, from_options
+from .core.schedule import Schedule
+from .core.spec import SpecError, find_kind, kinds_of
+from .core.statistics import mean_interval
+from .core.store import Record, Store
+from .environments import ToyEnvironment
+
+EXAMPLES = """examples:
+  python -m sims --algorithm dpo --beta 0.1 --environment bandit-r1 --sync-every-updates 10 --runs 20
+  python -m sims --algorithm ppo --environment token-tree --num-prompts 3 --epochs 4 --plot ppo.png
+  python -m sims --algorithm dpo --sync-every-updates inf      offline: fresh draws from the first policy for ever
+  python -m sims --algorithm dpo --help                        every option of this algorithm
+  python -m sims --algorithms                                  the table of algorithms
+"""
+OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 for options that cannot be."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        experiment, options = parse(arguments)
+        if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
+            raise SpecError("plot", str(options.plot), "must end in .png, .svg or .pdf")
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.algorithms:
+        print(algorithm_table())
+        return 0
+    record = run(experiment, Store(options.results), options.force)
+    print(closing_table(record, experiment))
+    if options.plot is not None:
+        plot(record, experiment, options.plot)
+        print(f"\n{options.plot}")
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
+    """The experiment that the options describe. The first pass finds the choices, the second their own options."""
+    first = _choices(OptionParser("python -m sims", add_help=False)).parse_known_args(list(arguments))[0]
+    algorithm = find_algorithm(first.algorithm.replace("-", "_"))
+    environment = find_kind(first.environment.replace("-", "_"), ToyEnvironment, "environment")
+    policy = find_kind(first.policy.replace("-", "_"), PolicySpec, "policy")
+    parser = _choices(
+        OptionParser("python -m sims", description="Run one experiment, all its runs at once.", epilog=EXAMPLES)
+    )
+    parts: list[tuple[type, str]] = [
+        (algorithm, f"algorithm {algorithm.kind}"),
+        (environment, f"environment {environment.kind}"),
+        (policy, f"policy {policy.kind}"),
+        (Schedule, "schedule"),
+        (Optimiser, "optimiser"),
+    ]
+    for cls, title in parts:
+        add_options(parser, cls, title)
+    add_options(parser, Experiment, "experiment", skip=OURS)
+    options = parser.parse_strictly(arguments)
+    fixed = {
+        "name": f"{algorithm.kind}-{environment.kind}",
+        "algorithm": from_options(options, algorithm),
+        "environment": from_options(options, environment),
+        "policy": from_options(options, policy),
+        "schedule": from_options(options, Schedule),
+        "optimiser": from_options(options, Optimiser),
+    }
+    return from_options(options, Experiment, fixed), options
+
+
+def _choices(parser: OptionParser) -> OptionParser:
+    group = parser.add_argument_group("choices; each brings options of its own, which --help then shows")
+    kinds = {"algorithm": Algorithm, "environment": ToyEnvironment, "policy": PolicySpec}
+    defaults = {"algorithm": "rloo", "environment": "bandit-r1", "policy": "table"}
+    for name, base in kinds.items():
+        listed = ", ".join(kind.replace("_", "-") for kind in kinds_of(base))
+        group.add_argument(
+            f"--{name}", default=defaults[name], metavar="NAME", help=f"{listed} (default {defaults[name]})"
+        )
+    group = parser.add_argument_group("output")
+    group.add_argument("--algorithms", action="store_true", help="print the table of algorithms, and run nothing")
+    group.add_argument("--plot", type=Path, metavar="FILE", help="draw score and KL against samples")
+    group.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where records are kept")
+    group.add_argument("--force", action="store_true", help="run again what is on disk")
+    return parser
+
+
+def run(experiment: Experiment, store: Store, force: bool) -> Record:
+    """The record, with a progress bar while it is made."""
+    with tqdm(total=1, unit="update", bar_format="{desc} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}") as bar:
+
+        def show(progress: Progress) -> None:
+            bar.set_description_str(f"{experiment.name} {'cached' if progress.cached else f'{experiment.runs} runs'}")
+            bar.total, bar.n = max(progress.work, 1), progress.work_done if progress.work else 1
+            bar.refresh()
+
+        return obtain([experiment], store, force=force, progress=show)[0]
+
+
+def closing_table(record: Record, experiment: Experiment) -> str:
+    """Reward, score, KL and entropy at the end, with their intervals, beside the exact optimum."""
+    arrays = record.arrays
+    optima = optimum_values(record, experiment)
+    reference = arrays["reference_reward"].astype(float)
+    values = {
+        "reward": arrays["reward"][:, -1],
+        "score": (arrays["reward"][:, -1] - reference) / (arrays["rewards"].max(-1).mean() - reference),
+        "KL(π‖π_ref)": arrays["kl_policy_ref"][:, -1],
+        "entropy": arrays["entropy"][:, -1],
+    }
+    title, *columns = optima
+    lines = [f"{'':14}{'start':>9}{'end':>9}{'95 % interval':>22}" + "".join(f"{column:>18}" for column in optima)]
+    starts = {"reward": reference.mean(), "score": 0.0, "KL(π‖π_ref)": 0.0, "entropy": arrays["entropy"][:, 0].mean()}
+    for name, x in values.items():
+        interval = mean_interval(x) if experiment.runs > 1 else None
+        span = f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else "one run: none"
+        best = "".join(f"{optima[column][name]:18.4f}" for column in (title, *columns))
+        lines.append(f"{name:14}{starts[name]:9.4f}{float(x.mean()):9.4f}{span:>22}{best}")
+    died = int((arrays["diverged_at"] >= 0).sum())
+    samples, updates = int(arrays["samples"][-1]), experiment.updates
+    lines.append(
+        f"\n{experiment.runs} runs, {updates} updates, {samples} samples a run, {died} diverged, record {record.hash}"
+    )
+    return "\n".join(lines)
+
+
+def optimum_values(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
+    """The same numbers of the largest reward, and of π* ∝ π_ref·e^{r/β} where the algorithm has a β."""
+    logp_ref, rewards = record.arrays["logp_ref"][0].astype(float), record.arrays["rewards"].astype(float)
+    greedy = np.where(rewards == rewards.max(-1, keepdims=True), 0.0, -np.inf)
+    greedy = greedy - np.log(np.exp(greedy).sum(-1, keepdims=True))
+    laws = {"largest reward": greedy}
+    beta = getattr(experiment.algorithm, "beta", 0)
+    if beta > 0:
+        laws[f"π* at β = {beta:g}"] = exact.kl_optimum(logp_ref, rewards, beta)
+    reference = exact.expected_reward(logp_ref, rewards).mean()
+    found = {}
+    for name, law in laws.items():
+        reward = exact.expected_reward(law, rewards).mean()
+        found[name] = {
+            "reward": reward,
+            "score": (reward - reference) / (rewards.max(-1).mean() - reference),
+            "KL(π‖π_ref)": exact.kl_policy_ref(law, logp_ref).mean(),
+            "entropy": exact.entropy(law).mean(),
+        }
+    return found
+
+
+def plot(record: Record, experiment: Experiment, file: Path) -> None:
+    """Score and KL against samples, mean and 95 % band over runs, with the largest reward drawn in."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from .core.statistics import band
+
+    arrays = record.arrays
+    reference = arrays["reference_reward"][:, None]
+    score = (arrays["reward"] - reference) / (arrays["rewards"].max(-1).mean() - reference)
+    canvas, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for panel, values, label in (
+        (axes[0], score, "score (0: reference, 1: largest reward)"),
+        (axes[1], arrays["kl_policy_ref"], "KL(policy ‖ reference), nats"),
+    ):
+        if experiment.runs > 1:
+            mean, low, high = band(values)
+            panel.fill_between(arrays["samples"], low, high, alpha=0.2, linewidth=0)
+        else:
+            mean = values[0]
+        panel.plot(arrays["samples"], mean)
+        panel.set(xlabel="samples drawn", ylabel=label)
+        panel.grid(alpha=0.25)
+    axes[0].axhline(1, color="black", linestyle=":", linewidth=1)
+    canvas.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {experiment.runs} runs")
+    canvas.savefig(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

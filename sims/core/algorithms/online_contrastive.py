@@ -1,0 +1,74 @@
+"""Algorithms on pairs whose two responses come from different laws, so that they must be drawn while training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from ..batch import Batch, Outputs, over, pick, sequence_sum
+from ..losses.contrastive import nash_md_loss
+from ..spec import setting
+from .base import Law, PairAlgorithm, Targets
+from .contrastive import DPO
+
+
+def opponents(num_generations: int, law: Law) -> tuple[Law, ...]:
+    """The first half of the responses from the policy, the second half from `law`: pairing = halves matches them."""
+    half = num_generations // 2
+    return (Law("policy"),) * half + (law,) * (num_generations - half)
+
+
+@dataclass(frozen=True)
+class XPO(DPO, kind="xpo"):
+    """Exploratory preference optimisation: L = −log σ(β(ρ_w − ρ_l)) + α·ℓ(ỹ), y ~ π and ỹ ~ π_ref.
+
+    Differs from DPO: (1) the second response ỹ of each pair is drawn from the reference, and (2) the likelihood of ỹ,
+    chosen or not, is lowered: optimism about whatever the reference does not say. At α = 0 it is online DPO against
+    the reference's responses.
+    """
+
+    on_policy: ClassVar[bool] = True
+    source: ClassVar[str] = "Xie et al. 2024"
+
+    pairing: Literal["halves"] = setting("halves", "each of the policy's responses against one of the reference's")
+    alpha: float = setting(1e-5, "weight of the optimism", at_least=0, per_run=True)
+
+    def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
+        return opponents(num_generations, Law("reference"))
+
+    def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
+        _, explored = pick(sequence_sum(outputs.logp, batch.mask), batch.need("pairs"))
+        optimism = (targets["share"] * explored).sum(-1)
+        return super().loss(outputs, batch, targets) + over(self.alpha, 1) * optimism
+
+
+@dataclass(frozen=True)
+class NashMD(PairAlgorithm, kind="nash_md"):
+    """Nash mirror descent: L = −(P(y ≻ y′) − ½)·ℓ(y) + β·KL(π‖π_ref), y ~ π and y′ ~ ∝ π^{1−a}·π_ref^a token by token.
+
+    Learns to be preferred to a slower version of itself: at a = 0 (self-play) the gradient vanishes at the Nash
+    equilibrium π ∝ π_ref·e^{P(y ≻ π)/β}. (1) It is a policy gradient, whose reward is the preference: only y is
+    trained, and only on fresh samples. (2) The KL is a score-function term over whole sequences, as in the paper; the
+    per-token form of TRL's late trainer drops what a token does to the KL of the tokens after it.
+    """
+
+    on_policy: ClassVar[bool] = True
+    source: ClassVar[str] = "Munos et al. 2024"
+
+    pairing: Literal["halves"] = setting("halves", "each of the policy's responses against one of the mixture's")
+    beta: float = setting(0.1, "weight of KL(policy || reference), the paper's tau", at_least=0, per_run=True)
+    mixture_coef: float = setting(
+        0.5, "share a of the reference in the opponent's law; 0: self-play", at_least=0, at_most=1, per_run=True
+    )
+
+    def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
+        return opponents(num_generations, Law("mixture", self.mixture_coef))
+
+    def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
+        pairs = batch.need("pairs")
+        logp, _ = pick(sequence_sum(outputs.logp, batch.mask), pairs)
+        ratio, _ = pick(self.score(outputs, batch), pairs)
+        loss = nash_md_loss(logp, ratio, batch.need("pair_label"), over(self.beta, 2))
+        return (targets["share"] * loss).sum(-1)

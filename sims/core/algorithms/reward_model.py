@@ -1,0 +1,32 @@
+"""The loss of a reward model as settings. Whoever trains one, on a table, a network or a transformer, uses this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..batch import over
+from ..losses.reward_model import centring_loss, labelled_bradley_terry_loss, smoothed
+from ..spec import Spec, setting
+
+
+@dataclass(frozen=True)
+class RewardModelLoss(Spec, kind="reward_model"):
+    """L = −log σ(r_w − r_l − m) + c·(r_w + r_l)², with labels believed with probability 1 − ε.
+
+    Margins are data, one a pair; per-aspect labels become one by `losses.reward_model.aggregate_aspects` first.
+    TRL has the margin and the centring; label smoothing is ours (its reward trainer has none).
+    """
+
+    label_smoothing: float = setting(0.0, "probability that a label is wrong", at_least=0, below=0.5, per_run=True)
+    center_rewards_coefficient: float = setting(
+        0.0, "weight of (r_w + r_l) squared; TRL's docs suggest 0.01", at_least=0, per_run=True
+    )
+
+    def pair_losses(self, first: Tensor, second: Tensor, label: Tensor, margin: float | Tensor = 0.0) -> Tensor:
+        """One loss a pair. first, second: scores (..., B, Q), or (Q,) without runs; label: probability that the first
+        is preferred; margin: broadcastable. Returns their shape, reduced by the caller (`reductions.shares`)."""
+        believed = smoothed(label, over(self.label_smoothing, 2))
+        loss = labelled_bradley_terry_loss(first - second, believed, margin)
+        return loss + over(self.center_rewards_coefficient, 2) * centring_loss(first, second)

@@ -1,0 +1,53 @@
+"""Losses of reward models: scores in, one loss a pair out. They act on scores r(x, y), not on policies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def bradley_terry_loss(difference: Tensor, margin: float | Tensor = 0.0) -> Tensor:
+    """−log σ(r_w − r_l − m). Any shape. Bradley & Terry 1952; margin m: Touvron et al. 2023 (Llama 2).
+
+    difference: r_w − r_l, one a pair; margin: how much better the winner was rated, broadcastable. Scores are
+    determined up to a constant a prompt, which nothing but `centring_loss` holds in place.
+    """
+    return -logsigmoid(difference - margin)
+
+
+def labelled_bradley_terry_loss(difference: Tensor, label: Tensor, margin: float | Tensor = 0.0) -> Tensor:
+    """p·(−log σ(d − m)) + (1 − p)·(−log σ(−d − m)) for d = r_1 − r_2 and p the probability that the first wins.
+
+    difference, label: (..., Q), returns the same; the margin is the winner's, whichever that is. Without margin the
+    minimum is at σ(d) = p: soft labels are what a calibrated judge would say.
+    """
+    return label * bradley_terry_loss(difference, margin) + (1.0 - label) * bradley_terry_loss(-difference, margin)
+
+
+def smoothed(label: Tensor, label_smoothing: float | Tensor) -> Tensor:
+    """(1 − ε)·p + ε·(1 − p): labels believed with probability 1 − ε. Any shape."""
+    return (1.0 - label_smoothing) * label + label_smoothing * (1.0 - label)
+
+
+def centring_loss(first: Tensor, second: Tensor) -> Tensor:
+    """(r_1 + r_2)². Any shape. Eisenstein et al. 2023; TRL's `center_rewards_coefficient` weighs it.
+
+    Pulls the mean score of a pair to 0, which the likelihood leaves free; the difference is not touched.
+    """
+    return (first + second).square()
+
+
+def aggregate_aspects(label: Tensor, present: Tensor | None = None) -> Tensor:
+    """One label from several aspects (helpful, honest, ...): the mean of their probabilities.
+
+    label: (..., Q, A), probability that the first of a pair is preferred in each aspect; present: (..., Q, A) bool,
+    where an aspect was judged, None: everywhere. Returns (..., Q), ½ where no aspect was judged; what stands in an
+    absent slot, NaN included, does not matter. It differs from the label of the mean score: an aspect counts by who
+    is ahead, not by how much.
+    """
+    if present is None:
+        return label.mean(-1)
+    total = torch.where(present, label, 0.0).sum(-1)
+    count = present.sum(-1)
+    return torch.where(count > 0, total / count.clamp(min=1), 0.5)

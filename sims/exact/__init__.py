@@ -1,0 +1,45 @@
+"""The oracle: exact answers on problems whose every response can be listed, in NumPy and float64.
+
+quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-n, the objective and its weights
+tables        log-probs of a table policy, and the one chain rule from weights on responses to its logits
+population    what an algorithm does on average: expected weight ∂L/∂ℓ on each response; its algorithms by family in
+              population_likelihood, population_policy_gradient and population_contrastive
+
+Written from the equations and not from the code of `sims.core`, which is tested against it.
+"""
+
+from . import population_contrastive, population_likelihood, population_policy_gradient
+from .population import Population, has_population_weights, population_weights
+from .quantities import (
+    best_of_n,
+    entropy,
+    expected_reward,
+    kl_best_of_n_bound,
+    kl_optimum,
+    kl_policy_ref,
+    kl_ref_policy,
+    objective,
+    objective_weights,
+)
+from .tables import chain_rule, log_softmax, token_logp
+
+__all__ = [
+    "Population",
+    "best_of_n",
+    "chain_rule",
+    "entropy",
+    "expected_reward",
+    "has_population_weights",
+    "kl_best_of_n_bound",
+    "kl_optimum",
+    "kl_policy_ref",
+    "kl_ref_policy",
+    "log_softmax",
+    "objective",
+    "objective_weights",
+    "population_contrastive",
+    "population_likelihood",
+    "population_policy_gradient",
+    "population_weights",
+    "token_logp",
+]

@@ -1,0 +1,88 @@
+"""What can be said of a policy exactly once all its responses are listed: value, distances, optimum, best-of-n.
+
+Responses are the last axis, N; logp is their log-probability, −∞ where a response never occurs. Everything is in nats
+and float64, and nothing here looks at the estimators and losses of `sims.core`: it is what they are tested against.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def expectation(logp: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """E_p[x] = Σ p·x with 0·∞ = 0. logp, x: (..., N); returns (...)."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(logp), 0.0, np.exp(logp) * x).sum(-1)
+
+
+def expected_reward(logp: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """E_π[r]. logp, rewards: (..., N); returns (...)."""
+    return expectation(logp, rewards)
+
+
+def entropy(logp: np.ndarray) -> np.ndarray:
+    """H(π) = −Σ π log π. logp: (..., N); returns (...)."""
+    return -expectation(logp, logp)
+
+
+def kl_policy_ref(logp_policy: np.ndarray, logp_ref: np.ndarray) -> np.ndarray:
+    """KL(π‖π_ref) = Σ π (log π − log π_ref). Both (..., N); returns (...), infinite where π_ref misses mass of π."""
+    return expectation(logp_policy, _difference(logp_policy, logp_ref))
+
+
+def kl_ref_policy(logp_policy: np.ndarray, logp_ref: np.ndarray) -> np.ndarray:
+    """KL(π_ref‖π), the other direction. Shapes as `kl_policy_ref`."""
+    return expectation(logp_ref, _difference(logp_ref, logp_policy))
+
+
+def kl_optimum(logp_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
+    """log π*, π* = π_ref·e^{r/β}/Z: the policy that maximises E[r] − β·KL(π‖π_ref). Both (..., N); returns the same.
+
+    It is the optimum of that objective only: of expected reward alone, or within a family of policies that cannot
+    represent it, the best policy is another.
+    """
+    score = logp_ref + rewards / beta
+    top = score.max(-1, keepdims=True)
+    return score - top - np.log(np.exp(score - top).sum(-1, keepdims=True))
+
+
+def best_of_n(logp: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
+    """The law of the best of n independent draws, as probabilities: both (..., N), returns the same.
+
+        P(y) = p(y) / p(r = r_y) · [p(r <= r_y)^n − p(r < r_y)^n]
+
+    Equally good draws share the win equally, so that within a level of reward the law is p's own.
+    """
+    p = np.exp(logp)
+    theirs, own = rewards[..., None, :], rewards[..., :, None]
+    below = np.where(theirs < own, p[..., None, :], 0.0).sum(-1)
+    level = np.where(theirs == own, p[..., None, :], 0.0).sum(-1)
+    win = (below + level) ** n - below**n
+    return p * np.divide(win, level, out=np.zeros_like(win), where=level > 0)
+
+
+def kl_best_of_n_bound(n: int) -> float:
+    """log n − (n−1)/n: the most that KL(best of n‖p) can be, reached by continuous rewards. Beirami et al. 2024."""
+    return float(np.log(n) - (n - 1) / n)
+
+
+def objective(logp: np.ndarray, logp_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
+    """J = E_π[r] − β·KL(π‖π_ref). All (..., N); returns (...). At `kl_optimum` it is β·log Z."""
+    value = expected_reward(logp, rewards)
+    return value - beta * kl_policy_ref(logp, logp_ref) if beta else value
+
+
+def objective_weights(logp: np.ndarray, logp_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
+    """∂J/∂ℓ(y) = π(y)·(r(y) − β·(ℓ(y) − ℓ_ref(y))). All (..., N); returns the same.
+
+    A constant added to the bracket (the −β of ∂(π log π), a baseline) moves nothing, as Σ π·∇ℓ = 0; it is left out.
+    """
+    gain = rewards - beta * _difference(logp, logp_ref) if beta else rewards
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(logp), 0.0, np.exp(logp) * gain)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a − b; (−∞) − (−∞) is a NaN that `expectation` then drops, without numpy's warning."""
+    with np.errstate(invalid="ignore"):
+        return a - b

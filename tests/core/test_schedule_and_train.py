@@ -1,0 +1,190 @@
+"""How on-policy a run is: when the sampler follows, what a pool gives, which reference is asked, what is refused."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from sims.core.algorithms import find_algorithm
+from sims.core.learner import Learner
+from sims.core.noise import Noise
+from sims.core.optimise import Optimiser
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
+from sims.core.train import Training, check_run, mismatch
+from sims.environments import TokenTree
+from sims.policies import Table, TablePolicy
+
+
+def training(
+    schedule: Schedule, algorithm: str = "dpo", micro_batch_size: int | None = None, **settings: object
+) -> Training:
+    """Three runs on the token tree in float64."""
+    noise, chosen = Noise.of(0, 3), find_algorithm(algorithm)(**settings)
+    environment = TokenTree(num_prompts=2)
+    policy = environment_policy(environment, noise, chosen.needs_critic)
+    learner = Learner(policy, Optimiser(learning_rate=0.1), noise.lead, micro_batch_size)
+    return Training(policy, environment.build(torch.float64), chosen, schedule, learner, noise)
+
+
+def environment_policy(environment: TokenTree, noise: Noise, critic: bool) -> TablePolicy:
+    return Table().build(environment, noise, critic, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "staleness"),
+    [
+        ({}, [0, 0, 0, 0, 0, 0, 0, 0]),
+        ({"sync_every_updates": 4}, [0, 1, 2, 3, 0, 1, 2, 3]),
+        ({"sync_every_updates": math.inf}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"minibatch_size": 2}, [0, 1, 0, 1, 0, 1, 0, 1]),
+        ({"epochs": 2, "minibatch_size": 2}, [0, 1, 2, 3, 0, 1, 2, 3]),
+        ({"epochs": 2, "sync_every_updates": 4}, [0, 1, 2, 3, 0, 1, 2, 3]),
+        ({"source": "pool", "pool_size": 8}, [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_staleness_of_each_update(settings: dict[str, object], staleness: list[int]) -> None:
+    assert [t.staleness for t in training(Schedule(batch_size=4, **settings)).ticks(8)] == staleness
+
+
+def test_the_sampler_is_the_policy_of_the_last_sync() -> None:
+    """logp_sampler is the log-prob under the policy as it was `staleness` updates ago."""
+    run = training(Schedule(batch_size=4, sync_every_updates=3))
+    past = [run.policy.clone()]
+    for tick in run.ticks(9):
+        drew = past[tick.update - 1 - tick.staleness]
+        logp = drew.forward(tick.batch.prompts, tick.batch.responses, tick.batch.mask).logp
+        torch.testing.assert_close(tick.batch.logp_sampler, logp, rtol=0, atol=1e-14)
+        past.append(run.policy.clone())
+
+
+def test_samples_are_counted_when_drawn() -> None:
+    drawn = [t.samples for t in training(Schedule(batch_size=4, num_generations=2, epochs=2)).ticks(4)]
+    pooled = [t.samples for t in training(Schedule(batch_size=4, source="pool", pool_size=8)).ticks(4)]
+    assert drawn == [8, 8, 16, 16]
+    assert pooled == [16, 16, 16, 16]
+
+
+def test_a_pool_is_drawn_once_and_gone_through_whole_in_a_new_order_each_time() -> None:
+    run = training(Schedule(batch_size=4, num_generations=2, source="pool", pool_size=12))
+    batches = [tick.batch for tick in run.ticks(6)]
+    assert run.pool is not None
+
+    def rows(parts: list[torch.Tensor], r: int) -> list[tuple[int, ...]]:
+        return [tuple(row.flatten().tolist()) for part in parts for row in part[r]]
+
+    for r in range(3):
+        whole = sorted(rows([run.pool.responses], r))
+        first, second = (rows([b.responses for b in batches[i : i + 3]], r) for i in (0, 3))
+        assert sorted(first) == whole and sorted(second) == whole
+        assert first != second
+        pool_pairs = set(zip(rows([run.pool.responses], r), rows([run.pool.rewards], r), strict=True))
+        assert all(
+            pair in pool_pairs
+            for b in batches
+            for pair in zip(rows([b.responses], r), rows([b.rewards], r), strict=True)
+        )
+
+
+def test_the_fixed_reference_never_moves_and_is_never_trained() -> None:
+    run = training(Schedule(batch_size=4))
+    first = run.policy.clone()
+    for tick in run.ticks(5):
+        assert torch.equal(run.reference.policy.logits(), first.logits())
+        logp = first.forward(tick.batch.prompts, tick.batch.responses, tick.batch.mask).logp
+        assert torch.equal(tick.batch.logp_ref, logp)
+    assert not run.reference.policy.logits().requires_grad
+    assert not torch.equal(run.policy.logits(), first.logits())
+
+
+def test_reference_rules() -> None:
+    copied = training(Schedule(batch_size=4, reference="copy", reference_every_updates=2))
+    at = {t.update: (copied.policy.clone().logits(), copied.reference.policy.logits().clone()) for t in copied.ticks(4)}
+    assert torch.equal(at[2][0], at[2][1]) and torch.equal(at[3][1], at[2][0]) and torch.equal(at[4][0], at[4][1])
+    assert copied.reference.version == 2
+
+    averaged = training(Schedule(batch_size=4, reference="ema", reference_rate=0.25))
+    expected = averaged.policy.logits().detach().clone()
+    for _ in averaged.ticks(3):
+        expected = 0.75 * expected + 0.25 * averaged.policy.logits().detach()
+        torch.testing.assert_close(averaged.reference.policy.logits(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto", "ppo", "rloo", "best_of_n"])
+@pytest.mark.parametrize("minibatch_size", [None, 4])
+def test_micro_batches_change_nothing(algorithm: str, minibatch_size: int | None) -> None:
+    """Rows 10, 13, 14, 53: the policy after some updates is the same however a minibatch is cut."""
+    schedule = Schedule(batch_size=8, num_generations=2, minibatch_size=minibatch_size)
+    whole, cut = (training(schedule, algorithm, micro) for micro in (None, 3))
+    for a, b in zip(whole.ticks(4), cut.ticks(4), strict=True):
+        torch.testing.assert_close(a.step.loss, b.step.loss, rtol=0, atol=1e-13)
+    for p, q in zip(whole.policy.parameters(), cut.policy.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-10)
+
+
+def test_probes_are_mismatched_for_every_batch() -> None:
+    """Row 26: prompt i never meets its own responses, from two prompts on."""
+    for size in range(2, 6):
+        batch = next(iter(training(Schedule(batch_size=size), "kto").ticks(1))).batch
+        named = batch.replace(responses=torch.arange(size).reshape(1, size, 1, 1).expand(batch.responses.shape))
+        probes = mismatch(named)
+        assert (probes.responses != named.responses).all()
+        assert sorted(probes.responses[0, :, 0, 0].tolist()) == list(range(size))
+
+
+def test_at_step_0_ratio_is_1_kl_0_and_dpo_log_2() -> None:
+    """Row 49."""
+    dpo = next(iter(training(Schedule(batch_size=4)).ticks(1)))
+    torch.testing.assert_close(dpo.step.loss, torch.full((3,), math.log(2), dtype=torch.float64))
+    assert torch.equal(dpo.batch.logp_ref, dpo.batch.logp_sampler)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"batch_size": 6, "minibatch_size": 4}, "minibatch_size"),
+        ({"epochs": 4, "sync_every_updates": 3}, "sync_every_updates"),
+        ({"batch_size": 8, "minibatch_size": 2, "sync_every_updates": 1}, "sync_every_updates"),
+        ({"source": "pool"}, "pool_size"),
+        ({"pool_size": 64}, "pool_size"),
+        ({"source": "pool", "pool_size": 65}, "pool_size"),
+        ({"source": "pool", "pool_size": 64, "sync_every_updates": 1}, "sync_every_updates"),
+        ({"reference": "copy"}, "reference_every_updates"),
+        ({"reference": "ema"}, "reference_rate"),
+        ({"reference_rate": 0.5}, "reference_rate"),
+    ],
+)
+def test_schedules_that_cannot_be(settings: dict[str, object], field: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Schedule(**settings)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "field"),
+    [
+        ("rloo", {"num_generations": 1}, "num_generations"),
+        ("dpo", {"num_generations": 1}, "num_generations"),
+        ("dpo", {"num_generations": 3}, "num_generations"),
+        ("kto", {"batch_size": 1}, "batch_size"),
+        ("rloo", {"reference": "copy", "reference_every_updates": 2}, "reference"),
+    ],
+)
+def test_runs_that_cannot_be(algorithm: str, settings: dict[str, object], field: str) -> None:
+    """Row 42 among them: one response a prompt would give all-zero advantages."""
+    with pytest.raises(SpecError) as caught:
+        check_run(find_algorithm(algorithm)(), Schedule(**settings))
+    assert caught.value.field == field
+
+
+def test_updates_must_end_on_a_batch_boundary() -> None:
+    with pytest.raises(SpecError, match="multiple of the 2 updates a batch"):
+        next(training(Schedule(batch_size=4, epochs=2)).ticks(3))
+
+
+def test_training_goes_on_where_it_stopped() -> None:
+    whole, halves = (training(Schedule(batch_size=4, sync_every_updates=2)) for _ in range(2))
+    list(whole.ticks(6))
+    list(itertools.chain(halves.ticks(4), halves.ticks(6)))
+    assert torch.equal(whole.policy.logits(), halves.policy.logits())

@@ -1,0 +1,139 @@
+"""Figures: they draw, they say what they drew, and they judge by the rule."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from figures import report
+from figures.__main__ import main
+from figures.claims import Claim, as_markdown, judge, write_claims
+from figures.figure import all_figures
+from figures.lab import TUNING_SEED, Lab, product
+from figures.measures import final_scores, kl_of_best_response, optimum_frontier, scores
+from figures.style import COLOURS, colour
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment
+from sims.core.schedule import Schedule
+from sims.core.statistics import mean_interval
+from sims.core.store import Record, Store
+from sims.environments import TokenTree
+from sims.policies import Table
+
+
+def arm(**changes: object) -> Experiment:
+    chosen = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4))
+    return chosen.replace(updates=10, evaluations=2, runs=3, **changes)
+
+
+def record(reward: list[list[float]], **arrays: object) -> Record:
+    """Two responses with rewards 0.2 and 1, reference (0.5, 0.5)."""
+    runs = len(reward)
+    base = {
+        "reward": np.array(reward),
+        "reference_reward": np.full(runs, 0.6),
+        "rewards": np.array([[0.2, 1.0]]),
+        "logp_ref": np.log(np.full((runs, 1, 2), 0.5)),
+        "diverged_at": np.full(runs, -1),
+        "updates": np.arange(len(reward[0])),
+    }
+    return Record({}, base | {name: np.asarray(x) for name, x in arrays.items()}, {})
+
+
+def test_scores_by_hand() -> None:
+    found = scores(record([[0.6, 0.8, 1.0], [0.6, 0.4, 0.6]]))
+    assert found == pytest.approx(np.array([[0.0, 0.5, 1.0], [0.0, -0.5, 0.0]]))  # (r − 0.6) / (1 − 0.6)
+
+
+def test_a_diverged_run_scores_0_from_then_on() -> None:
+    found = scores(record([[0.6, 0.8, 1.0]], diverged_at=[2]))
+    assert found == pytest.approx(np.array([[0.0, 0.5, 0.0]]))
+
+
+def test_the_frontier_ends_at_the_best_response() -> None:
+    made = record([[0.6]])
+    assert kl_of_best_response(made) == pytest.approx(math.log(2))  # −log 0.5
+    kl, score = optimum_frontier(made, np.array([1e6, 0.4, 0.01]))
+    assert kl == pytest.approx([0, kl[1], math.log(2)], abs=1e-6)
+    # β = 0.4: π*(best) = e^{1/.4} / (e^{1/.4} + e^{.2/.4}) = σ(2)
+    share = 1 / (1 + math.exp(-2))
+    assert score[1] == pytest.approx((share + 0.2 * (1 - share) - 0.6) / 0.4)
+
+
+def test_tuning_runs_never_judge_and_budgets_are_equal(tmp_path: Path) -> None:
+    lab = Lab(Store(tmp_path))
+    grids = {"a": product(learning_rate=(1e-4, 0.3)), "b": product(learning_rate=(0.01, 0.1))}
+    found = lab.tuned_records({"a": arm(), "b": arm(seed=5)}, grids, tuning_runs=2)
+    assert [found[name].spec["seed"] for name in "ab"] == [0, 5]
+    seeds = {json.loads(p.read_text())["seed"] for p in tmp_path.glob("arm-tuning-*/spec.json")}
+    assert seeds == {TUNING_SEED}
+    tuned = {t.arm: t for t in lab.tuned}
+    assert len(tuned["a"].scores) == 2 and tuned["a"].chosen == int(np.argmax(tuned["a"].scores))
+    chosen = found["a"].spec["optimiser"]["learning_rate"]
+    assert chosen == tuned["a"].points[tuned["a"].chosen]["learning_rate"] == 0.3
+    with pytest.raises(ValueError, match="unequal size"):
+        lab.tuned_records({"a": arm(), "b": arm()}, grids | {"b": product(learning_rate=(0.1,))})
+
+
+def test_quick_runs_are_other_records(tmp_path: Path) -> None:
+    found = Lab(Store(tmp_path), quick=True).records({"a": arm()})["a"]
+    assert (found.spec["runs"], found.spec["updates"], found.spec["name"]) == (4, 1, "arm-quick")
+    assert Lab(Store(tmp_path), runs=2).records({"a": arm()})["a"].spec["runs"] == 2
+
+
+def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
+    claim = Claim("C99", "Something matters.", "a − b", margin=0.1)
+    rows = [judge(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), name, ["h"], "n.") for name in ("f", "g")]
+    write_claims(rows, tmp_path)
+    write_claims([judge(claim, "bandit", mean_interval(np.linspace(-0.01, 0.01, 20)), "f", ["h"], "n.")], tmp_path)
+    found = {row["figure"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
+    assert {name: row["verdict"] for name, row in found.items()} == {"f": "refuted", "g": "supported"}
+    columns = {"id", "setting", "verdict", "effect", "low", "high", "margin", "runs", "spec_hashes", "figure"}
+    assert columns | {"command", "note"} <= set(found["f"])
+    assert "| C99 | bandit | **refuted** |" in (tmp_path / "claims.md").read_text()
+    assert as_markdown(rows).count("## C99") == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", all_figures())
+def test_every_figure_runs_quick_and_draws(name: str, tmp_path: Path) -> None:
+    assert main([name, "--quick", "--jobs", "1", "--results", str(tmp_path / "r"), "--out", str(tmp_path)]) == 0
+    data = json.loads((tmp_path / f"{name}.json").read_text())
+    assert data["spec_hashes"]
+    with Image.open(tmp_path / f"{name}.png") as image:
+        assert all(h in image.text["Description"] for h in data["spec_hashes"])
+    svg = (tmp_path / f"{name}.svg").read_text()
+    assert data["spec_hashes"][0] in svg
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in page and "<script" not in page and "http" not in page.split("</style>")[1]
+    assert not (tmp_path / "claims.json").exists()  # four runs judge nothing
+
+
+def test_the_report_reads_what_lies_there(tmp_path: Path) -> None:
+    report.write(tmp_path)
+    assert "No verdicts" in (tmp_path / "report.html").read_text()
+
+
+def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no_such_figure"]) == 2
+    assert "must be one of" in capsys.readouterr().err
+    assert main(["--jobs", "0"]) == 2
+    assert "--jobs = 0: must be an int >= 1" in capsys.readouterr().err
+
+
+def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert "online_offline" in capsys.readouterr().out
+
+
+def test_an_algorithm_has_one_colour_and_no_two_share_it() -> None:
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert colour("dpo") == COLOURS["dpo"]
+    assert colour("no_colour_yet") == colour("no_colour_yet") not in COLOURS.values()
+
+
+def test_final_scores_are_the_last_point() -> None:
+    assert final_scores(record([[0.6, 0.8]])) == pytest.approx([0.5])

@@ -1,0 +1,119 @@
+"""Whole runs: the same bits alone or among many, stacked or not, today or tomorrow; and no run disturbs another."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sims.core.algorithms import all_algorithms, find_algorithm
+from sims.core.experiment import Experiment, PolicySpec
+from sims.core.obtain import stacks
+from sims.core.optimise import Optimiser
+from sims.core.schedule import Schedule
+from sims.environments import BanditR1, BanditR2, TokenTree, ToyEnvironment
+from sims.execute import execute
+from sims.policies import MLP, Table
+
+SHARED = {"updates", "samples", "staleness", "rewards"}  # arrays without a runs axis
+PAPER_MLP = MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True, fit_steps=5)
+PLACES: dict[str, tuple[ToyEnvironment, PolicySpec]] = {
+    "table": (BanditR2(), Table()),
+    "prompts": (BanditR1(num_prompts=4, label_temperature=0.3, flip_rate=0.1), Table()),
+    "tree": (TokenTree(num_prompts=3), Table()),
+    "mlp": (BanditR1(num_prompts=4), MLP(hidden=(16, 16), fit_steps=5)),
+    "paper_mlp": (BanditR1(num_prompts=2), PAPER_MLP),
+}
+
+
+def experiment(kind: str, place: str = "table", **changes: object) -> Experiment:
+    environment, policy = PLACES[place]
+    cls = find_algorithm(kind)
+    return Experiment(
+        name=kind,
+        environment=environment,
+        policy=policy,
+        algorithm=cls(),
+        schedule=Schedule(batch_size=8, num_generations=max(2, cls.min_generations)),
+        optimiser=Optimiser(learning_rate=0.05),
+        updates=6,
+        evaluations=3,
+        runs=2,
+    ).replace(**changes)
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], runs: slice = slice(None)) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        other = b[name] if name in SHARED else b[name][runs]
+        assert np.array_equal(value, other, equal_nan=True), name
+
+
+# One algorithm of each kind is enough for the slowest policy.
+CASES = [(a, p) for a in all_algorithms() for p in PLACES if p != "paper_mlp" or a in ("ppo", "dpo")]
+
+
+@pytest.mark.parametrize(("algorithm", "place"), CASES)
+def test_two_runs_among_64_are_two_runs(algorithm: str, place: str) -> None:
+    few = experiment(algorithm, place)
+    assert_same(execute([few])[0], execute([few.replace(runs=64)])[0], slice(0, 2))
+
+
+@pytest.mark.parametrize("algorithm", all_algorithms())
+def test_one_seed_gives_one_record_and_touches_no_global_generator(algorithm: str) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002 (the global generator is what this test watches)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (execute([experiment(algorithm, "tree")])[0] for _ in range(2))
+    assert_same(first, second)
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
+    other = execute([experiment(algorithm, "tree", seed=1)])[0]
+    assert not np.array_equal(first["reward"], other["reward"])
+
+
+@pytest.mark.parametrize("algorithm", all_algorithms())
+def test_stacking_arms_changes_no_bit(algorithm: str) -> None:
+    arms = [
+        experiment(algorithm, "tree", optimiser=Optimiser(learning_rate=0.02)),
+        experiment(algorithm, "tree", optimiser=Optimiser(learning_rate=0.3), seed=4, runs=3),
+    ]
+    if "beta" in arms[0].algorithm.per_run_fields() and arms[0].algorithm.beta > 0:
+        arms.append(arms[0].replace(algorithm=arms[0].algorithm.replace(beta=0.7)))
+    assert len(stacks(arms)) == 1
+    for arm, together in zip(arms, execute(arms), strict=True):
+        assert_same(execute([arm])[0], together)
+
+
+def test_arms_that_differ_in_more_than_numbers_do_not_stack() -> None:
+    arms = [experiment("dpo"), experiment("rloo"), experiment("dpo", "tree"), experiment("dpo", precision="float64")]
+    penalty = [experiment("rloo", algorithm=find_algorithm("rloo")(beta=beta)) for beta in (0.0, 0.1, 0.2)]
+    assert len(stacks(arms)) == 4
+    assert sorted(len(stack) for stack in stacks(penalty)) == [1, 2]  # without a penalty no reference is scored
+
+
+def test_a_diverged_run_is_frozen_and_marked_and_the_others_go_on() -> None:
+    # Offline: a policy that has collapsed would draw equal responses, whose margin is 0 however wild it is.
+    offline = experiment("ipo", schedule=Schedule(batch_size=8, sync_every_updates=math.inf))
+    arms = [offline.replace(optimiser=Optimiser(method="sgd", learning_rate=rate)) for rate in (1e30, 0.01)]
+    wild, calm = execute(arms)
+    assert (wild["diverged_at"] > 0).all()
+    assert (calm["diverged_at"] == -1).all()
+    assert_same(execute([arms[1]])[0], calm)
+
+
+def test_algorithms_that_share_noise_draw_the_same_first_responses() -> None:
+    """Paired comparisons rest on it: the same seed asks the same prompts and uses the same uniforms."""
+    records = [execute([experiment(name, "tree", updates=1, evaluations=1)])[0] for name in ("best_of_n", "rloo")]
+    assert np.array_equal(records[0]["logp_ref"], records[1]["logp_ref"])
+
+
+def test_offline_draws_never_follow_the_policy() -> None:
+    """With s = inf the responses are those of the initial policy, whatever the learning rate."""
+    never = Schedule(batch_size=8, sync_every_updates=math.inf)
+    slow, fast = (
+        execute([experiment("dpo", schedule=never, optimiser=Optimiser(learning_rate=rate))])[0] for rate in (1e-9, 1.0)
+    )
+    assert np.array_equal(slow["samples"], fast["samples"])
+    assert slow["staleness"][-1] == 5
+    assert not np.allclose(slow["reward"][:, -1], fast["reward"][:, -1])
