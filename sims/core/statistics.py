@@ -115,8 +115,10 @@ def band(
     """
     values = np.moveaxis(np.asarray(x, np.float64), axis, 0)
     scores = _finite("x", values.reshape(len(values), prod(values.shape[1:])))
+    # Resamples of a handful of runs are nearly all ties: their tails say nothing.
+    used = resamples if len(scores) >= FEWEST_RUNS else None
     parts = [
-        _mean_bounds(scores[:, start : start + COLUMNS_AT_ONCE], level, resamples, seed)
+        _mean_bounds(scores[:, start : start + COLUMNS_AT_ONCE], level, used, seed)
         for start in range(0, scores.shape[1], COLUMNS_AT_ONCE)
     ]
     centre, low, high = (np.concatenate(part).reshape(values.shape[1:]) for part in zip(*parts, strict=True))
@@ -251,10 +253,10 @@ def verdict(
 # How it is done. Columns are separate problems: x is (runs, columns), and every result has one entry a column.
 
 
-def _mean_bounds(x: Array, level: float, resamples: int, seed: int) -> tuple[Array, Array, Array]:
+def _mean_bounds(x: Array, level: float, resamples: int | None, seed: int) -> tuple[Array, Array, Array]:
     centre, error = _mean_and_error(x)
     student = _student_quantile(len(x) - 1, level)
-    if len(x) < FEWEST_RUNS:  # resamples of a handful of runs are nearly all ties: their tails say nothing
+    if resamples is None:
         return centre, centre - student * error, centre + student * error
     return centre, *_hull(centre, error, *_mean_quantiles(x, error, level, resamples, seed), student)
 
