@@ -70,11 +70,14 @@ class Batch:
     def replace(self, **changes: Any) -> Batch:
         return replace(self, **changes)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there, by name; probes, which are made anew from the batch, left out."""
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
     def over_prompts(self, change: Callable[[Tensor, int], Tensor]) -> Batch:
         """Apply `change(tensor, axis of B)` to every field, the probes' included."""
         axis = len(self.lead)
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {name: change(value, axis) for name, value in values.items() if isinstance(value, Tensor)}
+        changed = {name: change(value, axis) for name, value in self.tensors().items()}
         if self.probes is not None:
             changed["probes"] = self.probes.over_prompts(change)  # type: ignore[assignment]
         return replace(self, **changed)  # type: ignore[arg-type]
@@ -117,7 +120,15 @@ def over(value: float | Tensor, axes: int) -> float | Tensor:
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
     """x where mask, else 0; what stands in a masked slot, NaN included, reaches neither the value nor the gradient."""
-    return torch.where(mask, x, 0.0)
+    return x if hides_nothing(mask) else torch.where(mask, x, 0.0)
+
+
+def hides_nothing(mask: Tensor) -> bool:
+    """Whether a mask is one True expanded over all slots, as spaces without EOS give it: known without a look at each.
+
+    On a bandit, masking would else cost as much as the losses.
+    """
+    return mask.numel() > 0 and not any(mask.stride()) and bool(mask[(0,) * mask.dim()])
 
 
 def sequence_sum(x: Tensor, mask: Tensor) -> Tensor:

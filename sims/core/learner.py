@@ -55,6 +55,20 @@ class Learner:
         assert gradients is not None and total is not None
         return self._step(gradients, total)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What the next updates depend on, beside the parameters, by name."""
+        moments = {"mean": self.optimiser.mean, "square": self.optimiser.square}
+        found = {f"{name}.{i}": x for name, several in moments.items() for i, x in enumerate(several)}
+        return found | {"alive": self.alive}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take over what `tensors` gave after so many steps."""
+        self.optimiser.steps, self.alive = steps, tensors["alive"]
+        for name, several in (("mean", self.optimiser.mean), ("square", self.optimiser.square)):
+            for i, x in enumerate(several):
+                x.copy_(tensors[f"{name}.{i}"])
+
     def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
         """The policy's outputs that the algorithm asks for."""
         return evaluate(self.policy, batch, values=algorithm.needs_critic)

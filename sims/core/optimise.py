@@ -71,10 +71,6 @@ class PerRunOptimiser:
         root = square.sqrt().div_((1.0 - beta2**self.steps) ** 0.5).add_(_like(self.spec.adam_epsilon, square))
         return mean.div(root.mul_(1.0 - beta1**self.steps))
 
-    def state_dict(self) -> dict[str, object]:
-        """Everything that a resumed run needs, beside the parameters."""
-        return {"steps": self.steps, "mean": self.mean, "square": self.square}
-
 
 def _like(value: float | Tensor, x: Tensor) -> Tensor:
     """A number a run, ready to broadcast against a parameter."""

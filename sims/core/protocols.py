@@ -105,6 +105,9 @@ class Environment(Protocol[Asked]):
     ) -> Judgement:
         """Rewards, and labels for the pairs that `pairing` chooses. prompts: the very object that `prompts` gave."""
 
+    def recorded(self, batch_size: int, noise: Noise) -> Batch:
+        """The next recorded prompts with their responses, pairs and labels, for source = dataset."""
+
 
 @runtime_checkable
 class Enumerable(Protocol):

@@ -31,7 +31,9 @@ class Schedule(Spec, kind="schedule"):
     sync_every_updates: float | None = setting(
         None, "updates between copies of the policy to the sampler; none: before every batch; inf: never", at_least=1
     )
-    source: Literal["policy", "pool"] = setting("policy", "fresh responses of the sampler, or a fixed pool drawn once")
+    source: Literal["policy", "pool", "dataset"] = setting(
+        "policy", "fresh responses of the sampler, a fixed pool drawn once from it, or the environment's recorded data"
+    )
     pool_size: int | None = setting(None, "prompts in the pool (source = pool)", at_least=1)
     reference: Literal["fixed", "copy", "ema"] = setting(
         "fixed", "the initial policy for ever, a copy of the policy now and then, or an exponential average of it"
@@ -68,8 +70,10 @@ class Schedule(Spec, kind="schedule"):
         self._check_pair("reference", "ema", "reference_rate")
         if self.pool_size is not None and self.pool_size % self.batch_size:
             raise SpecError("pool_size", self.pool_size, f"must be a multiple of batch_size = {self.batch_size}")
-        if self.source == "pool" and period is not None:
-            raise SpecError("sync_every_updates", period, "has no effect with source = pool, which is drawn once")
+        if self.source != "policy" and period is not None:
+            raise SpecError(
+                "sync_every_updates", period, f"has no effect with source = {self.source}: nobody draws again"
+            )
 
     def _check_pair(self, field: str, choice: str, companion: str) -> None:
         """A companion setting is there exactly when the choice that it belongs to is made."""

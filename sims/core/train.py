@@ -6,19 +6,20 @@ the ticks draws progress bars, evaluates, or saves.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .algorithms import Algorithm, State
 from .batch import Batch
+from .collect import Collector
 from .learner import Learner, Step, narrow_targets
 from .noise import Noise
 from .preferences import count_pairs
-from .protocols import Environment, Policy, Prompts, Samples, evaluate
+from .protocols import Environment, Policy
 from .reference import Reference
 from .schedule import Schedule
 from .spec import SpecError
@@ -70,121 +71,105 @@ class Training:
         noise: Noise,
     ) -> None:
         check_run(algorithm, schedule)
-        self.policy, self.environment, self.algorithm = policy, environment, algorithm
-        self.schedule, self.learner, self.noise = schedule, learner, noise
+        self.policy, self.algorithm, self.schedule, self.learner, self.noise = (
+            policy,
+            algorithm,
+            schedule,
+            learner,
+            noise,
+        )
         self.reference = Reference(policy, schedule)
+        self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise)
         parameter = learner.parameters[0]
         self.state: State = algorithm.initial_state(noise.lead, parameter.dtype, parameter.device)
-        # The sampler is the policy itself where it is synced before every batch.
-        self.fresh = schedule.source == "policy" and schedule.sync_period == schedule.updates_per_batch
-        self.sampler = policy if self.fresh else policy.clone()
-        self.pool: Batch | None = None
-        self.updates = self.batches = self.samples = self.synced_at = 0
+        self.updates = 0
 
     def ticks(self, updates: int) -> Iterator[Tick]:
         """Train until `updates` are done in all, one tick an update. `updates` must fall on a batch boundary."""
-        schedule = self.schedule
+        schedule, collector = self.schedule, self.collector
         if updates % schedule.updates_per_batch:
-            raise SpecError(
-                "updates", updates, f"must be a multiple of the {schedule.updates_per_batch} updates a batch"
-            )
+            rule = f"must be a multiple of the {schedule.updates_per_batch} updates a batch"
+            raise SpecError("updates", updates, rule)
+        size = schedule.minibatch_size or schedule.batch_size
         while self.updates < updates:
-            batch = self.next_batch()
+            batch = collector.next_batch(self.updates)
             with torch.no_grad():
                 targets, self.state = self.algorithm.targets(batch, self.state)
-            size = schedule.minibatch_size or schedule.batch_size
             for epoch in range(schedule.epochs):
                 targets = self.algorithm.at_epoch(batch, targets, epoch)
                 for start in range(0, schedule.batch_size, size):
                     part = batch.narrow(start, size)
                     step = self.learner.update(self.algorithm, part, narrow_targets(targets, batch, part, start))
-                    staleness = self.updates - self.synced_at
+                    staleness = self.updates - collector.synced_at
                     self.updates += 1
                     self.reference.after_update(self.updates, self.policy)
-                    yield Tick(self.updates, self.samples, staleness, batch, step)
+                    yield Tick(self.updates, collector.samples, staleness, batch, step)
 
-    def next_batch(self) -> Batch:
-        """Sync if it is time, then collect what the schedule's source gives."""
-        if self.fresh:
-            self.synced_at = self.updates
-        elif self.schedule.source == "policy" and self.updates - self.synced_at >= self.schedule.sync_period:
-            self.sampler.copy_from(self.policy)
-            self.synced_at = self.updates
-        if self.schedule.source == "pool":
-            batch = self._from_pool()
-        else:
-            batch = self.collect(self.schedule.batch_size)
-            self.samples += self.schedule.samples_per_batch
-        self.batches += 1
-        return self._freeze(batch)
+    @property
+    def between_batches(self) -> bool:
+        """Whether a batch has just been used up: the moments at which a run can be saved."""
+        return self.updates % self.schedule.updates_per_batch == 0
 
-    @torch.no_grad()
-    def collect(self, prompts: int) -> Batch:
-        """Draw responses to so many prompts, and have them judged."""
-        algorithm, noise = self.algorithm, self.noise
-        asked = self.environment.prompts(prompts, noise)
-        tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
-        samples = self._draw(tokens, prompt_mask)
-        pairing = algorithm.label_pairing
-        judged = self.environment.judge(asked, samples.responses, samples.mask, pairing, noise)
-        return Batch(
-            prompts=tokens,
-            responses=samples.responses,
-            mask=samples.mask,
-            prompt_mask=prompt_mask,
-            logp_sampler=samples.logp,
-            rewards=judged.rewards,
-            gold=judged.gold,
-            pairs=judged.pairs,
-            pair_label=judged.pair_label,
-            pair_weight=judged.pair_weight,
-            desirable=judged.desirable,
-        )
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """All that a resumed run needs, as named tensors and numbers: a run restored from it goes on bit for bit.
 
-    def _draw(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
-        """K responses a prompt, each slot from the law that the algorithm wants; equal laws are drawn together."""
-        drawn = []
-        for law, slots in itertools.groupby(self.algorithm.slot_laws(self.schedule.num_generations)):
-            count, stream = len(list(slots)), "responses" if law.name == "policy" else f"{law.name} responses"
-            if law.name == "reference":
-                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
-            else:
-                blend = (self.reference.policy, law.share) if law.name == "mixture" else None
-                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend, prompt_mask))
-        if len(drawn) == 1:
-            return drawn[0]
-        axis = len(self.noise.lead) + 1
-        return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
-
-    def _from_pool(self) -> Batch:
-        """The next prompts of the fixed pool, in a new order each time it has been gone through."""
-        pool_size, size = self.schedule.pool_size or 0, self.schedule.batch_size
-        if self.pool is None:
-            self.pool = self.collect(pool_size)
-            self.samples = pool_size * self.schedule.num_generations
-        turn = self.batches % (pool_size // size)
-        if turn == 0:
-            self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
-        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+        Whatever the environment remembers it gives itself, as numbers, if it has a `state_dict`.
+        """
+        if not self.between_batches:
+            raise ValueError(f"update {self.updates} is in the middle of a batch: a run is saved between batches")
+        collector, policies = self.collector, {"policy": self.policy}
+        if not collector.fresh and self.schedule.source == "policy":
+            policies["sampler"] = collector.sampler
+        if self.schedule.reference != "fixed":
+            policies["reference"] = self.reference.policy
+        tensors = {
+            f"{name}.{i}": p.detach() for name, policy in policies.items() for i, p in enumerate(policy.parameters())
+        }
+        tensors |= {f"state.{name}": value for name, value in self.state.items()}
+        tensors |= {f"learner.{name}": value for name, value in self.learner.tensors().items()}
+        if collector.pool is not None and collector.order is not None:
+            tensors |= {f"pool.{name}": value for name, value in collector.pool.tensors().items()}
+            tensors["pool order"] = collector.order
+        numbers = {
+            "updates": self.updates,
+            "samples": collector.samples,
+            "batches": collector.batches,
+            "synced_at": collector.synced_at,
+            "reference_version": self.reference.version,
+            "optimiser_steps": self.learner.optimiser.steps,
+        }
+        numbers |= {f"noise.{name}": count for name, count in self.noise.state_dict().items()}
+        remembered: dict[str, int] = getattr(collector.environment, "state_dict", dict)()
+        return tensors, numbers | {f"environment.{name}": value for name, value in remembered.items()}
 
     @torch.no_grad()
-    def _freeze(self, batch: Batch) -> Batch:
-        """Add what is frozen at collection: reference log-probs, critic values, probes."""
-        algorithm = self.algorithm
-        if algorithm.needs_probes:
-            batch = batch.replace(probes=mismatch(batch))
-        if algorithm.needs_reference:
-            batch = batch.replace(logp_ref=self.reference.score(batch), reference_version=self.reference.version)
-            if batch.probes is not None:
-                batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
-        if algorithm.needs_critic:
-            batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
-        return batch
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken. The training must have been made from the same spec and start."""
+        collector = self.collector
+        for name, policy in (
+            ("policy", self.policy),
+            ("sampler", collector.sampler),
+            ("reference", self.reference.policy),
+        ):
+            for i, parameter in enumerate(policy.parameters()):
+                if f"{name}.{i}" in tensors:
+                    parameter.copy_(tensors[f"{name}.{i}"])
+        self.state = _below(tensors, "state.")
+        self.learner.load(_below(tensors, "learner."), numbers["optimiser_steps"])
+        if "pool order" in tensors:
+            fields: dict[str, Any] = {**_below(tensors, "pool.")}
+            collector.pool, collector.order = Batch(**fields), tensors["pool order"]
+        self.updates, self.reference.version = numbers["updates"], numbers["reference_version"]
+        collector.samples, collector.batches = numbers["samples"], numbers["batches"]
+        collector.synced_at = numbers["synced_at"]
+        self.noise.load_state_dict(_below(numbers, "noise."))
+        if hasattr(collector.environment, "load_state_dict"):
+            collector.environment.load_state_dict(_below(numbers, "environment."))
 
 
-def mismatch(batch: Batch) -> Batch:
-    """Each prompt with the responses of the next one: a derangement of any batch of 2 prompts or more."""
-    axis = len(batch.lead)
-    moved = {name: getattr(batch, name) for name in ("responses", "mask", "weight")}
-    moved = {name: None if x is None else x.roll(-1, dims=axis) for name, x in moved.items()}
-    return Batch(prompts=batch.prompts, prompt_mask=batch.prompt_mask, **moved)
+V = TypeVar("V")
+
+
+def _below(named: dict[str, V], prefix: str) -> dict[str, V]:
+    """The entries whose names start with the prefix, without it."""
+    return {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.batch import Batch
 from ..core.experiment import EnvironmentSpec
 from ..core.noise import Noise
 from ..core.preferences import Labeller, Pairing, choose_pairs
 from ..core.protocols import Judgement
-from ..core.spec import setting
+from ..core.spec import SpecError, setting
 from ..space import TokenSpace
 
 
@@ -87,6 +88,10 @@ class EnumerableEnvironment:
         # Drawn even where they are not used: a noiseless labeller then shares its noise with a noisy one.
         uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
         return Judgement(rewards, rewards, pairs, self.labeller.label(first, second, uniforms), weight)
+
+    def recorded(self, batch_size: int, noise: Noise) -> Batch:
+        """Toy environments hold no data."""
+        raise SpecError("source", "dataset", "this environment has no recorded data; it knows policy and pool")
 
     def all_prompts(self) -> Tensor:
         """(X,) prompt ids."""

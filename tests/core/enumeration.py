@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Law
 from sims.core.batch import Batch
+from sims.core.collect import mismatch
 from sims.core.learner import Learner
 from sims.core.optimise import Optimiser
 from sims.core.preferences import choose_pairs, desirable_from_pairs
-from sims.core.train import mismatch
 from sims.exact import Population, chain_rule, log_softmax, population_weights, token_logp
 from sims.policies import TablePolicy
 from sims.space import TokenSpace

@@ -16,6 +16,7 @@ from sims.core.algorithms.contrastive import DPO, IPO, KTO, ConservativeDPO, DPO
 from sims.core.algorithms.online_contrastive import XPO, NashMD
 from sims.core.algorithms.reference_free import CPO, ORPO, SimPO
 from sims.core.batch import Batch, Outputs
+from sims.core.collect import mismatch
 from sims.core.experiment import stack_specs
 from sims.core.learner import Learner
 from sims.core.losses.contrastive import (
@@ -33,7 +34,7 @@ from sims.core.optimise import Optimiser
 from sims.core.preferences import choose_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
-from sims.core.train import Training, mismatch
+from sims.core.train import Training
 from sims.environments.enumerable import EnumerableEnvironment, Labeller
 from sims.exact import kl_policy_ref, log_softmax
 from sims.policies import TablePolicy

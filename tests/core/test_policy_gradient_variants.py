@@ -391,6 +391,9 @@ def test_numbers_that_are_one_a_run(algorithm: Algorithm, numbers: dict[str, tup
     logp, values = noise[0] - 1 + 0.4 * noise[3], 0.5 * noise[2]
     stacked = dataclasses.replace(algorithm, **{name: tensor(*pair) for name, pair in numbers.items()})
     loss, gradient = run(stacked, batch, logp, values)
+    for name in numbers:  # each number counts
+        fewer = {other: tensor(*pair) for other, pair in numbers.items() if other != name}
+        assert not torch.equal(run(dataclasses.replace(algorithm, **fewer), batch, logp, values)[0], loss)
     for r in range(2):
         alone = dataclasses.replace(algorithm, **{name: tensor(pair[r]) for name, pair in numbers.items()})
         one = batch.over_prompts(lambda x, axis, r=r: x[r : r + 1])

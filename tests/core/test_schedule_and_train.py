@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from sims.core.algorithms import find_algorithm
+from sims.core.collect import mismatch
 from sims.core.learner import Learner
 from sims.core.noise import Noise
 from sims.core.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
-from sims.core.train import Training, check_run, mismatch
+from sims.core.train import Training, check_run
 from sims.environments import TokenTree
 from sims.policies import Table, TablePolicy
 
@@ -69,17 +70,19 @@ def test_samples_are_counted_when_drawn() -> None:
 def test_a_pool_is_drawn_once_and_gone_through_whole_in_a_new_order_each_time() -> None:
     run = training(Schedule(batch_size=4, num_generations=2, source="pool", pool_size=12))
     batches = [tick.batch for tick in run.ticks(6)]
-    assert run.pool is not None
+    assert run.collector.pool is not None
 
     def rows(parts: list[torch.Tensor], r: int) -> list[tuple[int, ...]]:
         return [tuple(row.flatten().tolist()) for part in parts for row in part[r]]
 
     for r in range(3):
-        whole = sorted(rows([run.pool.responses], r))
+        whole = sorted(rows([run.collector.pool.responses], r))
         first, second = (rows([b.responses for b in batches[i : i + 3]], r) for i in (0, 3))
         assert sorted(first) == whole and sorted(second) == whole
         assert first != second
-        pool_pairs = set(zip(rows([run.pool.responses], r), rows([run.pool.rewards], r), strict=True))
+        pool_pairs = set(
+            zip(rows([run.collector.pool.responses], r), rows([run.collector.pool.rewards], r), strict=True)
+        )
         assert all(
             pair in pool_pairs
             for b in batches
@@ -181,6 +184,46 @@ def test_runs_that_cannot_be(algorithm: str, settings: dict[str, object], field:
 def test_updates_must_end_on_a_batch_boundary() -> None:
     with pytest.raises(SpecError, match="multiple of the 2 updates a batch"):
         next(training(Schedule(batch_size=4, epochs=2)).ticks(3))
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "dpo", "ppo", "kto"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"epochs": 2, "sync_every_updates": 4},
+        {"sync_every_updates": math.inf},
+        {"source": "pool", "pool_size": 12},
+        {"reference": "ema", "reference_rate": 0.3},
+    ],
+)
+def test_a_restored_run_goes_on_bit_for_bit(algorithm: str, settings: dict[str, object]) -> None:
+    if algorithm in ("reinforce", "ppo") and "reference" in settings:
+        settings = {}
+    schedule = Schedule(batch_size=4, **settings)
+    whole, first, second = (training(schedule, algorithm) for _ in range(3))
+    list(whole.ticks(8))
+    list(first.ticks(4))
+    tensors, numbers = first.state_dict()
+    second.load_state_dict({name: x.clone() for name, x in tensors.items()}, dict(numbers))
+    list(second.ticks(8))
+    for a, b in zip(whole.policy.parameters(), second.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(whole.reference.policy.parameters(), second.reference.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert whole.collector.samples == second.collector.samples
+
+
+def test_a_run_is_not_saved_in_the_middle_of_a_batch() -> None:
+    run = training(Schedule(batch_size=4, epochs=2))
+    next(run.ticks(2))
+    with pytest.raises(ValueError, match="update 1 is in the middle of a batch"):
+        run.state_dict()
+
+
+def test_toy_environments_have_no_recorded_data() -> None:
+    with pytest.raises(SpecError, match="has no recorded data"):
+        next(training(Schedule(batch_size=4, source="dataset")).ticks(1))
 
 
 def test_training_goes_on_where_it_stopped() -> None:

@@ -94,7 +94,7 @@ def response_shares(batch: Batch, targets: Targets) -> Tensor:
 def present(batch: Batch) -> Tensor:
     """(..., B, K) bool: which responses are there."""
     if batch.weight is None:
-        return torch.ones_like(batch.mask[..., 0])
+        return torch.ones((), dtype=torch.bool, device=batch.mask.device).expand(batch.mask.shape[:-1])
     return batch.weight > 0
 
 

@@ -1,0 +1,127 @@
+"""Where batches come from: the sampler that follows the policy or does not, a pool drawn once, or recorded data."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from .algorithms import Algorithm
+from .batch import Batch
+from .noise import Noise
+from .protocols import Environment, Policy, Prompts, Samples, evaluate
+from .reference import Reference
+from .schedule import Schedule
+
+
+class Collector:
+    """Draws responses, has them judged, and freezes what must be known of them before the policy changes.
+
+    samples: how many responses were drawn so far. synced_at: updates done when the sampler last was the policy.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Reference,
+        environment: Environment,
+        algorithm: Algorithm,
+        schedule: Schedule,
+        noise: Noise,
+    ) -> None:
+        self.policy, self.reference, self.environment = policy, reference, environment
+        self.algorithm, self.schedule, self.noise = algorithm, schedule, noise
+        # The sampler is the policy itself where it is synced before every batch.
+        self.fresh = schedule.source == "policy" and schedule.sync_period == schedule.updates_per_batch
+        self.sampler = policy if self.fresh or schedule.source == "dataset" else policy.clone()
+        self.pool: Batch | None = None
+        self.order: Tensor | None = None
+        self.samples = self.batches = self.synced_at = 0
+
+    def next_batch(self, updates: int) -> Batch:
+        """Sync if it is time, then collect what the schedule's source gives. updates: how many are done."""
+        schedule = self.schedule
+        if self.fresh:
+            self.synced_at = updates
+        elif schedule.source == "policy" and updates - self.synced_at >= schedule.sync_period:
+            self.sampler.copy_from(self.policy)
+            self.synced_at = updates
+        if schedule.source == "policy":
+            batch = self.draw(schedule.batch_size)
+        elif schedule.source == "pool":
+            batch = self._from_pool()
+        else:
+            batch = self.environment.recorded(schedule.batch_size, self.noise)
+        self.batches += 1
+        return self._freeze(batch)
+
+    @torch.no_grad()
+    def draw(self, prompts: int) -> Batch:
+        """Draw responses to so many prompts, and have them judged."""
+        asked = self.environment.prompts(prompts, self.noise)
+        tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
+        samples = self._responses(tokens, prompt_mask)
+        pairing = self.algorithm.label_pairing
+        judged = self.environment.judge(asked, samples.responses, samples.mask, pairing, self.noise)
+        self.samples += prompts * self.schedule.num_generations
+        return Batch(
+            prompts=tokens,
+            responses=samples.responses,
+            mask=samples.mask,
+            prompt_mask=prompt_mask,
+            logp_sampler=samples.logp,
+            rewards=judged.rewards,
+            gold=judged.gold,
+            pairs=judged.pairs,
+            pair_label=judged.pair_label,
+            pair_weight=judged.pair_weight,
+            desirable=judged.desirable,
+        )
+
+    def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
+        """K responses a prompt, each slot from the law that the algorithm wants; equal laws are drawn together."""
+        drawn = []
+        for law, slots in itertools.groupby(self.algorithm.slot_laws(self.schedule.num_generations)):
+            count, stream = len(list(slots)), "responses" if law.name == "policy" else f"{law.name} responses"
+            if law.name == "reference":
+                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
+            else:
+                blend = (self.reference.policy, law.share) if law.name == "mixture" else None
+                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend, prompt_mask))
+        if len(drawn) == 1:
+            return drawn[0]
+        axis = len(self.noise.lead) + 1
+        return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
+
+    def _from_pool(self) -> Batch:
+        """The next prompts of the fixed pool, in a new order each time it has been gone through."""
+        pool_size, size = self.schedule.pool_size or 0, self.schedule.batch_size
+        if self.pool is None:
+            self.pool = self.draw(pool_size)
+        turn = self.batches % (pool_size // size)
+        if turn == 0 or self.order is None:
+            self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
+        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+
+    @torch.no_grad()
+    def _freeze(self, batch: Batch) -> Batch:
+        """Add what is frozen at collection: reference log-probs, critic values, probes."""
+        algorithm = self.algorithm
+        if algorithm.needs_probes:
+            batch = batch.replace(probes=mismatch(batch))
+        if algorithm.needs_reference:
+            batch = batch.replace(logp_ref=self.reference.score(batch), reference_version=self.reference.version)
+            if batch.probes is not None:
+                batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
+        if algorithm.needs_critic:
+            batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
+        return batch
+
+
+def mismatch(batch: Batch) -> Batch:
+    """Each prompt with the responses of the next one: a derangement of any batch of 2 prompts or more."""
+    axis = len(batch.lead)
+    moved = {name: getattr(batch, name) for name in ("responses", "mask", "weight")}
+    moved = {name: None if x is None else x.roll(-1, dims=axis) for name, x in moved.items()}
+    return Batch(prompts=batch.prompts, prompt_mask=batch.prompt_mask, **moved)
