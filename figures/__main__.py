@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
     command.add_argument("--quick", action="store_true", help="shrunken runs, in seconds; no verdicts follow from them")
     command.add_argument("--full", action="store_true", help="compute even what is committed as a record")
+    command.add_argument(
+        "--keep", action="store_true", help="put the judged records into figures/records, to commit them"
+    )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=int, help="independent runs an arm, instead of each figure's own number")
     command.add_argument("--jobs", type=int, default=2, help="worker processes (default: 2)")
@@ -100,7 +103,8 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
             bar.total, bar.n = max(progress.work, 1), progress.work_done
             bar.refresh()
 
-        lab = Lab(Store(options.results), options.jobs, options.quick, options.full, options.force, options.runs, show)
+        o = options
+        lab = Lab(Store(o.results), o.jobs, o.quick, o.full, o.force, o.runs, o.keep, show)
         records = figure.collect(lab)
     canvas = figure.draw(records)
     report.save_figure(figure, canvas, lab, out)

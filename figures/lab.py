@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sims.core.experiment import Experiment
 from sims.core.obtain import Progress, obtain
-from sims.core.store import Record, Store, load_committed
+from sims.core.store import Arrays, Record, Store, sources_digest
 
+from . import committed
 from .measures import final_scores
 
 TUNING_SEED = 1_000_003  # tuning runs draw from this seed; judged runs never do
 Point = Mapping[str, float]
-COMMITTED = Path(__file__).parent / "records"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Lab:
     """What a figure asks for records.
 
     quick: shrunken runs, for looking at the machinery; no verdict follows from them. full: compute even what is
-    committed. runs: overrides the runs of judged arms. tuned: the record of every choice made by tuning.
+    committed. runs: overrides the runs of judged arms. keep: commit what was judged (see `committed`). Filled while
+    working: tuned, every choice made by tuning; hashes of the judged records; stale, those whose twins disagree.
     """
 
     store: Store
@@ -46,17 +46,21 @@ class Lab:
     full: bool = False
     force: bool = False
     runs: int | None = None
+    keep: bool = False
     progress: Callable[[Progress], None] = lambda progress: None
     tuned: list[Tuned] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
         if self.quick:
-            arms = {name: shrink(arm) for name, arm in arms.items()}
+            arms = {name: committed.shrink(arm) for name, arm in arms.items()}
         elif self.runs is not None:
             arms = {name: arm.replace(runs=self.runs) for name, arm in arms.items()}
         found = self._obtain(arms)
+        if self.keep and not self.quick:
+            self._keep(arms, found)
         self.hashes += [record.hash for record in found.values()]
         return found
 
@@ -87,15 +91,39 @@ class Lab:
             chosen[name] = apply(arm, points[best])
         return self.records(chosen)
 
+    def exact(
+        self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
+    ) -> Record:
+        """The record of a computation without runs. spec: all that it depends on, shrunken by the caller if `quick`.
+
+        modules: where its code starts; if that, or what it imports, changes, it is computed again.
+        """
+        sources = sources_digest(modules, packages=("sims", "llm", "figures"))
+        record = self.store.get_or_run(
+            f"{name}-quick" if self.quick else name, spec, compute, sources, force=self.force
+        )
+        self.hashes.append(record.hash)
+        return record
+
     def _obtain(self, arms: Mapping[object, Experiment]) -> dict:
-        committed = {} if self.full or self.quick else self._committed(arms)
-        wanted = {name: arm for name, arm in arms.items() if name not in committed}
+        kept = {} if self.full or self.quick else self._committed(arms)
+        wanted = {name: arm for name, arm in arms.items() if name not in kept}
         found = obtain(list(wanted.values()), self.store, self.jobs, self.force, self.progress)
-        return committed | dict(zip(wanted, found, strict=True))
+        return kept | dict(zip(wanted, found, strict=True))
 
     def _committed(self, arms: Mapping[object, Experiment]) -> dict[object, Record]:
-        found = {name: load_committed(COMMITTED, arm.name, arm.to_json()) for name, arm in arms.items()}
-        return {name: record.record for name, record in found.items() if record is not None}
+        """Committed records of the arms that have one; those whose twins no longer agree are noted as stale."""
+        found = {name: record for name, arm in arms.items() if (record := committed.load(arm)) is not None}
+        twins = obtain([committed.shrink(arms[name]) for name in found], self.store, self.jobs, False, self.progress)
+        for record, twin in zip(found.values(), twins, strict=True):
+            if not committed.agree(record.twin, twin):
+                self.stale.append(record.record.hash)
+        return {name: record.record for name, record in found.items()}
+
+    def _keep(self, arms: Mapping[str, Experiment], records: Mapping[str, Record]) -> None:
+        twins = obtain([committed.shrink(arm) for arm in arms.values()], self.store, self.jobs, False, self.progress)
+        for (name, arm), twin in zip(arms.items(), twins, strict=True):
+            committed.keep(arm, records[name], twin)
 
 
 def product(**values: Sequence[float]) -> list[Point]:
@@ -109,15 +137,3 @@ def apply(arm: Experiment, point: Point) -> Experiment:
         part = "optimiser" if name in arm.optimiser.hints() else "algorithm"
         arm = arm.replace(**{part: getattr(arm, part).replace(**{name: value})})
     return arm
-
-
-def shrink(arm: Experiment) -> Experiment:
-    """A run of the same kind that takes no time: 4 runs, and a fraction of the updates."""
-    turn = arm.schedule.updates_per_batch
-    updates = max(turn, min(arm.updates // 10, 20) // turn * turn)
-    return arm.replace(name=f"{arm.name}-quick", runs=4, updates=updates, evaluations=min(arm.evaluations, updates, 5))
-
-
-def tuning_json(tuned: Sequence[Tuned]) -> str:
-    """The whole grid of every tuned arm, for the report's data file."""
-    return json.dumps([t.__dict__ for t in tuned], indent=1)

@@ -48,6 +48,7 @@ def save_figure(figure: Figure, canvas: Canvas, lab: Lab, out: Path) -> None:
         "caption": figure.caption,
         "claims": figure.claims,
         "spec_hashes": hashes,
+        "stale": sorted(set(lab.stale)),
         "tuned": [asdict(tuned) for tuned in lab.tuned],
     }
     write_text(out / f"{figure.name}.json", json.dumps(data, indent=1, default=float) + "\n")
@@ -100,8 +101,16 @@ def _section(figure: dict, rows: list[Verdict], out: Path) -> str:
         f'<h2 id="{figure["name"]}">{_escape(figure["title"])}</h2>{verdicts}'
         f'<figure><img alt="{_escape(figure["title"])}" src="data:image/png;base64,{image}">'
         f"<figcaption>{_escape(figure['caption'])}</figcaption></figure>"
-        f"<p><code>python -m figures {figure['name']}</code></p>{_tuning(figure['tuned'])}"
+        f"{_stale(figure['stale'])}<p><code>python -m figures {figure['name']}</code></p>{_tuning(figure['tuned'])}"
     )
+
+
+def _stale(hashes: list[str]) -> str:
+    """A warning where committed records are not what the code of today would give."""
+    if not hashes:
+        return ""
+    command = "<code>--full</code>"
+    return f'<p class="refuted"><b>Stale records</b>: {", ".join(hashes)}; their twins disagree. Try {command}.</p>'
 
 
 def _tuning(tuned: list[dict]) -> str:

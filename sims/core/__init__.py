@@ -10,10 +10,16 @@ algorithms/   one frozen dataclass an algorithm: hyper-parameters, needs, target
 preferences   rewards to labels
 sampling      uniforms to tokens
 noise         one random stream a run
+protocols     what a policy and an environment must offer
 schedule      how on-policy a run is
 reference     what the KL is measured to
+collect       where batches come from
 optimise      SGD and Adam, one learning rate a run
 learner       one update
 train         the one training loop
-experiment    an arm as data       store   its records on disk       statistics   intervals and verdicts
+experiment    an arm as data
+obtain        from experiments to records: read, or stacked, run and written
+store         records on disk
+statistics    intervals and verdicts
+options       command lines made from specs
 """

@@ -1,0 +1,68 @@
+"""Committed records: drawn as they are, rerun through their twins, and marked when today's code disagrees."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from figures import committed
+from figures.lab import Lab
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment
+from sims.core.obtain import obtain
+from sims.core.schedule import Schedule
+from sims.core.store import DamagedRecord, Record, Store
+from sims.environments import TokenTree
+from sims.policies import Table
+
+ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """figures/records, for the length of a test."""
+    monkeypatch.setattr(committed.load, "__defaults__", (tmp_path / "records",))
+    monkeypatch.setattr(committed.keep, "__defaults__", (tmp_path / "records",))
+    return tmp_path / "records"
+
+
+def test_a_kept_record_is_drawn_and_not_computed(folder: Path, tmp_path: Path) -> None:
+    kept = Lab(Store(tmp_path / "a"), keep=True).records({"x": ARM})["x"]
+    lab = Lab(Store(tmp_path / "b"))
+    drawn = lab.records({"x": ARM})["x"]
+    assert np.array_equal(kept.arrays["reward"], drawn.arrays["reward"])
+    assert [p.name.split("-")[1] for p in (tmp_path / "b").glob("arm*")] == ["quick"]  # only the twin was run
+    assert lab.stale == []
+    assert {"commit", "machine", "seconds"} <= set(drawn.provenance)
+
+
+def test_full_computes_it_again(folder: Path, tmp_path: Path) -> None:
+    Lab(Store(tmp_path / "a"), keep=True).records({"x": ARM})
+    Lab(Store(tmp_path / "b"), full=True).records({"x": ARM})
+    assert sorted(p.name.split("-")[1] for p in (tmp_path / "b").glob("arm*")) != ["quick"]
+
+
+def test_a_twin_that_disagrees_marks_its_record(folder: Path, tmp_path: Path) -> None:
+    record, twin = obtain([ARM, committed.shrink(ARM)], Store(tmp_path / "a"))
+    other = Record(twin.spec, twin.arrays | {"reward": twin.arrays["reward"] + 0.01}, twin.provenance)
+    committed.keep(ARM, record, other)
+    lab = Lab(Store(tmp_path / "b"))
+    lab.records({"x": ARM})
+    assert lab.stale == [record.hash]
+
+
+def test_a_damaged_committed_record_is_named(folder: Path, tmp_path: Path) -> None:
+    Lab(Store(tmp_path / "a"), keep=True).records({"x": ARM})
+    file = next(folder.glob("arm-*/record.npz"))
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(DamagedRecord, match=r"record\.npz"):
+        Lab(Store(tmp_path / "b")).records({"x": ARM})
+
+
+def test_what_the_repository_holds_is_whole() -> None:
+    """Every committed record is readable, is what its folder says, and names its commit, machine and cost."""
+    for path in committed.FOLDER.glob("*/provenance.json"):
+        provenance = json.loads(path.read_text())
+        assert provenance["commit"] and provenance["machine"] and provenance["seconds"] >= 0
+        assert path.parent.stat().st_size < 2_000_000
