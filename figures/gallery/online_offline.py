@@ -139,7 +139,7 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
     label = "overlap: reference's mass within the bump"
     top.set(xscale="log", xlabel=label, ylabel="score at 32,000 samples", ylim=(-0.05, 1.12))
     bottom.set(xscale="log", xlabel=label, ylabel="on-policy − offline, score")
-    bottom.text(0.02, 0.04, "● R1   ■ R2 (other reference)", transform=bottom.transAxes, fontsize=8.5)
+    bottom.text(0.98, 0.95, "● R1   ■ R2 (other reference)", transform=bottom.transAxes, fontsize=8.5, ha="right")
     for panel in (top, bottom):
         panel.invert_xaxis()
 
@@ -158,7 +158,12 @@ def verdicts(records: Records) -> list[Verdict]:
             "R2",
             "R1's optimum is unlikely, not absent: 4.6 % of the reference's mass lies within ±10 of it.",
         ),
-        (OVERLAP, "1e-06", "0.5", "A free logit an action generalises to no other action; a network may differ."),
+        (
+            OVERLAP,
+            "1e-06",
+            "0.5",
+            "More samples would let on-policy arms climb from further away; a network, which generalises, may differ.",
+        ),
     ):
         arms = [(unlikely, "on"), (unlikely, "off"), (likely, "on"), (likely, "off")]
         effect = interaction(*(mean_score(place, sampler) for place, sampler in arms))
@@ -169,7 +174,7 @@ def verdicts(records: Records) -> list[Verdict]:
 
 FIGURE = Figure(
     name="online_offline",
-    title="On-policy sampling matters when the optimum is unlikely",
+    title="When does on-policy sampling matter?",
     caption=f"1-D bandit, 100 actions, table policy, {RUNS} runs an arm, 16 × 4 samples an update, noiseless "
     "labels. Mean and 95 % band over runs. Each arm's learning rate (and β) was chosen among 12 points on other seeds. "
     "Offline: fresh draws from the reference for ever, so that both kinds draw equally many samples.",
