@@ -25,6 +25,8 @@ COLOURS = {
     "reinforce": BLUE,
     "rloo": SKY,
     "ppo": "#004466",
+    "grpo": "#8A7B00",
+    "dr_grpo": "#D9C81E",
     "dpo": VERMILION,
     "ipo": PURPLE,
     "kto": "#8C3A00",

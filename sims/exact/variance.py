@@ -85,7 +85,7 @@ def batch_noise(moments: Moments, num_prompts: int) -> Noise:
 
         tr Cov(g) = 1/B·[E_x(E[|G|² | x] − |E[G | x]|²) + E_x|E[G | x]|² − |E[G]|²]
 
-    Prompts share no logits here, so the second part is (X−1)/B·|E[g]|² where all X matter equally; in a network, where
+    Prompts share no logits here, which makes the second part (X−1)/B·|E[g]|² for every estimator; in a network, where
     what serves one prompt serves others, it is less.
     """
     prompts = len(moments.mean)

@@ -1,4 +1,4 @@
-"""The exact noise of policy gradients, against every batch that could have been drawn through the algorithms themselves."""
+"""The exact noise of policy gradients, against every batch that could be drawn, through the algorithms themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ ESTIMATORS = [
     pytest.param(RLOO(), variance.rloo, id="rloo"),
     pytest.param(DrGRPO(), variance.dr_grpo, id="dr_grpo"),
     pytest.param(GRPO(beta=0.0), variance.grpo, id="grpo"),
-    pytest.param(GRPO(beta=0.0, ddof=0, std_epsilon=0.3), lambda a, k: variance.grpo(a, k, 0, 0.3), id="grpo of HALOs"),
+    pytest.param(GRPO(beta=0.0, std_epsilon=0.0), lambda a, k: variance.grpo(a, k, 1, 0.0), id="grpo, no delta"),
+    pytest.param(GRPO(beta=0.0, ddof=0, std_epsilon=0.3), lambda a, k: variance.grpo(a, k, 0, 0.3), id="grpo, ddof 0"),
 ]
 Estimate = Callable[[Answers, int], Moments]
 
@@ -158,5 +159,5 @@ def test_compositions() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="generations: 1: must be at least 2"):
         variance.rloo(answers(TABLE), 1)
-    with pytest.raises(ValueError, match="40 levels: .* must be 1000000 at most"):
+    with pytest.raises(ValueError, match=r"40 levels: .* must be 1000000 at most"):
         variance.compositions(16, 40)
