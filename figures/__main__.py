@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from filelock import FileLock
 from tqdm import tqdm
 
 from sims.core.obtain import Progress
+from sims.core.options import OptionParser
 from sims.core.spec import SpecError
-from sims.core.store import Store
+from sims.core.store import DamagedRecord, Store
 
 from . import report
 from .claims import write_claims
@@ -29,13 +31,12 @@ EXAMPLES = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OptionParser:
     """The options."""
-    command = argparse.ArgumentParser(
+    command = OptionParser(
         "python -m figures",
         description="Draw figures from runs of the code in the tree, with a verdict on each claim.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("figures", nargs="*", metavar="NAME_OR_TAG", help="which figures; none: all")
     command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
@@ -48,19 +49,26 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--runs", type=int, help="independent runs an arm, instead of each figure's own number")
     command.add_argument("--jobs", type=int, default=2, help="worker processes (default: 2)")
     command.add_argument("--results", type=Path, default=Path("results"), help="where records are kept")
-    command.add_argument("--out", type=Path, default=None, help="where figures are drawn (default: figures/out)")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="where figures are drawn (default: figures/out; figures/quick with --quick or --runs)",
+    )
     return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 drawn, 2 for options that cannot be."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_strictly(sys.argv[1:] if arguments is None else arguments)
     try:
         chosen = choose(options.figures)
-        for name in ("runs", "jobs"):
+        for name, least in (("runs", 2), ("jobs", 1)):
             value = getattr(options, name)
-            if value is not None and value < 1:
-                raise SpecError(f"--{name}", value, "must be an int >= 1")
+            if value is not None and value < least:
+                raise SpecError(name, value, f"must be int >= {least}")
+        if options.keep and (options.quick or options.runs):
+            raise SpecError("keep", True, "only full runs are kept: leave out --quick and --runs")
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -68,10 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for figure in chosen:
             print(f"{figure.name:24} {', '.join(figure.claims):24} {', '.join(figure.tags):28} {figure.title}")
         return 0
-    out = options.out or Path(__file__).parent / ("quick" if options.quick else "out")
+    # What was run shorter than the figures themselves ask for never replaces their verdicts.
+    out = options.out or Path(__file__).parent / ("quick" if options.quick or options.runs else "out")
     out.mkdir(parents=True, exist_ok=True)
-    done = [run(figure, options, out) for figure in chosen]
-    report.write(out)
+    try:
+        done = [run(figure, options, out) for figure in chosen]
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept, and the next call goes on from there", file=sys.stderr)
+        return 130
+    except DamagedRecord as damage:
+        print(f"error: {damage}; restore it from version control, or run with --full", file=sys.stderr)
+        return 1
     print(f"\n{'figure':28}{'seconds':>8}")
     for figure, seconds in zip(chosen, done, strict=True):
         print(f"{figure.name:28}{seconds:8.1f}")
@@ -93,28 +108,34 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
     """Collect, draw, judge and write one figure; returns its seconds."""
     start = time.perf_counter()
     with tqdm(
-        total=1.0, bar_format="{desc:60.60} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}", leave=False
+        total=1, bar_format="{desc:60.60} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}", leave=False
     ) as bar:
+        bar.set_description_str(f"{figure.name}: computing")
 
         def show(progress: Progress) -> None:
-            bar.set_description_str(
-                f"{figure.name}: {progress.cached} of {progress.asked} cached; {progress.running or 'reading'}"
-            )
-            bar.total, bar.n = max(progress.work, 1), progress.work_done
+            if progress.work != bar.total:  # another set of runs: time left is that of the new one
+                bar.reset(max(progress.work, 1))
+            cached = f"{progress.cached} of {progress.asked} cached"
+            bar.set_description_str(f"{figure.name}: {cached}; {progress.running or 'reading'}")
+            bar.n = progress.work_done
             bar.refresh()
 
         o = options
         lab = Lab(Store(o.results), o.jobs, o.quick, o.full, o.force, o.runs, o.keep, show)
         records = figure.collect(lab)
     canvas = figure.draw(records)
-    report.save_figure(figure, canvas, lab, out)
+    with FileLock(out / ".lock"):  # another call may be writing its own figures here
+        report.save_figure(figure, canvas, figure.caption(records), lab, out)
+        rows = [] if options.quick else figure.judge(records)
+        if rows:
+            write_claims(rows, out)
+        report.write(out)
     plt.close(canvas)
-    if not options.quick:
-        rows = figure.judge(records)
-        write_claims(rows, out)
-        for row in rows:
-            interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-            print(f"{row.id} ({row.setting}) {row.verdict}: {interval}, {row.runs} runs")
+    for row in rows:
+        interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        print(f"{row.id} ({row.setting}, {row.part}) {row.verdict}: {interval}, {row.runs} runs")
+    for stale in sorted(set(lab.stale)):
+        print(f"{figure.name}: committed record {stale} is stale: its twin disagrees; --full computes it again")
     return time.perf_counter() - start
 
 

@@ -19,9 +19,11 @@ class Claim:
     """A claim as it stands before its runs: one scalar effect, its sign, and a margin that would matter.
 
     kind: "effect" if the claim is that there is one, "none" if it is that there is none. unit: of effect and margin.
+    part: a few words that tell apart several effects of one claim.
     """
 
     id: str
+    part: str
     text: str
     effect: str
     margin: float
@@ -49,6 +51,7 @@ class Verdict:
     claim: str
     measure: str
     unit: str
+    part: str
 
 
 def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes: Sequence[str], note: str) -> Verdict:
@@ -69,6 +72,7 @@ def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes:
         claim=claim.text,
         measure=claim.effect,
         unit=claim.unit,
+        part=claim.part,
     )
 
 
@@ -80,14 +84,21 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
         "Supported: the 95 % interval of the effect lies wholly beyond the margin on the claimed side. Refuted: wholly",
         "on the other side, or wholly inside the margins. Else inconclusive; and always so under 10 runs.",
         "",
-        "| claim | setting | verdict | effect | 95 % interval | margin | runs | figure |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| claim | part | setting | verdict | effect | 95 % interval | margin | runs | figure |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        cells = [row.id, row.setting, f"**{row.verdict}**", f"{row.effect:+.3f}", f"{row.low:+.3f} … {row.high:+.3f}"]
+        cells = [
+            row.id,
+            row.part,
+            row.setting,
+            f"**{row.verdict}**",
+            f"{row.effect:+.3f}",
+            f"{row.low:+.3f} … {row.high:+.3f}",
+        ]
         lines.append("| " + " | ".join([*cells, f"{row.margin:g} {row.unit}", str(row.runs), row.figure]) + " |")
     for row in rows:
-        lines += ["", f"## {row.id} ({row.setting}): {row.verdict}", "", f"**Claim.** {row.claim}", ""]
+        lines += ["", f"## {row.id} ({row.setting}, {row.part}): {row.verdict}", "", f"**Claim.** {row.claim}", ""]
         lines += [f"**Effect.** {row.measure}", "", f"**What it does not show.** {row.note}", ""]
         lines += [
             f"`{row.command}` · records {', '.join(row.spec_hashes[:8])}{' …' if len(row.spec_hashes) > 8 else ''}"
@@ -101,7 +112,8 @@ def write_claims(rows: Sequence[Verdict], folder: Path) -> None:
     renewed = {row.figure for row in rows}
     old = [Verdict(**row) for row in json.loads(path.read_text())] if path.exists() else []
     merged = sorted(
-        [row for row in old if row.figure not in renewed] + list(rows), key=lambda r: (r.id, r.setting, r.figure)
+        [row for row in old if row.figure not in renewed] + list(rows),
+        key=lambda r: (r.id, r.setting, r.figure, r.part),
     )
     write_text(path, json.dumps([asdict(row) for row in merged], indent=1) + "\n")
     write_text(folder / "claims.md", as_markdown(merged))
@@ -109,6 +121,6 @@ def write_claims(rows: Sequence[Verdict], folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -22,19 +22,19 @@ Records = Mapping[str, Record]
 class Figure:
     """One figure. Its module holds it under the name FIGURE.
 
-    name: of the files and of the command line. title, caption: what a reader of the report sees; the caption says what
-    is drawn, over how many runs, and which optimum. claims: ids of the claims that it judges.
-    collect(lab) gets every record it needs, tuning included; draw(records) and judge(records) are pure.
+    name: of the files and of the command line. title: what a reader of the report sees. claims: ids of those it judges.
+    collect(lab) gets every record it needs, tuning included; draw(records), judge(records) and caption(records), which
+    says what is drawn, over how many runs, and which optimum, are pure.
     """
 
     name: str
     title: str
-    caption: str
     tags: tuple[str, ...]
     claims: tuple[str, ...]
     collect: Callable[[Lab], Records]
     draw: Callable[[Records], Canvas]
     judge: Callable[[Records], list[Verdict]]
+    caption: Callable[[Records], str]
 
 
 def all_figures() -> dict[str, Figure]:

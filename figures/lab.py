@@ -12,9 +12,9 @@ import numpy as np
 from sims.core.experiment import Experiment
 from sims.core.obtain import Progress, obtain
 from sims.core.store import Arrays, Record, Store, sources_digest
+from sims.measures import final_scores
 
 from . import committed
-from .measures import final_scores
 
 TUNING_SEED = 1_000_003  # tuning runs draw from this seed; judged runs never do
 Point = Mapping[str, float]
@@ -86,7 +86,7 @@ class Lab:
         for name, arm in arms.items():
             points = list(grids[name])
             scores = [float(final_scores(records[name, i]).mean()) for i in range(len(points))]
-            best = int(np.argmax(scores))
+            best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
             self.tuned.append(Tuned(name, points, scores, candidates[name, best].runs, best))
             chosen[name] = apply(arm, points[best])
         return self.records(chosen)

@@ -32,7 +32,7 @@ details { margin: 0.6rem 0; }
 """
 
 
-def save_figure(figure: Figure, canvas: Canvas, lab: Lab, out: Path) -> None:
+def save_figure(figure: Figure, canvas: Canvas, caption: str, lab: Lab, out: Path) -> None:
     """<name>.png and .svg with the hashes of the specs in their metadata, and <name>.json for the report."""
     hashes = sorted(set(lab.hashes))
     about = {"Title": figure.title, "Description": f"onoff figure {figure.name}; specs {' '.join(hashes)}"}
@@ -45,7 +45,7 @@ def save_figure(figure: Figure, canvas: Canvas, lab: Lab, out: Path) -> None:
     data = {
         "name": figure.name,
         "title": figure.title,
-        "caption": figure.caption,
+        "caption": caption,
         "claims": figure.claims,
         "spec_hashes": hashes,
         "stale": sorted(set(lab.stale)),
@@ -74,7 +74,7 @@ def _summary(rows: list[Verdict]) -> str:
         "side, or wholly inside the margins. Else <b>inconclusive</b>, and always so under 10 runs."
     )
     lines = "".join(
-        f"<tr><td>{_escape(row.id)}</td><td>{_escape(row.claim)}</td><td>{row.setting}</td>{_verdict_cells(row)}"
+        f"<tr><td>{_escape(row.id)}</td><td>{_escape(row.claim)}</td><td>{row.setting}<br>{_escape(row.part)}</td>{_verdict_cells(row)}"
         f'<td><a href="#{row.figure}">{_escape(row.figure)}</a></td></tr>'
         for row in rows
     )
@@ -93,7 +93,8 @@ def _verdict_cells(row: Verdict) -> str:
 def _section(figure: dict, rows: list[Verdict], out: Path) -> str:
     image = base64.b64encode((out / f"{figure['name']}.png").read_bytes()).decode()
     verdicts = "".join(
-        f'<p><span class="verdict {row.verdict}">{row.id} {row.verdict}.</span> {_escape(row.measure)}: '
+        f'<p><span class="verdict {row.verdict}">{row.id} ({_escape(row.part)}) {row.verdict}.</span> '
+        f"{_escape(row.measure)}: "
         f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]. <i>What it does not show:</i> {_escape(row.note)}</p>"
         for row in rows
     )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
-from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 
 from sims.core.statistics import band
 
@@ -70,8 +68,3 @@ def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:
     """A line that cannot be beaten, labelled with which one it is."""
     axes.axhline(y, color=BLACK, linewidth=1, linestyle=":")
     axes.text(x, y, text, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
-
-
-def lightness(colours: Sequence[str]) -> list[float]:
-    """Perceived lightness of colours, for a test that neighbours can be told apart in grey."""
-    return [float(np.dot(to_rgb(c), (0.2126, 0.7152, 0.0722))) for c in colours]

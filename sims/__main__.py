@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from . import (
-    exact,
     policies,  # noqa: F401  (importing registers them)
 )
 from .core.algorithms import Algorithm, algorithm_table, find_algorithm
@@ -24,6 +22,7 @@ from .core.spec import SpecError, find_kind, kinds_of
 from .core.statistics import mean_interval
 from .core.store import Record, Store
 from .environments import ToyEnvironment
+from .measures import optima, scores
 
 EXAMPLES = """examples:
   python -m sims --algorithm dpo --beta 0.1 --environment bandit-r1 --sync-every-updates 10 --runs 20
@@ -48,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.algorithms:
         print(algorithm_table())
         return 0
-    record = run(experiment, Store(options.results), options.force)
+    try:
+        record = run(experiment, Store(options.results), options.force)
+    except KeyboardInterrupt:
+        print("stopped; nothing that was finished is lost", file=sys.stderr)
+        return 130
     print(closing_table(record, experiment))
     if options.plot is not None:
         plot(record, experiment, options.plot)
@@ -118,51 +121,24 @@ def run(experiment: Experiment, store: Store, force: bool) -> Record:
 
 def closing_table(record: Record, experiment: Experiment) -> str:
     """Reward, score, KL and entropy at the end, with their intervals, beside the exact optimum."""
-    arrays = record.arrays
-    optima = optimum_values(record, experiment)
-    reference = arrays["reference_reward"].astype(float)
-    values = {
-        "reward": arrays["reward"][:, -1],
-        "score": (arrays["reward"][:, -1] - reference) / (arrays["rewards"].max(-1).mean() - reference),
-        "KL(π‖π_ref)": arrays["kl_policy_ref"][:, -1],
-        "entropy": arrays["entropy"][:, -1],
+    arrays, best = record.arrays, optima(record, experiment)
+    curves = {
+        "reward": arrays["reward"],
+        "score": scores(record),
+        "KL(π‖π_ref)": arrays["kl_policy_ref"],
+        "entropy": arrays["entropy"],
     }
-    title, *columns = optima
-    lines = [f"{'':14}{'start':>9}{'end':>9}{'95 % interval':>22}" + "".join(f"{column:>18}" for column in optima)]
-    starts = {"reward": reference.mean(), "score": 0.0, "KL(π‖π_ref)": 0.0, "entropy": arrays["entropy"][:, 0].mean()}
-    for name, x in values.items():
-        interval = mean_interval(x) if experiment.runs > 1 else None
+    lines = [f"{'':14}{'start':>9}{'end':>9}{'95 % interval':>22}" + "".join(f"{column:>18}" for column in best)]
+    for name, curve in curves.items():
+        end = curve[:, -1].astype(float)
+        interval = mean_interval(end) if experiment.runs > 1 else None
         span = f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else "one run: none"
-        best = "".join(f"{optima[column][name]:18.4f}" for column in (title, *columns))
-        lines.append(f"{name:14}{starts[name]:9.4f}{float(x.mean()):9.4f}{span:>22}{best}")
+        targets = "".join(f"{values[name]:18.4f}" for values in best.values())
+        lines.append(f"{name:14}{curve[:, 0].mean():9.4f}{end.mean():9.4f}{span:>22}{targets}")
     died = int((arrays["diverged_at"] >= 0).sum())
-    samples, updates = int(arrays["samples"][-1]), experiment.updates
-    lines.append(
-        f"\n{experiment.runs} runs, {updates} updates, {samples} samples a run, {died} diverged, record {record.hash}"
-    )
+    done = f"{experiment.runs} runs, {experiment.updates} updates, {int(arrays['samples'][-1])} samples a run"
+    lines.append(f"\n{done}, {died} diverged (score 0), record {record.hash}")
     return "\n".join(lines)
-
-
-def optimum_values(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
-    """The same numbers of the largest reward, and of π* ∝ π_ref·e^{r/β} where the algorithm has a β."""
-    logp_ref, rewards = record.arrays["logp_ref"][0].astype(float), record.arrays["rewards"].astype(float)
-    greedy = np.where(rewards == rewards.max(-1, keepdims=True), 0.0, -np.inf)
-    greedy = greedy - np.log(np.exp(greedy).sum(-1, keepdims=True))
-    laws = {"largest reward": greedy}
-    beta = getattr(experiment.algorithm, "beta", 0)
-    if beta > 0:
-        laws[f"π* at β = {beta:g}"] = exact.kl_optimum(logp_ref, rewards, beta)
-    reference = exact.expected_reward(logp_ref, rewards).mean()
-    found = {}
-    for name, law in laws.items():
-        reward = exact.expected_reward(law, rewards).mean()
-        found[name] = {
-            "reward": reward,
-            "score": (reward - reference) / (rewards.max(-1).mean() - reference),
-            "KL(π‖π_ref)": exact.kl_policy_ref(law, logp_ref).mean(),
-            "entropy": exact.entropy(law).mean(),
-        }
-    return found
 
 
 def plot(record: Record, experiment: Experiment, file: Path) -> None:
@@ -175,20 +151,20 @@ def plot(record: Record, experiment: Experiment, file: Path) -> None:
     from .core.statistics import band
 
     arrays = record.arrays
-    reference = arrays["reference_reward"][:, None]
-    score = (arrays["reward"] - reference) / (arrays["rewards"].max(-1).mean() - reference)
+    pooled = experiment.schedule.source == "pool"  # drawn once: the count of samples stands still
+    x, name = (arrays["updates"], "updates") if pooled else (arrays["samples"], "samples drawn")
     canvas, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for panel, values, label in (
-        (axes[0], score, "score (0: reference, 1: largest reward)"),
+        (axes[0], scores(record), "score (0: reference, 1: largest reward)"),
         (axes[1], arrays["kl_policy_ref"], "KL(policy ‖ reference), nats"),
     ):
         if experiment.runs > 1:
             mean, low, high = band(values)
-            panel.fill_between(arrays["samples"], low, high, alpha=0.2, linewidth=0)
+            panel.fill_between(x, low, high, alpha=0.2, linewidth=0)
         else:
             mean = values[0]
-        panel.plot(arrays["samples"], mean)
-        panel.set(xlabel="samples drawn", ylabel=label)
+        panel.plot(x, mean)
+        panel.set(xlabel=name, ylabel=label)
         panel.grid(alpha=0.25)
     axes[0].axhline(1, color="black", linestyle=":", linewidth=1)
     canvas.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {experiment.runs} runs")

@@ -14,6 +14,7 @@ from .core.divergences import entropy, kl_policy_ref
 from .core.experiment import Experiment, stack_specs
 from .core.learner import Learner
 from .core.noise import Noise
+from .core.reductions import shares
 from .core.train import Tick, Training
 from .environments.enumerable import EnumerableEnvironment
 from .policies.categorical import CategoricalPolicy
@@ -121,4 +122,6 @@ def _pair_log_probs(policy: CategoricalPolicy, tick: Tick) -> tuple[Tensor, Tens
     first, second = pick(logp, batch.need("pairs"))
     label = batch.need("pair_label")
     chosen = label * first + (1.0 - label) * second
-    return chosen.mean((-2, -1)), (first + second - chosen).mean((-2, -1))
+    share = shares(batch.pair_weight, label)  # pairs that do not count have no say; 0/0 is NaN where none does
+    share = share / share.sum((-2, -1), keepdim=True)
+    return (share * chosen).sum((-2, -1)), (share * (first + second - chosen)).sum((-2, -1))

@@ -79,6 +79,7 @@ ORDER = list(ESTIMATORS)
 
 C50 = Claim(
     "C50",
+    "RLOO against a perfect critic",
     "A mean-reward baseline can stand in for a critic.",
     f"log2 of the gradient's noise under RLOO with groups of {JUDGED}, over that under PPO with a perfect critic; "
     "noise: tr Cov/|mean|² by the responses drawn, given the prompts; equal samples, mean over reference and halfway",
@@ -266,19 +267,26 @@ def verdicts(records: Records) -> list[Verdict]:
     return rows
 
 
+def caption(records: Records) -> str:
+    """What the figure shows; it is exact, so that no run is counted."""
+    return (
+        f"Exact, no sampling, hence no bands: noise tr Cov(g)/|E g|² of the gradient of {SAMPLES} fresh samples by the "
+        f"logits of a table, {SAMPLES}/K prompts drawn uniformly × K responses. Rewards have {LEVELS} levels (those of "
+        "R1 and R2 are rounded to quarters). The two right columns are the first of the drawn tables, over all of "
+        "which the claim is judged. Halfway: π* at the β that gains half of the reward to be had. Running mean: at its "
+        "limit, the mean over prompts. Dr. GRPO's gradient is (K−1)/K of RLOO's, which leaves the noise as it is. On "
+        "single actions an untrained critic (V = 0) is no baseline; on tokens its traces (λ = 0.95) shrink the credit "
+        "of early ones, a bias. Grey: noise from the choice of prompts, which share nothing in a table."
+    )
+
+
 FIGURE = Figure(
     name="gradient_variance",
     title="A mean reward against a critic: the noise of policy gradients",
-    caption=f"Exact, no sampling, hence no bands: noise tr Cov(g)/|E g|² of the gradient of {SAMPLES} fresh samples by "
-    f"the logits of a table, {SAMPLES}/K prompts drawn uniformly × K responses. Rewards have {LEVELS} levels (those of "
-    "R1 and R2 are rounded to quarters). The two right columns are the first of the drawn tables, over all of which "
-    "the claim is judged. Halfway: π* at the β that gains half of the reward to be had. Running mean: at its limit, "
-    "the mean over prompts. Dr. GRPO's gradient is (K−1)/K of RLOO's, which leaves the noise as it is. On single "
-    "actions an untrained critic (V = 0) is no baseline; on tokens its traces (λ = 0.95) shrink the credit of early "
-    "ones, a bias. Grey: noise from the choice of prompts, which share nothing in a table.",
     tags=("bandit", "token", "exact"),
     claims=("C50",),
     collect=collect,
     draw=draw,
     judge=verdicts,
+    caption=caption,
 )

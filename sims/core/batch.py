@@ -14,10 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reductions import pair_weights
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Responses and all that was learned about them when they were collected; None where nobody needs it.
+
+    What is absent may hold anything, NaN included: an absent response has no token and reward 0 from here on, and no
+    pair counts that it is in.
 
     prompts: (..., B) ids, or (..., B, P) tokens padded on the left, with prompt_mask of the same shape.
     responses: (..., B, K, L) token ids.
@@ -28,6 +33,7 @@ class Batch:
         pair_weight: (..., B, Q), 0 where a pair does not count. None: all do.
     desirable: (..., B, K) probability that a response is labelled good (KTO).
     logp_sampler: (..., B, K, L) log-probs under the very law that drew the tokens.
+    logp_policy: (..., B, K, L) log-probs under the policy as it was at collection; None where that is the sampler.
     logp_ref, values: (..., B, K, L) reference log-probs and critic values, frozen at collection.
     probes: the same prompts with other prompts' responses, for algorithms that compare against mismatched text.
     reference_version: how often the reference had been renewed when logp_ref was computed.
@@ -45,10 +51,30 @@ class Batch:
     pair_weight: Tensor | None = None
     desirable: Tensor | None = None
     logp_sampler: Tensor | None = None
+    logp_policy: Tensor | None = None
     logp_ref: Tensor | None = None
     values: Tensor | None = None
     probes: Batch | None = None
     reference_version: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in self._cleared().items():
+            object.__setattr__(self, name, value)
+
+    def _cleared(self) -> dict[str, Tensor]:
+        """The fields in which something is absent, cleared of it once, so that no algorithm has to think of it."""
+        found: dict[str, Tensor] = {}
+        if self.weight is not None:
+            there = self.weight > 0
+            found["mask"] = self.mask & there.unsqueeze(-1)
+            found |= {name: torch.where(there, x, 0.0) for name in _JUDGED if (x := getattr(self, name)) is not None}
+        if self.pairs is not None:
+            weight = pair_weights(self.weight, self.pairs, self.pair_weight)
+            if weight is not None:
+                found["pair_weight"] = weight
+                if self.pair_label is not None:
+                    found["pair_label"] = torch.where(weight > 0, self.pair_label, 0.5)
+        return found
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -66,6 +92,11 @@ class Batch:
         if value is None:
             raise ValueError(f"batch.{name} is missing: this algorithm needs it")
         return value  # type: ignore[no-any-return]
+
+    def ratio_to_reference(self) -> Tensor:
+        """log π − log π_ref of each token, π the policy as it was at collection: (..., B, K, L)."""
+        policy = self.need("logp_sampler") if self.logp_policy is None else self.logp_policy
+        return policy - self.need("logp_ref")
 
     def replace(self, **changes: Any) -> Batch:
         return replace(self, **changes)
@@ -91,6 +122,9 @@ class Batch:
     def gather(self, index: Tensor) -> Batch:
         """The prompts at `index` (..., B'), each run its own."""
         return self.over_prompts(lambda x, axis: take_items(x, index, axis))
+
+
+_JUDGED = ("rewards", "gold", "desirable")
 
 
 def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:

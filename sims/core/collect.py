@@ -114,6 +114,8 @@ class Collector:
             batch = batch.replace(logp_ref=self.reference.score(batch), reference_version=self.reference.version)
             if batch.probes is not None:
                 batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
+        if algorithm.penalises_reward and algorithm.needs_reference and not self.fresh:
+            batch = batch.replace(logp_policy=evaluate(self.policy, batch).logp)
         if algorithm.needs_critic:
             batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
         return batch

@@ -28,6 +28,9 @@ class EnvironmentSpec(Spec):
 
     executor: ClassVar[str] = ""
 
+    def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
+        """Refuse, with SpecError, what this environment cannot give to an algorithm or a schedule."""
+
 
 @dataclass(frozen=True)
 class PolicySpec(Spec):
@@ -62,6 +65,7 @@ class Experiment(Spec, kind="experiment"):
             raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
         check_run(self.algorithm, self.schedule)
         self.policy.check_environment(self.environment)
+        self.environment.check_experiment(self.algorithm, self.schedule)
         if self.updates % self.schedule.updates_per_batch:
             rule = f"must be a multiple of the {self.schedule.updates_per_batch} updates a batch"
             raise SpecError("updates", self.updates, rule)

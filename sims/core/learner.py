@@ -41,6 +41,13 @@ class Learner:
     def update(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> Step:
         """One step on one minibatch. A run whose loss or gradient is not finite is frozen there, and stays marked."""
         targets = algorithm.at_update(batch, targets, self.score_probes(batch) if algorithm.needs_probes else None)
+        return self._step(*self.gradient(algorithm, batch, targets))
+
+    def gradient(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> tuple[list[Tensor], Tensor]:
+        """Gradient of each parameter and the loss (lead), summed over the prompts of `batch`.
+
+        targets: after `at_update` on the whole minibatch, so that a part of it gives its part of both sums.
+        """
         size = self.micro_batch_size or batch.size
         gradients: list[Tensor] | None = None
         total: Tensor | None = None
@@ -53,7 +60,7 @@ class Learner:
             part_loss = loss.detach().sum(-1)
             total = part_loss if total is None else total + part_loss
         assert gradients is not None and total is not None
-        return self._step(gradients, total)
+        return gradients, total
 
     def tensors(self) -> dict[str, Tensor]:
         """What the next updates depend on, beside the parameters, by name."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import multiprocessing
 import os
 import queue
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -42,9 +45,12 @@ def find(experiment: Experiment, store: Store) -> Record | None:
 
 
 def sources_of(experiment: Experiment) -> str:
-    """Digest of the code that an experiment runs through."""
-    modules = {type(part).__module__ for part in (experiment.environment, experiment.policy, experiment.algorithm)}
-    return sources_digest(sorted({*modules, experiment.environment.executor.partition(":")[0]}))
+    """Digest of the code that an experiment runs through; of classes defined elsewhere, of their own source."""
+    classes = [type(part) for part in (experiment.environment, experiment.policy, experiment.algorithm)]
+    ours = [cls.__module__ for cls in classes if cls.__module__.partition(".")[0] in ("sims", "llm")]
+    digest = sources_digest(sorted({*ours, experiment.environment.executor.partition(":")[0]}))
+    foreign = [inspect.getsource(cls) for cls in classes if cls.__module__ not in ours]
+    return hashlib.sha256("".join([digest, *foreign]).encode()).hexdigest() if foreign else digest
 
 
 def obtain(
@@ -61,7 +67,7 @@ def obtain(
     """
     unique = {store.path(e.name, e.to_json()): e for e in experiments}
     missing = [e for e in unique.values() if force or find(e, store) is None]
-    tasks = [_Task(store, stack, force) for stack in stacks(missing)]
+    tasks = [_Task(number, store, stack, force) for number, stack in enumerate(stacks(missing))]
     report = _Report(progress, len(unique), len(unique) - len(missing), tasks)
     report.show()
     if jobs == 1 or len(tasks) < 2:
@@ -70,10 +76,20 @@ def obtain(
             report.finish(task)
     else:
         _run_in_processes(tasks, jobs, report)
-    records = {path: store.load(e.name, e.to_json()) for path, e in unique.items()}
-    found = [records[store.path(e.name, e.to_json())] for e in experiments]
-    assert all(record is not None for record in found)
-    return found  # type: ignore[return-value]
+    records = {path: _read(e, store) for path, e in unique.items()}
+    return [records[store.path(e.name, e.to_json())] for e in experiments]
+
+
+def _read(experiment: Experiment, store: Store) -> Record:
+    """A record that was there a moment ago; under its lock if somebody is replacing it just now."""
+    name, spec = experiment.name, experiment.to_json()
+    record = store.load(name, spec)
+    if record is None:
+        with store.lock(name, spec):
+            record = store.load(name, spec)
+    if record is None:
+        raise FileNotFoundError(f"{store.path(name, spec)}: removed while it was in use")
+    return record
 
 
 def stacks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
@@ -99,12 +115,13 @@ def _work(stack: Sequence[Experiment]) -> int:
 class _Task:
     """One stack, as it travels to another process."""
 
+    number: int
     store: Store
     experiments: list[Experiment]
     force: bool
 
 
-def _run(task: _Task, advance: Callable[[str, int], None]) -> None:
+def _run(task: _Task, advance: Callable[[int, int], None]) -> None:
     """Run what is still missing of a stack, under the locks of its records, and write it."""
     store = task.store
     # One order for all, so that two processes never wait for each other.
@@ -118,7 +135,7 @@ def _run(task: _Task, advance: Callable[[str, int], None]) -> None:
         module, _, function = missing[0].environment.executor.partition(":")
         runs, start = sum(e.runs for e in missing), time.perf_counter()
         execute = getattr(importlib.import_module(module), function)
-        arrays = execute(missing, lambda updates: advance(missing[0].name, runs * updates))
+        arrays = execute(missing, lambda updates: advance(task.number, runs * updates))
         seconds = time.perf_counter() - start
         for experiment, found in zip(missing, arrays, strict=True):
             share = seconds * experiment.runs / runs
@@ -133,22 +150,25 @@ class _Report:
         self.tell, self.asked, self.cached = tell, asked, cached
         self.work = sum(_work(task.experiments) for task in tasks)
         self.finished = self.done = 0
-        self.running: dict[str, int] = {}
+        self.ended: set[int] = set()
+        self.names = {task.number: task.experiments[0].name for task in tasks}
+        self.running: dict[int, int] = {}
 
     def show(self) -> None:
         """Tell the caller where things stand."""
         work = min(self.work, self.finished + sum(self.running.values()))
-        names = ", ".join(self.running)
+        names = ", ".join(sorted({self.names[number] for number in self.running}))
         self.tell(Progress(self.asked, self.cached, self.done, work, self.work, names))
 
-    def advance(self, name: str, work: int) -> None:
+    def advance(self, number: int, work: int) -> None:
         """So many run-updates of a stack are done."""
-        self.running[name] = work
+        self.running[number] = work
         self.show()
 
     def finish(self, task: _Task) -> None:
         """A stack is written."""
-        self.running.pop(task.experiments[0].name, None)
+        self.running.pop(task.number, None)
+        self.ended.add(task.number)
         self.finished += _work(task.experiments)
         self.done += len(task.experiments)
         self.show()
@@ -159,7 +179,9 @@ def _run_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> Non
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, _worker_environment():
         messages = manager.Queue()
-        with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+        # A Ctrl-C reaches the workers too; they leave it to this process, which ends them.
+        ignore = (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(min(jobs, len(tasks)), context, signal.signal, ignore) as pool:
             waiting = {pool.submit(_run_and_tell, task, messages): task for task in tasks}
             try:
                 while waiting:
@@ -170,22 +192,25 @@ def _run_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> Non
                         report.finish(waiting.pop(future))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for child in multiprocessing.active_children():
+                    child.terminate()
                 raise
 
 
 def _run_and_tell(task: _Task, messages: Any) -> None:
-    _run(task, lambda name, work: messages.put((name, work)))
+    _run(task, lambda number, work: messages.put((number, work)))
 
 
 def _drain(messages: Any, report: _Report) -> None:
-    latest: dict[str, int] = {}
+    latest: dict[int, int] = {}
     try:
         while True:
-            name, work = messages.get_nowait()
-            latest[name] = work
+            number, work = messages.get_nowait()
+            latest[number] = work
     except queue.Empty:
-        for name, work in latest.items():
-            report.advance(name, work)
+        for number, work in latest.items():
+            if number not in report.ended:
+                report.advance(number, work)
 
 
 @contextmanager

@@ -85,11 +85,15 @@ def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) 
     return pairs, (correct[..., index[:, 0]] != correct[..., index[:, 1]]).to(rewards.dtype)
 
 
-def desirable_from_pairs(pairs: Tensor, label: Tensor, generations: int) -> Tensor:
-    """How often each response won the pairs it was in: (..., B, K), ½ for one that was in none. For KTO."""
+def desirable_from_pairs(pairs: Tensor, label: Tensor, generations: int, weight: Tensor | None = None) -> Tensor:
+    """How often each response won the pairs it was in: (..., B, K), ½ for one that was in none. For KTO.
+
+    label, weight: (..., B, Q); pairs of weight 0 do not count, and those of any other weight count alike.
+    """
+    played = torch.ones_like(label) if weight is None else (weight > 0).to(label.dtype)
     wins = label.new_zeros((*label.shape[:-1], generations))
     games = torch.zeros_like(wins)
     for side, won in ((0, label), (1, 1.0 - label)):
-        wins = wins.scatter_add(-1, pairs[..., side], won)
-        games = games.scatter_add(-1, pairs[..., side], torch.ones_like(won))
+        wins = wins.scatter_add(-1, pairs[..., side], played * won)
+        games = games.scatter_add(-1, pairs[..., side], played)
     return torch.where(games > 0, wins / games.clamp(min=1), 0.5)

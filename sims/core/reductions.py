@@ -61,5 +61,7 @@ def token_shares(
     if reduction == "sequence_mean":
         return share / tokens.sum(-1, keepdim=True).clamp(min=1.0)
     if reduction == "constant_length":
-        return share / float(constant_length or mask.shape[-1])
+        if constant_length is None:
+            raise ValueError("constant_length = None: must be given, for the padding of a batch says nothing about it")
+        return share / float(constant_length)
     return share

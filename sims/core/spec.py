@@ -72,6 +72,11 @@ def matches(value: object, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+def matches_int(hint: Any) -> bool:
+    """Whether the annotation itself has room for an int, so that one need not become a float."""
+    return any(option is int or get_origin(option) is Literal for option in (hint, *get_args(hint)))
+
+
 def type_name(hint: Any) -> str:
     """A type as a user would say it: 'float', 'int or none', 'tuple of int'."""
     if get_origin(hint) in (Union, UnionType):
@@ -100,6 +105,9 @@ class Spec:
         super().__init_subclass__(**arguments)
         cls.kind = kind
         if kind:
+            known = _KINDS.get(kind, cls)
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise TypeError(f"kind {kind!r} is taken by {known.__module__}.{known.__qualname__}")
             _KINDS[kind] = cls
 
     def __post_init__(self) -> None:
@@ -109,6 +117,8 @@ class Spec:
             if isinstance(value, Tensor) and field.metadata.get("per_run"):
                 continue  # stacked from values that were each checked
             self._check_field(field, value, hints[field.name])
+            if type(value) is int and not matches_int(hints[field.name]):
+                object.__setattr__(self, field.name, float(value))  # 1 and 1.0 are one setting, with one JSON
         self.check()
 
     def _check_field(self, field: Field[Any], value: Any, hint: Any) -> None:

@@ -40,6 +40,9 @@ class Tick:
 def check_run(algorithm: Algorithm, schedule: Schedule) -> None:
     """Refuse what cannot run, before it runs. Raises SpecError with the field to change."""
     name, generations = algorithm.kind, schedule.num_generations
+    algorithm.check_schedule(schedule)
+    if schedule.source == "dataset":
+        return  # recorded data bring their own responses, pairs and labels
     if generations < algorithm.min_generations:
         rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"
         raise SpecError("num_generations", generations, rule)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from ..core.spec import setting
+from ..core.spec import SpecError, setting
 from ..space import TokenSpace
 from .enumerable import ToyEnvironment
 
@@ -53,6 +53,10 @@ class Bandit(ToyEnvironment):
     peak: float = setting(70.0, "action with the largest reward", at_least=0)
     width: float = setting(10.0, "width of the reward's bump, in actions", above=0)
 
+    def check(self) -> None:
+        if self.peak > self.num_actions - 1:
+            raise SpecError("peak", self.peak, f"must be an action: at most {self.num_actions - 1}")
+
     @property
     def space(self) -> TokenSpace:
         return TokenSpace(self.num_actions)
@@ -91,6 +95,17 @@ class BanditOverlap(Bandit, kind="bandit_overlap"):
 
     overlap: float = setting(0.05, "the data policy's mass within the bump", at_least=1e-8, at_most=0.7)
     spread: float = setting(8.0, "standard deviation of the data policy, in actions", above=0)
+
+    def check(self) -> None:
+        super().check()
+        if self.overlap > self._most:
+            rule = f"must be at most {self._most:.3g}, the mass within the bump of a data policy centred on it"
+            raise SpecError("overlap", self.overlap, f"{rule}, at spread = {self.spread:g}")
+
+    @property
+    def _most(self) -> float:
+        centred = np.exp(-0.5 * ((np.arange(self.num_actions) - self.peak) / self.spread) ** 2)
+        return float(centred[np.abs(np.arange(self.num_actions) - self.peak) <= self.width].sum() / centred.sum())
 
     def data_policy(self) -> np.ndarray:
         return shifted_data_policy(self.num_actions, self.peak, self.width, self.overlap, self.spread)

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.algorithms import Algorithm
 from ..core.batch import Batch
 from ..core.experiment import EnvironmentSpec
 from ..core.noise import Noise
 from ..core.preferences import Labeller, Pairing, choose_pairs
 from ..core.protocols import Judgement
+from ..core.schedule import Schedule
 from ..core.spec import SpecError, setting
 from ..space import TokenSpace
 
@@ -28,6 +30,12 @@ class ToyEnvironment(EnvironmentSpec):
     label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
     flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
     correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+
+    def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
+        if schedule.source == "dataset":
+            raise SpecError("source", "dataset", "must be policy or pool: toy environments hold no recorded data")
+        if getattr(algorithm, "include_prompt", False):
+            raise SpecError("include_prompt", True, "must be false: the prompts of toy environments are numbers")
 
     @property
     def space(self) -> TokenSpace:

@@ -333,7 +333,7 @@ def trained(algorithm: Algorithm, generations: int) -> tuple[Training, Problem]:
 def test_second_half_is_drawn_from_the_other_law(algorithm: Algorithm, share: float, generations: int) -> None:
     """The law recorded with each response: π for the first half, ∝ π^{1−a}·π_ref^a token by token for the second."""
     training, problem = trained(algorithm, generations)
-    batch = training.next_batch()
+    batch = training.collector.next_batch(0)
     half = generations // 2
     assert batch.need("pairs")[0, 0].tolist() == [[i, i + half] for i in range(half)]
     blend = (1.0 - share) * log_softmax(problem.policy) + share * log_softmax(problem.reference)

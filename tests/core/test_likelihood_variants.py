@@ -308,7 +308,7 @@ class TestSchedules:
     def test_rest_grows_once_and_improves_on_less_and_better(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = Watched(monkeypatch, ReST)
         training, before, after = train_on_the_tree(ReST(quantiles=(0.0, 0.5, 0.9)), epochs=4, batches=10)
-        assert training.samples == 10 * 16 * 4  # one grow step for every four improve steps
+        assert training.collector.samples == 10 * 16 * 4  # one grow step for every four improve steps
         thresholds, counts = (
             torch.stack(seen.thresholds).unflatten(0, (10, 4)),
             torch.stack(seen.counts).unflatten(0, (10, 4)),
@@ -322,7 +322,7 @@ class TestSchedules:
     def test_raft_draws_anew_and_keeps_its_choice_for_all_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = Watched(monkeypatch, RAFT)
         training, before, after = train_on_the_tree(RAFT(), epochs=3, batches=20)
-        assert training.fresh and training.samples == 20 * 16 * 4
+        assert training.collector.fresh and training.collector.samples == 20 * 16 * 4
         thresholds, counts = (torch.stack(x).unflatten(0, (20, 3)) for x in (seen.thresholds, seen.counts))
         assert (thresholds == thresholds[:, :1]).all() and (counts == counts[:, :1]).all()
         assert (counts >= 13).all()  # ⌈.2 · 64⌉, and ties
@@ -416,7 +416,8 @@ class TestAWR:
     def test_a_group_of_one_has_no_mean_but_itself(self) -> None:
         batch = make_batch(self.MASK[:, :1], self.REWARDS[:, :1])
         with pytest.raises(ValueError, match="num_generations = 1: must be at least 2 with baseline = group_mean"):
-            AWR(baseline="group_mean").targets(batch, {})
+            AWR(baseline="group_mean").check_schedule(Schedule(num_generations=1))
+        AWR(baseline="group_mean").check_schedule(Schedule(num_generations=2))
         AWR().targets(batch, AWR().initial_state((), torch.float64, torch.device("cpu")))
 
 

@@ -231,3 +231,17 @@ def test_training_goes_on_where_it_stopped() -> None:
     list(whole.ticks(6))
     list(itertools.chain(halves.ticks(4), halves.ticks(6)))
     assert torch.equal(whole.policy.logits(), halves.policy.logits())
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "ppo", "raft"])
+def test_a_kl_in_the_reward_is_that_of_the_policy_and_not_of_a_stale_sampler(algorithm: str) -> None:
+    """Offline the sampler is the reference for ever, and its own KL is 0 however far the policy has gone."""
+    run = training(Schedule(batch_size=4, sync_every_updates=math.inf), algorithm, beta=0.5)
+    for tick in run.ticks(3):
+        assert tick.batch.logp_policy is not None
+        if tick.update == 1:
+            assert torch.equal(tick.batch.logp_policy, tick.batch.logp_ref)
+    assert tick.batch.ratio_to_reference().abs().max() > 1e-3
+    assert torch.equal(tick.batch.logp_sampler, tick.batch.logp_ref)
+    fresh = next(training(Schedule(batch_size=4), algorithm, beta=0.5).ticks(1)).batch
+    assert fresh.logp_policy is None

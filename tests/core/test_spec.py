@@ -71,3 +71,15 @@ def test_json_and_back() -> None:
         text = json.dumps(experiment.to_json(), allow_nan=False)
         assert from_json(json.loads(text)) == experiment
         assert to_json(from_json(json.loads(text))) == experiment.to_json()
+
+
+def test_equal_settings_have_one_identity() -> None:
+    """1 and 1.0 are one experiment: one JSON, one hash, one record."""
+    assert json.dumps(to_json(Example(rate=1))) == json.dumps(to_json(Example(rate=1.0)))
+    assert to_json(Schedule(sync_every_updates=10)) == to_json(Schedule(sync_every_updates=10.0))
+    assert to_json(Example(count=3))["count"] == 3 and isinstance(to_json(Example(count=3))["count"], int)
+
+
+def test_a_kind_is_given_once() -> None:
+    with pytest.raises(TypeError, match="kind 'dpo' is taken"):
+        type("Other", (Spec,), {}, kind="dpo")

@@ -22,8 +22,8 @@ from sims.core.algorithms.contrastive import DPO, IPO, KTO, ConservativeDPO, DPO
 from sims.core.algorithms.reference_free import CPO, ORPO, SimPO
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.batch import Batch, Outputs
+from sims.core.collect import mismatch
 from sims.core.losses.contrastive import log1mexp
-from sims.core.train import mismatch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TRL's note that its experimental trainers may change

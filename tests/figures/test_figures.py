@@ -13,7 +13,6 @@ from figures.__main__ import main
 from figures.claims import Claim, as_markdown, judge, write_claims
 from figures.figure import all_figures
 from figures.lab import TUNING_SEED, Lab, product
-from figures.measures import final_scores, kl_of_best_response, optimum_frontier, scores
 from figures.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
@@ -21,6 +20,7 @@ from sims.core.schedule import Schedule
 from sims.core.statistics import mean_interval
 from sims.core.store import Record, Store
 from sims.environments import TokenTree
+from sims.measures import final_scores, kl_of_best_response, scores
 from sims.policies import Table
 
 
@@ -53,14 +53,8 @@ def test_a_diverged_run_scores_0_from_then_on() -> None:
     assert found == pytest.approx(np.array([[0.0, 0.5, 0.0]]))
 
 
-def test_the_frontier_ends_at_the_best_response() -> None:
-    made = record([[0.6]])
-    assert kl_of_best_response(made) == pytest.approx(math.log(2))  # −log 0.5
-    kl, score = optimum_frontier(made, np.array([1e6, 0.4, 0.01]))
-    assert kl == pytest.approx([0, kl[1], math.log(2)], abs=1e-6)
-    # β = 0.4: π*(best) = e^{1/.4} / (e^{1/.4} + e^{.2/.4}) = σ(2)
-    share = 1 / (1 + math.exp(-2))
-    assert score[1] == pytest.approx((share + 0.2 * (1 - share) - 0.6) / 0.4)
+def test_the_kl_of_the_best_response_by_hand() -> None:
+    assert kl_of_best_response(record([[0.6]])) == pytest.approx(math.log(2))  # −log 0.5
 
 
 def test_tuning_runs_never_judge_and_budgets_are_equal(tmp_path: Path) -> None:
@@ -85,7 +79,7 @@ def test_quick_runs_are_other_records(tmp_path: Path) -> None:
 
 
 def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
-    claim = Claim("C99", "Something matters.", "a − b", margin=0.1)
+    claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1)
     rows = [judge(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), name, ["h"], "n.") for name in ("f", "g")]
     write_claims(rows, tmp_path)
     write_claims([judge(claim, "bandit", mean_interval(np.linspace(-0.01, 0.01, 20)), "f", ["h"], "n.")], tmp_path)
@@ -93,7 +87,7 @@ def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
     assert {name: row["verdict"] for name, row in found.items()} == {"f": "refuted", "g": "supported"}
     columns = {"id", "setting", "verdict", "effect", "low", "high", "margin", "runs", "spec_hashes", "figure"}
     assert columns | {"command", "note"} <= set(found["f"])
-    assert "| C99 | bandit | **refuted** |" in (tmp_path / "claims.md").read_text()
+    assert "| C99 | part | bandit | **refuted** |" in (tmp_path / "claims.md").read_text()
     assert as_markdown(rows).count("## C99") == 2
     assert not list(tmp_path.glob(".*"))
 
@@ -118,10 +112,18 @@ def test_the_report_reads_what_lies_there(tmp_path: Path) -> None:
 
 
 def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["no_such_figure"]) == 2
-    assert "must be one of" in capsys.readouterr().err
-    assert main(["--jobs", "0"]) == 2
-    assert "--jobs = 0: must be an int >= 1" in capsys.readouterr().err
+    for line, message in (
+        (["no_such_figure"], "must be one of"),
+        (["--jobs", "0"], "jobs = 0: must be int >= 1"),
+        (["--runs", "1"], "runs = 1: must be int >= 2"),
+        (["--quick", "--keep"], "only full runs are kept"),
+    ):
+        assert main(line) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["--quik"])
+    assert stop.value.code == 2 and "did you mean --quick?" in capsys.readouterr().err
 
 
 def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims.__main__ import main, optimum_values, parse
+from sims.__main__ import main, parse
 from sims.core.algorithms import algorithm_table, all_algorithms
 from sims.core.store import Store
+from sims.measures import optima, target_beta
 
 QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", "4"]
 
@@ -29,6 +30,12 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
         ("--runs 2.5", "runs = '2.5': must be int >= 1"),
         ("--updates", "expected one argument"),
         ("--environment bandit-r3", "environment = 'bandit_r3': must be one of"),
+        ("--source dataset", "source = 'dataset': must be policy or pool"),
+        ("--algorithm sft --include-prompt", "include_prompt = True: must be false"),
+        ("--algorithm awr --baseline group_mean --num-generations 1", "num_generations = 1: must be at least 2"),
+        ("--algorithm raft --top per_prompt --num-generations 1", "num_generations = 1: must be at least 2"),
+        ("--peak 1000", "peak = 1000.0: must be an action: at most 99"),
+        ("--environment bandit-overlap --overlap 0.7 --spread 50", "overlap = 0.7: must be at most"),
         ("--environment token-tree --policy mlp", "it needs an environment of single actions"),
         ("--plot picture.gif", "plot = 'picture.gif': must end in .png, .svg or .pdf"),
     ],
@@ -56,10 +63,11 @@ def test_options_reach_the_experiment() -> None:
 
 
 def test_a_run_prints_the_optimum_beside_it_and_is_cached(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    line = ["--algorithm", "dpo", "--environment", "token-tree", *QUICK, "--results", str(tmp_path)]
+    line = ["--algorithm", "dpo", "--environment", "token-tree", "--label-temperature", "0.2", *QUICK]
+    line += ["--results", str(tmp_path)]
     assert main([*line, "--plot", str(tmp_path / "run.png")]) == 0
     first = capsys.readouterr().out
-    for word in ("reward", "score", "KL", "entropy", "95 % interval", "largest reward", "π* at β = 0.1", "3 runs"):
+    for word in ("reward", "score", "KL", "entropy", "95 % interval", "largest reward", "π* at β = 0.02", "3 runs"):
         assert word in first
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     record = next(tmp_path.glob("dpo-token_tree-*/record.npz"))
@@ -73,14 +81,30 @@ def test_a_run_prints_the_optimum_beside_it_and_is_cached(capsys: pytest.Capture
 
 def test_the_optimum_is_exact(tmp_path: Path) -> None:
     """By hand on the tree's rewards and reference: E under π_ref·e^{r/β}/Z."""
-    line = ["--algorithm", "dpo", "--beta", "0.5", "--environment", "token-tree", *QUICK, "--precision", "float64"]
+    line = ["--algorithm", "rloo", "--beta", "0.5", "--environment", "token-tree", *QUICK, "--precision", "float64"]
     main([*line, "--results", str(tmp_path)])
     experiment, _ = parse(line)
     record = Store(tmp_path).load(experiment.name, experiment.to_json())
     assert record is not None
     mass = np.exp(record.arrays["logp_ref"][0, 0] + record.arrays["rewards"][0] / 0.5)
     expected = (mass / mass.sum() * record.arrays["rewards"][0]).sum()
-    assert optimum_values(record, experiment)["π* at β = 0.5"]["reward"] == pytest.approx(expected, abs=1e-12)
+    assert optima(record, experiment)["π* at β = 0.5"]["reward"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("line", "beta"),
+    [
+        ("--algorithm rloo --beta 0.2", 0.2),
+        ("--algorithm rloo", None),
+        ("--algorithm dpo --beta 0.2 --label-temperature 0.5", 0.1),
+        ("--algorithm dpo --beta 0.2", None),  # noiseless labels: the loss has no minimum
+        ("--algorithm dpo --label-temperature 0.5 --flip-rate 0.1", None),
+        ("--algorithm ppo --beta 0.2 --kl-in loss --kl-estimator k3", None),
+        ("--algorithm simpo", None),
+    ],
+)
+def test_which_law_an_algorithm_aims_at(line: str, beta: float | None) -> None:
+    assert target_beta(parse(line.split())[0]) == beta
 
 
 def test_the_table_lists_every_algorithm(capsys: pytest.CaptureFixture[str]) -> None:

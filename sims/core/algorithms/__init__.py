@@ -4,7 +4,10 @@
 """
 
 from ..spec import find_kind, kinds_of
-from . import clipped, contrastive, likelihood, online_contrastive, policy_gradient, reference_free, reward_model
+from . import policy_gradient  # first, for the table lists algorithms in the order of these imports
+
+# isort: split
+from . import clipped, contrastive, likelihood, online_contrastive, reference_free, reward_model
 from .base import Algorithm, Law, PairAlgorithm, State, Targets
 from .table import algorithm_table
 

@@ -8,8 +8,9 @@ The walk of one batch through an algorithm:
     loss(outputs, batch, ...)    once a micro-batch, with gradient: (..., B), whose sum over the minibatch is its loss
 
 **To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
-`kind` to the family's file in this folder; (3) import nothing else anywhere: the table, the command line, the README
-and the tests of `tests/core/test_every_algorithm.py` find it by its kind; (4) give `sims/exact` its population
+`kind` to the family's file in this folder (a new file is imported in `__init__`); (3) put the table that
+`python -m sims --algorithms` prints into the README: the command line and the tests of
+`tests/core/test_every_algorithm.py` find the algorithm by its kind; (4) give `sims/exact` its population
 weights, without which the exactness test fails and names it.
 """
 
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from ..batch import Batch, Outputs, pick, sequence_sum
 from ..preferences import Pairing
-from ..reductions import pair_weights, shares
+from ..reductions import shares
+from ..schedule import Schedule
 from ..spec import Spec, setting
 
 Targets = dict[str, Tensor]
@@ -45,6 +47,7 @@ class Algorithm(Spec):
     min_generations: ClassVar[int] = 1  # responses a prompt that it cannot do without
     needs_critic: ClassVar[bool] = False
     needs_probes: ClassVar[bool] = False
+    penalises_reward: ClassVar[bool] = False  # charges the KL when a batch is collected, under the policy of then
     on_policy: ClassVar[bool] = False  # meant for fresh samples of the current policy
     negative_gradient: ClassVar[bool] = False  # lowers the likelihood of some responses on purpose
     sample_reuse: ClassVar[bool] = False  # made to take several updates on one batch
@@ -59,6 +62,9 @@ class Algorithm(Spec):
     def label_pairing(self) -> Pairing | None:
         """Which pairs must be labelled when responses are judged; None if labels are of no use."""
         return None
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Refuse, with SpecError, a schedule that these settings cannot work with, beyond what `check_run` checks."""
 
     def initial_state(self, lead: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> State:
         """What is carried from batch to batch, per run (shape `lead`)."""
@@ -120,8 +126,7 @@ class PairAlgorithm(Algorithm):
         return True
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
-        weight = pair_weights(batch.weight, batch.need("pairs"), batch.pair_weight)
-        return {**targets, "share": shares(weight, batch.need("pair_label"))}
+        return {**targets, "share": shares(batch.pair_weight, batch.need("pair_label"))}
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
         """What a pair's margin is the difference of: ρ = ℓ − ℓ_ref, (..., B, K)."""

@@ -18,7 +18,6 @@ from ..losses.policy_gradient import clipped_loss, value_loss, weighted_loss
 from ..reductions import TokenReduction, token_shares
 from ..spec import SpecError, setting
 from .base import Algorithm, State, Targets, present
-from .policy_gradient import judged
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class PPO(Algorithm, kind="ppo"):
     negative_gradient: ClassVar[bool] = True
     sample_reuse: ClassVar[bool] = True
     needs_critic: ClassVar[bool] = True
+    penalises_reward: ClassVar[bool] = True
     source: ClassVar[str] = "Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022"
 
     beta: float = setting(
@@ -81,10 +81,10 @@ class PPO(Algorithm, kind="ppo"):
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         mask, values = batch.mask, masked(batch.need("values"), batch.mask)
-        rewards = at_last_token(judged(batch), mask)
+        rewards = at_last_token(batch.need("rewards"), mask)
         targets: Targets = {}
         if self.needs_reference:
-            ratio = masked(batch.need("logp_sampler") - batch.need("logp_ref"), mask)
+            ratio = masked(batch.ratio_to_reference(), mask)
             beta = over(state.get("beta", self.beta), 3)
             if self.kl_in == "reward":
                 rewards = rewards - beta * masked(KL_ESTIMATORS[self.kl_estimator](ratio), mask)
@@ -128,8 +128,9 @@ class GroupPolicyGradient(Algorithm):
     """L = −min(wA, clip(w)A) + β·k3(ρ) per token, A_k = (r_k − mean of the group)/(its standard deviation + δ).
 
     `ddof` is the deviation's: 1 in TRL and verl (`torch.std`), 0 in HALOs. A group of equal rewards gets exactly 0.
-    k3 on samples of π descends KL(π_ref‖π) over whole responses, another direction than a KL inside the reward; as in
-    the libraries it carries no ratio, so that it is off by w on reused samples.
+    k3 per token descends Σ over prefixes of π(prefix)·KL_t(π_ref‖π) with the weights π(prefix) held fixed (see
+    `divergences`), further scaled by the token reduction: another direction than a KL inside the reward. As in the
+    libraries it carries no ratio, so that it is off by w on reused samples.
     """
 
     min_generations: ClassVar[int] = 2

@@ -20,7 +20,7 @@ from ..losses.contrastive import (
 )
 from ..losses.likelihood import likelihood_loss
 from ..preferences import Pairing, desirable_from_pairs
-from ..reductions import pair_weights, shares
+from ..reductions import shares
 from ..spec import setting
 from .base import Algorithm, PairAlgorithm, Targets, response_shares
 
@@ -162,8 +162,7 @@ class PairsWithLikelihood(PairAlgorithm):
         chosen = torch.stack([label, 1.0 - label], dim=-1)
         tokens = torch.stack(pick(lengths(batch.mask), pairs), dim=-1)
         if self.nll_reduction == "token_mean":
-            weight = pair_weights(batch.weight, pairs, batch.pair_weight)
-            counted = chosen if weight is None else chosen * weight.unsqueeze(-1)
+            counted = chosen if batch.pair_weight is None else chosen * batch.pair_weight.unsqueeze(-1)
             total = (counted * tokens).sum((-3, -2, -1), keepdim=True)
             return counted / torch.where(total > 0, total, 1.0)
         share = pair_share.unsqueeze(-1) * chosen
@@ -233,7 +232,8 @@ class KTO(Algorithm, kind="kto"):
         share = response_shares(batch, targets)
         desirable = batch.desirable
         if desirable is None:
-            desirable = desirable_from_pairs(batch.need("pairs"), batch.need("pair_label"), share.shape[-1])
+            pairs, label = batch.need("pairs"), batch.need("pair_label")
+            desirable = desirable_from_pairs(pairs, label, share.shape[-1], batch.pair_weight)
         return {**targets, "share": share, "anchor": anchor.expand_as(share), "desirable": desirable}
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:

@@ -13,6 +13,7 @@ from ..batch import Batch, Outputs, masked, over, pick, sequence_sum
 from ..divergences import k1, k3
 from ..losses.likelihood import exponential_weights, likelihood_loss
 from ..reductions import shares, token_shares
+from ..schedule import Schedule
 from ..spec import SpecError, setting
 from .base import Algorithm, PairAlgorithm, State, Targets, present, response_shares
 
@@ -47,7 +48,7 @@ class SFT(Algorithm, kind="sft"):
             raise ValueError("include_prompt = True: must be False here, where prompts are numbers and have no tokens")
         prompt = torch.ones_like(batch.prompts, dtype=torch.bool) if batch.prompt_mask is None else batch.prompt_mask
         predicted = prompt & (prompt.cumsum(-1) > 1)
-        return torch.cat([_per_response(predicted, batch), batch.mask], dim=-1)
+        return torch.cat([_per_response(predicted, batch) & present(batch).unsqueeze(-1), batch.mask], dim=-1)
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
         tokens = self.tokens(batch)
@@ -138,7 +139,7 @@ class SuperHF(BestOfN, kind="superhf"):
 
     Differs from best_of_n in: (1) the KL term. As in the authors' code it is KL(π_ref‖π), and only on the filtered
     responses, so that it pulls where training goes and not where the policy is. The code sums over the vocabulary at
-    each token; k3 of the tokens that were chosen estimates the same from log-probs alone, exactly so in expectation if
+    each token; k3 of the tokens that were chosen needs log-probs alone, and has the same gradient in expectation if
     tokens were drawn from π, which filtered ones are not.
     """
 
@@ -226,6 +227,7 @@ class RAFT(RejectionSampling, kind="raft"):
 
     min_generations: ClassVar[int] = 1
     sample_reuse: ClassVar[bool] = True
+    penalises_reward: ClassVar[bool] = True
     source: ClassVar[str] = "Dong et al. 2023"
 
     keep: float = setting(0.2, "share of the responses that are imitated", above=0, at_most=1, per_run=True)
@@ -236,10 +238,14 @@ class RAFT(RejectionSampling, kind="raft"):
     def needs_reference(self) -> bool:
         return isinstance(self.beta, Tensor) or self.beta > 0
 
+    def check_schedule(self, schedule: Schedule) -> None:
+        if self.top == "per_prompt" and schedule.num_generations < 2:
+            raise SpecError("num_generations", schedule.num_generations, "must be at least 2 with top = per_prompt")
+
     def scores(self, batch: Batch) -> Tensor:
         if not self.needs_reference:
             return batch.need("rewards")
-        ratio = sequence_sum(k1(batch.need("logp_sampler") - batch.need("logp_ref")), batch.mask)
+        ratio = sequence_sum(k1(batch.ratio_to_reference()), batch.mask)
         return batch.need("rewards") - over(self.beta, 2) * ratio
 
 
@@ -258,7 +264,7 @@ class ReST(LikelihoodAlgorithm, kind="rest"):
     source: ClassVar[str] = "Gulcehre et al. 2023"
 
     quantiles: tuple[float, ...] = setting(
-        (0.0, 0.7, 0.8, 0.9), "rising thresholds of the improve steps, as quantiles of the batch's rewards"
+        (0.5, 0.7, 0.8, 0.9), "rising thresholds of the improve steps, as quantiles of the batch's rewards"
     )
 
     def check(self) -> None:
@@ -296,7 +302,7 @@ class RWR(LikelihoodAlgorithm, kind="rwr"):
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         scale = exponential_weights(batch.need("rewards"), over(self.beta, 2), over(self.weight_clip, 2))
-        return {"scale": scale if batch.weight is None else masked(scale, present(batch))}, state
+        return {"scale": scale}, state
 
 
 @dataclass(frozen=True)
@@ -318,6 +324,12 @@ class AWR(LikelihoodAlgorithm, kind="awr"):
     weight_clip: float = setting(20.0, "largest weight", above=0, per_run=True)
     baseline: Literal["running_mean", "group_mean"] = setting("running_mean", "what is subtracted from the reward")
 
+    def check_schedule(self, schedule: Schedule) -> None:
+        if self.baseline == "group_mean" and schedule.num_generations < 2:
+            raise SpecError(
+                "num_generations", schedule.num_generations, "must be at least 2 with baseline = group_mean"
+            )
+
     def initial_state(self, lead: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> State:
         if self.baseline == "group_mean":
             return {}
@@ -325,14 +337,12 @@ class AWR(LikelihoodAlgorithm, kind="awr"):
         return {"reward_mean": zeros, "reward_count": zeros.clone()}
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
-        rewards, there = batch.need("rewards"), present(batch)
+        rewards = batch.need("rewards")
         if self.baseline == "group_mean":
-            if rewards.shape[-1] < 2:
-                raise ValueError("num_generations = 1: must be at least 2 with baseline = group_mean")
             baseline = group_mean(rewards, batch.weight)
         else:
             baseline, count = state["reward_mean"][..., None, None], state["reward_count"]
-            mean, count = mean_so_far(state["reward_mean"], count, rewards, there)
+            mean, count = mean_so_far(state["reward_mean"], count, rewards, present(batch))
             state = {"reward_mean": mean, "reward_count": count}
-        scale = exponential_weights(masked(rewards - baseline, there), over(self.beta, 2), over(self.weight_clip, 2))
+        scale = exponential_weights(rewards - baseline, over(self.beta, 2), over(self.weight_clip, 2))
         return {"scale": scale}, state

@@ -9,27 +9,23 @@ import torch
 from torch import Tensor
 
 from ..advantages import leave_one_out, mean_so_far
-from ..batch import Batch, Outputs, masked, over, sequence_sum
+from ..batch import Batch, Outputs, over, sequence_sum
 from ..divergences import k1
 from ..losses.policy_gradient import clipped_loss, reinforce_loss
 from ..spec import setting
 from .base import Algorithm, State, Targets, present, response_shares
 
 
-def judged(batch: Batch) -> Tensor:
-    """(..., B, K) rewards, 0 where a response is absent: what stands there, NaN included, is not read."""
-    rewards = batch.need("rewards")
-    return rewards if batch.weight is None else masked(rewards, batch.weight > 0)
-
-
 @dataclass(frozen=True)
 class PolicyGradient(Algorithm):
     """L = −A·ℓ, with the KL to the reference inside the reward: R = r − βρ, without gradient.
 
-    The gradient of −β·log π inside R has mean zero, so that −∇E[L] = ∇(E[r] − β·KL(π‖π_ref)).
+    On fresh samples the gradient of −β·log π inside R has mean zero, so that −∇E[L] = ∇(E[r] − β·KL(π‖π_ref)). On
+    samples of an older policy nothing corrects for who drew them: it is then the policy gradient of no objective.
     """
 
     on_policy: ClassVar[bool] = True
+    penalises_reward: ClassVar[bool] = True
     negative_gradient: ClassVar[bool] = True
 
     beta: float = setting(0.0, "weight of KL(policy || reference) in the reward", at_least=0, per_run=True)
@@ -39,11 +35,11 @@ class PolicyGradient(Algorithm):
         return isinstance(self.beta, Tensor) or self.beta > 0
 
     def penalised(self, batch: Batch) -> Tensor:
-        """R = r − β(ℓ_sampler − ℓ_ref), (..., B, K); 0 where a response is absent."""
-        rewards = judged(batch)
+        """R = r − β(ℓ − ℓ_ref), (..., B, K), ℓ of the policy at collection; 0 where a response is absent."""
+        rewards = batch.need("rewards")
         if not self.needs_reference:
             return rewards
-        ratio = sequence_sum(k1(batch.need("logp_sampler") - batch.need("logp_ref")), batch.mask)
+        ratio = sequence_sum(k1(batch.ratio_to_reference()), batch.mask)
         return rewards - over(self.beta, 2) * ratio
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
@@ -58,7 +54,8 @@ class PolicyGradient(Algorithm):
 class Reinforce(PolicyGradient, kind="reinforce"):
     """REINFORCE with the mean of all rewards of earlier batches as baseline: A = R − b.
 
-    b excludes the own batch, so the gradient stays unbiased; it is 0 on the first batch.
+    b excludes the own batch, so that fresh samples give an unbiased gradient; it is 0 on the first batch. A pool's
+    rewards come back, and are then in b.
     """
 
     source: ClassVar[str] = "Williams 1992"

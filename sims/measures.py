@@ -1,0 +1,82 @@
+"""Numbers read off a record: scores, and the optima that they are measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import exact
+from .core.experiment import Experiment
+from .core.store import Record
+
+
+def best_reward(record: Record) -> float:
+    """The largest expected reward that any policy can have: the mean over prompts of the best response's."""
+    return float(record.arrays["rewards"].max(-1).mean())
+
+
+def scores(record: Record) -> np.ndarray:
+    """(runs, points): (reward − reference's) / (largest reward − reference's): 0 is the reference, 1 cannot be beaten.
+
+    A run that diverged scores 0 from then on: one would throw it away and serve the reference.
+    """
+    reward = record.arrays["reward"]
+    reference = record.arrays["reference_reward"][:, None]
+    score = (reward - reference) / (best_reward(record) - reference)
+    died = record.arrays["diverged_at"][:, None]
+    return np.where((died >= 0) & (record.arrays["updates"] >= died), 0.0, score)
+
+
+def final_scores(record: Record) -> np.ndarray:
+    """(runs,): the score at the end."""
+    return scores(record)[:, -1]
+
+
+def kl_of_best_response(record: Record) -> float:
+    """KL to the reference of always giving the best response: the most that reward can ask for, in nats."""
+    logp_ref = record.arrays["logp_ref"]
+    best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp_ref), 0)
+    return float(-np.take_along_axis(logp_ref, best, -1).mean())
+
+
+def greedy_law(record: Record) -> np.ndarray:
+    """Log-probs of always giving the best response, or one of the best: (X, N)."""
+    rewards = record.arrays["rewards"].astype(float)
+    law = np.where(rewards == rewards.max(-1, keepdims=True), 0.0, -np.inf)
+    return law - np.log(np.exp(law).sum(-1, keepdims=True))
+
+
+def target_beta(experiment: Experiment) -> float | None:
+    """The β for which π_ref·e^{r/β}/Z is what the experiment's algorithm aims at; None where it aims at no such law.
+
+    Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
+    flips nothing; with noiseless labels its loss has no minimum.
+    """
+    algorithm, environment = experiment.algorithm, experiment.environment
+    if algorithm.kind in ("reinforce", "rloo", "ppo"):
+        in_reward = getattr(algorithm, "kl_in", "reward") == "reward" and getattr(algorithm, "target_kl", None) is None
+        return algorithm.beta if in_reward and algorithm.beta > 0 else None  # type: ignore[attr-defined]
+    temperature, flips = (getattr(environment, name, 0.0) for name in ("label_temperature", "flip_rate"))
+    if algorithm.kind == "dpo" and temperature > 0 and flips == 0 and not algorithm.length_normalised:  # type: ignore[attr-defined]
+        return algorithm.beta * temperature  # type: ignore[attr-defined, no-any-return]
+    return None
+
+
+def optima(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Reward, score, KL and entropy of the largest reward, and of the law aimed at (`target_beta`), mean over runs."""
+    logp_ref = record.arrays["logp_ref"].astype(float)
+    rewards = record.arrays["rewards"].astype(float)
+    laws = {"largest reward": np.broadcast_to(greedy_law(record), logp_ref.shape)}
+    beta = target_beta(experiment)
+    if beta is not None:
+        laws[f"π* at β = {beta:g}"] = exact.kl_optimum(logp_ref, np.broadcast_to(rewards, logp_ref.shape), beta)
+    reference = exact.expected_reward(logp_ref, rewards).mean()
+    found = {}
+    for name, law in laws.items():
+        reward = exact.expected_reward(law, rewards).mean()
+        found[name] = {
+            "reward": float(reward),
+            "score": float((reward - reference) / (best_reward(record) - reference)),
+            "KL(π‖π_ref)": float(exact.kl_policy_ref(law, logp_ref).mean()),
+            "entropy": float(exact.entropy(law).mean()),
+        }
+    return found
