@@ -23,8 +23,9 @@ from sims.core.batch import Batch, Outputs
 KINDS = list(all_algorithms())
 
 # Which of a batch's fields have an entry a token, and which one a response.
-TOKEN_FIELDS = ("responses", "mask", "logp_sampler", "logp_ref", "values")
+TOKEN_FIELDS = ("responses", "mask", "logp_sampler", "logp_policy", "logp_ref", "values")
 RESPONSE_FIELDS = ("weight", "rewards", "gold", "desirable")
+OTHER_FIELDS = ("prompts", "prompt_mask", "pairs", "pair_label", "pair_weight", "probes", "reference_version")
 
 
 def examples(number: int) -> settings:
@@ -248,6 +249,8 @@ def make_case(shape: Shape, style: Style) -> Case:
         ),
     )
     logp = logp_sampler.clone() if style.on_policy else log_probs(*tokens)
+    if style.seed % 2:  # the sampler was another policy
+        batch = batch.replace(logp_policy=log_probs(*tokens))
     case = Case(shape, style, batch, logp, normal(*tokens), log_probs(*prompts), log_probs(*tokens))
     # By way of float32, so that either width holds the very same numbers.
     return case.to(torch.float32).to(style.dtype)

@@ -6,13 +6,16 @@ Runs on a new algorithm without being told: its fields are varied by `test_every
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 from drawn_batches import (
     KINDS,
+    OTHER_FIELDS,
+    RESPONSE_FIELDS,
+    TOKEN_FIELDS,
     Case,
     Found,
     aim,
@@ -32,11 +35,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
+from sims.core.batch import Batch
 from sims.core.learner import narrow_targets
 
 every_algorithm = pytest.mark.parametrize("kind", KINDS)
 WIDTHS = (torch.float32, torch.float64)
 STYLED = {"mask": ("full", "ragged", "holes", "empty")}
+
+
+def test_every_field_of_a_batch_is_drawn() -> None:
+    """A new one must say whether it has an entry a token or a response, so that reordering and cutting reach it."""
+    assert sorted(f.name for f in fields(Batch)) == sorted(TOKEN_FIELDS + RESPONSE_FIELDS + OTHER_FIELDS)
 
 
 def numbers_a_run(algorithm: Algorithm, lead: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ The walk of one batch through an algorithm:
 **To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
 `kind` to the family's file in this folder (a new file is imported in `__init__`); (3) put the table that
 `python -m sims --algorithms` prints into the README: the command line and the tests of
-`tests/core/test_every_algorithm.py` find the algorithm by its kind; (4) give `sims/exact` its population
-weights, without which the exactness test fails and names it.
+`tests/core/test_every_algorithm.py` and `test_loss_properties*.py` find the algorithm by its kind; (4) give
+`sims/exact` its population weights, without which the exactness test fails and names it.
 """
 
 from __future__ import annotations
