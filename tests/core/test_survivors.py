@@ -129,7 +129,7 @@ def test_from_which_laws_pairs_of_two_laws_are_drawn() -> None:
 @pytest.mark.parametrize("algorithm", CASES)
 def test_one_loss_a_prompt(algorithm: Algorithm) -> None:
     """Three prompts, so that no other axis is as long: what sums over prompts in place of pairs has the same total."""
-    every = enumerate_batches(make_problem(TokenSpace(2, 2, eos=True), 3, seed=6), algorithm, 2)
+    every = enumerate_batches(make_problem(TokenSpace(2), prompts=3, seed=6), algorithm, 2)
     learner = Learner(every.policy(), Optimiser(), every.batch.lead)
     targets, _ = algorithm.targets(every.batch, every.state)
     probe_logp = learner.score_probes(every.batch) if algorithm.needs_probes else None

@@ -1,0 +1,32 @@
+"""Preference, prompt-only, prompt-completion and unpaired data in TRL's formats, from a file to padded tensors.
+
+`load_examples` reads, checks and tokenises; `collate` pads. Every row that cannot be used is named, never passed over.
+"""
+
+from llm.data.collate import TokenBatch, collate
+from llm.data.formats import COLUMNS, Conversation, Kind, Message, Row, RowError, Text, parse_row
+from llm.data.rows import BadRow, BadRowsError, RowReport, load_examples
+from llm.data.sources import read_rows
+from llm.data.tokenise import Example, Limits, TextEncoder, encode_row
+
+__all__ = [
+    "COLUMNS",
+    "BadRow",
+    "BadRowsError",
+    "Conversation",
+    "Example",
+    "Kind",
+    "Limits",
+    "Message",
+    "Row",
+    "RowError",
+    "RowReport",
+    "Text",
+    "TextEncoder",
+    "TokenBatch",
+    "collate",
+    "encode_row",
+    "load_examples",
+    "parse_row",
+    "read_rows",
+]

@@ -1,0 +1,189 @@
+"""TRL's row kinds, plain or conversational, each turned into one `Row` or into a reason why not.
+
+Differences from TRL, each because the mask must hold exactly what a policy chose:
+1. a conversational completion is one assistant message; several would put the user's words under the loss;
+2. an implicit prompt never ends inside a word ("The sky is b|lue" against "b|rown" splits before the b), and two texts
+   of which one begins the other are refused as empty, where TRL cuts one character early;
+3. a prompt ends with a user's or a tool's message, never with a half-written answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+Kind = Literal["preference", "prompt_only", "prompt_completion", "unpaired_preference"]
+Message: TypeAlias = Mapping[str, Any]
+Conversation: TypeAlias = Sequence[Message]
+Text: TypeAlias = str | Conversation
+
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "preference": ("prompt", "chosen", "rejected"),
+    "prompt_only": ("prompt",),
+    "prompt_completion": ("prompt", "completion"),
+    "unpaired_preference": ("prompt", "completion", "label"),
+}
+ROLES = ("system", "developer", "user", "assistant", "tool")
+Reason = Literal[
+    "broken_json",
+    "missing_column",
+    "wrong_type",
+    "malformed",
+    "empty",
+    "identical",
+    "prompt_too_long",
+    "completion_too_long",
+]
+TOO_LONG: tuple[Reason, ...] = ("prompt_too_long", "completion_too_long")
+
+
+class RowError(ValueError):
+    """Why one row cannot be used: a reason to count by, and a detail to read."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of any kind.
+
+    completions: () for prompt_only, (completion,), or (chosen, rejected).
+    label: True where an unpaired completion is desirable; None for other kinds.
+    extra: every further column of a prompt_only row, for reward functions; empty for other kinds.
+    """
+
+    prompt: Text
+    completions: tuple[Text, ...] = ()
+    label: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_columns(kind: Kind, columns: Mapping[str, str]) -> None:
+    """Refuse a kind that does not exist, and a renaming of a column that the kind does not have."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r} is not one of {', '.join(get_args(Kind))}")
+    unknown = [name for name in columns if name not in COLUMNS[kind]]
+    if unknown and kind != "prompt_only":
+        valid = ", ".join(COLUMNS[kind])
+        raise ValueError(f"columns[{unknown[0]!r}] is not a column of {kind} data, which has {valid}")
+
+
+def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) -> Row:
+    """Check one row as read from a source.
+
+    columns: our name -> the source's name, e.g. {"prompt": "instruction", "chosen": "output_1"}.
+    Raises RowError with the reason where the row cannot be used.
+    """
+    if not isinstance(raw, Mapping):
+        raise RowError("wrong_type", f"a row is an object of columns, not {type(raw).__name__}")
+    columns = columns or {}
+    for ours, theirs in columns.items():
+        if theirs not in raw:
+            raise RowError("missing_column", f"no {theirs!r} (wanted as {ours!r}), only {', '.join(map(str, raw))}")
+    row = {name: value for name, value in raw.items() if name not in columns.values()}
+    row.update({ours: raw[theirs] for ours, theirs in columns.items()})
+
+    for name in COLUMNS[kind]:
+        if name not in row and not (kind == "preference" and name == "prompt"):
+            raise RowError("missing_column", f"no {name!r}, only {', '.join(map(str, row))}")
+    texts = {name: check_text(name, row[name]) for name in COLUMNS[kind] if name in row and name != "label"}
+    if kind == "preference":
+        return preference_row(texts)
+    prompt = check_prompt(texts["prompt"])
+    if kind == "prompt_only":
+        return Row(prompt, extra={name: value for name, value in row.items() if name != "prompt"})
+    completion = check_completion("completion", texts["completion"], prompt)
+    if kind == "prompt_completion":
+        return Row(prompt, (completion,))
+    if not isinstance(row["label"], bool):
+        raise RowError("wrong_type", f"label is true or false, not {row['label']!r}")
+    return Row(prompt, (completion,), label=row["label"])
+
+
+def preference_row(texts: Mapping[str, Text]) -> Row:
+    """A preference row from its checked columns; without a prompt, the prompt is what both answers begin with.
+
+    A plain prompt beside whole conversations (as in UltraFeedback) repeats their first message and counts as none.
+    """
+    prompt, chosen, rejected = texts.get("prompt"), texts["chosen"], texts["rejected"]
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError("wrong_type", "one of chosen and rejected is plain text, the other a conversation")
+    if chosen == rejected:
+        raise RowError("identical", "chosen and rejected are the same text")
+    if prompt is None or (isinstance(prompt, str) and not isinstance(chosen, str)):
+        plain = isinstance(chosen, str) and isinstance(rejected, str)
+        cut = shared_words(chosen, rejected) if plain else shared_start(chosen, rejected)  # type: ignore[arg-type]
+        if cut == 0:
+            raise RowError("empty", "no prompt: chosen and rejected have no common beginning to take as one")
+        prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
+    prompt = check_prompt(prompt)
+    return Row(prompt, (check_completion("chosen", chosen, prompt), check_completion("rejected", rejected, prompt)))
+
+
+def shared_start(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Number of characters, or messages, with which both begin."""
+    differ = (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differ, min(len(first), len(second)))
+
+
+def shared_words(first: str, second: str) -> int:
+    """Length of the common beginning of two texts, cut back to the end of a word, a last space left out."""
+    cut = shared_start(first, second)
+    while cut and first[cut - 1].isalnum() and (first[cut : cut + 1].isalnum() or second[cut : cut + 1].isalnum()):
+        cut -= 1
+    return cut - 1 if first[:cut].endswith(" ") else cut
+
+
+def check_text(name: str, value: Any) -> Text:
+    """A string, or a list of messages that each have a known role and a string as content."""
+    if isinstance(value, str):
+        check_encodable(name, value)
+        return value
+    if not isinstance(value, list):
+        raise RowError("wrong_type", f"{name} is a string or a list of messages, not {type(value).__name__}")
+    for number, message in enumerate(value):
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise RowError("wrong_type", f"{name}[{number}] is not a message with role and content")
+        if message["role"] not in ROLES:
+            raise RowError("malformed", f"{name}[{number}] has role {message['role']!r}, not one of {', '.join(ROLES)}")
+        if not isinstance(message["content"], str):
+            raise RowError("wrong_type", f"{name}[{number}].content is {type(message['content']).__name__}, not text")
+        check_encodable(f"{name}[{number}].content", message["content"])
+    return value
+
+
+def check_encodable(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair; no tokenizer can read it
+        raise RowError("malformed", f"{name} is not valid Unicode at character {error.start}") from None
+
+
+def is_blank(text: Text) -> bool:
+    """Nothing but white space; of a conversation, the last message counts."""
+    if isinstance(text, str):
+        return not text.strip()
+    return not text or not text[-1]["content"].strip()
+
+
+def check_prompt(prompt: Text) -> Text:
+    if is_blank(prompt):
+        raise RowError("empty", "prompt is blank")
+    if not isinstance(prompt, str) and prompt[-1]["role"] not in ("user", "tool"):
+        raise RowError("malformed", f"prompt ends with a message of role {prompt[-1]['role']!r}, not of user or tool")
+    return prompt
+
+
+def check_completion(name: str, completion: Text, prompt: Text) -> Text:
+    if isinstance(completion, str) != isinstance(prompt, str):
+        raise RowError("wrong_type", f"one of prompt and {name} is plain text, the other a conversation")
+    if is_blank(completion):
+        raise RowError("empty", f"{name} is blank")
+    if not isinstance(completion, str) and [message["role"] for message in completion] != ["assistant"]:
+        roles = ", ".join(str(message["role"]) for message in completion)
+        raise RowError("malformed", f"{name} is one assistant message, not messages of {roles}")
+    return completion

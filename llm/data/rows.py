@@ -1,0 +1,157 @@
+"""From a source to token ids, every unusable row named, counted, and refused or dropped as asked."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm.data.formats import TOO_LONG, Kind, Reason, RowError, check_columns, parse_row
+from llm.data.sources import read_rows
+from llm.data.tokenise import Example, Limits, OnTooLong, TextEncoder, check_limits, encode_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAMED = 3  # rows named in a message; the report holds them all
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """One row's place in the source (line or row, from 1), the reason, and what is wrong in particular."""
+
+    where: str
+    reason: Reason
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """What became of every row: rows = kept + len(dropped); truncated rows are among the kept."""
+
+    source: str
+    rows: int
+    kept: int
+    dropped: tuple[BadRow, ...] = ()
+    truncated: tuple[BadRow, ...] = ()
+
+    def counts(self) -> dict[Reason, int]:
+        """Rows dropped for each reason."""
+        return dict(Counter(row.reason for row in self.dropped))
+
+    def truncations(self) -> dict[Reason, int]:
+        """Rows truncated for each reason; one row may count under both."""
+        return dict(Counter(row.reason for row in self.truncated))
+
+    def lines(self) -> list[str]:
+        """One line for each thing done and its reason; none where every row was kept as it is."""
+        found: dict[tuple[str, Reason], list[BadRow]] = {}
+        for action, group in (("dropped", self.dropped), ("truncated", self.truncated)):
+            for row in group:
+                found.setdefault((action, row.reason), []).append(row)
+        return [
+            f"{self.source}: {action} {len(rows)} of {self.rows} rows, {reason}: {first_of(row.where for row in rows)}"
+            for (action, reason), rows in found.items()
+        ]
+
+
+class BadRowsError(ValueError):
+    """Rows that may not be dropped; `report` counts them, and no others, as dropped."""
+
+    def __init__(self, report: RowReport) -> None:
+        counts = ", ".join(f"{reason} {number}" for reason, number in report.counts().items())
+        long = set(report.counts()) & set(TOO_LONG)
+        hints = ["on_bad_rows='drop'"] if set(report.counts()) - long else []
+        hints += ["on_too_long='drop' or 'truncate'"] if long else []
+        way_on = f" [{' and '.join(hints)} would go on]" if len(report.dropped) < report.rows else ""
+        super().__init__(
+            f"{report.source}: {len(report.dropped)} of {report.rows} rows refused ({counts}): "
+            f"{first_of(map(str, report.dropped), '; ')}{way_on}"
+        )
+        self.report = report
+
+
+def first_of(items: Iterable[str], separator: str = ", ") -> str:
+    shown = list(items)
+    return separator.join(shown[:NAMED]) + (f"{separator}…" if len(shown) > NAMED else "")
+
+
+def transformed(raw: Any, transform: Callable[[Any], Any]) -> Any:
+    try:
+        return transform(raw)
+    except KeyError as error:
+        raise RowError("missing_column", f"transform looked for {error}") from error
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def load_examples(
+    source: str | Path | Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kind: Kind,
+    split: str | None = None,
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    transform: Callable[[Any], Any] | None = None,
+    max_prompt_length: int | None = None,
+    max_completion_length: int | None = None,
+    on_bad_rows: Literal["refuse", "drop"] = "refuse",
+    on_too_long: OnTooLong = "refuse",
+    log: Callable[[str], None] = to_stderr,
+) -> tuple[list[Example], RowReport]:
+    """Read, check and tokenise a whole data set.
+
+    source, split, config: see `read_rows`. kind, columns: see `parse_row`.
+    transform: applied to each row as read, before columns are renamed; for data whose winner is named by a column. It
+        may raise RowError to name a row as bad.
+    max_prompt_length, max_completion_length: in tokens, BOS and EOS counted.
+    on_bad_rows: "refuse" reads all, then raises BadRowsError; "drop" goes on without them.
+    on_too_long: likewise, or "truncate": prompts keep their end, completions their start, then without EOS.
+    log: given one line for each reason that rows were dropped or truncated for.
+
+    Returns the examples in their order and the report.
+    Errors: BadRowsError; ValueError where nothing is left, an option is wrong, or conversations meet no chat template.
+    """
+    columns = columns or {}
+    check_columns(kind, columns)
+    if on_bad_rows not in ("refuse", "drop"):
+        raise ValueError(f"on_bad_rows={on_bad_rows!r} is not one of refuse, drop")
+    encoder = TextEncoder(tokenizer)
+    limits = Limits(max_prompt_length, max_completion_length, on_too_long)
+    check_limits(limits, encoder)
+    name = str(source) if isinstance(source, str | Path) else "rows in memory"
+
+    examples: list[Example] = []
+    bad: list[BadRow] = []
+    truncated: list[BadRow] = []
+    for where, raw in read_rows(source, split, config):
+        try:
+            if isinstance(raw, RowError):
+                raise raw
+            row = parse_row(raw if transform is None else transformed(raw, transform), kind, columns)
+            example, cuts = encode_row(where, row, encoder, limits)
+        except RowError as error:
+            bad.append(BadRow(where, error.reason, error.detail))
+            continue
+        examples.append(example)
+        truncated.extend(BadRow(where, cut.reason, cut.detail) for cut in cuts)
+
+    rows = len(examples) + len(bad)
+    refused = [row for row in bad if (on_too_long if row.reason in TOO_LONG else on_bad_rows) == "refuse"]
+    if refused:
+        raise BadRowsError(RowReport(name, rows, rows - len(refused), tuple(refused)))
+    report = RowReport(name, rows, len(examples), tuple(bad), tuple(truncated))
+    for line in report.lines():
+        log(line)
+    if not examples:
+        raise ValueError(f"{name}: none of {rows} rows is left")
+    return examples, report

@@ -1,0 +1,118 @@
+"""Rows from JSONL, Parquet, a folder of either, or a data set on the hub, each with the place it stands at."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm.data.formats import RowError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+Located = Iterator[tuple[str, Any]]
+
+
+def read_rows(
+    source: str | Path | Iterable[Mapping[str, Any]], split: str | None = None, config: str | None = None
+) -> Located:
+    """Yield (place, row); a line that is not JSON yields a RowError in the row's stead, so that the reader decides.
+
+    source: a .jsonl, .jsonl.gz or .parquet file; a folder that holds `<split>` files of these, whole or in shards
+        (train.jsonl, train-00000-of-00002.parquet, also under data/); a hub name `owner/name`; or rows in memory.
+    split: for a folder or a hub name, where it is needed; a single file has none.
+    config: a hub data set's configuration, e.g. "main".
+    Blank lines hold no row and are passed over; lines and rows count from 1.
+    """
+    if not isinstance(source, str | Path):
+        return ((f"row {number}", row) for number, row in enumerate(source, 1))
+    path = Path(source)
+    if config is not None and path.exists():
+        raise ValueError(f"config={config!r}: {source} is on disk; only a hub data set has configurations")
+    if path.is_dir():
+        files = split_files(path, split)
+        return (located for file in files for located in read_file(file, f"{file.name} "))
+    if path.is_file():
+        if split is not None:
+            raise ValueError(f"split={split!r}: {source} is one file and has no splits")
+        return read_file(path)
+    if path.name.endswith(SUFFIXES) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+        raise FileNotFoundError(f"{source} is no file or folder, and no hub name (owner/name) either")
+    return read_hub(str(source), split, config)
+
+
+def split_files(folder: Path, split: str | None) -> list[Path]:
+    """The files of one split, in order of their names."""
+    held = sorted(file for place in (folder, folder / "data") if place.is_dir() for file in place.iterdir())
+    held = [file for file in held if file.name.endswith(SUFFIXES)]
+    if split is not None:
+        pattern = re.compile(re.escape(split) + r"(-\d+-of-\d+(-\w+)?)?\.(?P<suffix>jsonl\.gz|jsonl|parquet)")
+        matches = {file: match for file in held if (match := pattern.fullmatch(file.name))}
+        if len({(file.parent, match["suffix"]) for file, match in matches.items()}) > 1:
+            raise ValueError(f"split={split!r} is there more than once: {', '.join(map(str, matches))}")
+        if matches:
+            return list(matches)
+    names = ", ".join(file.name for file in held) or "no .jsonl, .jsonl.gz or .parquet file"
+    raise ValueError(f"split={split!r}: no such split in {folder}, which holds {names}")
+
+
+def read_file(path: Path, name: str = "") -> Located:
+    """name: put before each place, where one source is several files."""
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return read_jsonl(path, name)
+    if path.name.endswith(".parquet"):
+        return read_parquet(path, name)
+    raise ValueError(f"{path}: a data file ends in one of {', '.join(SUFFIXES)}")
+
+
+def read_jsonl(path: Path, name: str) -> Located:
+    number = 0
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        # Bytes, not text: a line that is not UTF-8 is then one bad line, and only \n ends a line.
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{name}line {number}", parse_json(line)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} line {number + 1}: the gzip stream is damaged: {error}") from error
+
+
+def parse_json(line: bytes) -> Any:
+    try:
+        return json.loads(line.strip())
+    except json.JSONDecodeError as error:
+        return RowError("broken_json", f"{error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of 5,000 digits, 1,000 brackets deep
+        return RowError("broken_json", str(error))
+
+
+def read_parquet(path: Path, name: str) -> Located:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError(f"{path}: reading Parquet needs pyarrow: pip install 'onoff[data]'") from error
+    with ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{name}row {number}", row
+
+
+def read_hub(name: str, split: str | None, config: str | None) -> Located:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError(
+            f"{name}: not on disk, and reading it from the hub needs datasets: pip install 'onoff[data]'"
+        ) from error
+    if split is None:
+        raise ValueError(f"split=None: name the split of {name}, e.g. 'train'")
+    try:
+        rows = load_dataset(name, config, split=split)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{name} (config={config!r}, split={split!r}): {str(error).splitlines()[0]}") from error
+    return ((f"row {number}", row) for number, row in enumerate(rows, 1))

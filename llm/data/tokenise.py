@@ -1,0 +1,165 @@
+"""Token ids of one row: what is trained on is encode(prompt) + completion ids, one BOS before, one EOS after.
+
+A prompt and a completion are never encoded as one string, so no token spans the boundary and the prompt's ids are
+those that a sampler is given. The price: where the joint text would have merged across the boundary, the ids differ
+from those of the joint text, and a SentencePiece tokenizer begins the completion as it begins any text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jinja2 import TemplateError
+
+from llm.data.formats import Reason, Row, RowError, Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OnTooLong = Literal["refuse", "drop", "truncate"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_prompt_length, max_completion_length: in tokens, BOS and EOS counted; None is no limit."""
+
+    max_prompt_length: int | None = None
+    max_completion_length: int | None = None
+    on_too_long: OnTooLong = "refuse"
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A row as token ids.
+
+    where: the row's place in its source. prompt: as read, for reward functions; extra: further columns.
+    prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated.
+    """
+
+    where: str
+    prompt: Text
+    prompt_ids: np.ndarray
+    completion_ids: tuple[np.ndarray, ...]
+    label: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TextEncoder:
+    """A tokenizer with its special tokens made explicit.
+
+    bos is the token that the tokenizer itself puts before a text, or None where it puts none, whatever its bos_token
+    says (GPT-2 and Pythia name one and use none). pad is eos where the tokenizer has no pad token: masks, never ids,
+    say what is padding.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("tokenizer.eos_token is not set: without it no completion can end")
+        self.tokenizer = tokenizer
+        self.eos: int = tokenizer.eos_token_id
+        self.pad: int = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        bos = tokenizer.bos_token_id
+        self.bos: int | None = bos if bos is not None and tokenizer.encode("a")[:1] == [bos] else None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with nothing added; verbose=False as limits are ours to check."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def prompt(self, text: str) -> list[int]:
+        """Prompt ids: exactly one BOS in front if the tokenizer uses one, were there none or several in the text."""
+        ids = self.encode(text)
+        start = 0
+        while self.bos is not None and ids[start : start + 1] == [self.bos]:
+            start += 1
+        if start == len(ids):
+            raise RowError("empty", "prompt has no tokens")
+        return ids if self.bos is None else [self.bos, *ids[start:]]
+
+    def completion(self, text: str) -> list[int]:
+        """Completion ids: exactly one EOS, at the end.
+
+        What a chat template writes after the EOS (a line break, in many) is cut: a sampler stops at EOS and never
+        writes it. Anything more there means a text that goes on after its end, and is refused.
+        """
+        ids = self.encode(text)
+        end = ids.index(self.eos) if self.eos in ids else len(ids)
+        if end == 0:
+            raise RowError("empty", "a completion has no tokens before its EOS")
+        rest = self.tokenizer.decode([token for token in ids[end:] if token != self.eos])
+        if str(rest).strip():
+            raise RowError("malformed", "a completion goes on after its EOS token")
+        return [*ids[:end], self.eos]
+
+    def render(self, row: Row) -> tuple[str, list[str]]:
+        """Prompt and completions as text, conversations through the chat template.
+
+        A completion is what the template adds to the rendered prompt, which must stay as it was.
+        """
+        if isinstance(row.prompt, str):
+            return row.prompt, [str(completion) for completion in row.completions]
+        if self.tokenizer.chat_template is None:
+            raise ValueError("the data are conversational and tokenizer.chat_template is not set")
+        try:
+            prompt = self.template(row.prompt, add_generation_prompt=True)
+            whole = [self.template([*row.prompt, *completion]) for completion in row.completions]  # type: ignore[list-item]
+        except TemplateError as error:
+            raise RowError("malformed", f"the chat template refuses the conversation: {error}") from error
+        if any(not text.startswith(prompt) for text in whole):
+            raise RowError("malformed", "the chat template writes the prompt otherwise once an answer follows")
+        return prompt, [text[len(prompt) :] for text in whole]
+
+    def template(self, messages: Any, add_generation_prompt: bool = False) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return str(rendered)
+
+
+def check_limits(limits: Limits, encoder: TextEncoder) -> None:
+    """Refuse limits that leave no room for a token."""
+    least = {"max_prompt_length": 1 if encoder.bos is None else 2, "max_completion_length": 1}
+    for name, low in least.items():
+        value = getattr(limits, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name}={value} is too small: at least {low}, or None for no limit")
+    if limits.on_too_long not in ("refuse", "drop", "truncate"):
+        raise ValueError(f"on_too_long={limits.on_too_long!r} is not one of refuse, drop, truncate")
+
+
+def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tuple[Example, list[RowError]]:
+    """Ids of one row, and what had to be truncated to get them.
+
+    A prompt is cut to its end (its BOS stays in front), a completion to its start, which then has no EOS.
+    Raises RowError: too long and not to be truncated; empty; or chosen and rejected the same tokens.
+    """
+    prompt_text, completion_texts = encoder.render(row)
+    prompt = encoder.prompt(prompt_text)
+    completions = [encoder.completion(text) for text in completion_texts]
+    cuts: list[RowError] = []
+
+    most = limits.max_prompt_length
+    if most is not None and len(prompt) > most:
+        cuts.append(too_long("prompt_too_long", "prompt", len(prompt), most))
+        front = [] if encoder.bos is None else prompt[:1]
+        prompt = front + prompt[len(prompt) - most + len(front) :]
+    most = limits.max_completion_length
+    if most is not None:
+        lengths = [len(completion) for completion in completions]
+        if lengths and max(lengths) > most:
+            cuts.append(too_long("completion_too_long", "completion", max(lengths), most))
+        completions = [completion[:most] for completion in completions]
+    if cuts and limits.on_too_long != "truncate":
+        raise cuts[0]
+    if len(completions) == 2 and completions[0] == completions[1]:
+        after = "truncation" if cuts else "tokenisation"
+        raise RowError("identical", f"chosen and rejected are the same {len(completions[0])} tokens after {after}")
+
+    arrays = tuple(np.array(ids, dtype=np.int32) for ids in completions)
+    return Example(where, row.prompt, np.array(prompt, dtype=np.int32), arrays, row.label, row.extra), cuts
+
+
+def too_long(reason: Reason, name: str, length: int, most: int) -> RowError:
+    return RowError(reason, f"{name} has {length} tokens, max_{name}_length={most}")

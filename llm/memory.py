@@ -1,0 +1,117 @@
+"""How much memory a run will take, part by part, from its spec and the model's shape alone: nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from llm.models import LanguageModelSpec, add_adapters, load_config
+from sims.core.experiment import Experiment
+
+_PROMPT = 128  # tokens of a prompt where the task sets no limit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of each part. What stays through the run, and the largest of what comes and goes in a phase."""
+
+    parameters: int
+    trained: int
+    held: dict[str, int]
+    sampling: dict[str, int]
+    updating: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Everything held, and the hungrier of the two phases."""
+        return sum(self.held.values()) + max(sum(self.sampling.values()), sum(self.updating.values()))
+
+    def lines(self) -> list[str]:
+        """A table, in GiB."""
+        parts = [("held", self.held), ("sampling", self.sampling), ("updating", self.updating)]
+        rows = [f"  {phase:9} {name:24}{size / 2**30:10.3f}" for phase, part in parts for name, size in part.items()]
+        return [
+            f"{self.parameters:,} parameters, {self.trained:,} of them trained",
+            "memory, GiB",
+            *rows,
+            f"  {'peak':34}{self.peak / 2**30:10.3f}   held and the larger of sampling and updating",
+        ]
+
+
+def estimate(experiment: Experiment) -> Estimate:
+    """Memory of a run on one device.
+
+    Weights, gradients, moments, copies, cache and logits are counted; activations are 34 numbers of the hidden width
+    (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
+    precision of the computation. Left out: the allocator's slack, the device's own context (about half a GiB on a GPU)
+    and reward models.
+    """
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
+    config, model = load_config(spec), meta_model(spec, experiment.dtype)
+    every: list[nn.Parameter] = list(model.parameters())
+    trained = [p for p in every if p.requires_grad]
+    weights, own = _bytes(every), _bytes(trained)
+    critic = algorithm.needs_critic and spec.critic == "own"
+    backbone: Any = model.base_model
+    base = sum(p.numel() for p in backbone.parameters()) * experiment.dtype.itemsize if critic else 0
+
+    stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
+    copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler of its own
+    held = {
+        "weights": weights + base,
+        "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base),
+        "reference, sampler": copies * own,
+    }
+    prompt = getattr(experiment.environment, "max_prompt_length", None) or _PROMPT
+    length = prompt + decoding.max_new_tokens
+    compute = 2 if scoring.precision == "bfloat16" else experiment.dtype.itemsize
+    if spec.base_precision == "bfloat16":
+        compute = 2
+    # Autocast keeps a half-precision copy of the weights that it casts.
+    cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision != "bfloat16" else 0
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    drawn = min(decoding.sample_batch_size, schedule.samples_per_batch)
+    sampling = {
+        "cache": drawn * length * config.num_hidden_layers * 2 * heads * head * compute,
+        # float32 logits and law, float64 law and its cumulative sum
+        "logits": drawn * config.vocab_size * (4 + 4 + 8 + 8 + 8),
+        "weights cast": cast,
+    }
+    minibatch = schedule.minibatch_size or schedule.batch_size
+    prompts = min(spec.micro_batch_size or minibatch, minibatch)
+    tokens = prompts * schedule.num_generations * length
+    block = min(scoring.logits_at_a_time, tokens * config.vocab_size)
+    updating = {
+        "gradients": (2 if prompts < minibatch else 1) * (own + base),  # the sum, and the next micro-batch's
+        "activations": _activations(config, tokens, compute, scoring.gradient_checkpointing) * (2 if critic else 1),
+        "logits": block * (compute + 3 * 4),  # logits, their float32 copy, log-law, gradient
+        "weights cast": cast,
+    }
+    return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating)
+
+
+def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
+    """The model with shapes and no memory."""
+    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False)
+        return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
+
+
+def _bytes(parameters: list[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _activations(config: PretrainedConfig, tokens: int, compute: int, checkpointing: bool) -> int:
+    """Bytes kept for the gradient: 17 times the hidden width at 2 bytes make the 34 of the paper."""
+    wide = config.intermediate_size / (4 * config.hidden_size)
+    gated = 1.5 if config.model_type in ("mistral", "llama") else 1.0  # a third matrix in each MLP
+    layer = tokens * config.hidden_size * compute * (9 + 8 * wide * gated)
+    layers = config.num_hidden_layers
+    return int(layers * tokens * config.hidden_size * compute + layer if checkpointing else layers * layer)

@@ -1,0 +1,280 @@
+"""`python -m llm reward`: fit a reward model to preferences, and say how good it is on pairs that it has not seen."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from llm import language
+from llm.calibration import HeldOut
+from llm.data import Example, TextEncoder, load_examples
+from llm.distributed import Ranks, joined
+from llm.models import LanguageModelSpec, build_policy, load_tokenizer
+from llm.reward_model import (
+    ImplicitReward,
+    RewardModel,
+    RewardTraining,
+    Scorer,
+    TextScorer,
+    check_absent,
+    fit,
+    held_out,
+    label_pairs,
+    load_reward_model,
+    new_reward_model,
+    preference_batch,
+)
+from llm.scoring import Scoring
+from sims.core.algorithms.reward_model import RewardModelLoss
+from sims.core.batch import Batch
+from sims.core.noise import Noise
+from sims.core.options import add_options, from_options
+from sims.core.preferences import Labeller
+from sims.core.spec import Spec, SpecError, setting, to_json
+
+EXAMPLES = """examples:
+  python -m llm reward --output gold                           the language's own responses, shorter ones preferred
+  python -m llm reward --judge gold --output proxy             a proxy, trained on the gold model's labels
+  python -m llm reward --data pairs.jsonl --output mine        rows of prompt, chosen, rejected
+  python -m llm reward --judge implicit --judge-policy tuned --judge-reference pythia --output own
+"""
+LANGUAGE = "language"
+_JUDGES = ("data", "min_length", "verifiable", "implicit")
+_COLUMNS = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class RewardData(Spec, kind="reward_data"):
+    """Which pairs a reward model learns from, and who says which of a pair is better."""
+
+    model: str = setting("pythia", "language model to start from: pythia, mistral, a folder, or a hub name")
+    data: str = setting(LANGUAGE, "preferences: pairs of the embedded language, a file, a folder, or a hub name")
+    data_split: str | None = setting(None, "split of a folder or hub name")
+    data_config: str | None = setting(None, "configuration of a hub data set")
+    held_out_data: str | None = setting(None, "file of held-out pairs; none: see held_out_split and held_out_share")
+    held_out_split: str | None = setting(None, "split of the same data that holds the held-out pairs")
+    held_out_share: float = setting(
+        0.1, "share of the rows kept out of training, where no held-out data are named", above=0, below=1
+    )
+    pairs: int = setting(1024, "pairs to train on (data = language); a quarter as many are held out", at_least=4)
+    prompt_column: str | None = setting(None, "the data's name for prompt")
+    chosen_column: str | None = setting(None, "the data's name for chosen")
+    rejected_column: str | None = setting(None, "the data's name for rejected")
+    max_prompt_length: int | None = setting(None, "most tokens of a prompt; none: no limit", at_least=1)
+    max_completion_length: int | None = setting(None, "most tokens of a response; none: no limit", at_least=1)
+    on_bad_rows: Literal["refuse", "drop"] = setting("refuse", "what to do with rows that cannot be used")
+    on_too_long: Literal["refuse", "drop", "truncate"] = setting("refuse", "what to do with texts over the limits")
+    judge: str | None = setting(
+        None,
+        "who labels: data (as the rows say; default of a file), min_length (default of the language), verifiable "
+        "(right answers, language only), implicit (a policy's own reward), or the folder or hub name of a reward model",
+    )
+    judge_policy: str | None = setting(None, "policy whose implicit reward labels (judge = implicit)")
+    judge_reference: str | None = setting(None, "its reference (judge = implicit)")
+    judge_beta: float = setting(0.1, "beta of its implicit reward (judge = implicit)", above=0)
+
+    @property
+    def judge_name(self) -> str:
+        return self.judge or ("min_length" if self.data == LANGUAGE else "data")
+
+    def check(self) -> None:
+        implicit = self.judge_name == "implicit"
+        for name in ("judge_policy", "judge_reference"):
+            value = getattr(self, name)
+            if (value is not None) != implicit:
+                rule = (
+                    "must be given with judge = implicit" if implicit else "only means something with judge = implicit"
+                )
+                raise SpecError(name, value, rule)
+        if self.data == LANGUAGE and self.judge_name == "data":
+            raise SpecError("judge", self.judge, "the language's pairs come unlabelled: must be another judge")
+        if self.data != LANGUAGE and self.judge_name == "verifiable":
+            raise SpecError("judge", self.judge, "knows the answers of data = language alone")
+        if self.held_out_data is not None and self.held_out_split is not None and self.data == LANGUAGE:
+            raise SpecError("held_out_data", self.held_out_data, "has no effect with data = language")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Declare `reward` and its options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "reward",
+        help="fit a reward model to preferences",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where the model is saved")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="refuse to run unless N processes were started (torchrun)"
+    )
+    add_options(parser, RewardData, "pairs and labels")
+    add_options(parser, Labeller, "noise of a judge's labels", skip=("correct_above",))
+    add_options(parser, RewardModelLoss, "loss")
+    add_options(parser, RewardTraining, "training")
+    add_options(parser, Scoring, "memory")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fit, measure, save, print. Exit status: 0 done, 2 for what cannot be."""
+    try:
+        data, labeller = from_options(options, RewardData), from_options(options, Labeller)
+        loss, training = from_options(options, RewardModelLoss), from_options(options, RewardTraining)
+        scoring = from_options(options, Scoring)
+        check_absent(options.output)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with joined(options.processes, device) as ranks:
+            _run(data, labeller, loss, training, scoring, options.output, device, ranks)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(
+    data: RewardData,
+    labeller: Labeller,
+    loss: RewardModelLoss,
+    training: RewardTraining,
+    scoring: Scoring,
+    output: Path,
+    device: str,
+    ranks: Ranks,
+) -> None:
+    tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
+    train, test = load_pairs(data, tokenizer, training.seed)
+    if data.judge_name != "data":
+        judge, noise = load_judge(data, tokenizer, scoring, device), Noise.single(training.seed)
+        train, test = (label_pairs(batch, judge, labeller, noise) for batch in (train, test))
+        del judge
+    model = new_reward_model(data.model, training.seed, scoring).to(device)
+    before, started = held_out(model, test), time.perf_counter()
+    steps = tqdm(
+        fit(model, train, loss, training, ranks=ranks),
+        total=training.updates(train.size),
+        desc="reward",
+        disable=None if ranks.first else True,
+    )
+    for step in steps:
+        steps.set_postfix(loss=f"{step.loss:.3f}", accuracy=f"{step.accuracy:.2f}", refresh=False)
+    after, seconds = held_out(model, test), time.perf_counter() - started
+    if not ranks.first:
+        return
+    settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
+    report = settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
+    model.save(output, tokenizer, report | {"training_pairs": train.size, "seconds": round(seconds, 1)})
+    print(f"{output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after)}")
+
+
+def load_pairs(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[Batch, Batch]:
+    """Pairs to train on, and held-out ones. seed: of the language's draws, or of which rows are held out."""
+    encoder = TextEncoder(tokenizer)
+    if data.data == LANGUAGE:
+        sizes: tuple[tuple[int, language.Split], ...] = ((data.pairs, "train"), (data.pairs // 4, "held_out"))
+        rngs = [np.random.default_rng([seed, i]) for i in range(2)]
+        parts = [language_pairs(n, rng, split, encoder) for (n, split), rng in zip(sizes, rngs, strict=True)]
+        return preference_batch(parts[0], encoder.pad), preference_batch(parts[1], encoder.pad)
+    train = _rows(data, data.data, data.data_split, tokenizer)
+    if data.held_out_data is not None:
+        test = _rows(data, data.held_out_data, data.held_out_split, tokenizer)
+    elif data.held_out_split is not None:
+        test = _rows(data, data.data, data.held_out_split, tokenizer)
+    else:
+        order = np.random.default_rng(seed).permutation(len(train))
+        count = max(1, round(data.held_out_share * len(train)))
+        if count == len(train):
+            raise SpecError("held_out_share", data.held_out_share, f"leaves none of {len(train)} rows to train on")
+        train, test = [train[i] for i in order[count:]], [train[i] for i in order[:count]]
+    return preference_batch(train, encoder.pad), preference_batch(test, encoder.pad)
+
+
+def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    examples, _ = load_examples(
+        source,
+        tokenizer,
+        kind="preference",
+        split=split,
+        config=data.data_config if source == data.data else None,
+        columns={name: found for name in _COLUMNS if (found := getattr(data, f"{name}_column")) is not None},
+        max_prompt_length=data.max_prompt_length,
+        max_completion_length=data.max_completion_length,
+        on_bad_rows=data.on_bad_rows,
+        on_too_long=data.on_too_long,
+    )
+    return examples
+
+
+def language_pairs(count: int, rng: np.random.Generator, split: language.Split, encoder: TextEncoder) -> list[Example]:
+    """Two different responses to each of `count` prompts, drawn from the language's law; not labelled yet."""
+    found: list[Example] = []
+    while len(found) < count:
+        prompt = language.prompts(1, rng, split)[0]
+        texts = [language.sample_response(prompt, rng) for _ in range(2)]
+        if texts[0] != texts[1]:
+            ids = tuple(np.array([*encoder.encode(text), encoder.eos], dtype=np.int32) for text in texts)
+            found.append(Example(f"pair {len(found)}", prompt, np.array(encoder.prompt(prompt), dtype=np.int32), ids))
+    return found
+
+
+def load_judge(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring: Scoring, device: str) -> Scorer:
+    """The scorer that `judge` names. SpecError where it reads other tokens than the model that learns from it."""
+    name = data.judge_name
+    if name == "min_length":
+        return TextScorer(_shorter(tokenizer), tokenizer)
+    if name == "verifiable":
+        return TextScorer(_right_answers, tokenizer)
+    if name == "implicit":
+        policies = []
+        for field in ("judge_policy", "judge_reference"):
+            spec = LanguageModelSpec(model=getattr(data, field), scoring=scoring)
+            _check_tokens(field, spec.model, tokenizer)
+            policies.append(build_policy(spec, tokenizer, False, torch.float32, torch.device(device)))
+        return ImplicitReward(policies[0], policies[1], data.judge_beta)
+    _check_tokens("judge", name, tokenizer)
+    try:
+        model: RewardModel = load_reward_model(name, scoring).to(device)
+    except (OSError, ValueError) as error:
+        rule = f"must be one of {', '.join(_JUDGES)}, or a reward model: {str(error).splitlines()[0]}"
+        raise SpecError("judge", name, rule) from error
+    return model
+
+
+def _shorter(tokenizer: PreTrainedTokenizerBase) -> Any:
+    encoder = TextEncoder(tokenizer)
+    return lambda prompts, completions: [-float(len(encoder.encode(text))) for text in completions]
+
+
+def _right_answers(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    return [float(language.is_correct(*pair)) for pair in zip(prompts, completions, strict=True)]
+
+
+def _check_tokens(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        other = load_tokenizer(LanguageModelSpec(model=name))
+    except SpecError as error:
+        raise SpecError(field, name, error.valid) from error
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise SpecError(field, name, "must have the vocabulary of `model`: labels are made from token ids")
+
+
+def table(before: HeldOut, after: HeldOut) -> str:
+    """Held-out accuracy, log loss and calibration before and after, and the reliability bins after."""
+    lines = [f"{'held out, ' + format(after.pairs, 'g') + ' pairs':<26}{'before':>8}{'after':>8}"]
+    for name in ("accuracy", "log_loss", "calibration_error"):
+        lines.append(f"{name:<26}{getattr(before, name):>8.3f}{getattr(after, name):>8.3f}")
+    lines.append("\npredicted   pairs  mean prediction  right")
+    for b in after.bins:
+        if b.confidence is not None and b.accuracy is not None:
+            lines.append(f"{b.low:.2f}-{b.high:.2f}{b.pairs:>8g}{b.confidence:>17.3f}{b.accuracy:>7.3f}")
+    return "\n".join(lines)

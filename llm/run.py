@@ -1,0 +1,265 @@
+"""A run of a language model: built from its spec, stepped by the core's loop, evaluated on fresh samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm.distributed import DistributedLearner, Ranks, SpreadPolicy
+from llm.environment import TextEnvironment, response_lengths
+from llm.models import LanguageModelSpec, build_policy, load_tokenizer
+from llm.policy import CausalLMPolicy
+from llm.tasks import LANGUAGE, ModeLength, Task
+from sims.core.batch import pick, sequence_sum
+from sims.core.experiment import Experiment
+from sims.core.learner import Learner
+from sims.core.noise import Noise
+from sims.core.protocols import Policy
+from sims.core.protocols import evaluate as score
+from sims.core.train import Tick, Training
+
+Arrays = dict[str, np.ndarray]
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on: says at which update, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Fresh samples of a policy, one response a prompt, and what they are like.
+
+    numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS), kl_policy_ref
+    (nats a response, from log π − log π_ref of its own samples; signed, unbiased while top_p = 1), entropy (nats a
+    token, over all tokens), and distance (| |y| − mode |) for mode_length. prompts, completions, rewards, lengths: a
+    row each.
+    """
+
+    numbers: dict[str, float]
+    prompts: list[str]
+    completions: list[str]
+    rewards: list[float]
+    golds: list[float]
+    lengths: list[int]
+
+
+class Run:
+    """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as on toys.
+
+    ranks: the processes that share it; each does every call of this class, and gets the same numbers.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        index: int = 0,
+        device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
+    ) -> None:
+        assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
+        self.experiment, self.device = experiment, torch.device(device)
+        spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
+        self.noise = single_noise(experiment.seed, index)
+        self.tokenizer = load_tokenizer(spec)
+        self.policy: CausalLMPolicy = build_policy(
+            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, self.device
+        )
+
+        def environment(split: str | None) -> TextEnvironment:
+            return TextEnvironment(
+                task,
+                self.tokenizer,
+                self.device,
+                experiment.dtype,
+                experiment.schedule.num_generations,
+                algorithm.label_pairing,
+                split,
+                self.policy.eos_token_ids,
+            )
+
+        self.environment = environment(task.data_split)
+        split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
+        self.judge = self.environment if split == self.environment.split else environment(split)
+        policy: Any = self.policy
+        if ranks is None or ranks.count == 1:
+            learner = Learner(policy, experiment.optimiser, (), spec.micro_batch_size)
+        else:
+            learner = DistributedLearner(policy, experiment.optimiser, ranks, spec.micro_batch_size)
+            policy = SpreadPolicy(policy, ranks)
+        self.training = Training(policy, self.environment, algorithm, experiment.schedule, learner, self.noise)
+
+    def ticks(self) -> Iterator[Tick]:
+        """Train to the end. Raises RunError, naming the update, for a loss that is not finite or too little memory.
+
+        An update whose loss or gradient is not finite has changed no weight.
+        """
+        ticks = self.training.ticks(self.experiment.updates)
+        while True:
+            coming = self.training.updates + 1
+            try:
+                tick = next(ticks, None)
+            except FloatingPointError as error:
+                raise RunError(f"update {coming}: {error}") from error
+            except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                ways = "lower micro_batch_size, sample_batch_size or logits_at_a_time, or set gradient_checkpointing"
+                raise RunError(f"update {coming}: out of memory: {ways} ({str(error).splitlines()[0]})") from error
+            if tick is None:
+                return
+            if not bool(tick.step.alive):
+                found = f"loss = {float(tick.step.loss):g}, gradient norm = {float(tick.step.grad_norm):g}"
+                raise RunError(f"update {tick.update}: {found}: must be finite; lower learning_rate")
+            yield tick
+
+    def evaluate(self) -> Evaluation:
+        """The policy as it is now, against the reference, on the same prompts and uniforms every time.
+
+        Raises RunError for a policy that cannot be sampled any more.
+        """
+        task: Task = self.experiment.environment  # type: ignore[assignment]
+        given = self.judge.state_dict()
+        self.judge.load_state_dict(dict.fromkeys(given, 0))
+        try:
+            return evaluate(
+                self.training.policy,
+                self.training.reference.policy,
+                self.judge,
+                task.evaluation_prompts,
+                self.noise.runs[0],
+            )
+        except FloatingPointError as error:
+            raise RunError(f"update {self.training.updates}: evaluation: {error}") from error
+        finally:
+            self.judge.load_state_dict(given)
+
+
+def single_noise(seed: int, run: int) -> Noise:
+    """Run `run` of a seed, without a leading axis."""
+    noise = Noise([(seed, run)])
+    noise.lead = ()
+    return noise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a device's, or the machine's, lack of memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    reference: Policy,
+    environment: TextEnvironment,
+    prompts: int,
+    run: tuple[int, int] = (0, 0),
+) -> Evaluation:
+    """Draw one response to each of the next prompts and judge it. run: (seed, index), whose noise is used."""
+    noise = single_noise(*run)
+    asked = environment.prompts(prompts, noise)
+    samples = policy.sample(asked.tokens, 1, noise, "evaluation responses", None, asked.mask)
+    rewards, gold = environment.score(asked.examples, samples.responses, samples.mask)
+    said = policy.forward(asked.tokens, samples.responses, samples.mask, entropy=True, prompt_mask=asked.mask)
+    logp_ref = reference.forward(asked.tokens, samples.responses, samples.mask, prompt_mask=asked.mask).logp
+    assert said.entropy is not None
+    lengths = response_lengths(samples.responses, samples.mask, environment.eos_token_ids)
+    numbers = {
+        "reward": rewards,
+        "gold": gold,
+        "length": lengths.double(),
+        "finished": (lengths < samples.mask.sum(-1)).double(),
+        "kl_policy_ref": sequence_sum(said.logp - logp_ref, samples.mask),
+        "entropy": said.entropy[samples.mask],
+    }
+    if isinstance(environment.task, ModeLength):
+        numbers["distance"] = (lengths - environment.task.mode).abs().double()
+    answers = environment.answers(asked.examples, samples.responses, samples.mask)
+    return Evaluation(
+        numbers={name: float(x.double().mean()) for name, x in numbers.items()},
+        prompts=[prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in answers.prompts],
+        completions=list(answers.completions),
+        rewards=rewards.flatten().tolist(),
+        golds=gold.flatten().tolist(),
+        lengths=lengths.flatten().tolist(),
+    )
+
+
+def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
+    """Run experiments one after another, and the runs of each likewise: the arrays of each one's record.
+
+    Over (runs, points): the numbers of `Evaluation`, on fresh samples; loss, grad_norm of the update before the point
+    (NaN at the start); for algorithms on pairs logp_chosen, logp_rejected, mean over the batch after that update. Over
+    points: updates, samples, staleness. Over runs: diverged_at (−1: never; what follows is NaN). progress is told how
+    many updates are done of a run, mean over all runs.
+    """
+    total, done, found = sum(e.runs for e in experiments), 0, []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # results keep their bits at one thread
+    try:
+        for experiment in experiments:
+            rows = []
+            for index in range(experiment.runs):
+
+                def advance(updates: int, before: int = done, most: int = experiment.updates) -> None:
+                    progress((before * most + updates) // total)
+
+                rows.append(_run_one(experiment, index, advance))
+                done += 1
+            shared = {name: rows[0][name] for name in ("updates", "samples", "staleness")}
+            stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in shared}
+            found.append(stacked | shared)
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]) -> Arrays:
+    run, points = Run(experiment, index), experiment.evaluated_at
+    unknown = {"loss": np.nan, "grad_norm": np.nan}
+    if experiment.algorithm.label_pairing is not None:
+        unknown |= {"logp_chosen": np.nan, "logp_rejected": np.nan}
+    rows = [run.evaluate().numbers | unknown]
+    counts, died = [(0, 0, 0)], -1
+    try:
+        for tick in run.ticks():
+            if tick.update == points[len(rows)]:
+                row = run.evaluate().numbers | {
+                    "loss": float(tick.step.loss),
+                    "grad_norm": float(tick.step.grad_norm),
+                }
+                if "logp_chosen" in unknown:
+                    chosen, rejected = pair_log_probs(run.policy, tick)
+                    row |= {"logp_chosen": float(chosen.mean()), "logp_rejected": float(rejected.mean())}
+                rows.append(row)
+                counts.append((tick.update, tick.samples, tick.staleness))
+                progress(tick.update)
+    except RunError as error:
+        if isinstance(error.__cause__, (MemoryError, RuntimeError)):
+            raise
+        died = run.training.updates
+    samples_per_update = experiment.schedule.samples_per_batch / experiment.schedule.updates_per_batch
+    for point in points[len(rows) :]:
+        rows.append(dict.fromkeys(rows[0], np.nan))
+        counts.append((point, int(point * samples_per_update), counts[-1][2]))
+    updates, samples, staleness = np.array(counts).T
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return arrays | {"updates": updates, "samples": samples, "staleness": staleness, "diverged_at": np.array(died)}
+
+
+@torch.no_grad()
+def pair_log_probs(policy: CausalLMPolicy, tick: Tick) -> tuple[Tensor, Tensor]:
+    """log π of the chosen and of the rejected response of each pair of a batch, after its update: (B, Q) each."""
+    batch = tick.batch
+    first, second = pick(sequence_sum(score(policy, batch).logp, batch.mask), batch.need("pairs"))
+    return by_label(first, second, batch.need("pair_label"))
+
+
+def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the two of a pair, the chosen one's number and the rejected one's; the first is chosen where label ≥ ½."""
+    won = label >= 0.5
+    return torch.where(won, first, second), torch.where(won, second, first)
