@@ -114,6 +114,8 @@ class Lab:
     def _committed(self, arms: Mapping[object, Experiment]) -> dict[object, Record]:
         """Committed records of the arms that have one; those whose twins no longer agree are noted as stale."""
         found = {name: record for name, arm in arms.items() if (record := committed.load(arm)) is not None}
+        if not found:
+            return {}
         twins = obtain([committed.shrink(arms[name]) for name in found], self.store, self.jobs, False, self.progress)
         for record, twin in zip(found.values(), twins, strict=True):
             if not committed.agree(record.twin, twin):

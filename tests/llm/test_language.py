@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from llm import language
-from llm.pretrain import EMBEDDED, PretrainConfig, build_model, load, measure, pretrain, read_report, save
+from llm.pretrain import EMBEDDED, PretrainConfig, build_model, check, load, measure, pretrain, read_report, save
 from sims.core.spec import SpecError
 
 PROMPT = "two plus three cats :"
@@ -229,6 +230,20 @@ def test_pretraining_is_reproducible_bit_for_bit_and_saves_whole(tmp_path: Path)
     assert read_report(tmp_path / "model") == report
     settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # known to transformers 4 and 5 alike
+
+
+def test_check_finds_a_rerun_equal_and_a_false_report_out(tmp_path: Path) -> None:
+    model, tokenizer, report = pretrain(TINY)
+    save(tmp_path / "model", model, tokenizer, report)
+    assert all(row.rerun == row.committed for row in check(tmp_path / "model"))
+    false = dataclasses.replace(report, held_out_loss=report.held_out_loss + 0.03)
+    save(tmp_path / "model", model, tokenizer, false)
+    assert [row.quantity for row in check(tmp_path / "model") if not row.holds] == ["held_out_loss"]
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_step() -> None:
+    with pytest.raises(FloatingPointError, match=r"^loss = nan at step 1: must be finite; lower learning_rate"):
+        pretrain(TINY.replace(learning_rate=1e38))
 
 
 def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
