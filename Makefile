@@ -24,7 +24,6 @@ bench: .venv/.test
 # Can the tests fail? A random sample of wrong changes, of which the fast tests should kill nine in ten; within the hour.
 MUTANTS ?= 300
 mutants: .venv/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python -m tests.mutation --mutants $(MUTANTS) --workers $(JOBS)
 
 # A stamp older than pyproject.toml means that the dependencies may have changed.

@@ -144,6 +144,21 @@ def test_a_state_has_the_kind_of_numbers_that_it_is_told(algorithm: Algorithm) -
         assert (value.dtype, value.device.type, value.shape) == (torch.float64, "meta", (3,))
 
 
+def test_reinforce_subtracts_the_mean_of_the_batches_before() -> None:
+    """An expected gradient cannot see a baseline on the policy's own samples, nor one that is never learned."""
+    mask = torch.ones(1, 2, 1, dtype=torch.bool)
+    first, second = (
+        Batch(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, 1, dtype=torch.int64), mask, rewards=tensor(rewards))
+        for rewards in ([1.0, 3.0], [5.0, 6.0])
+    )
+    targets, state = Reinforce().targets(first, Reinforce().initial_state((), torch.float64, torch.device("cpu")))
+    assert targets["advantages"].tolist() == [[1.0, 3.0]]
+    targets, state = Reinforce().targets(second, state)
+    assert targets["advantages"].tolist() == [[5.0 - 2.0, 6.0 - 2.0]]
+    assert (state["reward_mean"].item(), state["reward_count"].item()) == (15.0 / 4.0, 4.0)
+    assert Reinforce(baseline="none").targets(second, state)[0]["advantages"].tolist() == [[5.0, 6.0]]
+
+
 # Each function of (rewards, weight) of runs (R, B, K) = (2, 3, 4), or of (x, mask) of (R, B, K, L).
 BY_GROUP: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "group_mean": group_mean,

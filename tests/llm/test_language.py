@@ -243,7 +243,7 @@ def test_check_finds_a_rerun_equal_and_a_false_report_out(tmp_path: Path) -> Non
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_step() -> None:
     with pytest.raises(FloatingPointError, match=r"^loss = nan at step 1: must be finite; lower learning_rate"):
-        pretrain(TINY.replace(learning_rate=1e38))
+        pretrain(TINY.replace(learning_rate=1e30))
 
 
 def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,11 +74,11 @@ class Slot:
         assert self.process is not None
         self.process.join()
         status = self.process.exitcode
-        self.process.close()
+        assert status is not None
         if self.mutant is not None:
-            shutil.copy2(ROOT / self.mutant.path, self.tree / self.mutant.path)
+            (self.tree / self.mutant.path).write_text(self.mutant.original)
         self.process = None
-        return -signal.SIGKILL if status is None else status
+        return status
 
 
 def baseline(slots: list[Slot]) -> float:
@@ -116,7 +116,8 @@ def known_equivalents() -> dict[tuple[str, str, str], str]:
     entries = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text()).get("equivalent", [])
     for entry in entries:
         if entry["before"] not in [line.strip() for line in (ROOT / entry["file"]).read_text().splitlines()]:
-            sys.exit(f"error: equivalent.toml: {entry['file']} has no line {entry['before']!r} any more")
+            print(f"error: equivalent.toml: {entry['file']} has no line {entry['before']!r} any more", file=sys.stderr)
+            sys.exit(2)
     return {(entry["file"], entry["before"], entry["after"]): entry["why"] for entry in entries}
 
 

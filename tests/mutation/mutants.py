@@ -52,12 +52,16 @@ class Mutant:
     _old: cst.CSTNode = field(repr=False, compare=False)
     _new: cst.CSTNode = field(repr=False, compare=False)
 
+    @property
+    def original(self) -> str:
+        return self._module.code
+
     def code(self) -> str:
         return self._module.deep_replace(self._old, self._new).code  # type: ignore[union-attr]
 
     def diff(self) -> list[str]:
         """The lines taken away and put in, with − and + in front."""
-        pair = (text.splitlines() for text in (self._module.code, self.code()))
+        pair = (text.splitlines() for text in (self.original, self.code()))
         return [line for line in list(difflib.unified_diff(*pair, n=0, lineterm=""))[2:] if not line.startswith("@@")]
 
 
