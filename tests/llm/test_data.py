@@ -233,8 +233,9 @@ def test_a_hub_name_goes_through_datasets(monkeypatch):
 
 
 def test_parquet(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+    from pyarrow import parquet
+
     rows = [CHAT_ROW | {"label": True}, CHAT_ROW | {"label": False, "completion": None}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
     assert list(read_rows(tmp_path / "train.parquet")) == [("row 1", rows[0]), ("row 2", rows[1])]

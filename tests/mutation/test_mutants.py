@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("mutmut", reason="pip install '.[mutants]'")
-
 from .mutants import Mutant, mutants_of
 
 SOURCE = '''
