@@ -27,7 +27,7 @@ from sims.core.protocols import Judgement, Policy, Prompts
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.core.train import Training
-from tests.llm.test_reward_model import tiny_batch, tiny_reward_model
+from tests.llm.test_reward_training import tiny_batch, tiny_reward_model
 from tests.llm.tiny_models import pad_left, tiny_policy
 
 PROMPTS = [[3, 4, 5, 6], [7], [8, 9], [4, 4, 10], [11, 3, 5, 7, 9]]  # 5: no multiple of 2 or 3
