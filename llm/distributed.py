@@ -198,17 +198,19 @@ class SpreadPolicy(Generic[P]):
         values: bool = False,
         entropy: bool = False,
         prompt_mask: Tensor | None = None,
+        prompt_logp: bool = False,
     ) -> Outputs:
         """As the policy's own, without gradient."""
         start, length = self._span(len(prompts))
         text, answers, chosen = (x.narrow(0, start, length) for x in (prompts, responses, mask))
         text_mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
-        own = self.policy.forward(text, answers, chosen, values, entropy, text_mask)
+        own = self.policy.forward(text, answers, chosen, values, entropy, text_mask, prompt_logp)
 
         def whole(x: Tensor | None) -> Tensor | None:
             return None if x is None else self.ranks.whole(x, start, len(prompts))
 
-        return Outputs(self.ranks.whole(own.logp, start, len(prompts)), whole(own.values), whole(own.entropy))
+        logp = self.ranks.whole(own.logp, start, len(prompts))
+        return Outputs(logp, whole(own.values), whole(own.entropy), whole(own.prompt_logp))
 
     def _span(self, prompts: int) -> tuple[int, int]:
         if prompts < self.ranks.count:

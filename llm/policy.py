@@ -119,9 +119,11 @@ class CausalLMPolicy:
         values: bool = False,
         entropy: bool = False,
         prompt_mask: Tensor | None = None,
+        prompt_logp: bool = False,
     ) -> Outputs:
         """Log-probs of responses (B, K, L) to prompts (B, P) at the temperature of `decoding`, over all tokens whatever
-        its top_p; values and entropies of their prefixes when asked. 0 where mask is False.
+        its top_p; values and entropies of their prefixes, and the prompts' own log-probs (B, P), when asked. 0 where
+        mask is False, in padding, and for a prompt's first token, which nothing predicts.
 
         What stands in masked slots behind a response and in the prompts' padding is not looked at, token ids that do
         not exist included; a masked slot inside a response is read, as text that the policy did not choose.
@@ -135,7 +137,7 @@ class CausalLMPolicy:
         rows = (*_repeat(prompts, prompt_mask, shape[1]), *answers)
         size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
         parts = [
-            self._score(*trim_left(p, m), *answer, values=values, entropy=entropy)
+            self._score(*trim_left(p, m), *answer, prompt_logp, values=values, entropy=entropy)
             for p, m, *answer in _split(rows, size)
         ]
 
@@ -145,17 +147,36 @@ class CausalLMPolicy:
 
         logp = joined("logp")
         assert logp is not None
-        return Outputs(logp=logp, values=joined("values"), entropy=joined("entropy"))
+        own = None
+        if prompt_logp:  # the same for each response to a prompt: that of its first
+            wide = [_widen_left(part.prompt_logp, prompts.shape[1]) for part in parts if part.prompt_logp is not None]
+            own = torch.cat(wide).unflatten(0, shape[:2])[:, 0]
+        return Outputs(logp=logp, values=joined("values"), entropy=joined("entropy"), prompt_logp=own)
 
     def _score(
-        self, prompts: Tensor, prompt_mask: Tensor, responses: Tensor, read: Tensor, mask: Tensor, **asked: bool
+        self,
+        prompts: Tensor,
+        prompt_mask: Tensor,
+        responses: Tensor,
+        read: Tensor,
+        mask: Tensor,
+        prompt_logp: bool,
+        **asked: bool,
     ) -> Outputs:
         """`forward` of rows: prompts (N, P); responses, read, mask: (N, L), of which read is True on tokens that are
         there, and mask on those that the policy chose."""
         tokens = torch.cat([prompts, responses[:, :-1]], -1)
         attention = torch.cat([prompt_mask, read[:, 1:]], -1)  # nothing is drawn after a row's last token
-        return self.language_model(  # type: ignore[no-any-return]
-            tokens, attention, responses, mask, self.decoding.temperature, **asked
+        ahead = prompts.shape[1] - 1 if prompt_logp else 0
+        if ahead:  # the prompt's tokens after its first are scored as if they were the response's
+            responses = torch.cat([prompts[:, 1:], responses], -1)
+            mask = torch.cat([prompt_mask[:, 1:] & prompt_mask[:, :-1], mask], -1)
+        found = self.language_model(tokens, attention, responses, mask, self.decoding.temperature, **asked)
+        return Outputs(
+            logp=found.logp[:, ahead:],
+            values=None if found.values is None else found.values[:, ahead:],
+            entropy=None if found.entropy is None else found.entropy[:, ahead:],
+            prompt_logp=found.logp[:, :ahead] if prompt_logp else None,
         )
 
     def _check_prompts(self, prompts: Tensor, mask: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,6 +214,11 @@ def _repeat(prompts: Tensor, mask: Tensor, times: int) -> tuple[Tensor, Tensor]:
 
 def _split(tensors: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
     return list(zip(*(x.split(size) for x in tensors), strict=True))
+
+
+def _widen_left(x: Tensor, length: int) -> Tensor:
+    """x (N, W) with zeros in front, up to (N, length)."""
+    return nn.functional.pad(x, (length - x.shape[1], 0))
 
 
 def _widen(x: Tensor, length: int) -> Tensor:

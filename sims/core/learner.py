@@ -78,7 +78,7 @@ class Learner:
 
     def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
         """The policy's outputs that the algorithm asks for."""
-        return evaluate(self.policy, batch, values=algorithm.needs_critic)
+        return evaluate(self.policy, batch, algorithm.needs_critic, prompt_logp=algorithm.needs_prompt_logp)
 
     def score_probes(self, batch: Batch) -> Tensor:
         """log π of the batch's probes, without gradient: (..., B, K, L)."""

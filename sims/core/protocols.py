@@ -58,8 +58,9 @@ class Policy(Protocol):
         values: bool = False,
         entropy: bool = False,
         prompt_mask: Tensor | None = None,
+        prompt_logp: bool = False,
     ) -> Outputs:
-        """Log-probs (differentiable) of given responses, and critic values and entropies when asked."""
+        """Log-probs (differentiable) of given responses; critic values, entropies and the prompts' own when asked."""
 
     def parameters(self) -> Sequence[Tensor]:
         """Trainable tensors; each has the runs axis first, if there is one."""
@@ -74,9 +75,11 @@ class Policy(Protocol):
         """An independent copy without gradient."""
 
 
-def evaluate(policy: Policy, batch: Batch, values: bool = False, entropy: bool = False) -> Outputs:
-    """What a policy says of a batch's responses."""
-    return policy.forward(batch.prompts, batch.responses, batch.mask, values, entropy, batch.prompt_mask)
+def evaluate(
+    policy: Policy, batch: Batch, values: bool = False, entropy: bool = False, prompt_logp: bool = False
+) -> Outputs:
+    """What a policy says of a batch's responses, and of its prompts when asked."""
+    return policy.forward(batch.prompts, batch.responses, batch.mask, values, entropy, batch.prompt_mask, prompt_logp)
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,6 +119,7 @@ class CategoricalPolicy:
         values: bool = False,
         entropy: bool = False,
         prompt_mask: Tensor | None = None,
+        prompt_logp: bool = False,
     ) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
         logits = self.logits()

@@ -15,8 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from llm.policy import CausalLMPolicy
 from llm.scoring import chunked_log_probs
+from sims.core.algorithms.likelihood import SFT
 from sims.core.batch import Batch
+from sims.core.learner import Learner
 from sims.core.noise import Noise
+from sims.core.optimise import Optimiser
 from sims.core.protocols import evaluate
 from tests.llm.tiny_models import (
     EOS,
@@ -424,3 +427,34 @@ def test_a_model_with_steps_between_backbone_and_logits_is_refused():
 def test_a_policy_without_eos_is_refused():
     with pytest.raises(ValueError, match="eos_token_ids"):
         tiny_policy(eos_token_ids=())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [2, 128])
+def test_prompts_are_scored_when_asked_and_nothing_else_changes(shape: str, rows: int):
+    """Each prompt's tokens after its first, by the plain law of what stands before them; 0 in padding."""
+    policy, batch = tiny_policy(shape, score_batch_size=rows), tensors(prompt_pad=2)
+    with torch.no_grad():
+        found = policy.forward(**batch, entropy=True, prompt_logp=True)
+        alone = policy.forward(**batch, entropy=True)
+    assert alone.prompt_logp is None and found.prompt_logp is not None
+    same([found.logp, found.entropy], [alone.logp, alone.entropy])
+    assert found.prompt_logp.shape == batch["prompts"].shape
+    for row, mask, logp in zip(batch["prompts"], batch["prompt_mask"], found.prompt_logp, strict=True):
+        text = row[mask].tolist()
+        expected = plain_laws(policy.model, text[:1], text[1:], 1.0)[range(len(text) - 1), text[1:]]
+        same([logp[len(row) - len(text) + 1 :]], [expected])
+        assert (logp[: len(row) - len(text) + 1] == 0).all()
+
+
+def test_sft_imitates_the_prompt_too_when_told():
+    policy, batch = tiny_policy(), tensors(prompt_pad=1)
+    data = Batch(**batch)
+    learner = Learner(policy, Optimiser(method="sgd", learning_rate=1e-9), ())
+    found = {option: learner.update(SFT(include_prompt=option), data, {}).loss for option in (False, True)}
+    with torch.no_grad():
+        outputs = policy.forward(**batch, prompt_logp=True)
+    own = -torch.where(data.mask, outputs.logp, 0).sum(-1).mean()
+    prompts = -outputs.prompt_logp.sum(-1).mean()
+    assert found[False].item() == pytest.approx(own.item(), rel=1e-6)
+    assert found[True].item() == pytest.approx((own + prompts).item(), rel=1e-6)

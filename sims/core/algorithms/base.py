@@ -70,6 +70,11 @@ class Algorithm(Spec):
         """What is carried from batch to batch, per run (shape `lead`)."""
         return {}
 
+    @property
+    def needs_prompt_logp(self) -> bool:
+        """Whether the loss looks at the log-probs of the prompts' own tokens."""
+        return False
+
     def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
         """Which law each of the K responses is drawn from; a law that is not the policy's comes after those that
         are."""

@@ -40,6 +40,10 @@ class SFT(Algorithm, kind="sft"):
         "sequence_sum", "how tokens become one number"
     )
 
+    @property
+    def needs_prompt_logp(self) -> bool:
+        return self.include_prompt
+
     def tokens(self, batch: Batch) -> Tensor:
         """What is imitated: (..., B, K, L) bool, or (..., B, K, P + L) with the prompt in front."""
         if not self.include_prompt:
