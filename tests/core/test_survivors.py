@@ -220,6 +220,9 @@ def test_pairs_count_if_both_responses_are_there() -> None:
     own = tensor([0.25, 1.0, 1.0, 4.0])
     assert pair_weights(None, pairs, own) is own
     assert pair_weights(weight, pairs, own) == pytest.approx(tensor([0.25, 0.0, 0.0, 4.0]))
+    lead = (2, 3)  # runs and prompts in front change nothing
+    many = pair_weights(weight.expand(*lead, -1), pairs.expand(*lead, -1, -1), own.expand(*lead, -1))
+    assert torch.equal(many, tensor([0.25, 0.0, 0.0, 4.0]).expand(*lead, -1))
 
 
 def test_kto_asks_only_the_pairs_that_count() -> None:
