@@ -66,9 +66,7 @@ class Experiment(Spec, kind="experiment"):
         check_run(self.algorithm, self.schedule)
         self.policy.check_environment(self.environment)
         self.environment.check_experiment(self.algorithm, self.schedule)
-        if self.updates % self.schedule.updates_per_batch:
-            rule = f"must be a multiple of the {self.schedule.updates_per_batch} updates a batch"
-            raise SpecError("updates", self.updates, rule)
+        self.schedule.check_updates(self.updates)
         if self.evaluations > self.updates:
             raise SpecError("evaluations", self.evaluations, f"must be at most updates = {self.updates}")
 

@@ -75,6 +75,11 @@ class Schedule(Spec, kind="schedule"):
                 "sync_every_updates", period, f"has no effect with source = {self.source}: nobody draws again"
             )
 
+    def check_updates(self, updates: int) -> None:
+        """Refuse, with SpecError, a number of updates that does not end on a batch boundary."""
+        if updates % self.updates_per_batch:
+            raise SpecError("updates", updates, f"must be a multiple of the {self.updates_per_batch} updates a batch")
+
     def _check_pair(self, field: str, choice: str, companion: str) -> None:
         """A companion setting is there exactly when the choice that it belongs to is made."""
         chosen, value = getattr(self, field) == choice, getattr(self, companion)

@@ -41,13 +41,12 @@ def check_run(algorithm: Algorithm, schedule: Schedule) -> None:
     """Refuse what cannot run, before it runs. Raises SpecError with the field to change."""
     name, generations = algorithm.kind, schedule.num_generations
     algorithm.check_schedule(schedule)
-    if schedule.source == "dataset":
-        return  # recorded data bring their own responses, pairs and labels
-    if generations < algorithm.min_generations:
-        rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"
-        raise SpecError("num_generations", generations, rule)
-    if algorithm.label_pairing is not None:
-        count_pairs(generations, algorithm.label_pairing)
+    if schedule.source != "dataset":  # recorded data bring their own responses, pairs and labels
+        if generations < algorithm.min_generations:
+            rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"
+            raise SpecError("num_generations", generations, rule)
+        if algorithm.label_pairing is not None:
+            count_pairs(generations, algorithm.label_pairing)
     if algorithm.needs_probes and schedule.batch_size < 2:
         raise SpecError(
             "batch_size", schedule.batch_size, f"must be at least 2: {name} mismatches prompts and responses"
@@ -74,13 +73,8 @@ class Training:
         noise: Noise,
     ) -> None:
         check_run(algorithm, schedule)
-        self.policy, self.algorithm, self.schedule, self.learner, self.noise = (
-            policy,
-            algorithm,
-            schedule,
-            learner,
-            noise,
-        )
+        self.policy, self.learner, self.noise = policy, learner, noise
+        self.algorithm, self.schedule = algorithm, schedule
         self.reference = Reference(policy, schedule)
         self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise)
         parameter = learner.parameters[0]
@@ -90,9 +84,7 @@ class Training:
     def ticks(self, updates: int) -> Iterator[Tick]:
         """Train until `updates` are done in all, one tick an update. `updates` must fall on a batch boundary."""
         schedule, collector = self.schedule, self.collector
-        if updates % schedule.updates_per_batch:
-            rule = f"must be a multiple of the {schedule.updates_per_batch} updates a batch"
-            raise SpecError("updates", updates, rule)
+        schedule.check_updates(updates)
         size = schedule.minibatch_size or schedule.batch_size
         while self.updates < updates:
             batch = collector.next_batch(self.updates)

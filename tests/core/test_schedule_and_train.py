@@ -171,6 +171,7 @@ def test_schedules_that_cannot_be(settings: dict[str, object], field: str) -> No
         ("dpo", {"num_generations": 1}, "num_generations"),
         ("dpo", {"num_generations": 3}, "num_generations"),
         ("kto", {"batch_size": 1}, "batch_size"),
+        ("kto", {"batch_size": 1, "source": "dataset"}, "batch_size"),
         ("rloo", {"reference": "copy", "reference_every_updates": 2}, "reference"),
     ],
 )
