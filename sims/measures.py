@@ -10,20 +10,21 @@ from .core.store import Record
 
 
 def best_reward(record: Record) -> float:
-    """The largest expected reward that any policy can have: the mean over prompts of the best response's."""
-    return float(record.arrays["rewards"].max(-1).mean())
+    """The largest expected gold reward that any policy can have: the mean over prompts of the best response's."""
+    return float(record.arrays["best_reward"].mean())
 
 
 def scores(record: Record) -> np.ndarray:
-    """(runs, points): (reward − reference's) / (largest reward − reference's): 0 is the reference, 1 cannot be beaten.
+    """(runs, points): (gold − reference's) / (largest gold − reference's): 0 is the reference, 1 cannot be beaten.
 
-    A run that diverged scores 0 from then on: one would throw it away and serve the reference.
+    Gold is what a policy is judged by: without a learned reward, the reward itself. A run that diverged scores 0 from
+    then on: one would throw it away and serve the reference.
     """
-    reward = record.arrays["reward"]
-    reference = record.arrays["reference_reward"][:, None]
-    score = (reward - reference) / (best_reward(record) - reference)
-    died = record.arrays["diverged_at"][:, None]
-    return np.where((died >= 0) & (record.arrays["updates"] >= died), 0.0, score)
+    arrays = record.arrays
+    gold, reference, best = arrays["gold"], arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
+    score = (gold - reference) / (best - reference)
+    died = arrays["diverged_at"][:, None]
+    return np.where((died >= 0) & (arrays["updates"] >= died), 0.0, score)
 
 
 def final_scores(record: Record) -> np.ndarray:

@@ -1,7 +1,18 @@
-"""Problems whose every response can be listed, so that reward, KL and the optimum are exact."""
+"""Problems to learn: rewards and data policies under full control."""
 
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
-from .enumerable import EnumerableEnvironment, ToyEnvironment
+from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .token_tree import TokenTree
+from .toy import RewardJudge, ToyEnvironment
 
-__all__ = ["Bandit", "BanditOverlap", "BanditR1", "BanditR2", "EnumerableEnvironment", "TokenTree", "ToyEnvironment"]
+__all__ = [
+    "Bandit",
+    "BanditOverlap",
+    "BanditR1",
+    "BanditR2",
+    "EnumerableEnvironment",
+    "EnumerableSpec",
+    "RewardJudge",
+    "TokenTree",
+    "ToyEnvironment",
+]

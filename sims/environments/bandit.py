@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+from ..core.noise import Noise
 from ..core.spec import SpecError, setting
 from ..space import TokenSpace
-from .enumerable import ToyEnvironment
+from .enumerable import EnumerableSpec
 
 
 def bump(actions: int, peak: float, width: float) -> np.ndarray:
@@ -46,7 +47,7 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
 
 
 @dataclass(frozen=True)
-class Bandit(ToyEnvironment):
+class Bandit(EnumerableSpec):
     """A bump of reward over a line of actions; the data policy is the paper's, whatever the peak."""
 
     num_actions: int = setting(100, "number of actions", at_least=2)
@@ -68,7 +69,7 @@ class Bandit(ToyEnvironment):
         """(actions,) probabilities."""
         return cauchy_data_policy(self.num_actions)
 
-    def reference_logp(self) -> np.ndarray:
+    def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         return np.tile(np.log(self.data_policy()), (self.num_prompts, 1, 1))
 
     def overlap_mass(self) -> float:

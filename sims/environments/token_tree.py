@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.noise import Noise
 from ..core.spec import setting
 from ..space import TokenSpace
-from .enumerable import ToyEnvironment
+from .enumerable import EnumerableSpec
 
 
 @dataclass(frozen=True)
-class TokenTree(ToyEnvironment, kind="token_tree"):
+class TokenTree(EnumerableSpec, kind="token_tree"):
     """Rewards and data policy are drawn once from `table_seed`. 3 tokens and length 3 make 15 responses."""
 
     vocabulary: int = setting(3, "tokens, EOS included", at_least=2, at_most=8)
@@ -27,7 +28,7 @@ class TokenTree(ToyEnvironment, kind="token_tree"):
         count = len(self.space.all_responses[0])
         return np.random.default_rng([self.table_seed, 0]).uniform(size=(self.num_prompts, count))
 
-    def reference_logp(self) -> np.ndarray:
+    def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         shape = (self.num_prompts, self.space.nodes, self.vocabulary)
         logits = np.random.default_rng([self.table_seed, 1]).normal(size=shape)
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))

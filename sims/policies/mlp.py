@@ -16,7 +16,7 @@ from ..core.experiment import EnvironmentSpec, PolicySpec
 from ..core.noise import Noise
 from ..core.optimise import Optimiser, PerRunOptimiser
 from ..core.spec import SpecError, setting
-from ..environments.enumerable import ToyEnvironment
+from ..environments.enumerable import EnumerableSpec
 from ..space import TokenSpace
 from .categorical import CategoricalPolicy
 
@@ -76,10 +76,10 @@ class MLP(PolicySpec, kind="mlp"):
             raise SpecError("hidden", self.hidden, "must name at least one layer, each of width at least 2")
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
-        if not isinstance(environment, ToyEnvironment) or environment.space.length > 1:
+        if not isinstance(environment, EnumerableSpec) or environment.space.length > 1:
             raise SpecError("policy", "mlp", "has one output layer: it needs an environment of single actions")
 
-    def build(self, environment: ToyEnvironment, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
+    def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
         runs, contexts = noise.lead[0], environment.num_prompts
         if self.features == "one_hot":
             features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)
@@ -96,11 +96,11 @@ class MLP(PolicySpec, kind="mlp"):
             width = self.hidden[-1]
             parameters += [torch.zeros((runs, 1, width), dtype=dtype), torch.zeros((runs, 1), dtype=dtype)]
         policy = MLPPolicy(environment.space, features, parameters, len(widths) - 1, self.normalise_first)
-        self._fit(policy, torch.from_numpy(environment.reference_logp()).to(dtype)[:, 0], noise.lead)
+        self._fit(policy, torch.from_numpy(environment.reference_logp(noise)).to(dtype)[..., 0, :], noise.lead)
         return policy
 
     def _fit(self, policy: MLPPolicy, logp_data: Tensor, lead: tuple[int, ...]) -> None:
-        """Minimise the exact KL(π‖π_data) over all prompts. logp_data: (X, A)."""
+        """Minimise the exact KL(π‖π_data) over all prompts. logp_data: (X, A), or (R, X, A)."""
         trained = list(policy.parameters())[: 2 * policy.layers]
         optimiser = PerRunOptimiser(trained, lead, Optimiser(learning_rate=self.fit_learning_rate))
         for parameter in trained:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.experiment import PolicySpec
+from ..core.experiment import EnvironmentSpec, PolicySpec
 from ..core.noise import Noise
-from ..environments.enumerable import ToyEnvironment
+from ..core.spec import SpecError
+from ..environments.enumerable import EnumerableSpec
 from ..space import TokenSpace
 from .categorical import CategoricalPolicy
 
@@ -31,7 +32,13 @@ class TablePolicy(CategoricalPolicy):
 class Table(PolicySpec, kind="table"):
     """A table that starts at the data policy itself; its critic starts at 0."""
 
-    def build(self, environment: ToyEnvironment, noise: Noise, critic: bool, dtype: torch.dtype) -> TablePolicy:
-        logp = torch.from_numpy(environment.reference_logp()).to(dtype)
-        logits = logp.expand(*noise.lead, *logp.shape).clone()
+    def check_environment(self, environment: EnvironmentSpec) -> None:
+        if not isinstance(environment, EnumerableSpec):
+            raise SpecError(
+                "policy", "table", f"needs an environment whose responses can be listed: not {environment.kind}"
+            )
+
+    def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> TablePolicy:
+        logp = torch.from_numpy(environment.reference_logp(noise)).to(dtype)
+        logits = logp.expand(*noise.lead, *logp.shape[-3:]).clone()
         return TablePolicy(environment.space, logits, torch.zeros_like(logits[..., 0]) if critic else None)

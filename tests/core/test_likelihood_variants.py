@@ -289,7 +289,7 @@ def train_on_the_tree(
 ) -> tuple[Training, Tensor, Tensor]:
     """Train tables on the tree of 15 responses; returns expected rewards before and after, (runs,) each."""
     spec, noise = TokenTree(num_prompts=2), Noise.of(seed=0, runs=runs)
-    environment = spec.build(torch.float64)
+    environment = spec.build(torch.float64, noise)
     policy = Table().build(spec, noise, critic=False, dtype=torch.float64)
     learner = Learner(policy, Optimiser(learning_rate=0.05), noise.lead)
     schedule = Schedule(batch_size=16, num_generations=4, epochs=epochs)

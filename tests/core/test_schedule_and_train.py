@@ -26,7 +26,7 @@ def training(
     environment = TokenTree(num_prompts=2)
     policy = environment_policy(environment, noise, chosen.needs_critic)
     learner = Learner(policy, Optimiser(learning_rate=0.1), noise.lead, micro_batch_size)
-    return Training(policy, environment.build(torch.float64), chosen, schedule, learner, noise)
+    return Training(policy, environment.build(torch.float64, noise), chosen, schedule, learner, noise)
 
 
 def environment_policy(environment: TokenTree, noise: Noise, critic: bool) -> TablePolicy:

@@ -33,8 +33,10 @@ def record(reward: list[list[float]], **arrays: object) -> Record:
     """Two responses with rewards 0.2 and 1, reference (0.5, 0.5)."""
     runs = len(reward)
     base = {
-        "reward": np.array(reward),
+        "reward": np.full((runs, len(reward[0])), np.nan),  # what the learner saw: no score looks at it
+        "gold": np.array(reward),
         "reference_reward": np.full(runs, 0.6),
+        "best_reward": np.full(runs, 1.0),
         "rewards": np.array([[0.2, 1.0]]),
         "logp_ref": np.log(np.full((runs, 1, 2), 0.5)),
         "diverged_at": np.full(runs, -1),

@@ -172,7 +172,7 @@ def test_one_batch_gives_the_same_loss_and_gradient(algorithm: Algorithm):
     table, model = policies(generator)
     schedule = Schedule(batch_size=8, num_generations=4)
     learner = Learner(table, Optimiser(), (1,))
-    training = Training(table, TREE.build(torch.float64), algorithm, schedule, learner, Noise.of(0, 1))
+    training = Training(table, TREE.build(torch.float64, Noise.of(0, 1)), algorithm, schedule, learner, Noise.of(0, 1))
     batch = next(training.ticks(1)).batch
     with torch.no_grad():  # a policy that has left both the sampler and the reference
         for mine, theirs in zip(table.parameters(), model.parameters(), strict=True):
@@ -191,7 +191,7 @@ def test_one_batch_gives_the_same_loss_and_gradient(algorithm: Algorithm):
 def test_the_same_loop_makes_the_same_run(algorithm: Algorithm):
     """Three batches of two updates, from the same seed, to the last token drawn."""
     table, model = policies(torch.Generator().manual_seed(0))
-    environment = TREE.build(torch.float64)
+    environment = TREE.build(torch.float64, Noise.of(0, 1))
     schedule = Schedule(batch_size=4, num_generations=4, minibatch_size=2)
     optimiser = Optimiser(learning_rate=0.1)
     runs = (

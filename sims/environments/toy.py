@@ -1,0 +1,100 @@
+"""What all toy environments share: settings of the labeller, prompts that are numbers, and a judge that looks at
+rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.algorithms import Algorithm
+from ..core.batch import Batch
+from ..core.experiment import EnvironmentSpec
+from ..core.noise import Noise
+from ..core.preferences import Labeller, Pairing, choose_pairs
+from ..core.protocols import Judgement
+from ..core.schedule import Schedule
+from ..core.spec import SpecError, setting
+from ..space import TokenSpace
+
+
+@dataclass(frozen=True)
+class ToyEnvironment(EnvironmentSpec):
+    """Settings that every toy environment has; `build` makes the environment of some runs."""
+
+    executor: ClassVar[str] = "sims.execute:execute"
+    has_data: ClassVar[bool] = False  # whether it holds recorded pairs, for source = dataset
+
+    num_prompts: int = setting(1, "number of different prompts (X)", at_least=1)
+    label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
+    flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+
+    def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
+        if schedule.source == "dataset":
+            if not self.has_data:
+                raise SpecError("source", "dataset", f"must be policy or pool: {self.kind} holds no recorded data")
+            if algorithm.label_pairing is None:
+                raise SpecError("source", "dataset", f"holds pairs without log-probs: {algorithm.kind} takes no pairs")
+        if getattr(algorithm, "include_prompt", False):
+            raise SpecError("include_prompt", True, "must be false: the prompts of toy environments are numbers")
+
+    @property
+    def space(self) -> TokenSpace:
+        """The responses."""
+        raise NotImplementedError
+
+    @property
+    def labeller(self) -> Labeller:
+        return Labeller(self.label_temperature, self.flip_rate, self.correct_above)
+
+    def build(self, dtype: torch.dtype, noise: Noise) -> Any:
+        """The environment that these settings describe, one problem a run where problems are drawn."""
+        raise NotImplementedError
+
+
+class RewardJudge:
+    """Draws prompts uniformly, rewards responses, and labels pairs by those rewards.
+
+    A subclass gives `reward`; and `gold`, where what the learner sees is not what it is judged by.
+    """
+
+    num_prompts: int
+
+    def __init__(self, labeller: Labeller) -> None:
+        self.labeller = labeller
+
+    def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        """(..., B, K) what the learner sees of responses (..., B, K, L)."""
+        raise NotImplementedError
+
+    def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
+        """(..., B, K) what it is judged by; `rewards`, what it sees, unless there is a proxy."""
+        return rewards
+
+    def prompts(self, batch_size: int, noise: Noise) -> Tensor:
+        """(..., B) prompt ids, each prompt as likely as the others."""
+        count = self.num_prompts
+        if count == 1:
+            return torch.zeros((*noise.lead, batch_size), dtype=torch.int64)
+        return (noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1)
+
+    def judge(
+        self, prompts: Tensor, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
+    ) -> Judgement:
+        """Rewards; and if a pairing is asked for, its pairs and their labels."""
+        rewards = self.reward(prompts, responses)
+        gold = self.gold(prompts, responses, rewards)
+        if pairing is None:
+            return Judgement(rewards=rewards, gold=gold)
+        pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
+        first, second = rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])
+        # Drawn even where they are not used: a noiseless labeller then shares its noise with a noisy one.
+        uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
+        return Judgement(rewards, gold, pairs, self.labeller.label(first, second, uniforms), weight)
+
+    def recorded(self, batch_size: int, noise: Noise) -> Batch:
+        """The next recorded pairs, where there are any."""
+        raise SpecError("source", "dataset", "this environment has no recorded data; it knows policy and pool")

@@ -1,0 +1,92 @@
+"""What a record says of a policy: expectations over all responses, which are exact."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .core.batch import pick, sequence_sum
+from .core.divergences import entropy, kl_policy_ref
+from .core.reductions import shares
+from .core.train import Tick, Training
+from .environments.enumerable import EnumerableEnvironment
+from .policies.categorical import CategoricalPolicy
+
+
+class Evaluation(Protocol):
+    """Looks at the policy of a training now and then, and once more when it is over."""
+
+    def row(self) -> dict[str, Tensor]:
+        """Numbers of the policy as it is now: name → (R,). Among them reward, gold, kl_policy_ref and entropy."""
+
+    def closing(self) -> dict[str, Tensor]:
+        """What is known at the end; among it reference_reward (R,), and best_reward (R,), which no policy exceeds."""
+
+
+class ExactEvaluation:
+    """Sums over every response to every prompt."""
+
+    def __init__(self, training: Training, environment: EnumerableEnvironment) -> None:
+        self.policy: CategoricalPolicy = training.policy  # type: ignore[assignment]
+        self.environment = environment
+        self.logp_ref = self.policy.all_log_probs().detach()
+        self.facts = environment.facts()
+
+    @torch.no_grad()
+    def row(self) -> dict[str, Tensor]:
+        """Expected reward and gold reward, KL and entropy; and the mass on responses that no data shows, if any."""
+        logp = self.policy.all_log_probs()
+        row = {
+            "reward": self._mean(logp, self.environment.seen_rewards()),
+            "gold": self._mean(logp, self.environment.all_rewards()),
+            "kl_policy_ref": kl_policy_ref(logp, self.logp_ref).mean(-1),
+            "entropy": entropy(logp).mean(-1),
+        }
+        if "covered" in self.facts:
+            row["unseen_mass"] = (logp.exp() * ~self.facts["covered"]).sum(-1).mean(-1)
+        return row
+
+    def closing(self) -> dict[str, Tensor]:
+        """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the problem's own facts."""
+        gold = self.environment.all_rewards()
+        return {
+            "reference_reward": self._mean(self.logp_ref, gold),
+            "best_reward": gold.amax(-1).mean(-1).expand(self.logp_ref.shape[0]),
+            "rewards": gold,
+            "logp_ref": self.logp_ref,
+            "logp_final": self.policy.all_log_probs().detach(),
+            **self.facts,
+        }
+
+    @staticmethod
+    def _mean(logp: Tensor, rewards: Tensor) -> Tensor:
+        """Expected reward, mean over prompts: (R,). logp: (R, X, N); rewards: (X, N) or (R, X, N)."""
+        return (logp.exp() * rewards).sum(-1).mean(-1)
+
+
+def update_row(training: Training, tick: Tick | None, like: Tensor) -> dict[str, Tensor]:
+    """Loss and gradient norm of the last update; for algorithms on pairs also the mean log-prob of the chosen and of
+    the rejected responses of its batch, after it: (R,) each, NaN before the first update."""
+    unknown = torch.full_like(like, torch.nan)
+    row = {
+        "loss": unknown if tick is None else tick.step.loss,
+        "grad_norm": unknown if tick is None else tick.step.grad_norm,
+    }
+    if training.algorithm.label_pairing is not None:
+        chosen, rejected = (unknown, unknown) if tick is None else _pair_log_probs(training, tick)
+        row |= {"logp_chosen": chosen, "logp_rejected": rejected}
+    return row
+
+
+@torch.no_grad()
+def _pair_log_probs(training: Training, tick: Tick) -> tuple[Tensor, Tensor]:
+    batch = tick.batch
+    logp = sequence_sum(training.policy.forward(batch.prompts, batch.responses, batch.mask).logp, batch.mask)
+    first, second = pick(logp, batch.need("pairs"))
+    label = batch.need("pair_label")
+    chosen = label * first + (1.0 - label) * second
+    share = shares(batch.pair_weight, label)  # pairs that do not count have no say; 0/0 is NaN where none does
+    share = share / share.sum((-2, -1), keepdim=True)
+    return (share * chosen).sum((-2, -1)), (share * (first + second - chosen)).sum((-2, -1))
