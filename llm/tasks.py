@@ -103,6 +103,9 @@ class Task(EnvironmentSpec):
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         """Recorded data must hold what the algorithm learns from."""
+        if schedule.source == "replay":
+            rule = "must be policy, pool or dataset: the stream of a whole run of text is not kept in memory"
+            raise SpecError("source", "replay", rule)
         if schedule.source != "dataset":
             return
         if self.data == LANGUAGE:

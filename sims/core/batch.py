@@ -7,7 +7,7 @@ of most papers is B·K here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -122,6 +122,14 @@ class Batch:
     def gather(self, index: Tensor) -> Batch:
         """The prompts at `index` (..., B'), each run its own."""
         return self.over_prompts(lambda x, axis: take_items(x, index, axis))
+
+    @staticmethod
+    def join(batches: Sequence[Batch]) -> Batch:
+        """Batches of the same fields, one behind the other along B; probes, which are made anew, left out."""
+        first, axis = batches[0], len(batches[0].lead)
+        parts = [batch.tensors() for batch in batches]
+        joined = {name: torch.cat([part[name] for part in parts], dim=axis) for name in parts[0]}
+        return replace(first, probes=None, **joined)  # type: ignore[arg-type]
 
 
 _JUDGED = ("rewards", "gold", "desirable")

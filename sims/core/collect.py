@@ -1,8 +1,9 @@
-"""Where batches come from: the sampler that follows the policy or does not, a pool drawn once, or recorded data."""
+"""Where batches come from: the sampler that follows the policy or does not, a pool, or recorded data."""
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class Collector:
     """Draws responses, has them judged, and freezes what must be known of them before the policy changes.
 
     samples: how many responses were drawn so far. synced_at: updates done when the sampler last was the policy.
+    pool: batches drawn once and used from then on, in `order`; drawn here, or by the run that a replay repeats.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Collector:
         self.algorithm, self.schedule, self.noise = algorithm, schedule, noise
         # The sampler is the policy itself where it is synced before every batch.
         self.fresh = schedule.source == "policy" and schedule.sync_period == schedule.updates_per_batch
-        self.sampler = policy if self.fresh or schedule.source == "dataset" else policy.clone()
+        self.sampler = policy if self.fresh or schedule.source in ("dataset", "replay") else policy.clone()
         self.pool: Batch | None = None
         self.order: Tensor | None = None
         self.samples = self.batches = self.synced_at = 0
@@ -51,6 +53,8 @@ class Collector:
             batch = self.draw(schedule.batch_size)
         elif schedule.source == "pool":
             batch = self._from_pool()
+        elif schedule.source == "replay":
+            batch = self._from_stream()
         else:
             batch = self.environment.recorded(schedule.batch_size, self.noise)
         self.batches += 1
@@ -104,6 +108,17 @@ class Collector:
             self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
         return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
 
+    def _from_stream(self) -> Batch:
+        """The next prompts of another run's stream, each at most `replay_window` places from where it was drawn."""
+        assert self.pool is not None, "a replay starts from a stream: Training.ticks records it"
+        window, size = self.schedule.replay_window or 0.0, self.schedule.batch_size
+        if self.order is None:
+            places = torch.arange(self.pool.size, dtype=torch.float64)
+            moves = self.noise.uniforms("replay order", self.pool.size)
+            # Sorted by place + window·u nobody moves further than the window; u alone is a shuffle of all.
+            self.order = (moves if math.isinf(window) else places + window * moves).argsort(stable=True, dim=-1)
+        return self.pool.gather(self.order[..., self.batches * size : (self.batches + 1) * size])
+
     @torch.no_grad()
     def _freeze(self, batch: Batch) -> Batch:
         """Add what is frozen at collection: reference log-probs, critic values, probes."""
@@ -119,6 +134,11 @@ class Collector:
         if algorithm.needs_critic:
             batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
         return batch
+
+
+def as_drawn(batch: Batch) -> Batch:
+    """A batch without what was frozen when it was collected: its responses and what was said of them."""
+    return batch.replace(logp_policy=None, logp_ref=None, values=None, probes=None, reference_version=0)
 
 
 def mismatch(batch: Batch) -> Batch:

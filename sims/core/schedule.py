@@ -19,7 +19,9 @@ class Schedule(Spec, kind="schedule"):
     Updates a batch = epochs · batch_size / minibatch_size. On-policy: one update a batch, drawn by the current policy.
     Offline comes in two kinds, and a figure says which: `sync_every_updates` = inf draws fresh responses from the
     initial policy for ever; `source` = pool draws `pool_size` prompts' responses once and goes through them again and
-    again.
+    again. `source` = replay first trains on-policy by this very schedule, then starts again from the initial policy on
+    the batches that were drawn: in order this is the same run once more, shuffled it is offline data of an online
+    policy's making (Tang et al. 2024).
     """
 
     batch_size: int = setting(64, "prompts collected at a time (B)", at_least=1)
@@ -31,10 +33,17 @@ class Schedule(Spec, kind="schedule"):
     sync_every_updates: float | None = setting(
         None, "updates between copies of the policy to the sampler; none: before every batch; inf: never", at_least=1
     )
-    source: Literal["policy", "pool", "dataset"] = setting(
-        "policy", "fresh responses of the sampler, a fixed pool drawn once from it, or the environment's recorded data"
+    source: Literal["policy", "pool", "replay", "dataset"] = setting(
+        "policy",
+        "fresh responses of the sampler, a fixed pool drawn once from it, the stream of an on-policy run of the same "
+        "experiment, or the environment's recorded data",
     )
     pool_size: int | None = setting(None, "prompts in the pool (source = pool)", at_least=1)
+    replay_window: float | None = setting(
+        None,
+        "how many prompts a recorded one may move from its place (source = replay): 0: in order; inf: shuffled",
+        at_least=0,
+    )
     reference: Literal["fixed", "copy", "ema"] = setting(
         "fixed", "the initial policy for ever, a copy of the policy now and then, or an exponential average of it"
     )
@@ -66,6 +75,7 @@ class Schedule(Spec, kind="schedule"):
             rule = f"must fall on batch boundaries: a multiple of the {self.updates_per_batch} updates a batch"
             raise SpecError("sync_every_updates", period, f"{rule} ({multiples}), or inf")
         self._check_pair("source", "pool", "pool_size")
+        self._check_pair("source", "replay", "replay_window")
         self._check_pair("reference", "copy", "reference_every_updates")
         self._check_pair("reference", "ema", "reference_rate")
         if self.pool_size is not None and self.pool_size % self.batch_size:

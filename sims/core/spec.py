@@ -35,8 +35,8 @@ class SpecError(ValueError):
         return f"{self.field} = {self.value!r}: {self.valid}"
 
 
-def setting(default: Any = MISSING, help: str = "", **limits: Any) -> Any:
-    """Declare a field with its help and its limits.
+def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any:
+    """Declare a field with its help and its limits; without help (None) it is no option of a command line.
 
     limits: any of `above`, `at_least`, `below`, `at_most` (numbers), and `per_run=True` for a float that may also be
     given as an array over runs. A field annotated `Literal[...]` is limited to these choices.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .algorithms import Algorithm, State
 from .batch import Batch
-from .collect import Collector
+from .collect import Collector, as_drawn
 from .learner import Learner, Step, narrow_targets
 from .noise import Noise
 from .preferences import count_pairs
@@ -86,6 +86,8 @@ class Training:
         schedule, collector = self.schedule, self.collector
         schedule.check_updates(updates)
         size = schedule.minibatch_size or schedule.batch_size
+        if schedule.source == "replay" and collector.pool is None:
+            self._record_stream(updates)
         while self.updates < updates:
             batch = collector.next_batch(self.updates)
             with torch.no_grad():
@@ -99,6 +101,16 @@ class Training:
                     self.updates += 1
                     self.reference.after_update(self.updates, self.policy)
                     yield Tick(self.updates, collector.samples, staleness, batch, step)
+
+    def _record_stream(self, updates: int) -> None:
+        """Train a twin on-policy by the same schedule and noise, and keep the batches that it drew."""
+        collector, schedule = self.collector, self.schedule.replace(source="policy", replay_window=None)
+        learner, policy = self.learner, self.policy.clone()
+        twin = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
+        run = Training(policy, collector.environment, self.algorithm, schedule, twin, self.noise)
+        ticks = run.ticks(updates)
+        collector.pool = Batch.join([as_drawn(t.batch) for t in ticks if t.update % schedule.updates_per_batch == 0])
+        collector.samples = run.collector.samples
 
     @property
     def between_batches(self) -> bool:

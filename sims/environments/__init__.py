@@ -1,6 +1,7 @@
 """Problems to learn: rewards and data policies under full control."""
 
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
+from .contextual import Contextual, ContextualEnvironment
 from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .token_tree import TokenTree
 from .toy import RewardJudge, ToyEnvironment
@@ -10,6 +11,8 @@ __all__ = [
     "BanditOverlap",
     "BanditR1",
     "BanditR2",
+    "Contextual",
+    "ContextualEnvironment",
     "EnumerableEnvironment",
     "EnumerableSpec",
     "RewardJudge",

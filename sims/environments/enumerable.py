@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +18,16 @@ from .toy import RewardJudge, ToyEnvironment
 @dataclass(frozen=True)
 class EnumerableSpec(ToyEnvironment):
     """Settings of a problem that is a table of rewards and a data policy."""
+
+    @property
+    def full_support(self) -> bool:
+        """Whether the data policy gives every response some probability."""
+        return True
+
+    @property
+    def without_reward_model(self) -> Self:
+        """The same problem and data, with gold rewards."""
+        return self
 
     def rewards(self) -> np.ndarray:
         """(X, N) float64, in the order of `space.all_responses`."""

@@ -37,7 +37,8 @@ class CategoricalPolicy:
 
     @torch.no_grad()
     def copy_from(self, other: Self) -> None:
-        self.blend_from(other, 1.0)
+        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
+            mine.copy_(theirs)  # not a blend at rate 1, which makes NaN of a logit of −inf
 
     @torch.no_grad()
     def blend_from(self, other: Self, rate: float) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm
 
 from ..core.divergences import kl
 from ..core.experiment import EnvironmentSpec, PolicySpec
@@ -17,6 +15,7 @@ from ..core.noise import Noise
 from ..core.optimise import Optimiser, PerRunOptimiser
 from ..core.spec import SpecError, setting
 from ..environments.enumerable import EnumerableSpec
+from ..networks import initial_layers, last_hidden
 from ..space import TokenSpace
 from .categorical import CategoricalPolicy
 
@@ -36,13 +35,7 @@ class MLPPolicy(CategoricalPolicy):
 
     def hidden(self) -> Tensor:
         """(R, X, width): the last hidden layer."""
-        x = self.features
-        for i in range(self.layers - 1):
-            x = x @ self._parameters[2 * i] + self._parameters[2 * i + 1]
-            if i == 0 and self.normalise_first:
-                x = layer_norm(x, x.shape[-1:])
-            x = x.relu()
-        return x
+        return last_hidden(self.features, self._parameters[: 2 * self.layers], self.normalise_first)
 
     def logits(self) -> Tensor:
         last = 2 * (self.layers - 1)
@@ -78,6 +71,8 @@ class MLP(PolicySpec, kind="mlp"):
     def check_environment(self, environment: EnvironmentSpec) -> None:
         if not isinstance(environment, EnumerableSpec) or environment.space.length > 1:
             raise SpecError("policy", "mlp", "has one output layer: it needs an environment of single actions")
+        if not environment.full_support:
+            raise SpecError("policy", "mlp", "gives every response some probability: use table where one has none")
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
         runs, contexts = noise.lead[0], environment.num_prompts
@@ -86,12 +81,7 @@ class MLP(PolicySpec, kind="mlp"):
         else:
             features = noise.uniforms("features", contexts, self.feature_size).to(dtype)
         widths = [features.shape[-1], *self.hidden, environment.space.vocabulary]
-        parameters = []
-        for fan_in, fan_out in itertools.pairwise(widths):
-            parameters += [
-                initial_uniform(noise, (fan_in, fan_out), fan_in, dtype),
-                initial_uniform(noise, (1, fan_out), fan_in, dtype),
-            ]
+        parameters = initial_layers(noise, widths, dtype)
         if critic:
             width = self.hidden[-1]
             parameters += [torch.zeros((runs, 1, width), dtype=dtype), torch.zeros((runs, 1), dtype=dtype)]
@@ -111,8 +101,3 @@ class MLP(PolicySpec, kind="mlp"):
             optimiser.step(gradients, optimiser.grad_norm(gradients))
         for parameter in trained:
             parameter.requires_grad_(False)
-
-
-def initial_uniform(noise: Noise, shape: tuple[int, ...], fan_in: int, dtype: torch.dtype) -> Tensor:
-    """U(−1/√fan_in, 1/√fan_in), as `torch.nn.Linear` starts: (R, *shape)."""
-    return ((2.0 * noise.uniforms("initial weights", *shape) - 1.0) / fan_in**0.5).to(dtype)

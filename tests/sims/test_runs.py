@@ -11,16 +11,16 @@ from sims.core.experiment import Experiment, PolicySpec
 from sims.core.obtain import stacks
 from sims.core.optimise import Optimiser
 from sims.core.schedule import Schedule
-from sims.environments import BanditR1, BanditR2, TokenTree, ToyEnvironment
-from sims.execute import execute
+from sims.environments import BanditR1, BanditR2, Contextual, TokenTree, ToyEnvironment
+from sims.execute import SHARED, execute
 from sims.policies import MLP, Table
 
-SHARED = {"updates", "samples", "staleness", "rewards"}  # arrays without a runs axis
 PAPER_MLP = MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True, fit_steps=5)
 PLACES: dict[str, tuple[ToyEnvironment, PolicySpec]] = {
     "table": (BanditR2(), Table()),
     "prompts": (BanditR1(num_prompts=4, label_temperature=0.3, flip_rate=0.1), Table()),
     "tree": (TokenTree(num_prompts=3), Table()),
+    "learned": (Contextual(num_prompts=3, reward_model="mlp", reward_model_steps=20), Table()),
     "mlp": (BanditR1(num_prompts=4), MLP(hidden=(16, 16), fit_steps=5)),
     "paper_mlp": (BanditR1(num_prompts=2), PAPER_MLP),
 }

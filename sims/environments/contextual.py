@@ -1,0 +1,213 @@
+"""Prompts with one best response each, and recorded preferences that show some of the responses: Xu et al. 2024."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch
+from ..core.noise import Noise
+from ..core.preferences import Labeller
+from ..core.spec import SpecError, setting
+from ..space import TokenSpace
+from .enumerable import EnumerableEnvironment, EnumerableSpec
+from .learned_reward import LearnedReward, RewardModel, fit
+
+
+@dataclass(frozen=True)
+class Contextual(EnumerableSpec, kind="contextual"):
+    """X prompts × N responses; the diagonal earns 1, every other cell a reward drawn once below `off_diagonal`.
+
+    Which responses the recorded pairs show is drawn for each run: the best one unless `best_in_data` is false, and
+    others up to the coverage. All pairs of covered responses are recorded, once each. Xu et al. name neither rewards,
+    pairs nor reference; these are ours. The reference's logits are normal noise, then in turn tilted, moved away
+    from the data, and given a stated probability of the best response.
+    """
+
+    has_data: ClassVar[bool] = True
+
+    num_prompts: int = setting(8, "number of different prompts (X)", at_least=1)
+    num_responses: int = setting(8, "number of responses to each (N)", at_least=3)
+    off_diagonal: float = setting(0.5, "rewards off the diagonal are drawn from U(0, this)", above=0, below=1)
+    table_seed: int = setting(0, "seed of the rewards", at_least=0)
+    coverage: float = setting(0.5, "share of a prompt's responses that stand in recorded pairs", above=0, at_most=1)
+    best_in_data: bool = setting(True, "whether the best response stands in recorded pairs")
+    tilt: Literal["none", "losers", "winners"] = setting(
+        "none", "which covered responses the reference favours: those that lose to the best covered one, or that one"
+    )
+    tilt_by: float = setting(2.0, "how much their log-probs are raised (tilt = losers or winners)", at_least=0)
+    reference_noise: float = setting(0.1, "standard deviation of the reference's logits", at_least=0)
+    uncovered_mass: float | None = setting(
+        None, "the reference's mass on responses that no pair shows: its shift from the data; none: as it comes",
+        above=0, below=1,
+    )  # fmt: skip
+    best_mass: float | None = setting(
+        None, "the reference's probability of the best response; none: as it comes", at_least=0, below=1
+    )
+    reward_model: Literal["none", "table", "mlp"] = setting(
+        "none", "what the learner's rewards come from: gold itself, or a model fitted to the recorded pairs"
+    )
+    reward_model_hidden: tuple[int, ...] = setting((64, 64), "widths of its hidden layers (reward_model = mlp)")
+    reward_model_loss: float = setting(0.1, "mean Bradley-Terry loss at which its training stops", above=0)
+    reward_model_steps: int = setting(2000, "steps after which it stops anyway", at_least=1)
+
+    def check(self) -> None:
+        free = self.num_responses - (0 if self.best_in_data else 1)
+        if not 2 <= self.covered_responses <= free:
+            rule = f"must cover from 2 to {free} of {self.num_responses} responses, not {self.covered_responses}"
+            raise SpecError("coverage", self.coverage, rule)
+        if self.uncovered_mass is not None and self.covered_responses == self.num_responses:
+            raise SpecError("uncovered_mass", self.uncovered_mass, "must be none where coverage = 1 leaves nothing out")
+
+    @property
+    def covered_responses(self) -> int:
+        """How many responses of a prompt stand in the data."""
+        return round(self.coverage * self.num_responses)
+
+    @property
+    def recorded_pairs(self) -> int:
+        """D, the number of recorded pairs."""
+        return self.num_prompts * self.covered_responses * (self.covered_responses - 1) // 2
+
+    @property
+    def space(self) -> TokenSpace:
+        return TokenSpace(self.num_responses)
+
+    @property
+    def full_support(self) -> bool:
+        return self.best_mass != 0
+
+    @property
+    def without_reward_model(self) -> Self:
+        return self.replace(reward_model="none")
+
+    def best(self) -> np.ndarray:
+        """(X,) the best response to each prompt."""
+        return np.arange(self.num_prompts) % self.num_responses
+
+    def rewards(self) -> np.ndarray:
+        shape = (self.num_prompts, self.num_responses)
+        table = np.random.default_rng(self.table_seed).uniform(0.0, self.off_diagonal, size=shape)
+        table[np.arange(self.num_prompts), self.best()] = 1.0
+        return table
+
+    def covered(self, noise: Noise) -> np.ndarray:
+        """(R, X, N) bool: which responses stand in each run's recorded pairs."""
+        order = _of_problem(noise).uniforms("coverage", self.num_prompts, self.num_responses).numpy().copy()
+        order[..., np.arange(self.num_prompts), self.best()] = -1.0 if self.best_in_data else 2.0
+        return order.argsort(-1).argsort(-1) < self.covered_responses
+
+    def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
+        if noise is None:
+            raise ValueError("noise = None: this environment draws a reference for each run, and must know which")
+        covered, rewards = self.covered(noise), self.rewards()
+        uniforms = _of_problem(noise).uniforms("reference logits", self.num_prompts, self.num_responses, 2).numpy()
+        normal = np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1])  # Box–Muller
+        winner = np.where(covered, rewards, -1.0).argmax(-1)[..., None] == np.arange(self.num_responses)
+        favoured = {"none": False, "winners": winner, "losers": covered & ~winner}[self.tilt]
+        mass = np.exp(self.reference_noise * normal + self.tilt_by * np.asarray(favoured))
+        if self.uncovered_mass is not None:
+            mass = _share(mass, ~covered, self.uncovered_mass)
+        if self.best_mass is not None:
+            best = np.arange(self.num_responses) == self.best()[:, None]
+            mass = _share(mass, np.broadcast_to(best, mass.shape), self.best_mass)
+        with np.errstate(divide="ignore"):
+            return np.log(mass / mass.sum(-1, keepdims=True))[..., None, :]
+
+    def build(self, dtype: torch.dtype, noise: Noise) -> ContextualEnvironment:
+        gold, covered = torch.from_numpy(self.rewards()).to(dtype), torch.from_numpy(self.covered(noise))
+        data = recorded_pairs(gold, covered, self.labeller, noise)
+        learned = None
+        if self.reward_model != "none":
+            model = RewardModel(
+                self.reward_model, self.reward_model_hidden, self.reward_model_loss, self.reward_model_steps
+            )
+            learned = fit(model, data, (self.num_prompts, self.num_responses), _of_problem(noise), dtype)
+        return ContextualEnvironment(self.space, gold, self.labeller, covered, data, learned)
+
+
+def _of_problem(noise: Noise) -> Noise:
+    """Streams of the same runs, from their start: a problem is the same whoever asks for it, and whenever."""
+    return Noise(noise.runs)
+
+
+def _share(mass: np.ndarray, part: np.ndarray, share: float) -> np.ndarray:
+    """Rescale so that `part` of the responses holds `share` of the mass. mass, part: (..., N)."""
+    inside, outside = np.where(part, mass, 0.0), np.where(part, 0.0, mass)
+    scaled = inside / inside.sum(-1, keepdims=True) * share + outside / outside.sum(-1, keepdims=True) * (1.0 - share)
+    return np.asarray(scaled)
+
+
+def recorded_pairs(gold: Tensor, covered: Tensor, labeller: Labeller, noise: Noise) -> Batch:
+    """Every pair of covered responses, once: prompts (R, D), responses (R, D, 2, 1), one label each by the labeller.
+
+    gold: (X, N); covered: (R, X, N), as many a prompt everywhere.
+    """
+    runs, prompts, _ = covered.shape
+    count = int(covered[0, 0].sum())
+    shown = covered.nonzero()[:, -1].view(runs, prompts, count)
+    responses = shown[..., torch.combinations(torch.arange(count), 2)].flatten(1, 2)  # (R, D, 2)
+    which = torch.arange(prompts).repeat_interleave(responses.shape[1] // prompts).expand(runs, -1)
+    rewards = gold[which.unsqueeze(-1), responses]
+    uniforms = _of_problem(noise).uniforms("recorded labels", responses.shape[1], 1, 2)
+    label = labeller.label(rewards[..., :1], rewards[..., 1:], uniforms)
+    tokens = responses.unsqueeze(-1)
+    return Batch(
+        prompts=which,
+        responses=tokens,
+        mask=torch.ones((), dtype=torch.bool).expand(tokens.shape),
+        rewards=rewards,
+        gold=rewards,
+        pairs=torch.arange(2).expand(runs, responses.shape[1], 1, 2),
+        pair_label=label,
+    )
+
+
+class ContextualEnvironment(EnumerableEnvironment):
+    """What each run sees: its own recorded pairs, and gold rewards or those that were learned from the pairs.
+
+    covered: (R, X, N) bool; data: D pairs a run.
+    """
+
+    def __init__(
+        self,
+        space: TokenSpace,
+        gold: Tensor,
+        labeller: Labeller,
+        covered: Tensor,
+        data: Batch,
+        learned: LearnedReward | None,
+    ) -> None:
+        super().__init__(space, gold, labeller)
+        self.covered, self.data, self.learned = covered, data, learned
+
+    def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        if self.learned is None:
+            return super().reward(prompts, responses)
+        cells = (prompts * self.rewards.shape[1]).unsqueeze(-1) + responses[..., 0]
+        return self.learned.scores.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+
+    def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
+        return rewards if self.learned is None else super().reward(prompts, responses)
+
+    def seen_rewards(self) -> Tensor:
+        return self.rewards if self.learned is None else self.learned.scores
+
+    def recorded(self, batch_size: int, noise: Noise) -> Batch:
+        """Recorded pairs drawn uniformly, with replacement; all of them, once each, if as many are asked for."""
+        if batch_size == self.data.size:
+            return self.data
+        index = (noise.uniforms("recorded pairs", batch_size) * self.data.size).long().clamp(max=self.data.size - 1)
+        return self.data.gather(index)
+
+    def facts(self) -> dict[str, Tensor]:
+        """covered: (R, X, N); and of a reward model learned_rewards (R, X, N), its loss and its accuracy (R,)."""
+        found = {"covered": self.covered}
+        if self.learned is not None:
+            found["learned_rewards"] = self.learned.scores
+            found |= {"reward_model_loss": self.learned.loss, "reward_model_accuracy": self.learned.accuracy}
+        return found

@@ -1,0 +1,48 @@
+"""A policy that first imitated the chosen responses of the recorded pairs, and serves as reference after that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..core.algorithms import find_algorithm
+from ..core.experiment import EnvironmentSpec, PolicySpec
+from ..core.learner import Learner
+from ..core.noise import Noise
+from ..core.optimise import Optimiser
+from ..core.schedule import Schedule
+from ..core.spec import SpecError, setting
+from ..core.train import Training
+from ..environments.enumerable import EnumerableSpec
+from .categorical import CategoricalPolicy
+from .table import Table
+
+
+@dataclass(frozen=True)
+class FineTuned(PolicySpec, kind="fine_tuned"):
+    """`base` after supervised fine-tuning on the chosen responses (pref_ft): the first stage of Rafailov et al. 2023,
+    and Xu et al.'s remedy for a reference that is far from the data."""
+
+    base: PolicySpec = setting(Table(), None)  # no option: it has options of its own
+    sft_updates: int = setting(100, "updates of fine-tuning on the chosen responses", at_least=1)
+    sft_batch_size: int = setting(64, "recorded pairs an update", at_least=1)
+    sft_learning_rate: float = setting(1e-2, "step size of the fine-tuning (adam)", above=0)
+
+    def check_environment(self, environment: EnvironmentSpec) -> None:
+        self.base.check_environment(environment)
+        if not getattr(environment, "has_data", False):
+            rule = f"imitates recorded responses, and {environment.kind} holds none"
+            raise SpecError("policy", "fine_tuned", rule)
+
+    def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> CategoricalPolicy:
+        policy: CategoricalPolicy = self.base.build(environment, noise, critic, dtype)
+        own = Noise(noise.runs)  # from its start, so that training afterwards draws what it draws without this stage
+        learner = Learner(policy, Optimiser(learning_rate=self.sft_learning_rate), own.lead)
+        schedule = Schedule(batch_size=self.sft_batch_size, source="dataset")
+        data = environment.without_reward_model.build(dtype, own)
+        for _ in Training(policy, data, find_algorithm("pref_ft")(), schedule, learner, own).ticks(self.sft_updates):
+            pass
+        for parameter in policy.parameters():
+            parameter.requires_grad_(False)
+        return policy
