@@ -108,7 +108,10 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
     """Collect, draw, judge and write one figure; returns its seconds."""
     start = time.perf_counter()
     with tqdm(
-        total=1, bar_format="{desc:60.60} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}", leave=False
+        total=1,
+        bar_format="{desc:60.60} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}",
+        leave=False,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
     ) as bar:
         bar.set_description_str(f"{figure.name}: computing")
 
@@ -116,9 +119,9 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
             if progress.work != bar.total:  # another set of runs: time left is that of the new one
                 bar.reset(max(progress.work, 1))
             cached = f"{progress.cached} of {progress.asked} cached"
-            bar.set_description_str(f"{figure.name}: {cached}; {progress.running or 'reading'}")
-            bar.n = progress.work_done
-            bar.refresh()
+            bar.set_description_str(f"{figure.name}: {cached}; {progress.running or 'reading'}", refresh=False)
+            # update() draws ten times a second at most; a log, which keeps every line, gets one in ten seconds.
+            bar.update(progress.work_done - bar.n)
 
         o = options
         lab = Lab(Store(o.results), o.jobs, o.quick, o.full, o.force, o.runs, o.keep, show)

@@ -1,0 +1,263 @@
+"""Does DPO favour responses that its data never show, and does PPO on a learned reward avoid it? (C03, C04, C05)
+
+Xu et al.'s toy: 8 prompts × 8 responses, the best on the diagonal, recorded pairs that show some of them. DPO and the
+reward model read the same pairs and are compared at the same Bradley–Terry loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.style import BLACK, RC, colour, curve
+from sims import exact
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment, PolicySpec
+from sims.core.optimise import Optimiser
+from sims.core.schedule import Schedule
+from sims.core.statistics import mean_interval, paired_effect
+from sims.core.store import Record
+from sims.environments import Contextual
+from sims.policies import MLP, Table
+
+COVERAGES = (0.25, 0.5, 0.75, 0.875)
+TILTS = {"none": "near-uniform reference", "losers": "reference skewed to losers", "winners": "skewed to winners"}
+POLICIES: dict[str, tuple[PolicySpec, float]] = {
+    "table": (Table(), 0.03),
+    "mlp": (MLP(hidden=(32, 32), fit_steps=200), 0.003),
+}
+BETA, MATCHED_LOSS = 0.5, 0.2
+UPDATES, RUNS = 600, 50
+
+UNIT = "probability"
+RISE = "change of the policy's mass on responses that no recorded pair shows, from the reference's"
+GRID = f"mean over coverage {', '.join(f'{c:g}' for c in COVERAGES)} × three references"
+C03 = "DPO raises the probability of responses absent from the data."
+C04 = "PPO on a learned reward avoids raising the probability of responses absent from the data, as DPO does."
+C05 = "More coverage of the data shrinks the rise."
+MARGIN = 0.02
+
+
+def arms() -> dict[str, Experiment]:
+    """place/policy/algorithm → experiment; DPO and IPO on full batches of the recorded pairs, PPO on their model."""
+    found = {}
+    for name, (policy, rate) in POLICIES.items():
+        for tilt in TILTS:
+            for coverage in COVERAGES:
+                place = f"{tilt}-{coverage:g}"
+                environment = Contextual(tilt=tilt, coverage=coverage)  # type: ignore[arg-type]
+                learned = environment.replace(reward_model=name, reward_model_loss=MATCHED_LOSS)
+                pairs = Schedule(batch_size=environment.recorded_pairs, source="dataset")
+                draws = Schedule(batch_size=32, num_generations=4)
+                settings = {
+                    "dpo": (environment, find_algorithm("dpo")(beta=BETA), pairs),  # type: ignore[call-arg]
+                    "ppo": (learned, find_algorithm("ppo")(beta=BETA), draws),  # type: ignore[call-arg]
+                }
+                if tilt == "none" and coverage == 0.5:  # shown as a heat map, not judged
+                    settings["ipo"] = (environment, find_algorithm("ipo")(beta=BETA), pairs)  # type: ignore[call-arg]
+                for algorithm, (where, chosen, schedule) in settings.items():
+                    found[f"{place}/{name}/{algorithm}"] = Experiment(
+                        name=f"unseen_responses-{algorithm}",
+                        environment=where,
+                        policy=policy,
+                        algorithm=chosen,
+                        schedule=schedule,
+                        optimiser=Optimiser(learning_rate=rate),
+                        updates=UPDATES,
+                        evaluations=120,
+                        runs=RUNS,
+                    )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """One setting for all: nothing is tuned, since what is compared is where the mass goes at one training loss."""
+    return lab.records(arms())
+
+
+def change(record: Record) -> np.ndarray:
+    """(runs, points): unseen mass, minus the reference's."""
+    unseen = record.arrays["unseen_mass"]
+    return unseen - unseen[:, :1]
+
+
+def change_at_loss(record: Record, loss: float = MATCHED_LOSS) -> np.ndarray:
+    """(runs,): the change when a run's training loss first falls to `loss`; at its end, if it never does."""
+    reached = record.arrays["loss"] <= loss
+    point = np.where(reached.any(-1), reached.argmax(-1), reached.shape[-1] - 1)
+    return change(record)[np.arange(len(point)), point]
+
+
+def optimum(record: Record) -> np.ndarray:
+    """(runs, X, N): log-probs of π_ref·e^{r/β}/Z for the learned reward of a PPO record."""
+    return exact.kl_optimum(
+        record.arrays["logp_ref"].astype(float), record.arrays["learned_rewards"].astype(float), BETA
+    )
+
+
+def change_of_optimum(record: Record) -> np.ndarray:
+    """(runs,): the change that the exact KL-regularised optimum of the learned reward makes."""
+    unseen = (np.exp(optimum(record)) * ~record.arrays["covered"]).sum(-1).mean(-1)
+    return unseen - record.arrays["unseen_mass"][:, 0]
+
+
+MEASURES: dict[str, Callable[[Records, str], np.ndarray]] = {
+    "dpo": lambda records, place: change_at_loss(records[f"{place}/dpo"]),
+    "ppo": lambda records, place: change(records[f"{place}/ppo"])[:, -1],
+    "optimum": lambda records, place: change_of_optimum(records[f"{place}/ppo"]),
+}
+
+
+def over_grid(records: Records, policy: str, measure: str) -> np.ndarray:
+    """(tilts, coverages, runs): one of MEASURES in every place."""
+    compute = MEASURES[measure]
+    return np.array([[compute(records, f"{tilt}-{c:g}/{policy}") for c in COVERAGES] for tilt in TILTS])
+
+
+def draw(records: Records) -> Canvas:
+    """Xu's panels for one run; unseen mass against updates; its change against coverage."""
+    with plt.rc_context(RC):
+        canvas = plt.figure(figsize=(14.5, 10.4), layout="constrained")
+        top, middle, bottom = canvas.subfigures(3, 1, height_ratios=(1.0, 1.25, 1.25))
+        _heat_maps(top, records)
+        for panels, policy in ((middle, "table"), (bottom, "mlp")):
+            axes = panels.subplots(1, 4)
+            axes[0].set_ylabel("change of unseen mass")
+            for axis, tilt in zip(axes[:3], TILTS, strict=True):
+                _against_updates(axis, records, tilt, policy)
+            _against_coverage(axes[3], records, policy)
+            named = "A table, which generalises to nothing" if policy == "table" else "A network (MLP, 32 × 32)"
+            panels.suptitle(named, fontsize=12, fontweight="bold")
+        canvas.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
+    return canvas
+
+
+def _heat_maps(panel: plt.Figure, records: Records) -> None:
+    """Run 0 of the network at coverage 0.5 and the near-uniform reference."""
+    place, run = "none-0.5/mlp", 0
+    dpo, ipo, ppo = (records[f"{place}/{name}"].arrays for name in ("dpo", "ipo", "ppo"))
+    scores = ppo["learned_rewards"][run]
+    panels = {
+        "shown in the data": dpo["covered"][run].astype(float),
+        "reference": np.exp(dpo["logp_ref"][run]),
+        "learned reward": scores,
+        "DPO, at the end": np.exp(dpo["logp_final"][run]),
+        "IPO, at the end": np.exp(ipo["logp_final"][run]),
+        "PPO, at the end": np.exp(ppo["logp_final"][run]),
+        "exact KL optimum": np.exp(optimum(records[f"{place}/ppo"])[run]),
+    }
+    axes = panel.subplots(1, len(panels))
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        learned = title == "learned reward"
+        limits = (-np.abs(scores).max(), np.abs(scores).max()) if learned else (0.0, 1.0)
+        image = axis.imshow(values, cmap="RdBu_r" if learned else "viridis", vmin=limits[0], vmax=limits[1])
+        axis.set_title(title, fontsize=10)
+        axis.set(xticks=range(0, 8, 2), yticks=range(0, 8, 2), xlabel="response")
+        axis.grid(False)
+        if learned:
+            panel.colorbar(image, ax=axis, shrink=0.75, label="score")
+    axes[0].set_ylabel("prompt")
+    panel.colorbar(image, ax=axes[-1], shrink=0.75, label="probability")
+    panel.suptitle("One run of the network: the best response is on the diagonal", fontsize=12, fontweight="bold")
+
+
+def _against_updates(axis: Axes, records: Records, tilt: str, policy: str) -> None:
+    for coverage, line in ((0.25, ":"), (0.5, "-"), (0.875, "--")):
+        for algorithm in ("dpo", "ppo"):
+            record = records[f"{tilt}-{coverage:g}/{policy}/{algorithm}"]
+            curve(axis, record.arrays["updates"], change(record), algorithm, line)
+    axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.set(title=TILTS[tilt], xlabel="updates", ylim=(-0.8, 0.65))
+
+
+def _against_coverage(axis: Axes, records: Records, policy: str) -> None:
+    x = np.array(COVERAGES)
+    for measure, marker in (("dpo", "o"), ("ppo", "s"), ("optimum", "x")):
+        runs = over_grid(records, policy, measure).mean(0)  # over references
+        intervals = [mean_interval(row) for row in runs]
+        mean = np.array([i.estimate for i in intervals])
+        spread = np.array([[i.estimate - i.low, i.high - i.estimate] for i in intervals]).T
+        shift = {"dpo": -0.012, "ppo": 0.0, "optimum": 0.012}[measure]
+        ink = BLACK if measure == "optimum" else colour(measure)
+        axis.errorbar(x + shift, mean, spread, fmt=f"{marker}-", ms=5, color=ink, linewidth=1.3, capsize=2)
+    axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.set(title="at one training loss, mean of the three", xlabel="coverage", ylabel="change of unseen mass")
+
+
+def _handles() -> list[Line2D]:
+    lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=label) for name, label in
+             (("dpo", "DPO (right: at the reward model's loss)"), ("ppo", "PPO on the learned reward"))]  # fmt: skip
+    lines.append(Line2D([], [], color=BLACK, marker="x", label="exact KL optimum of the learned reward"))
+    styles = ((":", "coverage 0.25"), ("-", "0.5"), ("--", "0.875"))
+    return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """Rows for the table and the network apart: they disagree."""
+    rows = []
+    coverage = np.array(COVERAGES)
+    for policy in POLICIES:
+        used = [record.hash for name, record in records.items() if f"/{policy}/" in name]
+        setting = "bandit" if policy == "table" else "mlp"
+        dpo, ppo, best = (over_grid(records, policy, measure) for measure in MEASURES)
+        ends = np.mean([[change(records[f"{t}-{c:g}/{policy}/dpo"])[:, -1] for c in COVERAGES] for t in TILTS], (0, 1))
+        for part, values, when in (
+            ("at one loss", dpo.mean((0, 1)), f"when its loss first is {MATCHED_LOSS:g}"),
+            ("at the end", ends, f"after {UPDATES} updates"),
+        ):
+            cells = f"it rises in {int((dpo.mean(-1) > 0).sum())} of {dpo[..., 0].size} cells at one loss"
+            claim = Claim("C03", part, C03, f"{RISE}, {when}; {GRID}", MARGIN, unit=UNIT)
+            note = f"A mean over a grid that we chose; {cells}, most where the reference favours losers."
+            rows.append(judge(claim, setting, mean_interval(values), FIGURE.name, used, note))
+        for part, other, note in (
+            ("sampled PPO", ppo, f"PPO with β = {BETA:g} and one sampled run each; a reward model of another "
+             "architecture than the policy's may generalise otherwise."),
+            ("exact KL optimum", best, "The optimum of the learned reward itself, which no optimiser's failing blurs."),
+        ):  # fmt: skip
+            claim = Claim(
+                "C04", part, C04, f"DPO's {RISE} minus the other's, both at loss {MATCHED_LOSS:g}; {GRID}", MARGIN,
+                unit=UNIT,
+            )  # fmt: skip
+            effect = paired_effect(dpo.mean((0, 1)), other.mean((0, 1)))
+            rows.append(judge(claim, setting, effect, FIGURE.name, used, note))
+        slopes = np.polyfit(coverage, dpo.mean(0), 1)[0]
+        claim = Claim(
+            "C05", "slope", C05, f"least-squares slope of DPO's {RISE} on coverage, at loss {MATCHED_LOSS:g}", 0.05,
+            sign=-1, unit=f"{UNIT} per 100 % of coverage",
+        )  # fmt: skip
+        note = "Where the mass falls rather than rises, more coverage leaves less of it to fall: the slope is positive."
+        rows.append(judge(claim, setting, mean_interval(slopes), FIGURE.name, used, note))
+    return rows
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["none-0.5/mlp/dpo"].arrays["gold"])
+    models = np.concatenate([r.arrays["reward_model_loss"] for name, r in records.items() if name.endswith("ppo")])
+    return (
+        f"8 prompts × 8 responses, {runs} runs, each with its own covered responses and reference; all pairs of "
+        f"covered responses recorded, labels noiseless. β = {BETA:g}. DPO takes full batches; the reward model (of the "
+        f"policy's own kind) stops at Bradley–Terry loss {MATCHED_LOSS:g} (largest reached: {models.max():.3f}), and "
+        "DPO is read where its own loss first is that. PPO draws 32 × 4 fresh responses an update. Mean and 95 % band "
+        "over runs."
+    )
+
+
+FIGURE = Figure(
+    name="unseen_responses",
+    title="Where does the mass go that the data say nothing about?",
+    tags=("contextual", "offline"),
+    claims=("C03", "C04", "C05"),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+)
