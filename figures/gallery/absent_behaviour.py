@@ -1,0 +1,187 @@
+"""Who finds behaviour that the data never show, and can anyone add what the reference lacks? (C49, C64)"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab, product
+from figures.style import RC, bound, colour, curve
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment, PolicySpec
+from sims.core.schedule import Schedule
+from sims.core.statistics import mean_interval, paired_effect
+from sims.environments import Contextual
+from sims.policies import MLP, Table
+
+MASSES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
+WITHIN_REACH, RARE = MASSES[:2], MASSES[2:]
+POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=1000)}
+RATES = {"table": (0.01, 0.03, 0.1, 0.3), "mlp": (0.0003, 0.001, 0.003, 0.01)}
+# arm: algorithm, where its rewards and responses come from, line
+ARMS = {
+    "rloo": ("rloo", "gold", "-"),
+    "ppo": ("ppo", "gold", "-"),
+    "dpo": ("dpo", "gold", "-"),
+    "best_of_n": ("best_of_n", "gold", "-"),
+    "ppo_learned": ("ppo", "learned", ":"),
+    "dpo_offline": ("dpo", "recorded", "--"),
+    "pref_ft_offline": ("pref_ft", "recorded", "--"),
+}
+ONLINE_RL = ("rloo", "ppo")
+UPDATES, RUNS = 500, 50
+
+C49 = "Only online RL finds behaviour absent from the data."
+C64 = "Preference tuning cannot add what the reference lacks."
+BEST = "the policy's final probability of the best response, which no recorded pair shows"
+
+
+def arms() -> dict[str, Experiment]:
+    """policy/mass/arm → experiment; the table also with a reference that gives the best response exactly 0."""
+    found = {}
+    for name, policy in POLICIES.items():
+        for mass in (*MASSES, 0.0) if name == "table" else MASSES:
+            environment = Contextual(best_mass=mass, best_in_data=False)
+            for arm, (algorithm, source, _) in ARMS.items():
+                pairs = Schedule(batch_size=environment.recorded_pairs, source="dataset")
+                found[f"{name}/{mass:g}/{arm}"] = Experiment(
+                    name=f"absent_behaviour-{arm}",
+                    environment=environment.replace(reward_model=name) if source == "learned" else environment,
+                    policy=policy,
+                    algorithm=find_algorithm(algorithm)(),
+                    schedule=pairs if source == "recorded" else Schedule(batch_size=16, num_generations=4),
+                    updates=UPDATES,
+                    evaluations=5,
+                    runs=RUNS,
+                    seed=1,
+                )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Every arm's learning rate tuned over four values, at each reference mass anew."""
+    chosen = arms()
+    grids = {name: product(learning_rate=rates) for name, rates in RATES.items()}
+    return lab.tuned_records(chosen, {name: grids[name.split("/")[0]] for name in chosen}, tuning_runs=8)
+
+
+def best_probability(records: Records, name: str) -> np.ndarray:
+    """(runs,): final probability of the best response, mean over prompts."""
+    arrays = records[name].arrays
+    best = arrays["rewards"].argmax(-1)[None, :, None].repeat(len(arrays["logp_final"]), 0)
+    return np.exp(np.take_along_axis(arrays["logp_final"], best, -1)).mean((-2, -1))
+
+
+def draw(records: Records) -> Canvas:
+    """The best response's final probability against its probability under the reference."""
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained", sharey=True)
+        for axis, policy in zip(axes, POLICIES, strict=True):
+            _panel(axis, records, policy)
+        axes[0].set_title("a table")
+        axes[1].set_title("a network (MLP, 32 × 32), which generalises")
+        axes[0].set_ylabel("final probability of the best response")
+        canvas.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9.5)
+    return canvas
+
+
+def _panel(axis: Axes, records: Records, policy: str) -> None:
+    x = np.array(MASSES)
+    for arm, (algorithm, _, line) in ARMS.items():
+        runs = np.stack([best_probability(records, f"{policy}/{mass:g}/{arm}") for mass in MASSES], axis=-1)
+        curve(axis, x, runs, algorithm, line)
+        if policy == "table":
+            axis.plot([1e-8], [best_probability(records, f"table/0/{arm}").mean()], "o", color=colour(algorithm), ms=5)
+    axis.plot(x, x, color="0.4", linewidth=1.0, linestyle=(0, (1, 3)))
+    bound(axis, 1.0, "always the best response", x=0.6)
+    axis.set(xscale="log", xlabel="probability of the best response under the reference", ylim=(-0.04, 1.1))
+    if policy == "table":
+        axis.set_xticks([1e-8, *MASSES], ["0", *[f"$10^{{{round(np.log10(m))}}}$" for m in MASSES]])
+        axis.axvspan(3e-9, 5e-8, color="0.92", zorder=0)
+    axis.minorticks_off()
+    axis.invert_xaxis()
+
+
+def _handles() -> list[Line2D]:
+    labels = {
+        "gold": "on-policy, gold reward",
+        "learned": "on-policy, reward learned from the data",
+        "recorded": "on the recorded pairs",
+    }
+    lines = [
+        Line2D([], [], color=colour(algorithm), linestyle=line, linewidth=2, label=f"{algorithm}: {labels[source]}")
+        for algorithm, source, line in ARMS.values()
+    ]
+    return [*lines, Line2D([], [], color="0.4", linestyle=(0, (1, 3)), label="reference")]
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """Within reach, rare, and impossible; and whether it takes RL to find it."""
+    rows = []
+
+    def mean(policy: str, arms: tuple[str, ...], masses: tuple[float, ...]) -> np.ndarray:
+        return np.mean([best_probability(records, f"{policy}/{m:g}/{arm}") for arm in arms for m in masses], axis=0)
+
+    for policy in POLICIES:
+        setting = "bandit" if policy == "table" else "mlp"
+        used = [record.hash for name, record in records.items() if name.startswith(policy)]
+        for part, other, masses, note in (
+            ("against offline DPO, within reach", "dpo_offline", WITHIN_REACH, "Online RL asks the gold reward of what "
+             "it draws; with a reward learned from the data it finds nothing either, as the dotted line shows."),
+            ("against offline DPO, rare", "dpo_offline", RARE, f"{UPDATES * 64:,} samples were drawn; more samples, or "
+             "a bonus for exploration, would move the edge of what is found."),
+            ("against online DPO, within reach", "dpo", WITHIN_REACH, "What finds it is drawing and judging fresh "
+             "responses: where online DPO does as well, it does not take RL."),
+        ):  # fmt: skip
+            listed = ", ".join(f"{m:g}" for m in masses)
+            effect = f"{BEST}: mean of RLOO and PPO minus {other}, mean over reference masses {listed}"
+            claim = Claim("C49", part, C49, effect, 0.1, unit="probability")
+            found = paired_effect(mean(policy, ONLINE_RL, masses), mean(policy, (other,), masses))
+            rows.append(judge(claim, setting, found, FIGURE.name, used, note))
+        tried = {arm: mean(policy, (arm,), (MASSES[-1],)) for arm in ARMS}
+        best = max(tried, key=lambda arm: float(tried[arm].mean()))
+        effect = f"{BEST}, at {MASSES[-1]:g} under the reference; largest of all arms ({best})"
+        claim = Claim("C64", "all but lacking", C64, effect, 0.01, kind="none", unit="probability")
+        note = (
+            "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A "
+            "network may give mass to what it never drew nor saw, because its weights are shared."
+        )
+        rows.append(judge(claim, setting, mean_interval(tried[best]), FIGURE.name, used, note))
+    lacking = {arm: best_probability(records, f"table/0/{arm}") for arm in ARMS}
+    best = max(lacking, key=lambda arm: float(lacking[arm].mean()))
+    claim = Claim(
+        "C64", "exactly 0", C64, f"{BEST}, at 0 under the reference; largest of all arms", 1e-6, kind="none",
+        unit="probability",
+    )  # fmt: skip
+    note = "It holds by arithmetic, since 0 times anything is 0; no softmax with finite logits has such a reference."
+    used = [records[f"table/0/{arm}"].hash for arm in ARMS]
+    rows.append(judge(claim, "bandit", mean_interval(lacking[best]), FIGURE.name, used, note))
+    return rows
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["table/0.1/dpo"].arrays["gold"])
+    return (
+        f"8 prompts × 8 responses; recorded pairs show four of the eight, never the best; {runs} runs an arm. Each "
+        f"arm's learning rate was chosen among four values on other seeds, at each reference mass. {UPDATES} updates: "
+        "16 × 4 fresh responses each on-policy, full batches of the recorded pairs offline. Mean and 95 % band over "
+        "runs."
+    )
+
+
+FIGURE = Figure(
+    name="absent_behaviour",
+    title="Who finds what the data never show?",
+    tags=("contextual", "online-offline"),
+    claims=("C49", "C64"),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+)
