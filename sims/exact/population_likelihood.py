@@ -20,7 +20,18 @@ from .population_policy_gradient import batch_token_shares, penalised_rewards, r
 from .quantities import best_of_n
 
 if TYPE_CHECKING:
-    from ..core.algorithms.likelihood import AWR, RAFT, RWR, SFT, BestOfN, PrefFT, RejectionSampling, ReST, SuperHF
+    from ..core.algorithms.likelihood import (
+        AWR,
+        RAFT,
+        RWR,
+        SFT,
+        BestOfN,
+        BestOfNNegative,
+        PrefFT,
+        RejectionSampling,
+        ReST,
+        SuperHF,
+    )
 
 
 @population("sft")
@@ -55,6 +66,25 @@ def pref_ft_weights(algorithm: PrefFT, problem: Population) -> np.ndarray:
 def best_of_n_weights(algorithm: BestOfN, problem: Population) -> np.ndarray:
     """−P(y is the best of K draws of μ), by order statistics."""
     return -best_of_n(np.log(problem.shared_law), problem.rewards, problem.generations) / problem.prompts
+
+
+@population("best_of_n_negative")
+def best_of_n_negative_weights(algorithm: BestOfNNegative, problem: Population) -> np.ndarray:
+    """−1 for the best of a group; for the worst, or the rest, β times the slope of ℓ and ρ, 1, or of −log(1 − π)."""
+    probability = np.exp(problem.logp.sum(-1))
+
+    def group_weights(x: int, groups: np.ndarray) -> np.ndarray:
+        rewards, likely = problem.rewards[x, groups], probability[x, groups]
+        top, bottom = rewards.max(-1, keepdims=True), rewards.min(-1, keepdims=True)
+        best, rest = rewards == top, rewards < top
+        if algorithm.negatives == "worst":
+            rest = rest & (rewards == bottom)
+        count = 1 if algorithm.negatives == "sum_of_rest" else np.maximum(rest.sum(-1, keepdims=True), 1)
+        slope = likely / (1.0 - likely) if algorithm.form == "log_complement" else 1.0
+        open_ = likely > algorithm.gate * np.where(best, likely, 0.0).max(-1, keepdims=True)
+        return algorithm.beta * slope * (rest & open_) / count - best / best.sum(-1, keepdims=True)
+
+    return expect_over_groups(problem, group_weights)
 
 
 @population("superhf")

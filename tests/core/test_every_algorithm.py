@@ -50,6 +50,12 @@ TOGETHER: dict[str, list[dict[str, Any]]] = {
     "dapo": [{"beta": 0.3, "ddof": 0}, {"drop_equal_groups": False, "importance_sampling_level": "sequence"}],
     "gspo": [{"beta": 0.3, "epsilon": 0.2, "epsilon_high": 0.3, "ddof": 0}],
     "cispo": [{"beta": 0.3, "epsilon": 0.3, "epsilon_high": 0.4, "ddof": 0}],
+    "best_of_n_negative": [
+        {"negatives": "mean_of_rest", "form": "log_ratio"},
+        {"negatives": "sum_of_rest", "form": "log_ratio", "beta": 0.7},
+        {"negatives": "sum_of_rest", "form": "log_complement", "beta": 0.7},
+        {"negatives": "mean_of_rest", "gate": 0.5, "beta": 0.7},
+    ],
     "rejection_sampling": [{"keep": 0.5}, {"keep": 0.5, "top": "over_all_prompts"}],
     "raft": [{"keep": 0.5, "beta": 0.7}],
     "rest": [{"quantiles": (0.25, 0.5)}],

@@ -111,6 +111,7 @@ def test_row_24_gspo_is_a_surrogate_of_whole_responses(case: Case, wide: bool) -
 
 EACH_PROMPT: list[Algorithm] = [
     *(find_algorithm(kind)() for kind in ("rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "best_of_n", "superhf")),
+    find_algorithm("best_of_n_negative")(negatives="sum_of_rest"),
     RejectionSampling(),
     AWR(baseline="group_mean"),
 ]

@@ -54,6 +54,8 @@ NUMBERS = [
     ("beta = 0.1", "float >= 0 a run", "nash_md"),
     ("beta = 0.0", "float >= 0 a run", "ppo dr_grpo dapo gspo cispo raft reinforce rloo"),
     ("beta = 0.04", "float >= 0 a run", "grpo"),
+    ("beta = 0.05", "float >= 0 a run", "best_of_n_negative"),
+    ("gate = 0.0", "float >= 0 and < 1", "best_of_n_negative"),
     ("beta = 0.35", "float >= 0 a run", "superhf"),
     ("length_normalised = False", "bool", "dpo cdpo robust_dpo slic group_dpo ipo xpo"),
     ("label_smoothing = 0.1", "float >= 0 and < 0.5 a run", "cdpo robust_dpo"),

@@ -26,6 +26,7 @@ FILES = (
     "tests/core/test_contrastive_variants.py",
     "tests/core/test_policy_gradient_variants.py",
     "tests/core/test_likelihood_variants.py",
+    "tests/core/test_best_of_n_negative.py",
     "tests/sims/test_command_line.py",
     "tests/core/test_schedule_and_train.py",
     "tests/core/test_identities.py",

@@ -1,7 +1,8 @@
-"""Algorithms that imitate responses, chosen or weighted by their reward, and push none down on purpose."""
+"""Algorithms that imitate responses, chosen or weighted by their reward. Only best_of_n_negative pushes any down."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..advantages import group_mean, mean_so_far
 from ..batch import Batch, Outputs, masked, over, pick, sequence_sum
 from ..divergences import k1, k3
-from ..losses.likelihood import exponential_weights, likelihood_loss
+from ..losses.likelihood import exponential_weights, likelihood_loss, unlikelihood_loss
 from ..reductions import shares, token_shares
 from ..schedule import Schedule
 from ..spec import SpecError, setting
@@ -135,6 +136,76 @@ class BestOfN(LikelihoodAlgorithm, kind="best_of_n"):
         rewards = batch.need("rewards").masked_fill(~there, -float("inf"))
         best = (rewards == rewards.amax(-1, keepdim=True)) & there
         return {"weight": best.to(rewards.dtype)}, state
+
+
+@dataclass(frozen=True)
+class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
+    """Best-of-N with a negative gradient: L = −ℓ(argmax_k r_k) + β·Σ_k d_k·f(ℓ_k), d_k > 0 for less good responses.
+
+    `negatives` says which are pushed down, and `form` how:
+
+        worst          d = 1 for argmin_k r_k, ties share         log_prob        f = ℓ
+        mean_of_rest   d = 1/n for each of the n not the best     log_ratio       f = ρ = ℓ − ℓ_ref, for the best too
+        sum_of_rest    d = 1 for each of them                     log_complement  f = −log(1 − e^ℓ)
+
+    The six variants of the released code are these three with log_prob, the last two with log_ratio, and sum_of_rest
+    with log_complement. Differs from that code in: (1) ties: a response as good as the best is imitated and never
+    pushed down, there all but the first are; (2) mean_of_rest with log_ratio divides by n, there, by a slip, it sums;
+    (3) `gate` is 0.01 in its token bandit, 0 in its 1-D bandit, and absent from log_complement.
+
+    ℓ_ref is a constant: log_ratio has the gradient of log_prob, and another loss. With both, ℓ_k falls without bound,
+    as nothing ends the push: it is β·d_k whatever ℓ_k is. One of log_complement fades with e^ℓ.
+    """
+
+    negative_gradient: ClassVar[bool] = True
+    source: ClassVar[str] = "Tajwar et al. 2024, released code"
+
+    beta: float = setting(0.05, "weight of what pushes down, the best one's being 1", at_least=0, per_run=True)
+    negatives: Literal["worst", "mean_of_rest", "sum_of_rest"] = setting("worst", "which responses are pushed down")
+    form: Literal["log_prob", "log_ratio", "log_complement"] = setting("log_prob", "what of them is lowered")
+    gate: float = setting(
+        0.0, "leave alone what is less likely than this share of the likeliest best response", at_least=0, below=1
+    )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.form == "log_ratio"
+
+    def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
+        targets, state = super().targets(batch, state)
+        rest = present(batch) & (targets["weight"] == 0)
+        if self.negatives == "worst":
+            rewards = batch.need("rewards").masked_fill(~rest, float("inf"))
+            rest = rest & (rewards == rewards.amin(-1, keepdim=True))
+        down = rest.to(targets["weight"].dtype)
+        if self.negatives != "sum_of_rest":
+            down = down / down.sum(-1, keepdim=True).clamp(min=1.0)
+        return {**targets, "down": down}, state
+
+    def response_loss(self, outputs: Outputs, batch: Batch) -> Tensor:
+        return likelihood_loss(self._score(outputs, batch))
+
+    def _score(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """ℓ, or with log_ratio ρ: (..., B, K)."""
+        logp = outputs.logp - batch.need("logp_ref") if self.needs_reference else outputs.logp
+        return sequence_sum(logp, batch.mask)
+
+    def _negative_loss(self, outputs: Outputs, batch: Batch, best: Tensor) -> Tensor:
+        """f, or 0 behind the gate: (..., B, K). best: (..., B, K), above 0 for those that are imitated."""
+        score = self._score(outputs, batch)
+        if self.form == "log_complement":
+            # A response without a token is certain, and nothing that a policy does could make it less so.
+            score = unlikelihood_loss(score.masked_fill(~batch.mask.any(-1), -float("inf")))
+        if self.gate > 0:
+            logp = sequence_sum(outputs.logp.detach(), batch.mask)
+            least = logp.masked_fill(best == 0, -float("inf")).amax(-1, keepdim=True) + math.log(self.gate)
+            score = torch.where(logp > least, score, 0.0)
+        return score
+
+    def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
+        share = targets["share"].sum(-1)  # of the prompt: the best responses' shares add up to it
+        pushed = (targets["down"] * self._negative_loss(outputs, batch, targets["weight"])).sum(-1)
+        return super().loss(outputs, batch, targets) + over(self.beta, 1) * share * pushed
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,26 @@
-"""Losses that raise the likelihood of responses, more or less of each, and lower none on purpose."""
+"""Losses that raise the likelihood of responses, more or less of each; and one that lowers it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .contrastive import log1mexp
+
 
 def likelihood_loss(logp: Tensor) -> Tensor:
     """−ℓ, the negative log-likelihood of a response (or token). Any shape."""
     return -logp
+
+
+def unlikelihood_loss(logp: Tensor) -> Tensor:
+    """−log(1 − e^ℓ), ℓ <= 0, which lowers the likelihood of a response. Any shape. Welleck et al. 2020.
+
+    Its slope by ℓ is π/(1 − π): next to nothing for what is unlikely already, where +ℓ would push on for ever, and
+    without bound as π → 1. A probability that has been rounded to 1 costs −log of the least number of its precision,
+    and has no gradient; ℓ = −∞ costs nothing.
+    """
+    return -log1mexp(logp.clamp(max=-torch.finfo(logp.dtype).tiny))
 
 
 def exponential_weights(rewards: Tensor, beta: float | Tensor, largest: float | Tensor) -> Tensor:
