@@ -2,20 +2,37 @@
 
 A record is drawn as it is. Its twin is run again: if the code of today no longer gives the twin's numbers, the record
 is stale, and the report says so. `python -m figures NAME --full` computes the record itself again, `--keep` replaces
-it.
+it. How the arms were tuned is kept beside their records, so that drawing them tunes nothing again.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sims.core.experiment import Experiment
-from sims.core.store import CommittedRecord, Record, load_committed, save_committed
+from sims.core.store import CommittedRecord, DamagedRecord, Record, load_committed, save_committed, spec_hash
 
 FOLDER = Path(__file__).parent / "records"
 TOLERANCE = 1e-3  # other processors differ in the last bits, which some tens of updates make larger
+
+Point = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How one arm's settings were chosen: every point of the grid with its mean score, and the point taken."""
+
+    arm: str
+    points: list[Point]
+    scores: list[float]
+    runs: int
+    chosen: int
 
 
 def shrink(arm: Experiment) -> Experiment:
@@ -41,3 +58,34 @@ def agree(before: Record, now: Record) -> bool:
         np.allclose(before.arrays[name], now.arrays[name], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         for name in before.arrays
     )
+
+
+def load_tuning(candidates: Mapping[str, Sequence[Experiment]], folder: Path = FOLDER) -> list[Tuned] | None:
+    """How the arms were tuned when their records were kept, None if they were not, or not over these candidates.
+
+    candidates: the tuning runs of each arm, a point of its grid each. DamagedRecord if the file cannot be read.
+    """
+    path = _tuning_path(candidates, folder)
+    if not path.exists():
+        return None
+    try:
+        found = [Tuned(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["tuned"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedRecord(path, f"it cannot be read: {error}") from error
+    if [tuned.arm for tuned in found] != list(candidates):
+        raise DamagedRecord(path, "it is of other arms")
+    return found
+
+
+def keep_tuning(candidates: Mapping[str, Sequence[Experiment]], tuned: Sequence[Tuned], folder: Path = FOLDER) -> None:
+    """Put the grid of every arm, its scores and the choice into the repository, beside the judged records."""
+    path = _tuning_path(candidates, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary.write_text(json.dumps({"tuned": [asdict(entry) for entry in tuned]}, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _tuning_path(candidates: Mapping[str, Sequence[Experiment]], folder: Path) -> Path:
+    """Named by the specs of all tuning runs: other arms, points, seeds or numbers of runs are another file."""
+    return folder / f"tuning-{spec_hash({arm: [e.to_json() for e in tried] for arm, tried in candidates.items()})}.json"

@@ -15,20 +15,9 @@ from sims.core.store import Arrays, Record, Store, sources_digest
 from sims.measures import final_scores
 
 from . import committed
+from .committed import Point, Tuned
 
 TUNING_SEED = 1_000_003  # tuning runs draw from this seed; judged runs never do
-Point = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """How one arm's settings were chosen: every point of the grid with its mean score, and the point taken."""
-
-    arm: str
-    points: list[Point]
-    scores: list[float]
-    runs: int
-    chosen: int
 
 
 @dataclass
@@ -54,10 +43,7 @@ class Lab:
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
-        if self.quick:
-            arms = {name: committed.shrink(arm) for name, arm in arms.items()}
-        elif self.runs is not None:
-            arms = {name: arm.replace(runs=self.runs) for name, arm in arms.items()}
+        arms = self._sized(arms)
         found = self._obtain(arms)
         if self.keep and not self.quick:
             self._keep(arms, found)
@@ -70,26 +56,25 @@ class Lab:
         """Tune each arm on the tuning seed, then run it with its best settings on its own seed.
 
         grids: the points that each arm tries, as many for every arm: a comparison of unequal budgets is refused. The
-        point with the largest mean final score is taken.
+        point with the largest mean final score is taken. What is committed was tuned before it was: its grid and
+        scores are read, and nothing is run.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
         candidates = {
-            (name, i): apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
+            name: [
+                apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
+                for point in grids[name]
+            ]
             for name, arm in arms.items()
-            for i, point in enumerate(grids[name])
         }
-        records = self._obtain(candidates)
-        chosen = {}
-        for name, arm in arms.items():
-            points = list(grids[name])
-            scores = [float(final_scores(records[name, i]).mean()) for i in range(len(points))]
-            best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
-            self.tuned.append(Tuned(name, points, scores, candidates[name, best].runs, best))
-            chosen[name] = apply(arm, points[best])
-        return self.records(chosen)
+        tuned = self._kept_tuning(arms, candidates) or self._tune(grids, candidates)
+        self.tuned += tuned
+        if self.keep:
+            committed.keep_tuning(candidates, tuned)
+        return self.records({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in tuned})
 
     def exact(
         self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
@@ -104,6 +89,36 @@ class Lab:
         )
         self.hashes.append(record.hash)
         return record
+
+    def _sized(self, arms: Mapping[str, Experiment]) -> Mapping[str, Experiment]:
+        """The arms with as many runs and updates as are asked for."""
+        if self.quick:
+            return {name: committed.shrink(arm) for name, arm in arms.items()}
+        if self.runs is not None:
+            return {name: arm.replace(runs=self.runs) for name, arm in arms.items()}
+        return arms
+
+    def _kept_tuning(
+        self, arms: Mapping[str, Experiment], candidates: Mapping[str, Sequence[Experiment]]
+    ) -> list[Tuned] | None:
+        """How the arms were tuned when they were committed; None unless every arm it chose lies there as a record."""
+        found = None if self.full else committed.load_tuning(candidates)
+        if found is None:
+            return None
+        chosen = self._sized({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in found})
+        return found if all(committed.load(arm) is not None for arm in chosen.values()) else None
+
+    def _tune(
+        self, grids: Mapping[str, Sequence[Point]], candidates: Mapping[str, Sequence[Experiment]]
+    ) -> list[Tuned]:
+        """Run every candidate, and take of each arm's points the one with the largest mean final score."""
+        records = self._obtain({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
+        tuned = []
+        for name, tried in candidates.items():
+            scores = [float(final_scores(records[name, i]).mean()) for i in range(len(tried))]
+            best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
+            tuned.append(Tuned(name, list(grids[name]), scores, tried[best].runs, best))
+        return tuned
 
     def _obtain(self, arms: Mapping[object, Experiment]) -> dict:
         kept = {} if self.full or self.quick else self._committed(arms)

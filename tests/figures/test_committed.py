@@ -1,13 +1,14 @@
 """Committed records: drawn as they are, rerun through their twins, and marked when today's code disagrees."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from figures import committed
-from figures.lab import Lab
+from figures.lab import Lab, Tuned, product
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.obtain import obtain
@@ -22,8 +23,8 @@ ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """figures/records, for the length of a test."""
-    monkeypatch.setattr(committed.load, "__defaults__", (tmp_path / "records",))
-    monkeypatch.setattr(committed.keep, "__defaults__", (tmp_path / "records",))
+    for function in (committed.load, committed.keep, committed.load_tuning, committed.keep_tuning):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path / "records",))
     return tmp_path / "records"
 
 
@@ -58,6 +59,41 @@ def test_a_damaged_committed_record_is_named(folder: Path, tmp_path: Path) -> No
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(DamagedRecord, match=r"record\.npz"):
         Lab(Store(tmp_path / "b")).records({"x": ARM})
+
+
+GRIDS = {"x": product(learning_rate=(1e-4, 0.3)), "y": product(learning_rate=(0.01, 0.1))}
+
+
+def tuned(store: Path, grids: dict = GRIDS, **options: bool) -> tuple[list[Tuned], int]:
+    """How two arms were tuned, and how many tuning runs it took to know."""
+    lab = Lab(Store(store), **options)
+    lab.tuned_records({"x": ARM, "y": ARM.replace(seed=5)}, grids, tuning_runs=2)
+    return lab.tuned, len(list(store.glob("arm-tuning-*")))
+
+
+def test_what_is_kept_is_not_tuned_again(folder: Path, tmp_path: Path) -> None:
+    kept, runs = tuned(tmp_path / "a", keep=True)
+    assert runs == 4 and len(kept[0].scores) == 2
+    assert tuned(tmp_path / "b") == (kept, 0)  # the same grid and scores, for the report, without a run
+    assert tuned(tmp_path / "c", full=True)[1] == 4
+    others = {"x": product(learning_rate=(1e-4, 0.2)), "y": GRIDS["y"]}
+    assert tuned(tmp_path / "d", others)[1] == 4
+
+
+def test_tuning_is_read_only_where_every_chosen_record_is_kept(folder: Path, tmp_path: Path) -> None:
+    tuned(tmp_path / "a", keep=True)
+    shutil.rmtree(next(folder.glob("arm-*")))
+    assert tuned(tmp_path / "b")[1] == 4
+
+
+def test_a_damaged_tuning_is_named(folder: Path, tmp_path: Path) -> None:
+    tuned(tmp_path / "a", keep=True)
+    file = next(folder.glob("tuning-*.json"))
+    whole = file.read_text()
+    for broken in (whole[:-5], whole.replace('"y"', '"z"')):
+        file.write_text(broken)
+        with pytest.raises(DamagedRecord, match="tuning-"):
+            tuned(tmp_path / "b")
 
 
 def test_what_the_repository_holds_is_whole() -> None:
