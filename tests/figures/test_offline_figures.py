@@ -1,0 +1,53 @@
+"""What the figures on recorded pairs compute, by hand."""
+
+import numpy as np
+import pytest
+
+from figures.gallery import absent_behaviour, reachable_policies, unseen_responses
+from sims.core.store import Record
+
+P, BETA = np.array([0.8]), np.array([0.5])
+
+
+def test_dpo_has_minima_of_any_mass_where_the_reference_has_none() -> None:
+    """Xu et al.'s counter-example, with labels of probability p: π_ref = (½, ½, 0), and 0.9 on the third response."""
+    logp_ref = reachable_policies.reference(np.array([0.5]), 0.0)
+    minimum = reachable_policies.dpo_minimum(logp_ref, BETA, P, np.array([0.9]))
+    assert np.exp(minimum).sum() == pytest.approx(1.0)
+    assert np.exp(minimum[0, 2]) == pytest.approx(0.9)
+    least = -0.8 * np.log(0.8) - 0.2 * np.log(0.2)  # the labels' own entropy
+    assert reachable_policies.dpo_loss(minimum, logp_ref, BETA, P) == pytest.approx(least, abs=1e-12)
+    assert reachable_policies.nearest_rl_optimum(minimum, logp_ref, BETA, P) == pytest.approx(0.9, abs=1e-12)
+
+
+@pytest.mark.parametrize("mass", [1e-9, 1e-3, 0.3])
+def test_every_dpo_minimum_inside_the_support_is_an_rl_optimum_and_the_reverse(mass: float) -> None:
+    logp_ref = reachable_policies.reference(np.array([0.3]), mass)
+    minimum = reachable_policies.dpo_minimum(logp_ref, BETA, P, np.array([0.6]))
+    assert reachable_policies.nearest_rl_optimum(minimum, logp_ref, BETA, P)[0] < 1e-10
+    reached = reachable_policies.rl_optimum(logp_ref, BETA, P, np.array([1.7]))
+    least = -0.8 * np.log(0.8) - 0.2 * np.log(0.2)
+    assert reachable_policies.dpo_loss(reached, logp_ref, BETA, P) == pytest.approx(least, abs=1e-12)
+
+
+def test_the_rl_optimum_by_hand() -> None:
+    """r = (log 4, 0, 0) at β = ½: e^{r/β} = (16, 1, 1)."""
+    logp_ref = reachable_policies.reference(np.array([0.5]), 0.5)  # (¼, ¼, ½)
+    found = np.exp(reachable_policies.rl_optimum(logp_ref, BETA, P, np.array([0.0])))
+    assert found == pytest.approx(np.array([[4.0, 0.25, 0.5]]) / 4.75)
+
+
+def test_the_change_is_read_where_the_loss_first_falls_to_the_stated_one() -> None:
+    arrays = {
+        "unseen_mass": np.array([[0.5, 0.6, 0.4, 0.3], [0.5, 0.5, 0.5, 0.9]]),
+        "loss": np.array([[np.nan, 0.3, 0.19, 0.21], [np.nan, 0.5, 0.4, 0.3]]),  # the second run never gets there
+    }
+    found = unseen_responses.change_at_loss(Record({}, arrays, {}), 0.2)
+    assert found == pytest.approx([0.4 - 0.5, 0.9 - 0.5])
+
+
+def test_the_best_response_is_looked_up_for_each_prompt() -> None:
+    policy = np.array([[[0.7, 0.3], [0.4, 0.6]], [[0.2, 0.8], [0.9, 0.1]]])
+    arrays = {"rewards": np.array([[1.0, 0.0], [0.0, 1.0]]), "logp_final": np.log(policy)}
+    found = absent_behaviour.best_probability({"arm": Record({}, arrays, {})}, "arm")
+    assert found == pytest.approx([(0.7 + 0.6) / 2, (0.2 + 0.1) / 2])
