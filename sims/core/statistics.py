@@ -321,8 +321,12 @@ def _resampled(x: Array, counts: Array) -> tuple[Array, Array]:
 
 
 def _studentised(mean: Array, square: Array) -> Array:
-    """mean/√square; ±∞ where a resample shows no spread. In the units of `_standard`: 1 is the sample's error."""
-    flat = square < 1e-12
+    """mean/√square; ±∞ where a resample shows no spread. In the units of `_standard`: 1 is the sample's error.
+
+    No spread is below a hundredth of the sample's: runs of which all but a few agree, though not to the last bit, give
+    many such resamples, and bands a hundred times too wide.
+    """
+    flat = square < 1e-4
     infinite = np.where(np.abs(mean) < 1e-12, 0.0, np.copysign(np.inf, mean))
     return np.where(flat, infinite, mean / np.sqrt(np.where(flat, 1.0, square)))
 

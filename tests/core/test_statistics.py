@@ -413,3 +413,10 @@ def test_probability_of_improvement_is_covered() -> None:
     intervals = [probability_of_improvement_interval(0.5 + x, y) for x, y in rng.normal(size=(2000, 2, RUNS))]
     assert 0.93 < np.mean([i.low <= truth <= i.high for i in intervals]) < 0.97
     assert probability_of_improvement_interval([2.0, 3.0], [0.0, 1.0]).low == 1.0  # complete separation: no width
+
+
+def test_runs_of_which_all_but_one_agree_nearly_get_students_interval() -> None:
+    """A third of the resamples miss the one that differs; their tiny spread would make t* in the hundreds."""
+    scores = np.append(1e-6 * np.arange(49), 0.02)
+    both, student = mean_interval(scores), student_interval(scores)
+    assert (both.low, both.high) == pytest.approx((student.low, student.high))
