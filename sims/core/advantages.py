@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .batch import masked
+from .batch import hides_nothing, masked
 
 
 def group_mean(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -89,7 +89,8 @@ def mean_so_far(mean: Tensor, count: Tensor, rewards: Tensor, there: Tensor) -> 
 
     Returns the new mean and count. What is not `there` does not count.
     """
-    more = count + there.sum((-2, -1))
+    everyone = there.shape[-2] * there.shape[-1]
+    more = count + (everyone if hides_nothing(there) else there.sum((-2, -1)))
     total = mean * count + masked(rewards, there).sum((-2, -1))
     return total / more.clamp(min=1), more
 

@@ -170,7 +170,7 @@ def hides_nothing(mask: Tensor) -> bool:
 
     On a bandit, masking would else cost as much as the losses.
     """
-    return mask.numel() > 0 and not any(mask.stride()) and bool(mask[(0,) * mask.dim()])
+    return mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ()))
 
 
 def sequence_sum(x: Tensor, mask: Tensor) -> Tensor:

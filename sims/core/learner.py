@@ -55,7 +55,8 @@ class Learner:
             part = batch.narrow(start, min(size, batch.size - start))
             loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, start))
             # Runs are independent, so that the gradient of their sum is each run's own.
-            found = list(torch.autograd.grad(loss.sum(), self.parameters, allow_unused=True, materialize_grads=True))
+            ones = torch.ones_like(loss)
+            found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))
             gradients = found if gradients is None else [a + b for a, b in zip(gradients, found, strict=True)]
             part_loss = loss.detach().sum(-1)
             total = part_loss if total is None else total + part_loss
@@ -89,7 +90,7 @@ class Learner:
 
     def _step(self, gradients: list[Tensor], loss: Tensor) -> Step:
         norm = self.optimiser.grad_norm(gradients)
-        self.alive = self.alive & torch.isfinite(loss + norm)
+        self.alive = self.alive & ((loss + norm).abs() < torch.inf)
         everyone = bool(self.alive.all())
         self.optimiser.step(gradients, norm, None if everyone else self.alive)
         return Step(loss, norm, self.alive)

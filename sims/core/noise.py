@@ -73,14 +73,14 @@ class _Stream:
         self.used = 0
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count` of every run: (runs, count), a fresh contiguous array."""
+        """The next `count` of every run: (runs, count), a view of what was drawn and is given once."""
         left = self.block.shape[1] - self.used
         if count > left:
             calls = max(1, _BLOCK // (len(self.generators) * max(count, 1)))
             block = np.empty((len(self.generators), left + count * calls))
             block[:, :left] = self.block[:, self.used :]
             for row, generator in zip(block, self.generators, strict=True):
-                row[left:] = generator.random(count * calls)
+                generator.random(out=row[left:])
             self.block, self.used = block, 0
         self.used += count
-        return np.ascontiguousarray(self.block[:, self.used - count : self.used])
+        return self.block[:, self.used - count : self.used]

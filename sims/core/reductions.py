@@ -24,7 +24,7 @@ def shares(weight: Tensor | None, like: Tensor) -> Tensor:
     """
     if weight is None:
         prompts, units = like.shape[-2:]
-        return like.new_tensor(1.0 / (prompts * units)).expand(like.shape)
+        return like.new_full((), 1.0 / (prompts * units)).expand(like.shape)
     total = weight.sum(-1, keepdim=True)
     present = (total > 0).sum(-2, keepdim=True).clamp(min=1)
     return weight / torch.where(total > 0, total, 1.0) / present

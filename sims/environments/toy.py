@@ -78,7 +78,7 @@ class RewardJudge:
         """(..., B) prompt ids, each prompt as likely as the others."""
         count = self.num_prompts
         if count == 1:
-            return torch.zeros((*noise.lead, batch_size), dtype=torch.int64)
+            return torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size)
         return (noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1)
 
     def judge(

@@ -68,15 +68,17 @@ class CategoricalPolicy:
             other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], 3)
             logits = (1.0 - share) * logits.log_softmax(-1) + share * other
         runs, contexts, nodes, vocabulary = logits.shape
-        logp = logits.log_softmax(-1).reshape(runs, contexts * nodes, vocabulary)
-        probabilities = logp.exp()
+        logp = logits.log_softmax(-1)
+        probabilities = logp.exp().flatten(1, 2)
         batch, length = prompts.shape[-1], self.space.length
         uniforms = noise.uniforms(stream, batch, num_generations, length)
         first_node = None if contexts == 1 else (prompts * nodes).unsqueeze(-1).expand(runs, batch, num_generations)
         tokens: list[Tensor] = []
-        state, depth = torch.zeros((runs, batch, num_generations), dtype=torch.int64), 0
+        state, depth = torch.zeros((), dtype=torch.int64), 0
         for t in range(length):
-            rows = self._rows(first_node, None if t == 0 else depth + state)
+            if tokens:
+                state, depth = state * vocabulary + tokens[-1], depth + vocabulary ** (t - 1)
+            rows = self._rows(first_node, depth + state if tokens else None)
             draws = uniforms[..., t].flatten(1)
             flat = None if rows is None else rows.flatten(1)
             laws = probabilities[:, 0] if flat is None else probabilities
@@ -84,9 +86,7 @@ class CategoricalPolicy:
             if tokens and self.space.eos:
                 token = torch.where(tokens[-1] == EOS, EOS, token)  # behind an EOS there is only padding
             tokens.append(token)
-            depth += vocabulary**t
-            state = state * vocabulary + token
-        responses = torch.stack(tokens, dim=-1)
+        responses = tokens[0].unsqueeze(-1) if length == 1 else torch.stack(tokens, dim=-1)
         return Samples(responses, self.space.mask(responses), self._lookup(logp, prompts, responses, contexts))
 
     @staticmethod
@@ -96,7 +96,7 @@ class CategoricalPolicy:
         return first + node
 
     def _lookup(self, logp: Tensor, prompts: Tensor, responses: Tensor, contexts: int) -> Tensor:
-        """Entries of a table (R, X·nodes, V) at given tokens: (R, B, K, L)."""
+        """Entries of a table (R, X, nodes, V) at given tokens: (R, B, K, L)."""
         index = responses
         node = self.space.node_index(responses)
         row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
@@ -123,11 +123,10 @@ class CategoricalPolicy:
         prompt_logp: bool = False,
     ) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
-        logits = self.logits()
-        runs, contexts, nodes, vocabulary = logits.shape
-        logp = logits.reshape(runs, contexts * nodes, vocabulary).log_softmax(-1)
+        logp = self.logits().log_softmax(-1)
+        contexts = logp.shape[1]
         value = self._at_nodes(self.value_table().flatten(1), prompts, responses, contexts) if values else None
-        spread = -(logp.exp() * logp).sum(-1) if entropy else None
+        spread = -(logp.exp() * logp).sum(-1).flatten(1) if entropy else None
         return Outputs(
             logp=self._lookup(logp, prompts, responses, contexts),
             values=value,
