@@ -109,7 +109,8 @@ class CategoricalPolicy:
         node = self.space.node_index(responses)
         row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
         if row is None:
-            return table[:, :, None, None].expand(responses.shape)
+            # A copy: a table's values are its parameters, and what a batch froze must not follow them.
+            return table[:, :, None, None].expand(responses.shape).clone()
         return table.gather(1, row.expand(responses.shape).flatten(1)).view(responses.shape)
 
     def forward(

@@ -8,6 +8,7 @@ import torch
 
 from sims.core.algorithms import all_algorithms, find_algorithm
 from sims.core.experiment import Experiment, PolicySpec
+from sims.core.noise import Noise
 from sims.core.obtain import stacks
 from sims.core.optimise import Optimiser
 from sims.core.schedule import Schedule
@@ -117,3 +118,18 @@ def test_offline_draws_never_follow_the_policy() -> None:
     assert np.array_equal(slow["samples"], fast["samples"])
     assert slow["staleness"][-1] == 5
     assert not np.allclose(slow["reward"][:, -1], fast["reward"][:, -1])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_values_frozen_at_collection_do_not_follow_the_critic(place: str) -> None:
+    environment, spec = PLACES[place]
+    noise = Noise.of(0, 2)
+    policy = spec.build(environment, noise, True, torch.float64)
+    prompts = torch.zeros((2, 3), dtype=torch.int64)
+    responses = torch.zeros((2, 3, 1, environment.space.length), dtype=torch.int64)
+    with torch.no_grad():
+        frozen = policy.forward(prompts, responses, responses == 0, values=True).values
+        before = frozen.clone()
+        for parameter in policy.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(frozen, before)
