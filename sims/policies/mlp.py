@@ -79,6 +79,7 @@ class MLP(PolicySpec, kind="mlp"):
         if self.features == "one_hot":
             features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)
         else:
+            # Uniforms are a view of a larger block, and a matrix product may round by how its factors lie in memory.
             features = noise.uniforms("features", contexts, self.feature_size).to(dtype).contiguous()
         widths = [features.shape[-1], *self.hidden, environment.space.vocabulary]
         parameters = initial_layers(noise, widths, dtype)
