@@ -30,6 +30,11 @@ COLOURS = {
     "kto": "#8C3A00",
     "best_of_n": GREEN,
     "rwr": ORANGE,
+    # Best-of-N with a negative gradient, by what it pushes down and how
+    "negative_worst": "#4C72B0",
+    "negative_mean": "#7A5195",
+    "negative_sum": BLACK,
+    "negative_complement": "#9AA0A6",
 }
 ONLINE, OFFLINE = "-", "--"
 
@@ -62,6 +67,15 @@ def curve(axes: Axes, x: np.ndarray, runs: np.ndarray, algorithm: str, line: str
     mean, low, high = band(runs)
     axes.plot(x, mean, line, color=colour(algorithm), label=label or None, linewidth=1.8)
     axes.fill_between(x, low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
+
+
+def band_within(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, low and high as of `band`, cut off where no run is. runs: (runs, points).
+
+    One run in fifty that is not where all others are makes a bootstrap-t interval far wider than any run.
+    """
+    mean, low, high = band(runs)
+    return mean, np.maximum(low, runs.min(0)), np.minimum(high, runs.max(0))
 
 
 def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:

@@ -4,6 +4,7 @@ quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-
 tables        log-probs of a table policy, and the one chain rule from weights on responses to its logits
 population    what an algorithm does on average: expected weight ∂L/∂ℓ on each response; its algorithms by family in
               population_likelihood, population_policy_gradient and population_contrastive
+kl_dynamics   gradient descent on either direction of the KL, by coordinates
 variance      exact noise of policy-gradient estimators: what a batch gives beyond its mean
 
 Written from the equations and not from the code of `sims.core`, which is tested against it.

@@ -1,0 +1,300 @@
+"""Does the likelihood of chosen responses fall while the margin grows? (C22) Against the number of prompts and the
+capacity, on a fixed pool of pairs; and where the mass goes instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures.claims import Claim, Setting, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, band_within
+from sims.core.algorithms import find_algorithm
+from sims.core.collect import Collector
+from sims.core.experiment import Experiment, PolicySpec
+from sims.core.noise import Noise
+from sims.core.optimise import Optimiser
+from sims.core.reference import Reference
+from sims.core.schedule import Schedule
+from sims.core.spec import from_json
+from sims.core.statistics import mean_interval, paired_effect
+from sims.core.store import Arrays, Record
+from sims.environments import BanditR1
+from sims.execute import one_thread
+from sims.policies import MLP, Table
+
+
+class Capacity(NamedTuple):
+    """One kind of policy, with the learning rate at which margins grow to some nats within the updates."""
+
+    label: str
+    policy: PolicySpec
+    learning_rate: float
+    colour: str
+    setting: Setting
+
+
+CAPACITIES = {
+    "table": Capacity("table: nothing shared", Table(), 0.1, BLUE, "bandit"),
+    "wide": Capacity("network, width 64", MLP(hidden=(64, 64), features="uniform"), 0.002, VERMILION, "mlp"),
+    "narrow": Capacity("network, width 8", MLP(hidden=(8, 8), features="uniform"), 0.004, PURPLE, "mlp"),
+}
+ALGORITHMS = ("dpo", "ipo")
+PROMPTS = (1, 3, 10, 30, 100)
+FEW, MANY = PROMPTS[0], PROMPTS[-1]
+SHADES = {1: GREEN, 10: ORANGE, 100: VERMILION}
+PAIRS_A_PROMPT, UPDATES, RUNS = 4, 150, 50
+MARGIN = 2.0  # nats that the mean margin has grown by where arms are compared
+
+FALLS = "log π(chosen) falls while the margin grows."
+CHANGE = f"change of mean log π(chosen) over the pool until the mean margin has grown by {MARGIN:g} nats"
+MEAN = "mean of DPO and IPO"
+CLAIMS = {
+    ("table", MANY): Claim("C22", f"table, {MANY} prompts", FALLS, f"{CHANGE}, {MEAN}", 0.1, sign=-1, unit="nats"),
+    ("wide", FEW): Claim("C22", f"network, {FEW} prompt", FALLS, f"{CHANGE}, {MEAN}", 0.1, sign=-1, unit="nats"),
+    ("wide", MANY): Claim("C22", f"network, {MANY} prompts", FALLS, f"{CHANGE}, {MEAN}", 0.1, sign=-1, unit="nats"),
+}
+FEW_MANY = Claim(
+    "C22",
+    "network, many against few",
+    "With few prompts the chosen rise, with many they fall too.",
+    f"{CHANGE}: {MANY} prompts − {FEW} prompt, {MEAN}, paired by run",
+    margin=0.1,
+    sign=-1,
+    unit="nats",
+)
+
+
+def arms() -> dict[str, Experiment]:
+    """Every capacity, number of prompts and loss; the whole pool in each update, so that records know all of it."""
+    found = {}
+    for name, capacity in CAPACITIES.items():
+        for prompts in PROMPTS:
+            pool = PAIRS_A_PROMPT * prompts
+            for algorithm in ALGORITHMS:
+                found[f"{name}/{prompts}/{algorithm}"] = Experiment(
+                    name=f"chosen_likelihood-{algorithm}",
+                    environment=BanditR1(num_prompts=prompts),
+                    policy=capacity.policy,
+                    algorithm=find_algorithm(algorithm)(beta=0.1),
+                    schedule=Schedule(batch_size=pool, num_generations=2, source="pool", pool_size=pool),
+                    optimiser=Optimiser(learning_rate=capacity.learning_rate),
+                    updates=UPDATES,
+                    evaluations=50,
+                    runs=RUNS,
+                )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """The runs, and beside them what is in their pools, which both losses share."""
+    records = lab.records(arms())
+    for name in CAPACITIES:
+        for prompts in PROMPTS:
+            spec = records[f"{name}/{prompts}/dpo"].spec
+            key = f"{name}/{prompts}/pool"
+            records[key] = lab.exact("chosen_likelihood-pool", {"of": spec}, _pool_of(spec), [__name__])
+    return records
+
+
+def _pool_of(spec: Mapping[str, Any]) -> Any:
+    return lambda: pool(from_json(spec))
+
+
+def pool(experiment: Experiment) -> Arrays:
+    """How often each response to each prompt is chosen and rejected in a run's pool: (runs, X, N) each, ties half."""
+    noise = Noise([(experiment.seed, run) for run in range(experiment.runs)])
+    with one_thread():
+        policy = experiment.policy.build(experiment.environment, noise, False, experiment.dtype)
+        environment = experiment.environment.build(experiment.dtype, noise)  # type: ignore[attr-defined]
+        reference = Reference(policy, experiment.schedule)
+        parts = (policy, reference, environment, experiment.algorithm, experiment.schedule, noise)
+        batch = Collector(*parts).next_batch(0)
+    prompts, pairs = batch.prompts.numpy(), batch.need("pairs").numpy()
+    label, actions = batch.need("pair_label").numpy(), batch.responses[..., 0].numpy()
+    counts = np.zeros((2, experiment.runs, *environment.all_rewards().shape), dtype=np.float32)
+    run = np.arange(experiment.runs)[:, None, None]
+    for side, won in ((0, label), (1, 1.0 - label)):
+        action = np.take_along_axis(actions, pairs[..., side], axis=-1)
+        for row, weight in ((0, won), (1, 1.0 - won)):
+            np.add.at(counts[row], (run, prompts[..., None], action), weight)
+    return {"chosen": counts[0], "rejected": counts[1]}
+
+
+def over_pool(counts: np.ndarray, logp: np.ndarray) -> np.ndarray:
+    """(runs,): mean log-prob of the responses that a pool counts. Both (runs, X, N)."""
+    return (counts * logp).sum((1, 2)) / counts.sum((1, 2))
+
+
+class Path(NamedTuple):
+    """Changes since the reference, (runs, points) each, in nats; 0 at the first point."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+
+    @property
+    def margin(self) -> np.ndarray:
+        return self.chosen - self.rejected
+
+
+def path(records: Records, name: str, prompts: int, algorithm: str) -> Path:
+    """How far the mean log-probs of chosen and rejected have moved at each point."""
+    record, drawn = records[f"{name}/{prompts}/{algorithm}"], records[f"{name}/{prompts}/pool"]
+    moved = []
+    for side in ("chosen", "rejected"):
+        start = over_pool(drawn.arrays[side], record.arrays["logp_ref"])
+        change = record.arrays[f"logp_{side}"] - start[:, None]
+        change[:, 0] = 0.0
+        moved.append(change)
+    return Path(*moved)
+
+
+def at_margin(found: Path, margin: float = MARGIN) -> np.ndarray:
+    """(runs,): change of log π(chosen) where the margin first grows beyond `margin`, linear between points.
+
+    A run that never gets there counts with where it ends: its change would have gone on.
+    """
+    grown, chosen = found.margin, found.chosen
+    after = np.where((grown >= margin).any(-1), (grown >= margin).argmax(-1), grown.shape[-1] - 1)
+    rows = np.arange(len(grown))
+    low, high = grown[rows, after - 1], grown[rows, after]
+    share = np.clip((margin - low) / np.where(high > low, high - low, 1.0), 0.0, 1.0)
+    return chosen[rows, after - 1] + share * (chosen[rows, after] - chosen[rows, after - 1])
+
+
+def unpaired_mass(record: Record, drawn: Record, law: str) -> np.ndarray:
+    """(runs,): mass on responses that are in no pair of their prompt, mean over prompts that have pairs."""
+    paired = drawn.arrays["chosen"] + drawn.arrays["rejected"] > 0
+    mass = (np.exp(record.arrays[law]) * ~paired).sum(-1)
+    there = paired.any(-1)
+    return (mass * there).sum(-1) / there.sum(-1)
+
+
+def draw(records: Records) -> Canvas:
+    """A row a loss: paths of chosen against margin, their height at one margin, and the mass outside the pairs."""
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(
+            2, 3, figsize=(13.5, 7.8), layout="constrained", gridspec_kw={"width_ratios": (1.15, 1, 1)}
+        )
+        for row, algorithm in enumerate(ALGORITHMS):
+            _paths(axes[row, 0], records, algorithm)
+            _against_prompts(axes[row, 1], axes[row, 2], records, algorithm)
+            axes[row, 0].set_ylabel(f"{algorithm.upper()}: change of log π(chosen), nats")
+        axes[0, 0].set_title("As the margin grows")
+        axes[0, 1].set_title(f"When the margin has grown by {MARGIN:g} nats")
+        axes[0, 2].set_title("Where the mass goes: responses in no pair")
+        axes[0, 0].legend(handles=_path_handles(), fontsize=8.5, loc="upper left")
+        lines = [Line2D([], [], color=c.colour, marker="o", ms=4, label=c.label) for c in CAPACITIES.values()]
+        lines.append(Line2D([], [], color="0.3", linestyle=":", label="the reference"))
+        axes[0, 2].legend(handles=lines, fontsize=8.5, loc="best")
+    return canvas
+
+
+def _path_handles() -> list[Line2D]:
+    shades = [
+        Line2D([], [], color=shade, label=f"{prompts} prompt{'s' * (prompts > 1)}") for prompts, shade in SHADES.items()
+    ]
+    kinds = (("-", "network, width 64"), ("--", "table"))
+    return shades + [Line2D([], [], color="0.3", linestyle=line, label=label) for line, label in kinds]
+
+
+def _paths(panel: Axes, records: Records, algorithm: str) -> None:
+    """Mean over runs of log π(chosen) at each margin that all runs reach."""
+    for name, line in (("wide", "-"), ("table", "--")):
+        for prompts, shade in SHADES.items():
+            found = path(records, name, prompts, algorithm)
+            margins = np.linspace(0.0, 4.5, 19)[1:]
+            reached = np.array([m for m in margins if (found.margin.max(-1) >= m).mean() >= 0.9])
+            if len(reached) == 0:
+                continue
+            heights = np.stack([at_margin(found, m) for m in reached], axis=-1)
+            mean, low, high = band_within(np.concatenate([np.zeros((len(heights), 1)), heights], axis=-1))
+            x = np.concatenate([[0.0], reached])
+            panel.plot(x, mean, line, color=shade, linewidth=1.8)
+            panel.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
+    panel.axhline(0, color="0.3", linewidth=0.8)
+    panel.axvline(MARGIN, color="0.5", linewidth=0.8, linestyle=":")
+    panel.set(xlabel="growth of the margin, log π(chosen) − log π(rejected), nats", xlim=(0, 4.6))
+
+
+def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str) -> None:
+    x = np.array(PROMPTS)
+    for name, capacity in CAPACITIES.items():
+        values = [at_margin(path(records, name, prompts, algorithm)) for prompts in PROMPTS]
+        mean, low, high = band_within(np.stack(values, axis=-1))
+        height.plot(x, mean, color=capacity.colour, marker="o", ms=4)
+        height.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
+        for law, line in (("logp_final", "-"), ("logp_ref", ":")):
+            parts = [
+                unpaired_mass(records[f"{name}/{p}/{algorithm}"], records[f"{name}/{p}/pool"], law) for p in PROMPTS
+            ]
+            mean, low, high = band_within(np.stack(parts, axis=-1))
+            mass.plot(x, mean, line, color=capacity.colour, marker="o" if line == "-" else "", ms=4)
+            mass.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
+    height.axhline(0, color="0.3", linewidth=0.8)
+    for panel in (height, mass):
+        panel.set(xscale="log", xlabel=f"prompts, {PAIRS_A_PROMPT} pairs each")
+        panel.set_xticks(x, [str(prompts) for prompts in PROMPTS])
+        panel.minorticks_off()
+    height.set(ylabel="change of log π(chosen), nats")
+    mass.set(ylabel="mass, at the end", ylim=(-0.03, 1.03))
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """Whether the chosen fall: without sharing, in a network with one prompt, with many, and many against few."""
+
+    def change(name: str, prompts: int) -> np.ndarray:
+        return np.mean([at_margin(path(records, name, prompts, algorithm)) for algorithm in ALGORITHMS], axis=0)
+
+    def hashes(name: str, *numbers: int) -> list[str]:
+        return [records[f"{name}/{prompts}/{algorithm}"].hash for prompts in numbers for algorithm in ALGORITHMS]
+
+    notes = {
+        ("table", MANY): "Four pairs among 100 actions seldom contradict each other; with 64 a prompt, what is "
+        "chosen here is rejected there, and in a table too the mean over the chosen falls, from some 5 nats on.",
+        ("wide", FEW): "At larger margins, which DPO goes on to, log π(chosen) may fall even here.",
+        ("wide", MANY): "All prompts have one reward, so that the mass that leaves the chosen finds better responses, "
+        "which are in no pair; at 3 nats of margin the fall is larger, at 1 there is none.",
+    }
+    rows = []
+    for (name, prompts), claim in CLAIMS.items():
+        effect = mean_interval(change(name, prompts))
+        setting = CAPACITIES[name].setting
+        rows.append(judge(claim, setting, effect, FIGURE.name, hashes(name, prompts), notes[name, prompts]))
+    effect = paired_effect(change("wide", MANY), change("wide", FEW))
+    note = "Prompts and pairs grow together, as they do in data sets: it is not told which of the two it takes."
+    rows.append(judge(FEW_MANY, "mlp", effect, FIGURE.name, hashes("wide", FEW, MANY), note))
+    return rows
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["table/1/dpo"].arrays["reward"])
+    return (
+        f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt drawn once from the "
+        f"reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; {runs} runs an arm. "
+        "Means over the pool's pairs; mean and 95 % band over runs, cut off where no run is; exact under each "
+        "policy. Left: at each margin that nine runs in ten reach. Networks see fixed uniform noise for a prompt, as "
+        "in the paper. Learning rates are set, not tuned, as nothing is compared but at equal margins: "
+        + ", ".join(f"{c.label} {c.learning_rate:g}" for c in CAPACITIES.values())
+        + "."
+    )
+
+
+FIGURE = Figure(
+    name="chosen_likelihood",
+    title="Does the likelihood of chosen responses fall?",
+    tags=("bandit", "mlp", "contrastive"),
+    claims=("C22",),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+)
