@@ -281,8 +281,8 @@ def caption(records: Records) -> str:
         f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt drawn once from the "
         f"reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; {runs} runs an arm. "
         "Means over the pool's pairs; mean and 95 % band over runs, cut off where no run is; exact under each "
-        "policy. Left: at each margin that nine runs in ten reach. Networks see fixed uniform noise for a prompt, as "
-        "in the paper. Learning rates are set, not tuned, as nothing is compared but at equal margins: "
+        "policy. Left: at each margin that nine runs in ten reach. Right: after the last update, whatever the margin "
+        "then. Networks see fixed uniform noise for a prompt, as in the paper. Learning rates are set, not tuned: "
         + ", ".join(f"{c.label} {c.learning_rate:g}" for c in CAPACITIES.values())
         + "."
     )
