@@ -69,15 +69,6 @@ def curve(axes: Axes, x: np.ndarray, runs: np.ndarray, algorithm: str, line: str
     axes.fill_between(x, low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
 
 
-def band_within(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, low and high as of `band`, cut off where no run is. runs: (runs, points).
-
-    One run in fifty that is not where all others are makes a bootstrap-t interval far wider than any run.
-    """
-    mean, low, high = band(runs)
-    return mean, np.maximum(low, runs.min(0)), np.minimum(high, runs.max(0))
-
-
 def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:
     """A line that cannot be beaten, labelled with which one it is."""
     axes.axhline(y, color=BLACK, linewidth=1, linestyle=":")

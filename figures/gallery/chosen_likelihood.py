@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, band_within
+from figures.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION
 from sims.core.algorithms import find_algorithm
 from sims.core.collect import Collector
 from sims.core.experiment import Experiment, PolicySpec
@@ -24,7 +24,7 @@ from sims.core.optimise import Optimiser
 from sims.core.reference import Reference
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.core.statistics import mean_interval, paired_effect
+from sims.core.statistics import band, mean_interval, paired_effect
 from sims.core.store import Arrays, Record
 from sims.environments import BanditR1
 from sims.execute import one_thread
@@ -215,7 +215,7 @@ def _paths(panel: Axes, records: Records, algorithm: str) -> None:
             if len(reached) == 0:
                 continue
             heights = np.stack([at_margin(found, m) for m in reached], axis=-1)
-            mean, low, high = band_within(np.concatenate([np.zeros((len(heights), 1)), heights], axis=-1))
+            mean, low, high = band(np.concatenate([np.zeros((len(heights), 1)), heights], axis=-1))
             x = np.concatenate([[0.0], reached])
             panel.plot(x, mean, line, color=shade, linewidth=1.8)
             panel.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
@@ -228,14 +228,14 @@ def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str)
     x = np.array(PROMPTS)
     for name, capacity in CAPACITIES.items():
         values = [at_margin(path(records, name, prompts, algorithm)) for prompts in PROMPTS]
-        mean, low, high = band_within(np.stack(values, axis=-1))
+        mean, low, high = band(np.stack(values, axis=-1))
         height.plot(x, mean, color=capacity.colour, marker="o", ms=4)
         height.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
         for law, line in (("logp_final", "-"), ("logp_ref", ":")):
             parts = [
                 unpaired_mass(records[f"{name}/{p}/{algorithm}"], records[f"{name}/{p}/pool"], law) for p in PROMPTS
             ]
-            mean, low, high = band_within(np.stack(parts, axis=-1))
+            mean, low, high = band(np.stack(parts, axis=-1))
             mass.plot(x, mean, line, color=capacity.colour, marker="o" if line == "-" else "", ms=4)
             mass.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
     height.axhline(0, color="0.3", linewidth=0.8)
@@ -280,9 +280,9 @@ def caption(records: Records) -> str:
     return (
         f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt drawn once from the "
         f"reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; {runs} runs an arm. "
-        "Means over the pool's pairs; mean and 95 % band over runs, cut off where no run is; exact under each "
-        "policy. Left: at each margin that nine runs in ten reach. Right: after the last update, whatever the margin "
-        "then. Networks see fixed uniform noise for a prompt, as in the paper. Learning rates are set, not tuned: "
+        "Means over the pool's pairs; mean and 95 % band over runs; exact under each policy. Left: at each margin that "
+        "nine runs in ten reach. Right: after the last update, whatever the margin then. Networks see fixed uniform "
+        "noise for a prompt, as in the paper. Learning rates are set, not tuned: "
         + ", ".join(f"{c.label} {c.learning_rate:g}" for c in CAPACITIES.values())
         + "."
     )

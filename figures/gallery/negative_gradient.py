@@ -15,13 +15,13 @@ from matplotlib.lines import Line2D
 from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.style import OFFLINE, ONLINE, RC, band_within, bound, colour
+from figures.style import OFFLINE, ONLINE, RC, bound, colour
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.contrastive import DPO, IPO
 from sims.core.algorithms.likelihood import BestOfN, BestOfNNegative
 from sims.core.experiment import Experiment, PolicySpec
 from sims.core.schedule import Schedule
-from sims.core.statistics import interaction, paired_effect
+from sims.core.statistics import band, interaction, paired_effect
 from sims.core.store import Record
 from sims.environments import Bandit, BanditR1, BanditR2
 from sims.exact import best_of_n, expected_reward
@@ -200,7 +200,7 @@ def _against_budget(panel: Axes, records: Records, place: str, sampler: str) -> 
     line = OFFLINE if sampler == "off" else ONLINE
     for name in PLACES[place].arms:
         key, marker = ARMS[name].key, ARMS[name].marker
-        mean, low, high = band_within(by_budget(records, place, name, sampler))
+        mean, low, high = band(by_budget(records, place, name, sampler))
         panel.plot(samples, mean, line, color=colour(key), marker=marker, ms=5, linewidth=1.6)
         panel.fill_between(samples, low, high, color=colour(key), alpha=0.15, linewidth=0)
     bound(panel, 1.0, "largest reward", x=0.3)
@@ -287,9 +287,9 @@ def caption(records: Records) -> str:
         f"{runs} runs an arm, {PROMPTS} × {GENERATIONS} samples an update, noiseless labels. Every point is a run of "
         "that length, tuned for it (learning rate, and β where there is one; 15 points between the same ends, other "
         "seeds, listed below; at the shortest budgets many arms take the largest). Left: fresh draws of the reference, "
-        "the very same in every arm. Mean and 95 % band over runs, cut off where no run is. The released code's two "
-        "variants with log-ratios to the reference have the gradients of those without, and are not drawn again; all "
-        "six are one algorithm here, best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 law."
+        "the very same in every arm. Mean and 95 % band over runs. The released code's two variants with log-ratios to "
+        "the reference have the gradients of those without, and are not drawn again; all six are one algorithm here, "
+        "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 law."
     )
 
 
