@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from sims.core.statistics import band
+from sims.core.statistics import band, student_interval
 
 matplotlib.use("Agg")
 
@@ -29,6 +30,7 @@ COLOURS = {
     "ipo": PURPLE,
     "kto": "#8C3A00",
     "best_of_n": GREEN,
+    "pref_ft": "#7A5195",
     "rwr": ORANGE,
     # Best-of-N with a negative gradient, by what it pushes down and how
     "negative_worst": "#4C72B0",
@@ -67,6 +69,21 @@ def curve(axes: Axes, x: np.ndarray, runs: np.ndarray, algorithm: str, line: str
     mean, low, high = band(runs)
     axes.plot(x, mean, line, color=colour(algorithm), label=label or None, linewidth=1.8)
     axes.fill_between(x, low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
+
+
+def points(
+    axes: Axes, x: np.ndarray, arms: Sequence[np.ndarray], algorithm: str, marker: str = "o", filled: bool = True
+) -> np.ndarray:
+    """Mean over runs with its 95 % interval (Student's), one point an arm; returns the means. arms: (runs,) each.
+
+    Student's alone, because a bootstrap of runs that are nearly all at the ceiling says nothing by saying everything.
+    """
+    found = [student_interval(arm) for arm in arms]
+    mean, low, high = (np.array([getattr(i, end) for i in found]) for end in ("estimate", "low", "high"))
+    face = colour(algorithm) if filled else "white"
+    spread = [mean - low, high - mean]
+    axes.errorbar(x, mean, spread, fmt=marker, ms=4, color=colour(algorithm), mfc=face, elinewidth=1.4)
+    return mean
 
 
 def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:

@@ -1,0 +1,224 @@
+"""Are smaller, fresher batches better (C26), and is freshness needed where the optimum is likely (C31)? The 1-D bandit,
+at a fixed number of samples, drawn in batches of 16 … 1,024, or all by the initial policy."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
+from figures.sweeps import SAMPLES_AN_UPDATE, batch_schedule, best_arm, equal_grid, shortfall
+from sims import exact
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment
+from sims.core.statistics import paired_effect
+from sims.core.store import Record
+from sims.environments import BanditR1, BanditR2
+from sims.measures import best_reward, final_scores, scores
+from sims.policies import MLP, Table
+
+ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
+ON_THE_NETWORK = ("rloo", "best_of_n", "dpo")
+OFFLINE_ONLY = "pref_ft"
+BATCHES = (16.0, 64.0, 256.0, 1024.0, math.inf)
+FRESH, STALE = BATCHES[0], BATCHES[-2]
+BUDGETS = {"short": 2048, "long": 8192}
+RUNS = 50
+
+BETTER = "Smaller, fresher batches are better."
+SCORED = "final score at B = 16 samples − at B = 1,024, 16 samples an update; R1, mean over the algorithms, paired"
+SHORT = Claim("C26", "R1, 2,048 samples", BETTER, SCORED, margin=0.05)
+LONG = Claim("C26", "R1, 8,192 samples", BETTER, SCORED, margin=0.05)
+NETWORK = Claim("C26", "R1, 2,048 samples, network", BETTER, SCORED, margin=0.05)
+SUFFICE = "Where the optimum is likely under the reference, offline and supervised methods suffice."
+LOST = (
+    "best on-policy arm − best arm that sees only the reference's responses, 0 if negative; final score on R2, paired"
+)
+SUFFICES = {
+    "short": Claim("C31", "R2, 2,048 samples", SUFFICE, LOST, margin=0.05, kind="none"),
+    "long": Claim("C31", "R2, 8,192 samples", SUFFICE, LOST, margin=0.05, kind="none"),
+}
+LIKELIHOOD = Claim(
+    "C31",
+    "R2, 8,192 samples, supervised alone",
+    SUFFICE,
+    LOST.replace("best arm", "best supervised arm"),
+    0.05,
+    1,
+    "none",
+)
+
+
+def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
+    """place/budget/algorithm/samples a batch; the network on R1, for the short budget alone."""
+    found = {}
+    for place in ("R1", "R2", "network"):
+        for budget, samples in BUDGETS.items():
+            if place == "network" and budget == "long":
+                continue
+            for algorithm in ON_THE_NETWORK if place == "network" else (*ALGORITHMS, OFFLINE_ONLY):
+                for batch in batches:
+                    if algorithm == OFFLINE_ONLY and not math.isinf(batch):
+                        continue
+                    found[f"{place}/{budget}/{algorithm}/{batch:g}"] = Experiment(
+                        name=f"batch_size-{algorithm}",
+                        environment=BanditR2() if place == "R2" else BanditR1(),
+                        policy=MLP(hidden=(32,)) if place == "network" else Table(),
+                        algorithm=find_algorithm(algorithm)(),
+                        schedule=batch_schedule(batch),
+                        updates=samples // SAMPLES_AN_UPDATE,
+                        evaluations=16,
+                        runs=RUNS,
+                    )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Every cell tuned for itself: a stale batch may want another learning rate, and a longer run too."""
+    chosen = arms((FRESH, STALE, math.inf)) if lab.quick else arms()
+    grids = {name: equal_grid(name.split("/")[2]) for name in chosen}
+    small = {name: arm for name, arm in chosen.items() if name.startswith("network")}
+    rest = {name: arm for name, arm in chosen.items() if name not in small}
+    return lab.tuned_records(rest, grids) | lab.tuned_records(small, grids, tuning_runs=5)
+
+
+def draw(records: Records) -> Canvas:
+    """Final score against the batch's size, a row a budget; and two learning curves of each arm on R1."""
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
+        for row, (budget, samples) in enumerate(BUDGETS.items()):
+            for column, place in ((0, "R1"), (1, "network"), (2, "R2")):
+                if (place, budget) != ("network", "long"):
+                    _against_batch(axes[row, column], records, place, budget)
+                    likely = "likely" if place == "R2" else "unlikely"
+                    name = "R1, a network" if place == "network" else f"{place}: optimum {likely}"
+                    axes[row, column].set_title(f"{name} · {samples:,} samples")
+        _learning(axes[1, 1], records)
+        canvas.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
+    return canvas
+
+
+def _handles() -> list[Line2D]:
+    lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
+    supervised = Line2D([], [], color=colour(OFFLINE_ONLY), marker="D", linestyle="", label=f"{OFFLINE_ONLY} (offline)")
+    styles = ((ONLINE, "16 samples a batch"), (OFFLINE, "1,024 samples a batch (bottom centre)"))
+    return [*lines, supervised, *(Line2D([], [], color="0.3", linestyle=s, label=label) for s, label in styles)]
+
+
+def _against_batch(axes: Axes, records: Records, place: str, budget: str) -> None:
+    batches = [b for b in BATCHES if f"R1/short/dpo/{b:g}" in records]
+    x = np.arange(len(batches), dtype=float)
+    shown = ON_THE_NETWORK if place == "network" else ALGORITHMS
+    for i, algorithm in enumerate(shown):
+        final = [final_scores(records[f"{place}/{budget}/{algorithm}/{b:g}"]) for b in batches]
+        at = x + 0.05 * (i - (len(shown) - 1) / 2)  # side by side, where they would cover one another
+        mean = points(axes, at, final, algorithm)
+        axes.plot(at[:-1], mean[:-1], color=colour(algorithm), linewidth=1.6)
+        axes.plot(at[-2:], mean[-2:], ":", color=colour(algorithm), linewidth=1.2)
+    if place != "network":
+        supervised = records[f"{place}/{budget}/{OFFLINE_ONLY}/inf"]
+        points(axes, x[-1:] + 0.25, [final_scores(supervised)], OFFLINE_ONLY, "D")
+        for n in (2, 4):
+            exactly = best_of_reference(supervised, n)
+            axes.plot(x[-1] + np.array([-0.2, 0.4]), [exactly] * 2, color="k", linewidth=1)
+            axes.text(x[-1] - 0.24, exactly, f"best of {n}", ha="right", va="center", fontsize=8)
+    bound(axes, 1.0, "largest reward")
+    labels = [f"{b:,.0f}" if math.isfinite(b) else "offline\n(∞)" for b in batches]
+    axes.set_xticks(x, labels)
+    axes.set(xlabel="samples drawn by one policy (B)", ylabel="score at the end", ylim=(-0.05, 1.12))
+
+
+def best_of_reference(record: Record, n: int) -> float:
+    """Score of the best of n responses of the reference, exactly, the mean over runs."""
+    logp_ref, rewards = record.arrays["logp_ref"].astype(float), record.arrays["rewards"].astype(float)
+    rewards = np.broadcast_to(rewards, logp_ref.shape)
+    reward = (exact.best_of_n(logp_ref, rewards, n) * rewards).sum(-1).mean()
+    reference = exact.expected_reward(logp_ref, rewards).mean()
+    return float((reward - reference) / (best_reward(record) - reference))
+
+
+def _learning(axes: Axes, records: Records) -> None:
+    for algorithm in ALGORITHMS:
+        for batch, line in ((FRESH, ONLINE), (STALE, OFFLINE)):
+            record = records[f"R1/long/{algorithm}/{batch:g}"]
+            curve(axes, record.arrays["samples"] / 1000, scores(record), algorithm, line)
+    bound(axes, 1.0, "largest reward")
+    axes.set(xlabel="samples drawn (thousands)", ylabel="score", ylim=(-0.05, 1.12))
+    axes.set_title("R1, the way there · B = 16 and 1,024")
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C26 at both budgets on R1, and on the network; C31 on R2."""
+    rows = []
+    for claim, place, budget, names, note in (
+        (
+            SHORT,
+            "R1",
+            "short",
+            ALGORITHMS,
+            "At this budget B = 1,024 is two batches: it shows speed, not where one ends.",
+        ),
+        (
+            LONG,
+            "R1",
+            "long",
+            ALGORITHMS,
+            "Most arms reach the largest reward by then whatever their batch; a harder problem would keep them apart.",
+        ),
+        (NETWORK, "network", "short", ON_THE_NETWORK, "One small network on one prompt, and three of the algorithms."),
+    ):
+        used = {b: [records[f"{place}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE)}
+        fresh, stale = (np.mean([final_scores(record) for record in used[b]], axis=0) for b in (FRESH, STALE))
+        hashes = [record.hash for batch in used.values() for record in batch]
+        setting = "mlp" if place == "network" else "bandit"
+        rows.append(judge(claim, setting, paired_effect(fresh, stale), FIGURE.name, hashes, note))
+    rows += [_suffices(records, claim, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, claim in SUFFICES.items()]
+    return [*rows, _suffices(records, LIKELIHOOD, "long", ("best_of_n", "rwr", OFFLINE_ONLY))]
+
+
+def _suffices(records: Records, claim: Claim, budget: str, offline: tuple[str, ...]) -> Verdict:
+    online = {name: records[f"R2/{budget}/{name}/{FRESH:g}"] for name in ALGORITHMS}
+    stale = {name: records[f"R2/{budget}/{name}/inf"] for name in offline}
+    first, second = (best_arm({name: final_scores(r) for name, r in group.items()}) for group in (online, stale))
+    lost = shortfall(final_scores(online[first]), final_scores(stale[second]))
+    note = (
+        f"Here {first} on-policy against {second} offline, each the best of its kind in the mean of the judged runs. "
+        "Offline means fresh responses of the reference for ever: a fixed pool may run dry."
+    )
+    hashes = [record.hash for record in (*online.values(), *stale.values())]
+    return judge(claim, "bandit", lost, FIGURE.name, hashes, note)
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["R1/long/dpo/16"].arrays["reward"])
+    return (
+        f"1-D bandit, 100 actions, {runs} runs an arm, mean and 95 % interval or band. All arms of a panel draw "
+        "equally many samples, in groups of 4 for each of 4 prompts, and take one step on every 16: a batch of B "
+        "samples is drawn by one policy and used once, so that at its end it is B/16 − 1 updates old. Offline: all by "
+        "the reference. Table policy, but for the top centre: a network with one hidden layer of 32. Noiseless labels. "
+        "Black ticks, exact: the best of 4 and of 2 responses of the reference, which is all that imitating the best "
+        "of 4, or the preferred of 2, can learn offline. "
+        "Every cell was tuned for itself on other seeds, over twelve points of learning rate (0.003 … 1) and β or clip "
+        "range, because a stale batch wants smaller steps than a fresh one; listed below."
+    )
+
+
+FIGURE = Figure(
+    name="batch_size",
+    title="Are smaller, fresher batches better?",
+    tags=("bandit", "mlp", "sweep", "online-offline"),
+    claims=("C26", "C31"),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+)

@@ -1,0 +1,202 @@
+"""Does too low a β collapse, and too high a one learn nothing? (C51) The 1-D bandit: contrastive losses on a small pool
+with flipped labels, where there is something to over-fit, and on-policy reinforcement learning, where there is not."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab, product
+from figures.style import OFFLINE, ONLINE, RC, colour, points
+from figures.sweeps import LEARNING_RATES, crossfit_best
+from sims import exact
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment
+from sims.core.schedule import Schedule
+from sims.core.spec import from_json
+from sims.core.statistics import paired_effect
+from sims.core.store import Record
+from sims.environments import BanditR1, BanditR2
+from sims.measures import best_reward, final_scores
+from sims.policies import Table
+
+FAMILIES = {"contrastive": ("dpo", "ipo"), "reinforcement": ("rloo", "ppo")}
+BETAS = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+USUAL = 0.1  # the β whose learning rate is held for all others
+POOL, FLIPS = 64, 0.2
+UPDATES, RUNS = 400, 50
+PLACES = ("R1", "R2")
+SCHEDULES = {
+    "contrastive": Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL),
+    "reinforcement": Schedule(batch_size=4, num_generations=4),
+}
+
+CLAIM = "Too low a β collapses, too high a β learns nothing."
+EFFECT = "final gold score at the best interior β − at β = {}; mean over two algorithms and R1 and R2, paired by run"
+ENDS = {"low": BETAS[0], "high": BETAS[-1]}
+DATA = {"contrastive": "noisy pool", "reinforcement": "on-policy"}
+RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
+CLAIMS = {
+    (family, end, rate): Claim(
+        "C51",
+        f"{family}, {DATA[family]}: too {end}, {RATES[rate]}",
+        CLAIM,
+        EFFECT.format(f"{ENDS[end]:g}"),
+        margin=0.05,
+    )
+    for family in FAMILIES
+    for end in ENDS
+    for rate in RATES
+}
+
+
+def arms() -> dict[str, Experiment]:
+    """place/algorithm/β."""
+    found = {}
+    for place in PLACES:
+        for family, algorithms in FAMILIES.items():
+            flips = FLIPS if family == "contrastive" else 0.0
+            for algorithm in algorithms:
+                for beta in BETAS:
+                    found[f"{place}/{algorithm}/{beta:g}"] = Experiment(
+                        name=f"beta_sweep-{algorithm}",
+                        environment=BanditR1(flip_rate=flips) if place == "R1" else BanditR2(flip_rate=flips),
+                        policy=Table(),
+                        algorithm=find_algorithm(algorithm)(beta=beta),
+                        schedule=SCHEDULES[family],
+                        updates=UPDATES,
+                        evaluations=4,
+                        runs=RUNS,
+                    )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Each β with the learning rate that is best for it, and all with the one that is best for the usual β."""
+    chosen = arms()
+    tuned = lab.tuned_records(chosen, dict.fromkeys(chosen, product(learning_rate=LEARNING_RATES)))
+    usual = {name: f"{name.rpartition('/')[0]}/{USUAL:g}" for name in chosen}
+    held = {
+        name: arm.replace(optimiser=from_json(tuned[usual[name]].spec["optimiser"])) for name, arm in chosen.items()
+    }
+    found = lab.records(held)
+    return {f"tuned/{name}": r for name, r in tuned.items()} | {f"held/{name}": r for name, r in found.items()}
+
+
+def optimum(record: Record, beta: float) -> tuple[float, float]:
+    """Gold score and entropy of π* ∝ π_ref·e^{r/β}, exactly, mean over runs."""
+    logp_ref = record.arrays["logp_ref"].astype(float)
+    rewards = np.broadcast_to(record.arrays["rewards"].astype(float), logp_ref.shape)
+    law = exact.kl_optimum(logp_ref, rewards, beta)
+    reward, reference = (exact.expected_reward(x, rewards).mean() for x in (law, logp_ref))
+    score = (reward - reference) / (best_reward(record) - reference)
+    return float(score), float(exact.entropy(law).mean())
+
+
+def draw(records: Records) -> Canvas:
+    """Gold score and entropy at the end against β, a column a family and a place."""
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(2, 4, figsize=(16, 7.4), layout="constrained", sharex=True, sharey="row")
+        columns = [(family, place) for family in FAMILIES for place in PLACES]
+        for column, (family, place) in enumerate(columns):
+            _against_beta(axes[0, column], axes[1, column], records, family, place)
+            axes[0, column].set_title(f"{place} · {', '.join(FAMILIES[family])}\n{_data(family)}")
+        axes[0, 0].set(ylabel="gold score at the end", ylim=(-0.2, 1.12))
+        axes[1, 0].set(ylabel="entropy at the end, nats", ylim=(-0.15, 4.6))
+        canvas.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
+    return canvas
+
+
+def _data(family: str) -> str:
+    responses = POOL * SCHEDULES[family].num_generations
+    return (
+        f"{responses} responses, {FLIPS:.0%} of labels flipped" if family == "contrastive" else "on-policy, true reward"
+    )
+
+
+def _handles() -> list[Line2D]:
+    lines = [Line2D([], [], color=colour(n), linewidth=2.2, label=n) for names in FAMILIES.values() for n in names]
+    lines += [
+        Line2D([], [], color="0.3", linestyle=style, label=RATES[rate])
+        for rate, style in (("tuned", ONLINE), ("held", OFFLINE))
+    ]
+    return [*lines, Line2D([], [], color="k", linestyle=":", label="π* at β of the gold reward, exact")]
+
+
+def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place: str) -> None:
+    record = records[f"tuned/{place}/{FAMILIES[family][0]}/{USUAL:g}"]
+    fine = np.geomspace(BETAS[0], BETAS[-1], 80)
+    exactly = np.array([optimum(record, float(beta)) for beta in fine])
+    for axes, values in ((top, exactly[:, 0]), (bottom, exactly[:, 1])):
+        axes.plot(fine, values, ":", color="k", linewidth=1.4)
+    for algorithm in FAMILIES[family]:
+        for rate, line in (("tuned", ONLINE), ("held", OFFLINE)):
+            cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
+            for axes, values in (
+                (top, [final_scores(cell) for cell in cells]),
+                (bottom, [cell.arrays["entropy"][:, -1] for cell in cells]),
+            ):
+                mean = points(axes, np.array(BETAS), values, algorithm, filled=rate == "tuned")
+                axes.plot(BETAS, mean, line, color=colour(algorithm), linewidth=1.6)
+    top.axhline(0, color="0.4", linewidth=0.8)
+    top.set(xscale="log")
+    bottom.set(xlabel="β")
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """Both ends of the axis, for each family and each way of setting the learning rate."""
+    rows = []
+    for (family, end, rate), claim in CLAIMS.items():
+        gains, hashes = [], []
+        for place in PLACES:
+            for algorithm in FAMILIES[family]:
+                cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
+                final = np.array([final_scores(cell) for cell in cells])
+                gains.append(crossfit_best(final[1:-1]) - final[BETAS.index(ENDS[end])])
+                hashes += [cell.hash for cell in cells]
+        effect = paired_effect(np.mean(gains, axis=0), np.zeros(len(gains[0])))
+        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes, _note(family, rate)))
+    return rows
+
+
+def _note(family: str, rate: str) -> str:
+    why = (
+        "The reward is the true one: nothing can be over-optimised, and a low β costs entropy alone. A learned reward "
+        "might turn this round."
+        if family == "reinforcement"
+        else f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or cleaner, would "
+        "leave less to over-fit."
+    )
+    stop = " A learning rate tuned by gold score can stop early on its own, which hides part of a collapse."
+    return f"{why}{stop if rate == 'tuned' else ''} The best interior β is chosen on the other half of the runs."
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["tuned/R1/dpo/0.1"].arrays["reward"])
+    return (
+        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {UPDATES} updates; mean and 95 % interval at the "
+        f"end. DPO and IPO: a pool of {POOL} prompts × 4 responses of the reference, drawn once and gone through again "
+        f"and again, {FLIPS:.0%} of its labels flipped. RLOO and PPO (KL in the reward): 16 fresh samples an update, "
+        "the true reward. Collapse was defined beforehand as a gold score below that of the best interior β, with the "
+        "entropy beside it. Filled and solid: the learning rate that was best for that β on other seeds, among six; "
+        f"open and dashed: the one that was best for β = {USUAL:g}. Dotted: the KL-regularised optimum of the gold "
+        "reward at each β, which RLOO and PPO aim at, and DPO and IPO do not on such labels."
+    )
+
+
+FIGURE = Figure(
+    name="beta_sweep",
+    title="How β should be chosen: what too low and too high do",
+    tags=("bandit", "sweep"),
+    claims=("C51",),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+)

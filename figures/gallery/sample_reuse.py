@@ -1,0 +1,166 @@
+"""How often can a batch be used before it hurts, and whom? (C29, C30) The 1-D bandit, 1 … 32 passes over each batch."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.style import RC, bound, colour, points
+from figures.sweeps import equal_grid, largest, shortfall
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment
+from sims.core.schedule import Schedule
+from sims.core.spec import from_json
+from sims.core.statistics import interaction
+from sims.core.store import Record
+from sims.environments import BanditR1, BanditR2
+from sims.measures import final_scores
+from sims.policies import Table
+
+ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
+LIKELIHOOD = ("best_of_n", "rwr")
+PASSES = (1, 2, 4, 8, 32)
+MODERATE, MANY = (2, 4, 8), 32
+BATCHES, STEPS = 32, 256  # batches drawn where samples are equal; updates where these are
+PROMPTS, GENERATIONS = 16, 4
+RUNS = 50
+
+PANELS = {
+    "R1/samples": f"R1 · equal samples ({BATCHES * PROMPTS * GENERATIONS:,})",
+    "R1/held": "R1 · equal samples, all else as tuned for T = 1",
+    "R1/steps": f"R1 · equal gradient steps ({STEPS})",
+    "R2/samples": f"R2 · equal samples ({BATCHES * PROMPTS * GENERATIONS:,})",
+}
+HARMLESS = "Moderate reuse of a batch (T ≤ 8) is harmless for PPO."
+DROP = "PPO's score at T = 1 − at T, for the worst of T = 2, 4, 8; 0 where reuse helps; paired by run"
+SENSITIVE = "Maximum-likelihood methods are more sensitive to reuse than PPO."
+EXTRA = "(score at T = 1 − at 32), the mean of best_of_n and rwr, − the same of PPO; paired by run"
+PARTS = {
+    "R1/samples": "R1, equal samples",
+    "R1/held": "R1, equal samples, settings of T = 1",
+    "R1/steps": "R1, equal gradient steps",
+    "R2/samples": "R2, equal samples",
+}
+C29 = {panel: Claim("C29", part, HARMLESS, DROP, margin=0.05, kind="none") for panel, part in PARTS.items()}
+C30 = {panel: Claim("C30", part, SENSITIVE, EXTRA, margin=0.05) for panel, part in PARTS.items() if panel[:2] == "R1"}
+NOTES = {
+    "R1/samples": "Each T has its own learning rate; whoever reuses a batch also takes more steps on as many samples.",
+    "R1/held": "How far a learning rate carries, which differs between algorithms; not what reuse costs at its best.",
+    "R1/steps": "More passes mean fewer samples here: it shows what fresh samples are worth, not that passes do harm.",
+    "R2/samples": "On R2 nearly every arm reaches the largest reward, which hides whatever reuse costs.",
+}
+
+
+def arms(panel: str) -> dict[str, Experiment]:
+    """panel/algorithm/passes over a batch of 64 samples."""
+    place, equal = panel.split("/")
+    return {
+        f"{panel}/{algorithm}/{passes}": Experiment(
+            name=f"sample_reuse-{algorithm}",
+            environment=BanditR1() if place == "R1" else BanditR2(),
+            policy=Table(),
+            algorithm=find_algorithm(algorithm)(),
+            schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, epochs=passes),
+            updates=BATCHES * passes if equal == "samples" else STEPS,
+            evaluations=4,
+            runs=RUNS,
+        )
+        for algorithm in ALGORITHMS
+        for passes in PASSES
+    }
+
+
+def held(panel: str, tuned: Records) -> dict[str, Experiment]:
+    """The arms of equal samples with the settings that were best for T = 1."""
+    found = {}
+    for name, arm in arms("R1/samples").items():
+        _, _, algorithm, passes = name.split("/")
+        spec = tuned[f"R1/samples/{algorithm}/1"].spec
+        found[f"{panel}/{algorithm}/{passes}"] = arm.replace(
+            algorithm=from_json(spec["algorithm"]), optimiser=from_json(spec["optimiser"])
+        )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Every cell tuned for itself, but for the panel that holds on to what was best for T = 1."""
+    chosen = arms("R1/samples") | arms("R1/steps") | arms("R2/samples")
+    tuned = lab.tuned_records(chosen, {name: equal_grid(name.split("/")[2]) for name in chosen})
+    return tuned | lab.records(held("R1/held", tuned))
+
+
+def draw(records: Records) -> Canvas:
+    """Final score against the number of passes, one panel a way of comparing."""
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(2, 2, figsize=(11.5, 7.8), layout="constrained")
+        for panel, title in PANELS.items():
+            place = axes.flat[list(PANELS).index(panel)]
+            _against_passes(place, records, panel)
+            place.set_title(title)
+        lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
+        canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return canvas
+
+
+def _against_passes(axes: Axes, records: Records, panel: str) -> None:
+    x = np.arange(len(PASSES), dtype=float)
+    for i, algorithm in enumerate(ALGORITHMS):
+        final = [final_scores(records[f"{panel}/{algorithm}/{passes}"]) for passes in PASSES]
+        at = x + 0.05 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
+        axes.plot(at, points(axes, at, final, algorithm), color=colour(algorithm), linewidth=1.6)
+    bound(axes, 1.0, "largest reward", x=0.16)
+    axes.set_xticks(x, [str(passes) for passes in PASSES])
+    axes.set(xlabel="passes over a batch of 64 samples (T)", ylabel="score at the end", ylim=(-0.05, 1.12))
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C29 and C30 for each way of comparing."""
+
+    def cell(panel: str, algorithm: str, passes: int) -> Record:
+        return records[f"{panel}/{algorithm}/{passes}"]
+
+    rows = []
+    for panel, claim in C29.items():
+        used = [cell(panel, "ppo", passes) for passes in (1, *MODERATE)]
+        fresh, *reused = (final_scores(record) for record in used)
+        drop = largest([shortfall(fresh, score) for score in reused])
+        rows.append(judge(claim, "bandit", drop, FIGURE.name, [record.hash for record in used], NOTES[panel]))
+    for panel, claim in C30.items():
+        once, often = ([cell(panel, name, passes) for name in LIKELIHOOD] for passes in (1, MANY))
+        ppo = [cell(panel, "ppo", passes) for passes in (1, MANY)]
+        likelihood = [np.mean([final_scores(record) for record in group], axis=0) for group in (once, often)]
+        effect = interaction(*likelihood, *(final_scores(record) for record in ppo))
+        hashes = [record.hash for record in (*once, *often, *ppo)]
+        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes, NOTES[panel]))
+    return rows
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["R1/samples/ppo/1"].arrays["reward"])
+    return (
+        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, mean and 95 % interval. Batches of 16 prompts × 4 "
+        f"responses, each gone through T times, a step a pass. Equal samples, as in the paper: {BATCHES} batches, so "
+        f"that T passes mean T times as many steps. Equal gradient steps: {STEPS} of them, so that T passes mean "
+        f"{STEPS}/T batches. Every cell was tuned for itself on other seeds, over twelve points of learning rate "
+        "(0.003 … 1) and β or clip range, listed below; top right, what was best for T = 1 is kept for all T. "
+        "Noiseless labels."
+    )
+
+
+FIGURE = Figure(
+    name="sample_reuse",
+    title="How often can a batch be used?",
+    tags=("bandit", "sweep"),
+    claims=("C29", "C30"),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+)

@@ -1,0 +1,81 @@
+"""What the figures that sweep a schedule share: equal grids, schedules, and effects of claims that nothing is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sims.core.algorithms import find_algorithm
+from sims.core.schedule import Schedule
+from sims.core.statistics import Interval, paired_effect
+
+from .committed import Point
+from .lab import product
+
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+BETAS, CLIP_RANGES = (0.03, 0.3), (0.1, 0.4)
+MINIBATCH, GENERATIONS = 4, 4  # an update's prompts, and responses a prompt
+SAMPLES_AN_UPDATE = MINIBATCH * GENERATIONS
+
+
+def equal_grid(algorithm: str) -> list[Point]:
+    """Twelve points for any algorithm: learning rate × its β or clip range, or twice as many learning rates.
+
+    All cover the learning rates from 0.003 to 1. PPO and RLOO go without a KL penalty, so β is not theirs to tune.
+    """
+    if algorithm == "ppo":
+        return product(learning_rate=LEARNING_RATES, epsilon=CLIP_RANGES)
+    if "beta" in find_algorithm(algorithm).hints() and getattr(find_algorithm(algorithm)(), "beta", 0.0) > 0:
+        return product(learning_rate=LEARNING_RATES, beta=BETAS)
+    count = len(LEARNING_RATES) * len(BETAS)
+    return product(learning_rate=tuple(float(f"{x:.2g}") for x in np.geomspace(0.003, 1.0, count)))
+
+
+def batch_schedule(samples: float) -> Schedule:
+    """So many samples are drawn by one policy, then used once, 16 an update. inf: by the initial policy for ever.
+
+    A batch is drawn 16 samples at a time by a sampler that is renewed when it is used up. That is the same stream as
+    drawing it at once (tests/figures/test_sweeps.py), but PPO's critic values a minibatch when its turn has come.
+    """
+    period = samples / SAMPLES_AN_UPDATE
+    return Schedule(
+        batch_size=MINIBATCH,
+        num_generations=GENERATIONS,
+        sync_every_updates=None if period == 1 else period if math.isinf(period) else int(period),
+    )
+
+
+def shortfall(better: np.ndarray, worse: np.ndarray) -> Interval:
+    """How much is lost, 0 where something is gained: mean of better − worse, its interval cut off below 0.
+
+    max(x, 0) never falls as x grows, so the interval keeps its coverage. For claims that nothing is lost: judged as
+    "none", a gain does not refute them. better, worse: (runs,), paired.
+    """
+    effect = paired_effect(better, worse)
+    return replace(effect, estimate=max(effect.estimate, 0.0), low=max(effect.low, 0.0), high=max(effect.high, 0.0))
+
+
+def largest(effects: Sequence[Interval]) -> Interval:
+    """The largest of several effects. Its upper end is above the truth whenever every effect's is."""
+    ends = {name: max(getattr(effect, name) for effect in effects) for name in ("estimate", "low", "high")}
+    return replace(effects[0], **ends)
+
+
+def best_arm(arms: dict[str, np.ndarray]) -> str:
+    """The name of the arm with the largest mean. arms: (runs,) each."""
+    return max(arms, key=lambda name: float(arms[name].mean()))
+
+
+def crossfit_best(arms: np.ndarray) -> np.ndarray:
+    """Scores of the best arm, chosen on the other half of the runs, so that choosing it flatters nothing: (runs,).
+
+    arms: (arms, runs). Even runs are scored at the arm that is best in the mean over the odd ones, and odd by even.
+    """
+    scores = np.empty(arms.shape[1])
+    for half in (0, 1):
+        chosen = arms[:, 1 - half :: 2].mean(1).argmax()
+        scores[half::2] = arms[chosen, half::2]
+    return scores

@@ -1,0 +1,76 @@
+"""What the sweeps compute beside their runs: bounds, costs, who leads."""
+
+import math
+
+import numpy as np
+import pytest
+
+from figures.gallery import batch_size, beta_sweep, online_contrastive_ppo, phase_map
+from sims.core.store import Record
+
+
+@pytest.fixture
+def record() -> Record:
+    """Two responses with rewards 0 and 1, reference (0.75, 0.25), one run."""
+    arrays = {"rewards": np.array([[0.0, 1.0]]), "logp_ref": np.log(np.array([[[0.75, 0.25]]]))}
+    return Record({}, arrays, {})
+
+
+def test_the_best_of_n_of_the_reference_by_hand(record: Record) -> None:
+    for n in (2, 4):
+        at_least_one = 1 - 0.75**n  # of n draws is the good one; score (r − 0.25) / (1 − 0.25)
+        assert batch_size.best_of_reference(record, n) == pytest.approx((at_least_one - 0.25) / 0.75)
+
+
+def test_the_regularised_optimum_by_hand(record: Record) -> None:
+    score, entropy = beta_sweep.optimum(record, 0.5)
+    good = math.exp(2) / (math.exp(2) + 3)  # 0.25·e^{1/β} against 0.75
+    assert score == pytest.approx((good - 0.25) / 0.75)
+    assert entropy == pytest.approx(-good * math.log(good) - (1 - good) * math.log(1 - good))
+    assert beta_sweep.optimum(record, 1e6) == pytest.approx((0, 0.5623351446), abs=1e-6)  # H(0.75, 0.25)
+
+
+def test_what_offline_ipo_aims_at_by_hand(record: Record) -> None:
+    # The good action beats a draw in 0.75 + 0.25/2 of all cases, the bad one in 0.75/2: half a unit apart.
+    ipo = Record({"algorithm": {"beta": 0.25}}, record.arrays, {})
+    good = math.exp(0.5 / 0.25) / (math.exp(0.5 / 0.25) + 3)
+    assert phase_map.offline_optimum(ipo) == pytest.approx((good - 0.25) / 0.75)
+
+
+def test_what_a_sample_costs() -> None:
+    # Contrastive: draw 1, reference 1, update 3. PPO: draw 1, value 1, then policy 3 and critic 3 a pass.
+    assert [online_contrastive_ppo.cost(name, 1).total for name in ("dpo", "ipo", "ppo")] == [5, 5, 8]
+    assert [online_contrastive_ppo.cost(name, 4).total for name in ("dpo", "ppo")] == [14, 26]
+
+
+def test_equal_compute_is_equal_to_a_batch() -> None:
+    for name, arm in online_contrastive_ppo.arms().items():
+        _, equal, algorithm, passes = name.split("/")
+        batches = arm.updates // arm.schedule.epochs
+        spent = batches * arm.schedule.samples_per_batch * online_contrastive_ppo.cost(algorithm, int(passes)).total
+        if equal == "compute":
+            assert 0 <= online_contrastive_ppo.COMPUTE - spent < spent / batches
+        else:
+            assert batches * arm.schedule.samples_per_batch == online_contrastive_ppo.SAMPLES
+
+
+def test_who_leads_and_whether_it_is_sure() -> None:
+    noise = 0.05 * np.tile([1.0, -1.0], 10)
+    arms = np.array([np.full(20, 0.2), 0.9 + noise, np.full(20, 0.8)])
+    first, second, ahead, sure = phase_map.lead(arms)
+    assert (first, second, sure) == (1, 2, True) and ahead == pytest.approx(0.1)
+    assert not phase_map.lead(np.array([0.801 + noise, np.full(20, 0.8)]))[3]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.984, ".98"), (0.997, "1"), (0.004, ".00"), (-0.004, ".00"), (0.5, ".50")]
+)
+def test_scores_in_two_digits(value: float, text: str) -> None:
+    assert phase_map._short(value) == text
+
+
+def test_the_map_has_a_cell_for_everything() -> None:
+    names = phase_map.arms()
+    assert len(names) == 6 * 7 * 6
+    periods = {arm.schedule.sync_period for arm in names.values()}
+    assert periods == {1, 4, 16, 64, 256, math.inf}

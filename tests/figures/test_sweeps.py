@@ -1,0 +1,67 @@
+"""What sweeps share: grids are equal, schedules are what they say, effects are computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from figures.sweeps import batch_schedule, best_arm, crossfit_best, equal_grid, largest, shortfall
+from sims.core.algorithms import find_algorithm
+from sims.core.experiment import Experiment
+from sims.core.schedule import Schedule
+from sims.environments import BanditR1
+from sims.execute import execute
+from sims.policies import Table
+
+
+@pytest.mark.parametrize("name", ["rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo", "pref_ft"])
+def test_every_algorithm_tries_twelve_points_over_the_same_learning_rates(name: str) -> None:
+    points = equal_grid(name)
+    rates = [point["learning_rate"] for point in points]
+    assert len({tuple(point.items()) for point in points}) == 12
+    assert (min(rates), max(rates)) == (0.003, 1.0)
+    fields = set().union(*points) - {"learning_rate"}
+    assert fields == {"ppo": {"epsilon"}, "rwr": {"beta"}, "dpo": {"beta"}, "ipo": {"beta"}}.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["rloo", "best_of_n", "rwr", "dpo", "ipo"])
+def test_a_batch_drawn_bit_by_bit_is_the_batch_drawn_at_once(name: str) -> None:
+    whole = Schedule(batch_size=16, num_generations=4, minibatch_size=4)
+    arms = [
+        Experiment("arm", BanditR1(), Table(), find_algorithm(name)(), schedule, updates=12, evaluations=3, runs=3)
+        for schedule in (whole, batch_schedule(64))
+    ]
+    (at_once,), (bit_by_bit,) = execute(arms[:1]), execute(arms[1:])
+    assert np.array_equal(at_once["logp_final"], bit_by_bit["logp_final"])
+    assert at_once["staleness"].tolist() == bit_by_bit["staleness"].tolist()
+
+
+def test_the_ends_of_the_batch_axis() -> None:
+    assert batch_schedule(16).sync_period == 1 and batch_schedule(16).sync_every_updates is None
+    assert batch_schedule(math.inf).sync_period == math.inf
+
+
+def test_a_gain_is_no_shortfall() -> None:
+    worse = np.linspace(0.4, 0.6, 20)
+    lost = shortfall(worse + 0.1, worse + 0.01 * np.tile([1, -1], 10))
+    assert lost.estimate == pytest.approx(0.1) and 0 < lost.low < 0.1 < lost.high < 0.12
+    gained = shortfall(worse, worse + 0.1)
+    assert (gained.estimate, gained.low, gained.high) == (0, 0, 0)
+
+
+def test_the_largest_of_several_effects() -> None:
+    base, spread = np.full(20, 0.5), 0.1 * np.tile([1, -1], 10)
+    found = largest([shortfall(base + 0.2, base), shortfall(base + 0.15, base + spread)])
+    assert found.estimate == found.low == pytest.approx(0.2)
+    assert found.high == pytest.approx(max(0.2, shortfall(base + 0.15, base + spread).high))
+
+
+def test_the_best_arm() -> None:
+    assert best_arm({"a": np.array([0.0, 1.0]), "b": np.array([0.7, 0.7])}) == "b"
+
+
+def test_the_best_is_chosen_where_it_is_not_scored() -> None:
+    #                  even odd even odd
+    arms = np.array([[0.9, 0.1, 0.9, 0.1], [0.2, 0.8, 0.2, 0.8]])
+    # Even runs prefer the first arm, odd runs the second: each half is scored at the other's choice.
+    assert crossfit_best(arms).tolist() == [0.2, 0.1, 0.2, 0.1]
