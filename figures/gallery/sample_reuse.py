@@ -57,7 +57,7 @@ NOTES = {
 }
 
 
-def arms(panel: str) -> dict[str, Experiment]:
+def arms(panel: str, passes_tried: tuple[int, ...] = PASSES) -> dict[str, Experiment]:
     """panel/algorithm/passes over a batch of 64 samples."""
     place, equal = panel.split("/")
     return {
@@ -72,7 +72,7 @@ def arms(panel: str) -> dict[str, Experiment]:
             runs=RUNS,
         )
         for algorithm in ALGORITHMS
-        for passes in PASSES
+        for passes in passes_tried
     }
 
 
@@ -81,6 +81,8 @@ def held(panel: str, tuned: Records) -> dict[str, Experiment]:
     found = {}
     for name, arm in arms("R1/samples").items():
         _, _, algorithm, passes = name.split("/")
+        if name not in tuned:
+            continue
         spec = tuned[f"R1/samples/{algorithm}/1"].spec
         found[f"{panel}/{algorithm}/{passes}"] = arm.replace(
             algorithm=from_json(spec["algorithm"]), optimiser=from_json(spec["optimiser"])
@@ -90,7 +92,8 @@ def held(panel: str, tuned: Records) -> dict[str, Experiment]:
 
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself, but for the panel that holds on to what was best for T = 1."""
-    chosen = arms("R1/samples") | arms("R1/steps") | arms("R2/samples")
+    passes = (1, MANY) if lab.quick else PASSES
+    chosen = {name: arm for panel in PANELS if panel != "R1/held" for name, arm in arms(panel, passes).items()}
     tuned = lab.tuned_records(chosen, {name: equal_grid(name.split("/")[2]) for name in chosen})
     return tuned | lab.records(held("R1/held", tuned))
 
@@ -109,13 +112,14 @@ def draw(records: Records) -> Canvas:
 
 
 def _against_passes(axes: Axes, records: Records, panel: str) -> None:
-    x = np.arange(len(PASSES), dtype=float)
+    tried = [passes for passes in PASSES if f"{panel}/ppo/{passes}" in records]
+    x = np.arange(len(tried), dtype=float)
     for i, algorithm in enumerate(ALGORITHMS):
-        final = [final_scores(records[f"{panel}/{algorithm}/{passes}"]) for passes in PASSES]
+        final = [final_scores(records[f"{panel}/{algorithm}/{passes}"]) for passes in tried]
         at = x + 0.05 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
         axes.plot(at, points(axes, at, final, algorithm), color=colour(algorithm), linewidth=1.6)
     bound(axes, 1.0, "largest reward", x=0.16)
-    axes.set_xticks(x, [str(passes) for passes in PASSES])
+    axes.set_xticks(x, [str(passes) for passes in tried])
     axes.set(xlabel="passes over a batch of 64 samples (T)", ylabel="score at the end", ylim=(-0.05, 1.12))
 
 
