@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.core.statistics import Interval, paired_effect
+from sims.core.store import Record
+from sims.measures import best_reward
 
 from .committed import Point
 from .lab import product
@@ -79,3 +82,16 @@ def crossfit_best(arms: np.ndarray) -> np.ndarray:
         chosen = arms[:, 1 - half :: 2].mean(1).argmax()
         scores[half::2] = arms[chosen, half::2]
     return scores
+
+
+def tables(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """log π_ref and gold rewards of every response, in float64: (runs, X, N) both."""
+    logp_ref = record.arrays["logp_ref"].astype(float)
+    return logp_ref, np.broadcast_to(record.arrays["rewards"].astype(float), logp_ref.shape)
+
+
+def exact_score(record: Record, law: np.ndarray) -> float:
+    """Score of a policy of which all probabilities are known, mean over runs. law: log-probs (runs, X, N)."""
+    logp_ref, rewards = tables(record)
+    reward, reference = (exact.expected_reward(x, rewards).mean() for x in (law, logp_ref))
+    return float((reward - reference) / (best_reward(record) - reference))

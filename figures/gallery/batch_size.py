@@ -15,14 +15,14 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
-from figures.sweeps import SAMPLES_AN_UPDATE, batch_schedule, best_arm, equal_grid, shortfall
+from figures.sweeps import SAMPLES_AN_UPDATE, batch_schedule, best_arm, equal_grid, exact_score, shortfall, tables
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.statistics import paired_effect
 from sims.core.store import Record
 from sims.environments import BanditR1, BanditR2
-from sims.measures import best_reward, final_scores, scores
+from sims.measures import final_scores, scores
 from sims.policies import MLP, Table
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
@@ -138,11 +138,9 @@ def _against_batch(axes: Axes, records: Records, place: str, budget: str) -> Non
 
 def best_of_reference(record: Record, n: int) -> float:
     """Score of the best of n responses of the reference, exactly, the mean over runs."""
-    logp_ref, rewards = record.arrays["logp_ref"].astype(float), record.arrays["rewards"].astype(float)
-    rewards = np.broadcast_to(rewards, logp_ref.shape)
-    reward = (exact.best_of_n(logp_ref, rewards, n) * rewards).sum(-1).mean()
-    reference = exact.expected_reward(logp_ref, rewards).mean()
-    return float((reward - reference) / (best_reward(record) - reference))
+    logp_ref, rewards = tables(record)
+    with np.errstate(divide="ignore"):
+        return exact_score(record, np.log(exact.best_of_n(logp_ref, rewards, n)))
 
 
 def _learning(axes: Axes, records: Records) -> None:

@@ -13,7 +13,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
 from figures.style import OFFLINE, ONLINE, RC, colour, points
-from figures.sweeps import LEARNING_RATES, crossfit_best
+from figures.sweeps import LEARNING_RATES, crossfit_best, exact_score, tables
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
@@ -22,7 +22,7 @@ from sims.core.spec import from_json
 from sims.core.statistics import paired_effect
 from sims.core.store import Record
 from sims.environments import BanditR1, BanditR2
-from sims.measures import best_reward, final_scores
+from sims.measures import final_scores
 from sims.policies import Table
 
 FAMILIES = {"contrastive": ("dpo", "ipo"), "reinforcement": ("rloo", "ppo")}
@@ -90,12 +90,8 @@ def collect(lab: Lab) -> Records:
 
 def optimum(record: Record, beta: float) -> tuple[float, float]:
     """Gold score and entropy of π* ∝ π_ref·e^{r/β}, exactly, mean over runs."""
-    logp_ref = record.arrays["logp_ref"].astype(float)
-    rewards = np.broadcast_to(record.arrays["rewards"].astype(float), logp_ref.shape)
-    law = exact.kl_optimum(logp_ref, rewards, beta)
-    reward, reference = (exact.expected_reward(x, rewards).mean() for x in (law, logp_ref))
-    score = (reward - reference) / (best_reward(record) - reference)
-    return float(score), float(exact.entropy(law).mean())
+    law = exact.kl_optimum(*tables(record), beta)
+    return exact_score(record, law), float(exact.entropy(law).mean())
 
 
 def draw(records: Records) -> Canvas:

@@ -17,14 +17,14 @@ from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import RC, colour
-from figures.sweeps import SAMPLES_AN_UPDATE, batch_schedule, equal_grid
+from figures.sweeps import SAMPLES_AN_UPDATE, batch_schedule, equal_grid, exact_score, tables
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.statistics import paired_effect
 from sims.core.store import Record
 from sims.environments import BanditOverlap
-from sims.measures import best_reward, final_scores
+from sims.measures import final_scores
 from sims.policies import Table
 
 FAMILIES = {
@@ -88,13 +88,10 @@ def lead(scores: np.ndarray) -> tuple[int, int, float, bool]:
 def offline_optimum(record: Record) -> float:
     """Score of what IPO aims at with noiseless labels of the reference's pairs: π ∝ π_ref·e^{P(beats a draw)/β}, the
     chance of beating a draw of π_ref counting ties as half (Azar et al. 2024). Exact, mean over runs."""
-    logp_ref = record.arrays["logp_ref"].astype(float)
-    rewards = np.broadcast_to(record.arrays["rewards"].astype(float), logp_ref.shape)
+    logp_ref, rewards = tables(record)
     win = 0.5 * (np.sign(rewards[..., :, None] - rewards[..., None, :]) + 1.0)
     chance = (win * np.exp(logp_ref)[..., None, :]).sum(-1)
-    law = exact.kl_optimum(logp_ref, chance, record.spec["algorithm"]["beta"])
-    reward, reference = (exact.expected_reward(x, rewards).mean() for x in (law, logp_ref))
-    return float((reward - reference) / (best_reward(record) - reference))
+    return exact_score(record, exact.kl_optimum(logp_ref, chance, record.spec["algorithm"]["beta"]))
 
 
 def draw(records: Records) -> Canvas:

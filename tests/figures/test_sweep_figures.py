@@ -12,8 +12,8 @@ from sims.core.store import Record
 @pytest.fixture
 def record() -> Record:
     """Two responses with rewards 0 and 1, reference (0.75, 0.25), one run."""
-    arrays = {"rewards": np.array([[0.0, 1.0]]), "logp_ref": np.log(np.array([[[0.75, 0.25]]]))}
-    return Record({}, arrays, {})
+    arrays = {"rewards": np.array([[0.0, 1.0]]), "best_reward": np.ones(1)}
+    return Record({}, arrays | {"logp_ref": np.log(np.array([[[0.75, 0.25]]]))}, {})
 
 
 def test_the_best_of_n_of_the_reference_by_hand(record: Record) -> None:
