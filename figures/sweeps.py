@@ -40,15 +40,13 @@ def equal_grid(algorithm: str) -> list[Point]:
 def batch_schedule(samples: float) -> Schedule:
     """So many samples are drawn by one policy, then used once, 16 an update. inf: by the initial policy for ever.
 
-    A batch is drawn 16 samples at a time by a sampler that is renewed when it is used up. That is the same stream as
-    drawing it at once (tests/figures/test_sweeps.py), but PPO's critic values a minibatch when its turn has come.
+    A batch of B samples is the sync period s = B/16: drawing 16 at a time from a sampler that is renewed every s
+    updates gives the same stream (tests/figures/test_sweeps.py), but for the age of PPO's critic.
     """
-    period = samples / SAMPLES_AN_UPDATE
-    return Schedule(
-        batch_size=MINIBATCH,
-        num_generations=GENERATIONS,
-        sync_every_updates=None if period == 1 else period if math.isinf(period) else int(period),
-    )
+    if math.isinf(samples):
+        return Schedule(batch_size=MINIBATCH, num_generations=GENERATIONS, sync_every_updates=math.inf)
+    prompts = int(samples) // GENERATIONS
+    return Schedule(batch_size=prompts, num_generations=GENERATIONS, minibatch_size=MINIBATCH)
 
 
 def shortfall(better: np.ndarray, worse: np.ndarray) -> Interval:

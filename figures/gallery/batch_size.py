@@ -200,7 +200,7 @@ def caption(records: Records) -> str:
     runs = len(records["R1/long/dpo/16"].arrays["reward"])
     return (
         f"1-D bandit, 100 actions, {runs} runs an arm, mean and 95 % interval or band. All arms of a panel draw "
-        "equally many samples, in groups of 4 for each of 4 prompts, and take one step on every 16: a batch of B "
+        "equally many samples, 4 a prompt, and take one step on every 16: a batch of B "
         "samples is drawn by one policy and used once, so that at its end it is B/16 − 1 updates old. Offline: all by "
         "the reference. Table policy, but for the top centre: a network with one hidden layer of 32. Noiseless labels. "
         "Black ticks, exact: the best of 4 and of 2 responses of the reference, which is all that imitating the best "

@@ -25,11 +25,11 @@ def test_every_algorithm_tries_twelve_points_over_the_same_learning_rates(name: 
 
 
 @pytest.mark.parametrize("name", ["rloo", "best_of_n", "rwr", "dpo", "ipo"])
-def test_a_batch_drawn_bit_by_bit_is_the_batch_drawn_at_once(name: str) -> None:
-    whole = Schedule(batch_size=16, num_generations=4, minibatch_size=4)
+def test_a_batch_is_a_sync_period(name: str) -> None:
+    renewed = Schedule(batch_size=4, num_generations=4, sync_every_updates=4)
     arms = [
         Experiment("arm", BanditR1(), Table(), find_algorithm(name)(), schedule, updates=12, evaluations=3, runs=3)
-        for schedule in (whole, batch_schedule(64))
+        for schedule in (batch_schedule(64), renewed)
     ]
     (at_once,), (bit_by_bit,) = execute(arms[:1]), execute(arms[1:])
     assert np.array_equal(at_once["logp_final"], bit_by_bit["logp_final"])
@@ -37,7 +37,8 @@ def test_a_batch_drawn_bit_by_bit_is_the_batch_drawn_at_once(name: str) -> None:
 
 
 def test_the_ends_of_the_batch_axis() -> None:
-    assert batch_schedule(16).sync_period == 1 and batch_schedule(16).sync_every_updates is None
+    assert batch_schedule(16).sync_period == 1
+    assert batch_schedule(1024).sync_period == 64
     assert batch_schedule(math.inf).sync_period == math.inf
 
 
