@@ -191,8 +191,9 @@ def caption(records: Records) -> str:
         "table no action learns from its neighbours, and a policy that follows its own samples stops exploring: a "
         "network, or an entropy bonus, may draw another map. Offline IPO leads by overshooting and not by its "
         f"objective: the optimum that it aims at scores {aimed_at:.3f} at overlap 0.001, where it reached "
-        f"{reached:.2f}, because Adam at a large learning rate takes "
-        "large steps on actions that are drawn rarely."
+        f"{reached:.2f}; Adam at a large learning rate takes large steps on actions that are drawn rarely. PPO's jump "
+        "at s = 64 from overlap 1e-4 to 1e-5 is its critic's: policy gradients that are clipped without one (not "
+        "shown) gain as much from s = 64 at 0.01 and 0.001, and nothing at 1e-5, where hardly a reward is ever seen."
     )
 
 
