@@ -66,7 +66,7 @@ def collect(lab: Lab) -> Records:
     with_beta = product(learning_rate=(0.01, 0.03, 0.1, 0.3), beta=(0.03, 0.1, 0.3))
     without = product(learning_rate=tuple(float(rate) for rate in np.round(np.geomspace(0.005, 0.6, 12), 4)))
     grids = {name: without if name.split("/")[1] in ("rloo", "best_of_n") else with_beta for name in chosen}
-    return lab.tuned_records(chosen, grids)
+    return lab.tuned_records(chosen, grids, tuning_runs=5)
 
 
 def draw(records: Records) -> Canvas:

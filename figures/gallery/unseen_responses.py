@@ -72,7 +72,7 @@ def arms() -> dict[str, Experiment]:
                         schedule=schedule,
                         optimiser=Optimiser(learning_rate=rate),
                         updates=UPDATES,
-                        evaluations=120,
+                        evaluations=60,
                         runs=RUNS,
                     )
     return found
