@@ -1,4 +1,4 @@
-"""What a record says of a policy: expectations over all responses, which are exact."""
+"""What a record says of a policy: expectations over all responses, which are exact, or over fresh samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from torch import Tensor
 
 from .core.batch import pick, sequence_sum
 from .core.divergences import entropy, kl_policy_ref
+from .core.noise import Noise
 from .core.reductions import shares
 from .core.train import Tick, Training
 from .environments.enumerable import EnumerableEnvironment
+from .environments.token_bandit import TokenBanditEnvironment
 from .policies.categorical import CategoricalPolicy
+from .policies.causal import TransformerPolicy
 
 
 class Evaluation(Protocol):
@@ -64,6 +67,63 @@ class ExactEvaluation:
     def _mean(logp: Tensor, rewards: Tensor) -> Tensor:
         """Expected reward, mean over prompts: (R,). logp: (R, X, N); rewards: (X, N) or (R, X, N)."""
         return (logp.exp() * rewards).sum(-1).mean(-1)
+
+
+class EvaluationNoise(Noise):
+    """The streams of some runs under names of their own, so that to look at a policy changes no run."""
+
+    def uniforms(self, stream: str, *shape: int) -> Tensor:
+        return super().uniforms(f"evaluation {stream}", *shape)
+
+
+class SampledEvaluation:
+    """Draws responses, one a prompt. Rewards are means over them; KL and entropy are exact after each of their
+    prefixes, whose distribution alone is sampled: by the chain rule E[Σ_t KL(π(·|y_<t)‖π_ref(·|y_<t))] = KL(π‖π_ref),
+    and so for the entropy.
+
+    The k-th evaluation of every arm draws from the same uniforms: arms of one seed are paired here too. What the
+    reference earns is what the policy was seen to earn before the first update.
+    """
+
+    def __init__(self, training: Training, environment: TokenBanditEnvironment, samples: int) -> None:
+        self.policy: TransformerPolicy = training.policy  # type: ignore[assignment]
+        self.reference = self.policy.clone()
+        self.environment, self.samples = environment, samples
+        self.noise = EvaluationNoise(training.noise.runs)
+        self.reference_reward: Tensor | None = None
+
+    @torch.no_grad()
+    def row(self) -> dict[str, Tensor]:
+        """Mean reward and gold reward of the samples, KL and entropy along them."""
+        prompts = self.environment.prompts(self.samples, self.noise)
+        responses, mask, _ = self.policy.sample(prompts, 1, self.noise)
+        judged = self.environment.judge(prompts, responses, mask, None, self.noise)
+        gold = judged.rewards if judged.gold is None else judged.gold
+        law, law_ref = (policy.token_laws(prompts, responses) for policy in (self.policy, self.reference))
+        row = {
+            "reward": judged.rewards.mean((-2, -1)),
+            "gold": gold.mean((-2, -1)),
+            "kl_policy_ref": sequence_sum(kl_policy_ref(law, law_ref), mask).mean((-2, -1)),
+            "entropy": sequence_sum(entropy(law), mask).mean((-2, -1)),
+        }
+        if self.reference_reward is None:
+            self.reference_reward = row["gold"]
+        return row
+
+    @torch.no_grad()
+    def closing(self) -> dict[str, Tensor]:
+        """kl_of_best: (R,) the KL to the reference of always giving the best response."""
+        best, lead = self.environment.best_responses(), self.noise.lead
+        assert self.reference_reward is not None, "closing comes after the row of update 0"
+        prompts = torch.arange(len(best)).expand(*lead, -1)
+        responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
+        mask = self.environment.space.mask(responses)
+        logp_ref = sequence_sum(self.reference.forward(prompts, responses, mask).logp, mask)
+        return {
+            "reference_reward": self.reference_reward,
+            "best_reward": self.environment.reward(prompts, responses).mean((-2, -1)),
+            "kl_of_best": -logp_ref.mean((-2, -1)),
+        }
 
 
 def update_row(training: Training, tick: Tick | None, like: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
-"""Run toy experiments: arms that differ in numbers alone are stacked into one tensor, and evaluated exactly."""
+"""Run toy experiments: arms that differ in numbers alone are stacked into one tensor, and evaluated; exactly, where
+responses can be listed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from .core.experiment import Experiment, stack_specs
 from .core.learner import Learner
 from .core.noise import Noise
 from .core.train import Training
+from .environments.enumerable import EnumerableEnvironment
 from .environments.toy import ToyEnvironment
-from .evaluation import Evaluation, ExactEvaluation, update_row
+from .evaluation import Evaluation, ExactEvaluation, SampledEvaluation, update_row
 
 Progress = Callable[[int], None]
 Arrays = dict[str, np.ndarray]
@@ -38,7 +41,7 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         environment = place.build(first.dtype, noise)
         learner = Learner(policy, optimiser, noise.lead)
         training = Training(policy, environment, algorithm, first.schedule, learner, noise)
-        arrays = _run(training, ExactEvaluation(training, environment), first, progress)
+        arrays = _run(training, _evaluation(training, environment, place), first, progress)
     splits = np.cumsum(runs)[:-1]
     parts = {name: [x] * len(runs) if name in SHARED else np.split(x, splits) for name, x in arrays.items()}
     return [{name: part[i] for name, part in parts.items()} for i in range(len(runs))]
@@ -53,6 +56,12 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _evaluation(training: Training, environment: Any, spec: Any) -> Evaluation:
+    if isinstance(environment, EnumerableEnvironment):
+        return ExactEvaluation(training, environment)
+    return SampledEvaluation(training, environment, spec.evaluation_samples)
 
 
 def _run(training: Training, evaluation: Evaluation, experiment: Experiment, progress: Progress) -> Arrays:

@@ -34,6 +34,8 @@ def final_scores(record: Record) -> np.ndarray:
 
 def kl_of_best_response(record: Record) -> float:
     """KL to the reference of always giving the best response: the most that reward can ask for, in nats."""
+    if "kl_of_best" in record.arrays:
+        return float(record.arrays["kl_of_best"].mean())
     logp_ref = record.arrays["logp_ref"]
     best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp_ref), 0)
     return float(-np.take_along_axis(logp_ref, best, -1).mean())
@@ -63,7 +65,13 @@ def target_beta(experiment: Experiment) -> float | None:
 
 
 def optima(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Reward, score, KL and entropy of the largest reward, and of the law aimed at (`target_beta`), mean over runs."""
+    """Reward, score, KL and entropy of the largest reward, and of the law aimed at (`target_beta`), mean over runs.
+
+    Where responses cannot be listed, only the largest reward is known: what always gives a best response.
+    """
+    if "logp_ref" not in record.arrays:
+        best = {"reward": best_reward(record), "KL(π‖π_ref)": kl_of_best_response(record)}
+        return {"largest reward": best | {"score": 1.0, "entropy": 0.0}}
     logp_ref = record.arrays["logp_ref"].astype(float)
     rewards = record.arrays["rewards"].astype(float)
     laws = {"largest reward": np.broadcast_to(greedy_law(record), logp_ref.shape)}

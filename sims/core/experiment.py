@@ -36,6 +36,8 @@ class EnvironmentSpec(Spec):
 class PolicySpec(Spec):
     """Settings of a policy; `build` makes the reference policy of each run, from which training starts."""
 
+    largest_stack: ClassVar[int] = 256  # runs trained together: beyond, the tensors of an update leave the cache
+
     def check_environment(self, environment: EnvironmentSpec) -> None:
         """Refuse, with SpecError, an environment that this policy cannot answer."""
 

@@ -20,8 +20,6 @@ from typing import Any
 from .experiment import Experiment, stack_key
 from .store import DamagedRecord, Record, Store, sources_digest
 
-MOST_RUNS = 256  # runs in one stack: beyond, the tensors of an update leave the cache
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -93,7 +91,7 @@ def _read(experiment: Experiment, store: Store) -> Record:
 
 
 def stacks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Experiments that can run as one, at most MOST_RUNS runs together; costly stacks first."""
+    """Experiments that can run as one, at most their policy's `largest_stack` of runs together; costly stacks first."""
     groups: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         groups.setdefault(stack_key(experiment), []).append(experiment)
@@ -101,7 +99,7 @@ def stacks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     for group in groups.values():
         found.append([])
         for experiment in group:
-            if found[-1] and sum(e.runs for e in found[-1]) + experiment.runs > MOST_RUNS:
+            if found[-1] and sum(e.runs for e in found[-1]) + experiment.runs > experiment.policy.largest_stack:
                 found.append([])
             found[-1].append(experiment)
     return sorted(found, key=lambda stack: -_work(stack))

@@ -3,6 +3,7 @@
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
 from .contextual import Contextual, ContextualEnvironment
 from .enumerable import EnumerableEnvironment, EnumerableSpec
+from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
 from .token_tree import TokenTree
 from .toy import RewardJudge, ToyEnvironment
 
@@ -16,6 +17,10 @@ __all__ = [
     "EnumerableEnvironment",
     "EnumerableSpec",
     "RewardJudge",
+    "TokenBandit",
+    "TokenBanditR1",
+    "TokenBanditR2",
+    "TokenBanditSmall",
     "TokenTree",
     "ToyEnvironment",
 ]
