@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .experiment import Experiment, stack_key
+from .spec import Spec
 from .store import DamagedRecord, Record, Store, sources_digest
 
 
@@ -44,7 +45,9 @@ def find(experiment: Experiment, store: Store) -> Record | None:
 
 def sources_of(experiment: Experiment) -> str:
     """Digest of the code that an experiment runs through; of classes defined elsewhere, of their own source."""
-    classes = [type(part) for part in (experiment.environment, experiment.policy, experiment.algorithm)]
+    parts = (experiment.environment, experiment.policy, experiment.algorithm)
+    # A class defined elsewhere may extend one of ours, whose code it then runs through too.
+    classes = [cls for part in parts for cls in type(part).__mro__ if issubclass(cls, Spec)]
     ours = [cls.__module__ for cls in classes if cls.__module__.partition(".")[0] in ("sims", "llm")]
     digest = sources_digest(sorted({*ours, experiment.environment.executor.partition(":")[0]}))
     foreign = [inspect.getsource(cls) for cls in classes if cls.__module__ not in ours]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,35 +51,35 @@ class Transformer(PolicySpec, kind="transformer"):
     def build(
         self, environment: EnumerableSpec | TokenBandit, noise: Noise, critic: bool, dtype: torch.dtype
     ) -> TransformerPolicy:
-        space = environment.space
-        if isinstance(environment, TokenBandit):
-            prompt_rows, embedded = torch.from_numpy(environment.prompt_tokens()), space.vocabulary
-        else:
-            prompt_rows = space.vocabulary + torch.arange(environment.num_prompts)
-            embedded = space.vocabulary + environment.num_prompts
-        parameters = self._initial(noise, space, embedded, dtype)
+        # Runs of one seed start alike in every arm: those that a stack holds twice are fitted once.
+        runs = tuple(dict.fromkeys(noise.runs))
+        data = DataLaw.of(environment, Noise(runs))
+        which = torch.tensor([runs.index(run) for run in noise.runs])
+        parameters = [p[which] for p in fitted(Transformer(**self._sizes()), data, runs, dtype)]
         if critic:
-            runs = noise.lead[0]
-            parameters += [torch.zeros((runs, 1, self.hidden_size), dtype=dtype), torch.zeros((runs, 1), dtype=dtype)]
-        policy = self.policy_class()(space, prompt_rows, parameters, self.num_heads)
-        self._fit(policy, environment, noise, parameters[:-2] if critic else parameters)
-        return policy
+            shapes = ((1, self.hidden_size), (1,))
+            parameters += [torch.zeros((*noise.lead, *shape), dtype=dtype) for shape in shapes]
+        return self.policy_class()(data.space, data.prompt_rows, parameters, self.num_heads)
 
     def policy_class(self) -> type[TransformerPolicy]:
         """What `build` makes."""
         return TransformerPolicy
 
-    def _initial(self, noise: Noise, space: TokenSpace, embedded: int, dtype: torch.dtype) -> list[Tensor]:
+    def _sizes(self) -> dict[str, Any]:
+        """The settings, which decide how it starts whatever class of policy it becomes."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Transformer)}
+
+    def initial(self, noise: Noise, data: DataLaw, dtype: torch.dtype) -> list[Tensor]:
         """minGPT's start: N(0, 0.02²), less on the way back to the residual stream; norms 1 and 0, biases 0."""
-        width, back = self.hidden_size, 0.02 / math.sqrt(2 * self.num_layers)
+        width, back, space = self.hidden_size, 0.02 / math.sqrt(2 * self.num_layers), data.space
         norm = [((width, 1), 1.0, 0.0), ((width, 1), 0.0, 0.0)]
         block = [*norm, ((width, 3 * width), 0.0, 0.02), ((1, 3 * width), 0.0, 0.0)]
         block += [((width, width), 0.0, back), ((1, width), 0.0, 0.0)]
         block += [*norm, ((width, 4 * width), 0.0, 0.02), ((1, 4 * width), 0.0, 0.0)]
         block += [((4 * width, width), 0.0, back), ((1, width), 0.0, 0.0)]
         # One position more than is read: minGPT's block holds the last token too.
-        shapes = [((embedded, width), 0.0, 0.02), ((space.length + 1, width), 0.0, 0.02), *(block * self.num_layers)]
-        shapes += [*norm, ((width, space.vocabulary), 0.0, 0.02)]
+        shapes = [((data.embedded, width), 0.0, 0.02), ((space.length + 1, width), 0.0, 0.02)]
+        shapes += [*(block * self.num_layers), *norm, ((width, space.vocabulary), 0.0, 0.02)]
         parameters = []
         for shape, mean, spread in shapes:
             if spread:
@@ -89,46 +90,63 @@ class Transformer(PolicySpec, kind="transformer"):
                 parameters.append(torch.full((*noise.lead, *shape), mean, dtype=dtype))
         return parameters
 
-    def _fit(
-        self,
-        policy: TransformerPolicy,
-        environment: EnumerableSpec | TokenBandit,
-        noise: Noise,
-        trained: Sequence[Tensor],
-    ) -> None:
-        """Minimise Σ_t KL(π‖π_data) after prefixes drawn from π, which carry no gradient."""
-        data = _DataLaw(environment, noise, trained[0].dtype)
-        optimiser = PerRunOptimiser(trained, noise.lead, Optimiser(learning_rate=self.fit_learning_rate))
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for _ in range(self.fit_steps):
-            prompts = (noise.uniforms("fit prompts", self.fit_samples) * environment.num_prompts).long()
-            responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
-            distance = kl(policy.token_laws(prompts, responses), data(prompts, responses))
-            loss = torch.where(mask, distance, 0.0).sum() / self.fit_samples
-            gradients = torch.autograd.grad(loss, trained)
-            optimiser.step(gradients, optimiser.grad_norm(gradients))
-        for parameter in trained:
-            parameter.requires_grad_(False)
 
+@dataclass(frozen=True)
+class DataLaw:
+    """log π_data of every token after each prefix, and which prompts there are; equal if all its numbers are.
 
-class _DataLaw:
-    """log π_data of every token after each prefix of responses: (R, B, K, L, V), or what broadcasts to it."""
+    prompts: which row of the embedding each prompt is; embedded: how many rows there are. table: float64, (V,) for a
+    law that is the same everywhere, else (X, nodes, V), or (R, X, nodes, V) where runs differ.
+    """
 
-    def __init__(self, environment: EnumerableSpec | TokenBandit, noise: Noise, dtype: torch.dtype) -> None:
-        self.space = environment.space
-        self.everywhere = isinstance(environment, TokenBandit)
-        if isinstance(environment, TokenBandit):
-            table = np.log(environment.data_policy())
+    space: TokenSpace
+    prompts: tuple[int, ...]
+    embedded: int
+    digits: bytes
+    table: Tensor = field(compare=False)
+
+    @classmethod
+    def of(cls, environment: EnumerableSpec | TokenBandit, noise: Noise) -> DataLaw:
+        """The data policy of an environment."""
+        space, count = environment.space, environment.num_prompts
+        if isinstance(environment, TokenBandit):  # its prompts are tokens, embedded as they are in responses
+            table, rows, embedded = np.log(environment.data_policy()), environment.prompt_tokens(), space.vocabulary
         else:
-            table = environment.reference_logp(noise)
-        self.table = torch.from_numpy(table).to(dtype)
+            table, embedded = environment.reference_logp(noise), space.vocabulary + count
+            rows = np.arange(space.vocabulary, embedded)
+        return cls(space, tuple(map(int, rows)), embedded, table.tobytes(), torch.from_numpy(table))
 
-    def __call__(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        if self.everywhere:
+    @property
+    def prompt_rows(self) -> Tensor:
+        return torch.tensor(self.prompts)
+
+    def along(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        """After each prefix of responses (R, B, K, L): (R, B, K, L, V), or what broadcasts to it."""
+        if self.table.dim() == 1:
             return self.table
         node = self.space.node_index(responses)
         row = prompts[..., None, None] * self.space.nodes + (torch.zeros_like(responses) if node is None else node)
         table = self.table.expand(responses.shape[0], *self.table.shape[-3:]).flatten(1, 2)
         index = row.flatten(1).unsqueeze(-1).expand(-1, -1, self.space.vocabulary)
         return table.gather(1, index).view(*responses.shape, self.space.vocabulary)
+
+
+@functools.lru_cache(maxsize=4)  # the arms of a figure start alike, and to fit takes as long as a short run
+def fitted(
+    spec: Transformer, data: DataLaw, runs: tuple[tuple[int, int], ...], dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Parameters that minimise Σ_t KL(π‖π_data) after prefixes drawn from π, which carry no gradient."""
+    noise = Noise(runs)
+    parameters = spec.initial(noise, data, dtype)
+    policy = TransformerPolicy(data.space, data.prompt_rows, parameters, spec.num_heads)
+    optimiser = PerRunOptimiser(parameters, noise.lead, Optimiser(learning_rate=spec.fit_learning_rate))
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    for _ in range(spec.fit_steps):
+        prompts = (noise.uniforms("fit prompts", spec.fit_samples) * len(data.prompts)).long()
+        responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
+        distance = kl(policy.token_laws(prompts, responses), data.along(prompts, responses).to(dtype))
+        loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
+        gradients = torch.autograd.grad(loss, parameters)
+        optimiser.step(gradients, optimiser.grad_norm(gradients))
+    return tuple(p.detach() for p in parameters)

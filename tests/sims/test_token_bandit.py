@@ -12,6 +12,7 @@ from sims.core.algorithms import all_algorithms, find_algorithm
 from sims.core.divergences import entropy, kl_policy_ref
 from sims.core.experiment import Experiment
 from sims.core.noise import Noise
+from sims.core.obtain import stacks
 from sims.core.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
@@ -21,6 +22,7 @@ from sims.evaluation import SampledEvaluation
 from sims.execute import SHARED, execute
 from sims.measures import final_scores, kl_of_best_response, optima, scores
 from sims.policies import Transformer
+from sims.policies.transformer import fitted
 
 TINY = Transformer(num_layers=2, num_heads=2, hidden_size=8, fit_steps=3)
 PLACES = {
@@ -192,3 +194,20 @@ def test_the_command_line_runs_it(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "largest reward" in printed and "2 runs, 2 updates" in printed
     assert main(["--environment", "token-bandit-r2", "--results", str(tmp_path)]) == 2
     assert "needs an environment whose responses can be listed" in capsys.readouterr().err
+
+
+def test_arms_of_one_stack_start_alike_and_learn_apart() -> None:
+    arms = [experiment("dpo"), experiment("dpo", optimiser=Optimiser(learning_rate=0.3), runs=3)]
+    arms.append(experiment("dpo", seed=4))
+    together = execute(arms)
+    for arm, found in zip(arms, together, strict=True):
+        fitted.cache_clear()  # so that nothing is alike for being the same tensor
+        for name, value in execute([arm])[0].items():
+            assert np.array_equal(value, found[name], equal_nan=True), name
+    assert np.array_equal(together[0]["kl_of_best"], together[1]["kl_of_best"][:2])
+    assert not np.array_equal(together[0]["kl_of_best"], together[2]["kl_of_best"])
+
+
+def test_stacks_are_no_larger_than_their_policy_allows() -> None:
+    found = stacks([experiment(runs=10, seed=seed) for seed in range(9)])
+    assert [sum(arm.runs for arm in stack) for stack in found] == [40, 40, 10]
