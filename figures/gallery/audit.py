@@ -43,7 +43,7 @@ CONDITIONS = {
     "c": ("right", "released"),
     "d": ("right", "tuned"),
 }
-UPDATES, RUNS = 100, 20
+UPDATES, RUNS, TUNING_RUNS = 100, 20, 5
 
 FASTER = "A negative gradient speeds learning: contrastive training is ahead of Best-of-N on on-policy samples."
 SPEED = "IPO − Best-of-N, score averaged over 100 gradient steps, both on-policy, paired by run"
@@ -87,7 +87,7 @@ def collect(lab: Lab) -> Records:
         for algorithm in ALGORITHMS:
             tuned[f"{place}/offline/{algorithm}"] = arm(place, "right", algorithm, online=False)
     grid: list[Point] = product(learning_rate=RATES)
-    return lab.records(released) | lab.tuned_records(tuned, dict.fromkeys(tuned, grid))
+    return lab.records(released) | lab.tuned_records(tuned, dict.fromkeys(tuned, grid), TUNING_RUNS)
 
 
 def speed(records: Records, place: str, condition: str, algorithm: str) -> np.ndarray:
