@@ -96,10 +96,10 @@ class SampledEvaluation:
     def row(self) -> dict[str, Tensor]:
         """Mean reward and gold reward of the samples, KL and entropy along them."""
         prompts = self.environment.prompts(self.samples, self.noise)
-        responses, mask, _ = self.policy.sample(prompts, 1, self.noise)
+        (responses, mask, _), law = self.policy.sample_with_laws(prompts, 1, self.noise)
         judged = self.environment.judge(prompts, responses, mask, None, self.noise)
         gold = judged.rewards if judged.gold is None else judged.gold
-        law, law_ref = (policy.token_laws(prompts, responses) for policy in (self.policy, self.reference))
+        law_ref = self.reference.token_laws(prompts, responses)
         row = {
             "reward": judged.rewards.mean((-2, -1)),
             "gold": gold.mean((-2, -1)),

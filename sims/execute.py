@@ -41,7 +41,7 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         environment = place.build(first.dtype, noise)
         learner = Learner(policy, optimiser, noise.lead)
         training = Training(policy, environment, algorithm, first.schedule, learner, noise)
-        arrays = _run(training, _evaluation(training, environment, place), first, progress)
+        arrays = _run(training, evaluation_of(training, environment, place), first, progress)
     splits = np.cumsum(runs)[:-1]
     parts = {name: [x] * len(runs) if name in SHARED else np.split(x, splits) for name, x in arrays.items()}
     return [{name: part[i] for name, part in parts.items()} for i in range(len(runs))]
@@ -58,7 +58,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _evaluation(training: Training, environment: Any, spec: Any) -> Evaluation:
+def evaluation_of(training: Training, environment: Any, spec: Any) -> Evaluation:
+    """Exact where the environment's responses can be listed, else along samples."""
     if isinstance(environment, EnumerableEnvironment):
         return ExactEvaluation(training, environment)
     return SampledEvaluation(training, environment, spec.evaluation_samples)

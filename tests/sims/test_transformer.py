@@ -14,7 +14,7 @@ from sims.core.sampling import inverse_cdf
 from sims.core.spec import SpecError
 from sims.environments import BanditR1, Contextual, TokenBanditR1, TokenBanditR2, TokenBanditSmall, TokenTree
 from sims.policies import Transformer, TransformerPolicy
-from sims.policies.causal import PER_BLOCK, gelu
+from sims.policies.causal import PER_BLOCK, attention, gelu
 
 SPEC = Transformer(num_layers=2, num_heads=2, hidden_size=8, fit_steps=2)
 PLACE = TokenBanditR2(vocabulary=12, length=4, num_prompts=3, peak=4)
@@ -88,6 +88,11 @@ def test_gelu_and_its_derivative() -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(gelu(x), library_gelu(x, approximate="tanh"), rtol=0, atol=1e-14)
     assert torch.autograd.gradcheck(gelu, (x,))
+
+
+def test_the_derivative_of_attention() -> None:
+    joint = torch.randn((2, 4, 24), generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: attention(x, 2), (joint,))
 
 
 def test_gradients_are_those_of_the_written_out_network() -> None:
