@@ -3,17 +3,18 @@
 10 prompts × 10 responses a step, fresh from the policy; then reward, entropy and KL of the policy that it leaves. On
 the 1-D bandit these are exact; on the token bandit rewards are means over 100 fresh responses, entropy and KL exact
 per-token distributions along them. The loop goes state by state and sample by sample, each through the network alone,
-as the code released with Tajwar et al. does: a token is drawn by reading its whole prefix again, and each of a
-prompt's 45 pairs scores its two responses, under the policy and under the reference. ipo is the contrastive step of
-that paper; best_of_n scores one response a prompt, so that little but sampling is left to be slow. float32, one thread,
-processor time of the whole process; a stacked step is that of one run among R.
+as the code released with Tajwar et al. does: a token is drawn by reading its whole prefix again, each of a prompt's 45
+pairs scores its two responses, under the policy and under the reference, and reward, entropy and KL each draw 100
+responses of their own, where the stacked step draws 100 for all three. ipo is the contrastive step of that paper;
+best_of_n scores one response a prompt, so that little but sampling is left to be slow. float32, one thread, processor
+time of the whole process; a stacked step is that of one run among R.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -177,19 +178,33 @@ LOSSES = {"ipo": ipo_loss, "best_of_n": best_of_n_loss}
 
 
 @torch.no_grad()
-def diagnostics(policy: PlainPolicy, reference: PlainPolicy, prompts: list[int], of_token: Tensor) -> dict[str, float]:
-    """Reward, entropy and KL: exact for single actions, else along fresh responses, state by state."""
-    found = {"reward": 0.0, "entropy": 0.0, "kl_policy_ref": 0.0}
-    draws = 1 if policy.length == 1 else RESPONSES
+def mean_over_states(
+    policy: PlainPolicy, prompts: list[int], value: Callable[[int, list[int]], Tensor], draws: int = RESPONSES
+) -> float:
+    """Mean over prompts of `value(prompt, response)`; of single actions, whose law is all there is, once a prompt."""
+    total, draws = 0.0, 1 if policy.length == 1 else draws
     for prompt in prompts:
         for _ in range(draws):
-            response = policy.sample(prompt) if policy.length > 1 else [0]
-            law, law_ref = (p.laws(prompt, response[:-1]) for p in (policy, reference))
-            earned = of_token[response].mean() if policy.length > 1 else (law[0].exp() * of_token).sum()
-            found["reward"] += float(earned) / (len(prompts) * draws)
-            found["entropy"] -= float((law.exp() * law).sum()) / (len(prompts) * draws)
-            found["kl_policy_ref"] += float((law.exp() * (law - law_ref)).sum()) / (len(prompts) * draws)
-    return found
+            total += float(value(prompt, policy.sample(prompt) if policy.length > 1 else [0]))
+    return total / (len(prompts) * draws)
+
+
+def diagnostics(policy: PlainPolicy, reference: PlainPolicy, prompts: list[int], of_token: Tensor) -> dict[str, float]:
+    """Reward, entropy and KL one after the other, each along responses of its own."""
+
+    def reward(prompt: int, response: list[int]) -> Tensor:
+        exact = policy.length == 1
+        return (policy.laws(prompt, [])[0].exp() * of_token).sum() if exact else of_token[response].mean()
+
+    def entropy(prompt: int, response: list[int]) -> Tensor:
+        law = policy.laws(prompt, response[:-1])
+        return -(law.exp() * law).sum()
+
+    def kl_policy_ref(prompt: int, response: list[int]) -> Tensor:
+        law, law_ref = (p.laws(prompt, response[:-1]) for p in (policy, reference))
+        return (law.exp() * (law - law_ref)).sum()
+
+    return {f.__name__: mean_over_states(policy, prompts, f) for f in (reward, entropy, kl_policy_ref)}
 
 
 def loop_step(
