@@ -70,7 +70,8 @@ class ExactEvaluation:
 
 
 class EvaluationNoise(Noise):
-    """The streams of some runs under names of their own, so that to look at a policy changes no run."""
+    """The streams of some runs under names of their own: to look at a policy changes no run, nor does it look at what
+    the policy was trained on."""
 
     def uniforms(self, stream: str, *shape: int) -> Tensor:
         return super().uniforms(f"evaluation {stream}", *shape)

@@ -37,6 +37,7 @@ class PolicySpec(Spec):
     """Settings of a policy; `build` makes the reference policy of each run, from which training starts."""
 
     largest_stack: ClassVar[int] = 256  # runs trained together: beyond, the tensors of an update leave the cache
+    magnifies_rounding: ClassVar[bool] = False  # whether ten updates can make float32's last bits the first
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
         """Refuse, with SpecError, an environment that this policy cannot answer."""

@@ -282,7 +282,7 @@ class TransformerPolicy:
             logits = [next(reader) if t == 0 else reader.send(tokens[-1]) for reader in readers]
             if blend is not None:
                 share = over(blend[1], 2)
-                logits[0] = (1.0 - share) * logits[0].log_softmax(-1) + share * logits[1].log_softmax(-1)
+                logits[0] = (1.0 - share) * logits[0] + share * logits[1]  # normalised below
             law = logits[0].log_softmax(-1)
             draws = uniforms[..., t].unflatten(1, (law.shape[1], -1))
             token = inverse_cdf(law.exp(), draws).flatten(1)

@@ -30,6 +30,7 @@ class Transformer(PolicySpec, kind="transformer"):
     reference: Adam on KL(π‖π_data), exact at each token, along one response of its own a step, as Tajwar et al. do."""
 
     largest_stack: ClassVar[int] = 40  # runs: beyond, memory goes to activations and no time is saved
+    magnifies_rounding: ClassVar[bool] = True
 
     num_layers: int = setting(3, "blocks", at_least=1)
     num_heads: int = setting(3, "attention heads; must divide hidden_size", at_least=1)

@@ -14,8 +14,8 @@ from sims.core.experiment import Experiment
 from sims.core.obtain import obtain
 from sims.core.schedule import Schedule
 from sims.core.store import DamagedRecord, Record, Store
-from sims.environments import TokenTree
-from sims.policies import Table
+from sims.environments import TokenBanditSmall, TokenTree
+from sims.policies import Table, Transformer
 
 ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)
 
@@ -102,3 +102,10 @@ def test_what_the_repository_holds_is_whole() -> None:
         provenance = json.loads(path.read_text())
         assert provenance["commit"] and provenance["machine"] and provenance["seconds"] >= 0
         assert path.parent.stat().st_size < 2_000_000
+
+
+def test_twins_of_what_magnifies_rounding_are_in_float64() -> None:
+    deep = ARM.replace(environment=TokenBanditSmall(), policy=Transformer())
+    twin = committed.shrink(deep)
+    assert (twin.precision, twin.optimiser.learning_rate) == ("float64", deep.optimiser.learning_rate / 10)
+    assert (committed.shrink(ARM).precision, committed.shrink(ARM).optimiser) == ("float32", ARM.optimiser)

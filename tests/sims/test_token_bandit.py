@@ -18,7 +18,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.core.store import Record
 from sims.environments import TokenBanditR1, TokenBanditR2, TokenBanditSmall
-from sims.evaluation import SampledEvaluation
+from sims.evaluation import EvaluationNoise, SampledEvaluation
 from sims.execute import SHARED, execute
 from sims.measures import final_scores, kl_of_best_response, optima, scores
 from sims.policies import Transformer
@@ -92,20 +92,23 @@ def test_evaluation_along_samples_agrees_with_the_sum_over_all_responses() -> No
         SimpleNamespace(policy=policy, noise=Noise.of(3, 2)), spec.build(torch.float64, Noise.of(3, 2)), samples
     )
     for parameter in policy.parameters():  # a policy that is not its reference, nor like the data policy
-        parameter.mul_(1.5)
+        parameter.mul_(1.7)
     row = evaluation.row()
     logp, logp_ref = policy.all_log_probs(), evaluation.reference.all_log_probs()
-    rewards = torch.from_numpy(spec.rewards())
+    responses, mask = spec.space.all_responses
+    every, prompts = responses.expand(2, 3, *responses.shape), torch.arange(3).expand(2, 3)
+    law, law_ref = (p.token_laws(prompts, every) for p in (policy, evaluation.reference))
     exact = {
-        "reward": (logp.exp() * rewards).sum(-1).mean(-1),
-        "kl_policy_ref": kl_policy_ref(logp, logp_ref).mean(-1),
-        "entropy": entropy(logp).mean(-1),
+        "reward": ((logp.exp() * torch.from_numpy(spec.rewards())).sum(-1), torch.from_numpy(spec.rewards())),
+        "kl_policy_ref": (kl_policy_ref(logp, logp_ref), (kl_policy_ref(law, law_ref) * mask).sum(-1)),
+        "entropy": (entropy(logp), (entropy(law) * mask).sum(-1)),
     }
-    assert exact["kl_policy_ref"].min() > 0.05
-    ratio = logp - logp_ref
-    spread = {"reward": rewards.std(), "kl_policy_ref": 2 * ratio.abs().max(), "entropy": 2 * logp.abs().max()}
-    for name, value in exact.items():
-        assert (row[name] - value).abs().max() < 6 * spread[name] / samples**0.5, name
+    for name, (of_prompt, of_response) in exact.items():
+        mean = of_prompt.mean(-1)
+        error = ((logp.exp() * (of_response - mean[:, None, None]).square()).sum(-1).mean(-1) / samples).sqrt()
+        assert ((row[name] - mean).abs() < 6 * error).all(), name
+    assert exact["kl_policy_ref"][0].min() > 0.05
+    assert (entropy(logp) - entropy(logp_ref)).abs().min() > 0.05
     assert torch.equal(row["gold"], row["reward"])
 
 
@@ -135,6 +138,12 @@ def test_looking_changes_no_run() -> None:
     for name in ("loss", "grad_norm"):
         assert np.array_equal(once[name][:, -1], often[name][:, -1])
         assert np.array_equal(once[name][:, -1], wide[name][:, -1])
+
+
+def test_what_is_judged_was_not_trained_on() -> None:
+    runs = [(0, 0), (0, 1)]
+    training, looking = Noise(runs).uniforms("responses", 3), EvaluationNoise(runs).uniforms("responses", 3)
+    assert not torch.isclose(training, looking).any()
 
 
 def test_arms_of_one_seed_are_looked_at_with_the_same_uniforms() -> None:
