@@ -89,7 +89,8 @@ def scored(policy: CausalLMPolicy, batch: Batch) -> Tensor:
 
 def test_one_batch_of_dpo(tmp_path: Path) -> None:
     examples = rows(2)
-    trainer = dpo_trainer(tiny_pythia(moved=MOVED), tiny_pythia(), tmp_path, beta=0.3)
+    unused = [{"prompt": "a", "chosen": "b", "rejected": "c"}]  # a trainer wants data
+    trainer = dpo_trainer(tiny_pythia(moved=MOVED), tiny_pythia(), tmp_path, unused, beta=0.3)
     inputs = trainer.data_collator(
         [
             {

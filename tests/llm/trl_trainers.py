@@ -26,9 +26,11 @@ def tiny_pythia(dtype: torch.dtype = torch.float64, moved: float = 0.0) -> PreTr
     return model
 
 
-def dpo_trainer(model: PreTrainedModel, reference: PreTrainedModel, folder: Path, **settings: Any) -> DPOTrainer:
-    """TRL's trainer of preferences; settings go to its configuration."""
-    rows = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+def dpo_trainer(
+    model: PreTrainedModel, reference: PreTrainedModel, folder: Path, pairs: list[dict[str, str]], **settings: Any
+) -> DPOTrainer:
+    """TRL's trainer of preferences. pairs: rows of prompt, chosen, rejected; settings go to its configuration."""
+    rows = Dataset.from_list(pairs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of its own defaults
         config = DPOConfig(**_common(folder) | settings)
