@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help lists them
 
   pretrain    make an embedded model again, from scratch, and check it against the committed one
+  new         a tokenizer trained on your own texts, and an untrained model behind it
   sft         imitate recorded responses
   reward      fit a reward model to preferences
   train       tune a model by any of the algorithms
@@ -28,13 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenising a few texts is slower in several threads
     from transformers.utils.logging import disable_progress_bar
 
-    from llm import commands, train_command
+    from llm import commands, new_model, train_command
     from sims.core.spec import SpecError
 
     disable_progress_bar()  # one bar is ours, the training's
 
     known: dict[str, Callable[[Sequence[str]], int]] = {
         "pretrain": commands.pretrain,
+        "new": new_model.main,
         "sft": lambda given: train_command.main(given, "sft"),
         "train": train_command.main,
         "sample": commands.sample,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm import language
-from llm.data import Example, TextEncoder, collate, load_examples
+from llm.data import Example, TextEncoder, collate, load_examples, prompt_from
 from llm.tasks import LANGUAGE, Answers, Reward, Task
 from sims.core.batch import Batch, pick
 from sims.core.noise import Noise
@@ -205,14 +204,10 @@ def load_prompts(task: Task, encoder: TextEncoder, split: str | None) -> list[Ex
         split=split,
         config=task.data_config,
         columns=task.columns,
-        transform=None if task.prompt_template is None else _with_prompt(task.prompt_template),
+        transform=prompt_from(task.prompt_template),
         max_prompt_length=task.max_prompt_length,
         max_completion_length=task.max_completion_length,
         on_bad_rows=task.on_bad_rows,
         on_too_long=task.on_too_long,
     )
     return examples
-
-
-def _with_prompt(template: str) -> Callable[[Any], Any]:
-    return lambda row: {**row, "prompt": template.format(**row)}

@@ -60,7 +60,7 @@ class PretrainConfig(Spec, kind="pretrain"):
     samples: int = setting(2048, "responses sampled for the reported lengths and answers", at_least=2)
 
     def check(self) -> None:
-        _check_shape(self.architecture, self.hidden, self.heads)
+        check_shape(self.architecture, self.hidden, self.heads)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def build_model(
     key-value head for two heads where they pair up, no sliding window; gpt2: learned positions, tied embeddings.
     pad, bos, eos: token ids, by default those of `llm.language`. Raises SpecError for a shape that cannot be.
     """
-    _check_shape(architecture, hidden, heads)
+    check_shape(architecture, hidden, heads)
     common = {"vocab_size": vocab_size, "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
     common["initializer_range"] = _INITIAL_SD
     llama_like = common | {
@@ -326,7 +326,8 @@ def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
     return [*rows, Comparison("sampled_lengths_ks", 0.0, gap, 0.1)]
 
 
-def _check_shape(architecture: str, hidden: int, heads: int) -> None:
+def check_shape(architecture: str, hidden: int, heads: int) -> None:
+    """Raise SpecError for a width that the heads do not divide."""
     if architecture not in get_args(Architecture):
         raise SpecError("architecture", architecture, f"must be one of {', '.join(get_args(Architecture))}")
     if hidden % heads or (hidden // heads) % 8:

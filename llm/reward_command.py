@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm import language
 from llm.calibration import HeldOut
-from llm.data import Example, TextEncoder, load_examples
+from llm.data import Example, TextEncoder, load_examples, prompt_from
 from llm.distributed import Ranks, joined
 from llm.models import LanguageModelSpec, build_policy, load_tokenizer
 from llm.reward_model import (
@@ -69,6 +69,9 @@ class RewardData(Spec, kind="reward_data"):
     )
     pairs: int = setting(1024, "pairs to train on (data = language); a quarter as many are held out", at_least=4)
     prompt_column: str | None = setting(None, "the data's name for prompt")
+    prompt_template: str | None = setting(
+        None, "prompt made of a row's columns, as str.format does; must be the one that the policy is asked with"
+    )
     chosen_column: str | None = setting(None, "the data's name for chosen")
     rejected_column: str | None = setting(None, "the data's name for rejected")
     max_prompt_length: int | None = setting(None, "most tokens of a prompt; none: no limit", at_least=1)
@@ -101,6 +104,8 @@ class RewardData(Spec, kind="reward_data"):
             raise SpecError("judge", self.judge, "the language's pairs come unlabelled: must be another judge")
         if self.data != LANGUAGE and self.judge_name == "verifiable":
             raise SpecError("judge", self.judge, "knows the answers of data = language alone")
+        if self.data == LANGUAGE and self.prompt_template is not None:
+            raise SpecError("prompt_template", self.prompt_template, "has no effect with data = language")
         if self.held_out_data is not None and self.held_out_split is not None and self.data == LANGUAGE:
             raise SpecError("held_out_data", self.held_out_data, "has no effect with data = language")
 
@@ -207,6 +212,7 @@ def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTraine
         split=split,
         config=data.data_config if source == data.data else None,
         columns={name: found for name in _COLUMNS if (found := getattr(data, f"{name}_column")) is not None},
+        transform=prompt_from(data.prompt_template),
         max_prompt_length=data.max_prompt_length,
         max_completion_length=data.max_completion_length,
         on_bad_rows=data.on_bad_rows,

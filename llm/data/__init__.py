@@ -5,7 +5,7 @@
 
 from llm.data.collate import TokenBatch, collate
 from llm.data.formats import COLUMNS, Conversation, Kind, Message, Row, RowError, Text, parse_row
-from llm.data.rows import BadRow, BadRowsError, RowReport, load_examples
+from llm.data.rows import BadRow, BadRowsError, RowReport, load_examples, prompt_from
 from llm.data.sources import read_rows
 from llm.data.tokenise import Example, Limits, TextEncoder, encode_row
 
@@ -28,5 +28,6 @@ __all__ = [
     "encode_row",
     "load_examples",
     "parse_row",
+    "prompt_from",
     "read_rows",
 ]

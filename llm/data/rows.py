@@ -89,6 +89,13 @@ def transformed(raw: Any, transform: Callable[[Any], Any]) -> Any:
         raise RowError("missing_column", f"transform looked for {error}") from error
 
 
+def prompt_from(template: str | None) -> Callable[[Any], Any] | None:
+    """A `transform` that makes the prompt of a row's columns as str.format does; None where there is no template."""
+    if template is None:
+        return None
+    return lambda row: {**row, "prompt": template.format(**row)}
+
+
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
