@@ -39,7 +39,7 @@ def tick_metrics(run: Run, tick: Tick) -> Row:
         "staleness": tick.staleness,
         "loss": float(tick.step.loss),
         "grad_norm": float(tick.step.grad_norm),
-        "learning_rate": float(run.experiment.optimiser.learning_rate),
+        "learning_rate": float(run.training.learner.optimiser.spec.learning_rate),
     }
     lengths = response_lengths(batch.responses, batch.mask, run.policy.eos_token_ids).double()
     row |= {

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TypeVar, get_args
 
+from llm.learning_rate import ScheduledOptimiser
 from llm.models import LanguageModelSpec
 from llm.presets import PRESETS
 from llm.sampling import Decoding
@@ -45,7 +46,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         (Scoring, "scoring", ("precision",)),
         (algorithm, f"algorithm {algorithm.kind}", ()),
         (Schedule, "schedule", ()),
-        (Optimiser, "optimiser", ()),
+        (ScheduledOptimiser, "optimiser", ()),
         (Experiment, "experiment", _PARTS),
     ]
     for cls, title, skip in parts:
@@ -70,7 +71,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         ),
         algorithm=_changed(changed, options),
         schedule=_changed(base.schedule, options),
-        optimiser=_changed(base.optimiser, options),
+        optimiser=_optimiser(base.optimiser, options),
         **_lengths(base, options),
     )
     return experiment, options
@@ -96,6 +97,15 @@ def _choices(parser: OptionParser, preset: str) -> OptionParser:
 
 def _changed(spec: S, options: argparse.Namespace) -> S:
     return spec.replace(**given(options, type(spec)))
+
+
+def _optimiser(base: Optimiser, options: argparse.Namespace) -> Optimiser:
+    """The preset's optimiser changed; a plain one while its rate is constant, so that such a spec is what it was."""
+    changed = {name: getattr(base, name) for name in base.names()} | given(options, ScheduledOptimiser)
+    found = ScheduledOptimiser(**changed)
+    if found.lr_scheduler_type != "constant":
+        return found
+    return Optimiser(**{name: getattr(found, name) for name in Optimiser.names()})
 
 
 def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:

@@ -4,7 +4,7 @@ Large presets: Tajwar et al. 2024 and its code (github.com/Asap7772/understandin
 1. the paper's reward models for lengths are not public: its formulas stand in, which those models were fitted to;
 2. AlpacaFarm's gold reward model is public as a difference to LLaMA's weights alone: a public sequence classifier
    judges in its place, so that gold rewards are on another scale;
-3. its learning rates decay along a cosine; here they are constant;
+3. its learning rates decay along a cosine; here they are constant (--lr-scheduler-type cosine is theirs);
 4. nothing of UltraFeedback on Mistral-7B was released: settings are DPO's of the same paper, with LoRA in place of all
    weights, so that one GPU holds it.
 5. the mode that mode_length aims at was not found in either: set --mode to that of the policy that is trained.

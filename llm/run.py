@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llm.distributed import DistributedLearner, Ranks, SpreadPolicy
 from llm.environment import TextEnvironment, response_lengths
+from llm.learning_rate import ScheduledOptimiser
 from llm.models import LanguageModelSpec, build_policy, load_tokenizer
 from llm.policy import CausalLMPolicy
 from llm.tasks import LANGUAGE, ModeLength, Task
@@ -101,6 +102,7 @@ class Run:
         ticks = self.training.ticks(self.experiment.updates)
         while True:
             coming = self.training.updates + 1
+            self._set_learning_rate()
             try:
                 tick = next(ticks, None)
             except FloatingPointError as error:
@@ -116,6 +118,14 @@ class Run:
                 found = f"loss = {float(tick.step.loss):g}, gradient norm = {float(tick.step.grad_norm):g}"
                 raise RunError(f"update {tick.update}: {found}: must be finite; lower learning_rate")
             yield tick
+
+    def _set_learning_rate(self) -> None:
+        """Give the optimiser the rate of the coming update, where rates change."""
+        spec, optimiser = self.experiment.optimiser, self.training.learner.optimiser
+        if isinstance(spec, ScheduledOptimiser):
+            rate = spec.learning_rate * spec.factor(self.training.updates, self.experiment.updates)
+            # A tensor: a spec refuses a rate of 0, which is where a warm-up begins.
+            optimiser.spec = spec.replace(learning_rate=self.training.learner.parameters[0].new_tensor(rate))
 
     def evaluate(self) -> Evaluation:
         """The policy as it is now, against the reference, on the same prompts and uniforms every time.
