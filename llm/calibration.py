@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,13 +27,16 @@ class Bin:
 class HeldOut:
     """A scorer on pairs that it was not trained on.
 
-    accuracy: share of pairs ordered as labelled, a tie counting ½. log_loss: mean −log P(label), in nats; a coin has
-    log 2. calibration_error: Σ_bins share·|confidence − accuracy| (ECE, Guo et al. 2017), biased upwards by about the
-    bins' own sampling error when there are few pairs.
+    accuracy: share of pairs ordered as labelled, a tie counting ½. accuracy_low, accuracy_high: its 95 % interval
+    (Wilson 1927), as if pairs were independent: pairs that share a prompt make it too narrow. log_loss: mean
+    −log P(label), in nats; a coin has log 2. calibration_error: Σ_bins share·|confidence − accuracy| (ECE, Guo et al.
+    2017), biased upwards by about the bins' own sampling error when there are few pairs.
     """
 
     pairs: float
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
     log_loss: float
     calibration_error: float
     bins: tuple[Bin, ...]
@@ -66,7 +70,19 @@ def calibration(difference: Tensor, label: Tensor, weight: Tensor | None = None,
         found.append(Bin(low, high, count, confident, accurate))
         error += count / total * abs(confident - accurate)
     loss = labelled_bradley_terry_loss(d, p)
-    return HeldOut(total, float((w * right).sum()) / total, float((w * loss).sum()) / total, error, tuple(found))
+    accuracy = float((w * right).sum()) / total
+    return HeldOut(total, accuracy, *wilson(accuracy, total), float((w * loss).sum()) / total, error, tuple(found))
+
+
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a probability, from the share of `count` independent trials that succeeded.
+
+    All probabilities p with |share − p| ≤ z·√(p(1 − p)/count); within [0, 1] also where the share is 0 or 1.
+    """
+    z = 1.959963984540054  # the normal law's 97.5 % quantile
+    centre, stretch = (share + z * z / (2 * count)), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (centre - half) / stretch), min(1.0, (centre + half) / stretch)
 
 
 def ordered_rightly(difference: Tensor, label: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
-from llm.models import LanguageModelSpec, add_adapters, load_config
+from llm.models import SHAPES, LanguageModelSpec, add_adapters, load_config, place
+from llm.tasks import LearnedReward
 from sims.core.experiment import Experiment
 
 _PROMPT = 128  # tokens of a prompt where the task sets no limit
@@ -47,8 +49,9 @@ def estimate(experiment: Experiment) -> Estimate:
 
     Weights, gradients, moments, copies, cache and logits are counted; activations are 34 numbers of the hidden width
     (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
-    precision of the computation. Left out: the allocator's slack, the device's own context (about half a GiB on a GPU)
-    and reward models.
+    precision of the computation. Reward models count with their weights, in bfloat16 where the run computes in it, as
+    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy. Left
+    out: the allocator's slack, the device's own context (about half a GiB on a GPU), a reward model's activations.
     """
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
@@ -67,6 +70,9 @@ def estimate(experiment: Experiment) -> Estimate:
         "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base),
         "reference, sampler": copies * own,
     }
+    judges = sum(_judge_parameters(name, spec, config) for name in _judges(experiment))
+    if judges:
+        held["reward models"] = judges * (2 if scoring.precision == "bfloat16" else 4)
     prompt = getattr(experiment.environment, "max_prompt_length", None) or _PROMPT
     length = prompt + decoding.max_new_tokens
     compute = 2 if scoring.precision == "bfloat16" else experiment.dtype.itemsize
@@ -102,6 +108,23 @@ def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False)
         return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
+
+
+def _judges(experiment: Experiment) -> set[str]:
+    """The reward models that a run loads."""
+    task = experiment.environment
+    if not isinstance(task, LearnedReward):
+        return set()
+    return {task.reward_model} if task.gold_reward_model is None else {task.reward_model, task.gold_reward_model}
+
+
+def _judge_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
+    known = name in SHAPES or place(name)[1]
+    config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
+    config.num_labels = 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    return sum(p.numel() for p in model.parameters())
 
 
 def _bytes(parameters: list[nn.Parameter]) -> int:

@@ -43,6 +43,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tlc4418/pythia_1.4b_sft_policy": ("gpt_neox", _PYTHIA_1_4B),
     "mistralai/Mistral-7B-v0.1": ("mistral", _MISTRAL_7B),
     "HuggingFaceH4/mistral-7b-sft-beta": ("mistral", _MISTRAL_7B),
+    "Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback": ("mistral", _MISTRAL_7B),
 }
 
 

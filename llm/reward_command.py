@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -37,7 +39,6 @@ from llm.reward_model import (
 )
 from llm.scoring import Scoring
 from sims.core.algorithms.reward_model import RewardModelLoss
-from sims.core.batch import Batch
 from sims.core.noise import Noise
 from sims.core.options import add_options, from_options
 from sims.core.preferences import Labeller
@@ -74,6 +75,9 @@ class RewardData(Spec, kind="reward_data"):
     )
     chosen_column: str | None = setting(None, "the data's name for chosen")
     rejected_column: str | None = setting(None, "the data's name for rejected")
+    margin_column: str | None = setting(
+        None, "column of numbers: by how much the chosen score has to win, as TRL's `margin`; none: 0 (judge = data)"
+    )
     max_prompt_length: int | None = setting(None, "most tokens of a prompt; none: no limit", at_least=1)
     max_completion_length: int | None = setting(None, "most tokens of a response; none: no limit", at_least=1)
     on_bad_rows: Literal["refuse", "drop"] = setting("refuse", "what to do with rows that cannot be used")
@@ -104,6 +108,8 @@ class RewardData(Spec, kind="reward_data"):
             raise SpecError("judge", self.judge, "the language's pairs come unlabelled: must be another judge")
         if self.data != LANGUAGE and self.judge_name == "verifiable":
             raise SpecError("judge", self.judge, "knows the answers of data = language alone")
+        if self.margin_column is not None and self.judge_name != "data":
+            raise SpecError("margin_column", self.margin_column, "belongs to the data's own labels: judge = data")
         if self.data == LANGUAGE and self.prompt_template is not None:
             raise SpecError("prompt_template", self.prompt_template, "has no effect with data = language")
         if self.held_out_data is not None and self.held_out_split is not None and self.data == LANGUAGE:
@@ -158,7 +164,10 @@ def _run(
     ranks: Ranks,
 ) -> None:
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
-    train, test = load_pairs(data, tokenizer, training.seed)
+    rows, held_out_rows = load_rows(data, tokenizer, training.seed)
+    pad = TextEncoder(tokenizer).pad
+    train, test = preference_batch(rows, pad), preference_batch(held_out_rows, pad)
+    margin = None if data.margin_column is None else load_margins(rows, data.margin_column)
     if data.judge_name != "data":
         judge, noise = load_judge(data, tokenizer, scoring, device), Noise.single(training.seed)
         train, test = (label_pairs(batch, judge, labeller, noise) for batch in (train, test))
@@ -166,7 +175,7 @@ def _run(
     model = new_reward_model(data.model, training.seed, scoring).to(device)
     before, started = held_out(model, test), time.perf_counter()
     steps = tqdm(
-        fit(model, train, loss, training, ranks=ranks),
+        fit(model, train, loss, training, margin, ranks),
         total=training.updates(train.size),
         desc="reward",
         disable=None if ranks.first else True,
@@ -177,31 +186,42 @@ def _run(
     if not ranks.first:
         return
     settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
+    longer = held_out(LongerWins(), test)
     report = settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
+    report |= {"longer_wins": longer.accuracy}
     model.save(output, tokenizer, report | {"training_pairs": train.size, "seconds": round(seconds, 1)})
-    print(f"{output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after)}")
+    print(f"{output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}")
 
 
-def load_pairs(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[Batch, Batch]:
+def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[list[Example], list[Example]]:
     """Pairs to train on, and held-out ones. seed: of the language's draws, or of which rows are held out."""
-    encoder = TextEncoder(tokenizer)
     if data.data == LANGUAGE:
         sizes: tuple[tuple[int, language.Split], ...] = ((data.pairs, "train"), (data.pairs // 4, "held_out"))
         rngs = [np.random.default_rng([seed, i]) for i in range(2)]
-        parts = [language_pairs(n, rng, split, encoder) for (n, split), rng in zip(sizes, rngs, strict=True)]
-        return preference_batch(parts[0], encoder.pad), preference_batch(parts[1], encoder.pad)
+        encoder = TextEncoder(tokenizer)
+        first, second = (language_pairs(n, g, split, encoder) for (n, split), g in zip(sizes, rngs, strict=True))
+        return first, second
     train = _rows(data, data.data, data.data_split, tokenizer)
     if data.held_out_data is not None:
-        test = _rows(data, data.held_out_data, data.held_out_split, tokenizer)
-    elif data.held_out_split is not None:
-        test = _rows(data, data.data, data.held_out_split, tokenizer)
-    else:
-        order = np.random.default_rng(seed).permutation(len(train))
-        count = max(1, round(data.held_out_share * len(train)))
-        if count == len(train):
-            raise SpecError("held_out_share", data.held_out_share, f"leaves none of {len(train)} rows to train on")
-        train, test = [train[i] for i in order[count:]], [train[i] for i in order[:count]]
-    return preference_batch(train, encoder.pad), preference_batch(test, encoder.pad)
+        return train, _rows(data, data.held_out_data, data.held_out_split, tokenizer)
+    if data.held_out_split is not None:
+        return train, _rows(data, data.data, data.held_out_split, tokenizer)
+    order = np.random.default_rng(seed).permutation(len(train))
+    count = max(1, round(data.held_out_share * len(train)))
+    if count == len(train):
+        raise SpecError("held_out_share", data.held_out_share, f"leaves none of {len(train)} rows to train on")
+    return [train[i] for i in order[count:]], [train[i] for i in order[:count]]
+
+
+def load_margins(rows: Sequence[Example], column: str) -> Tensor:
+    """(B, 1) float32: the margin of each row's pair. SpecError naming the first row that has no finite number there."""
+    found = []
+    for row in rows:
+        value = row.extra.get(column)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise SpecError("margin_column", column, f"must hold a number in each row; {row.where} has {value!r}")
+        found.append([float(value)])
+    return torch.tensor(found)
 
 
 def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
@@ -274,11 +294,24 @@ def _check_tokens(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> 
         raise SpecError(field, name, "must have the vocabulary of `model`: labels are made from token ids")
 
 
-def table(before: HeldOut, after: HeldOut) -> str:
-    """Held-out accuracy, log loss and calibration before and after, and the reliability bins after."""
+@dataclass(frozen=True)
+class LongerWins:
+    """The longer response is the better one: what a reward model has to beat to have learned more than length."""
+
+    def score(self, prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> Tensor:
+        """(B, K); see `Scorer`."""
+        return mask.sum(-1).double()
+
+
+def table(before: HeldOut, after: HeldOut, longer: HeldOut) -> str:
+    """Held-out accuracy, log loss and calibration before and after, how far length alone goes, and the reliability
+    bins after."""
     lines = [f"{'held out, ' + format(after.pairs, 'g') + ' pairs':<26}{'before':>8}{'after':>8}"]
     for name in ("accuracy", "log_loss", "calibration_error"):
-        lines.append(f"{name:<26}{getattr(before, name):>8.3f}{getattr(after, name):>8.3f}")
+        line = f"{name:<26}{getattr(before, name):>8.3f}{getattr(after, name):>8.3f}"
+        low, high = after.accuracy_low, after.accuracy_high
+        lines.append(f"{line}    95 % [{low:.3f}, {high:.3f}]" if name == "accuracy" else line)
+    lines.append(f"{'accuracy of “longer wins”':<34}{longer.accuracy:>8.3f}")
     lines.append("\npredicted   pairs  mean prediction  right")
     for b in after.bins:
         if b.confidence is not None and b.accuracy is not None:

@@ -234,5 +234,10 @@ def closing_table(folder: Path) -> str:
     names = [name for name in last if name.startswith("eval_")]
     lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
     drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
-    lines += ["", *(f"  {row['prompt'][-60:]} → {row['completion'][:90] or '(empty)'}" for row in drawn)]
+    lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
     return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
+
+
+def _line(text: str) -> str:
+    """A text of several lines on one."""
+    return " ".join(text.split())

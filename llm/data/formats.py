@@ -53,7 +53,7 @@ class Row:
 
     completions: () for prompt_only, (completion,), or (chosen, rejected).
     label: True where an unpaired completion is desirable; None for other kinds.
-    extra: every further column of a prompt_only row, for reward functions; empty for other kinds.
+    extra: every further column of a prompt_only or preference row, for reward functions; empty for other kinds.
     """
 
     prompt: Text
@@ -92,7 +92,7 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
             raise RowError("missing_column", f"no {name!r}, only {', '.join(map(str, row))}")
     texts = {name: check_text(name, row[name]) for name in COLUMNS[kind] if name in row and name != "label"}
     if kind == "preference":
-        return preference_row(texts)
+        return preference_row(texts, {name: value for name, value in row.items() if name not in texts})
     prompt = check_prompt(texts["prompt"])
     if kind == "prompt_only":
         return Row(prompt, extra={name: value for name, value in row.items() if name != "prompt"})
@@ -104,10 +104,11 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
     return Row(prompt, (completion,), label=row["label"])
 
 
-def preference_row(texts: Mapping[str, Text]) -> Row:
+def preference_row(texts: Mapping[str, Text], extra: Mapping[str, Any]) -> Row:
     """A preference row from its checked columns; without a prompt, the prompt is what both answers begin with.
 
     A plain prompt beside whole conversations (as in UltraFeedback) repeats their first message and counts as none.
+    extra: further columns.
     """
     prompt, chosen, rejected = texts.get("prompt"), texts["chosen"], texts["rejected"]
     if isinstance(chosen, str) != isinstance(rejected, str):
@@ -121,7 +122,8 @@ def preference_row(texts: Mapping[str, Text]) -> Row:
             raise RowError("empty", "no prompt: chosen and rejected have no common beginning to take as one")
         prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
     prompt = check_prompt(prompt)
-    return Row(prompt, (check_completion("chosen", chosen, prompt), check_completion("rejected", rejected, prompt)))
+    completions = (check_completion("chosen", chosen, prompt), check_completion("rejected", rejected, prompt))
+    return Row(prompt, completions, extra=extra)
 
 
 def shared_start(first: Sequence[Any], second: Sequence[Any]) -> int:

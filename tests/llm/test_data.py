@@ -29,7 +29,8 @@ from tests.llm.tiny_data import (
 def test_every_kind_plain():
     row = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green.", "source": "x"}
     preference = parse_row(row, "preference")
-    assert (preference.prompt, preference.completions, preference.extra) == ("The sky is", (" blue.", " green."), {})
+    assert (preference.prompt, preference.completions) == ("The sky is", (" blue.", " green."))
+    assert preference.extra == {"source": "x"}
     only = parse_row({"prompt": "2 + 2?", "answer": "4", "level": 1}, "prompt_only")
     assert (only.prompt, only.completions, only.extra) == ("2 + 2?", (), {"answer": "4", "level": 1})
     completion = parse_row({"prompt": "The sky is", "completion": " blue."}, "prompt_completion")

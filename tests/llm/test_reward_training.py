@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from llm import language
-from llm.calibration import calibration
+from llm.calibration import calibration, wilson
 from llm.pretrain import EMBEDDED, load
-from llm.reward_command import add_parser, run
+from llm.reward_command import LongerWins, add_parser, run
 from llm.reward_model import (
     ImplicitReward,
     RewardModel,
@@ -162,6 +163,26 @@ def test_calibration_by_hand():
         calibration(d, label, torch.zeros(5))
 
 
+def test_accuracy_has_an_interval():
+    """Wilson's bounds are where the share is 1.96 standard errors of the bound's own probability away."""
+    for share, count in ((0.65, 268), (0.0, 4), (1.0, 10), (0.5, 1)):
+        low, high = wilson(share, count)
+        assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
+        for bound in (low, high):
+            if 0 < bound < 1:
+                error = math.sqrt(bound * (1 - bound) / count)
+                assert abs(share - bound) == pytest.approx(1.959964 * error, rel=1e-6, abs=1e-7)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # in the tables
+    found = calibration(torch.tensor([1.0, 2.0, -1.0, 1.0]), torch.ones(4))
+    assert (found.accuracy_low, found.accuracy_high) == wilson(0.75, 4)
+
+
+def test_longer_wins_counts_tokens():
+    responses, mask = pad_right([[3, EOS], [3, 4, 5, EOS], [3, 4, EOS], [3]])
+    scores = LongerWins().score(torch.zeros(2, 1), None, responses.reshape(2, 2, -1), mask.reshape(2, 2, -1))
+    assert scores.tolist() == [[2, 4], [3, 1]]
+
+
 def test_calibrated_scores_have_little_calibration_error():
     """Labels drawn from the scores' own law: the error is sampling error, about 0.01 for 20,000 pairs. Scores that are
     twice too large are overconfident by 0.1."""
@@ -306,12 +327,44 @@ def test_the_command_saves_a_model_and_what_it_measured(tmp_path: Path, capsys: 
     assert command("--judge", str(gold), "--pairs", "16", "--label-smoothing", "0.1", "--output", str(proxy)) == 0
     report = json.loads((gold / "report.json").read_text())
     assert report["training_pairs"] == 16 and report["held_out"]["pairs"] == 4
+    assert report["longer_wins"] == 1.0  # four words against two, in each pair
     assert report["reward_data"]["data"] == str(data)
     report = json.loads((proxy / "report.json").read_text())
     assert report["reward_data"]["judge"] == str(gold) and report["reward_model"]["label_smoothing"] == 0.1
     assert report["training_pairs"] == 16 and report["held_out"]["pairs"] == 4
     assert load_reward_model(proxy).classifier.config.num_labels == 1
-    assert "calibration_error" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "calibration_error" in printed and "95 % [" in printed and "longer wins" in printed
+
+
+def test_the_command_hands_on_margins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Each pair goes into training beside its own row's margin, in whatever order rows were split."""
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+    rows = [
+        {"prompt": "x", "chosen": f"{word} cats .", "rejected": "they run .", "by": i / 2}
+        for i, word in enumerate(words)
+    ]
+    data, given = tmp_path / "pairs.jsonl", []
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+
+    def fit_and_keep(model: RewardModel, batch: Batch, *rest: Any) -> Any:
+        given.append((batch, rest[2]))
+        return fit(model, batch, *rest)
+
+    monkeypatch.setattr("llm.reward_command.fit", fit_and_keep)
+    options = ("--data", str(data), "--margin-column", "by", "--held-out-share", "0.25")
+    assert command(*options, "--output", str(tmp_path / "out")) == 0
+    ((batch, margins),) = given
+    tokenizer = load("pythia")[1]
+    first = [
+        tokenizer.decode(row[0][mask[0]]).split()[0] for row, mask in zip(batch.responses, batch.mask, strict=True)
+    ]
+    assert len(first) == 6 and margins.flatten().tolist() == [words.index(word) / 2 for word in first]
+    data.write_text("\n".join(json.dumps(row | {"by": "much"}) for row in rows))
+    assert command(*options, "--output", str(tmp_path / "other")) == 2
+    assert "margin_column = 'by': must hold a number in each row; line" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -322,6 +375,7 @@ def test_the_command_saves_a_model_and_what_it_measured(tmp_path: Path, capsys: 
         (["--judge", "implicit"], "judge_policy = None: must be given with judge = implicit"),
         (["--judge-policy", "pythia"], "judge_policy = 'pythia': only means something with judge = implicit"),
         (["--judge", "pythia"], "judge = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
+        (["--margin-column", "m"], "margin_column = 'm': belongs to the data's own labels: judge = data"),
         (["--held-out-share", "0"], "held_out_share = 0.0: must be float > 0 and < 1"),
     ],
 )

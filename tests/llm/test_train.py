@@ -17,6 +17,8 @@ from llm.options import parse
 from llm.presets import PRESETS
 from llm.reward_model import new_reward_model
 from llm.run import Run, execute
+from llm.tasks import LearnedReward
+from llm.train_command import closing_table
 from sims.core.experiment import Experiment
 from sims.core.options import OptionParser
 from sims.core.schedule import Schedule
@@ -259,6 +261,31 @@ def test_what_cannot_be_is_one_line_and_status_2(arguments, field, valid, tmp_pa
     assert valid in error
 
 
+def test_reward_models_count_in_the_estimate(tmp_path):
+    """7.1 billion parameters in bfloat16 beside the policy; a folder's own shape; twice where two judge."""
+    paper = estimate(PRESETS["pythia-1.4b-alpacafarm"])
+    assert paper.held["reward models"] / 2 == pytest.approx(7.11e9, rel=1e-3)  # 7.24 less its head of 32,000 x 4,096
+    assert "reward models" not in estimate(PRESETS["pythia-1.4b-min-length"]).held
+    model = new_reward_model("pythia")
+    model.save(tmp_path / "judge", build_tokenizer())
+    base = PRESETS["tiny-min-length"]
+    one = base.replace(environment=LearnedReward(reward_model=str(tmp_path / "judge")))
+    parameters = sum(p.numel() for p in model.parameters())
+    assert estimate(one).held["reward models"] == 4 * parameters
+    assert estimate(one).peak == estimate(base).peak + 4 * parameters
+    two = one.replace(environment=one.environment.replace(gold_reward_model="somebody/unknown"))
+    assert estimate(two).held["reward models"] == pytest.approx(8 * parameters, rel=1e-2)
+
+
+def test_the_closing_table_has_a_line_a_completion(tmp_path):
+    ends = [{"update": n, "eval_reward": 0.5} for n in (0, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, ends)) + "\n")
+    texts = [("one\n\ntwo\n", "a\n- b"), ("three", "")]
+    rows = [{"update": 1, "prompt": prompt, "completion": completion} for prompt, completion in texts]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    assert "\n  one two → a - b\n  three → (empty)\n" in closing_table(tmp_path)
+
+
 def test_an_unknown_command_lists_the_known(capsys):
     assert main(["tarin"]) == 2
-    assert "must be one of pretrain, sft, train" in capsys.readouterr().err
+    assert "must be one of pretrain, new, sft, train" in capsys.readouterr().err
