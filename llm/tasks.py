@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from sims.core.experiment import EnvironmentSpec
 from sims.core.preferences import count_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, setting
+
+if TYPE_CHECKING:
+    from llm.reward_model import RewardModel
 
 LANGUAGE = "language"
 _COLUMNS = ("prompt", "chosen", "rejected", "completion")
@@ -270,13 +274,16 @@ class LearnedReward(Task, kind="learned_reward"):
     """r from a reward model, read at the last token; judged by another one where `gold_reward_model` names it.
 
     A model is a sequence classifier of one label, a folder or a hub name, and reads text with its own tokenizer: in its
-    own chat template if prompts are conversations.
+    own chat template if prompts are conversations. It reads a response that was cut off as if it had ended there, and
+    so pays for running into max_new_tokens where it prefers length: `missing_eos_penalty` charges for that (TRL's
+    name). What we judge by is never charged.
     """
 
     metric: ClassVar[str] = "gold"
 
     reward_model: str = setting("", "what the learner sees: a folder or a hub name")
-    gold_reward_model: str | None = setting(None, "what we judge by; none: the same")
+    gold_reward_model: str | None = setting(None, "what we judge by; none: the same, without the penalty")
+    missing_eos_penalty: float = setting(0.0, "taken off the reward of a response that was cut off", at_least=0)
 
     def check(self) -> None:
         super().check()
@@ -284,10 +291,24 @@ class LearnedReward(Task, kind="learned_reward"):
             raise SpecError("reward_model", self.reward_model, "must be a folder or a hub name")
 
     def reward(self) -> Reward:
-        return _reward_model("reward_model", self.reward_model)
+        model = _reward_model("reward_model", self.reward_model)
+        if self.missing_eos_penalty == 0.0:
+            return model
+
+        def charged(answers: Answers) -> list[float]:
+            rows = zip(model(answers), answers.completion_ids, answers.lengths, strict=True)
+            return [score - self.missing_eos_penalty * (len(ids) == length) for score, ids, length in rows]
+
+        return charged
 
     def gold(self) -> Reward | None:
-        return None if self.gold_reward_model is None else _reward_model("gold_reward_model", self.gold_reward_model)
+        if self.gold_reward_model is not None:
+            return _reward_model("gold_reward_model", self.gold_reward_model)
+        return None if self.missing_eos_penalty == 0.0 else _reward_model("reward_model", self.reward_model)
+
+
+# Whoever judges by one model shares it: training, evaluation, and the gold reward where it is the same.
+_LOADED: weakref.WeakValueDictionary[tuple[str, str], RewardModel] = weakref.WeakValueDictionary()
 
 
 def _reward_model(field: str, name: str) -> Reward:
@@ -300,7 +321,9 @@ def _reward_model(field: str, name: str) -> Reward:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # A judge is not trained: on a GPU half the memory will do.
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = load_reward_model(name, dtype=dtype).to(device)
+        model = _LOADED.get((name, device))
+        if model is None:
+            model = _LOADED[name, device] = load_reward_model(name, dtype=dtype).to(device)
         encoder = TextEncoder(AutoTokenizer.from_pretrained(EMBEDDED.get(name, name), trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise SpecError(field, name, f"cannot be loaded: {str(error).splitlines()[0]}") from error

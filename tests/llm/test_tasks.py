@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from llm.environment import TextEnvironment, response_lengths
 from llm.language import all_prompts, build_tokenizer
-from llm.tasks import MinLength, ModeLength, RewardFunction, SkewLength, Task, Verifiable
+from llm.reward_model import load_reward_model, new_reward_model
+from llm.tasks import LearnedReward, MinLength, ModeLength, RewardFunction, SkewLength, Task, Verifiable
 from sims.core.algorithms import find_algorithm
 from sims.core.noise import Noise
 from sims.core.schedule import Schedule
@@ -115,6 +117,40 @@ def test_a_function_in_trls_signature(tmp_path):
     ):
         with pytest.raises(SpecError, match=words):
             judged(task.replace(function=name), ["", ""])
+
+
+def test_a_response_that_was_cut_off_is_charged_and_judged_as_it_is(tmp_path):
+    """A reward model reads both as if they had ended; only what the learner sees of the one without EOS is less."""
+    new_reward_model("pythia", seed=1).save(tmp_path / "judge", TOKENIZER)
+    group = ["let us look .", "they run ."]
+    plain = LearnedReward(reward_model=str(tmp_path / "judge"))
+    charged = plain.replace(missing_eos_penalty=2.5)
+    scores = judged(plain, group)
+    assert judged(plain, group, eos=False) == judged(charged, group) == scores
+    assert scores[0][0] != scores[0][1]
+    assert judged(charged, group, eos=False) == [[pytest.approx(score - 2.5, abs=1e-6) for score in scores[0]]]
+    env = environment(charged)
+    gold = env.judge(env.prompts(1, single()), *responses_of(group, eos=False), None, single()).gold
+    assert gold.tolist() == scores
+
+
+def test_a_reward_model_is_in_memory_once(tmp_path, monkeypatch):
+    """Training and evaluation, reward and gold: all read the same weights; when nobody does, they go."""
+    new_reward_model("pythia", seed=1).save(tmp_path / "judge", TOKENIZER)
+    loaded = []
+
+    def counted(*arguments, **settings):
+        loaded.append(arguments)
+        return load_reward_model(*arguments, **settings)
+
+    monkeypatch.setattr("llm.reward_model.load_reward_model", counted)
+    task = LearnedReward(reward_model=str(tmp_path / "judge"), missing_eos_penalty=1.0)
+    both = [environment(task), environment(task, split="held_out")]
+    assert len(loaded) == 1 and both
+    del both
+    gc.collect()
+    environment(task)
+    assert len(loaded) == 2
 
 
 def test_a_reward_that_is_not_finite_stops_the_run():
