@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from llm import pretrain as pretraining
+from llm.calibration import wilson
 from llm.options import add_device, parse
 from llm.run import Evaluation, Run
 from llm.run import evaluate as draw_and_judge
 from sims.core.noise import Noise
 from sims.core.options import OptionParser, add_options, from_options
 from sims.core.spec import SpecError
-from sims.core.statistics import mean_interval
 
 
 def pretrain(arguments: Sequence[str]) -> int:
@@ -86,10 +86,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         print(f"{key:16}{value:10.3f}{other.numbers[key]:12.3f}")
     difference = np.array(own.golds) - np.array(other.golds)
     wins = (np.sign(difference) + 1) / 2
-    interval = mean_interval(wins)
-    print(
-        f"{'win rate':16}{wins.mean():10.3f}    95 % [{interval.low:.3f}, {interval.high:.3f}], by gold, ties one half"
-    )
+    low, high = wilson(float(wins.mean()), len(wins))  # ties make it a little too wide
+    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by gold, ties one half")
     return 0
 
 
