@@ -15,8 +15,8 @@ from llm.environment import TextEnvironment, response_lengths
 from llm.learning_rate import ScheduledOptimiser
 from llm.models import LanguageModelSpec, build_policy, load_tokenizer
 from llm.policy import CausalLMPolicy
-from llm.tasks import LANGUAGE, ModeLength, Task
-from sims.core.batch import pick, sequence_sum
+from llm.tasks import LANGUAGE, MinLength, ModeLength, Task, Verifiable
+from sims.core.batch import Batch, pick, sequence_sum
 from sims.core.experiment import Experiment
 from sims.core.learner import Learner
 from sims.core.noise import Noise
@@ -203,9 +203,11 @@ def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] =
     """Run experiments one after another, and the runs of each likewise: the arrays of each one's record.
 
     Over (runs, points): the numbers of `Evaluation`, on fresh samples; loss, grad_norm of the update before the point
-    (NaN at the start); for algorithms on pairs logp_chosen, logp_rejected, mean over the batch after that update. Over
-    points: updates, samples, staleness. Over runs: diverged_at (−1: never; what follows is NaN). progress is told how
-    many updates are done of a run, mean over all runs.
+    (NaN at the start); for algorithms on pairs, mean over pairs: logp_chosen, logp_rejected of the batch after that
+    update (NaN at the start), and first_logp_chosen, first_logp_rejected of the pairs of the first batch, the same at
+    all points. Over points: updates, samples, staleness. Over runs: diverged_at (−1: never; what follows is NaN),
+    reference_reward (the gold reward at the start) and best_reward (`best_reward`). progress is told how many updates
+    are done of a run, mean over all runs.
     """
     total, done, found = sum(e.runs for e in experiments), 0, []
     threads = torch.get_num_threads()
@@ -228,23 +230,36 @@ def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] =
     return found
 
 
+def best_reward(task: Task) -> float:
+    """The largest gold reward that a response can have; NaN where nobody knows it."""
+    if isinstance(task, (MinLength, ModeLength)):
+        return 0.0
+    return 1.0 if isinstance(task, Verifiable) else np.nan
+
+
 def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]) -> Arrays:
     run, points = Run(experiment, index), experiment.evaluated_at
-    unknown = {"loss": np.nan, "grad_norm": np.nan}
-    if experiment.algorithm.label_pairing is not None:
-        unknown |= {"logp_chosen": np.nan, "logp_rejected": np.nan}
-    rows = [run.evaluate().numbers | unknown]
+    rows: list[dict[str, float]] = [run.evaluate().numbers | {"loss": np.nan, "grad_norm": np.nan}]
+    compared = experiment.algorithm.label_pairing is not None
+    if compared:
+        rows[0] |= dict.fromkeys(("logp_chosen", "logp_rejected", "first_logp_chosen", "first_logp_rejected"), np.nan)
+    first: Batch | None = None
     counts, died = [(0, 0, 0)], -1
     try:
         for tick in run.ticks():
+            if compared and first is None:
+                first = tick.batch
+                # An algorithm without a reference never renews it.
+                given = first.logp_ref
+                rows[0] |= _of_pairs(run.training.reference.score(first) if given is None else given, first, "first_")
             if tick.update == points[len(rows)]:
                 row = run.evaluate().numbers | {
                     "loss": float(tick.step.loss),
                     "grad_norm": float(tick.step.grad_norm),
                 }
-                if "logp_chosen" in unknown:
-                    chosen, rejected = pair_log_probs(run.policy, tick)
-                    row |= {"logp_chosen": float(chosen.mean()), "logp_rejected": float(rejected.mean())}
+                if first is not None:
+                    row |= _of_pairs(log_probs(run.policy, tick.batch), tick.batch)
+                    row |= _of_pairs(log_probs(run.policy, first), first, "first_")
                 rows.append(row)
                 counts.append((tick.update, tick.samples, tick.staleness))
                 progress(tick.update)
@@ -258,14 +273,30 @@ def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]
         counts.append((point, int(point * samples_per_update), counts[-1][2]))
     updates, samples, staleness = np.array(counts).T
     arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return arrays | {"updates": updates, "samples": samples, "staleness": staleness, "diverged_at": np.array(died)}
+    return arrays | {
+        "updates": updates,
+        "samples": samples,
+        "staleness": staleness,
+        "diverged_at": np.array(died),
+        "reference_reward": np.array(rows[0]["gold"]),
+        "best_reward": np.array(best_reward(experiment.environment)),  # type: ignore[arg-type]
+    }
+
+
+def _of_pairs(logp: Tensor, batch: Batch, prefix: str = "") -> dict[str, float]:
+    chosen, rejected = pair_log_probs(logp, batch)
+    return {f"{prefix}logp_chosen": float(chosen.mean()), f"{prefix}logp_rejected": float(rejected.mean())}
 
 
 @torch.no_grad()
-def pair_log_probs(policy: CausalLMPolicy, tick: Tick) -> tuple[Tensor, Tensor]:
-    """log π of the chosen and of the rejected response of each pair of a batch, after its update: (B, Q) each."""
-    batch = tick.batch
-    first, second = pick(sequence_sum(score(policy, batch).logp, batch.mask), batch.need("pairs"))
+def log_probs(policy: Policy, batch: Batch) -> Tensor:
+    """log π of the tokens of a batch's responses: (B, K, L)."""
+    return score(policy, batch).logp
+
+
+def pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """log π of the chosen and of the rejected response of each pair of a batch: (B, Q) each. logp: (B, K, L)."""
+    first, second = pick(sequence_sum(logp, batch.mask), batch.need("pairs"))
     return by_label(first, second, batch.need("pair_label"))
 
 

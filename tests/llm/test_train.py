@@ -19,6 +19,7 @@ from llm.reward_model import new_reward_model
 from llm.run import Run, execute
 from llm.tasks import LearnedReward
 from llm.train_command import closing_table
+from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.options import OptionParser
 from sims.core.schedule import Schedule
@@ -184,11 +185,28 @@ def test_execute_gives_records(tmp_path):
     assert arrays["updates"].tolist() == [0, 2, 4]
     assert arrays["samples"].tolist() == [0, 16, 32]
     assert arrays["diverged_at"].tolist() == [-1, -1]
+    assert arrays["reference_reward"] == pytest.approx(arrays["gold"][:, 0])
+    assert arrays["best_reward"].tolist() == [0, 0]  # an immediate EOS
     assert not np.array_equal(arrays["reward"][0], arrays["reward"][1])
     # Run 1 of two is run 1 of any number.
     alone = execute([experiment.replace(runs=1)])[0]
     assert np.array_equal(alone["length"][0], arrays["length"][0])
     Store(tmp_path).save(experiment.name, experiment.to_json(), arrays, seconds=1.0, sources="x")
+
+
+def test_the_pairs_of_the_first_batch_are_followed_from_the_reference_on():
+    """At a learning rate of nearly 0 nothing moves; DPO's batch carries log π_ref, Pref-FT's does not."""
+    for name in ("dpo", "pref_ft"):
+        experiment = small(PRESETS["tiny-min-length"], runs=1, algorithm=find_algorithm(name)())
+        still = execute([experiment.replace(optimiser=experiment.optimiser.replace(learning_rate=1e-12))])[0]
+        for which in ("first_logp_chosen", "first_logp_rejected"):
+            assert still[which][0] == pytest.approx(np.full(3, still[which][0, 0]), abs=1e-4)
+        assert np.isnan(still["logp_chosen"][0, 0]) and np.isfinite(still["logp_chosen"][0, 1:]).all()
+        moved = execute([experiment.replace(optimiser=experiment.optimiser.replace(learning_rate=1e-3))])[0]
+        for which in ("first_logp_chosen", "first_logp_rejected"):
+            assert moved[which][0, 0] == pytest.approx(still[which][0, 0], abs=1e-4)
+        margin = moved["first_logp_chosen"] - moved["first_logp_rejected"]
+        assert margin[0, -1] > margin[0, 0]
 
 
 def test_a_diverged_run_is_marked_and_the_next_goes_on():
