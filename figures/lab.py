@@ -37,6 +37,7 @@ class Lab:
     runs: int | None = None
     keep: bool = False
     progress: Callable[[Progress], None] = lambda progress: None
+    scale: str = "tiny"
     tuned: list[Tuned] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)

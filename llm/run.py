@@ -15,6 +15,7 @@ from llm.environment import TextEnvironment, response_lengths
 from llm.learning_rate import ScheduledOptimiser
 from llm.models import LanguageModelSpec, build_policy, load_tokenizer
 from llm.policy import CausalLMPolicy
+from llm.pretrain import EMBEDDED
 from llm.tasks import LANGUAGE, MinLength, ModeLength, Task, Verifiable
 from sims.core.batch import Batch, pick, sequence_sum
 from sims.core.experiment import Experiment
@@ -230,6 +231,12 @@ def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] =
     return found
 
 
+def device_for(experiment: Experiment) -> str:
+    """A GPU where there is one, for models that are not embedded: those are fastest on the CPU, and keep their bits."""
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    return "cuda" if torch.cuda.is_available() and spec.model not in EMBEDDED else "cpu"
+
+
 def best_reward(task: Task) -> float:
     """The largest gold reward that a response can have; NaN where nobody knows it."""
     if isinstance(task, (MinLength, ModeLength)):
@@ -238,7 +245,7 @@ def best_reward(task: Task) -> float:
 
 
 def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]) -> Arrays:
-    run, points = Run(experiment, index), experiment.evaluated_at
+    run, points = Run(experiment, index, device_for(experiment)), experiment.evaluated_at
     rows: list[dict[str, float]] = [run.evaluate().numbers | {"loss": np.nan, "grad_norm": np.nan}]
     compared = experiment.algorithm.label_pairing is not None
     if compared:
