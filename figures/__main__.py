@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ from sims.core.options import OptionParser
 from sims.core.spec import SpecError
 from sims.core.store import DamagedRecord, Store
 
-from . import report
+from . import lm, report
 from .claims import write_claims
 from .figure import Figure, all_figures
 from .lab import Lab
@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   python -m figures online_offline      one figure by its name; a tag takes all that have it
   python -m figures --quick             shrunken runs in seconds, to see the machinery; judges nothing
   python -m figures --full              compute even what is committed as a record (hours)
+  python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
+  python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
 """
 
 
@@ -47,13 +49,25 @@ def parser() -> OptionParser:
     )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=int, help="independent runs an arm, instead of each figure's own number")
-    command.add_argument("--jobs", type=int, default=2, help="worker processes (default: 2)")
+    command.add_argument(
+        "--scale",
+        default=lm.SCALES[0],
+        metavar="NAME",
+        help=f"of language models: {', '.join(lm.SCALES)} (default: tiny)",
+    )
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print each language-model arm's spec, parameters and memory; run nothing",
+    )
+    command.add_argument("--jobs", type=int, help="worker processes (default: 2, and 1 where a GPU is shared)")
     command.add_argument("--results", type=Path, default=Path("results"), help="where records are kept")
     command.add_argument(
         "--out",
         type=Path,
         default=None,
-        help="where figures are drawn (default: figures/out; figures/quick with --quick or --runs)",
+        help="where figures are drawn (default: figures/out; figures/quick with --quick or --runs; a folder "
+        "there for a scale other than tiny)",
     )
     return command
 
@@ -69,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise SpecError(name, value, f"must be int >= {least}")
         if options.keep and (options.quick or options.runs):
             raise SpecError("keep", True, "only full runs are kept: leave out --quick and --runs")
+        check_scale(chosen, options)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,14 +91,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for figure in chosen:
             print(f"{figure.name:24} {', '.join(figure.claims):24} {', '.join(figure.tags):28} {figure.title}")
         return 0
-    # What was run shorter than the figures themselves ask for never replaces their verdicts.
+    if options.dry_run:
+        lab = lab_of(options)
+        for figure in chosen:
+            assert figure.arms is not None
+            print(f"\n# {figure.name} at {options.scale}", *lm.dry_run(lab.sized(figure.arms(options.scale))), sep="\n")
+        return 0
+    # What was run shorter than the figures themselves ask for never replaces their verdicts; nor does another scale.
     out = options.out or Path(__file__).parent / ("quick" if options.quick or options.runs else "out")
+    if options.out is None and options.scale != lm.SCALES[0]:
+        out = out / options.scale
     out.mkdir(parents=True, exist_ok=True)
     try:
         done = [run(figure, options, out) for figure in chosen]
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept, and the next call goes on from there", file=sys.stderr)
         return 130
+    except SpecError as error:  # a model or data set that is not there shows when it is loaded
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except DamagedRecord as damage:
         print(f"error: {damage}; restore it from version control, or run with --full", file=sys.stderr)
         return 1
@@ -102,6 +128,25 @@ def choose(wanted: Sequence[str]) -> list[Figure]:
         if name not in figures and name not in tags:
             raise SpecError("figure", name, f"must be one of {', '.join(figures)}, or a tag: {', '.join(tags)}")
     return [f for f in figures.values() if not wanted or f.name in wanted or set(f.tags) & set(wanted)]
+
+
+def check_scale(chosen: Sequence[Figure], options: argparse.Namespace) -> None:
+    """Refuse, with SpecError, a scale or a dry run of figures that have none, or a scale that there is not."""
+    if options.scale not in lm.SCALES:
+        raise SpecError("scale", options.scale, f"must be one of {', '.join(lm.SCALES)}")
+    without = [figure.name for figure in chosen if figure.arms is None]
+    scaled = ", ".join(figure.name for figure in all_figures().values() if figure.arms is not None)
+    if without and options.scale != lm.SCALES[0]:
+        raise SpecError("scale", options.scale, f"{without[0]} has no scale but tiny; these have: {scaled}")
+    if without and options.dry_run:
+        raise SpecError("dry_run", True, f"{without[0]} runs no language model; these do: {scaled}")
+
+
+def lab_of(options: argparse.Namespace, show: Callable[[Progress], None] = lambda progress: None) -> Lab:
+    """Where a figure gets its records, by the options."""
+    o = options
+    jobs = o.jobs or (2 if o.scale == lm.SCALES[0] else 1)
+    return Lab(Store(o.results), jobs, o.quick, o.full, o.force, o.runs, o.keep, show, o.scale)
 
 
 def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
@@ -123,8 +168,7 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
             # update() draws ten times a second at most; a log, which keeps every line, gets one in ten seconds.
             bar.update(progress.work_done - bar.n)
 
-        o = options
-        lab = Lab(Store(o.results), o.jobs, o.quick, o.full, o.force, o.runs, o.keep, show)
+        lab = lab_of(options, show)
         records = figure.collect(lab)
     canvas = figure.draw(records)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here

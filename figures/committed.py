@@ -39,14 +39,22 @@ def shrink(arm: Experiment) -> Experiment:
     """A run of the same kind that takes no time: 4 runs, and a fraction of the updates.
 
     Where training magnifies rounding, it is in float64 and at a tenth of the learning rate, so that another processor,
-    which differs in the last bits, still gives its numbers.
+    which differs in the last bits, still gives its numbers. A language model's costs a hundred times as much, and has 2
+    runs with a few short responses an evaluation.
     """
     turn = arm.schedule.updates_per_batch
     updates = max(turn, min(arm.updates // 10, 20) // turn * turn)
-    if arm.policy.magnifies_rounding:
+    of_a_model = arm.environment.executor.startswith("llm.")
+    if arm.policy.magnifies_rounding or of_a_model:
         slower = arm.optimiser.replace(learning_rate=arm.optimiser.learning_rate / 10)
         arm = arm.replace(precision="float64", optimiser=slower)
-    return arm.replace(name=f"{arm.name}-quick", runs=4, updates=updates, evaluations=min(arm.evaluations, updates, 5))
+    if of_a_model:
+        decoding = arm.policy.decoding  # type: ignore[attr-defined]
+        decoding = decoding.replace(max_new_tokens=min(decoding.max_new_tokens, 16))
+        few = arm.environment.replace(evaluation_prompts=min(arm.environment.evaluation_prompts, 16))  # type: ignore[attr-defined]
+        arm = arm.replace(environment=few, policy=arm.policy.replace(decoding=decoding))
+    small = {"updates": updates, "evaluations": min(arm.evaluations, updates, 5)}
+    return arm.replace(name=f"{arm.name}-quick", runs=2 if of_a_model else 4, **small)
 
 
 def load(arm: Experiment, folder: Path = FOLDER) -> CommittedRecord | None:

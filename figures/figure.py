@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure as Canvas
 
+from sims.core.experiment import Experiment
 from sims.core.store import Record
 
 from . import gallery
@@ -24,7 +25,8 @@ class Figure:
 
     name: of the files and of the command line. title: what a reader of the report sees. claims: ids of those it judges.
     collect(lab) gets every record it needs, tuning included; draw(records), judge(records) and caption(records), which
-    says what is drawn, over how many runs, and which optimum, are pure.
+    says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a language
+    model at a scale of `figures.lm`; None where there are none, and the figure has no scale.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Figure:
     draw: Callable[[Records], Canvas]
     judge: Callable[[Records], list[Verdict]]
     caption: Callable[[Records], str]
+    arms: Callable[[str], Mapping[str, Experiment]] | None = None
 
 
 def all_figures() -> dict[str, Figure]:

@@ -44,7 +44,7 @@ class Lab:
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
-        arms = self._sized(arms)
+        arms = self.sized(arms)
         found = self._obtain(arms)
         if self.keep and not self.quick:
             self._keep(arms, found)
@@ -91,7 +91,7 @@ class Lab:
         self.hashes.append(record.hash)
         return record
 
-    def _sized(self, arms: Mapping[str, Experiment]) -> Mapping[str, Experiment]:
+    def sized(self, arms: Mapping[str, Experiment]) -> Mapping[str, Experiment]:
         """The arms with as many runs and updates as are asked for."""
         if self.quick:
             return {name: committed.shrink(arm) for name, arm in arms.items()}
@@ -106,7 +106,7 @@ class Lab:
         found = None if self.full else committed.load_tuning(candidates)
         if found is None:
             return None
-        chosen = self._sized({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in found})
+        chosen = self.sized({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in found})
         return found if all(committed.load(arm) is not None for arm in chosen.values()) else None
 
     def _tune(

@@ -9,11 +9,13 @@ an arm, as in Tajwar et al. 2024.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from llm.presets import PRESETS
-from llm.tasks import MinLength, ModeLength, SkewLength, Task
+import numpy as np
+
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import PPO
 from sims.core.algorithms.contrastive import DPO
@@ -54,6 +56,10 @@ PYTHIA_RATES = {
 
 def preset(scale: str, task: TaskName) -> Experiment:
     """The preset of a task at a scale. Raises KeyError for a scale that is none."""
+    # Not at the top: transformers takes seconds to load, which figures of toys should not wait for.
+    from llm.presets import PRESETS
+    from llm.tasks import MinLength, ModeLength, SkewLength, Task
+
     found = {"tiny": f"tiny-{task}-length", "pythia-1.4b": f"pythia-1.4b-{task}-length"}
     if scale != "mistral-7b":
         return PRESETS[found[scale]]
@@ -101,3 +107,19 @@ def scale_of(record: Record) -> str:
     """The scale that a record was run at, from its model."""
     model = record.spec["policy"]["model"]
     return next(scale for scale in SCALES if preset(scale, "min").policy.model == model)  # type: ignore[attr-defined]
+
+
+def dry_run(arms: Mapping[str, Experiment]) -> Iterator[str]:
+    """Lines about each arm: its spec, parameter count and memory, as `python -m llm train --dry-run` says them."""
+    from llm.memory import estimate
+
+    for name, experiment in arms.items():
+        yield f"\n{name}: {experiment.runs} runs of"
+        yield json.dumps(experiment.to_json(), indent=1)
+        yield from estimate(experiment).lines()
+
+
+def carried_on(runs: np.ndarray) -> np.ndarray:
+    """(runs, points), where a run that diverged stays where it was last evaluated."""
+    last = np.where(np.isfinite(runs), np.arange(runs.shape[1]), 0)
+    return np.take_along_axis(runs, np.maximum.accumulate(last, axis=1), axis=1)

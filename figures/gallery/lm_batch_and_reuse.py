@@ -1,0 +1,183 @@
+"""Batches that grow stale, and batches used again: B and T on a language model. (C26, C29, C30)"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures import lm
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.gallery.lm_lengths import collect as collect_lengths
+from figures.gallery.lm_lengths import learning_rate
+from figures.lab import Lab, apply
+from figures.style import RC, bound, colour
+from sims.core.experiment import Experiment
+from sims.core.statistics import Interval, interaction, paired_effect, student_interval
+from sims.measures import final_scores
+
+STALE = ("rloo", "dpo")
+BATCHES = (1, 2, 4, 8)  # times the samples of one update
+REUSED = ("ppo", "best_of_n", "rwr")
+LIKELIHOOD = REUSED[1:]
+PASSES = (1, 2, 4, 8)
+UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
+COLLECTED = 4  # batches of the reuse arms, whatever T
+
+BETTER = "Smaller, fresher batches are better."
+FRESHER = "final score at B = 32 samples − at B = 256, 32 an update, equal samples; mean of rloo and dpo, paired by run"
+C26 = Claim("C26", "min length", BETTER, FRESHER, margin=0.05)
+DROP = "PPO's final score at T = 1 − at T, for the worst of T = 2, 4, 8; 0 where reuse helps; paired by run"
+C29 = Claim(
+    "C29",
+    "min length, settings of T = 1",
+    "Moderate reuse of a batch (T ≤ 8) is harmless for PPO.",
+    DROP,
+    0.05,
+    kind="none",
+)
+EXTRA = "(final score at T = 1 − at 8), the mean of best_of_n and rwr, − the same of PPO; paired by run"
+C30 = Claim(
+    "C30",
+    "min length, settings of T = 1",
+    "Maximum-likelihood methods are more sensitive to reuse than PPO.",
+    EXTRA,
+    margin=0.05,
+)
+
+
+def arms(scale: str) -> dict[str, Experiment]:
+    """batch/algorithm/B and reuse/algorithm/T → experiment, on min length; at large scales as many updates as there."""
+    found = {}
+    for algorithm in STALE:
+        for batches in BATCHES:
+            arm = lm.arm("lm_batch", scale, "min", algorithm, batches=batches)
+            found[f"batch/{algorithm}/{batches}"] = arm.replace(updates=UPDATES) if scale == "tiny" else arm
+    for algorithm in REUSED:
+        for passes in PASSES:
+            arm = lm.arm("lm_reuse", scale, "min", algorithm, epochs=passes)
+            updates = (COLLECTED if scale == "tiny" else arm.updates // max(PASSES)) * passes
+            found[f"reuse/{algorithm}/{passes}"] = arm.replace(updates=updates)
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """With the learning rates that lm_lengths tuned on this task at B = 32 and T = 1."""
+    chosen = arms(lab.scale)
+    if lab.quick:
+        ends = {f"{BATCHES[0]}", f"{BATCHES[-1]}"}
+        chosen = {name: arm for name, arm in chosen.items() if name.split("/")[2] in ends}
+    if lab.scale == "tiny":
+        tuned = collect_lengths(lab, tuple(f"{algorithm}/on" for algorithm in (*STALE, *REUSED)))
+        chosen = {
+            name: apply(arm, {"learning_rate": learning_rate(tuned, f"{name.split('/')[1]}/on")})
+            for name, arm in chosen.items()
+        }
+    return lab.records(chosen)
+
+
+def draw(records: Records) -> Canvas:
+    """Final score against the samples collected at once, and against the passes over a batch."""
+    with plt.rc_context(RC):
+        canvas, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
+        size = _samples(records)
+        tried = _against(left, records, "batch", STALE)
+        left.set_xticks(range(len(tried)), [str(size * batches) for batches in tried])
+        left.set(xlabel=f"samples collected at once (B), {size} an update", ylabel="score at the end")
+        left.set_title("A larger batch grows staler")
+        tried = _against(right, records, "reuse", REUSED)
+        right.set_xticks(range(len(tried)), [str(passes) for passes in tried])
+        right.set(xlabel=f"passes over a batch of {size} samples (T)")
+        right.set_title("A batch used again")
+        for axes in (left, right):
+            bound(axes, 1.0, "largest reward")
+        names = (*STALE, *REUSED)
+        lines = [Line2D([], [], color=colour(name), linewidth=2.2, marker="o", label=name) for name in names]
+        canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return canvas
+
+
+def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...]) -> list[int]:
+    tried = sorted({int(name.split("/")[2]) for name in records if name.startswith(part)})
+    for i, algorithm in enumerate(algorithms):
+        found = [student_interval(final_scores(records[f"{part}/{algorithm}/{times}"])) for times in tried]
+        at = np.arange(len(tried)) + 0.05 * (i - (len(algorithms) - 1) / 2)  # side by side
+        mean = np.array([interval.estimate for interval in found])
+        spread = [mean - [interval.low for interval in found], [interval.high for interval in found] - mean]
+        axes.errorbar(at, mean, spread, fmt="o-", ms=4.5, color=colour(algorithm), linewidth=1.6, elinewidth=1.4)
+    return tried
+
+
+def _samples(records: Records) -> int:
+    schedule = records[f"batch/{STALE[0]}/1"].spec["schedule"]
+    return int(schedule["batch_size"] * schedule["num_generations"])
+
+
+def worst_drop(fresh: np.ndarray, reused: list[np.ndarray]) -> Interval:
+    """The largest of the mean losses against fresh, 0 where all gain. fresh, reused: (runs,) each, paired.
+
+    Each loss's interval is cut off below 0, and the largest lower and upper ends are taken: the upper one is above the
+    truth whenever that of every loss is.
+    """
+    losses = [paired_effect(fresh, runs) for runs in reused]
+    ends = {name: max(0.0, *(getattr(loss, name) for loss in losses)) for name in ("estimate", "low", "high")}
+    return replace(losses[0], **ends)
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C26, C29 and C30, beside the rows that toys give them."""
+    final = {name: final_scores(record) for name, record in records.items()}
+    fresh, stale = (
+        np.mean([final[f"batch/{name}/{batches}"] for name in STALE], axis=0) for batches in (BATCHES[0], BATCHES[-1])
+    )
+    once, often = (
+        np.mean([final[f"reuse/{name}/{passes}"] for name in LIKELIHOOD], axis=0) for passes in (1, PASSES[-1])
+    )
+    ppo = [final[f"reuse/ppo/{passes}"] for passes in PASSES]
+    tuned = "The learning rate is the one tuned at B = 32 and T = 1, which favours these; few updates from the start."
+    rows = (
+        (C26, paired_effect(fresh, stale), "batch", tuned),
+        (
+            C29,
+            worst_drop(ppo[0], ppo[1:]),
+            "reuse/ppo",
+            f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
+            "from the optimum. Equal steps would show what fresh samples are worth.",
+        ),
+        (C30, interaction(once, often, ppo[0], ppo[-1]), "reuse", tuned),
+    )
+    return [
+        judge(claim, "lm", effect, FIGURE.name, [r.hash for name, r in records.items() if name.startswith(part)], note)
+        for claim, effect, part, note in rows
+    ]
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    record = records[f"batch/{STALE[0]}/1"]
+    updates, runs = int(record.arrays["updates"][-1]), len(record.arrays["gold"])
+    reuse = records[f"reuse/ppo/{PASSES[-1]}"].arrays
+    return (
+        f"{record.spec['policy']['model']}, r = −|y|, {runs} runs an arm, mean and 95 % interval. Left: {updates} "
+        f"updates of {_samples(records)} samples each, however many are collected at once. Right: "
+        f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, an update a pass, so that T "
+        "passes are T times as many updates. Learning rates as in lm_lengths, tuned there at the left end of both."
+    )
+
+
+FIGURE = Figure(
+    name="lm_batch_and_reuse",
+    title="Stale batches and batches used again, on a language model",
+    tags=("lm", "sweep"),
+    claims=("C26", "C29", "C30"),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+    arms=arms,
+)

@@ -1,0 +1,139 @@
+"""Does the likelihood of chosen responses fall while the margin grows? (C22) DPO on a language model."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from figures import lm
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.gallery import lm_lengths
+from figures.lab import Lab
+from figures.style import BLUE, OFFLINE, ONLINE, RC, VERMILION
+from sims.core.experiment import Experiment
+from sims.core.statistics import band, mean_interval
+from sims.core.store import Record
+
+METHODS = ("dpo/on", "dpo/off")
+SAMPLERS = {"on": ("online", ONLINE), "off": ("offline", OFFLINE)}
+COLOURS = {"chosen": BLUE, "rejected": VERMILION}
+TITLES = lm_lengths.TITLES | {"mode": "Mode length"}
+
+CLAIM = "Under contrastive losses log π(chosen) falls while the margin to the rejected grows."
+CHANGE = (
+    "change of log π(chosen) from the reference to the end, nats a response, mean over the pairs of the first batch"
+)
+JUDGED = {
+    f"{task}/dpo/{sampler}": Claim(
+        "C22", f"{SAMPLERS[sampler][0]} DPO, {task} length", CLAIM, CHANGE, 1.0, -1, unit="nats"
+    )
+    for task in ("min", "mode")
+    for sampler in SAMPLERS
+}
+
+
+def arms(scale: str) -> dict[str, Experiment]:
+    """The DPO arms of lm_lengths: the same experiments, and the same records."""
+    return {name: arm for name, arm in lm_lengths.arms(scale).items() if name.partition("/")[2] in METHODS}
+
+
+def collect(lab: Lab) -> Records:
+    """From lm_lengths' runs; those of other algorithms are left out."""
+    found = lm_lengths.collect(lab, METHODS)
+    return {name: record for name, record in found.items() if name.partition("/")[2] in METHODS}
+
+
+def change(record: Record, which: str) -> np.ndarray:
+    """(runs, points): log π of the chosen or rejected of the first batch's pairs, less what the reference gives."""
+    runs = lm.carried_on(record.arrays[f"first_logp_{which}"])
+    return runs - runs[:, :1]
+
+
+def margin(record: Record) -> np.ndarray:
+    """(runs, points): how much more log π of the chosen rose than of the rejected."""
+    return change(record, "chosen") - change(record, "rejected")
+
+
+def draw(records: Records) -> Canvas:
+    """Change of both log-probs, and the margin, against updates; one column a task."""
+    tasks = [task for task in lm_lengths.TASKS if f"{task}/dpo/off" in records]
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(
+            2, len(tasks), figsize=(4.4 * len(tasks), 6.8), layout="constrained", squeeze=False, sharex=True
+        )
+        for column, task in enumerate(tasks):
+            for sampler, (_, line) in SAMPLERS.items():
+                if f"{task}/dpo/{sampler}" in records:
+                    _curves(axes[:, column], records[f"{task}/dpo/{sampler}"], line)
+            axes[0, column].set_title(TITLES[task])
+            axes[1, column].set_xlabel("updates")
+        axes[0, 0].set_ylabel("change of log π(response), nats")
+        axes[1, 0].set_ylabel("margin: chosen − rejected, nats")
+        canvas.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9.5)
+    return canvas
+
+
+def _curves(column: np.ndarray, record: Record, line: str) -> None:
+    updates = record.arrays["updates"]
+    for which, hue in COLOURS.items():
+        _curve(column[0], updates, change(record, which), hue, line)
+    _curve(column[1], updates, margin(record), "0.15", line)
+    for axes in column:
+        axes.axhline(0, color="0.5", linewidth=0.8)
+
+
+def _curve(axes: Axes, x: np.ndarray, runs: np.ndarray, hue: str, line: str) -> None:
+    mean, low, high = band(runs)
+    axes.plot(x, mean, line, color=hue, linewidth=1.8)
+    axes.fill_between(x, low, high, color=hue, alpha=0.18, linewidth=0)
+
+
+def _handles() -> list[Line2D]:
+    lines = [Line2D([], [], color=hue, linewidth=2.2, label=which) for which, hue in COLOURS.items()]
+    return lines + [
+        Line2D([], [], color="0.3", linestyle=line, label=f"{name} DPO") for name, line in SAMPLERS.values()
+    ]
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """One row for each sampler on min and on mode."""
+    rows = []
+    for name, claim in JUDGED.items():
+        record = records[name]
+        grown = mean_interval(margin(record)[:, -1])
+        note = (
+            f"The margin grew by {grown.estimate:.1f} [{grown.low:.1f}, {grown.high:.1f}] nats. The pairs are of the "
+            "first batch, drawn from the reference and seen in one update: what is trained on again and again may rise."
+        )
+        rows.append(
+            judge(claim, "lm", mean_interval(change(record, "chosen")[:, -1]), FIGURE.name, [record.hash], note)
+        )
+    return rows
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    record = records["min/dpo/on"]
+    runs, beta = len(record.arrays["reward"]), record.spec["algorithm"]["beta"]
+    return (
+        f"{record.spec['policy']['model']}, DPO at β = {beta:g}, {runs} runs an arm, the runs of lm_lengths. Log-probs "
+        "of whole responses in the pairs of each run's first batch, which the reference drew (on skew: which were "
+        "recorded), less what they were under the reference. Mean and 95 % band over runs."
+    )
+
+
+FIGURE = Figure(
+    name="lm_likelihoods",
+    title="Does the likelihood of chosen responses fall while the margin grows?",
+    tags=("lm", "likelihood"),
+    claims=("C22",),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+    arms=arms,
+)

@@ -1,0 +1,208 @@
+"""Do the toys' rankings of algorithms carry over to a language model? The question that this package is named for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from scipy import stats
+
+from figures import lm
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.gallery.lm_lengths import METHODS, cells
+from figures.gallery.lm_lengths import arms as lm_arms
+from figures.gallery.lm_lengths import collect as collect_lm
+from figures.lab import Lab, product
+from figures.style import RC, colour
+from sims.core.experiment import EnvironmentSpec, Experiment
+from sims.core.schedule import Schedule
+from sims.core.statistics import LEVEL, Interval, mean_interval
+from sims.core.store import Record
+from sims.environments import BanditR1, BanditR2, Contextual
+from sims.measures import scores
+from sims.policies import Table
+
+# Where the optimum lies: unlikely under the reference; amid it; or off what is recorded, though not off the reference.
+TOYS: dict[str, EnvironmentSpec] = {
+    "min": BanditR1(),
+    "mode": BanditR2(),
+    "skew": Contextual(coverage=0.5, best_in_data=False),
+}
+NAMES = {"min": "bandit R1", "mode": "bandit R2", "skew": "8 × 8 contextual, best response not in the data"}
+GRID = product(learning_rate=(0.03, 0.1, 0.3))
+UPDATES, RUNS, SAMPLES = 100, 50, 32
+TOY_TEMPERATURE = 0.2  # of RWR: as large a share of the rewards' range as 10 tokens are of 58
+RESAMPLES = 2000
+
+CARRIES = Claim(
+    "toy→lm",
+    "mean of the tasks",
+    "The toys' rankings of algorithms carry over to a language model.",
+    "Spearman's rank correlation over seven algorithms, mean over the tasks; each algorithm by its score at equal "
+    "samples, averaged over the run; bootstrap over runs",
+    margin=0.3,
+    unit="ρ",
+)
+
+
+def toys() -> dict[str, Experiment]:
+    """toy/task/algorithm/sampler → experiment, with the schedules of `figures.lm`."""
+    found = {}
+    for task, environment in TOYS.items():
+        for method in METHODS:
+            name, _, sampler = method.partition("/")
+            algorithm = lm.ALGORITHMS[name]
+            if name == "rwr":
+                algorithm = algorithm.replace(beta=TOY_TEMPERATURE)
+            generations = 2 if algorithm.label_pairing is not None else 4
+            schedule = Schedule(batch_size=SAMPLES // generations, num_generations=generations)
+            if sampler == "off":
+                recorded = task == "skew"
+                schedule = schedule.replace(**({"source": "dataset"} if recorded else {"sync_every_updates": math.inf}))
+            found[f"toy/{task}/{method}"] = Experiment(
+                f"toy_to_lm-{name}",
+                environment,
+                Table(),
+                algorithm,
+                schedule,
+                updates=UPDATES,
+                evaluations=10,
+                runs=RUNS,
+            )
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """The runs of lm_lengths, and toys tuned over as many learning rates."""
+    chosen = toys()
+    return lab.tuned_records(chosen, dict.fromkeys(chosen, GRID)) | collect_lm(lab)
+
+
+def speed(record: Record) -> np.ndarray:
+    """(runs,): the score averaged over the run, start left out. At the end many sit at the ceiling together."""
+    return np.asarray(scores(record)[:, 1:].mean(1))
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's ρ of each row: Pearson's of the ranks, ties at their mean rank. x, y: (rows, arms) → (rows,)."""
+    first, second = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    return np.asarray((first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1)))
+
+
+def resampled_means(arms: Sequence[np.ndarray], seed: int) -> np.ndarray:
+    """Means of every arm, (1 + RESAMPLES, arms): in the first row its own, then of its runs drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    columns = [
+        np.concatenate([[runs.mean()], runs[rng.integers(len(runs), size=(RESAMPLES, len(runs)))].mean(1)])
+        for runs in arms
+    ]
+    return np.stack(columns, axis=1)
+
+
+def correlations(records: Records) -> dict[str, Interval]:
+    """Rank correlation of each task, and under "all" their mean, with intervals over runs."""
+    found, runs = {}, []
+    for number, (task, keys) in enumerate(cells(records).items()):
+        toy = [speed(records[f"toy/{task}/{method}"]) for method in keys]
+        model = [speed(records[key]) for key in keys.values()]
+        runs.append(min(len(arm) for arm in (*toy, *model)))
+        found[task] = spearman(resampled_means(toy, 2 * number), resampled_means(model, 2 * number + 1))
+    found["all"] = np.mean(list(found.values()), axis=0)
+    return {task: _interval(values, min(runs)) for task, values in found.items()}
+
+
+def _interval(values: np.ndarray, runs: int) -> Interval:
+    low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(values[0]), float(low), float(high), LEVEL, runs, "percentile bootstrap")
+
+
+def draw(records: Records) -> Canvas:
+    """The model's score against the toy's, a point an algorithm, one panel a task."""
+    tasks, found = cells(records), correlations(records)
+    with plt.rc_context(RC):
+        canvas, axes = plt.subplots(
+            1, len(tasks), figsize=(4.7 * len(tasks), 5.0), layout="constrained", squeeze=False, sharey=True
+        )
+        for axis, (task, keys) in zip(axes[0], tasks.items(), strict=True):
+            for method, key in keys.items():
+                _point(axis, records[f"toy/{task}/{method}"], records[key], method)
+            axis.set(title=f"{task} length\nρ = {_words(found[task])}", xlabel=f"toy's score: {NAMES[task]}")
+        axes[0, 0].set_ylabel("language model's score, mean over the run")
+        canvas.suptitle(f"Spearman's ρ, mean over tasks: {_words(found['all'])}", fontsize=12)
+        canvas.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
+    return canvas
+
+
+def _words(interval: Interval) -> str:
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _point(axes: Axes, toy: Record, model: Record, method: str) -> None:
+    algorithm, _, sampler = method.partition("/")
+    x, y = (mean_interval(speed(record)) for record in (toy, model))
+    axes.errorbar(
+        x.estimate,
+        y.estimate,
+        xerr=[[x.estimate - x.low], [x.high - x.estimate]],
+        yerr=[[y.estimate - y.low], [y.high - y.estimate]],
+        fmt="o" if sampler == "on" else "s",
+        ms=7,
+        color=colour(algorithm),
+        mfc=colour(algorithm) if sampler == "on" else "white",
+        elinewidth=1.3,
+    )
+
+
+def _handles() -> list[Line2D]:
+    lines = []
+    for method in METHODS:
+        algorithm, _, sampler = method.partition("/")
+        online, hue = sampler == "on", colour(algorithm)
+        lines.append(
+            Line2D(
+                [], [], color=hue, marker="o" if online else "s", mfc=hue if online else "white", ls="none", ms=7,
+                label=algorithm if online else f"{algorithm}, offline",
+            )
+        )  # fmt: skip
+    return lines
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """One row: the mean over the tasks."""
+    effect = correlations(records)["all"]
+    note = (
+        "Seven algorithms are few ranks, and the interval is over runs alone: not over tasks, models or the choice of "
+        "toys. Another pairing of toys with tasks could rank otherwise."
+    )
+    return [judge(CARRIES, "lm", effect, FIGURE.name, [record.hash for record in records.values()], note)]
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    toy, model = (records[key].arrays for key in ("toy/min/dpo/on", "min/dpo/on"))
+    return (
+        f"Score: (reward − reference's) / (largest − reference's), at equal samples, averaged over the run; mean and "
+        f"95 % interval of {len(toy['gold'])} runs on toys ({toy['samples'][-1]:,} samples each, table policy) and "
+        f"{len(model['gold'])} on the language model ({model['samples'][-1]:,}), the runs of lm_lengths. A task is set "
+        "beside the toy whose optimum lies alike: off the bulk of the reference (min), amid it (mode), off the recorded "
+        "data (skew)."
+    )
+
+
+FIGURE = Figure(
+    name="toy_to_lm",
+    title="Do the toys' rankings of algorithms carry over to a language model?",
+    tags=("lm", "bandit"),
+    claims=(CARRIES.id,),
+    collect=collect,
+    draw=draw,
+    judge=verdicts,
+    caption=caption,
+    arms=lm_arms,
+)
