@@ -190,8 +190,8 @@ def caption(records: Records) -> str:
         f"Score: (reward − reference's) / (largest − reference's), at equal samples, averaged over the run; mean and "
         f"95 % interval of {len(toy['gold'])} runs on toys ({toy['samples'][-1]:,} samples each, table policy) and "
         f"{len(model['gold'])} on the language model ({model['samples'][-1]:,}), the runs of lm_lengths. A task is set "
-        "beside the toy whose optimum lies alike: off the bulk of the reference (min), amid it (mode), off the recorded "
-        "data (skew)."
+        "beside the toy whose optimum lies alike: off the bulk of the reference (min), amid it (mode), off what was "
+        "recorded (skew)."
     )
 
 

@@ -1,0 +1,204 @@
+"""Figures on language models: their arms at every scale, what they draw, and what they compute, by hand."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from figures import committed, lm
+from figures.__main__ import main
+from figures.figure import all_figures
+from figures.gallery import lm_batch_and_reuse, lm_lengths, lm_likelihoods, toy_to_lm
+from figures.lab import Lab
+from llm.memory import estimate, meta_model
+from llm.presets import PRESETS
+from sims.core.spec import from_json
+from sims.core.store import Record, Store
+
+SHAPES = functools.lru_cache(meta_model)
+WITH_ARMS = [name for name, figure in all_figures().items() if figure.arms is not None]
+PARAMETERS = {"tiny": 209_024, "pythia-1.4b": 1_414_647_808, "mistral-7b": 7_409_504_256}
+
+
+def record(**arrays: object) -> Record:
+    """Two runs, three points, a score of 0 at the start and of 1 for a reward of 0."""
+    base = {
+        "updates": np.array([0, 4, 8]),
+        "reference_reward": np.array([-20.0, -10.0]),
+        "best_reward": np.zeros(2),
+        "diverged_at": np.full(2, -1),
+        "gold": np.array([[-20.0, -10.0, 0.0], [-10.0, -10.0, -10.0]]),
+    }
+    return Record({}, base | {name: np.asarray(x) for name, x in arrays.items()}, {})
+
+
+# Scales
+
+
+def test_there_are_figures_of_language_models() -> None:
+    assert {"lm_lengths", "lm_likelihoods", "lm_batch_and_reuse", "toy_to_lm"} <= set(WITH_ARMS)
+
+
+@pytest.mark.parametrize("scale", lm.SCALES)
+@pytest.mark.parametrize("name", WITH_ARMS)
+def test_a_dry_run_says_what_each_arm_is_and_loads_nothing(name, scale, tmp_path, capsys, monkeypatch) -> None:
+    def loaded(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a dry run loads nothing")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", loaded)
+    monkeypatch.setattr("llm.run.execute", loaded)
+    monkeypatch.setattr("llm.memory.meta_model", SHAPES)  # the same few models again and again
+    assert (
+        main([name, "--scale", scale, "--dry-run", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]) == 0
+    )
+    assert not list(tmp_path.iterdir())
+    printed = capsys.readouterr().out
+    arms = all_figures()[name].arms(scale)  # type: ignore[misc]
+    assert printed.count("parameters, ") == printed.count("  peak") == len(arms)
+    specs = [json.loads(part[: part.index("\n}") + 2]) for part in printed.split(" runs of\n")[1:]]
+    assert [from_json(spec) for spec in specs] == list(arms.values())
+    arm = next(iter(arms.values()))
+    assert "\n".join(estimate(arm).lines()) in printed  # what `python -m llm train --dry-run` prints
+    # Adapters of rank 64 are in mistral's count.
+    assert estimate(arm).parameters == PARAMETERS[scale]
+
+
+@pytest.mark.parametrize("scale", lm.SCALES[1:])
+def test_large_arms_are_the_presets_settings(scale: str) -> None:
+    arm, given = lm.arm("f", scale, "min", "dpo"), lm.preset(scale, "min")
+    for part in ("environment", "policy", "algorithm", "schedule", "optimiser", "updates", "evaluations"):
+        assert getattr(arm, part) == getattr(given, part), part
+    assert lm.arm("f", scale, "min", "rloo").schedule.samples_per_batch == given.schedule.samples_per_batch
+    assert lm.preset(scale, "mode").environment.kind == "mode_length"
+
+
+def test_mistral_takes_its_presets_data_with_a_reward_of_length() -> None:
+    ours, given = lm.preset("mistral-7b", "min").environment, PRESETS["mistral-7b-ultrafeedback"].environment
+    assert ours.kind == "min_length" and ours.data == given.data == "HuggingFaceH4/ultrafeedback_binarized"
+
+
+def test_the_scale_of_a_record_is_read_off_its_model() -> None:
+    for scale in lm.SCALES:
+        assert lm.scale_of(Record(lm.arm("f", scale, "min", "ppo").to_json(), {}, {})) == scale
+
+
+def test_scales_and_dry_runs_that_cannot_be_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for line, message in (
+        (["online_offline", "--scale", "pythia-1.4b"], "online_offline has no scale but tiny; these have: lm_batch"),
+        (["lm_lengths", "--scale", "huge"], "must be one of tiny, pythia-1.4b, mistral-7b"),
+        (["online_offline", "--dry-run"], "online_offline runs no language model"),
+        (["--scale", "mistral-7b"], "has no scale but tiny"),  # all figures
+    ):
+        assert main(line) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_arms_of_stale_and_reused_batches() -> None:
+    stale = lm.arm("f", "tiny", "min", "rloo", batches=4).schedule
+    assert (stale.batch_size, stale.minibatch_size, stale.updates_per_batch) == (32, 8, 4)
+    reused = lm.arm("f", "tiny", "min", "ppo", epochs=8).schedule
+    assert (reused.batch_size, reused.minibatch_size, reused.updates_per_batch) == (8, None, 8)
+    assert lm.arm("f", "tiny", "skew", "dpo", "off").schedule.source == "dataset"
+    assert lm.arm("f", "tiny", "mode", "dpo", "off").schedule.sync_every_updates == float("inf")
+
+
+# Committed records
+
+
+@pytest.mark.parametrize("name", ["lm_lengths", "lm_likelihoods", "toy_to_lm"])
+def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Lab, "_committed", _without_twins)
+    monkeypatch.setattr("llm.run.execute", None)  # calling it would raise
+    lab = Lab(Store(tmp_path))
+    figure = all_figures()[name]
+    records = figure.collect(lab)
+    of_models = [r for r in records.values() if r.spec["policy"]["kind"] == "language_model"]
+    assert of_models and all(len(r.arrays["gold"]) == lm.TINY_RUNS for r in of_models)
+    figure.draw(records)
+    assert {row.setting for row in figure.judge(records)} == {"lm"}
+    assert figure.caption(records)
+
+
+def _without_twins(lab: Lab, arms: dict) -> dict:
+    return {name: found.record for name, arm in arms.items() if (found := committed.load(arm)) is not None}
+
+
+def test_committed_records_of_language_models_are_small() -> None:
+    folders = [path for path in committed.FOLDER.glob("lm_*") if path.is_dir()]
+    assert len(folders) >= 16
+    for folder in folders:
+        assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 20_000, folder.name
+
+
+def test_a_language_models_twin_is_short() -> None:
+    twin = committed.shrink(lm.arm("f", "tiny", "min", "ppo", epochs=8).replace(updates=32))
+    assert (twin.runs, twin.updates, twin.policy.decoding.max_new_tokens) == (2, 8, 16)  # type: ignore[attr-defined]
+
+
+# By hand
+
+
+def test_a_diverged_run_stays_where_it_was() -> None:
+    found = lm.carried_on(np.array([[1.0, np.nan, np.nan], [1.0, 2.0, 3.0]]))
+    assert found.tolist() == [[1, 1, 1], [1, 2, 3]]
+
+
+def test_rank_correlation_by_hand() -> None:
+    x = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 1.0, 5.0]])
+    y = np.array([[10.0, 20.0, 90.0], [3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [2.0, 7.0, 9.0]])
+    # 1 − 6Σd²/(n(n²−1)): d = (0, 1, −1) gives 1 − 12/24. Ties: ranks (1.5, 1.5, 3) against (1, 2, 3), 1.5/√(1.5·2).
+    assert toy_to_lm.spearman(x, y) == pytest.approx([1, -1, 0.5, np.sqrt(0.75)])
+
+
+def test_resamples_stay_within_their_arm() -> None:
+    found = toy_to_lm.resampled_means([np.array([1.0, 1.0]), np.array([0.0, 10.0])], seed=0)
+    assert found[0].tolist() == [1, 5] and set(found[:, 0]) == {1.0} and set(found[:, 1]) == {0.0, 5.0, 10.0}
+
+
+def test_correlations_are_of_means_over_the_run(monkeypatch) -> None:
+    """Toys rank the methods 1 … 7 on both tasks; models alike on min, the other way round on mode."""
+    records = {}
+    for rank, method in enumerate(lm_lengths.METHODS):
+        rising, falling = ([[-20.0, level - 20, level - 20]] * 2 for level in (rank, 7 - rank))
+        for key, gold in ((f"toy/min/{method}", rising), (f"min/{method}", rising)):
+            records[key] = record(gold=gold, reference_reward=[-20, -20])
+        for key, gold in ((f"toy/mode/{method}", rising), (f"mode/{method}", falling)):
+            records[key] = record(gold=gold, reference_reward=[-20, -20])
+    found = toy_to_lm.correlations(records)
+    assert [found[key].estimate for key in ("min", "mode", "all")] == pytest.approx([1, -1, 0])
+    assert found["all"].runs == 2 and (found["min"].low, found["min"].high) == pytest.approx((1, 1))
+
+
+def test_speed_is_the_mean_score_after_the_start() -> None:
+    assert toy_to_lm.speed(record()) == pytest.approx([(0.5 + 1.0) / 2, 0.0])
+
+
+def test_on_skew_online_arms_are_those_of_min() -> None:
+    records = dict.fromkeys((f"min/{method}" for method in lm_lengths.METHODS), record())
+    records |= {"skew/dpo/off": record(), "skew/pref_ft/off": record()}
+    found = lm_lengths.cells(records)
+    assert set(found) == {"min", "skew"}
+    assert found["skew"]["dpo/on"] == "min/dpo/on" and found["skew"]["dpo/off"] == "skew/dpo/off"
+
+
+def test_changes_of_log_probs_are_from_the_reference_on() -> None:
+    arms = record(
+        first_logp_chosen=[[-30.0, -31.0, -34.0], [-20.0, -20.0, np.nan]],
+        first_logp_rejected=[[-50.0, -60.0, -70.0], [-20.0, -25.0, np.nan]],
+    )
+    assert lm_likelihoods.change(arms, "chosen").tolist() == [[0, -1, -4], [0, 0, 0]]
+    assert lm_likelihoods.margin(arms).tolist() == [[0, 9, 16], [0, 5, 5]]
+
+
+def test_the_worst_drop_is_cut_off_where_reuse_helps() -> None:
+    fresh = np.linspace(0.4, 0.6, 20)
+    helped = lm_batch_and_reuse.worst_drop(fresh, [fresh + 0.1, fresh + 0.2])
+    assert (helped.estimate, helped.low, helped.high) == (0, 0, 0)
+    hurt = lm_batch_and_reuse.worst_drop(fresh, [fresh + 0.1, fresh - 0.3])
+    assert hurt.estimate == pytest.approx(0.3)
