@@ -109,6 +109,12 @@ def scale_of(record: Record) -> str:
     return next(scale for scale in SCALES if preset(scale, "min").policy.model == model)  # type: ignore[attr-defined]
 
 
+def model_of(record: Record) -> str:
+    """What a caption calls the model."""
+    tiny = scale_of(record) == "tiny"
+    return "The embedded Pythia (0.2 M parameters)" if tiny else str(record.spec["policy"]["model"])
+
+
 def dry_run(arms: Mapping[str, Experiment]) -> Iterator[str]:
     """Lines about each arm: its spec, parameter count and memory, as `python -m llm train --dry-run` says them."""
     from llm.memory import estimate

@@ -158,7 +158,7 @@ def caption(records: Records) -> str:
     updates, runs = int(record.arrays["updates"][-1]), len(record.arrays["gold"])
     reuse = records[f"reuse/{PPO}/{PASSES[-1]}"].arrays
     return (
-        f"{record.spec['policy']['model']}, r = −|y|, {runs} runs an arm, mean and 95 % interval. Left: {updates} "
+        f"{lm.model_of(record)}, r = −|y|, {runs} runs an arm, mean and 95 % interval. Left: {updates} "
         f"updates of {_samples(records)} samples each, however many are collected at once. Right: "
         f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, an update a pass, so that T "
         "passes are T times as many updates. Learning rates as in lm_lengths, tuned there at the left end of both."

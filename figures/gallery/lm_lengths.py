@@ -168,6 +168,12 @@ def caption(records: Records) -> str:
     record = records["min/dpo/on"]
     spec, runs = record.spec, len(record.arrays["reward"])
     samples = spec["schedule"]["batch_size"] * spec["schedule"]["num_generations"]
+    skew = ""
+    if "skew/dpo/off" in records:
+        skew = (
+            "; on skew the recorded responses of 10 to 22 tokens, which an immediate EOS is never among. The online "
+            "arms there are those of min, as fresh samples know nothing of recorded ones"
+        )
     if lm.scale_of(record) == "tiny":
         rates = ", ".join(
             f"{method} {learning_rate(records, method):g}" for method in METHODS if f"min/{method}" in records
@@ -176,10 +182,8 @@ def caption(records: Records) -> str:
     else:
         how = "Settings are those of the presets; skew is left out, as only the embedded language labels recorded data."
     return (
-        f"{spec['policy']['model']}, {runs} runs an arm, {samples} samples an update. Means over fresh samples, with "
-        "a 95 % band over runs. Offline: fresh draws from the reference for ever; on skew the recorded responses of 10 "
-        "to 22 tokens, which an immediate EOS is never among; the online arms there are those of min, as fresh samples "
-        f"know nothing of recorded ones. {how}"
+        f"{lm.model_of(record)}, {runs} runs an arm, {samples} samples an update. Means over fresh samples, with a "
+        f"95 % band over runs. Offline: fresh draws from the reference for ever{skew}. {how}"
     )
 
 

@@ -119,10 +119,11 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     record = records["min/dpo/on"]
     runs, beta = len(record.arrays["reward"]), record.spec["algorithm"]["beta"]
+    skew = " (on skew: which were recorded)" if "skew/dpo/off" in records else ""
     return (
-        f"{record.spec['policy']['model']}, DPO at β = {beta:g}, {runs} runs an arm, the runs of lm_lengths. Log-probs "
-        "of whole responses in the pairs of each run's first batch, which the reference drew (on skew: which were "
-        "recorded), less what they were under the reference. Mean and 95 % band over runs."
+        f"{lm.model_of(record)}, DPO at β = {beta:g}, {runs} runs an arm, the runs of lm_lengths. Log-probs "
+        f"of whole responses in the pairs of each run's first batch, which the reference drew{skew}, less what the "
+        "reference gives them. Mean and 95 % band over runs."
     )
 
 

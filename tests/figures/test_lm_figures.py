@@ -45,7 +45,9 @@ def test_there_are_figures_of_language_models() -> None:
 
 @pytest.mark.parametrize("scale", lm.SCALES)
 @pytest.mark.parametrize("name", WITH_ARMS)
-def test_a_dry_run_says_what_each_arm_is_and_loads_nothing(name, scale, tmp_path, capsys, monkeypatch) -> None:
+def test_a_dry_run_says_what_each_arm_is_and_loads_nothing(
+    name: str, scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def loaded(*args: object, **kwargs: object) -> None:
         raise AssertionError("a dry run loads nothing")
 
@@ -112,7 +114,7 @@ def test_arms_of_stale_and_reused_batches() -> None:
 
 
 @pytest.mark.parametrize("name", ["lm_lengths", "lm_likelihoods", "toy_to_lm"])
-def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, monkeypatch) -> None:
+def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lab, "_committed", _without_twins)
     monkeypatch.setattr("llm.run.execute", None)  # calling it would raise
     lab = Lab(Store(tmp_path))
@@ -161,7 +163,7 @@ def test_resamples_stay_within_their_arm() -> None:
     assert found[0].tolist() == [1, 5] and set(found[:, 0]) == {1.0} and set(found[:, 1]) == {0.0, 5.0, 10.0}
 
 
-def test_correlations_are_of_means_over_the_run(monkeypatch) -> None:
+def test_correlations_are_of_means_over_the_run() -> None:
     """Toys rank the methods 1 … 7 on both tasks; models alike on min, the other way round on mode."""
     records = {}
     for rank, method in enumerate(lm_lengths.METHODS):
@@ -170,7 +172,7 @@ def test_correlations_are_of_means_over_the_run(monkeypatch) -> None:
             records[key] = record(gold=gold, reference_reward=[-20, -20])
         for key, gold in ((f"toy/mode/{method}", rising), (f"mode/{method}", falling)):
             records[key] = record(gold=gold, reference_reward=[-20, -20])
-    found = toy_to_lm.correlations(records)
+    found = toy_to_lm.correlations(records, toy_to_lm.speed)
     assert [found[key].estimate for key in ("min", "mode", "all")] == pytest.approx([1, -1, 0])
     assert found["all"].runs == 2 and (found["min"].low, found["min"].high) == pytest.approx((1, 1))
 

@@ -16,7 +16,7 @@ from llm.metrics import read_json_lines
 from llm.options import parse
 from llm.presets import PRESETS
 from llm.reward_model import new_reward_model
-from llm.run import Run, execute
+from llm.run import Run, best_reward, device_for, execute
 from llm.tasks import LearnedReward
 from llm.train_command import closing_table
 from sims.core.algorithms import find_algorithm
@@ -207,6 +207,18 @@ def test_the_pairs_of_the_first_batch_are_followed_from_the_reference_on():
             assert moved[which][0, 0] == pytest.approx(still[which][0, 0], abs=1e-4)
         margin = moved["first_logp_chosen"] - moved["first_logp_rejected"]
         assert margin[0, -1] > margin[0, 0]
+
+
+def test_embedded_models_stay_on_the_cpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_for(PRESETS["tiny-min-length"]) == "cpu"
+    assert device_for(PRESETS["pythia-1.4b-min-length"]) == "cuda"
+
+
+def test_the_largest_reward_is_known_of_lengths_and_of_right_answers():
+    for name, best in (("tiny-mode-length", 0.0), ("tiny-preference", 1.0)):
+        assert best_reward(PRESETS[name].environment) == best
+    assert np.isnan(best_reward(PRESETS["pythia-1.4b-alpacafarm"].environment))
 
 
 def test_a_diverged_run_is_marked_and_the_next_goes_on():
