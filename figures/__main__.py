@@ -97,10 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert figure.arms is not None
             print(f"\n# {figure.name} at {options.scale}", *lm.dry_run(lab.sized(figure.arms(options.scale))), sep="\n")
         return 0
-    # What was run shorter than the figures themselves ask for never replaces their verdicts; nor does another scale.
-    out = options.out or Path(__file__).parent / ("quick" if options.quick or options.runs else "out")
-    if options.out is None and options.scale != lm.SCALES[0]:
-        out = out / options.scale
+    out = folder(options)
     out.mkdir(parents=True, exist_ok=True)
     try:
         done = [run(figure, options, out) for figure in chosen]
@@ -140,6 +137,14 @@ def check_scale(chosen: Sequence[Figure], options: argparse.Namespace) -> None:
         raise SpecError("scale", options.scale, f"{without[0]} has no scale but tiny; these have: {scaled}")
     if without and options.dry_run:
         raise SpecError("dry_run", True, f"{without[0]} runs no language model; these do: {scaled}")
+
+
+def folder(options: argparse.Namespace) -> Path:
+    """Where to draw: what was run shorter than figures ask for, or at another scale, never replaces their verdicts."""
+    if options.out is not None:
+        return Path(options.out)
+    place = Path(__file__).parent / ("quick" if options.quick or options.runs else "out")
+    return place if options.scale == lm.SCALES[0] else place / options.scale
 
 
 def lab_of(options: argparse.Namespace, show: Callable[[Progress], None] = lambda progress: None) -> Lab:

@@ -190,12 +190,12 @@ def verdicts(records: Records) -> list[Verdict]:
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     toy, model = (records[key].arrays for key in ("toy/min/dpo/on", "min/dpo/on"))
+    sizes = [f"{len(arrays['gold'])} runs of {arrays['samples'][-1]:,} samples" for arrays in (toy, model)]
     return (
-        f"Score: (reward − reference's) / (largest − reference's), at equal samples, at the end and averaged over the "
-        f"run; mean and 95 % interval of {len(toy['gold'])} runs on toys ({toy['samples'][-1]:,} samples, table policy) and "
-        f"{len(model['gold'])} on the language model ({model['samples'][-1]:,}), the runs of lm_lengths. A task is set "
-        "beside the toy whose optimum lies alike: off the bulk of the reference (min), amid it (mode), off what was "
-        "recorded (skew)."
+        "Score: (reward − reference's) / (largest − reference's), at equal samples, at the end and averaged over the "
+        f"run; mean and 95 % interval. Toys: table policy, {sizes[0]}. Language model: {sizes[1]}, those of lm_lengths. "
+        "A task is set beside the toy whose optimum lies alike: off the bulk of the reference (min), amid it (mode), "
+        "off what was recorded (skew)."
     )
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from figures import committed, lm
-from figures.__main__ import main
+from figures.__main__ import folder, lab_of, main, parser
 from figures.figure import all_figures
 from figures.gallery import lm_batch_and_reuse, lm_lengths, lm_likelihoods, toy_to_lm
 from figures.lab import Lab
 from llm.memory import estimate, meta_model
 from llm.presets import PRESETS
-from sims.core.spec import from_json
+from sims.core.spec import SpecError, from_json
 from sims.core.store import Record, Store
 
 SHAPES = functools.lru_cache(meta_model)
@@ -101,6 +101,26 @@ def test_scales_and_dry_runs_that_cannot_be_are_refused(capsys: pytest.CaptureFi
         assert message in error and error.count("\n") == 1
 
 
+def test_another_scale_is_drawn_in_a_folder_of_its_own_by_one_process() -> None:
+    def parsed(*line: str) -> tuple[Path, int]:
+        options = parser().parse_strictly(line)
+        return folder(options), lab_of(options).jobs
+
+    out, jobs = parsed("lm_lengths")
+    assert jobs == 2 and parsed("lm_lengths", "--scale", "mistral-7b") == (out / "mistral-7b", 1)
+    assert parsed("--scale", "mistral-7b", "--quick", "--jobs", "3") == (out.parent / "quick" / "mistral-7b", 3)
+    assert parsed("--scale", "mistral-7b", "--out", "here")[0] == Path("here")
+
+
+def test_what_cannot_be_loaded_is_an_error_in_a_line(tmp_path: Path, capsys, monkeypatch) -> None:
+    def missing(*args: object) -> None:
+        raise SpecError("model", "nobody/nothing", "cannot be loaded")
+
+    monkeypatch.setattr("figures.__main__.run", missing)
+    assert main(["lm_lengths", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: model = 'nobody/nothing': cannot be loaded\n"
+
+
 def test_arms_of_stale_and_reused_batches() -> None:
     stale = lm.arm("f", "tiny", "min", "rloo", batches=4).schedule
     assert (stale.batch_size, stale.minibatch_size, stale.updates_per_batch) == (32, 8, 4)
@@ -134,8 +154,8 @@ def _without_twins(lab: Lab, arms: dict) -> dict:
 def test_committed_records_of_language_models_are_small() -> None:
     folders = [path for path in committed.FOLDER.glob("lm_*") if path.is_dir()]
     assert len(folders) >= 16
-    for folder in folders:
-        assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 20_000, folder.name
+    for place in folders:
+        assert sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) < 20_000, place.name
 
 
 def test_a_language_models_twin_is_short() -> None:
