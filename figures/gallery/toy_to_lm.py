@@ -193,7 +193,7 @@ def caption(records: Records) -> str:
     sizes = [f"{len(arrays['gold'])} runs of {arrays['samples'][-1]:,} samples" for arrays in (toy, model)]
     return (
         "Score: (reward − reference's) / (largest − reference's), at equal samples, at the end and averaged over the "
-        f"run; mean and 95 % interval. Toys: table policy, {sizes[0]}. Language model: {sizes[1]}, those of lm_lengths. "
+        f"run; mean and 95 % interval. Toys: table policy, {sizes[0]}. Language model: {sizes[1]}, of lm_lengths. "
         "A task is set beside the toy whose optimum lies alike: off the bulk of the reference (min), amid it (mode), "
         "off what was recorded (skew)."
     )
