@@ -27,7 +27,7 @@ PPO, RWR = REUSED = ("ppo", "rwr")
 PASSES = (1, 2, 4, 8)
 UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
-COLLECTED = 4  # batches of the reuse arms, whatever T
+COLLECTED = 3  # batches of the reuse arms, whatever T
 
 BETTER = "Smaller, fresher batches are better."
 FRESHER = "final score at B = 32 samples − at B = 256, 32 an update, equal samples; rloo, paired by run"
