@@ -21,16 +21,17 @@ from sims.core.experiment import Experiment
 from sims.core.statistics import Interval, interaction, paired_effect, student_interval
 from sims.measures import final_scores
 
-STALE = "rloo"
+STALE = ("rloo", "dpo")
 BATCHES = (1, 2, 4, 8)  # times the samples of one update
-PPO, RWR = REUSED = ("ppo", "rwr")
+REUSED = ("ppo", "best_of_n", "rwr")
+LIKELIHOOD = REUSED[1:]
 PASSES = (1, 2, 4, 8)
 UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
 COLLECTED = 3  # batches of the reuse arms, whatever T
 
 BETTER = "Smaller, fresher batches are better."
-FRESHER = "final score at B = 32 samples − at B = 256, 32 an update, equal samples; rloo, paired by run"
+FRESHER = "final score at B = 32 samples − at B = 256, 32 an update, equal samples; mean of rloo and dpo, paired by run"
 C26 = Claim("C26", "min length", BETTER, FRESHER, margin=0.05)
 DROP = "PPO's final score at T = 1 − at T, for the worst of T = 2, 4, 8; 0 where reuse helps; paired by run"
 C29 = Claim(
@@ -41,7 +42,7 @@ C29 = Claim(
     0.05,
     kind="none",
 )
-EXTRA = "(final score at T = 1 − at 8), of rwr, − the same of PPO; paired by run"
+EXTRA = "(final score at T = 1 − at 8), the mean of best_of_n and rwr, − the same of PPO; paired by run"
 C30 = Claim(
     "C30",
     "min length, settings of T = 1",
@@ -54,10 +55,11 @@ C30 = Claim(
 def arms(scale: str) -> dict[str, Experiment]:
     """batch/algorithm/B and reuse/algorithm/T → experiment, on min length; at large scales as many updates as there."""
     found = {}
-    for batches in BATCHES:
-        arm = lm.arm("lm_batch", scale, "min", STALE, batches=batches)
-        updates = UPDATES if scale == "tiny" else arm.updates
-        found[f"batch/{STALE}/{batches}"] = arm.replace(updates=updates, evaluations=EVALUATIONS)
+    for algorithm in STALE:
+        for batches in BATCHES:
+            arm = lm.arm("lm_batch", scale, "min", algorithm, batches=batches)
+            updates = UPDATES if scale == "tiny" else arm.updates
+            found[f"batch/{algorithm}/{batches}"] = arm.replace(updates=updates, evaluations=EVALUATIONS)
     for algorithm in REUSED:
         for passes in PASSES:
             arm = lm.arm("lm_reuse", scale, "min", algorithm, epochs=passes)
@@ -73,7 +75,7 @@ def collect(lab: Lab) -> Records:
         ends = {f"{BATCHES[0]}", f"{BATCHES[-1]}"}
         chosen = {name: arm for name, arm in chosen.items() if name.split("/")[2] in ends}
     if lab.scale == "tiny":
-        tuned = collect_lengths(lab, tuple(f"{algorithm}/on" for algorithm in (STALE, *REUSED)))
+        tuned = collect_lengths(lab, tuple(f"{algorithm}/on" for algorithm in (*STALE, *REUSED)))
         chosen = {
             name: apply(arm, {"learning_rate": learning_rate(tuned, f"{name.split('/')[1]}/on")})
             for name, arm in chosen.items()
@@ -86,7 +88,7 @@ def draw(records: Records) -> Canvas:
     with plt.rc_context(RC):
         canvas, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
         size = _samples(records)
-        tried = _against(left, records, "batch", (STALE,))
+        tried = _against(left, records, "batch", STALE)
         left.set_xticks(range(len(tried)), [str(size * batches) for batches in tried])
         left.set(xlabel=f"samples collected at once (B), {size} an update", ylabel="score at the end")
         left.set_title("A larger batch grows staler")
@@ -96,7 +98,7 @@ def draw(records: Records) -> Canvas:
         right.set_title("A batch used again")
         for axes in (left, right):
             bound(axes, 1.0, "largest reward")
-        names = (STALE, *REUSED)
+        names = (*STALE, *REUSED)
         lines = [Line2D([], [], color=colour(name), linewidth=2.2, marker="o", label=name) for name in names]
         canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
     return canvas
@@ -114,7 +116,7 @@ def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...
 
 
 def _samples(records: Records) -> int:
-    schedule = records[f"batch/{STALE}/1"].spec["schedule"]
+    schedule = records[f"batch/{STALE[0]}/1"].spec["schedule"]
     return int(schedule["batch_size"] * schedule["num_generations"])
 
 
@@ -132,19 +134,24 @@ def worst_drop(fresh: np.ndarray, reused: list[np.ndarray]) -> Interval:
 def verdicts(records: Records) -> list[Verdict]:
     """C26, C29 and C30, beside the rows that toys give them."""
     final = {name: final_scores(record) for name, record in records.items()}
-    fresh, stale = (final[f"batch/{STALE}/{batches}"] for batches in (BATCHES[0], BATCHES[-1]))
-    ppo, rwr = ([final[f"reuse/{algorithm}/{passes}"] for passes in PASSES] for algorithm in REUSED)
+    fresh, stale = (
+        np.mean([final[f"batch/{name}/{batches}"] for name in STALE], axis=0) for batches in (BATCHES[0], BATCHES[-1])
+    )
+    once, often = (
+        np.mean([final[f"reuse/{name}/{passes}"] for name in LIKELIHOOD], axis=0) for passes in (1, PASSES[-1])
+    )
+    ppo = [final[f"reuse/ppo/{passes}"] for passes in PASSES]
     tuned = "The learning rate is the one tuned at B = 32 and T = 1, which favours these; few updates from the start."
     rows = (
         (C26, paired_effect(fresh, stale), "batch", tuned),
         (
             C29,
             worst_drop(ppo[0], ppo[1:]),
-            f"reuse/{PPO}",
+            "reuse/ppo",
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
             "from the optimum. Equal steps would show what fresh samples are worth.",
         ),
-        (C30, interaction(rwr[0], rwr[-1], ppo[0], ppo[-1]), "reuse", tuned),
+        (C30, interaction(once, often, ppo[0], ppo[-1]), "reuse", tuned),
     )
     return [
         judge(claim, "lm", effect, FIGURE.name, [r.hash for name, r in records.items() if name.startswith(part)], note)
@@ -154,9 +161,9 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
-    record = records[f"batch/{STALE}/1"]
+    record = records[f"batch/{STALE[0]}/1"]
     updates, runs = int(record.arrays["updates"][-1]), len(record.arrays["gold"])
-    reuse = records[f"reuse/{PPO}/{PASSES[-1]}"].arrays
+    reuse = records[f"reuse/ppo/{PASSES[-1]}"].arrays
     return (
         f"{lm.model_of(record)}, r = −|y|, {runs} runs an arm, mean and 95 % interval. Left: {updates} "
         f"updates of {_samples(records)} samples each, however many are collected at once. Right: "

@@ -122,10 +122,11 @@ def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) ->
 
 def _bounds(column: np.ndarray, records: Records, task: str) -> None:
     length, reward, kl = column
+    best, what, at = (0, "an immediate EOS", 0.9)
     if task == "mode":
-        bound(length, _mode(records), "the mode that is asked for")
-    else:
-        bound(length, 0, "the best: an immediate EOS")
+        best, what, at = _mode(records), "the mode that is asked for", 0.03
+    bound(length, best, "")
+    length.text(0.98, at, f"dotted: {what}", transform=length.transAxes, fontsize=8.5, ha="right")
     bound(reward, 0, "largest reward")
     kl.set_yscale("symlog", linthresh=1.0)
     kl.set_ylim(bottom=0)

@@ -84,6 +84,7 @@ def _curves(column: np.ndarray, record: Record, line: str) -> None:
     _curve(column[1], updates, margin(record), "0.15", line)
     for axes in column:
         axes.axhline(0, color="0.5", linewidth=0.8)
+        axes.set_yscale("symlog", linthresh=1.0)  # online moves twenty times as far
 
 
 def _curve(axes: Axes, x: np.ndarray, runs: np.ndarray, hue: str, line: str) -> None:
