@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,9 +16,10 @@ from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import collect as collect_lengths
 from figures.gallery.lm_lengths import learning_rate
 from figures.lab import Lab, apply
-from figures.style import RC, bound, colour
+from figures.style import RC, bound, colour, points
+from figures.sweeps import largest, shortfall
 from sims.core.experiment import Experiment
-from sims.core.statistics import Interval, interaction, paired_effect, student_interval
+from sims.core.statistics import interaction, paired_effect
 from sims.measures import final_scores
 
 STALE = ("rloo", "dpo")
@@ -107,28 +108,15 @@ def draw(records: Records) -> Canvas:
 def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...]) -> list[int]:
     tried = sorted({int(name.split("/")[2]) for name in records if name.startswith(part)})
     for i, algorithm in enumerate(algorithms):
-        found = [student_interval(final_scores(records[f"{part}/{algorithm}/{times}"])) for times in tried]
+        final = [final_scores(records[f"{part}/{algorithm}/{times}"]) for times in tried]
         at = np.arange(len(tried)) + 0.05 * (i - (len(algorithms) - 1) / 2)  # side by side
-        mean = np.array([interval.estimate for interval in found])
-        spread = [mean - [interval.low for interval in found], [interval.high for interval in found] - mean]
-        axes.errorbar(at, mean, spread, fmt="o-", ms=4.5, color=colour(algorithm), linewidth=1.6, elinewidth=1.4)
+        axes.plot(at, points(axes, at, final, algorithm), color=colour(algorithm), linewidth=1.6)
     return tried
 
 
 def _samples(records: Records) -> int:
     schedule = records[f"batch/{STALE[0]}/1"].spec["schedule"]
     return int(schedule["batch_size"] * schedule["num_generations"])
-
-
-def worst_drop(fresh: np.ndarray, reused: list[np.ndarray]) -> Interval:
-    """The largest of the mean losses against fresh, 0 where all gain. fresh, reused: (runs,) each, paired.
-
-    Each loss's interval is cut off below 0, and the largest lower and upper ends are taken: the upper one is above the
-    truth whenever that of every loss is.
-    """
-    losses = [paired_effect(fresh, runs) for runs in reused]
-    ends = {name: max(0.0, *(getattr(loss, name) for loss in losses)) for name in ("estimate", "low", "high")}
-    return replace(losses[0], **ends)
 
 
 def verdicts(records: Records) -> list[Verdict]:
@@ -143,10 +131,10 @@ def verdicts(records: Records) -> list[Verdict]:
     ppo = [final[f"reuse/ppo/{passes}"] for passes in PASSES]
     tuned = "The learning rate is the one tuned at B = 32 and T = 1, which favours these; few updates from the start."
     rows = (
-        (C26, paired_effect(fresh, stale), "batch", tuned),
+        (C26, paired_effect(fresh, stale), "batch", f"{tuned} {_each(final)}"),
         (
             C29,
-            worst_drop(ppo[0], ppo[1:]),
+            largest([shortfall(ppo[0], reused) for reused in ppo[1:]]),
             "reuse/ppo",
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
             "from the optimum. Equal steps would show what fresh samples are worth.",
@@ -157,6 +145,15 @@ def verdicts(records: Records) -> list[Verdict]:
         judge(claim, "lm", effect, FIGURE.name, [r.hash for name, r in records.items() if name.startswith(part)], note)
         for claim, effect, part, note in rows
     ]
+
+
+def _each(final: Mapping[str, np.ndarray]) -> str:
+    """What each algorithm loses, for those whose mean is of unlike things."""
+    losses = (
+        paired_effect(final[f"batch/{name}/{BATCHES[0]}"], final[f"batch/{name}/{BATCHES[-1]}"]) for name in STALE
+    )
+    parts = (f"{name} {x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]" for name, x in zip(STALE, losses, strict=True))
+    return f"Each by itself: {', '.join(parts)}."
 
 
 def caption(records: Records) -> str:

@@ -15,9 +15,9 @@ from figures import lm
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, apply, product
-from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
+from figures.style import OFFLINE, ONLINE, RC, bound, colour
 from sims.core.experiment import Experiment
-from sims.core.statistics import interaction, paired_effect
+from sims.core.statistics import interaction, paired_effect, student_interval
 from sims.measures import final_scores
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
@@ -117,7 +117,11 @@ def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) ->
         algorithm, _, sampler = method.partition("/")
         arrays = records[key].arrays
         line = ONLINE if sampler == "on" else OFFLINE
-        curve(axes, arrays["updates"], lm.carried_on(arrays[name]), algorithm, line)
+        # Student's: of a run that leaves the others behind, a bootstrap makes a band wider than all of them.
+        found = [student_interval(runs) for runs in lm.carried_on(arrays[name]).T]
+        mean, low, high = ([getattr(interval, end) for interval in found] for end in ("estimate", "low", "high"))
+        axes.plot(arrays["updates"], mean, line, color=colour(algorithm), linewidth=1.8)
+        axes.fill_between(arrays["updates"], low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
 
 
 def _bounds(column: np.ndarray, records: Records, task: str) -> None:
