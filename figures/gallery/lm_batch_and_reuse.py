@@ -75,8 +75,8 @@ def collect(lab: Lab) -> Records:
     if lab.quick:
         ends = {f"{BATCHES[0]}", f"{BATCHES[-1]}"}
         chosen = {name: arm for name, arm in chosen.items() if name.split("/")[2] in ends}
-    if lab.scale == "tiny":
-        tuned = collect_lengths(lab, tuple(f"{algorithm}/on" for algorithm in (*STALE, *REUSED)))
+    if lab.scale == "tiny" and not lab.quick:
+        tuned = collect_lengths(lab)
         chosen = {
             name: apply(arm, {"learning_rate": learning_rate(tuned, f"{name.split('/')[1]}/on")})
             for name, arm in chosen.items()

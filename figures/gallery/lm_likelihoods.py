@@ -109,7 +109,7 @@ def verdicts(records: Records) -> list[Verdict]:
         note = (
             f"The margin grew by {grown.estimate:.1f} [{grown.low:.1f}, {grown.high:.1f}] nats. The pairs are of the "
             "first batch, drawn from the reference and seen in one update: what is trained on again may rise. "
-            "Online and offline DPO each have the rate tuned for them, which is ten times as large online."
+            "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
         rows.append(
             judge(claim, "lm", mean_interval(change(record, "chosen")[:, -1]), FIGURE.name, [record.hash], note)
