@@ -40,12 +40,13 @@ def shrink(arm: Experiment) -> Experiment:
 
     Where training magnifies rounding, it is in float64 and at a tenth of the learning rate, so that another processor,
     which differs in the last bits, still gives its numbers. A language model's costs a hundred times as much, and has 2
-    runs with a few short responses an evaluation.
+    runs with a few short responses an evaluation; one that computes in bfloat16 stays there.
     """
     turn = arm.schedule.updates_per_batch
     updates = max(turn, min(arm.updates // 10, 20) // turn * turn)
     of_a_model = arm.environment.executor.startswith("llm.")
-    if arm.policy.magnifies_rounding or of_a_model:
+    exactly = arm.policy.scoring.precision == "stored" if of_a_model else arm.policy.magnifies_rounding  # type: ignore[attr-defined]
+    if exactly:
         slower = arm.optimiser.replace(learning_rate=arm.optimiser.learning_rate / 10)
         arm = arm.replace(precision="float64", optimiser=slower)
     if of_a_model:

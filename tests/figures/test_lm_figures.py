@@ -161,6 +161,8 @@ def test_committed_records_of_language_models_are_small() -> None:
 def test_a_language_models_twin_is_short() -> None:
     twin = committed.shrink(lm.arm("f", "tiny", "min", "ppo", epochs=8).replace(updates=32))
     assert (twin.runs, twin.updates, twin.policy.decoding.max_new_tokens) == (2, 8, 16)  # type: ignore[attr-defined]
+    assert twin.precision == "float64" and twin.optimiser.learning_rate == pytest.approx(3e-5)
+    assert committed.shrink(lm.arm("f", "pythia-1.4b", "min", "ppo")).precision == "float32"
 
 
 # By hand
