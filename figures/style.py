@@ -34,7 +34,7 @@ COLOURS = {
     "rwr": ORANGE,
     # Best-of-N with a negative gradient, by what it pushes down and how
     "negative_worst": "#4C72B0",
-    "negative_mean": "#7A5195",
+    "negative_mean": "#C51B7D",
     "negative_sum": BLACK,
     "negative_complement": "#9AA0A6",
 }
