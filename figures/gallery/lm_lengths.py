@@ -58,7 +58,7 @@ def arms(scale: str) -> dict[str, Experiment]:
     return found
 
 
-def collect(lab: Lab, wanted: tuple[str, ...] = METHODS) -> Records:
+def collect(lab: Lab, wanted: tuple[str, ...] = (*METHODS[:3], METHODS[-1])) -> Records:
     """Learning rates are tuned on min, over equal grids, and hold for the same algorithm's other tasks too.
 
     wanted: the methods that a shrunken run should have; a full one has all, as they are tuned together.

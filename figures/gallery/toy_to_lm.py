@@ -86,9 +86,13 @@ def speed(record: Record) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's ρ of each row: Pearson's of the ranks, ties at their mean rank. x, y: (rows, arms) → (rows,)."""
+    """Spearman's ρ of each row: Pearson's of the ranks, ties at their mean rank; 0 where all tie.
+
+    x, y: (rows, arms) → (rows,).
+    """
     first, second = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
-    return np.asarray((first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1)))
+    scale = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    return np.asarray((first * second).sum(1) / np.where(scale > 0, scale, 1.0))
 
 
 def resampled_means(arms: Sequence[np.ndarray], seed: int) -> np.ndarray:

@@ -174,10 +174,10 @@ def test_a_diverged_run_stays_where_it_was() -> None:
 
 
 def test_rank_correlation_by_hand() -> None:
-    x = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 1.0, 5.0]])
-    y = np.array([[10.0, 20.0, 90.0], [3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [2.0, 7.0, 9.0]])
+    x = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 1.0, 5.0], [4.0, 4.0, 4.0]])
+    y = np.array([[10.0, 20.0, 90.0], [3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [2.0, 7.0, 9.0], [1.0, 2.0, 3.0]])
     # 1 − 6Σd²/(n(n²−1)): d = (0, 1, −1) gives 1 − 12/24. Ties: ranks (1.5, 1.5, 3) against (1, 2, 3), 1.5/√(1.5·2).
-    assert toy_to_lm.spearman(x, y) == pytest.approx([1, -1, 0.5, np.sqrt(0.75)])
+    assert toy_to_lm.spearman(x, y) == pytest.approx([1, -1, 0.5, np.sqrt(0.75), 0])
 
 
 def test_resamples_stay_within_their_arm() -> None:
