@@ -87,7 +87,7 @@ def collect(lab: Lab) -> Records:
     grids = {name: equal_grid(name.split("/")[2]) for name in chosen}
     small = {name: arm for name, arm in chosen.items() if name.startswith("network")}
     rest = {name: arm for name, arm in chosen.items() if name not in small}
-    return lab.tuned_records(rest, grids) | lab.tuned_records(small, grids, tuning_runs=5)
+    return lab.tuned_records(rest, grids, tuning_runs=5) | lab.tuned_records(small, grids, tuning_runs=5)
 
 
 def draw(records: Records) -> Canvas:

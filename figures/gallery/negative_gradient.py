@@ -151,7 +151,7 @@ def collect(lab: Lab) -> Records:
     for key in chosen:
         place, name, *_ = key.split("/")
         grids[key] = grid(PLACES[place], name)
-    return lab.tuned_records(chosen, grids)
+    return lab.tuned_records(chosen, grids, tuning_runs=5)
 
 
 def by_budget(records: Records, place: str, name: str, sampler: str) -> np.ndarray:

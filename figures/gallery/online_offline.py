@@ -24,7 +24,7 @@ from sims.measures import final_scores, kl_of_best_response, scores
 from sims.policies import Table
 
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
-OVERLAPS = (0.5, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
 UPDATES, RUNS = 500, 50
 

@@ -94,7 +94,7 @@ def collect(lab: Lab) -> Records:
     """Every cell tuned for itself, but for the panel that holds on to what was best for T = 1."""
     passes = (1, MANY) if lab.quick else PASSES
     chosen = {name: arm for panel in PANELS if panel != "R1/held" for name, arm in arms(panel, passes).items()}
-    tuned = lab.tuned_records(chosen, {name: equal_grid(name.split("/")[2]) for name in chosen})
+    tuned = lab.tuned_records(chosen, {name: equal_grid(name.split("/")[2]) for name in chosen}, tuning_runs=5)
     return tuned | lab.records(held("R1/held", tuned))
 
 
