@@ -175,27 +175,43 @@ class _Report:
         self.show()
 
 
+class _Workers:
+    """Worker processes, which stay for the next call: to start them takes as long as to make a small figure."""
+
+    def __init__(self, jobs: int) -> None:
+        # Started afresh, not forked: a fork would copy threads and locks in an unknown state.
+        context = multiprocessing.get_context("spawn")
+        with _worker_environment():
+            self.manager = context.Manager()
+            self.messages = self.manager.Queue()
+            # A Ctrl-C reaches the workers too; they leave it to this process, which ends them.
+            self.pool = ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+            self.pool.submit(int)  # with the first task all of them start, and take over the environment
+
+    def end(self) -> None:
+        """Stop everything at once, whatever is running."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+
+_workers: dict[int, _Workers] = {}  # by the number of processes
+
+
 def _run_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> None:
-    # Started afresh, not forked: a fork would copy threads and locks in an unknown state.
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, _worker_environment():
-        messages = manager.Queue()
-        # A Ctrl-C reaches the workers too; they leave it to this process, which ends them.
-        ignore = (signal.SIGINT, signal.SIG_IGN)
-        with ProcessPoolExecutor(min(jobs, len(tasks)), context, signal.signal, ignore) as pool:
-            waiting = {pool.submit(_run_and_tell, task, messages): task for task in tasks}
-            try:
-                while waiting:
-                    done, _ = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
-                    _drain(messages, report)
-                    for future in done:
-                        future.result()
-                        report.finish(waiting.pop(future))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for child in multiprocessing.active_children():
-                    child.terminate()
-                raise
+    workers = _workers.pop(jobs, None) or _Workers(jobs)
+    waiting = {workers.pool.submit(_run_and_tell, task, workers.messages): task for task in tasks}
+    try:
+        while waiting:
+            done, _ = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
+            _drain(workers.messages, report)
+            for future in done:
+                future.result()
+                report.finish(waiting.pop(future))
+    except BaseException:
+        workers.end()
+        raise
+    _workers[jobs] = workers
 
 
 def _run_and_tell(task: _Task, messages: Any) -> None:
