@@ -28,7 +28,7 @@ from sims.core.store import Record
 from sims.environments import Contextual
 from sims.policies import MLP, Table
 
-COVERAGES = (0.25, 0.5, 0.75, 0.875)
+COVERAGES = (0.25, 0.5, 0.875)
 TILTS = {"none": "near-uniform reference", "losers": "reference skewed to losers", "winners": "skewed to winners"}
 POLICIES: dict[str, tuple[PolicySpec, float]] = {
     "table": (Table(), 0.03),
