@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -12,17 +11,15 @@ from ..core.batch import Outputs, over
 from ..core.noise import Noise
 from ..core.protocols import Samples
 from ..core.sampling import inverse_cdf
-from ..space import EOS, TokenSpace
+from ..space import EOS
+from .stacked import StackedPolicy
 
 
-class CategoricalPolicy:
+class CategoricalPolicy(StackedPolicy):
     """R policies over the responses of one token space, R leading every tensor.
 
     A subclass gives `logits()` (R, X, nodes, V) and, with a critic, `value_table()` (R, X, nodes).
     """
-
-    def __init__(self, space: TokenSpace, parameters: Sequence[Tensor]) -> None:
-        self.space, self._parameters = space, list(parameters)
 
     def logits(self) -> Tensor:
         """(R, X, nodes, V)"""
@@ -31,26 +28,6 @@ class CategoricalPolicy:
     def value_table(self) -> Tensor:
         """(R, X, nodes), the critic's value of each prefix."""
         raise NotImplementedError
-
-    def parameters(self) -> Sequence[Tensor]:
-        return self._parameters
-
-    @torch.no_grad()
-    def copy_from(self, other: Self) -> None:
-        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
-            mine.copy_(theirs)  # not a blend at rate 1, which makes NaN of a logit of −inf
-
-    @torch.no_grad()
-    def blend_from(self, other: Self, rate: float) -> None:
-        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
-            mine.lerp_(theirs.detach(), rate)
-
-    def clone(self) -> Self:
-        """A copy with parameters of its own, without gradient."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._parameters = [p.detach().clone() for p in self._parameters]
-        return twin
 
     @torch.no_grad()
     def sample(

@@ -16,6 +16,7 @@ from ..core.noise import Noise
 from ..core.protocols import Samples
 from ..core.sampling import inverse_cdf
 from ..space import EOS, TokenSpace
+from .stacked import StackedPolicy
 
 PER_BLOCK = 12  # tensors of a block: norm, attention, projection, norm, inner, outer; a weight and a bias each
 _SLOPE, _CUBE = math.sqrt(2.0 / math.pi), 0.044715
@@ -107,7 +108,7 @@ def normed(x: Tensor) -> Tensor:
     return layer_norm(x, x.shape[-1:])
 
 
-class TransformerPolicy:
+class TransformerPolicy(StackedPolicy):
     """R transformers over the responses of one token space.
 
     parameters: tokens (R, E, D), the response's V and then the prompts' own if they have any; positions
@@ -116,28 +117,9 @@ class TransformerPolicy:
     """
 
     def __init__(self, space: TokenSpace, prompt_rows: Tensor, parameters: Sequence[Tensor], heads: int) -> None:
-        self.space, self.prompt_rows, self.heads = space, prompt_rows, heads
-        self._parameters = list(parameters)
+        super().__init__(space, parameters)
+        self.prompt_rows, self.heads = prompt_rows, heads
         self.blocks = (len(self._parameters) - 5) // PER_BLOCK  # a critic's two tensors are less than a block
-
-    def parameters(self) -> Sequence[Tensor]:
-        return self._parameters
-
-    @torch.no_grad()
-    def copy_from(self, other: Self) -> None:
-        self.blend_from(other, 1.0)
-
-    @torch.no_grad()
-    def blend_from(self, other: Self, rate: float) -> None:
-        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
-            mine.lerp_(theirs.detach(), rate)
-
-    def clone(self) -> Self:
-        """A copy with parameters of its own, without gradient."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._parameters = [p.detach().clone() for p in self._parameters]
-        return twin
 
     def _layers(self) -> list[tuple[Tensor, ...]]:
         """Weight and bias of each block's four layers, norms folded in, in the order in which a block uses them."""

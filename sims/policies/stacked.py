@@ -1,0 +1,38 @@
+"""What every policy of many runs does with its parameters, whatever it computes from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..space import TokenSpace
+
+
+class StackedPolicy:
+    """R policies over the responses of one token space, R leading every parameter."""
+
+    def __init__(self, space: TokenSpace, parameters: Sequence[Tensor]) -> None:
+        self.space, self._parameters = space, list(parameters)
+
+    def parameters(self) -> Sequence[Tensor]:
+        return self._parameters
+
+    @torch.no_grad()
+    def copy_from(self, other: Self) -> None:
+        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
+            mine.copy_(theirs)  # not a blend at rate 1, which makes NaN of a logit of −inf
+
+    @torch.no_grad()
+    def blend_from(self, other: Self, rate: float) -> None:
+        for mine, theirs in zip(self._parameters, other._parameters, strict=True):
+            mine.lerp_(theirs.detach(), rate)
+
+    def clone(self) -> Self:
+        """A copy with parameters of its own, without gradient."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._parameters = [p.detach().clone() for p in self._parameters]
+        return twin
