@@ -71,6 +71,6 @@ def test_scores_in_two_digits(value: float, text: str) -> None:
 
 def test_the_map_has_a_cell_for_everything() -> None:
     names = phase_map.arms()
-    assert len(names) == 6 * 7 * 6
+    assert len(names) == 6 * 5 * 6
     periods = {arm.schedule.sync_period for arm in names.values()}
-    assert periods == {1, 4, 16, 64, 256, math.inf}
+    assert periods == {1, 16, 64, 256, math.inf}
