@@ -73,14 +73,16 @@ class _Stream:
         self.used = 0
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count` of every run: (runs, count), a view of what was drawn and is given once."""
+        """The next `count` of every run: (runs, count)."""
         left = self.block.shape[1] - self.used
         if count > left:
             calls = max(1, _BLOCK // (len(self.generators) * max(count, 1)))
-            block = np.empty((len(self.generators), left + count * calls))
+            block = self.block  # filled again where it can be: memory that is new to the process is slow
+            if block.shape[1] != left + count * calls:
+                block = np.empty((len(self.generators), left + count * calls))
             block[:, :left] = self.block[:, self.used :]
             for row, generator in zip(block, self.generators, strict=True):
                 generator.random(out=row[left:])
             self.block, self.used = block, 0
         self.used += count
-        return self.block[:, self.used - count : self.used]
+        return self.block[:, self.used - count : self.used].copy()

@@ -31,21 +31,21 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
     # From here on in NumPy: its comparisons cost a fifth of torch's, and each call half.
     laws, draws = cdf.numpy().reshape(-1, cdf.shape[-1]), draw.numpy().reshape(-1, draw.shape[-1])
     if rows is None:
-        tokens = _likeliest_first(laws, draws, probabilities.numpy().reshape(laws.shape).argmax(-1))
+        tokens = _likeliest_first(laws, draws, probabilities.numpy().reshape(laws.shape))
     else:
         first_law = np.arange(0, len(laws), cdf.shape[-2])[:, None]
         tokens = _search(laws, draws, first_law + rows.numpy().reshape(draws.shape))
     return torch.from_numpy(tokens).view(draw.shape)
 
 
-def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, likeliest: np.ndarray) -> np.ndarray:
+def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """`_search` with one law for many draws: once a policy has made up its mind, most draws are its first choice,
-    which takes two comparisons to see; the rest is searched for. cdf: (X, A); draws: (X, S); likeliest: (X,)."""
-    laws = np.arange(len(cdf))
+    which takes two comparisons to see; the rest is searched for. cdf, probabilities: (X, A); draws: (X, S)."""
+    laws, likeliest = np.arange(len(cdf)), probabilities.argmax(-1)
+    if probabilities[laws, likeliest].mean() < 0.5:
+        return _search(cdf, draws, laws[:, None])
     starts = np.where(likeliest > 0, cdf[laws, likeliest - 1], 0.0)
     missed = (draws < starts[:, None]) | (draws >= cdf[laws, likeliest][:, None])
-    if 2 * np.count_nonzero(missed) > draws.size:
-        return _search(cdf, draws, laws[:, None])
     tokens = likeliest.repeat(draws.shape[1])
     places = missed.ravel().nonzero()[0]
     tokens[places] = _search(cdf, draws.ravel()[places], places // draws.shape[1])
