@@ -174,6 +174,7 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
             bar.update(progress.work_done - bar.n)
 
         lab = lab_of(options, show)
+        lab.live = figure.live
         records = figure.collect(lab)
     canvas = figure.draw(records)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
@@ -186,6 +187,8 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
     for row in rows:
         interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
         print(f"{row.id} ({row.setting}, {row.part}) {row.verdict}: {interval}, {row.runs} runs")
+    for again in lab.again:
+        print(f"{figure.name}: {again.arm} was run again: {again.now:+.3f}, {again.committed:+.3f} in its record")
     for stale in sorted(set(lab.stale)):
         print(f"{figure.name}: committed record {stale} is stale: its twin disagrees; --full computes it again")
     return time.perf_counter() - start

@@ -27,6 +27,8 @@ class Figure:
     collect(lab) gets every record it needs, tuning included; draw(records), judge(records) and caption(records), which
     says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a language
     model at a scale of `figures.lm`; None where there are none, and the figure has no scale.
+    live: arms that are run whenever the figure is drawn, though all are committed: one shows that the code still gives
+    its record.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Figure:
     judge: Callable[[Records], list[Verdict]]
     caption: Callable[[Records], str]
     arms: Callable[[str], Mapping[str, Experiment]] | None = None
+    live: tuple[str, ...] = ()
 
 
 def all_figures() -> dict[str, Figure]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sims.core.experiment import Experiment
 from sims.core.obtain import Progress, obtain
-from sims.core.store import Arrays, Record, Store, sources_digest
+from sims.core.store import Arrays, CommittedRecord, Record, Store, sources_digest
 from sims.measures import final_scores
 
 from . import committed
@@ -20,13 +20,23 @@ from .committed import Point, Tuned
 TUNING_SEED = 1_000_003  # tuning runs draw from this seed; judged runs never do
 
 
+@dataclass(frozen=True)
+class Again:
+    """An arm that was run though it is committed: its mean final score then and now. Equal but for the processor."""
+
+    arm: str
+    committed: float
+    now: float
+
+
 @dataclass
 class Lab:
     """What a figure asks for records.
 
     quick: shrunken runs, for looking at the machinery; no verdict follows from them. full: compute even what is
-    committed. runs: overrides the runs of judged arms. keep: commit what was judged (see `committed`). Filled while
-    working: tuned, every choice made by tuning; hashes of the judged records; stale, those whose twins disagree.
+    committed. runs: overrides the runs of judged arms. keep: commit what was judged (see `committed`). live: names of
+    arms that are run even where they are committed, and drawn from that run. Filled while working: tuned, every choice
+    made by tuning; hashes of the judged records; stale, those whose twins disagree; again, what live arms came to.
     """
 
     store: Store
@@ -38,9 +48,11 @@ class Lab:
     keep: bool = False
     progress: Callable[[Progress], None] = lambda progress: None
     scale: str = "tiny"
+    live: Sequence[str] = ()
     tuned: list[Tuned] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    again: list[Again] = field(default_factory=list)
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
@@ -122,21 +134,23 @@ class Lab:
         return tuned
 
     def _obtain(self, arms: Mapping[object, Experiment]) -> dict:
-        kept = {} if self.full or self.quick else self._committed(arms)
-        wanted = {name: arm for name, arm in arms.items() if name not in kept}
-        found = obtain(list(wanted.values()), self.store, self.jobs, self.force, self.progress)
-        return kept | dict(zip(wanted, found, strict=True))
-
-    def _committed(self, arms: Mapping[object, Experiment]) -> dict[object, Record]:
-        """Committed records of the arms that have one; those whose twins no longer agree are noted as stale."""
-        found = {name: record for name, arm in arms.items() if (record := committed.load(arm)) is not None}
-        if not found:
-            return {}
-        twins = obtain([committed.shrink(arms[name]) for name in found], self.store, self.jobs, False, self.progress)
-        for record, twin in zip(found.values(), twins, strict=True):
+        """Committed records where there are any, noted as stale if their twins no longer agree; the rest is run."""
+        kept: dict[object, CommittedRecord] = {}
+        if not self.full and not self.quick:
+            kept = {name: found for name, arm in arms.items() if (found := committed.load(arm)) is not None}
+        wanted = {name: arm for name, arm in arms.items() if name not in kept or name in self.live}
+        twins = [committed.shrink(arms[name]) for name in kept]
+        found = obtain([*wanted.values(), *twins], self.store, self.jobs, self.force, self.progress)
+        for record, twin in zip(kept.values(), found[len(wanted) :], strict=True):
             if not committed.agree(record.twin, twin):
                 self.stale.append(record.record.hash)
-        return {name: record.record for name, record in found.items()}
+        records = {name: record.record for name, record in kept.items()}
+        for name, record in zip(wanted, found, strict=False):
+            if name in records:
+                before, now = (float(final_scores(x).mean()) for x in (records[name], record))
+                self.again.append(Again(str(name), before, now))
+            records[name] = record
+        return {name: records[name] for name in arms}
 
     def _keep(self, arms: Mapping[str, Experiment], records: Mapping[str, Record]) -> None:
         twins = obtain([committed.shrink(arm) for arm in arms.values()], self.store, self.jobs, False, self.progress)

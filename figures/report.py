@@ -49,6 +49,7 @@ def save_figure(figure: Figure, canvas: Canvas, caption: str, lab: Lab, out: Pat
         "claims": figure.claims,
         "spec_hashes": hashes,
         "stale": sorted(set(lab.stale)),
+        "again": [asdict(again) for again in lab.again],
         "tuned": [asdict(tuned) for tuned in lab.tuned],
     }
     write_text(out / f"{figure.name}.json", json.dumps(data, indent=1, default=float) + "\n")
@@ -102,7 +103,8 @@ def _section(figure: dict, rows: list[Verdict], out: Path) -> str:
         f'<h2 id="{figure["name"]}">{_escape(figure["title"])}</h2>{verdicts}'
         f'<figure><img alt="{_escape(figure["title"])}" src="data:image/png;base64,{image}">'
         f"<figcaption>{_escape(figure['caption'])}</figcaption></figure>"
-        f"{_stale(figure['stale'])}<p><code>python -m figures {figure['name']}</code></p>{_tuning(figure['tuned'])}"
+        f"{_stale(figure['stale'])}{_again(figure['again'])}"
+        f"<p><code>python -m figures {figure['name']}</code></p>{_tuning(figure['tuned'])}"
     )
 
 
@@ -112,6 +114,16 @@ def _stale(hashes: list[str]) -> str:
         return ""
     command = "<code>--full</code>"
     return f'<p class="refuted"><b>Stale records</b>: {", ".join(hashes)}; their twins disagree. Try {command}.</p>'
+
+
+def _again(arms: list[dict]) -> str:
+    """Committed arms that were run again for this drawing."""
+    parts = (
+        f"<p class=note>{_escape(arm['arm'])} is committed and was run again for this figure: mean final score "
+        f"{arm['now']:+.3f}, and {arm['committed']:+.3f} in the record.</p>"
+        for arm in arms
+    )
+    return "".join(parts)
 
 
 def _tuning(tuned: list[dict]) -> str:

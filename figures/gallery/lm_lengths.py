@@ -202,4 +202,5 @@ FIGURE = Figure(
     judge=verdicts,
     caption=caption,
     arms=arms,
+    live=("min/rloo/on",),
 )

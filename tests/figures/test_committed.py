@@ -44,6 +44,23 @@ def test_full_computes_it_again(folder: Path, tmp_path: Path) -> None:
     assert sorted(p.name.split("-")[1] for p in (tmp_path / "b").glob("arm*")) != ["quick"]
 
 
+def test_a_live_arm_is_run_though_it_is_committed(folder: Path, tmp_path: Path) -> None:
+    arms = {"x": ARM.replace(seed=3), "y": ARM}
+    records = dict(zip(arms, obtain(list(arms.values()), Store(tmp_path / "a")), strict=True))
+    for name, twin in zip(
+        arms, obtain([committed.shrink(a) for a in arms.values()], Store(tmp_path / "a")), strict=True
+    ):
+        lower = records[name].arrays | {"gold": records[name].arrays["gold"] - 0.1}
+        committed.keep(arms[name], Record(records[name].spec, lower, records[name].provenance), twin)
+    lab = Lab(Store(tmp_path / "b"), live=("y",))
+    drawn = lab.records(arms)
+    change = {name: drawn[name].arrays["gold"] - records[name].arrays["gold"] for name in arms}
+    assert list(drawn) == ["x", "y"] and np.allclose(change["x"], -0.1) and not change["y"].any()
+    (again,) = lab.again
+    assert again.arm == "y" and again.now - again.committed > 0.01
+    assert lab.stale == []
+
+
 def test_a_twin_that_disagrees_marks_its_record(folder: Path, tmp_path: Path) -> None:
     record, twin = obtain([ARM, committed.shrink(ARM)], Store(tmp_path / "a"))
     other = Record(twin.spec, twin.arrays | {"reward": twin.arrays["reward"] + 0.01}, twin.provenance)
