@@ -103,7 +103,7 @@ def _section(figure: dict, rows: list[Verdict], out: Path) -> str:
         f'<h2 id="{figure["name"]}">{_escape(figure["title"])}</h2>{verdicts}'
         f'<figure><img alt="{_escape(figure["title"])}" src="data:image/png;base64,{image}">'
         f"<figcaption>{_escape(figure['caption'])}</figcaption></figure>"
-        f"{_stale(figure['stale'])}{_again(figure['again'])}"
+        f"{_stale(figure['stale'])}{_again(figure.get('again', []))}"
         f"<p><code>python -m figures {figure['name']}</code></p>{_tuning(figure['tuned'])}"
     )
 
