@@ -130,7 +130,13 @@ def verdicts(records: Records) -> list[Verdict]:
     ppo = [final[f"reuse/ppo/{passes}"] for passes in PASSES]
     tuned = "The learning rate is the one tuned at B = 32 and T = 1, which favours these; few updates from the start."
     rows = (
-        (C26, paired_effect(fresh, stale), "batch", f"{tuned} {_each(final)}"),
+        (
+            C26,
+            paired_effect(fresh, stale),
+            "batch",
+            f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them apart; "
+            f"a larger one would lose more when they are stale. {_each(final)}",
+        ),
         (
             C29,
             largest([shortfall(ppo[0], reused) for reused in ppo[1:]]),
