@@ -134,8 +134,8 @@ def verdicts(records: Records) -> list[Verdict]:
             C26,
             paired_effect(fresh, stale),
             "batch",
-            f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them apart; "
-            f"a larger one would lose more when they are stale. {_each(final)}",
+            f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them "
+            f"apart; a larger one would lose more when they are stale. {_each(final)}",
         ),
         (
             C29,
