@@ -16,6 +16,7 @@ from figures.gallery import lm_lengths, lm_likelihoods, toy_to_lm
 from figures.lab import Lab
 from llm.memory import estimate, meta_model
 from llm.presets import PRESETS
+from sims.core.obtain import obtain
 from sims.core.spec import SpecError, from_json
 from sims.core.store import Record, Store
 
@@ -135,7 +136,7 @@ def test_arms_of_stale_and_reused_batches() -> None:
 
 @pytest.mark.parametrize("name", ["lm_lengths", "lm_likelihoods", "lm_batch_and_reuse", "toy_to_lm"])
 def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lab, "_committed", _without_twins)
+    monkeypatch.setattr(Lab, "_obtain", _without_twins)
     monkeypatch.setattr("llm.run.execute", None)  # calling it would raise
     lab = Lab(Store(tmp_path))
     figure = all_figures()[name]
@@ -148,7 +149,9 @@ def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, mo
 
 
 def _without_twins(lab: Lab, arms: dict) -> dict:
-    return {name: found.record for name, arm in arms.items() if (found := committed.load(arm)) is not None}
+    kept = {name: found.record for name, arm in arms.items() if (found := committed.load(arm)) is not None}
+    toys = {name: arm for name, arm in arms.items() if name not in kept}
+    return kept | dict(zip(toys, obtain(list(toys.values()), lab.store), strict=True))
 
 
 def test_committed_records_of_language_models_are_small() -> None:
