@@ -134,13 +134,21 @@ class DistributedLearner(Learner):
     def __init__(self, policy: Policy, optimiser: Optimiser, ranks: Ranks, micro_batch_size: int | None = None) -> None:
         super().__init__(policy, optimiser, (), micro_batch_size)
         self.ranks = ranks
+        self.check_parameters()
+
+    def check_parameters(self) -> None:
+        """Refuse, with RuntimeError, to start from different weights."""
         for i, parameter in enumerate(self.parameters):
-            ranks.check_same(f"parameter {i}", parameter.detach())
+            self.ranks.check_same(f"parameter {i}", parameter.detach())
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse, with RuntimeError, to slice different batches."""
+        self.ranks.check_same("batch.responses", batch.responses)
+        self.ranks.check_same("batch.mask", batch.mask)
 
     def gradient(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> tuple[list[Tensor], Tensor]:
         """The sums over the whole minibatch, the same on every process."""
-        self.ranks.check_same("batch.responses", batch.responses)
-        self.ranks.check_same("batch.mask", batch.mask)
+        self.check_batch(batch)
         start, length = self.ranks.span(batch.size)
         if length > 0:
             part = batch.narrow(start, length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from sims.core.learner import Learner
 from sims.core.noise import Noise
 from sims.core.protocols import Policy
 from sims.core.protocols import evaluate as score
+from sims.core.spec import SpecError
 from sims.core.train import Tick, Training
 
 Arrays = dict[str, np.ndarray]
+Sharding = Literal["none", "full"]
 
 
 class RunError(RuntimeError):
@@ -53,7 +55,8 @@ class Evaluation:
 class Run:
     """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as on toys.
 
-    ranks: the processes that share it; each does every call of this class, and gets the same numbers.
+    ranks: the processes that share it; each does every call of this class, and gets the same numbers. sharding: none,
+    each holds the whole weights; full, its part of them (llm.sharded).
     """
 
     def __init__(
@@ -62,14 +65,19 @@ class Run:
         index: int = 0,
         device: torch.device | str = "cpu",
         ranks: Ranks | None = None,
+        sharding: Sharding = "none",
     ) -> None:
         assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
         self.experiment, self.device = experiment, torch.device(device)
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
+        ranks = ranks or Ranks()
+        self.sharded = sharding == "full"
+        _check_spread(experiment, ranks, self.sharded)
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
+        whole_on = torch.device("cpu") if self.sharded else self.device
         self.policy: CausalLMPolicy = build_policy(
-            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, self.device
+            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, whole_on
         )
 
         def environment(split: str | None) -> TextEnvironment:
@@ -87,13 +95,36 @@ class Run:
         self.environment = environment(task.data_split)
         split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
         self.judge = self.environment if split == self.environment.split else environment(split)
-        policy: Any = self.policy
-        if ranks is None or ranks.count == 1:
-            learner = Learner(policy, experiment.optimiser, (), spec.micro_batch_size)
-        else:
-            learner = DistributedLearner(policy, experiment.optimiser, ranks, spec.micro_batch_size)
-            policy = SpreadPolicy(policy, ranks)
+        policy, learner = self._spread(ranks)
         self.training = Training(policy, self.environment, algorithm, experiment.schedule, learner, self.noise)
+
+    def _spread(self, ranks: Ranks) -> tuple[Any, Learner]:
+        """The policy as the loop sees it, and its learner, for as many processes as there are."""
+        optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
+        if ranks.count == 1:
+            return self.policy, Learner(self.policy, optimiser, (), size)
+        if not self.sharded:
+            return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)
+        from llm.sharded import ShardedLearner, ShardedPolicy  # wants a newer torch than all else
+
+        self.policy = ShardedPolicy(self.policy, ranks, self.device)
+        return SpreadPolicy(self.policy, ranks), ShardedLearner(self.policy, optimiser, ranks, size)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """`Training.state_dict` with whole tensors, however they are spread; each process must call it, and the first
+        has the tensors."""
+        tensors, numbers = self.training.state_dict()
+        return (self.policy.gather_state(tensors) if self.sharded else tensors), numbers  # type: ignore[attr-defined]
+
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken, by a run of the same spec on any number of processes, sharded or not."""
+        own = self.policy.cut_state(tensors) if self.sharded else tensors  # type: ignore[attr-defined]
+        self.training.load_state_dict({name: x.to(self.device) for name, x in own.items()}, numbers)
+
+    def model_weights(self) -> dict[str, Tensor] | None:
+        """What the model is saved with: None for what it holds; of a sharded one the whole weights on the first
+        process. Each process must call it."""
+        return self.policy.model_weights() if self.sharded else None  # type: ignore[attr-defined, no-any-return]
 
     def ticks(self) -> Iterator[Tick]:
         """Train to the end. Raises RunError, naming the update, for a loss that is not finite or too little memory.
@@ -148,6 +179,14 @@ class Run:
             raise RunError(f"update {self.training.updates}: evaluation: {error}") from error
         finally:
             self.judge.load_state_dict(given)
+
+
+def _check_spread(experiment: Experiment, ranks: Ranks, sharded: bool) -> None:
+    if sharded and ranks.count == 1:
+        rule = "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
+        raise SpecError("sharding", "full", rule)
+    if ranks.count > 1 and experiment.schedule.source == "replay":
+        raise SpecError("source", "replay", f"must run in one process, not {ranks.count}: its stream comes from a twin")
 
 
 def single_noise(seed: int, run: int) -> Noise:

@@ -61,6 +61,8 @@ class LanguageModel(nn.Module):
     copy of it, or None. Always in evaluation mode: dropout would make the policy differ from the one that sampled.
     """
 
+    keeps_casts = True  # whether autocast may keep a cast weight until its context ends
+
     def __init__(self, model: nn.Module, critic: Literal["shared", "own"] | None, scoring: Scoring) -> None:
         super().__init__()
         self.model, self.scoring = model, scoring
@@ -145,7 +147,8 @@ class LanguageModel(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context to compute in, as `precision` says."""
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
+        enabled = self.scoring.precision == "bfloat16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=self.keeps_casts)
 
 
 def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache: DynamicCache | None = None) -> Tensor:

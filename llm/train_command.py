@@ -13,9 +13,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from llm import checkpoint
@@ -24,7 +25,7 @@ from llm.distributed import Ranks, joined
 from llm.memory import estimate
 from llm.metrics import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases, read_json_lines, tick_metrics
 from llm.options import add_device, parse
-from llm.run import Evaluation, Run, RunError
+from llm.run import Evaluation, Run, RunError, Sharding
 from sims.core.experiment import Experiment
 from sims.core.options import OptionParser
 from sims.core.spec import SpecError
@@ -35,6 +36,8 @@ EXAMPLES = """examples:
   python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
   python -m llm train --preset pythia-1.4b-min-length --dry-run
   torchrun --nproc-per-node 2 -m llm train --processes 2
+  torchrun --nproc-per-node 8 -m llm train --preset mistral-7b-ultrafeedback --lora-rank none --base-precision as_run \
+      --processes 8 --sharding full
 """
 SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation
@@ -70,6 +73,12 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     )
     group.add_argument(
         "--processes", type=int, metavar="INT", help="refuse to run in another number of processes (see torchrun)"
+    )
+    group.add_argument(
+        "--sharding",
+        default="none",
+        choices=get_args(Sharding),
+        help="full: split weights, gradients and optimiser over the processes (FSDP) (default none: all hold all)",
     )
     add_device(group)  # type: ignore[arg-type]
     experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
@@ -122,9 +131,9 @@ def _train(
     device: str,
     ranks: Ranks,
 ) -> None:
-    run = Run(experiment, options.run, device, ranks)
+    run = Run(experiment, options.run, device, ranks, options.sharding)
     if held is not None:
-        run.training.load_state_dict({name: x.to(device) for name, x in held.tensors.items()}, held.numbers)
+        run.load_state_dict(held.tensors, held.numbers)
     done = run.training.updates
     loggers: list[Logger] = []
     samples: Logger = Silent()
@@ -142,8 +151,9 @@ def _train(
     finally:
         for logger in (*loggers, samples):
             logger.close()
+    weights = run.model_weights()
     if ranks.first:
-        save_model(run, folder / MODEL)
+        save_model(run, folder / MODEL, weights)
         print(closing_table(folder))
 
 
@@ -201,9 +211,10 @@ def _loop(
                 log(show(run.evaluate(), tick.update, samples))
                 since = time.perf_counter()
             wanted = tick.update in points if options.save_every is None else tick.update - saved >= options.save_every
-            if first and training.between_batches and (wanted or tick.update == experiment.updates):
-                tensors, numbers = training.state_dict()
-                checkpoint.save(folder, tick.update, tensors, numbers, experiment.to_json())
+            if training.between_batches and (wanted or tick.update == experiment.updates):
+                tensors, numbers = run.state_dict()
+                if first:
+                    checkpoint.save(folder, tick.update, tensors, numbers, experiment.to_json())
                 saved = tick.update
 
 
@@ -215,11 +226,12 @@ def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]
     return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
 
 
-def save_model(run: Run, place: Path) -> None:
-    """The trained model and its tokenizer, in the format of transformers; the folder appears whole."""
+def save_model(run: Run, place: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """The trained model and its tokenizer, in the format of transformers; the folder appears whole. weights: instead of
+    what the model holds."""
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".model-") as scratch:
         new = Path(scratch) / "new"
-        run.policy.model.save_pretrained(new)  # type: ignore[operator]
+        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
         run.tokenizer.save_pretrained(new)
         if place.exists():
             shutil.rmtree(place)

@@ -88,8 +88,12 @@ class Learner:
         with torch.no_grad():
             return evaluate(self.policy, batch.probes).logp
 
+    def grad_norm(self, gradients: list[Tensor]) -> Tensor:
+        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds a part of it adds the others'."""
+        return self.optimiser.grad_norm(gradients)
+
     def _step(self, gradients: list[Tensor], loss: Tensor) -> Step:
-        norm = self.optimiser.grad_norm(gradients)
+        norm = self.grad_norm(gradients)
         self.alive = self.alive & ((loss + norm).abs() < torch.inf)
         everyone = bool(self.alive.all())
         self.optimiser.step(gradients, norm, None if everyone else self.alive)
