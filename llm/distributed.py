@@ -2,8 +2,8 @@
 
 What ties a minibatch together (the number of its tokens, the mean of its rewards) is fixed on the whole minibatch
 before it is sliced, so that any number of processes gives the gradient of one, whatever the lengths of the responses.
-Every process holds the whole weights and the whole batch of token ids; what it saves is the time to sample and to
-compute gradients. The random numbers are those of one process too: each draws all and uses its own.
+Every process holds the whole weights (llm.sharded splits them) and the whole batch of token ids; what it saves is the
+time to sample and to compute gradients. The random numbers are those of one process too: each draws all, uses its own.
 
 Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that sets the same environment variables.
 """
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,7 @@ from sims.core.protocols import Policy, Samples
 from sims.core.spec import SpecError
 
 P = TypeVar("P", bound=Policy)
+Sharding = Literal["none", "full"]  # whether each process holds the whole weights, or its part (llm.sharded)
 _LARGE = 1 << 20  # entries of a tensor that is worth a message of its own
 
 
@@ -102,6 +103,14 @@ def check_processes(asked: int | None) -> int:
         count = f"only {running} runs" if running == 1 else f"{running} run"
         raise SpecError("processes", asked, f"{count}; start them with torchrun --nproc-per-node {asked} -m llm ...")
     return running
+
+
+def check_sharding(sharding: Sharding, processes: int) -> None:
+    """Refuse, with SpecError, to split weights over one process."""
+    if sharding == "full" and processes == 1:
+        raise SpecError(
+            "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
+        )
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
 
+from llm.distributed import Sharding
 from llm.models import SHAPES, LanguageModelSpec, add_adapters, load_config, place
+from llm.scoring import checkpoint_layers
 from llm.tasks import LearnedReward
 from sims.core.experiment import Experiment
 
@@ -26,6 +28,7 @@ class Estimate:
     held: dict[str, int]
     sampling: dict[str, int]
     updating: dict[str, int]
+    processes: int = 1
 
     @property
     def peak(self) -> int:
@@ -38,20 +41,23 @@ class Estimate:
         rows = [f"  {phase:9} {name:24}{size / 2**30:10.3f}" for phase, part in parts for name, size in part.items()]
         return [
             f"{self.parameters:,} parameters, {self.trained:,} of them trained",
-            "memory, GiB",
+            "memory, GiB" if self.processes == 1 else f"memory of each of {self.processes} processes, GiB",
             *rows,
             f"  {'peak':34}{self.peak / 2**30:10.3f}   held and the larger of sampling and updating",
         ]
 
 
-def estimate(experiment: Experiment) -> Estimate:
-    """Memory of a run on one device.
+def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "none") -> Estimate:
+    """Memory of a run on one device, that of each of several processes.
 
     Weights, gradients, moments, copies, cache and logits are counted; activations are 34 numbers of the hidden width
     (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
     precision of the computation. Reward models count with their weights, in bfloat16 where the run computes in it, as
-    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy. Left
-    out: the allocator's slack, the device's own context (about half a GiB on a GPU), a reward model's activations.
+    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy. Full
+    sharding (llm.sharded) splits what is held and gathers the root's weights and those of three blocks (one computes,
+    the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside them; that
+    much has not been measured. Left out: the allocator's slack, the device's own context (about half a GiB on a GPU), a
+    reward model's activations.
     """
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
@@ -65,10 +71,11 @@ def estimate(experiment: Experiment) -> Estimate:
 
     stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
     copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler of its own
+    parts = processes if sharding == "full" else 1
     held = {
-        "weights": weights + base,
-        "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base),
-        "reference, sampler": copies * own,
+        "weights": (weights + base) // parts,
+        "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base) // parts,
+        "reference, sampler": copies * own // parts,
     }
     judges = sum(_judge_parameters(name, spec, config) for name in _judges(experiment))
     if judges:
@@ -80,26 +87,30 @@ def estimate(experiment: Experiment) -> Estimate:
         compute = 2
     # Autocast keeps a half-precision copy of the weights that it casts.
     cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision != "bfloat16" else 0
+    gathered = {"weights cast": cast}, {"weights cast": cast}
+    if sharding == "full":
+        gathered = _gathered(model, compute)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    drawn = min(decoding.sample_batch_size, schedule.samples_per_batch)
+    drawn = min(decoding.sample_batch_size, -(-schedule.batch_size // processes) * schedule.num_generations)
     sampling = {
         "cache": drawn * length * config.num_hidden_layers * 2 * heads * head * compute,
         # float32 logits and law, float64 law and its cumulative sum
         "logits": drawn * config.vocab_size * (4 + 4 + 8 + 8 + 8),
-        "weights cast": cast,
+        **gathered[0],
     }
-    minibatch = schedule.minibatch_size or schedule.batch_size
+    minibatch = -(-(schedule.minibatch_size or schedule.batch_size) // processes)
     prompts = min(spec.micro_batch_size or minibatch, minibatch)
     tokens = prompts * schedule.num_generations * length
     block = min(scoring.logits_at_a_time, tokens * config.vocab_size)
     updating = {
-        "gradients": (2 if prompts < minibatch else 1) * (own + base),  # the sum, and the next micro-batch's
+        # The sum, and the next micro-batch's; parts go straight into the sum.
+        "gradients": (2 if prompts < minibatch and parts == 1 else 1) * (own + base) // parts,
         "activations": _activations(config, tokens, compute, scoring.gradient_checkpointing) * (2 if critic else 1),
         "logits": block * (compute + 3 * 4),  # logits, their float32 copy, log-law, gradient
-        "weights cast": cast,
+        **gathered[1],
     }
-    return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating)
+    return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating, processes)
 
 
 def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
@@ -108,6 +119,19 @@ def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False)
         return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
+
+
+def _gathered(model: nn.Module, compute: int) -> tuple[dict[str, int], dict[str, int]]:
+    """What full sharding gathers at a time, while sampling and in an update; blocks in the precision of computing."""
+    blocks = checkpoint_layers(model)
+    inside = {id(p) for block in blocks for p in block.parameters()}
+    root = [p for p in model.parameters() if id(p) not in inside]
+    block = list(blocks[0].parameters())
+    trained = sum(p.numel() for p in block if p.requires_grad)
+    weights = _bytes(root) + 3 * compute * sum(p.numel() for p in block)
+    # Of a block's gradient, as computed and as the float32 that is sent.
+    gradients = _bytes([p for p in root if p.requires_grad]) + 2 * (compute + 4) * trained
+    return {"gathered weights": weights}, {"gathered weights": weights, "gathered gradients": gradients}
 
 
 def _judges(experiment: Experiment) -> set[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm.distributed import DistributedLearner, Ranks, SpreadPolicy
+from llm.distributed import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.environment import TextEnvironment, response_lengths
 from llm.learning_rate import ScheduledOptimiser
 from llm.models import LanguageModelSpec, build_policy, load_tokenizer
@@ -27,7 +27,6 @@ from sims.core.spec import SpecError
 from sims.core.train import Tick, Training
 
 Arrays = dict[str, np.ndarray]
-Sharding = Literal["none", "full"]
 
 
 class RunError(RuntimeError):
@@ -72,7 +71,9 @@ class Run:
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
         ranks = ranks or Ranks()
         self.sharded = sharding == "full"
-        _check_spread(experiment, ranks, self.sharded)
+        check_sharding(sharding, ranks.count)
+        if ranks.count > 1 and experiment.schedule.source == "replay":
+            raise SpecError("source", "replay", f"must run in one process, not {ranks.count}: a twin makes its stream")
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
         whole_on = torch.device("cpu") if self.sharded else self.device
@@ -179,14 +180,6 @@ class Run:
             raise RunError(f"update {self.training.updates}: evaluation: {error}") from error
         finally:
             self.judge.load_state_dict(given)
-
-
-def _check_spread(experiment: Experiment, ranks: Ranks, sharded: bool) -> None:
-    if sharded and ranks.count == 1:
-        rule = "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
-        raise SpecError("sharding", "full", rule)
-    if ranks.count > 1 and experiment.schedule.source == "replay":
-        raise SpecError("source", "replay", f"must run in one process, not {ranks.count}: its stream comes from a twin")
 
 
 def single_noise(seed: int, run: int) -> Noise:

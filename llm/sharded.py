@@ -21,6 +21,7 @@ collective, of which processes have different numbers; it averages gradients; an
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,8 @@ _BY_PARAMETER = re.compile(r"(?:policy|sampler|reference|learner\.mean|learner\.
 
 def shard(module: LanguageModel, ranks: Ranks, device: torch.device) -> None:
     """Spread a module over the processes, in place; it is moved to the device. Each must have the same one."""
+    if module.critic is not None and module.critic.backbone is not None:
+        module.critic.backbone = copy.deepcopy(module.critic.backbone)  # two units cannot share a frozen base
     blocks = checkpoint_layers(module)
     if not blocks:
         raise SpecError("sharding", "full", f"{type(module.core).__name__} has no blocks that transformers names")
@@ -72,7 +75,9 @@ def shard(module: LanguageModel, ranks: Ranks, device: torch.device) -> None:
     fully_shard(module, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), **options)
     for unit in module.modules():
         if isinstance(unit, FSDPModule):
-            unit.set_gradient_divide_factor(1.0)  # sums: what a mean divides by was fixed on the whole minibatch
+            # Sums: what a mean divides by was fixed on the whole minibatch.
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(module, "next_logits")
     module.keeps_casts = False  # a weight that was cast may be another policy's by then
 

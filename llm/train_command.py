@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from llm import checkpoint
 from llm.checkpoint import Checkpoint, CheckpointError
-from llm.distributed import Ranks, joined
+from llm.distributed import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.memory import estimate
 from llm.metrics import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases, read_json_lines, tick_metrics
 from llm.options import add_device, parse
-from llm.run import Evaluation, Run, RunError, Sharding
+from llm.run import Evaluation, Run, RunError
 from sims.core.experiment import Experiment
 from sims.core.options import OptionParser
 from sims.core.spec import SpecError
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     _check(experiment, options)
     if options.dry_run:
         print(json.dumps(experiment.to_json(), indent=1))
-        print("\n".join(estimate(experiment).lines()))
+        print("\n".join(estimate(experiment, options.processes or check_processes(None), options.sharding).lines()))
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
     try:
@@ -103,6 +103,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
+    check_sharding(options.sharding, options.processes or check_processes(None))
     if not 0 <= options.run < experiment.runs:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:

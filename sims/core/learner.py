@@ -89,7 +89,7 @@ class Learner:
             return evaluate(self.policy, batch.probes).logp
 
     def grad_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds a part of it adds the others'."""
+        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds a part of it adds the rest."""
         return self.optimiser.grad_norm(gradients)
 
     def _step(self, gradients: list[Tensor], loss: Tensor) -> Step:
