@@ -29,7 +29,7 @@ from sims.core.protocols import Policy, Samples
 from sims.core.spec import SpecError
 
 P = TypeVar("P", bound=Policy)
-Sharding = Literal["none", "full"]  # whether each process holds the whole weights, or its part (llm.sharded)
+Sharding = Literal["none", "update", "full"]  # where weights are split over processes (llm.sharded)
 _LARGE = 1 << 20  # entries of a tensor that is worth a message of its own
 
 
@@ -107,7 +107,7 @@ def check_processes(asked: int | None) -> int:
 
 def check_sharding(sharding: Sharding, processes: int) -> None:
     """Refuse, with SpecError, to split weights over one process."""
-    if sharding == "full" and processes == 1:
+    if sharding != "none" and processes == 1:
         raise SpecError(
             "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
         )

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed import Sharding
-from llm.models import SHAPES, LanguageModelSpec, add_adapters, load_config, place
+from llm.models import SHAPES, LanguageModelSpec, load_config, meta_model, place
 from llm.scoring import checkpoint_layers
 from llm.tasks import LearnedReward
 from sims.core.experiment import Experiment
@@ -53,11 +53,11 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     Weights, gradients, moments, copies, cache and logits are counted; activations are 34 numbers of the hidden width
     (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
     precision of the computation. Reward models count with their weights, in bfloat16 where the run computes in it, as
-    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy. Full
-    sharding (llm.sharded) splits what is held and gathers the root's weights and those of three blocks (one computes,
-    the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside them; that
-    much has not been measured. Left out: the allocator's slack, the device's own context (about half a GiB on a GPU), a
-    reward model's activations.
+    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy.
+    Sharding (llm.sharded) splits what is held and gathers the root's weights and those of three blocks (one computes,
+    the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside them: this,
+    unlike the rest, was not measured. Left out: the allocator's slack, the device's own context (about half a GiB on a
+    GPU), a reward model's activations.
     """
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
@@ -71,7 +71,7 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
 
     stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
     copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler of its own
-    parts = processes if sharding == "full" else 1
+    parts = 1 if sharding == "none" else processes
     held = {
         "weights": (weights + base) // parts,
         "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base) // parts,
@@ -88,8 +88,8 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     # Autocast keeps a half-precision copy of the weights that it casts.
     cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision != "bfloat16" else 0
     gathered = {"weights cast": cast}, {"weights cast": cast}
-    if sharding == "full":
-        gathered = _gathered(model, compute)
+    if sharding != "none":
+        gathered = _gathered(model, compute, whole_to_sample=sharding == "update")
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     drawn = min(decoding.sample_batch_size, -(-schedule.batch_size // processes) * schedule.num_generations)
@@ -113,25 +113,18 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating, processes)
 
 
-def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
-    """The model with shapes and no memory."""
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False)
-        return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
-
-
-def _gathered(model: nn.Module, compute: int) -> tuple[dict[str, int], dict[str, int]]:
-    """What full sharding gathers at a time, while sampling and in an update; blocks in the precision of computing."""
-    blocks = checkpoint_layers(model)
-    inside = {id(p) for block in blocks for p in block.parameters()}
+def _gathered(model: nn.Module, compute: int, whole_to_sample: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """What sharding gathers at a time, while sampling and in an update; blocks in the precision of computing."""
+    blocks = [list(block.parameters()) for block in checkpoint_layers(model)]
+    inside = {id(p) for block in blocks for p in block}
     root = [p for p in model.parameters() if id(p) not in inside]
-    block = list(blocks[0].parameters())
-    trained = sum(p.numel() for p in block if p.requires_grad)
-    weights = _bytes(root) + 3 * compute * sum(p.numel() for p in block)
+    sizes = [sum(p.numel() for p in block) for block in blocks]
+    few = _bytes(root) + 3 * compute * max(sizes)
+    sampling = _bytes(root) + compute * sum(sizes) if whole_to_sample else few
     # Of a block's gradient, as computed and as the float32 that is sent.
+    trained = sum(p.numel() for p in blocks[0] if p.requires_grad)
     gradients = _bytes([p for p in root if p.requires_grad]) + 2 * (compute + 4) * trained
-    return {"gathered weights": weights}, {"gathered weights": weights, "gathered gradients": gradients}
+    return {"gathered weights": sampling}, {"gathered weights": few, "gathered gradients": gradients}
 
 
 def _judges(experiment: Experiment) -> set[str]:

@@ -114,7 +114,10 @@ def load_tokenizer(spec: LanguageModelSpec) -> PreTrainedTokenizerBase:
 
 
 def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The model on its device, with fresh adapters if asked for. Weights come from safetensors alone, never pickled."""
+    """The model on its device, with fresh adapters if asked for. Weights come from safetensors alone, never pickled; on
+    the device `meta` there are none, and nothing is read."""
+    if device.type == "meta":
+        return meta_model(spec, dtype)
     stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
     config = load_config(spec)
     if spec.weights == "random":
@@ -135,6 +138,14 @@ def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device
         except (OSError, ValueError) as error:
             raise _not_found("model", spec.model, error) from error
     return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
+
+
+def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
+    """The model with shapes and no memory."""
+    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False).eval()
+        return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 
 def add_adapters(model: nn.Module, spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:

@@ -55,7 +55,7 @@ class Run:
     """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as on toys.
 
     ranks: the processes that share it; each does every call of this class, and gets the same numbers. sharding: none,
-    each holds the whole weights; full, its part of them (llm.sharded).
+    each holds all weights; full, its part of them (llm.sharded); update, likewise, but all while it samples.
     """
 
     def __init__(
@@ -70,16 +70,21 @@ class Run:
         self.experiment, self.device = experiment, torch.device(device)
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
         ranks = ranks or Ranks()
-        self.sharded = sharding == "full"
+        self.sharding = sharding
         check_sharding(sharding, ranks.count)
         if ranks.count > 1 and experiment.schedule.source == "replay":
             raise SpecError("source", "replay", f"must run in one process, not {ranks.count}: a twin makes its stream")
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
-        whole_on = torch.device("cpu") if self.sharded else self.device
+        whole_on = self.device
+        if (
+            sharding != "none"
+        ):  # the first has the weights, in the memory of its CPU, and the others get their part from it
+            whole_on = torch.device("cpu" if ranks.first else "meta")
         self.policy: CausalLMPolicy = build_policy(
             spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, whole_on
         )
+        policy, learner = self._spread(ranks)
 
         def environment(split: str | None) -> TextEnvironment:
             return TextEnvironment(
@@ -96,7 +101,6 @@ class Run:
         self.environment = environment(task.data_split)
         split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
         self.judge = self.environment if split == self.environment.split else environment(split)
-        policy, learner = self._spread(ranks)
         self.training = Training(policy, self.environment, algorithm, experiment.schedule, learner, self.noise)
 
     def _spread(self, ranks: Ranks) -> tuple[Any, Learner]:
@@ -104,28 +108,28 @@ class Run:
         optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
         if ranks.count == 1:
             return self.policy, Learner(self.policy, optimiser, (), size)
-        if not self.sharded:
+        if self.sharding == "none":
             return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)
         from llm.sharded import ShardedLearner, ShardedPolicy  # wants a newer torch than all else
 
-        self.policy = ShardedPolicy(self.policy, ranks, self.device)
+        self.policy = ShardedPolicy(self.policy, ranks, self.device, gathers_to_sample=self.sharding == "update")
         return SpreadPolicy(self.policy, ranks), ShardedLearner(self.policy, optimiser, ranks, size)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """`Training.state_dict` with whole tensors, however they are spread; each process must call it, and the first
         has the tensors."""
         tensors, numbers = self.training.state_dict()
-        return (self.policy.gather_state(tensors) if self.sharded else tensors), numbers  # type: ignore[attr-defined]
+        return (self.policy.full_state(tensors) if self.sharding != "none" else tensors), numbers  # type: ignore[attr-defined]
 
     def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
         """Go on where `state_dict` was taken, by a run of the same spec on any number of processes, sharded or not."""
-        own = self.policy.cut_state(tensors) if self.sharded else tensors  # type: ignore[attr-defined]
+        own = self.policy.part_of_state(tensors) if self.sharding != "none" else tensors  # type: ignore[attr-defined]
         self.training.load_state_dict({name: x.to(self.device) for name, x in own.items()}, numbers)
 
     def model_weights(self) -> dict[str, Tensor] | None:
         """What the model is saved with: None for what it holds; of a sharded one the whole weights on the first
         process. Each process must call it."""
-        return self.policy.model_weights() if self.sharded else None  # type: ignore[attr-defined, no-any-return]
+        return self.policy.model_weights() if self.sharding != "none" else None  # type: ignore[attr-defined, no-any-return]
 
     def ticks(self) -> Iterator[Tick]:
         """Train to the end. Raises RunError, naming the update, for a loss that is not finite or too little memory.

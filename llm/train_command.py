@@ -78,7 +78,8 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         "--sharding",
         default="none",
         choices=get_args(Sharding),
-        help="full: split weights, gradients and optimiser over the processes (FSDP) (default none: all hold all)",
+        help="full: split weights, gradients and moments over the processes (FSDP); update: likewise, but gather the "
+        "weights once to sample, which is faster where they fit; none: every process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
     experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
