@@ -23,7 +23,6 @@ from sims.core.learner import Learner
 from sims.core.noise import Noise
 from sims.core.protocols import Policy
 from sims.core.protocols import evaluate as score
-from sims.core.spec import SpecError
 from sims.core.train import Tick, Training
 
 Arrays = dict[str, np.ndarray]
@@ -72,8 +71,6 @@ class Run:
         ranks = ranks or Ranks()
         self.sharding = sharding
         check_sharding(sharding, ranks.count)
-        if ranks.count > 1 and experiment.schedule.source == "replay":
-            raise SpecError("source", "replay", f"must run in one process, not {ranks.count}: a twin makes its stream")
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
         whole_on = self.device
