@@ -61,8 +61,6 @@ class LanguageModel(nn.Module):
     copy of it, or None. Always in evaluation mode: dropout would make the policy differ from the one that sampled.
     """
 
-    keeps_casts = True  # whether autocast may keep a cast weight until its context ends
-
     def __init__(self, model: nn.Module, critic: Literal["shared", "own"] | None, scoring: Scoring) -> None:
         super().__init__()
         self.model, self.scoring = model, scoring
@@ -147,8 +145,7 @@ class LanguageModel(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context to compute in, as `precision` says."""
-        enabled = self.scoring.precision == "bfloat16"
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=self.keeps_casts)
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
 
 
 def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache: DynamicCache | None = None) -> Tensor:

@@ -75,7 +75,6 @@ def shard(module: LanguageModel, ranks: Ranks, device: torch.device) -> None:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(module, "next_logits")
-    module.keeps_casts = False  # a weight that was cast may be another policy's by then
 
 
 def local(x: Tensor) -> Tensor:

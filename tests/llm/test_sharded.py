@@ -53,14 +53,19 @@ class Case:
 
 CASES = {
     "rloo": Case("rloo"),
-    "gathered": Case("rloo", "mistral", gathers_to_sample=True),
+    "gathered": Case("dpo", "mistral", gathers_to_sample=True),
     "critic": Case("ppo", "mistral", {"critic": "shared", "gradient_checkpointing": True, "logits_at_a_time": 40}),
     "own critic": Case("ppo", settings={"critic": "own"}, schedule={"minibatch_size": 1}),  # idle processes
     "tied": Case("dpo", "gpt2", {"sample_batch_size": 3, "score_batch_size": 2}, {"sync_every_updates": 2}),
     "blend": Case("nash_md", schedule={"reference": "ema", "reference_rate": 0.5}),
     "probes": Case("kto"),
     "adapters": Case("dpo", "mistral", lora=True),
-    "half": Case("dpo", settings={"precision": "bfloat16"}, dtype=torch.float32),
+    "half": Case(
+        "nash_md",
+        settings={"precision": "bfloat16"},
+        schedule={"reference": "ema", "reference_rate": 0.5},
+        dtype=torch.float32,
+    ),
 }
 
 
