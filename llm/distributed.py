@@ -5,7 +5,8 @@ before it is sliced, so that any number of processes gives the gradient of one, 
 Every process holds the whole weights (llm.sharded splits them) and the whole batch of token ids; what it saves is the
 time to sample and to compute gradients. The random numbers are those of one process too: each draws all, uses its own.
 
-Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that sets the same environment variables.
+Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that sets the same environment variables, as
+`accelerate launch --multi_gpu --num_processes 2 -m llm ...` does, on the CPU too (its `--cpu` starts one process).
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Ranks:
     def first(self) -> bool:
         """Whether this process is the one that prints and writes files."""
         return self.rank == 0
+
+    @property
+    def members(self) -> dist.ProcessGroup:
+        """The group of all of them, where there are several."""
+        return self.group or dist.group.WORLD  # type: ignore[return-value]
 
     def span(self, size: int) -> tuple[int, int]:
         """Start and length of this process's slice of `size` items; lengths differ by 1 at most and may be 0."""

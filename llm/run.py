@@ -69,19 +69,16 @@ class Run:
         self.experiment, self.device = experiment, torch.device(device)
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
         ranks = ranks or Ranks()
-        self.sharding = sharding
         check_sharding(sharding, ranks.count)
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
-        whole_on = self.device
-        if (
-            sharding != "none"
-        ):  # the first has the weights, in the memory of its CPU, and the others get their part from it
-            whole_on = torch.device("cpu" if ranks.first else "meta")
+        # Of a sharded model the first process reads the weights, on the CPU, and the others get their parts from it.
+        place = self.device if sharding == "none" else torch.device("cpu" if ranks.first else "meta")
         self.policy: CausalLMPolicy = build_policy(
-            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, whole_on
+            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, place
         )
-        policy, learner = self._spread(ranks)
+        self.sharded: Any = None
+        policy, learner = self._spread(ranks, sharding)
 
         def environment(split: str | None) -> TextEnvironment:
             return TextEnvironment(
@@ -100,33 +97,33 @@ class Run:
         self.judge = self.environment if split == self.environment.split else environment(split)
         self.training = Training(policy, self.environment, algorithm, experiment.schedule, learner, self.noise)
 
-    def _spread(self, ranks: Ranks) -> tuple[Any, Learner]:
+    def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
         """The policy as the loop sees it, and its learner, for as many processes as there are."""
         optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
         if ranks.count == 1:
             return self.policy, Learner(self.policy, optimiser, (), size)
-        if self.sharding == "none":
+        if sharding == "none":
             return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)
         from llm.sharded import ShardedLearner, ShardedPolicy  # wants a newer torch than all else
 
-        self.policy = ShardedPolicy(self.policy, ranks, self.device, gathers_to_sample=self.sharding == "update")
-        return SpreadPolicy(self.policy, ranks), ShardedLearner(self.policy, optimiser, ranks, size)
+        self.policy = self.sharded = ShardedPolicy(self.policy, ranks, self.device, sharding == "update")
+        return SpreadPolicy(self.sharded, ranks), ShardedLearner(self.sharded, optimiser, ranks, size)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """`Training.state_dict` with whole tensors, however they are spread; each process must call it, and the first
         has the tensors."""
         tensors, numbers = self.training.state_dict()
-        return (self.policy.full_state(tensors) if self.sharding != "none" else tensors), numbers  # type: ignore[attr-defined]
+        return (tensors if self.sharded is None else self.sharded.full_state(tensors)), numbers
 
     def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
         """Go on where `state_dict` was taken, by a run of the same spec on any number of processes, sharded or not."""
-        own = self.policy.part_of_state(tensors) if self.sharding != "none" else tensors  # type: ignore[attr-defined]
+        own = tensors if self.sharded is None else self.sharded.part_of_state(tensors)
         self.training.load_state_dict({name: x.to(self.device) for name, x in own.items()}, numbers)
 
     def model_weights(self) -> dict[str, Tensor] | None:
         """What the model is saved with: None for what it holds; of a sharded one the whole weights on the first
         process. Each process must call it."""
-        return self.policy.model_weights() if self.sharding != "none" else None  # type: ignore[attr-defined, no-any-return]
+        return None if self.sharded is None else self.sharded.model_weights()
 
     def ticks(self) -> Iterator[Tick]:
         """Train to the end. Raises RunError, naming the update, for a loss that is not finite or too little memory.

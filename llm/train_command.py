@@ -36,8 +36,7 @@ EXAMPLES = """examples:
   python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
   python -m llm train --preset pythia-1.4b-min-length --dry-run
   torchrun --nproc-per-node 2 -m llm train --processes 2
-  torchrun --nproc-per-node 8 -m llm train --preset mistral-7b-ultrafeedback --lora-rank none --base-precision as_run \
-      --processes 8 --sharding full
+  torchrun --nproc-per-node 8 -m llm train --preset pythia-1.4b-min-length --processes 8 --sharding full
 """
 SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation

@@ -201,7 +201,7 @@ def test_sharded_processes_take_the_steps_of_one(runs: Path, name: str):
     """Responses, loss, gradient and weights, on ragged responses to 5 prompts."""
     mine = two_updates(name, None)
     assert mine[f"{name}: gradient 0"].abs().max() > 1e-6 or CASES[name].lora
-    tolerance = 1e-9 if CASES[name].dtype == torch.float64 else 2e-2
+    tolerance = 1e-9 if CASES[name].dtype == torch.float64 else 1e-6
     for count in (2, 3):
         theirs = load_file(runs / f"{count}.safetensors")
         assert {key for key in theirs if key.startswith(f"{name}: ")} == mine.keys()
