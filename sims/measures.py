@@ -49,17 +49,22 @@ def greedy_law(record: Record) -> np.ndarray:
 
 
 def target_beta(experiment: Experiment) -> float | None:
-    """The β for which π_ref·e^{r/β}/Z is what the experiment's algorithm aims at; None where it aims at no such law.
+    """The β for which π_ref·e^{r/β}/Z, r the gold reward, is what an experiment aims at; None where that is no such law.
 
     Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
-    flips nothing; with noiseless labels its loss has no minimum.
+    flips nothing; with noiseless labels its loss has no minimum, and recorded pairs leave free what they do not show.
+    A reference that moves, or a learned reward, makes it another law.
     """
-    algorithm, environment = experiment.algorithm, experiment.environment
+    algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
+    if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
+        return None
     if algorithm.kind in ("reinforce", "rloo", "ppo"):
-        in_reward = getattr(algorithm, "kl_in", "reward") == "reward" and getattr(algorithm, "target_kl", None) is None
-        return algorithm.beta if in_reward and algorithm.beta > 0 else None  # type: ignore[attr-defined]
+        plain = {"kl_in": "reward", "kl_estimator": "k1", "target_kl": None, "gamma": 1.0}  # what only PPO can change
+        aims = all(getattr(algorithm, name, value) == value for name, value in plain.items())
+        return algorithm.beta if aims and algorithm.beta > 0 else None  # type: ignore[attr-defined]
     temperature, flips = (getattr(environment, name, 0.0) for name in ("label_temperature", "flip_rate"))
-    if algorithm.kind == "dpo" and temperature > 0 and flips == 0 and not algorithm.length_normalised:  # type: ignore[attr-defined]
+    judged = temperature > 0 and flips == 0 and schedule.source != "dataset"
+    if algorithm.kind == "dpo" and judged and not algorithm.length_normalised:  # type: ignore[attr-defined]
         return algorithm.beta * temperature  # type: ignore[attr-defined, no-any-return]
     return None
 

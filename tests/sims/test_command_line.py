@@ -101,6 +101,12 @@ def test_the_optimum_is_exact(tmp_path: Path) -> None:
         ("--algorithm dpo --label-temperature 0.5 --flip-rate 0.1", None),
         ("--algorithm ppo --beta 0.2 --kl-in loss --kl-estimator k3", None),
         ("--algorithm simpo", None),
+        ("--algorithm ppo --beta 0.2", 0.2),
+        ("--algorithm ppo --beta 0.2 --kl-estimator k3", None),  # in the reward, k3 has another gradient than the KL
+        ("--algorithm ppo --beta 0.2 --gamma 0.9", None),
+        ("--algorithm rloo --beta 0.2 --reference copy --reference-every-updates 5", None),  # it moves on
+        ("--algorithm rloo --beta 0.2 --environment contextual --reward-model table", None),  # not the gold reward
+        ("--algorithm dpo --label-temperature 0.5 --environment contextual --source dataset --batch-size 48", None),
     ],
 )
 def test_which_law_an_algorithm_aims_at(line: str, beta: float | None) -> None:
