@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from sims.core.obtain import Progress
-from sims.core.options import OptionParser
+from sims.core.options import OptionParser, check_folder
 from sims.core.spec import SpecError
 from sims.core.store import DamagedRecord, Store
 
@@ -84,6 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.keep and (options.quick or options.runs):
             raise SpecError("keep", True, "only full runs are kept: leave out --quick and --runs")
         check_scale(chosen, options)
+        out = folder(options)
+        check_folder("results", options.results)
+        check_folder("out", out)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -97,7 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert figure.arms is not None
             print(f"\n# {figure.name} at {options.scale}", *lm.dry_run(lab.sized(figure.arms(options.scale))), sep="\n")
         return 0
-    out = folder(options)
     out.mkdir(parents=True, exist_ok=True)
     try:
         done = [run(figure, options, out) for figure in chosen]
@@ -123,7 +126,9 @@ def choose(wanted: Sequence[str]) -> list[Figure]:
     tags = sorted({tag for figure in figures.values() for tag in figure.tags})
     for name in wanted:
         if name not in figures and name not in tags:
-            raise SpecError("figure", name, f"must be one of {', '.join(figures)}, or a tag: {', '.join(tags)}")
+            near = difflib.get_close_matches(name, [*figures, *tags], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SpecError("figure", name, f"must be one of {', '.join(figures)}, or a tag: {', '.join(tags)}{hint}")
     return [f for f in figures.values() if not wanted or f.name in wanted or set(f.tags) & set(wanted)]
 
 

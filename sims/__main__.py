@@ -16,7 +16,7 @@ from .core.algorithms import Algorithm, algorithm_table, find_algorithm
 from .core.experiment import Experiment, PolicySpec
 from .core.obtain import Progress, obtain
 from .core.optimise import Optimiser
-from .core.options import OptionParser, add_options, from_options
+from .core.options import OptionParser, add_options, check_folder, from_options
 from .core.schedule import Schedule
 from .core.spec import SpecError, find_kind, kinds_of
 from .core.statistics import mean_interval
@@ -39,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         experiment, options = parse(arguments)
-        if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
-            raise SpecError("plot", str(options.plot), "must end in .png, .svg or .pdf")
+        check_folder("results", options.results)
+        if options.plot is not None:
+            check_picture(options.plot)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -57,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plot(record, experiment, options.plot)
         print(f"\n{options.plot}")
     return 0
+
+
+def check_picture(file: Path) -> None:
+    """Refuse, with SpecError, a picture that could not be written when the run is over."""
+    if file.suffix not in (".png", ".svg", ".pdf"):
+        raise SpecError("plot", str(file), "must end in .png, .svg or .pdf")
+    if not file.parent.is_dir():
+        raise SpecError("plot", str(file), "must lie in a folder that is there")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:

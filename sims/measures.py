@@ -49,7 +49,7 @@ def greedy_law(record: Record) -> np.ndarray:
 
 
 def target_beta(experiment: Experiment) -> float | None:
-    """The β for which π_ref·e^{r/β}/Z, r the gold reward, is what an experiment aims at; None where that is no such law.
+    """The β for which π_ref·e^{r/β}/Z, r the gold reward, is what an experiment aims at; None where there is no such.
 
     Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
     flips nothing; with noiseless labels its loss has no minimum, and recorded pairs leave free what they do not show.

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
@@ -38,6 +39,13 @@ class OptionParser(argparse.ArgumentParser):
             hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
             self.error(f"{rest[0]}: no such option with these choices{hint}")
         return found
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuse, with SpecError, a folder that cannot be made because a file stands in its way."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise SpecError(name, str(path), f"must be a folder: {there} is a file")
 
 
 def option_name(field_name: str) -> str:

@@ -116,6 +116,9 @@ def test_the_report_reads_what_lies_there(tmp_path: Path) -> None:
 def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for line, message in (
         (["no_such_figure"], "must be one of"),
+        (["onlin_offline"], "did you mean online_offline?"),
+        (["--out", __file__], "must be a folder"),
+        (["--results", f"{__file__}/below"], "must be a folder"),
         (["--jobs", "0"], "jobs = 0: must be int >= 1"),
         (["--runs", "1"], "runs = 1: must be int >= 2"),
         (["--quick", "--keep"], "only full runs are kept"),

@@ -38,11 +38,13 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
         ("--environment bandit-overlap --overlap 0.7 --spread 50", "overlap = 0.7: must be at most"),
         ("--environment token-tree --policy mlp", "it needs an environment of single actions"),
         ("--plot picture.gif", "plot = 'picture.gif': must end in .png, .svg or .pdf"),
+        ("--plot nowhere/picture.png", "plot = 'nowhere/picture.png': must lie in a folder that is there"),
+        (f"--results {__file__}", "must be a folder"),
     ],
 )
 def test_errors(options: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     try:
-        status = main([*options.split(), "--results", str(tmp_path / "results")])
+        status = main(["--results", str(tmp_path / "results"), *options.split()])
     except SystemExit as stop:
         status = stop.code
     printed = capsys.readouterr()
