@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from figures.gallery import absent_behaviour, reachable_policies, unseen_responses
+from figures.gallery import absent_behaviour, reachable_policies, reference_shift, unseen_responses
 from sims.core.store import Record
 
 P, BETA = np.array([0.8]), np.array([0.5])
@@ -51,3 +51,15 @@ def test_the_best_response_is_looked_up_for_each_prompt() -> None:
     arrays = {"rewards": np.array([[1.0, 0.0], [0.0, 1.0]]), "logp_final": np.log(policy)}
     found = absent_behaviour.best_probability({"arm": Record({}, arrays, {})}, "arm")
     assert found == pytest.approx([(0.7 + 0.6) / 2, (0.2 + 0.1) / 2])
+
+
+@pytest.mark.parametrize(("reached", "named"), [(0.999, True), (0.9, False)])
+def test_a_shift_that_hurts_nobody_is_called_a_ceiling(reached: float, named: bool) -> None:
+    """The interval of a slope of 0 lies inside the margins, which by the rule refutes: the note says what that is."""
+    gold = reached + 1e-4 * np.random.default_rng(0).normal(size=(12, 2))
+    arms = (
+        f"{p}/{s:g}/{a}" for p in reference_shift.POLICIES for s in reference_shift.SHIFTS for a in reference_shift.ARMS
+    )
+    rows = reference_shift.verdicts({arm: Record({}, {"gold": gold}, {}) for arm in arms})
+    assert {row.verdict for row in rows} == {"refuted"}
+    assert all(("a ceiling, not an answer" in row.note) == named for row in rows)
