@@ -53,6 +53,12 @@ def test_the_best_response_is_looked_up_for_each_prompt() -> None:
     assert found == pytest.approx([(0.7 + 0.6) / 2, (0.2 + 0.1) / 2])
 
 
+def test_the_references_probability_is_the_one_it_has_and_not_the_one_that_was_meant() -> None:
+    arrays = {"rewards": np.array([[1.0, 0.0]]), "logp_ref": np.log(np.array([[[3e-5, 1 - 3e-5]], [[1e-5, 1 - 1e-5]]]))}
+    records = {"mlp/1e-06/rloo": Record({}, arrays, {})}
+    assert absent_behaviour.reference_probability(records, "mlp", 1e-6) == pytest.approx(2e-5)
+
+
 @pytest.mark.parametrize(("reached", "named"), [(0.999, True), (0.9, False)])
 def test_a_shift_that_hurts_nobody_is_called_a_ceiling(reached: float, named: bool) -> None:
     """The interval of a slope of 0 lies inside the margins, which by the rule refutes: the note says what that is."""
