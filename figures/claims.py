@@ -14,6 +14,13 @@ from sims.core.statistics import Interval, verdict
 Setting = Literal["bandit", "mlp", "token", "lm"]
 
 
+RULE = (
+    "Supported: the 95 % interval of the effect lies wholly where the claim puts it, beyond its margin on one side, or",
+    "within the margins if the claim is that there is no effect. Refuted, of an effect: wholly on the other side of 0,",
+    "or wholly within the margins; of none: wholly outside them. Else inconclusive; and always so under 10 runs.",
+)
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim as it stands before its runs: one scalar effect, its sign, and a margin that would matter.
@@ -31,10 +38,18 @@ class Claim:
     kind: Literal["effect", "none"] = "effect"
     unit: str = "score"
 
+    @property
+    def claimed(self) -> str:
+        """Where the claim puts its effect: '> 0.05', '< −0.05' or 'within ±0.05'."""
+        if self.kind == "none":
+            return f"within ±{self.margin:g}"
+        return f"> {self.margin:g}" if self.sign > 0 else f"< −{self.margin:g}"
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """One row of claims.json. note: a sentence on what it does not show, or on what would change it."""
+    """One row of claims.json. note: a sentence on what it does not show, or on what would change it; claimed: where the
+    claim puts its effect."""
 
     id: str
     setting: Setting
@@ -52,6 +67,12 @@ class Verdict:
     measure: str
     unit: str
     part: str
+    claimed: str = ""  # a row that an older version wrote has its margin alone
+
+    @property
+    def wanted(self) -> str:
+        """What its interval is held against, with the unit."""
+        return f"{self.claimed or format(self.margin, 'g')} {self.unit}"
 
 
 def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes: Sequence[str], note: str) -> Verdict:
@@ -73,6 +94,7 @@ def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes:
         measure=claim.effect,
         unit=claim.unit,
         part=claim.part,
+        claimed=claim.claimed,
     )
 
 
@@ -81,10 +103,9 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
     lines = [
         "# Claims",
         "",
-        "Supported: the 95 % interval of the effect lies wholly beyond the margin on the claimed side. Refuted: wholly",
-        "on the other side, or wholly inside the margins. Else inconclusive; and always so under 10 runs.",
+        *RULE,
         "",
-        "| claim | part | setting | verdict | effect | 95 % interval | margin | runs | figure |",
+        "| claim | part | setting | verdict | effect | 95 % interval | claimed | runs | figure |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -96,7 +117,7 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
             f"{row.effect:+.3f}",
             f"{row.low:+.3f} … {row.high:+.3f}",
         ]
-        lines.append("| " + " | ".join([*cells, f"{row.margin:g} {row.unit}", str(row.runs), row.figure]) + " |")
+        lines.append("| " + " | ".join([*cells, row.wanted, str(row.runs), row.figure]) + " |")
     for row in rows:
         lines += ["", f"## {row.id} ({row.setting}, {row.part}): {row.verdict}", "", f"**Claim.** {row.claim}", ""]
         lines += [f"**Effect.** {row.measure}", "", f"**What it does not show.** {row.note}", ""]

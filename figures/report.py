@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
 
-from .claims import Verdict, write_text
+from .claims import RULE, Verdict, write_text
 from .figure import Figure
 from .lab import Lab
 
@@ -69,25 +69,21 @@ def write(out: Path) -> None:
 def _summary(rows: list[Verdict]) -> str:
     if not rows:
         return "<p class=note>No verdicts: these are shrunken runs, for looking at the machinery.</p>"
-    rule = (
-        "Each claim named one effect, its sign and a margin that matters before its runs. <b>Supported</b>: the "
-        "95&nbsp;% interval lies wholly beyond the margin on the claimed side. <b>Refuted</b>: wholly on the other "
-        "side, or wholly inside the margins. Else <b>inconclusive</b>, and always so under 10 runs."
-    )
+    rule = f"Each claim named one effect, its sign and a margin that matters before its runs. {' '.join(RULE)}"
     lines = "".join(
         f"<tr><td>{_escape(row.id)}</td><td>{_escape(row.claim)}</td><td>{row.setting}<br>{_escape(row.part)}</td>{_verdict_cells(row)}"
         f'<td><a href="#{row.figure}">{_escape(row.figure)}</a></td></tr>'
         for row in rows
     )
-    head = "<tr><th>claim<th><th>setting<th>verdict<th>effect [95&nbsp;%]<th>margin<th>runs<th>figure</tr>"
-    return f"<p>{rule}</p><table>{head}{lines}</table>"
+    head = "<tr><th>claim<th><th>setting<th>verdict<th>effect [95&nbsp;%]<th>claimed<th>runs<th>figure</tr>"
+    return f"<p>{_escape(rule)}</p><table>{head}{lines}</table>"
 
 
 def _verdict_cells(row: Verdict) -> str:
     return (
         f'<td class="verdict {row.verdict}">{row.verdict}</td>'
         f'<td class="number">{row.effect:+.3f}<br>[{row.low:+.3f}, {row.high:+.3f}]</td>'
-        f'<td class="number">{row.margin:g} {_escape(row.unit)}</td><td class="number">{row.runs}</td>'
+        f'<td class="number">{_escape(row.wanted)}</td><td class="number">{row.runs}</td>'
     )
 
 

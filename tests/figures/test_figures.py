@@ -1,5 +1,6 @@
 """Figures: they draw, they say what they drew, and they judge by the rule."""
 
+import html
 import json
 import math
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
     assert "| C99 | part | bandit | **refuted** |" in (tmp_path / "claims.md").read_text()
     assert as_markdown(rows).count("## C99") == 2
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "claimed"), [({}, "> 0.1"), ({"sign": -1}, "< −0.1"), ({"kind": "none"}, "within ±0.1")]
+)
+def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], claimed: str, tmp_path: Path) -> None:
+    """+0.05 within a margin of 0.1 refutes a claim of an effect, and supports a claim of none."""
+    claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1, **changes)
+    row = judge(claim, "bandit", mean_interval(np.linspace(0.04, 0.06, 20)), "f", ["h"], "n.")
+    assert row.verdict == ("supported" if claim.kind == "none" else "refuted")
+    write_claims([row], tmp_path)
+    report.write(tmp_path)
+    assert f"| {claimed} score |" in (tmp_path / "claims.md").read_text()
+    assert f">{html.escape(claimed)} score<" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", all_figures())
