@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
-from figures.lab import Lab, product
+from figures.lab import Lab, Point, product
 from figures.style import RC, bound, colour, curve
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment, PolicySpec
@@ -22,7 +22,8 @@ from sims.policies import MLP, Table
 MASSES = (1e-1, 1e-2, 1e-3, 1e-6)
 WITHIN_REACH, RARE = MASSES[:2], MASSES[2:]
 POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=500)}
-RATES = {"table": (0.03, 0.1, 0.3), "mlp": (0.001, 0.003, 0.01)}
+RATES = {"table": (0.03, 0.1, 0.3), "mlp": (0.003, 0.01, 0.03)}
+BETAS = (0.1, 2.0)  # of DPO; the others here have no penalty to weigh
 # arm: algorithm, where its rewards and responses come from, line
 ARMS = {
     "rloo": ("rloo", "gold", "-"),
@@ -63,10 +64,19 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm's learning rate tuned over three values, at each reference mass anew."""
+    """Every arm tuned over six points, at each reference mass anew."""
     chosen = arms()
-    grids = {name: product(learning_rate=rates) for name, rates in RATES.items()}
-    return lab.tuned_records(chosen, {name: grids[name.split("/")[0]] for name in chosen}, tuning_runs=8)
+    grids = {name: grid(name.split("/")[0], arm.algorithm.kind) for name, arm in chosen.items()}
+    return lab.tuned_records(chosen, grids, tuning_runs=5)
+
+
+def grid(policy: str, algorithm: str) -> list[Point]:
+    """Three learning rates × two β for DPO, six learning rates between the same ends for algorithms without β."""
+    rates = RATES[policy]
+    if algorithm == "dpo":
+        return product(learning_rate=rates, beta=BETAS)
+    spread = np.geomspace(rates[0], rates[-1], len(rates) * len(BETAS))
+    return product(learning_rate=tuple(float(f"{rate:.2g}") for rate in spread))
 
 
 def best_probability(records: Records, name: str, law: str = "logp_final") -> np.ndarray:
@@ -175,7 +185,8 @@ def caption(records: Records) -> str:
     least = reference_probability(records, "mlp", MASSES[-1])
     return (
         f"8 prompts × 8 responses; recorded pairs show four of the eight, never the best; {runs} runs an arm. Each "
-        f"arm's learning rate was chosen among three values on other seeds, at each reference mass. {UPDATES} updates: "
+        f"arm was tuned over six points on other seeds, at each reference mass: DPO's learning rate and β, the others' "
+        f"learning rate. {UPDATES} updates: "
         "16 × 4 fresh responses each on-policy, full batches of the recorded pairs offline. Mean and 95 % band over "
         f"runs. The network was fitted to the reference's probabilities, and has {least:.1e} where {MASSES[-1]:g} was "
         "meant."

@@ -69,3 +69,13 @@ def test_a_shift_that_hurts_nobody_is_called_a_ceiling(reached: float, named: bo
     rows = reference_shift.verdicts({arm: Record({}, {"gold": gold}, {}) for arm in arms})
     assert {row.verdict for row in rows} == {"refuted"}
     assert all(("a ceiling, not an answer" in row.note) == named for row in rows)
+
+
+@pytest.mark.parametrize("policy", absent_behaviour.POLICIES)
+def test_what_finds_absent_behaviour_was_tuned_alike_and_dpo_over_its_beta_too(policy: str) -> None:
+    """At β = 0.1 alone a network's online DPO looks worse than RL, which at β = 2 it beats."""
+    tried = {arm: absent_behaviour.grid(policy, algorithm) for arm, (algorithm, *_) in absent_behaviour.ARMS.items()}
+    assert {len(points) for points in tried.values()} == {6}
+    assert {point["beta"] for point in tried["dpo"]} == {0.1, 2.0}
+    ends = {tuple(f(point["learning_rate"] for point in points) for f in (min, max)) for points in tried.values()}
+    assert len(ends) == 1
