@@ -14,6 +14,7 @@ from llm.distributed import Sharding
 from llm.models import SHAPES, LanguageModelSpec, load_config, meta_model, place
 from llm.scoring import checkpoint_layers
 from llm.tasks import LearnedReward
+from llm.vllm_sampler import VLLMDecoding
 from sims.core.experiment import Experiment
 
 _PROMPT = 128  # tokens of a prompt where the task sets no limit
@@ -56,8 +57,10 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy.
     Sharding (llm.sharded) splits what is held and gathers the root's weights and those of three blocks (one computes,
     the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside them: this,
-    unlike the rest, was not measured. Left out: the allocator's slack, the device's own context (about half a GiB on a
-    GPU), a reward model's activations.
+    unlike the rest, was not measured. vLLM takes its share of the GPU, if there is one here, and needs at least its
+    weights, the cache of the responses drawn side by side, and logits, all of which it keeps through updates. Left out:
+    the allocator's slack, the device's own context (about half a GiB on a GPU), activations of a reward model and of
+    vLLM.
     """
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
@@ -99,6 +102,12 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
         "logits": drawn * config.vocab_size * (4 + 4 + 8 + 8 + 8),
         **gathered[0],
     }
+    if isinstance(decoding, VLLMDecoding):
+        merged = sum(p.numel() for p in every) - (sum(p.numel() for p in trained) if spec.lora_rank else 0)
+        needed = merged * compute + sampling["cache"] + sampling["logits"]
+        share = decoding.vllm_gpu_memory_utilization
+        whole = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+        held[f"vLLM, or {share:g} of the GPU"], sampling = max(needed, int(share * whole)), {}
     minibatch = -(-(schedule.minibatch_size or schedule.batch_size) // processes)
     prompts = min(spec.micro_batch_size or minibatch, minibatch)
     tokens = prompts * schedule.num_generations * length

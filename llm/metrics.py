@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
+from torch import Tensor
 
 from llm.checkpoint import write_text
 from llm.environment import response_lengths
 from llm.run import Run, by_label
 from sims.core.batch import pick, sequence_sum
+from sims.core.collect import Collector
+from sims.core.noise import Noise
+from sims.core.protocols import Policy, Samples
 from sims.core.protocols import evaluate as score
 from sims.core.spec import SpecError
 from sims.core.train import Tick
@@ -30,7 +34,8 @@ def tick_metrics(run: Run, tick: Tick) -> Row:
     −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and
     rewards/… (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for
     clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
-    Recorded data have no sampler, and so neither kl nor entropy: evaluations have both.
+    Recorded data have no sampler, and so neither kl nor entropy: evaluations have both. Of a watched sampler's last
+    draw: sampling/… (`sampler_mismatch`).
     """
     batch, algorithm = tick.batch, run.experiment.algorithm
     row: Row = {
@@ -57,6 +62,7 @@ def tick_metrics(run: Run, tick: Tick) -> Row:
     if batch.logp_sampler is not None and logp_ref is not None:
         row["kl"] = float(sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean())
         row["entropy"] = float(-batch.logp_sampler[batch.mask].double().mean())
+    row |= getattr(run.training.collector.sampler, "mismatch", {})
     epsilon = getattr(algorithm, "epsilon", None)
     if batch.pairs is None and epsilon is None:
         return row
@@ -79,6 +85,63 @@ def tick_metrics(run: Run, tick: Tick) -> Row:
             "rewards/accuracies": float((better > worse).double().mean()),
         }
     return row
+
+
+class WatchedSampler:
+    """A sampler whose log-probs are compared with its own model's at every draw, before an update moves the weights.
+
+    Of a stale sampler the comparison is with the weights that it drew by: the numbers are those of two computations of
+    one law, and hold no staleness.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.mismatch: Row = {}
+
+    @classmethod
+    def watch(cls, collector: Collector) -> Self:
+        """Watch the sampler of a collector from now on."""
+        collector.sampler = watched = cls(collector.sampler)
+        return watched
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Tensor,
+        num_generations: int,
+        noise: Noise,
+        stream: str = "responses",
+        blend: tuple[Any, float | Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Samples:
+        """As the sampler's own. A blend is no law of its model, and not compared."""
+        drawn = self.policy.sample(prompts, num_generations, noise, stream, blend, prompt_mask)
+        if blend is None:
+            logp = self.policy.forward(prompts, drawn.responses, drawn.mask, prompt_mask=prompt_mask).logp
+            self.mismatch = sampler_mismatch(drawn.logp, logp, drawn.mask)
+        return drawn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.policy, name)
+
+
+def sampler_mismatch(logp_sampler: Tensor, logp_trainer: Tensor, mask: Tensor) -> Row:
+    """How far the trainer's log-probs are from the sampler's of the same tokens: (B, K, L) all.
+
+    Mean and largest |log π_trainer − log π_sampler| over tokens, in nats, and π_trainer/π_sampler over responses, which
+    is 1 where the two agree; not clipped, where TRL's ratio is. With top_p < 1 both hold the mass that the sampler cut
+    off, as in TRL: the trainer scores under the whole law.
+    """
+    difference = (logp_trainer - logp_sampler).double()
+    tokens = difference[mask].abs()
+    ratio = sequence_sum(difference, mask).exp()
+    return {
+        "sampling/sampling_logp_difference/mean": float(tokens.mean()),
+        "sampling/sampling_logp_difference/max": float(tokens.max()),
+        "sampling/importance_sampling_ratio/min": float(ratio.min()),
+        "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
+        "sampling/importance_sampling_ratio/max": float(ratio.max()),
+    }
 
 
 class Logger(Protocol):

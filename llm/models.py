@@ -16,6 +16,7 @@ from llm.pretrain import EMBEDDED
 from llm.sampling import Decoding
 from llm.scoring import Scoring
 from llm.tasks import Task
+from llm.vllm_sampler import VLLMDecoding, VLLMPolicy
 from sims.core.experiment import PolicySpec
 from sims.core.noise import Noise
 from sims.core.spec import SpecError, setting
@@ -191,7 +192,8 @@ def build_policy(
     model = load_model(spec, dtype, device)
     ends = eos_token_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    return CausalLMPolicy(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
+    kind = VLLMPolicy if isinstance(spec.decoding, VLLMDecoding) else CausalLMPolicy
+    return kind(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
 
 
 def _not_found(field: str, name: str, error: Exception) -> SpecError:

@@ -13,6 +13,7 @@ from llm.presets import PRESETS
 from llm.sampling import Decoding
 from llm.scoring import Scoring
 from llm.tasks import Task
+from llm.vllm_sampler import VLLMDecoding
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.optimise import Optimiser
@@ -42,7 +43,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
     parts: list[tuple[type[Spec], str, tuple[str, ...]]] = [
         (task, f"task {task.kind}", ()),
         (LanguageModelSpec, "model", _NESTED),
-        (Decoding, "decoding", ()),
+        (VLLMDecoding, "decoding", ()),
         (Scoring, "scoring", ("precision",)),
         (algorithm, f"algorithm {algorithm.kind}", ()),
         (Schedule, "schedule", ()),
@@ -57,6 +58,9 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         choices=get_args(Scoring.hints()["precision"]),
         help="of sampling and scoring: that of the weights, or bfloat16 under autocast",
     )
+    parser.add_argument(
+        "--use-vllm", action=argparse.BooleanOptionalAction, help="draw with vLLM, beside the trainer on its GPU"
+    )
     options = parser.parse_strictly(arguments)
     computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     policy: LanguageModelSpec = base.policy  # type: ignore[assignment]
@@ -66,7 +70,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         **{"name": name, "environment": _task(base.environment, task, options)},
         policy=policy.replace(
             **given(options, LanguageModelSpec, _NESTED),
-            decoding=_changed(policy.decoding, options),
+            decoding=_decoding(policy.decoding, options),
             scoring=policy.scoring.replace(**given(options, Scoring, ("precision",)), **computed),
         ),
         algorithm=_changed(changed, options),
@@ -97,6 +101,17 @@ def _choices(parser: OptionParser, preset: str) -> OptionParser:
 
 def _changed(spec: S, options: argparse.Namespace) -> S:
     return spec.replace(**given(options, type(spec)))
+
+
+def _decoding(base: Decoding, options: argparse.Namespace) -> Decoding:
+    """The preset's decoding changed, drawn by vLLM or not; a spec says which by its kind."""
+    uses_vllm = isinstance(base, VLLMDecoding) if options.use_vllm is None else options.use_vllm
+    cls, changed = VLLMDecoding if uses_vllm else Decoding, given(options, VLLMDecoding)
+    for name, value in changed.items():
+        if name not in cls.names():
+            raise SpecError(name, value, "only means something with use_vllm")
+    kept = {name: getattr(base, name) for name in base.names() if name in cls.names()}
+    return cls(**kept | changed)
 
 
 def _optimiser(base: Optimiser, options: argparse.Namespace) -> Optimiser:

@@ -93,10 +93,7 @@ class CausalLMPolicy:
 
         noise: of one run, `Noise.single(seed)`. logp is under the law of `decoding`, top_p included.
         """
-        if noise.lead:
-            raise ValueError(f"noise: of {noise.lead[0]} runs; a language model is one run: Noise.single(seed)")
-        lengths = torch.full(prompts.shape[:1], self.decoding.max_new_tokens)
-        prompts, prompt_mask = self._check_prompts(prompts, prompt_mask, lengths)
+        prompts, prompt_mask = self._check_asked(prompts, prompt_mask, noise)
         shape = (len(prompts), num_generations)
         uniforms = noise.uniforms(stream, *shape, self.decoding.max_new_tokens).to(prompts.device).flatten(0, 1)
         if blend is None:
@@ -178,6 +175,12 @@ class CausalLMPolicy:
             entropy=None if found.entropy is None else found.entropy[:, ahead:],
             prompt_logp=found.logp[:, :ahead] if prompt_logp else None,
         )
+
+    def _check_asked(self, prompts: Tensor, mask: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`_check_prompts` of prompts that responses are to be drawn for."""
+        if noise.lead:
+            raise ValueError(f"noise: of {noise.lead[0]} runs; a language model is one run: Noise.single(seed)")
+        return self._check_prompts(prompts, mask, torch.full(prompts.shape[:1], self.decoding.max_new_tokens))
 
     def _check_prompts(self, prompts: Tensor, mask: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts on the model's device with 0 for their padding, and their mask; ValueError for what cannot be.

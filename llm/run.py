@@ -17,6 +17,7 @@ from llm.models import LanguageModelSpec, build_policy, load_tokenizer
 from llm.policy import CausalLMPolicy
 from llm.pretrain import EMBEDDED
 from llm.tasks import LANGUAGE, MinLength, ModeLength, Task, Verifiable
+from llm.vllm_sampler import check_sampler
 from sims.core.batch import Batch, pick, sequence_sum
 from sims.core.experiment import Experiment
 from sims.core.learner import Learner
@@ -67,6 +68,7 @@ class Run:
     ) -> None:
         assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
         self.experiment, self.device = experiment, torch.device(device)
+        check_sampler(experiment, self.device)
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
         ranks = ranks or Ranks()
         check_sharding(sharding, ranks.count)

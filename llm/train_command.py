@@ -23,9 +23,19 @@ from llm import checkpoint
 from llm.checkpoint import Checkpoint, CheckpointError
 from llm.distributed import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.memory import estimate
-from llm.metrics import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases, read_json_lines, tick_metrics
+from llm.metrics import (
+    JsonLines,
+    Logger,
+    Silent,
+    TensorBoard,
+    WatchedSampler,
+    WeightsAndBiases,
+    read_json_lines,
+    tick_metrics,
+)
 from llm.options import add_device, parse
 from llm.run import Evaluation, Run, RunError
+from llm.vllm_sampler import check_sampler
 from sims.core.experiment import Experiment
 from sims.core.options import OptionParser
 from sims.core.spec import SpecError
@@ -110,12 +120,17 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("device", "cuda", "there is no GPU here: must be cpu or auto")
+    check_sampler(experiment, None if options.dry_run else _device(options))
+
+
+def _device(options: argparse.Namespace) -> str:
+    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     """Train in a folder, from the start or from its last checkpoint."""
     torch.set_num_threads(options.threads)
-    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = _device(options)
     with joined(options.processes, device) as ranks:
         held = prepare(experiment, folder, options) if ranks.first else None
         ranks.sum([torch.zeros(1, device=device)])  # the folder is ready once all are here
@@ -133,6 +148,7 @@ def _train(
     ranks: Ranks,
 ) -> None:
     run = Run(experiment, options.run, device, ranks, options.sharding)
+    WatchedSampler.watch(run.training.collector)
     if held is not None:
         run.load_state_dict(held.tensors, held.numbers)
     done = run.training.updates
