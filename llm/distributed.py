@@ -140,7 +140,8 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # vLLM takes the group along when it stops
+            dist.destroy_process_group()
 
 
 class DistributedLearner(Learner):

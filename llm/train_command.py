@@ -35,7 +35,7 @@ from llm.metrics import (
 )
 from llm.options import add_device, parse
 from llm.run import Evaluation, Run, RunError
-from llm.vllm_sampler import check_sampler
+from llm.vllm_sampler import check_sampler, stop_engine
 from sims.core.experiment import Experiment
 from sims.core.options import OptionParser
 from sims.core.spec import SpecError
@@ -136,7 +136,10 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
         ranks.sum([torch.zeros(1, device=device)])  # the folder is ready once all are here
         if not ranks.first:
             held = checkpoint.load(folder)
-        _train(experiment, folder, options, held, device, ranks)
+        try:
+            _train(experiment, folder, options, held, device, ranks)
+        finally:
+            stop_engine()
 
 
 def _train(

@@ -21,7 +21,6 @@ float32 (python -m tests.benchmarks vllm_sampler); not yet on a GPU, nor in seve
 from __future__ import annotations
 
 import copy
-import functools
 import os
 import socket
 import tempfile
@@ -138,28 +137,54 @@ class VLLMPolicy(CausalLMPolicy):
         return self.decoding.vllm_max_model_length or positions
 
     def _engine(self) -> Engine:
-        core = self.language_model.core
+        core, decoding = self.language_model.core, self.decoding
         config = copy.deepcopy(core.config)
         config.architectures = [type(core).__name__]
         stored = next(self.model.parameters()).dtype
         dtype = torch.bfloat16 if self.scoring.precision == "bfloat16" else stored
-        return _engine(config.to_json_string(), str(dtype).removeprefix("torch."), self._most, self.decoding)
+        return running_engine(
+            config.to_json_string(),
+            dtype=str(dtype).removeprefix("torch."),
+            max_model_len=self._most,
+            max_num_seqs=decoding.sample_batch_size,
+            # vLLM's default sets memory aside for tens of thousands of tokens at a time, as TRL found.
+            max_num_batched_tokens=max(4096, decoding.sample_batch_size),
+            gpu_memory_utilization=decoding.vllm_gpu_memory_utilization,
+            enforce_eager=decoding.vllm_enforce_eager,
+        )
 
 
-@functools.lru_cache(maxsize=1)
-def _engine(config: str, dtype: str, most: int | None, decoding: VLLMDecoding) -> Engine:
-    """The engine of this process: one for all policies of a shape, since each brings its weights."""
-    return Engine(config, dtype, most, decoding)
+_running: dict[tuple[Any, ...], Engine] = {}
+
+
+def running_engine(config: str, **options: Any) -> Engine:
+    """The engine of this process, started if need be: one for all policies of a shape, since each brings its weights.
+
+    Raises RuntimeError where one runs already that was started otherwise: when vLLM stops, it takes the process's
+    groups of torch.distributed with it, so that there is no second.
+    """
+    key = (config, *options.items())
+    if key not in _running:
+        if _running:
+            raise RuntimeError("vLLM: this process runs an engine of another shape or with other options")
+        _running[key] = Engine(config, **options)
+    return _running[key]
+
+
+def stop_engine() -> None:
+    """Stop the engine of this process, if one runs; to be called before the process leaves its group."""
+    for engine in _running.values():
+        engine.stop()
+    _running.clear()
 
 
 class Engine:
-    """vLLM in this process, and whose weights it holds.
+    """vLLM in this process, and whose weights it holds. config: JSON of the model's configuration; options: of vLLM's.
 
-    config: JSON of the model's configuration. dtype: what it computes in. most: tokens of a prompt and its response.
     Starting it reseeds Python's, NumPy's and PyTorch's global generators, as vLLM does; no run of ours uses them.
     """
 
-    def __init__(self, config: str, dtype: str, most: int | None, decoding: VLLMDecoding) -> None:
+    def __init__(self, config: str, **options: Any) -> None:
         from vllm import LLM
 
         self._folder = tempfile.TemporaryDirectory(prefix="vllm-")  # for as long as the engine lives
@@ -170,19 +195,16 @@ class Engine:
             load_format="dummy",  # weights come from the policy, before the first draw
             skip_tokenizer_init=True,
             generation_config="vllm",  # none of the model's own sampling defaults
-            dtype=dtype,
-            seed=0,
-            max_model_len=most,
-            max_num_seqs=decoding.sample_batch_size,
-            # The default makes vLLM set memory aside for tens of thousands of tokens at a time, as TRL found.
-            max_num_batched_tokens=max(4096, decoding.sample_batch_size),
-            gpu_memory_utilization=decoding.vllm_gpu_memory_utilization,
-            enforce_eager=decoding.vllm_enforce_eager,
             logprobs_mode="processed_logprobs",  # of the law that draws, temperature and top_p included
             distributed_executor_backend="external_launcher",  # in this process, so that weights need not be sent
+            **options,
         )
         self._owner: weakref.ref[nn.Module] | None = None
         self._versions: list[int] = []
+
+    def stop(self) -> None:
+        """Give the device's memory back. vLLM does so by itself only at the process's end."""
+        self._llm.llm_engine.engine_core.shutdown()
 
     def hold(self, policy: CausalLMPolicy) -> None:
         """Take over a policy's weights, adapters merged, unless they are those that the engine has."""

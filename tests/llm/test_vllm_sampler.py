@@ -19,7 +19,7 @@ from llm.options import parse
 from llm.presets import PRESETS
 from llm.run import Run
 from llm.sampling import Decoding, truncate
-from llm.vllm_sampler import VLLMDecoding, VLLMPolicy, check_sampler, checkpoint_weights
+from llm.vllm_sampler import VLLMDecoding, VLLMPolicy, check_sampler, checkpoint_weights, stop_engine
 from sims.core.experiment import Experiment
 from sims.core.noise import Noise
 from sims.core.options import OptionParser
@@ -108,13 +108,13 @@ def test_responses_that_would_not_fit_or_were_cut_off_are_errors(monkeypatch: py
         draw(vllm_policy(tiny_model("gpt_neox"), vllm_max_model_length=11))
     fits = vllm_policy(tiny_model("gpt_neox"), vllm_max_model_length=12)
     assert draw(fits).mask.sum(-1).max() == LENGTH
-    engine = fits._engine()
-    engine._llm.most = 6
+    LLM.started[0].most = 6
     with pytest.raises(RuntimeError, match=r"vLLM: response .* ended after 2 tokens: length"):
         draw(fits)
+    LLM.started[0].most = 12
     monkeypatch.setattr(LLM, "_output", _broken)
     with pytest.raises(FloatingPointError, match="vLLM's log-probs of response token 1 are not finite"):
-        draw(vllm_policy(tiny_model("gpt_neox")))
+        draw(fits)
 
 
 def _broken(self: LLM, prompt: list[int], *drawn: Tensor, whole=LLM._output) -> object:  # type: ignore[no-untyped-def]
@@ -271,9 +271,10 @@ def test_train_runs_end_to_end_and_says_who_drew(tmp_path: Path, capsys: pytest.
     assert main([*whole[:-1], str(tmp_path / "half"), "--resume"]) == 0
     weights = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "half")]
     assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
-    # One engine serves all policies of a shape: those of three runs, and the two that are compared here.
+    # Each run stops its engine; here one draws for the two policies that are compared.
+    assert [engine.stopped for engine in LLM.started] == [True] * 3
     assert main(["evaluate", *COMMON, "--use-vllm", "--model", str(tmp_path / "whole" / "model")]) == 0
-    assert len(LLM.started) == 1
+    assert len(LLM.started) == 4 and len(LLM.started[-1].pushes) == 2
     capsys.readouterr()
 
 
@@ -306,6 +307,11 @@ def test_the_engine_is_started_as_told():
     options = LLM.started[0].options
     assert (options.rows, options.memory, options.eager) == (7, 0.5, True)
     assert LLM.started[0].most == policy.model.config.max_position_embeddings
+    with pytest.raises(RuntimeError, match="this process runs an engine of another shape"):
+        draw(vllm_policy(tiny_model("mistral")))
+    stop_engine()
+    draw(vllm_policy(tiny_model("mistral")))
+    assert [engine.config.model_type for engine in LLM.started] == ["gpt_neox", "mistral"]
 
 
 BAD = [

@@ -77,9 +77,15 @@ class LLM:
         self.processed = logprobs_mode == "processed_logprobs"
         self.model: Any = None
         self.cached_of_other_weights = False
+        self.llm_engine = SimpleNamespace(engine_core=self)
+        self.stopped = False
         self.pushes: list[dict[str, Tensor]] = []
         self.requests: list[tuple[list[int], int | None]] = []
         LLM.started.append(self)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        assert not self.stopped
+        self.stopped = True
 
     def collective_rpc(
         self,
@@ -120,7 +126,7 @@ class LLM:
         *,
         use_tqdm: bool = True,
     ) -> list[SimpleNamespace]:
-        assert not use_tqdm and len(prompts) == len(sampling_params)
+        assert not self.stopped and not use_tqdm and len(prompts) == len(sampling_params)
         assert self.model is not None, "weights at random"
         assert not self.cached_of_other_weights, "keys and values of weights that are gone"
         rows = [prompt["prompt_token_ids"] for prompt in prompts]
@@ -165,6 +171,6 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[LLM]:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")  # restored afterwards
         monkeypatch.delenv(name)
-    vllm_sampler._engine.cache_clear()
+    vllm_sampler.stop_engine()
     yield LLM
-    vllm_sampler._engine.cache_clear()
+    vllm_sampler.stop_engine()
