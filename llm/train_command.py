@@ -45,6 +45,7 @@ EXAMPLES = """examples:
   python -m llm train --preset tiny-mode-length --algorithm dpo --num-generations 2 --batch-size 64 --updates 100
   python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
   python -m llm train --preset pythia-1.4b-min-length --dry-run
+  python -m llm train --preset pythia-1.4b-min-length --use-vllm
   torchrun --nproc-per-node 2 -m llm train --processes 2
   torchrun --nproc-per-node 8 -m llm train --preset pythia-1.4b-min-length --processes 8 --sharding full
 """
