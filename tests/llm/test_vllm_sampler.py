@@ -73,8 +73,11 @@ def test_log_probs_are_those_of_our_law(shape: str, temperature: float, top_p: f
 
 @pytest.mark.parametrize("eos", [(EOS,), (7, 9), (EOS, 7, 9)])
 def test_the_policys_own_tokens_end_a_response_and_the_mask_counts_them(eos: tuple[int, ...]):
-    """The configuration names EOS; where it is none of the policy's, it ends nothing."""
-    samples = draw(vllm_policy(tiny_model("gpt_neox"), eos))
+    """The configuration's own is a token that is none of the policy's, and ends nothing."""
+    model = tiny_model("gpt_neox")
+    model.config.eos_token_id = 5
+    samples = draw(vllm_policy(model, eos))
+    assert any(5 in row[:-1] for row in rows(samples))
     assert samples.responses.shape == samples.mask.shape == samples.logp.shape == (len(PROMPTS), GROUP, LENGTH)
     ended = 0
     for tokens, mask, logp in zip(*(x.flatten(0, 1) for x in samples), strict=True):
