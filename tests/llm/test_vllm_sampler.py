@@ -143,7 +143,7 @@ def test_weights_have_their_checkpoints_names(shape: str, tmp_path: Path):
 def test_adapters_are_merged_and_the_model_stays_as_it_is(tmp_path: Path):
     model = adapted()
     before = {name: p.clone() for name, p in model.named_parameters()}
-    pushed = dict(checkpoint_weights(model.get_base_model()))
+    pushed = {name: x.clone() for name, x in checkpoint_weights(model.get_base_model())}  # merging is in place below
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     model.merge_and_unload().save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
@@ -168,7 +168,12 @@ def test_the_engine_is_given_weights_when_it_has_others_and_never_else(vllm: typ
     reference.copy_from(policy)
     draw(reference)
     assert len(engine.pushes) == 3 and len(vllm.started) == 1
-    name = "gpt_neox.embed_in.weight"
+    # Two policies of different weights, neither of which was ever changed in place.
+    earlier, later, name = vllm_policy(tiny_model("gpt_neox")).clone(), policy.clone(), "gpt_neox.embed_in.weight"
+    draw(earlier)
+    draw(later)
+    assert torch.equal(engine.pushes[3][name], engine.pushes[1][name])
+    assert torch.equal(engine.pushes[4][name], engine.pushes[2][name])
     torch.testing.assert_close(engine.pushes[2][name], engine.pushes[1][name] * 1.01, rtol=1e-12, atol=0)
 
 
