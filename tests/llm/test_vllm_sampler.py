@@ -217,14 +217,14 @@ def test_the_engine_follows_the_schedule(period: float | None, synced: list[int]
 
 
 def test_the_mismatch_by_hand():
-    """Differences 0.1, −0.3 of one response and 0.2 of another, whose second slot is masked."""
+    """Differences 0.1, −0.5 of one response and 0.2 of another, whose second slot is masked."""
     sampler = torch.tensor([[[-1.0, -2.0], [-3.0, 0.0]]], dtype=torch.float64)
-    trainer = sampler + torch.tensor([[[0.1, -0.3], [0.2, 5.0]]], dtype=torch.float64)
+    trainer = sampler + torch.tensor([[[0.1, -0.5], [0.2, 5.0]]], dtype=torch.float64)
     found = sampler_mismatch(sampler, trainer, torch.tensor([[[True, True], [True, False]]]))
-    ratios = torch.tensor([-0.2, 0.2], dtype=torch.float64).exp()
+    ratios = torch.tensor([-0.4, 0.2], dtype=torch.float64).exp()
     assert found == {
-        "sampling/sampling_logp_difference/mean": pytest.approx(0.2, abs=1e-12),
-        "sampling/sampling_logp_difference/max": pytest.approx(0.3, abs=1e-12),
+        "sampling/sampling_logp_difference/mean": pytest.approx(0.8 / 3, abs=1e-12),
+        "sampling/sampling_logp_difference/max": pytest.approx(0.5, abs=1e-12),
         "sampling/importance_sampling_ratio/min": pytest.approx(float(ratios[0]), abs=1e-12),
         "sampling/importance_sampling_ratio/mean": pytest.approx(float(ratios.mean()), abs=1e-12),
         "sampling/importance_sampling_ratio/max": pytest.approx(float(ratios[1]), abs=1e-12),
