@@ -68,7 +68,7 @@ class Run:
     ) -> None:
         assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
         self.experiment, self.device = experiment, torch.device(device)
-        check_sampler(experiment, self.device)
+        check_sampler(experiment, self.device, sharding)
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
         ranks = ranks or Ranks()
         check_sharding(sharding, ranks.count)

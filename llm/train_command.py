@@ -121,7 +121,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("device", "cuda", "there is no GPU here: must be cpu or auto")
-    check_sampler(experiment, None if options.dry_run else _device(options))
+    check_sampler(experiment, None if options.dry_run else _device(options), options.sharding)
 
 
 def _device(options: argparse.Namespace) -> str:

@@ -36,6 +36,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from llm.distributed import Sharding
 from llm.policy import CausalLMPolicy
 from llm.sampling import Decoding
 from sims.core.experiment import Experiment
@@ -63,7 +64,9 @@ class VLLMDecoding(Decoding, kind="vllm_decoding"):
             raise SpecError("temperature", self.temperature, f"must be at least {_COLDEST} with use_vllm")
 
 
-def check_sampler(experiment: Experiment, device: torch.device | str | None = None) -> None:
+def check_sampler(
+    experiment: Experiment, device: torch.device | str | None = None, sharding: Sharding = "none"
+) -> None:
     """Refuse, with SpecError, what vLLM cannot draw, and a machine where it cannot run; None: whatever the machine."""
     decoding = experiment.policy.decoding  # type: ignore[attr-defined]
     if not isinstance(decoding, VLLMDecoding):
@@ -73,6 +76,8 @@ def check_sampler(experiment: Experiment, device: torch.device | str | None = No
         raise SpecError("use_vllm", True, f"{algorithm.kind} draws from a mixture of two policies, vLLM only from one")
     if experiment.precision == "float64":
         raise SpecError("precision", "float64", "must be float32 with use_vllm")
+    if sharding != "none":
+        raise SpecError("sharding", sharding, "must be none with use_vllm: each process's vLLM is given whole weights")
     if device is None:
         return
     try:

@@ -327,6 +327,10 @@ BAD = [
     (["--use-vllm", "--temperature", "0.001"], "temperature = 0.001: must be at least 0.01 with use_vllm"),
     (["--use-vllm", "--vllm-gpu-memory-utilization", "0"], "vllm_gpu_memory_utilization = 0.0: must be float > 0"),
     (["--use-vllm", "--precision", "float64"], "precision = 'float64': must be float32 with use_vllm"),
+    (
+        ["--use-vllm", "--sharding", "full", "--processes", "2"],
+        "sharding = 'full': must be none with use_vllm: each process's vLLM is given whole weights",
+    ),
     (["--use-vllm", "--algorithm", "nash-md"], "use_vllm = True: nash_md draws from a mixture of two policies"),
 ]
 
