@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -64,7 +65,7 @@ class Experiment(Spec, kind="experiment"):
     precision: Literal["float32", "float64"] = setting("float32", "floating point of parameters and losses")
 
     def check(self) -> None:
-        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
         check_run(self.algorithm, self.schedule)
         self.policy.check_environment(self.environment)

@@ -31,7 +31,10 @@ class Schedule(Spec, kind="schedule"):
     minibatch_size: int | None = setting(None, "prompts an update (M); must divide batch_size; none: all", at_least=1)
     epochs: int = setting(1, "passes over a collected batch", at_least=1)
     sync_every_updates: float | None = setting(
-        None, "updates between copies of the policy to the sampler; none: before every batch; inf: never", at_least=1
+        None,
+        "updates between copies of the policy to the sampler; none: before every batch; inf: never",
+        at_least=1,
+        infinite=True,
     )
     source: Literal["policy", "pool", "replay", "dataset"] = setting(
         "policy",
@@ -43,6 +46,7 @@ class Schedule(Spec, kind="schedule"):
         None,
         "how many prompts a recorded one may move from its place (source = replay): 0: in order; inf: shuffled",
         at_least=0,
+        infinite=True,
     )
     reference: Literal["fixed", "copy", "ema"] = setting(
         "fixed", "the initial policy for ever, a copy of the policy now and then, or an exponential average of it"

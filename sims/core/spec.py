@@ -38,10 +38,11 @@ class SpecError(ValueError):
 def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any:
     """Declare a field with its help and its limits; without help (None) it is no option of a command line.
 
-    limits: any of `above`, `at_least`, `below`, `at_most` (numbers), and `per_run=True` for a float that may also be
-    given as an array over runs. A field annotated `Literal[...]` is limited to these choices.
+    limits: any of `above`, `at_least`, `below`, `at_most` (numbers), `infinite=True` for a float that may be infinite,
+    and `per_run=True` for one that may also be given as an array over runs. A field annotated `Literal[...]` is limited
+    to these choices.
     """
-    unknown = set(limits) - set(_BOUNDS) - {"per_run"}
+    unknown = set(limits) - set(_BOUNDS) - {"per_run", "infinite"}
     if unknown:
         raise TypeError(f"setting() knows no limit {sorted(unknown)}")
     return dataclasses.field(default=default, metadata={"help": help, **limits})
@@ -126,8 +127,10 @@ class Spec:
             raise SpecError(field.name, value, f"must be {describe(field, hint)}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             holds = all(test(value, field.metadata[key]) for key, (test, _) in _BOUNDS.items() if key in field.metadata)
-            if math.isnan(value) or not holds:
+            if not holds or math.isnan(value):
                 raise SpecError(field.name, value, f"must be {describe(field, hint)}")
+            if math.isinf(value) and not field.metadata.get("infinite"):
+                raise SpecError(field.name, value, f"must be finite: {describe(field, hint)}")
 
     def check(self) -> None:
         """Rules that tie several fields together; raises SpecError."""

@@ -35,7 +35,9 @@ class ToyEnvironment(EnvironmentSpec):
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         if schedule.source == "dataset":
             if not self.has_data:
-                raise SpecError("source", "dataset", f"must be policy or pool: {self.kind} holds no recorded data")
+                raise SpecError(
+                    "source", "dataset", f"must be policy, pool or replay: {self.kind} holds no recorded data"
+                )
             if algorithm.label_pairing is None:
                 raise SpecError("source", "dataset", f"holds pairs without log-probs: {algorithm.kind} takes no pairs")
         if getattr(algorithm, "include_prompt", False):
@@ -97,4 +99,4 @@ class RewardJudge:
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded pairs, where there are any."""
-        raise SpecError("source", "dataset", "this environment has no recorded data; it knows policy and pool")
+        raise SpecError("source", "dataset", "must be policy, pool or replay: there are no recorded data here")

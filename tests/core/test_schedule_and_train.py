@@ -223,7 +223,7 @@ def test_a_run_is_not_saved_in_the_middle_of_a_batch() -> None:
 
 
 def test_toy_environments_have_no_recorded_data() -> None:
-    with pytest.raises(SpecError, match="has no recorded data"):
+    with pytest.raises(SpecError, match="no recorded data"):
         next(training(Schedule(batch_size=4, source="dataset")).ticks(1))
 
 

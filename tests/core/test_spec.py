@@ -22,6 +22,8 @@ class Example(Spec, kind="test_example"):
     count: int | None = setting(None, "a count", at_least=2)
     flavour: Literal["sweet", "sour"] = setting("sweet", "a flavour")
     widths: tuple[int, ...] = setting((1,), "some widths")
+    drift: float = setting(0.0, "how far, either way")
+    period: float = setting(1.0, "how long", above=0, infinite=True)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,9 @@ class Example(Spec, kind="test_example"):
         ("rate", 0.0, "rate = 0.0: must be float > 0 and <= 1"),
         ("rate", 1.5, "rate = 1.5: must be float > 0 and <= 1"),
         ("rate", math.nan, "rate = nan: must be float > 0 and <= 1"),
+        ("drift", math.inf, "drift = inf: must be finite: float"),
+        ("drift", -math.inf, "drift = -inf: must be finite: float"),
+        ("period", math.nan, "period = nan: must be float > 0"),
         ("rate", "0.5", "rate = '0.5': must be float > 0 and <= 1"),
         ("rate", True, "rate = True: must be float > 0 and <= 1"),
         ("count", 1, "count = 1: must be int or none >= 2"),
@@ -47,10 +52,11 @@ def test_a_value_that_cannot_be_is_named(field: str, value: object, message: str
 
 def test_limits_include_what_they_say() -> None:
     assert Example(rate=1, count=2, flavour="sour", widths=(1, 2)).rate == 1
+    assert Example(period=math.inf).period == math.inf
 
 
 def test_unknown_fields_and_kinds_name_what_there_is() -> None:
-    with pytest.raises(SpecError, match="no such field; it has rate, count, flavour, widths"):
+    with pytest.raises(SpecError, match="no such field; it has rate, count, flavour, widths, drift, period"):
         Example().replace(rat=1)
     with pytest.raises(SpecError, match="did you mean test_example"):
         find_kind("test_exampel", Spec)

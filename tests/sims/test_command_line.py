@@ -7,6 +7,7 @@ import pytest
 
 from sims.__main__ import main, parse
 from sims.core.algorithms import algorithm_table, all_algorithms
+from sims.core.spec import SpecError
 from sims.core.store import Store
 from sims.measures import optima, target_beta
 
@@ -30,7 +31,8 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
         ("--runs 2.5", "runs = '2.5': must be int >= 1"),
         ("--updates", "expected one argument"),
         ("--environment bandit-r3", "environment = 'bandit_r3': must be one of"),
-        ("--source dataset", "source = 'dataset': must be policy or pool"),
+        ("--source dataset", "source = 'dataset': must be policy, pool or replay"),
+        ("--learning-rate inf", "learning_rate = inf: must be finite: float > 0"),
         ("--algorithm sft --include-prompt", "include_prompt = True: must be false"),
         ("--algorithm awr --baseline group_mean --num-generations 1", "num_generations = 1: must be at least 2"),
         ("--algorithm raft --top per_prompt --num-generations 1", "num_generations = 1: must be at least 2"),
@@ -62,6 +64,13 @@ def test_options_reach_the_experiment() -> None:
     assert experiment.policy.hidden == (8, 16)
     assert experiment.schedule.sync_every_updates == float("inf")
     assert (experiment.optimiser.learning_rate, experiment.seed) == (0.5, 7)
+
+
+@pytest.mark.parametrize("name", ["", "é", "a b", "../a"])
+def test_a_name_that_the_store_could_not_take_is_refused_at_once(name: str) -> None:
+    experiment, _ = parse(QUICK)
+    with pytest.raises(SpecError, match="must be made of letters, digits, _ and -"):
+        experiment.replace(name=name)
 
 
 def test_a_run_prints_the_optimum_beside_it_and_is_cached(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

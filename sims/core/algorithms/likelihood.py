@@ -373,7 +373,7 @@ class RWR(LikelihoodAlgorithm, kind="rwr"):
     source: ClassVar[str] = "Peters & Schaal 2007; Tajwar et al. 2024"
 
     beta: float = setting(1.0, "temperature of the weights e^{r/beta}", above=0, per_run=True)
-    weight_clip: float = setting(20.0, "largest weight", above=0, per_run=True)
+    weight_clip: float = setting(20.0, "largest weight", above=0, infinite=True, per_run=True)
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         scale = exponential_weights(batch.need("rewards"), over(self.beta, 2), over(self.weight_clip, 2))
@@ -396,7 +396,7 @@ class AWR(LikelihoodAlgorithm, kind="awr"):
     source: ClassVar[str] = "Peng et al. 2019"
 
     beta: float = setting(1.0, "temperature of the weights e^{(r-b)/beta}", above=0, per_run=True)
-    weight_clip: float = setting(20.0, "largest weight", above=0, per_run=True)
+    weight_clip: float = setting(20.0, "largest weight", above=0, infinite=True, per_run=True)
     baseline: Literal["running_mean", "group_mean"] = setting("running_mean", "what is subtracted from the reward")
 
     def check_schedule(self, schedule: Schedule) -> None:
