@@ -11,7 +11,8 @@ import numpy as np
 
 from sims.core.experiment import Experiment
 from sims.core.obtain import Progress, obtain
-from sims.core.store import Arrays, CommittedRecord, Record, Store, sources_digest
+from sims.core.sources import sources_digest
+from sims.core.store import Arrays, CommittedRecord, Record, Store
 from sims.measures import final_scores
 
 from . import committed

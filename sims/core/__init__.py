@@ -20,6 +20,7 @@ train         the one training loop
 experiment    an arm as data
 obtain        from experiments to records: read, or stacked, run and written
 store         records on disk
+sources       which code ran
 statistics    intervals and verdicts
 options       command lines made from specs
 """

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .experiment import Experiment, stack_key
+from .sources import sources_digest
 from .spec import Spec
-from .store import DamagedRecord, Record, Store, sources_digest
+from .store import DamagedRecord, Record, Store
 
 
 @dataclass(frozen=True)

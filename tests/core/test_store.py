@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sims.core import sources
 from sims.core import store as module
-from sims.core.store import DamagedRecord, Store, git_state, load_committed, save_committed, sources_digest, spec_hash
+from sims.core.sources import git_state, sources_digest
+from sims.core.store import DamagedRecord, Store, load_committed, save_committed, spec_hash
 
 SPEC = {"algorithm": {"kind": "dpo", "beta": 0.1}, "runs": 4, "tags": ["a", None, True]}
 FILES = ["spec.json", "record.npz", "provenance.json"]
@@ -83,7 +85,7 @@ def test_what_is_not_json_is_refused_by_its_path(value: dict, path: str):
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes files of a package `toy` and gives the digest of starting at toy.runs.start."""
-    module._read_source.cache_clear()
+    sources._read_source.cache_clear()
     files = {
         "toy/__init__.py": "",
         "toy/runs/__init__.py": "",
@@ -100,12 +102,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for name, text in (files | (changes or {})).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        module._read_source.cache_clear()
+        sources._read_source.cache_clear()
         return sources_digest(["toy.runs.start"], packages=("toy",))
 
     monkeypatch.syspath_prepend(tmp_path)
     yield digest
-    module._read_source.cache_clear()
+    sources._read_source.cache_clear()
 
 
 def test_sources_digest_changes_with_code_wherever_an_import_leads(package):

@@ -1,0 +1,87 @@
+"""Which code ran: a digest of the sources behind a record, and the commit that they stood at."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+
+def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "llm")) -> str:
+    """SHA-256 of the source files that a run goes through, blind to comments, docstrings and formatting.
+
+    modules: dotted names to start from; their imports are followed wherever they stand in a file, within `packages`.
+    Each file is read once per process. Not seen: modules imported by a computed name, data files, other packages.
+    Python's syntax tree differs between its minor versions, so another Python counts as other sources.
+    """
+    waiting, seen, digests = list(modules), set(), {}
+    for name in waiting:
+        if _find_source(name, packages) is None:
+            raise ValueError(f"modules has {name!r}: must be the name of a module in {', '.join(packages)}")
+    while waiting:
+        name = waiting.pop()
+        if name and name not in seen:
+            seen.add(name)
+            waiting.append(name.rpartition(".")[0])  # importing a module runs the package around it
+            if file := _find_source(name, packages):
+                digests[name], imported = _read_source(file, name)
+                waiting += imported
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _find_source(name: str, packages: Sequence[str]) -> Path | None:
+    """The file of a module of `packages`, found without importing anything."""
+    top, *rest = name.split(".")
+    package = importlib.util.find_spec(top) if top in packages else None
+    for folder in (package.submodule_search_locations or []) if package else []:
+        stem = Path(folder, *rest)
+        for file in (stem / "__init__.py", stem.parent / f"{stem.name}.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+@functools.cache
+def _read_source(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    """The digest of one file's code, and the names that it may import (modules or what is in them)."""
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    imported = tuple(_imports(tree, package))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            has_docstring = ast.get_docstring(node, clean=False) is not None
+            del node.body[:has_docstring]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)  # each may be a submodule, or in one
+
+
+@functools.cache
+def git_state(root: Path) -> tuple[str | None, bool | None]:
+    """(commit, whether its sources were changed since) of the checkout at `root`; (None, None) where there is none.
+
+    Only Python files and pyproject.toml count as changed: figures and records do not alter what a run computes.
+    Asked once per process, since edits after the start do not change the code that runs.
+    """
+    git = ["git", "--no-optional-locks", "-C", str(root)]
+    ask = functools.partial(subprocess.check_output, stderr=subprocess.DEVNULL, text=True)
+    try:
+        top, commit = ask([*git, "rev-parse", "--show-toplevel", "HEAD"]).splitlines()
+        if Path(top).resolve() != root.resolve():  # installed inside somebody else's checkout
+            return None, None
+        return commit, bool(ask([*git, "status", "--porcelain", "--", "*.py", "pyproject.toml"]))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
