@@ -67,10 +67,20 @@ class TextEnvironment:
         return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), found.examples)
 
     def judge(
-        self, prompts: TextPrompts, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
+        self,
+        prompts: TextPrompts,
+        responses: Tensor,
+        mask: Tensor,
+        pairing: Pairing | None,
+        noise: Noise,
+        rewards: Tensor | None = None,
     ) -> Judgement:
-        """Rewards, gold rewards, and labels of the pairs asked for. responses, mask: (B, K, L)."""
-        rewards, gold = self.score(prompts.examples, responses, mask)
+        """Rewards, gold rewards, and labels of the pairs asked for. responses, mask: (B, K, L).
+
+        rewards: (B, K), instead of the task's own.
+        """
+        own, gold = self.score(prompts.examples, responses, mask)
+        rewards = own if rewards is None else rewards.to(own)
         if pairing is None:
             return Judgement(rewards, gold)
         pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)

@@ -16,13 +16,14 @@ from llm.tasks import Task
 from llm.vllm_sampler import VLLMDecoding
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.experiment import Experiment
+from sims.core.judge import Judge
 from sims.core.optimise import Optimiser
 from sims.core.options import OptionParser, add_options, given
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, kinds_of
 
 S = TypeVar("S", bound=Spec)
-_PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser")
+_PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "judge")
 _NESTED = ("decoding", "scoring")
 
 
@@ -48,6 +49,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         (algorithm, f"algorithm {algorithm.kind}", ()),
         (Schedule, "schedule", ()),
         (ScheduledOptimiser, "optimiser", ()),
+        (Judge, "judge", ()),
         (Experiment, "experiment", _PARTS),
     ]
     for cls, title, skip in parts:
@@ -76,6 +78,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         algorithm=_changed(changed, options),
         schedule=_changed(base.schedule, options),
         optimiser=_optimiser(base.optimiser, options),
+        judge=_changed(base.judge, options),
         **_lengths(base, options),
     )
     return experiment, options

@@ -33,7 +33,8 @@ from llm.policy import CausalLMPolicy
 from llm.pretrain import EMBEDDED
 from llm.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states
 from sims.core.algorithms.reward_model import RewardModelLoss
-from sims.core.batch import Batch, pick, sequence_sum
+from sims.core.batch import Batch, pick
+from sims.core.judge import implicit_reward
 from sims.core.noise import Noise
 from sims.core.optimise import Optimiser, PerRunOptimiser
 from sims.core.preferences import Labeller, Pairing, choose_pairs
@@ -207,11 +208,7 @@ class ImplicitReward:
     @torch.no_grad()
     def score(self, prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> Tensor:
         """(B, K); see `Scorer`."""
-        own, other = (
-            policy.forward(prompts, responses, mask, prompt_mask=prompt_mask).logp
-            for policy in (self.policy, self.reference)
-        )
-        return self.beta * sequence_sum(own - other, mask.to(own.device))
+        return implicit_reward(self.policy, self.reference, Batch(prompts, responses, mask, prompt_mask), self.beta)
 
 
 @dataclass(frozen=True)

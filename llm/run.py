@@ -97,7 +97,9 @@ class Run:
         self.environment = environment(task.data_split)
         split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
         self.judge = self.environment if split == self.environment.split else environment(split)
-        self.training = Training(policy, self.environment, algorithm, experiment.schedule, learner, self.noise)
+        self.training = Training(
+            policy, self.environment, algorithm, experiment.schedule, learner, self.noise, experiment.judge
+        )
 
     def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
         """The policy as the loop sees it, and its learner, for as many processes as there are."""

@@ -43,7 +43,7 @@ from sims.core.noise import Noise
 from sims.core.protocols import Samples
 
 # What `Training.state_dict` calls tensors that go with parameter i.
-_BY_PARAMETER = re.compile(r"(?:policy|sampler|reference|learner\.mean|learner\.square)\.(\d+)")
+_BY_PARAMETER = re.compile(r"(?:policy|sampler|reference|judge|learner\.mean|learner\.square)\.(\d+)")
 
 
 class ShardedModel:

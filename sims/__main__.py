@@ -14,6 +14,7 @@ from . import (
 )
 from .core.algorithms import Algorithm, algorithm_table, find_algorithm
 from .core.experiment import Experiment, PolicySpec
+from .core.judge import Judge
 from .core.obtain import Progress, obtain
 from .core.optimise import Optimiser
 from .core.options import OptionParser, add_options, check_folder, from_options
@@ -31,7 +32,7 @@ EXAMPLES = """examples:
   python -m sims --algorithm dpo --help                        every option of this algorithm
   python -m sims --algorithms                                  the table of algorithms
 """
-OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser")
+OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "judge")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +84,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         (policy, f"policy {policy.kind}"),
         (Schedule, "schedule"),
         (Optimiser, "optimiser"),
+        (Judge, "judge"),
     ]
     for cls, title in parts:
         add_options(parser, cls, title)
@@ -95,6 +97,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         "policy": from_options(options, policy),
         "schedule": from_options(options, Schedule),
         "optimiser": from_options(options, Optimiser),
+        "judge": from_options(options, Judge),
     }
     return from_options(options, Experiment, fixed), options
 

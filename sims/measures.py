@@ -53,10 +53,12 @@ def target_beta(experiment: Experiment) -> float | None:
 
     Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
     flips nothing; with noiseless labels its loss has no minimum, and recorded pairs leave free what they do not show.
-    A reference that moves, or a learned reward, makes it another law.
+    A reference that moves, a learned reward, or a policy that judges itself, makes it another law.
     """
     algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
     if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
+        return None
+    if experiment.judge.judge == "implicit":
         return None
     if algorithm.kind in ("reinforce", "rloo", "ppo"):
         plain = {"kl_in": "reward", "kl_estimator": "k1", "target_kl": None, "gamma": 1.0}  # what only PPO can change

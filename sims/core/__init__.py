@@ -13,6 +13,7 @@ noise         one random stream a run
 protocols     what a policy and an environment must offer
 schedule      how on-policy a run is
 reference     what the KL is measured to
+judge         who says what samples are worth: the environment, or the policy itself
 collect       where batches come from
 optimise      SGD and Adam, one learning rate a run
 learner       one update

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .algorithms import Algorithm
 from .batch import Batch
+from .judge import Judge, implicit_reward
 from .noise import Noise
 from .protocols import Environment, Policy, Prompts, Samples, evaluate
 from .reference import Reference
@@ -21,6 +22,7 @@ class Collector:
 
     samples: how many responses were drawn so far. synced_at: updates done when the sampler last was the policy.
     pool: batches drawn once and used from then on, in `order`; drawn here, or by the run that a replay repeats.
+    frozen_judge: the policy as it was when it began to judge its own samples, where it stays that judge.
     """
 
     def __init__(
@@ -31,9 +33,12 @@ class Collector:
         algorithm: Algorithm,
         schedule: Schedule,
         noise: Noise,
+        judge: Judge | None = None,
     ) -> None:
         self.policy, self.reference, self.environment = policy, reference, environment
         self.algorithm, self.schedule, self.noise = algorithm, schedule, noise
+        self.judge = judge or Judge()
+        self.frozen_judge: Policy | None = None
         # The sampler is the policy itself where it is synced before every batch.
         self.fresh = schedule.source == "policy" and schedule.sync_period == schedule.updates_per_batch
         self.sampler = policy if self.fresh or schedule.source in ("dataset", "replay") else policy.clone()
@@ -50,7 +55,7 @@ class Collector:
             self.sampler.copy_from(self.policy)
             self.synced_at = updates
         if schedule.source == "policy":
-            batch = self.draw(schedule.batch_size)
+            batch = self.draw(schedule.batch_size, updates)
         elif schedule.source == "pool":
             batch = self._from_pool()
         elif schedule.source == "replay":
@@ -61,20 +66,17 @@ class Collector:
         return self._freeze(batch)
 
     @torch.no_grad()
-    def draw(self, prompts: int) -> Batch:
-        """Draw responses to so many prompts, and have them judged."""
+    def draw(self, prompts: int, updates: int = 0) -> Batch:
+        """Draw responses to so many prompts, and have them judged. updates: how many are done."""
         asked = self.environment.prompts(prompts, self.noise)
         tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
         samples = self._responses(tokens, prompt_mask)
+        drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
+        own = {"rewards": self._own_rewards(drawn)} if self._judges_itself(updates) else {}
         pairing = self.algorithm.label_pairing
-        judged = self.environment.judge(asked, samples.responses, samples.mask, pairing, self.noise)
+        judged = self.environment.judge(asked, samples.responses, samples.mask, pairing, self.noise, **own)
         self.samples += prompts * self.schedule.num_generations
-        return Batch(
-            prompts=tokens,
-            responses=samples.responses,
-            mask=samples.mask,
-            prompt_mask=prompt_mask,
-            logp_sampler=samples.logp,
+        return drawn.replace(
             rewards=judged.rewards,
             gold=judged.gold,
             pairs=judged.pairs,
@@ -82,6 +84,17 @@ class Collector:
             pair_weight=judged.pair_weight,
             desirable=judged.desirable,
         )
+
+    def _judges_itself(self, updates: int) -> bool:
+        """Whether the policy is the judge from here on; freezes the one that is to stay so."""
+        asked = self.judge.asks_policy(updates)
+        if asked and self.judge.judge_policy == "frozen" and self.frozen_judge is None:
+            self.frozen_judge = self.policy.clone()
+        return asked
+
+    def _own_rewards(self, batch: Batch) -> Tensor:
+        judge = self.sampler if self.frozen_judge is None else self.frozen_judge
+        return implicit_reward(judge, self.reference.policy, batch, self.judge.judge_beta)
 
     def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
         """K responses a prompt, each slot from the law that the algorithm wants; equal laws are drawn together."""

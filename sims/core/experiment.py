@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 
 from .algorithms import Algorithm
+from .judge import Judge
 from .noise import Noise
 from .optimise import Optimiser
 from .schedule import Schedule
@@ -58,6 +59,7 @@ class Experiment(Spec, kind="experiment"):
     algorithm: Algorithm = setting(help="how")
     schedule: Schedule = setting(Schedule(), "how on-policy")
     optimiser: Optimiser = setting(Optimiser(), "how a gradient becomes a step")
+    judge: Judge = setting(Judge(), "who says what fresh samples are worth", omit_default=True)
     updates: int = setting(1000, "updates in all; must be a multiple of the updates a batch", at_least=1)
     evaluations: int = setting(20, "points at which the policy is evaluated, beside the start", at_least=1)
     runs: int = setting(20, "independent runs", at_least=1)
@@ -67,10 +69,13 @@ class Experiment(Spec, kind="experiment"):
     def check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
-        check_run(self.algorithm, self.schedule)
+        check_run(self.algorithm, self.schedule, self.judge)
         self.policy.check_environment(self.environment)
         self.environment.check_experiment(self.algorithm, self.schedule)
         self.schedule.check_updates(self.updates)
+        if self.judge.judge_after_updates >= self.updates:
+            rule = f"must be below updates = {self.updates}, for the policy to judge anything"
+            raise SpecError("judge_after_updates", self.judge.judge_after_updates, rule)
         if self.evaluations > self.updates:
             raise SpecError("evaluations", self.evaluations, f"must be at most updates = {self.updates}")
 

@@ -104,9 +104,18 @@ class Environment(Protocol[Asked]):
         """The next prompts: ids (..., B), or `Prompts`."""
 
     def judge(
-        self, prompts: Asked, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
+        self,
+        prompts: Asked,
+        responses: Tensor,
+        mask: Tensor,
+        pairing: Pairing | None,
+        noise: Noise,
+        rewards: Tensor | None = None,
     ) -> Judgement:
-        """Rewards, and labels for the pairs that `pairing` chooses. prompts: the very object that `prompts` gave."""
+        """Rewards, and labels for the pairs that `pairing` chooses. prompts: the very object that `prompts` gave.
+
+        rewards: (..., B, K), another judge's verdict, which then stands in for the environment's own; gold never does.
+        """
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, pairs and labels, for source = dataset."""

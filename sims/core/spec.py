@@ -40,9 +40,10 @@ def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any
 
     limits: any of `above`, `at_least`, `below`, `at_most` (numbers), `infinite=True` for a float that may be infinite,
     and `per_run=True` for one that may also be given as an array over runs. A field annotated `Literal[...]` is limited
-    to these choices.
+    to these choices. `omit_default=True` keeps a field out of JSON while it has its default: one that is added later
+    then leaves every older spec its identity.
     """
-    unknown = set(limits) - set(_BOUNDS) - {"per_run", "infinite"}
+    unknown = set(limits) - set(_BOUNDS) - {"per_run", "infinite", "omit_default"}
     if unknown:
         raise TypeError(f"setting() knows no limit {sorted(unknown)}")
     return dataclasses.field(default=default, metadata={"help": help, **limits})
@@ -176,13 +177,17 @@ def find_kind(kind: str, base: type[S], field: str = "kind") -> type[S]:
 def to_json(value: Any) -> Any:
     """A spec as plain JSON values; a nested spec carries its registered kind."""
     if isinstance(value, Spec):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if not _omitted(value, f)}
         return {"kind": value.kind, **fields}
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return value
+
+
+def _omitted(spec: Spec, field: Field[Any]) -> bool:
+    return bool(field.metadata.get("omit_default")) and getattr(spec, field.name) == field.default
 
 
 def from_json(value: Any, hint: Any = Any) -> Any:

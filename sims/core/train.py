@@ -16,6 +16,7 @@ from torch import Tensor
 from .algorithms import Algorithm, State
 from .batch import Batch
 from .collect import Collector, as_drawn
+from .judge import Judge
 from .learner import Learner, Step, narrow_targets
 from .noise import Noise
 from .preferences import count_pairs
@@ -37,10 +38,11 @@ class Tick:
     step: Step
 
 
-def check_run(algorithm: Algorithm, schedule: Schedule) -> None:
+def check_run(algorithm: Algorithm, schedule: Schedule, judge: Judge | None = None) -> None:
     """Refuse what cannot run, before it runs. Raises SpecError with the field to change."""
-    name, generations = algorithm.kind, schedule.num_generations
+    name, generations, judge = algorithm.kind, schedule.num_generations, judge or Judge()
     algorithm.check_schedule(schedule)
+    judge.check_schedule(schedule)
     if schedule.source != "dataset":  # recorded data bring their own responses, pairs and labels
         if generations < algorithm.min_generations:
             rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"
@@ -51,7 +53,7 @@ def check_run(algorithm: Algorithm, schedule: Schedule) -> None:
         raise SpecError(
             "batch_size", schedule.batch_size, f"must be at least 2: {name} mismatches prompts and responses"
         )
-    if schedule.reference != "fixed" and not algorithm.needs_reference:
+    if schedule.reference != "fixed" and not algorithm.needs_reference and judge.judge == "environment":
         raise SpecError(
             "reference", schedule.reference, f"has no effect: {name} looks at no reference with these settings"
         )
@@ -71,12 +73,13 @@ class Training:
         schedule: Schedule,
         learner: Learner,
         noise: Noise,
+        judge: Judge | None = None,
     ) -> None:
-        check_run(algorithm, schedule)
+        check_run(algorithm, schedule, judge)
         self.policy, self.learner, self.noise = policy, learner, noise
         self.algorithm, self.schedule = algorithm, schedule
         self.reference = Reference(policy, schedule)
-        self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise)
+        self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise, judge)
         parameter = learner.parameters[0]
         self.state: State = algorithm.initial_state(noise.lead, parameter.dtype, parameter.device)
         self.updates = 0
@@ -129,6 +132,8 @@ class Training:
             policies["sampler"] = collector.sampler
         if self.schedule.reference != "fixed":
             policies["reference"] = self.reference.policy
+        if collector.frozen_judge is not None:
+            policies["judge"] = collector.frozen_judge
         tensors = {
             f"{name}.{i}": p.detach() for name, policy in policies.items() for i, p in enumerate(policy.parameters())
         }
@@ -153,12 +158,15 @@ class Training:
     def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
         """Go on where `state_dict` was taken. The training must have been made from the same spec and start."""
         collector = self.collector
+        if "judge.0" in tensors:
+            collector.frozen_judge = self.policy.clone()
         for name, policy in (
             ("policy", self.policy),
             ("sampler", collector.sampler),
             ("reference", self.reference.policy),
+            ("judge", collector.frozen_judge),
         ):
-            for i, parameter in enumerate(policy.parameters()):
+            for i, parameter in enumerate(policy.parameters() if policy is not None else ()):
                 if f"{name}.{i}" in tensors:
                     parameter.copy_(tensors[f"{name}.{i}"])
         self.state = _below(tensors, "state.")

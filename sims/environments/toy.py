@@ -84,11 +84,18 @@ class RewardJudge:
         return (noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1)
 
     def judge(
-        self, prompts: Tensor, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
+        self,
+        prompts: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        pairing: Pairing | None,
+        noise: Noise,
+        rewards: Tensor | None = None,
     ) -> Judgement:
-        """Rewards; and if a pairing is asked for, its pairs and their labels."""
-        rewards = self.reward(prompts, responses)
-        gold = self.gold(prompts, responses, rewards)
+        """Rewards; and if a pairing is asked for, its pairs and their labels. rewards: instead of its own."""
+        own = self.reward(prompts, responses)
+        gold = self.gold(prompts, responses, own)
+        rewards = own if rewards is None else rewards
         if pairing is None:
             return Judgement(rewards=rewards, gold=gold)
         pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)

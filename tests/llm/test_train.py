@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from llm.__main__ import main
+from llm.environment import response_lengths
 from llm.language import build_tokenizer
 from llm.memory import estimate
 from llm.metrics import read_json_lines
@@ -228,6 +229,30 @@ def test_a_diverged_run_is_marked_and_the_next_goes_on():
     assert (arrays["diverged_at"] >= 1).all()
     assert np.isnan(arrays["length"][:, -1]).all()
     assert np.isfinite(arrays["length"][:, 0]).all()
+
+
+def test_a_model_labels_its_own_samples():
+    """From update 3 on rewards are beta times the log-ratio of the policy at the last sync, and gold is the task's."""
+    given = "--algorithm dpo --num-generations 2 --batch-size 4 --judge implicit --judge-beta 0.2 --temperature 0.8"
+    more = "--judge-after-updates 2 --max-new-tokens 8 --updates 4 --evaluations 1 --learning-rate 1e-3"
+    experiment, _ = parse(OptionParser("test"), f"{given} {more}".split(), "tiny-min-length")
+    run = Run(experiment.replace(precision="float64"))
+    before = run.policy.clone()
+    for tick in run.ticks():
+        batch = tick.batch
+        lengths = response_lengths(batch.responses, batch.mask, run.policy.eos_token_ids)
+        assert torch.equal(batch.gold, -lengths.double())
+        if tick.update <= 2:
+            assert torch.equal(batch.rewards, batch.gold)
+        else:
+            logp, logp_ref = (
+                policy.forward(batch.prompts, batch.responses, batch.mask, prompt_mask=batch.prompt_mask).logp
+                for policy in (before, run.training.reference.policy)
+            )
+            own = 0.2 * (logp - logp_ref).sum(-1)
+            torch.testing.assert_close(batch.rewards, own, rtol=0, atol=1e-10)
+            assert torch.equal(batch.pair_label[:, 0], (own[:, 0] > own[:, 1]).double())
+        before = run.policy.clone()
 
 
 # Options

@@ -39,6 +39,9 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
         ("--peak 1000", "peak = 1000.0: must be an action: at most 99"),
         ("--environment bandit-overlap --overlap 0.7 --spread 50", "overlap = 0.7: must be at most"),
         ("--environment token-tree --policy mlp", "it needs an environment of single actions"),
+        ("--judge implicit --judge-policy frozen", "judge_after_updates = 0: must be at least 1"),
+        ("--judge implicit --source pool --pool-size 64", "source = 'pool': must be policy"),
+        ("--judge-beta 0.5", "judge_beta = 0.5: only means something when judge = implicit"),
         ("--plot picture.gif", "plot = 'picture.gif': must end in .png, .svg or .pdf"),
         ("--plot nowhere/picture.png", "plot = 'nowhere/picture.png': must lie in a folder that is there"),
         (f"--results {__file__}", "must be a folder"),
@@ -90,6 +93,16 @@ def test_a_run_prints_the_optimum_beside_it_and_is_cached(capsys: pytest.Capture
     assert record.stat().st_mtime_ns > written
 
 
+def test_a_policy_that_only_hears_itself_stays_where_it_is(tmp_path: Path) -> None:
+    """Its labels are all ties until it has learned something from the environment's."""
+    line = ["--algorithm", "dpo", "--judge", "implicit", "--results", str(tmp_path), *QUICK]
+    for given, moves in (([], False), (["--judge-after-updates", "2"], True)):
+        assert main([*line, *given]) == 0
+        experiment, _ = parse([*line, *given])
+        reward = Store(tmp_path).load(experiment.name, experiment.to_json()).arrays["reward"]
+        assert (abs(reward[:, -1] - reward[:, 0]).max() > 1e-6) == moves
+
+
 def test_the_optimum_is_exact(tmp_path: Path) -> None:
     """By hand on the tree's rewards and reference: E under π_ref·e^{r/β}/Z."""
     line = ["--algorithm", "rloo", "--beta", "0.5", "--environment", "token-tree", *QUICK, "--precision", "float64"]
@@ -118,6 +131,7 @@ def test_the_optimum_is_exact(tmp_path: Path) -> None:
         ("--algorithm rloo --beta 0.2 --reference copy --reference-every-updates 5", None),  # it moves on
         ("--algorithm rloo --beta 0.2 --environment contextual --reward-model table", None),  # not the gold reward
         ("--algorithm dpo --label-temperature 0.5 --environment contextual --source dataset --batch-size 48", None),
+        ("--algorithm dpo --label-temperature 0.5 --judge implicit", None),
     ],
 )
 def test_which_law_an_algorithm_aims_at(line: str, beta: float | None) -> None:
