@@ -65,8 +65,9 @@ def preset(scale: str, task: TaskName) -> Experiment:
         return PRESETS[found[scale]]
     experiment = PRESETS["mistral-7b-ultrafeedback"]
     data = {name: getattr(experiment.environment, name) for name in Task.names()}
-    tasks = {"min": MinLength(**data), "mode": ModeLength(**data, mode=200), "skew": SkewLength(**data)}
-    return experiment.replace(environment=tasks[task])
+    if task == "skew":
+        return experiment.replace(environment=SkewLength(**data | {"relabel": True}))
+    return experiment.replace(environment=MinLength(**data) if task == "min" else ModeLength(**data, mode=200))
 
 
 def arm(
@@ -75,7 +76,7 @@ def arm(
     """An arm of a figure: an algorithm on a task, drawn by the policy or by the reference.
 
     A batch has 32 samples (tiny), or as many as the preset's: in pairs for algorithms on pairs, else in fours. sampler
-    "off": fresh draws from the reference for ever; of skew at tiny scale the recorded responses, which are cut short.
+    "off": fresh draws from the reference for ever; of skew the recorded responses, which are cut short.
     batches: so many times as many samples are collected at once, in minibatches of the size that one has. epochs:
     updates on each.
     """
@@ -90,8 +91,7 @@ def arm(
         epochs=epochs,
     )
     if sampler == "off":
-        recorded = task == "skew" and tiny
-        schedule = schedule.replace(**({"source": "dataset"} if recorded else {"sync_every_updates": math.inf}))
+        schedule = schedule.replace(**({"source": "dataset"} if task == "skew" else {"sync_every_updates": math.inf}))
     if tiny:
         task_spec = base.environment.replace(evaluation_prompts=64, recorded_prompts=1024)
         base = base.replace(updates=TINY_UPDATES, evaluations=TINY_EVALUATIONS, environment=task_spec)

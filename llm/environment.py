@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm import language
 from llm.data import Example, TextEncoder, collate, load_examples, prompt_from
+from llm.recorded import relabel
 from llm.tasks import LANGUAGE, Answers, Reward, Task
 from sims.core.batch import Batch, pick
 from sims.core.noise import Noise
@@ -58,6 +59,7 @@ class TextEnvironment:
         self.split = split or task.data_split
         self.examples = load_prompts(task, self.encoder, self.split)
         self._recorded: list[Example] | None = None
+        self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items dispensed so far: epoch and position in one number
 
     def prompts(self, batch_size: int, noise: Noise) -> TextPrompts:
@@ -124,15 +126,16 @@ class TextEnvironment:
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, rewards and labels.
 
-        A preference row's label is the row's own; the embedded language's pairs are labelled by the task's reward.
+        A preference row's label is the row's own, or by the task's reward as are those of the embedded language.
         """
         if self._recorded is None:
-            self._recorded = self._load_recorded()
+            self._recorded = self._load_recorded(noise)
         index = self._next("recorded", len(self._recorded), batch_size, noise)
         found = collate([self._recorded[i] for i in index], self.encoder.pad)
         assert found.responses is not None and found.mask is not None
         rewards, gold = self.score(found.examples, found.responses, found.mask)
-        pairs, label, weight = found.pairs, found.pair_label, None
+        pairs, weight = found.pairs, None
+        label = found.pair_label if self._labels is None else self._labels[index]
         if self.task.data == LANGUAGE:
             pairs = label = None
             if self.pairing is not None:
@@ -153,14 +156,21 @@ class TextEnvironment:
             pair_weight=weight,
         )
 
-    def _load_recorded(self) -> list[Example]:
+    def _load_recorded(self, noise: Noise) -> list[Example]:
         if self.task.data == LANGUAGE:
             rng = np.random.default_rng(_RECORDED_SEED)
             return [
                 self._record(self.examples[i], rng)
                 for i in rng.integers(len(self.examples), size=self.task.recorded_prompts)
             ]
-        return self.examples
+        rows = self.task.recorded_examples(self.examples, self.encoder.eos, np.random.default_rng(_RECORDED_SEED))
+        if self.task.relabel:
+            uniforms = Noise(noise.runs).uniforms("recorded labels", len(rows), 1, 2)[0]
+            score, on_ties = (lambda *answers: self.score(*answers)[0]), self.task.on_ties
+            rows, self._labels = relabel(
+                rows, score, self.labeller, uniforms, on_ties, self.encoder.pad, self.task.data
+            )
+        return rows
 
     def _record(self, example: Example, rng: np.random.Generator) -> Example:
         texts = [self.task.recorded_response(str(example.prompt), rng) for _ in range(self.generations)]

@@ -57,6 +57,17 @@ _ALPACA_PROMPTS: dict[str, Any] = {
     "max_prompt_length": 128,
     "on_too_long": "truncate",
 }
+_ALPACA_PAIRS: dict[str, Any] = _ALPACA_PROMPTS | {
+    "data_config": "alpaca_human_preference",
+    "data_kind": "preference",
+    "chosen_column": "output_1",  # the row says which is better in a column of its own, which `relabel` overrules
+    "rejected_column": "output_2",
+    "data_split": "preference[:90%]",
+    "evaluation_split": "preference[90%:]",
+    "max_completion_length": 256,
+    "on_bad_rows": "drop",
+    "relabel": True,
+}
 _GOLD = "Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback"
 
 
@@ -107,7 +118,10 @@ PRESETS: dict[str, Experiment] = {
         ),
         "pythia-1.4b-min-length": _pythia(MinLength(**_ALPACA_PROMPTS)),
         "pythia-1.4b-mode-length": _pythia(ModeLength(mode=200, **_ALPACA_PROMPTS)),
-        "pythia-1.4b-skew-length": _pythia(SkewLength(**_ALPACA_PROMPTS)),
+        "pythia-1.4b-skew-length": _pythia(SkewLength(**_ALPACA_PAIRS)).replace(
+            schedule=Schedule(batch_size=32, num_generations=2, source="dataset"),
+            optimiser=Optimiser(learning_rate=5e-7, max_grad_norm=1.0),
+        ),
         "pythia-1.4b-alpacafarm": _pythia(LearnedReward(reward_model=_GOLD, **_ALPACA_PROMPTS)),
         "pythia-1.4b-sft": Experiment(
             name="sft",

@@ -19,6 +19,7 @@ from llm import language
 from llm.data import Example, Row, Text, TextEncoder, collate
 from llm.data.tokenise import OnTooLong
 from llm.pretrain import EMBEDDED
+from llm.recorded import OnTies, cut_short
 from sims.core.algorithms import Algorithm
 from sims.core.experiment import EnvironmentSpec
 from sims.core.preferences import count_pairs
@@ -89,13 +90,23 @@ class Task(EnvironmentSpec):
     label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
     flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
     correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+    relabel: bool = setting(
+        False, "label a file's recorded pairs by this task's reward, whatever the rows say; the language's always are",
+        omit_default=True,
+    )  # fmt: skip
+    on_ties: OnTies = setting(
+        "drop", "what to do with pairs of two equal rewards (relabel): drop, or label by a coin", omit_default=True
+    )
 
     def check(self) -> None:
         if self.data == LANGUAGE:
             self._check_language()
-        elif self.data_kind != "preference" and (self.chosen_column or self.rejected_column):
-            name = "chosen_column" if self.chosen_column else "rejected_column"
-            raise SpecError(name, getattr(self, name), "only means something with data_kind = preference")
+        elif self.data_kind != "preference":
+            for name in ("chosen_column", "rejected_column", "relabel"):
+                if getattr(self, name):
+                    raise SpecError(name, getattr(self, name), "only means something with data_kind = preference")
+        if self.on_ties != "drop" and not self.relabel:
+            raise SpecError("on_ties", self.on_ties, "only means something with relabel")
 
     def _check_language(self) -> None:
         for name in ("data_split", "evaluation_split"):
@@ -104,6 +115,8 @@ class Task(EnvironmentSpec):
         for name in ("data_config", "prompt_template", *(f"{column}_column" for column in _COLUMNS)):
             if getattr(self, name) is not None:
                 raise SpecError(name, getattr(self, name), "has no effect with data = language: leave it at none")
+        if self.relabel:
+            raise SpecError("relabel", True, "has no effect with data = language: its pairs are labelled by the reward")
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         """Recorded data must hold what the algorithm learns from."""
@@ -142,6 +155,10 @@ class Task(EnvironmentSpec):
         """One recorded response to a prompt of the embedded language."""
         return language.sample_response(prompt, rng)
 
+    def recorded_examples(self, examples: list[Example], eos: int, rng: Any) -> list[Example]:
+        """A file's rows as they are learned from."""
+        return examples
+
 
 @dataclass(frozen=True)
 class MinLength(Task, kind="min_length"):
@@ -169,21 +186,27 @@ class ModeLength(Task, kind="mode_length"):
 class SkewLength(MinLength, kind="skew_length"):
     """r = −|y| where recorded responses are cut short, so that data and reference overlap little. Tajwar et al. 2024.
 
-    On the embedded language a recorded response is cut to a length drawn evenly from `cut_from` … `cut_to` tokens and
-    ended there (responses that are no longer are drawn afresh). It mostly stops in the middle of a sentence, where the
-    reference almost never does, and is never as short as the optimum. A file's completions are cut by
-    `max_completion_length` with `on_too_long` = truncate. Fresh samples know nothing of it: online, the task is
-    min_length.
+    A recorded response is cut to a length drawn evenly from `cut_from` … `cut_to` tokens and ended there by EOS. It
+    mostly stops in the middle of a sentence, where the reference almost never does, and is never as short as the
+    optimum. Responses that are no longer than their draw are drawn afresh from the embedded language; in a file they
+    stay as they are, and are counted. A row's own preference is not about what is left of its responses, so that a
+    file's pairs must be labelled again. Fresh samples know nothing of it: online, the task is min_length.
+
+    How the authors cut theirs was not found; the name of their data, skewexp_minlength, speaks of exponential lengths.
     """
 
-    cut_from: int = setting(10, "shortest recorded response, in tokens before EOS", at_least=1)
-    cut_to: int = setting(22, "longest recorded response, in tokens before EOS", at_least=1)
+    cut_from: int = setting(10, "shortest recorded response that was cut, in tokens before EOS", at_least=1)
+    cut_to: int = setting(22, "longest recorded response that was cut, in tokens before EOS", at_least=1)
 
     def check(self) -> None:
         super().check()
-        if not self.cut_from <= self.cut_to < language.MAX_RESPONSE_TOKENS:
+        if self.data == LANGUAGE and not self.cut_from <= self.cut_to < language.MAX_RESPONSE_TOKENS:
             rule = f"must be from cut_from = {self.cut_from} to {language.MAX_RESPONSE_TOKENS - 1}"
             raise SpecError("cut_to", self.cut_to, rule)
+        if self.cut_to < self.cut_from:
+            raise SpecError("cut_to", self.cut_to, f"must be at least cut_from = {self.cut_from}")
+        if self.data_kind == "preference" and self.data != LANGUAGE and not self.relabel:
+            raise SpecError("relabel", False, "must be true with skew_length: a row does not compare what is cut of it")
 
     def recorded_response(self, prompt: str, rng: Any) -> str:
         length = int(rng.integers(self.cut_from, self.cut_to + 1))
@@ -191,6 +214,9 @@ class SkewLength(MinLength, kind="skew_length"):
             words = language.sample_response(prompt, rng).split()
             if len(words) > length:
                 return " ".join(words[:length])
+
+    def recorded_examples(self, examples: list[Example], eos: int, rng: Any) -> list[Example]:
+        return cut_short(examples, self.cut_from, self.cut_to, eos, rng, self.data)
 
 
 @dataclass(frozen=True)

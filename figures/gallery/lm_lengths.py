@@ -44,13 +44,9 @@ MODE = Claim("C25", "mode length", CLAIM, f"online − offline DPO on mode; {SCO
 
 
 def arms(scale: str) -> dict[str, Experiment]:
-    """task/algorithm/sampler → experiment.
-
-    Online, skew is min: fresh samples know nothing of what was recorded. Recorded responses are labelled by length on
-    the embedded language alone, so skew is left out at other scales.
-    """
+    """task/algorithm/sampler → experiment. Online, skew is min: fresh samples know nothing of what was recorded."""
     found = {}
-    for task in TASKS if scale == "tiny" else TASKS[:2]:
+    for task in TASKS:
         for method in METHODS:
             algorithm, _, sampler = method.partition("/")
             if task != "skew" or sampler == "off":
@@ -175,9 +171,10 @@ def caption(records: Records) -> str:
     samples = spec["schedule"]["batch_size"] * spec["schedule"]["num_generations"]
     skew = ""
     if "skew/dpo/off" in records:
+        task = records["skew/dpo/off"].spec["environment"]
         skew = (
-            "; on skew the recorded responses of 10 to 22 tokens, which an immediate EOS is never among. The online "
-            "arms there are those of min, as fresh samples know nothing of recorded ones"
+            f"; on skew the recorded responses, cut to {task['cut_from']} to {task['cut_to']} tokens, an immediate EOS "
+            "never among them. The online arms there are those of min, as fresh samples know nothing of recorded ones"
         )
     if lm.scale_of(record) == "tiny":
         rates = ", ".join(
@@ -185,7 +182,7 @@ def caption(records: Records) -> str:
         )
         how = f"Learning rates were chosen on min length, among three on other seeds, and hold for all tasks: {rates}."
     else:
-        how = "Settings are those of the presets; skew is left out, as only the embedded language labels recorded data."
+        how = "Settings are those of the presets."
     return (
         f"{lm.model_of(record)}, {runs} runs an arm, {samples} samples an update. Means over fresh samples, with a "
         f"95 % band over runs. Offline: fresh draws from the reference for ever{skew}. {how}"

@@ -80,6 +80,20 @@ def test_large_arms_are_the_presets_settings(scale: str) -> None:
     assert lm.preset(scale, "mode").environment.kind == "mode_length"
 
 
+@pytest.mark.parametrize("scale", lm.SCALES)
+def test_skew_is_offline_on_recorded_pairs_that_are_cut_and_labelled_by_length(scale: str) -> None:
+    arms = {name: arm for name, arm in lm_lengths.arms(scale).items() if name.startswith("skew/")}
+    assert set(arms) == {"skew/dpo/off", "skew/pref_ft/off"}
+    for arm in arms.values():
+        task = arm.environment
+        assert (task.kind, arm.schedule.source) == ("skew_length", "dataset")
+        assert (task.cut_from, task.cut_to) == (10, 22)  # type: ignore[attr-defined]
+        if scale != "tiny":
+            assert task.relabel and task.data_kind == "preference"  # type: ignore[attr-defined]
+    if scale == "pythia-1.4b":
+        assert arms["skew/dpo/off"].replace(name="x") == lm.preset(scale, "skew").replace(name="x")
+
+
 def test_mistral_takes_its_presets_data_with_a_reward_of_length() -> None:
     ours, given = lm.preset("mistral-7b", "min").environment, PRESETS["mistral-7b-ultrafeedback"].environment
     assert ours.kind == "min_length" and ours.data == given.data == "HuggingFaceH4/ultrafeedback_binarized"
