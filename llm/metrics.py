@@ -190,32 +190,36 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard."""
+    """Scalars for TensorBoard, in an event file.
 
-    def __init__(self, folder: Path) -> None:
+    keep_until: what an earlier file of the folder says of later updates, which are done again, is not shown.
+    """
+
+    def __init__(self, folder: Path, keep_until: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise SpecError("report_to", "tensorboard", "needs the library: pip install tensorboard") from error
-        self.writer = SummaryWriter(str(folder))
+        self.writer = SummaryWriter(str(folder), purge_step=keep_until + 1 if keep_until else None)
 
     def log(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
-            self.writer.add_scalar(name, value, int(row["update"]))
+            if name != "update":
+                self.writer.add_scalar(name, value, int(row["update"]))
 
     def close(self) -> None:
         self.writer.close()
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases."""
+    """A run of Weights & Biases, its files in the folder. WANDB_MODE=offline keeps it on this machine."""
 
-    def __init__(self, name: str, spec: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, spec: dict[str, Any]) -> None:
         try:
             import wandb
         except ImportError as error:
             raise SpecError("report_to", "wandb", "needs the library: pip install wandb") from error
-        self.run = wandb.init(name=name, config=spec)
+        self.run = wandb.init(name=name, config=spec, dir=str(folder))
 
     def log(self, row: dict[str, Any]) -> None:
         self.run.log(row, step=int(row["update"]))

@@ -7,7 +7,6 @@ max_new_tokens counts all its tokens.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from llm import language
 from llm.data import Example, Row, Text, TextEncoder, collate
 from llm.data.tokenise import OnTooLong
+from llm.expressions import same_expression
 from llm.pretrain import EMBEDDED
 from llm.recorded import OnTies, cut_short
 from sims.core.algorithms import Algorithm
@@ -224,9 +224,9 @@ class Verifiable(Task, kind="verifiable"):
     """r = 1 for the right answer, else 0.
 
     On the embedded language the number after the last "answer" must be the prompt's. On other data the column
-    `answer_column` holds the answer: `exact` wants what follows the last `answer_marker` of the completion (all of it
-    where there is none) to be the same text, both stripped; `math_verify` asks the library of that name whether the
-    two are the same expression.
+    `answer_column` holds the answer, and of both what follows the last `answer_marker` is compared, all of it where
+    there is none: `exact` wants the same text, both stripped; `math_verify` asks the library of that name whether the
+    two end in the same expression (`llm.expressions`).
     """
 
     metric: ClassVar[str] = "reward"
@@ -241,19 +241,20 @@ class Verifiable(Task, kind="verifiable"):
                 float(language.is_correct(str(prompt), completion))
                 for prompt, completion in zip(answers.prompts, answers.completions, strict=True)
             ]
-        same = self._exactly if self.checker == "exact" else _math_verify()
+        same = _same_text if self.checker == "exact" else same_expression()
 
         def judge(answers: Answers) -> list[float]:
             if self.answer_column not in answers.columns:
                 known = ", ".join(answers.columns) or "none"
                 raise SpecError("answer_column", self.answer_column, f"must be a column of the data, which has {known}")
             column = answers.columns[self.answer_column]
-            return [float(same(str(truth), text)) for truth, text in zip(column, answers.completions, strict=True)]
+            rows = zip(column, answers.completions, strict=True)
+            return [float(same(self._answer(str(truth)), self._answer(text))) for truth, text in rows]
 
         return judge
 
-    def _exactly(self, truth: str, completion: str) -> bool:
-        return truth.rpartition(self.answer_marker)[2].strip() == completion.rpartition(self.answer_marker)[2].strip()
+    def _answer(self, text: str) -> str:
+        return text.rpartition(self.answer_marker)[2].strip()
 
 
 @dataclass(frozen=True)
@@ -379,9 +380,5 @@ def _import(name: str) -> Callable[..., Sequence[float]]:
         raise SpecError("function", name, f"cannot be imported: {error}") from error
 
 
-def _math_verify() -> Callable[[str, str], bool]:
-    if importlib.util.find_spec("math_verify") is None:
-        raise SpecError("checker", "math_verify", "needs the library: pip install math-verify; or take exact")
-    from math_verify import parse, verify
-
-    return lambda truth, completion: bool(verify(parse(truth), parse(completion)))
+def _same_text(truth: str, answer: str) -> bool:
+    return truth == answer

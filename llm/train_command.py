@@ -160,9 +160,9 @@ def _train(
     samples: Logger = Silent()
     if ranks.first:
         if "tensorboard" in options.report_to:
-            loggers.append(TensorBoard(folder))
+            loggers.append(TensorBoard(folder, done))
         if "wandb" in options.report_to:
-            loggers.append(WeightsAndBiases(experiment.name, experiment.to_json()))
+            loggers.append(WeightsAndBiases(folder, experiment.name, experiment.to_json()))
         loggers.append(JsonLines(folder / METRICS, done))
         samples = JsonLines(folder / SAMPLES, done)
     try:
@@ -182,7 +182,7 @@ def prepare(experiment: Experiment, folder: Path, options: argparse.Namespace) -
     """The checkpoint to go on from, None to start; the folder then holds the spec. Raises SpecError."""
     spec, file = {"experiment": experiment.to_json(), "run": options.run}, folder / SPEC
     if file.exists() and options.overwrite:
-        for path in (file, folder / METRICS, folder / SAMPLES):
+        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
