@@ -3,8 +3,8 @@
 tiny is the embedded model, where arms are tuned and judged. The large scales take model, data, task and optimiser from
 `llm.presets`, and the learning rates that they name for each algorithm; nothing is tuned there. What the presets leave
 open is chosen here: (1) mistral-7b has no preset with a length reward: the tasks' formulas on its data, and its one
-learning rate for all; (2) rloo and pref_ft have no rate on pythia-1.4b: those of ppo and of best_of_n; (3) three runs
-an arm, as in Tajwar et al. 2024.
+learning rate for all; (2) on pythia-1.4b rloo takes the rate of REINFORCE, and pref_ft the second of the five that
+its script tries; (3) three runs an arm, as in Tajwar et al. 2024.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PYTHIA_RATES = {
     "dpo/on": 1e-5,
     "dpo/off": 5e-7,
     "ppo/on": 1e-6,
-    "rloo/on": 1e-6,
+    "rloo/on": 1e-5,
     "rwr/on": 1e-5,
     "best_of_n/on": 1e-6,
     "pref_ft/off": 1e-6,

@@ -233,6 +233,37 @@ def test_a_hub_name_goes_through_datasets(monkeypatch):
         read_rows("owner/name", split="dev")
 
 
+def test_a_data_set_that_is_a_script_is_read_from_the_hubs_export(tmp_path, monkeypatch):
+    """The library itself reads the files; only where they are is put in its place."""
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "preference").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist([{"a": n} for n in range(10)]), tmp_path / "preference/0000.parquet")
+    load, asked = datasets.load_dataset, []
+
+    def load_dataset(path, name=None, *, split, data_files=None):
+        if data_files is None:
+            raise RuntimeError("Dataset scripts are no longer supported, but found pairs.py")
+        asked.append((path, data_files))
+        here = {key: str(tmp_path / key / "*.parquet") for key in data_files}
+        return load(path, data_files=here, split=split, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    parts = [list(read_rows("owner/pairs", f"preference{part}", "human")) for part in ("[:70%]", "[70%:]", "")]
+    assert [[row["a"] for _, row in part] for part in parts] == [[*range(7)], [7, 8, 9], [*range(10)]]
+    place = "hf://datasets/owner/pairs@refs%2Fconvert%2Fparquet/human/preference/*.parquet"
+    assert asked == [("parquet", {"preference": place})] * 3
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        read_rows("owner/pairs", "train")
+
+
 def test_parquet(tmp_path):
     import pyarrow
     from pyarrow import parquet

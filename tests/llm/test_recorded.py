@@ -11,6 +11,7 @@ import torch
 from llm.data import Example, TextEncoder
 from llm.environment import TextEnvironment, response_lengths
 from llm.language import build_tokenizer
+from llm.presets import PRESETS
 from llm.recorded import cut_short, relabel
 from llm.tasks import MinLength, ModeLength, SkewLength, Verifiable
 from sims.core.noise import Noise
@@ -174,6 +175,24 @@ def test_skew_pairs_of_a_file_are_cut_and_labelled_by_what_is_left(tmp_path, cap
     assert f"{data}: cut 120 of 122 recorded responses to 6 to 9 tokens; 2 were no longer\n" in said
     batch = environment(task).prompts(3, Noise.single(0))
     assert batch.tokens.shape[0] == 3  # prompts of fresh samples are the rows' too
+
+
+def test_the_large_preset_reads_alpacafarms_columns(tmp_path):
+    """instruction, input, two outputs, and which of them a person preferred: of no consequence here."""
+    row = {"instruction": "two plus two", "input": "cats :", "preference": 1, "raw_preference": 1}
+    rows = [row | {"output_1": text(40), "output_2": text(50)}, row | {"output_1": text(8), "output_2": text(5)}]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = PRESETS["pythia-1.4b-skew-length"].environment
+    here = {"data": str(file), "data_config": None, "data_split": None, "evaluation_split": None, "on_ties": "coin"}
+    env = environment(task.replace(**here))
+    batch = env.recorded(2, Noise.single(0))
+    lengths = response_lengths(batch.responses, batch.mask, [EOS]).tolist()
+    labels = {tuple(both): label for both, label in zip(lengths, batch.pair_label[:, 0].tolist(), strict=True)}
+    assert labels.pop((8, 5)) == 0
+    ((first, second),) = labels
+    assert 10 <= min(first, second) and max(first, second) <= 22
+    assert "two plus two\ncats :" in env.examples[0].prompt
 
 
 def test_completions_to_imitate_are_cut_too(tmp_path):
