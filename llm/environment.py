@@ -166,9 +166,8 @@ class TextEnvironment:
         rows = self.task.recorded_examples(self.examples, self.encoder.eos, np.random.default_rng(_RECORDED_SEED))
         if self.task.relabel:
             uniforms = Noise(noise.runs).uniforms("recorded labels", len(rows), 1, 2)[0]
-            score, on_ties = (lambda *answers: self.score(*answers)[0]), self.task.on_ties
             rows, self._labels = relabel(
-                rows, score, self.labeller, uniforms, on_ties, self.encoder.pad, self.task.data
+                rows, self.score, self.labeller, uniforms, self.task.on_ties, self.encoder.pad, self.task.data
             )
         return rows
 

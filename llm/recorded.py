@@ -22,8 +22,8 @@ from sims.core.preferences import Labeller
 OnTies = Literal["drop", "coin"]
 _ROWS = 256  # scored at a time
 
-# The rewards of the rows' responses: examples, responses (B, K, L), mask → (B, K).
-Score = Callable[[Sequence[Example], Tensor, Tensor], Tensor]
+# Rewards and gold rewards of the rows' responses: examples, responses (B, K, L), mask → (B, K) both.
+Score = Callable[[Sequence[Example], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def beside_the_bar(line: str) -> None:
@@ -101,4 +101,5 @@ def relabel(
 def _scores(examples: Sequence[Example], score: Score, pad: int) -> Tensor:
     rows = collate(examples, pad)
     assert rows.responses is not None and rows.mask is not None
-    return score(examples, rows.responses, rows.mask)
+    rewards, _ = score(examples, rows.responses, rows.mask)
+    return rewards

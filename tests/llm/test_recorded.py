@@ -108,7 +108,7 @@ def test_only_ties_leave_nothing():
     row = Example("line 7", PROMPT, np.array([5]), (np.array([6, EOS]), np.array([8, EOS])))
 
     def score(examples, responses, mask):
-        return -mask.sum(-1).double()
+        return -mask.sum(-1).double(), mask.sum(-1).double()
 
     with pytest.raises(ValueError, match="pairs: none of 1 pairs is left: all have two equal rewards"):
         relabel([row], score, Labeller(), torch.zeros(1, 1, 2), "drop", 0, "pairs", [].append)
@@ -119,7 +119,7 @@ def test_many_rows_are_scored_a_part_at_a_time(tmp_path):
 
     def score(examples, responses, mask):
         asked.append(len(examples))
-        return -mask.sum(-1).double()
+        return -mask.sum(-1).double(), mask.sum(-1).double()
 
     rows = [
         Example(f"line {n}", PROMPT, np.array([5]), (np.full(1 + n % 7, 6), np.full(1 + n % 5, 6))) for n in range(600)
