@@ -26,13 +26,19 @@ from llm.distributed import Ranks, SpreadPolicy, joined
 from llm.memory import estimate
 from llm.presets import PRESETS
 from llm.run import Run
-from llm.sharded import ShardedLearner, ShardedPolicy
+from llm.sharded import _BY_PARAMETER, ShardedLearner, ShardedPolicy
 from sims.core.algorithms import find_algorithm
+from sims.core.algorithms.contrastive import DPO
+from sims.core.judge import Judge
+from sims.core.learner import Learner
 from sims.core.noise import Noise
 from sims.core.optimise import Optimiser
 from sims.core.protocols import Policy
+from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.core.train import Training
+from sims.environments import TokenTree
+from sims.policies import Table
 from tests.llm.test_checkpoint import arguments, last_update
 from tests.llm.test_distributed import SCHEDULE, Kept, LengthTask
 from tests.llm.tiny_models import tiny_model, tiny_policy
@@ -227,6 +233,24 @@ def test_each_process_holds_its_part(runs: Path, count: int):
         found = json.loads((runs / f"{count}-{rank}.json").read_text())
         for name, several in times.items():
             assert found[name] < 1.05 * several * total / count, (rank, name)
+
+
+def test_whoever_has_weights_in_a_state_has_them_gathered():
+    """A run's state holds a tensor a parameter of each policy that is not the policy itself or its first copy."""
+    spec, noise = TokenTree(), Noise.of(0, 1)
+    judge = Judge(judge="implicit", judge_policy="frozen", judge_after_updates=1)
+    names: set[str] = set()
+    for schedule, who in (
+        (Schedule(batch_size=4, sync_every_updates=2), judge),
+        (Schedule(batch_size=4, reference="ema", reference_rate=0.1), None),
+    ):
+        policy = Table().build(spec, noise, False, torch.float64)
+        learner = Learner(policy, Optimiser(), noise.lead)
+        run = Training(policy, spec.build(torch.float64, noise), DPO(), schedule, learner, noise, who)
+        list(run.ticks(2))
+        names |= run.state_dict()[0].keys()
+    gathered = {"policy.0", "sampler.0", "reference.0", "judge.0", "learner.mean.0", "learner.square.0"}
+    assert {name for name in names if _BY_PARAMETER.fullmatch(name)} == gathered == names - {"learner.alive"}
 
 
 def test_one_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
