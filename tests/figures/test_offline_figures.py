@@ -59,16 +59,33 @@ def test_the_references_probability_is_the_one_it_has_and_not_the_one_that_was_m
     assert absent_behaviour.reference_probability(records, "mlp", 1e-6) == pytest.approx(2e-5)
 
 
+def at_shifts(gold: dict[str, float]) -> dict[str, Record]:
+    """The same reward for an arm at every shift, but for a spread of 1e-4 over runs."""
+    noise = 1e-4 * np.random.default_rng(0).normal(size=(12, 2))
+    return {
+        f"{policy}/{shift:g}/{arm}": Record({}, {"gold": gold[arm] + noise}, {})
+        for policy in reference_shift.POLICIES
+        for shift in reference_shift.SHIFTS
+        for arm in reference_shift.ARMS
+    }
+
+
 @pytest.mark.parametrize(("reached", "named"), [(0.999, True), (0.9, False)])
 def test_a_shift_that_hurts_nobody_is_called_a_ceiling(reached: float, named: bool) -> None:
     """The interval of a slope of 0 lies inside the margins, which by the rule refutes: the note says what that is."""
-    gold = reached + 1e-4 * np.random.default_rng(0).normal(size=(12, 2))
-    arms = (
-        f"{p}/{s:g}/{a}" for p in reference_shift.POLICIES for s in reference_shift.SHIFTS for a in reference_shift.ARMS
-    )
-    rows = reference_shift.verdicts({arm: Record({}, {"gold": gold}, {}) for arm in arms})
+    rows = reference_shift.verdicts(at_shifts(dict.fromkeys(reference_shift.ARMS, reached)))
     assert {row.verdict for row in rows} == {"refuted"}
     assert all(("a ceiling, not an answer" in row.note) == named for row in rows)
+
+
+def test_a_ceiling_is_of_the_arms_that_a_claim_compares() -> None:
+    rows = reference_shift.verdicts(at_shifts({"dpo": 0.999, "dpo_after_sft": 0.999, "ppo": 0.7}))
+    assert {row.id: "a ceiling, not an answer" in row.note for row in rows} == {"C06": False, "C07": True}
+
+
+def test_learning_rates_under_shift_are_tried_alike_by_all() -> None:
+    assert reference_shift.RATES["mlp"] == (0.001, 0.003, 0.01, 0.03)
+    assert len({len(rates) for rates in reference_shift.RATES.values()}) == 1
 
 
 @pytest.mark.parametrize("policy", absent_behaviour.POLICIES)
