@@ -44,6 +44,7 @@ C03 = "DPO raises the probability of responses absent from the data."
 C04 = "PPO on a learned reward avoids raising the probability of responses absent from the data, as DPO does."
 C05 = "More coverage of the data shrinks the rise."
 MARGIN = 0.02
+ITS_LOSS = "the loss at which the same run's reward model stopped"
 
 
 def arms() -> dict[str, Experiment]:
@@ -89,11 +90,21 @@ def change(record: Record) -> np.ndarray:
     return unseen - unseen[:, :1]
 
 
-def change_at_loss(record: Record, loss: float = MATCHED_LOSS) -> np.ndarray:
-    """(runs,): the change when a run's training loss first falls to `loss`; at its end, if it never does."""
-    reached = record.arrays["loss"] <= loss
-    point = np.where(reached.any(-1), reached.argmax(-1), reached.shape[-1] - 1)
-    return change(record)[np.arange(len(point)), point]
+def change_at_loss(record: Record, loss: np.ndarray) -> np.ndarray:
+    """(runs,): the change when each run's training loss first falls to its `loss` (runs,), linear in the loss between
+    two points; at its end, if it never does.
+
+    A point's loss is that of the policy before its update, and of DPO's first policy log 2: the mass is taken there.
+    """
+    rows, losses, moved = np.arange(len(loss)), record.arrays["loss"].copy(), change(record)
+    losses[:, 0] = np.log(2)
+    before = moved.copy()
+    before[:, 1:] -= np.diff(moved) / np.diff(record.arrays["updates"])
+    reached = losses <= loss[:, None]
+    after = np.where(reached.any(-1), reached.argmax(-1), 1)
+    high, low = losses[rows, after - 1], losses[rows, after]
+    between = before[rows, after - 1] + (high - loss) / (high - low) * (before[rows, after] - before[rows, after - 1])
+    return np.where(reached.any(-1), between, moved[:, -1])
 
 
 def optimum(record: Record) -> np.ndarray:
@@ -109,8 +120,22 @@ def change_of_optimum(record: Record) -> np.ndarray:
     return unseen - record.arrays["unseen_mass"][:, 0]
 
 
+def stopped_at(records: Records, place: str) -> np.ndarray:
+    """(runs,): the loss at which each run's reward model stopped, MATCHED_LOSS or what its last step made of it."""
+    return records[f"{place}/ppo"].arrays["reward_model_loss"]
+
+
+def mean_losses(records: Records, policy: str) -> tuple[float, float]:
+    """Loss at which DPO is read, and at which the reward model stopped: means over the grid and runs."""
+    places = [f"{tilt}-{coverage:g}/{policy}" for tilt in TILTS for coverage in COVERAGES]
+    stopped = np.array([stopped_at(records, place) for place in places])
+    losses = np.array([records[f"{place}/dpo"].arrays["loss"] for place in places])
+    reached = (losses <= stopped[..., None]).any(-1)
+    return float(np.where(reached, stopped, losses[..., -1]).mean()), float(stopped.mean())
+
+
 MEASURES: dict[str, Callable[[Records, str], np.ndarray]] = {
-    "dpo": lambda records, place: change_at_loss(records[f"{place}/dpo"]),
+    "dpo": lambda records, place: change_at_loss(records[f"{place}/dpo"], stopped_at(records, place)),
     "ppo": lambda records, place: change(records[f"{place}/ppo"])[:, -1],
     "optimum": lambda records, place: change_of_optimum(records[f"{place}/ppo"]),
 }
@@ -210,7 +235,7 @@ def verdicts(records: Records) -> list[Verdict]:
         dpo, ppo, best = (over_grid(records, policy, measure) for measure in MEASURES)
         ends = np.mean([[change(records[f"{t}-{c:g}/{policy}/dpo"])[:, -1] for c in COVERAGES] for t in TILTS], (0, 1))
         for part, values, when in (
-            ("at one loss", dpo.mean((0, 1)), f"when its loss first is {MATCHED_LOSS:g}"),
+            ("at one loss", dpo.mean((0, 1)), f"at {ITS_LOSS}"),
             ("at the end", ends, f"after {UPDATES} updates"),
         ):
             cells = f"it rises in {int((dpo.mean(-1) > 0).sum())} of {dpo[..., 0].size} cells at one loss"
@@ -223,15 +248,14 @@ def verdicts(records: Records) -> list[Verdict]:
             ("exact KL optimum", best, "The optimum of the learned reward itself, which no optimiser's failing blurs."),
         ):  # fmt: skip
             claim = Claim(
-                "C04", part, C04, f"DPO's {RISE} minus the other's, both at loss {MATCHED_LOSS:g}; {GRID}", MARGIN,
-                unit=UNIT,
+                "C04", part, C04, f"DPO's {RISE} minus the other's, both at {ITS_LOSS}; {GRID}", MARGIN, unit=UNIT,
             )  # fmt: skip
             effect = paired_effect(dpo.mean((0, 1)), other.mean((0, 1)))
             rows.append(judge(claim, setting, effect, FIGURE.name, used, note))
         slopes = np.polyfit(coverage, dpo.mean(0), 1)[0]
         claim = Claim(
-            "C05", "slope", C05, f"least-squares slope of DPO's {RISE} on coverage, at loss {MATCHED_LOSS:g}", 0.05,
-            sign=-1, unit=f"{UNIT} per 100 % of coverage",
+            "C05", "slope", C05, f"least-squares slope of DPO's {RISE} on coverage, at {ITS_LOSS}", 0.05, sign=-1,
+            unit=f"{UNIT} per 100 % of coverage",
         )  # fmt: skip
         note = "Where the mass falls rather than rises, more coverage leaves less of it to fall: the slope is positive."
         rows.append(judge(claim, setting, mean_interval(slopes), FIGURE.name, used, note))
@@ -241,13 +265,17 @@ def verdicts(records: Records) -> list[Verdict]:
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["none-0.5/mlp/dpo"].arrays["gold"])
-    models = np.concatenate([r.arrays["reward_model_loss"] for name, r in records.items() if name.endswith("ppo")])
+    losses = ", ".join(
+        "{} {:.4f} and {:.4f}".format(name, *mean_losses(records, policy))
+        for policy, name in (("table", "table"), ("mlp", "network"))
+    )
     return (
         f"8 prompts × 8 responses, {runs} runs, each with its own covered responses and reference; all pairs of "
         f"covered responses recorded, labels noiseless. β = {BETA:g}. DPO takes full batches; the reward model (of the "
-        f"policy's own kind) stops at Bradley–Terry loss {MATCHED_LOSS:g} (largest reached: {models.max():.3f}), and "
-        "DPO is read where its own loss first is that. PPO draws 32 × 4 fresh responses an update. Mean and 95 % band "
-        "over runs."
+        f"policy's own kind) stops at the first step with a Bradley–Terry loss of {MATCHED_LOSS:g} or less, and "
+        "DPO is read at the loss at which the same run's reward model stopped, linear between two points (mean losses "
+        f"read, of DPO and of the reward model: {losses}). PPO draws 32 × 4 fresh responses an update. Mean and 95 % "
+        "band over runs."
     )
 
 

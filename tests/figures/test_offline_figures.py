@@ -37,13 +37,26 @@ def test_the_rl_optimum_by_hand() -> None:
     assert found == pytest.approx(np.array([[4.0, 0.25, 0.5]]) / 4.75)
 
 
-def test_the_change_is_read_where_the_loss_first_falls_to_the_stated_one() -> None:
+def test_the_change_is_read_at_the_stated_loss_between_two_points() -> None:
+    """A point's loss is that before its update: the masses that belong to the losses are those of an update earlier."""
     arrays = {
-        "unseen_mass": np.array([[0.5, 0.6, 0.4, 0.3], [0.5, 0.5, 0.5, 0.9]]),
-        "loss": np.array([[np.nan, 0.3, 0.19, 0.21], [np.nan, 0.5, 0.4, 0.3]]),  # the second run never gets there
+        "updates": np.array([0, 10, 20, 30]),
+        "unseen_mass": np.array([[0.5, 0.6, 0.4, 0.3], [0.5, 0.7, 0.7, 0.7], [0.5, 0.5, 0.5, 0.9]]),
+        "loss": np.array([[np.nan, 0.3, 0.15, 0.2], [np.nan, 0.1, 0.1, 0.1], [np.nan, 0.5, 0.4, 0.3]]),
     }
-    found = unseen_responses.change_at_loss(Record({}, arrays, {}), 0.2)
-    assert found == pytest.approx([0.4 - 0.5, 0.9 - 0.5])
+    found = unseen_responses.change_at_loss(Record({}, arrays, {}), np.array([0.2, 0.25, 0.2]))
+    # First run, two thirds of the way from 0.3 to 0.15: masses 0.59 (update 9) and 0.42 (19).
+    first = 0.59 + (0.42 - 0.59) * 2 / 3 - 0.5
+    second = 0.18 * (np.log(2) - 0.25) / (np.log(2) - 0.1)  # from the reference at log 2 to 0.68 (update 9)
+    assert found == pytest.approx([first, second, 0.9 - 0.5])  # the third never gets there
+
+
+def test_both_mean_losses_are_those_that_were_read() -> None:
+    dpo = Record({}, {"loss": np.array([[np.nan, 0.3, 0.1], [np.nan, 0.5, 0.4]])}, {})
+    model = Record({}, {"reward_model_loss": np.array([0.2, 0.16])}, {})
+    places = [f"{t}-{c:g}/mlp" for t in unseen_responses.TILTS for c in unseen_responses.COVERAGES]
+    records = {f"{place}/dpo": dpo for place in places} | {f"{place}/ppo": model for place in places}
+    assert unseen_responses.mean_losses(records, "mlp") == pytest.approx(((0.2 + 0.4) / 2, 0.18))
 
 
 def test_the_best_response_is_looked_up_for_each_prompt() -> None:
