@@ -15,6 +15,7 @@ from figures.style import RC, bound, colour, curve
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment, PolicySpec
 from sims.core.schedule import Schedule
+from sims.core.spec import from_json
 from sims.core.statistics import mean_interval, paired_effect
 from sims.environments import Contextual
 from sims.policies import MLP, Table
@@ -34,7 +35,9 @@ ARMS = {
     "dpo_offline": ("dpo", "recorded", "--"),
 }
 ONLINE_RL = ("rloo", "ppo")
-UPDATES, RUNS = 500, 50
+PROMPTS, GENERATIONS = 32, 4  # an update's
+UPDATES, RUNS = 250, 50
+SAMPLES = UPDATES * PROMPTS * GENERATIONS
 
 C49 = "Only online RL finds behaviour absent from the data."
 C64 = "Preference tuning cannot add what the reference lacks."
@@ -44,6 +47,7 @@ BEST = "the policy's final probability of the best response, which no recorded p
 def arms() -> dict[str, Experiment]:
     """policy/mass/arm → experiment; the table also with a reference that gives the best response exactly 0."""
     found = {}
+    draws = Schedule(batch_size=PROMPTS, num_generations=GENERATIONS)
     for name, policy in POLICIES.items():
         for mass in (*MASSES, 0.0) if name == "table" else MASSES:
             environment = Contextual(best_mass=mass, best_in_data=False)
@@ -54,7 +58,7 @@ def arms() -> dict[str, Experiment]:
                     environment=environment.replace(reward_model=name) if source == "learned" else environment,
                     policy=policy,
                     algorithm=find_algorithm(algorithm)(),
-                    schedule=pairs if source == "recorded" else Schedule(batch_size=16, num_generations=4),
+                    schedule=pairs if source == "recorded" else draws,
                     updates=UPDATES,
                     evaluations=5,
                     runs=RUNS,
@@ -64,10 +68,24 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned over six points, at each reference mass anew."""
-    chosen = arms()
+    """Every arm tuned over six points, at each reference mass anew; at exactly 0, where none can be better, as at the
+    smallest."""
+    chosen = {name: arm for name, arm in arms().items() if name.split("/")[1] != "0"}
     grids = {name: grid(name.split("/")[0], arm.algorithm.kind) for name, arm in chosen.items()}
-    return lab.tuned_records(chosen, grids, tuning_runs=5)
+    tuned = lab.tuned_records(chosen, grids, tuning_runs=5)
+    return tuned | lab.records(at_zero(tuned))
+
+
+def at_zero(tuned: Records) -> dict[str, Experiment]:
+    """The arms whose reference gives the best response exactly 0, with the settings taken at the smallest mass."""
+    found = {}
+    for name, arm in arms().items():
+        policy, mass, algorithm = name.split("/")
+        if mass == "0":
+            spec = tuned[f"{policy}/{MASSES[-1]:g}/{algorithm}"].spec
+            settings = {part: from_json(spec[part]) for part in ("algorithm", "optimiser")}
+            found[name] = arm.replace(**settings)
+    return found
 
 
 def grid(policy: str, algorithm: str) -> list[Point]:
@@ -148,8 +166,8 @@ def verdicts(records: Records) -> list[Verdict]:
         for part, other, masses, note in (
             ("against offline DPO, within reach", "dpo_offline", WITHIN_REACH, "Online RL asks the gold reward of what "
              "it draws; with a reward learned from the data it finds nothing either, as the dotted line shows."),
-            ("against offline DPO, rare", "dpo_offline", RARE, f"{UPDATES * 64:,} samples were drawn; more samples, or "
-             "a bonus for exploration, would move the edge of what is found."),
+            ("against offline DPO, rare", "dpo_offline", RARE, f"{SAMPLES:,} samples were drawn; more samples, or a "
+             "bonus for exploration, would move the edge of what is found."),
             ("against online DPO, within reach", "dpo", WITHIN_REACH, "What finds it is drawing and judging fresh "
              "responses: where online DPO does as well, it does not take RL."),
         ):  # fmt: skip
@@ -185,11 +203,10 @@ def caption(records: Records) -> str:
     least = reference_probability(records, "mlp", MASSES[-1])
     return (
         f"8 prompts × 8 responses; recorded pairs show four of the eight, never the best; {runs} runs an arm. Each "
-        f"arm was tuned over six points on other seeds, at each reference mass: DPO's learning rate and β, the others' "
-        f"learning rate. {UPDATES} updates: "
-        "16 × 4 fresh responses each on-policy, full batches of the recorded pairs offline. Mean and 95 % band over "
-        f"runs. The network was fitted to the reference's probabilities, and has {least:.1e} where {MASSES[-1]:g} was "
-        "meant."
+        f"arm was tuned over six points on other seeds, at each reference mass but 0: DPO's learning rate and β, the "
+        f"others' learning rate. {UPDATES} updates: {PROMPTS} × {GENERATIONS} fresh responses each on-policy, full "
+        "batches of the recorded pairs offline. Mean and 95 % band over runs. The network was fitted to the "
+        f"reference's probabilities, and has {least:.1e} where {MASSES[-1]:g} was meant."
     )
 
 

@@ -109,3 +109,17 @@ def test_what_finds_absent_behaviour_was_tuned_alike_and_dpo_over_its_beta_too(p
     assert {point["beta"] for point in tried["dpo"]} == {0.1, 2.0}
     ends = {tuple(f(point["learning_rate"] for point in points) for f in (min, max)) for points in tried.values()}
     assert len(ends) == 1
+
+
+def test_who_has_nothing_to_find_takes_the_settings_of_the_smallest_mass() -> None:
+    tuned = absent_behaviour.arms()
+    slow = {"learning_rate": 0.07}
+    records = {
+        name: Record(arm.replace(optimiser=arm.optimiser.replace(**slow)).to_json(), {}, {})
+        for name, arm in tuned.items()
+        if name.startswith("table/1e-06/")
+    }
+    found = absent_behaviour.at_zero(records)
+    assert set(found) == {f"table/0/{arm}" for arm in absent_behaviour.ARMS}
+    assert {arm.optimiser.learning_rate for arm in found.values()} == {0.07}
+    assert {arm.environment.best_mass for arm in found.values()} == {0.0}
