@@ -240,7 +240,7 @@ def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str)
             mass.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
     height.axhline(0, color="0.3", linewidth=0.8)
     for panel in (height, mass):
-        panel.set(xscale="log", xlabel=f"prompts, {PAIRS_A_PROMPT} pairs each")
+        panel.set(xscale="log", xlabel=f"prompts, with {PAIRS_A_PROMPT} pairs each on average")
         panel.set_xticks(x, [str(prompts) for prompts in PROMPTS])
         panel.minorticks_off()
     height.set(ylabel="change of log π(chosen), nats")
@@ -278,11 +278,11 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["table/1/dpo"].arrays["reward"])
     return (
-        f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt drawn once from the "
-        f"reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; {runs} runs an arm. "
-        "Means over the pool's pairs; mean and 95 % band over runs; exact under each policy. Left: at each margin that "
-        "nine runs in ten reach. Right: after the last update, whatever the margin then. Networks see fixed uniform "
-        "noise for a prompt, as in the paper. Learning rates are set, not tuned: "
+        f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt on average, drawn "
+        f"once from the reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; "
+        f"{runs} runs an arm. Means over the pool's pairs; mean and 95 % band over runs; exact under each policy. "
+        "Left: at each margin that nine runs in ten reach. Right: after the last update, whatever the margin then. "
+        "Networks see fixed uniform noise for a prompt, as in the paper. Learning rates are set, not tuned: "
         + ", ".join(f"{c.label} {c.learning_rate:g}" for c in CAPACITIES.values())
         + "."
     )
