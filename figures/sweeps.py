@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from sims import exact
-from sims.core.algorithms import find_algorithm
+from sims.core.algorithms.clipped import PPO
+from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.core.statistics import Interval, paired_effect
 from sims.core.store import Record
@@ -24,17 +25,29 @@ MINIBATCH, GENERATIONS = 4, 4  # an update's prompts, and responses a prompt
 SAMPLES_AN_UPDATE = MINIBATCH * GENERATIONS
 
 
-def equal_grid(algorithm: str) -> list[Point]:
-    """Twelve points for any algorithm: learning rate × its β or clip range, or twice as many learning rates.
+def equal_grid(arm: Experiment) -> list[Point]:
+    """Twelve points for any arm: learning rate × its β or clip range, or twice as many learning rates.
 
     All cover the learning rates from 0.003 to 1. PPO and RLOO go without a KL penalty, so β is not theirs to tune.
+    Where every update has fresh samples of its own, PPO's ratio is 1 and its clip range does nothing: such an arm gets
+    twelve learning rates.
     """
-    if algorithm == "ppo":
+    if isinstance(arm.algorithm, PPO) and arm.schedule.sync_period > 1:
         return product(learning_rate=LEARNING_RATES, epsilon=CLIP_RANGES)
-    if "beta" in find_algorithm(algorithm).hints() and getattr(find_algorithm(algorithm)(), "beta", 0.0) > 0:
+    if getattr(arm.algorithm, "beta", 0.0) > 0:
         return product(learning_rate=LEARNING_RATES, beta=BETAS)
     count = len(LEARNING_RATES) * len(BETAS)
-    return product(learning_rate=tuple(float(f"{x:.2g}") for x in np.geomspace(0.003, 1.0, count)))
+    rates = np.geomspace(LEARNING_RATES[0], LEARNING_RATES[-1], count)
+    return product(learning_rate=tuple(float(f"{x:.2g}") for x in rates))
+
+
+def at_the_edge(records: Mapping[str, Record]) -> str:
+    """How many arms took the largest learning rate of `equal_grid`: for those, a figure may show less than there is."""
+    edge = sum(record.spec["optimiser"]["learning_rate"] == LEARNING_RATES[-1] for record in records.values())
+    return (
+        f"{edge} of the {len(records)} arms took the largest learning rate tried, {LEARNING_RATES[-1]:g}, and might "
+        "reach more with a larger one."
+    )
 
 
 def batch_schedule(samples: float) -> Schedule:
@@ -57,6 +70,13 @@ def shortfall(better: np.ndarray, worse: np.ndarray) -> Interval:
     """
     effect = paired_effect(better, worse)
     return replace(effect, estimate=max(effect.estimate, 0.0), low=max(effect.low, 0.0), high=max(effect.high, 0.0))
+
+
+def cut_to_nothing(effect: Interval) -> str:
+    """What a shortfall's interval of [0, 0] means, as a sentence for its note; "" where the interval is another."""
+    if effect.high > 0:
+        return ""
+    return " An interval of 0 … 0 was cut off at 0: it lies wholly where the mean over runs shows no loss."
 
 
 def largest(effects: Sequence[Interval]) -> Interval:

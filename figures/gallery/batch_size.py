@@ -84,7 +84,7 @@ def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself: a stale batch may want another learning rate, and a longer run too."""
     chosen = arms((FRESH, STALE, math.inf)) if lab.quick else arms()
-    grids = {name: equal_grid(name.split("/")[2]) for name in chosen}
+    grids = {name: equal_grid(arm) for name, arm in chosen.items()}
     small = {name: arm for name, arm in chosen.items() if name.startswith("network")}
     rest = {name: arm for name, arm in chosen.items() if name not in small}
     return lab.tuned_records(rest, grids, tuning_runs=5) | lab.tuned_records(small, grids, tuning_runs=5)

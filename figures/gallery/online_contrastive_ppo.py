@@ -15,7 +15,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
-from figures.sweeps import best_arm, equal_grid, shortfall
+from figures.sweeps import best_arm, cut_to_nothing, equal_grid, shortfall
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
@@ -95,7 +95,7 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every arm tuned for its own place, budget and number of passes."""
     chosen = arms()
-    return lab.tuned_records(chosen, {name: equal_grid(name.split("/")[2]) for name in chosen})
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()})
 
 
 def draw(records: Records) -> Canvas:
@@ -171,6 +171,7 @@ def verdicts(records: Records) -> list[Verdict]:
             f"Passes over a batch, the better of 1 and 4: {chosen}. The claim is refuted where PPO is ahead at both "
             "equal samples and equal compute. Compute is counted as for language models, where a critic is as large as "
             "the policy; a bandit's critic is one number. The score at the end is blind to who rises first."
+            + cut_to_nothing(lost)
         )
         hashes = [record.hash for group in used.values() for record in group.values()]
         rows.append(judge(claim, "bandit", lost, FIGURE.name, hashes, note))
@@ -186,8 +187,9 @@ def caption(records: Records) -> str:
         f"{COMPUTE:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a sample costs 1 "
         "to draw, 1 to score under the reference (contrastive), 1 for its value (PPO), and for each pass over it 3 for "
         "the policy and 3 for PPO's critic. Each arm was tuned for its own budget on other seeds, over twelve points "
-        "of learning rate (0.003 … 1) and β or clip range, listed below. Noiseless labels; PPO sees the rewards "
-        "themselves. The measured seconds are of stacked runs, and other work on the machine shows in them."
+        "of learning rate (0.003 … 1) and β or, in four passes, clip range, listed below. Noiseless labels; PPO "
+        "sees the rewards themselves. The measured seconds are of stacked runs, and other work on the machine "
+        "shows in them."
     )
 
 

@@ -64,7 +64,7 @@ def arms(overlaps: tuple[float, ...] = OVERLAPS, periods: tuple[float, ...] = PE
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself; a quick look takes the corners."""
     chosen = arms(OVERLAPS[::3], PERIODS[::4]) if lab.quick else arms()
-    return lab.tuned_records(chosen, {name: equal_grid(name.split("/")[0]) for name in chosen}, TUNING_RUNS)
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, TUNING_RUNS)
 
 
 def final(records: Records) -> tuple[np.ndarray, list[float], list[float]]:

@@ -5,23 +5,58 @@ import math
 import numpy as np
 import pytest
 
-from figures.sweeps import batch_schedule, best_arm, crossfit_best, equal_grid, largest, shortfall
+from figures.lab import apply
+from figures.sweeps import (
+    CLIP_RANGES,
+    at_the_edge,
+    batch_schedule,
+    best_arm,
+    crossfit_best,
+    cut_to_nothing,
+    equal_grid,
+    largest,
+    shortfall,
+)
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
+from sims.core.store import Record
 from sims.environments import BanditR1
 from sims.execute import execute
 from sims.policies import Table
 
 
+def arm(name: str, schedule: Schedule) -> Experiment:
+    return Experiment("arm", BanditR1(), Table(), find_algorithm(name)(), schedule, updates=128)
+
+
+FRESH, STALE, OFFLINE = batch_schedule(16), batch_schedule(64), batch_schedule(math.inf)
+REUSED = Schedule(batch_size=16, num_generations=4, epochs=2)
+
+
+@pytest.mark.parametrize("schedule", [FRESH, STALE, OFFLINE, REUSED])
 @pytest.mark.parametrize("name", ["rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo", "pref_ft"])
-def test_every_algorithm_tries_twelve_points_over_the_same_learning_rates(name: str) -> None:
-    points = equal_grid(name)
+def test_every_algorithm_tries_twelve_points_over_the_same_learning_rates(name: str, schedule: Schedule) -> None:
+    points = equal_grid(arm(name, schedule))
     rates = [point["learning_rate"] for point in points]
     assert len({tuple(point.items()) for point in points}) == 12
     assert (min(rates), max(rates)) == (0.003, 1.0)
     fields = set().union(*points) - {"learning_rate"}
-    assert fields == {"ppo": {"epsilon"}, "rwr": {"beta"}, "dpo": {"beta"}, "ipo": {"beta"}}.get(name, set())
+    clipped = set() if schedule is FRESH else {"epsilon"}
+    assert fields == {"ppo": clipped, "rwr": {"beta"}, "dpo": {"beta"}, "ipo": {"beta"}}.get(name, set())
+
+
+@pytest.mark.parametrize(("schedule", "same"), [(FRESH, True), (STALE, False), (OFFLINE, False), (REUSED, False)])
+def test_a_clip_range_does_nothing_where_every_update_has_fresh_samples(schedule: Schedule, same: bool) -> None:
+    """Why PPO's grid has learning rates alone there."""
+    tried = [
+        apply(arm("ppo", schedule), {"learning_rate": 0.3, "epsilon": epsilon}).replace(
+            updates=32, evaluations=1, runs=3
+        )
+        for epsilon in CLIP_RANGES
+    ]
+    low, high = execute(tried)
+    assert np.array_equal(low["logp_final"], high["logp_final"]) == same
 
 
 @pytest.mark.parametrize("name", ["rloo", "best_of_n", "rwr", "dpo", "ipo"])
@@ -48,6 +83,7 @@ def test_a_gain_is_no_shortfall() -> None:
     assert lost.estimate == pytest.approx(0.1) and 0 < lost.low < 0.1 < lost.high < 0.12
     gained = shortfall(worse, worse + 0.1)
     assert (gained.estimate, gained.low, gained.high) == (0, 0, 0)
+    assert "no loss" in cut_to_nothing(gained) and cut_to_nothing(lost) == ""
 
 
 def test_the_largest_of_several_effects() -> None:
@@ -55,6 +91,11 @@ def test_the_largest_of_several_effects() -> None:
     found = largest([shortfall(base + 0.2, base), shortfall(base + 0.15, base + spread)])
     assert found.estimate == found.low == pytest.approx(0.2)
     assert found.high == pytest.approx(max(0.2, shortfall(base + 0.15, base + spread).high))
+
+
+def test_arms_at_the_edge_of_what_was_tried_are_counted() -> None:
+    records = {str(rate): Record({"optimiser": {"learning_rate": rate}}, {}, {}) for rate in (1.0, 0.3, 0.003)}
+    assert at_the_edge(records).startswith("1 of the 3 arms took the largest learning rate tried, 1,")
 
 
 def test_the_best_arm() -> None:
