@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
-from figures.lab import Lab, product
+from figures.lab import Lab
 from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
+from figures.sweeps import at_the_edge, equal_grid
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
@@ -61,12 +62,9 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Each arm tuned over 12 points: learning rate × β where the algorithm has one, else more learning rates."""
+    """Each arm tuned over twelve points: learning rate × β where the algorithm has one, else more learning rates."""
     chosen = arms()
-    with_beta = product(learning_rate=(0.01, 0.03, 0.1, 0.3), beta=(0.03, 0.1, 0.3))
-    without = product(learning_rate=tuple(float(rate) for rate in np.round(np.geomspace(0.005, 0.6, 12), 4)))
-    grids = {name: without if name.split("/")[1] in ("rloo", "best_of_n") else with_beta for name in chosen}
-    return lab.tuned_records(chosen, grids, tuning_runs=5)
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, tuning_runs=5)
 
 
 def draw(records: Records) -> Canvas:
@@ -176,9 +174,10 @@ def caption(records: Records) -> str:
     runs, samples = len(record.arrays["reward"]), int(record.arrays["samples"][-1])
     return (
         f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {samples:,} samples a run, 16 × 4 an update, "
-        "noiseless labels. Mean and 95 % band over runs. Each arm's learning rate (and β) was chosen among equally "
-        "many points on other seeds, listed below. Offline: fresh draws from the reference for ever, so that both "
-        "kinds draw equally many samples."
+        "noiseless labels. Mean and 95 % band over runs. Each arm was tuned on other seeds, over twelve points of "
+        "learning rate (0.003 … 1) and, where it has one, β, listed below; "
+        f"{at_the_edge(records)} Offline: fresh draws from the reference for ever, so that both kinds draw equally "
+        "many samples."
     )
 
 
