@@ -17,7 +17,7 @@ from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import RC, colour
-from figures.sweeps import SAMPLES_AN_UPDATE, batch_schedule, equal_grid, exact_score, tables
+from figures.sweeps import SAMPLES_AN_UPDATE, at_the_edge, batch_schedule, equal_grid, exact_score, tables
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
@@ -182,10 +182,12 @@ def caption(records: Records) -> str:
     return (
         f"1-D bandit, 100 actions, table policy, {int(ipo.arrays['samples'][-1]):,} samples a run, 16 (4 × 4) an "
         f"update, noiseless labels; {algorithms} algorithms × {len(overlaps)} overlaps × {len(periods)} sync periods, "
-        f"{runs} judged runs a cell. s: updates between copies of the policy to the sampler, which draws the 16·s "
-        "samples between them at once. Every cell was tuned for itself on other seeds, over twelve points of learning "
-        "rate (0.003 … 1) and β or clip range, 5 runs each. A run that diverged counts as the reference. The reference "
-        "is a Gaussian, moved away from the reward until so much of its mass is left within ±10 actions of the peak. "
+        f"{runs} judged runs a cell: the map judges no claim, and figures that do have more. s: updates between "
+        "copies of the policy to the sampler, which draws the 16·s samples between them at once. Every cell was "
+        "tuned for itself on other seeds, over twelve points of learning rate (0.003 … 1) and β or, where it does "
+        f"anything, clip range, {TUNING_RUNS} runs each; {at_the_edge(records)} A run that diverged counts as the "
+        "reference, a Gaussian, moved away from the reward until so much of its mass is left within ±10 actions of the "
+        "peak. "
         "Offline: fresh responses of the reference for ever. The lead is that of the two best means of the same runs, "
         "its interval paired and not corrected for the number of cells, so that a few narrow leads are luck. In a "
         "table no action learns from its neighbours, and a policy that follows its own samples stops exploring: a "
