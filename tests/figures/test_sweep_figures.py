@@ -74,3 +74,18 @@ def test_the_map_has_a_cell_for_everything() -> None:
     assert len(names) == 6 * 5 * 6
     periods = {arm.schedule.sync_period for arm in names.values()}
     assert periods == {1, 16, 64, 256, math.inf}
+
+
+def test_offline_suffices_by_arms_that_were_chosen_where_they_are_not_scored() -> None:
+    """Two noisy arms on each side, equal in truth: the larger mean of the same runs would flatter both."""
+    noise = np.tile([0.1, -0.1], 10)
+    score = {"rloo": 0.5 + noise, "ppo": 0.5 - noise} | dict.fromkeys(("best_of_n", "rwr", "dpo", "ipo"), np.zeros(20))
+
+    def record(values: np.ndarray) -> Record:
+        arrays = {"gold": values[:, None], "reference_reward": np.zeros(20), "best_reward": np.ones(20)}
+        return Record({}, arrays | {"diverged_at": np.full(20, -1), "updates": np.array([1])}, {})
+
+    records = {f"R2/short/{name}/16": record(values) for name, values in score.items()}
+    records |= {f"R2/short/{name}/inf": record(np.full(20, 0.3)) for name in batch_size.ALGORITHMS}
+    row = batch_size._suffices(records, batch_size.SUFFICES["short"], "short", ("dpo",))
+    assert row.effect == pytest.approx(0.1)  # each half is scored at the other's choice: 0.4, not 0.6
