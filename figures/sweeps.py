@@ -41,12 +41,12 @@ def equal_grid(arm: Experiment) -> list[Point]:
     return product(learning_rate=tuple(float(f"{x:.2g}") for x in rates))
 
 
-def at_the_edge(records: Mapping[str, Record]) -> str:
-    """How many arms took the largest learning rate of `equal_grid`: for those, a figure may show less than there is."""
+def at_the_edge(records: Mapping[str, Record], called: str = "arms") -> str:
+    """How many records took the largest learning rate of `equal_grid`: there a figure may show less than there is."""
     edge = sum(record.spec["optimiser"]["learning_rate"] == LEARNING_RATES[-1] for record in records.values())
     return (
-        f"{edge} of the {len(records)} arms took the largest learning rate tried, {LEARNING_RATES[-1]:g}, and might "
-        "reach more with a larger one."
+        f"{edge} of the {len(records)} {called} took the largest learning rate tried, {LEARNING_RATES[-1]:g}, and "
+        "might reach more with a larger one."
     )
 
 
