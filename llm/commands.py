@@ -12,7 +12,7 @@ import torch
 
 from llm import pretrain as pretraining
 from llm.calibration import wilson
-from llm.options import add_device, parse
+from llm.options import add_device, device_of, parse
 from llm.run import Evaluation, Run
 from llm.run import evaluate as draw_and_judge
 from sims.core.noise import Noise
@@ -110,8 +110,7 @@ def _run(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argparse.
     add_device(parser)
     experiment, options = parse(parser, arguments, "tiny-min-length")
     torch.set_num_threads(options.threads)
-    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return Run(experiment, device=device), options
+    return Run(experiment, device=device_of(options)), options
 
 
 def _evaluate(run: Run, prompts: int) -> Evaluation:

@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Sequence
 from typing import TypeVar, get_args
 
+import torch
+
 from llm.learning_rate import ScheduledOptimiser
 from llm.models import LanguageModelSpec
 from llm.presets import PRESETS
@@ -149,3 +151,8 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, metavar="INT", help="of the CPU; 1 is fastest for tiny models (default 1)"
     )
+
+
+def device_of(options: argparse.Namespace) -> str:
+    """The device that the options of `add_device` come to here."""
+    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"

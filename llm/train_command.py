@@ -33,7 +33,7 @@ from llm.metrics import (
     read_json_lines,
     tick_metrics,
 )
-from llm.options import add_device, parse
+from llm.options import add_device, device_of, parse
 from llm.run import Evaluation, Run, RunError
 from llm.vllm_sampler import check_sampler, stop_engine
 from sims.core.experiment import Experiment
@@ -121,17 +121,13 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("device", "cuda", "there is no GPU here: must be cpu or auto")
-    check_sampler(experiment, None if options.dry_run else _device(options), options.sharding)
-
-
-def _device(options: argparse.Namespace) -> str:
-    return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    check_sampler(experiment, None if options.dry_run else device_of(options), options.sharding)
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     """Train in a folder, from the start or from its last checkpoint."""
     torch.set_num_threads(options.threads)
-    device = _device(options)
+    device = device_of(options)
     with joined(options.processes, device) as ranks:
         held = prepare(experiment, folder, options) if ranks.first else None
         ranks.sum([torch.zeros(1, device=device)])  # the folder is ready once all are here

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -18,6 +17,7 @@ from .noise import Noise
 from .optimise import Optimiser
 from .schedule import Schedule
 from .spec import Spec, SpecError, setting, to_json
+from .store import NAME
 from .train import check_run
 
 S = TypeVar("S", bound=Spec)
@@ -67,7 +67,7 @@ class Experiment(Spec, kind="experiment"):
     precision: Literal["float32", "float64"] = setting("float32", "floating point of parameters and losses")
 
     def check(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+        if not NAME.fullmatch(self.name):
             raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
         check_run(self.algorithm, self.schedule, self.judge)
         self.policy.check_environment(self.environment)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import math
@@ -34,7 +33,7 @@ from .sources import git_state
 
 SPEC, ARRAYS, PROVENANCE = "spec.json", "record.npz", "provenance.json"
 Arrays = dict[str, np.ndarray]
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a record, and of an array in one
 _RESERVED = ("file", "allow_pickle")  # parameters of np.savez_compressed, which takes array names as keywords
 
 
@@ -204,7 +203,7 @@ def _dump(value: Any) -> bytes:
 def _check_arrays(arrays: Mapping[str, Any]) -> Any:
     """The arrays, if each has a plain name and a type that comes back as it went in; else ValueError names it."""
     for name, array in arrays.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in _RESERVED:
             raise ValueError(f"array name {name!r}: must be letters, digits, _ or -, and none of {_RESERVED}")
         if type(array) is not np.ndarray and not isinstance(array, np.generic):
             raise ValueError(f"array {name!r} is a {type(array).__name__}: must be a NumPy array")
@@ -264,7 +263,7 @@ class Store:
 
     def path(self, name: str, spec: Mapping[str, Any]) -> Path:
         """The folder of a record, there or not. name: letters, digits, _ and -."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ValueError(f"name = {name!r}: must be letters, digits, _ or -")
         return self.root / f"{name}-{spec_hash(spec)}"
 
