@@ -148,6 +148,8 @@ def _pair_log_probs(training: Training, tick: Tick) -> tuple[Tensor, Tensor]:
     first, second = pick(logp, batch.need("pairs"))
     label = batch.need("pair_label")
     chosen = label * first + (1.0 - label) * second
-    share = shares(batch.pair_weight, label)  # pairs that do not count have no say; 0/0 is NaN where none does
+    # Pairs that do not count have no say; 0/0 is NaN where none does. Contiguous: a sum of one number that is expanded
+    # would change its bits with R.
+    share = shares(batch.pair_weight, label).contiguous()
     share = share / share.sum((-2, -1), keepdim=True)
     return (share * chosen).sum((-2, -1)), (share * (first + second - chosen)).sum((-2, -1))

@@ -14,13 +14,13 @@ from .core.experiment import Experiment, stack_specs
 from .core.learner import Learner
 from .core.noise import Noise
 from .core.train import Training
-from .environments.enumerable import EnumerableEnvironment
+from .environments.enumerable import EnumerableEnvironment, SideBySide
 from .environments.toy import ToyEnvironment
 from .evaluation import Evaluation, ExactEvaluation, SampledEvaluation, update_row
 
 Progress = Callable[[int], None]
 Arrays = dict[str, np.ndarray]
-SHARED = {"updates", "samples", "staleness", "rewards"}  # arrays without a runs axis
+SHARED = {"updates", "samples", "staleness", "rewards"}  # arrays of a record without a runs axis
 
 
 def execute(experiments: Sequence[Experiment], progress: Progress = lambda updates: None) -> list[Arrays]:
@@ -36,15 +36,22 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
     with one_thread():
         algorithm = stack_specs([e.algorithm for e in experiments], runs, first.dtype)
         optimiser = stack_specs([e.optimiser for e in experiments], runs, first.dtype)
-        policy = first.policy.build(first.environment, noise, algorithm.needs_critic, first.dtype)
-        place: ToyEnvironment = first.environment  # type: ignore[assignment]
+        place: ToyEnvironment = SideBySide.of([e.environment for e in experiments], runs)  # type: ignore[misc]
+        policy = first.policy.build(place, noise, algorithm.needs_critic, first.dtype)
         environment = place.build(first.dtype, noise)
         learner = Learner(policy, optimiser, noise.lead)
         training = Training(policy, environment, algorithm, first.schedule, learner, noise, first.judge)
         arrays = _run(training, evaluation_of(training, environment, place), first, progress)
-    splits = np.cumsum(runs)[:-1]
-    parts = {name: [x] * len(runs) if name in SHARED else np.split(x, splits) for name, x in arrays.items()}
-    return [{name: part[i] for name, part in parts.items()} for i in range(len(runs))]
+    ends = np.cumsum(runs)
+    of_each = [slice(end - count, end) for end, count in zip(ends, runs, strict=True)]
+    return [{name: _part(name, x, its_runs) for name, x in arrays.items()} for its_runs in of_each]
+
+
+def _part(name: str, x: np.ndarray, runs: slice) -> np.ndarray:
+    """What a stack's array says of one of its experiments."""
+    if name not in SHARED:
+        return x[runs]
+    return x[runs.start] if name == "rewards" and x.ndim > 2 else x  # rewards: (R, X, N) where problems differ
 
 
 @contextmanager

@@ -33,6 +33,10 @@ class EnvironmentSpec(Spec):
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         """Refuse, with SpecError, what this environment cannot give to an algorithm or a schedule."""
 
+    def stack_key(self) -> Any:
+        """What environments have in common whose experiments can run as one stack, as JSON values."""
+        return to_json(self)
+
 
 @dataclass(frozen=True)
 class PolicySpec(Spec):
@@ -94,11 +98,12 @@ class Experiment(Spec, kind="experiment"):
 
 
 def stack_key(experiment: Experiment) -> str:
-    """Experiments with equal keys can run as one stack: they differ in name, seed, runs and per-run numbers alone.
+    """Experiments with equal keys can run as one stack: they differ in name, seed, runs, per-run numbers and what their
+    environment lets differ.
 
     A number that is 0 is part of the key: a penalty of weight 0 is not computed at all.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"environment": experiment.environment.stack_key()}
     for part in ("algorithm", "optimiser"):
         spec = getattr(experiment, part)
         numbers = {name: getattr(spec, name) for name in spec.per_run_fields()}

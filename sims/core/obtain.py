@@ -68,7 +68,8 @@ def obtain(
     running and nothing that is finished. Two callers never compute the same record at once: the second waits for it.
     """
     unique = {store.path(e.name, e.to_json()): e for e in experiments}
-    missing = [e for e in unique.values() if force or find(e, store) is None]
+    records = {path: None if force else find(e, store) for path, e in unique.items()}
+    missing = [unique[path] for path, record in records.items() if record is None]
     tasks = [_Task(number, store, stack, force) for number, stack in enumerate(stacks(missing))]
     report = _Report(progress, len(unique), len(unique) - len(missing), tasks)
     report.show()
@@ -78,8 +79,8 @@ def obtain(
             report.finish(task)
     else:
         _run_in_processes(tasks, jobs, report)
-    records = {path: _read(e, store) for path, e in unique.items()}
-    return [records[store.path(e.name, e.to_json())] for e in experiments]
+    found = {path: record or _read(unique[path], store) for path, record in records.items()}
+    return [found[store.path(e.name, e.to_json())] for e in experiments]
 
 
 def _read(experiment: Experiment, store: Store) -> Record:

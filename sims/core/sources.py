@@ -16,10 +16,16 @@ def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "l
     """SHA-256 of the source files that a run goes through, blind to comments, docstrings and formatting.
 
     modules: dotted names to start from; their imports are followed wherever they stand in a file, within `packages`.
-    Each file is read once per process. Not seen: modules imported by a computed name, data files, other packages.
-    Python's syntax tree differs between its minor versions, so another Python counts as other sources.
+    Found out once per process. Not seen: modules imported by a computed name, data files, other packages. Python's
+    syntax tree differs between its minor versions, so another Python counts as other sources.
     """
-    waiting, seen, digests = list(modules), set(), {}
+    return _digest(tuple(modules), tuple(packages))
+
+
+@functools.cache
+def _digest(modules: tuple[str, ...], packages: tuple[str, ...]) -> str:
+    waiting, digests = list(modules), {}
+    seen: set[str] = set()
     for name in waiting:
         if _find_source(name, packages) is None:
             raise ValueError(f"modules has {name!r}: must be the name of a module in {', '.join(packages)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass
@@ -94,6 +95,11 @@ _KINDS: dict[str, type[Spec]] = {}
 S = TypeVar("S", bound="Spec")
 
 
+@functools.cache  # to resolve them takes longer than to check the settings
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 @dataclass(frozen=True)
 class Spec:
     """A frozen set of settings, checked when made. Subclasses extend `check` for rules over several fields.
@@ -139,7 +145,7 @@ class Spec:
     @classmethod
     def hints(cls) -> dict[str, Any]:
         """The resolved type of each field."""
-        return get_type_hints(cls)
+        return _hints(cls)  # type: ignore[arg-type]
 
     @classmethod
     def names(cls) -> list[str]:

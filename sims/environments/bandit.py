@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy import optimize, stats
@@ -49,6 +50,8 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
 @dataclass(frozen=True)
 class Bandit(EnumerableSpec):
     """A bump of reward over a line of actions; the data policy is the paper's, whatever the peak."""
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset(("kind", "peak", "width", "overlap", "spread"))
 
     num_actions: int = setting(100, "number of actions", at_least=2)
     peak: float = setting(70.0, "action with the largest reward", at_least=0)

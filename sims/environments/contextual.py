@@ -14,7 +14,7 @@ from ..core.noise import Noise
 from ..core.preferences import Labeller
 from ..core.spec import SpecError, setting
 from ..space import TokenSpace
-from .enumerable import EnumerableEnvironment, EnumerableSpec
+from .enumerable import EnumerableEnvironment, EnumerableSpec, Tables
 from .learned_reward import LearnedReward, RewardModel, fit
 
 
@@ -29,6 +29,12 @@ class Contextual(EnumerableSpec, kind="contextual"):
     """
 
     has_data: ClassVar[bool] = True
+    only_numbers: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("off_diagonal", "table_seed", "best_in_data", "tilt", "tilt_by"),
+            *("reference_noise", "uncovered_mass", "best_mass"),
+        }
+    )
 
     num_prompts: int = setting(8, "number of different prompts (X)", at_least=1)
     num_responses: int = setting(8, "number of responses to each (N)", at_least=3)
@@ -118,8 +124,11 @@ class Contextual(EnumerableSpec, kind="contextual"):
         with np.errstate(divide="ignore"):
             return np.log(mass / mass.sum(-1, keepdims=True))[..., None, :]
 
-    def build(self, dtype: torch.dtype, noise: Noise) -> ContextualEnvironment:
-        gold, covered = torch.from_numpy(self.rewards()).to(dtype), torch.from_numpy(self.covered(noise))
+    def tables(self, noise: Noise) -> Tables:
+        return {"rewards": self.rewards(), "covered": self.covered(noise)}
+
+    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> ContextualEnvironment:
+        gold, covered = torch.from_numpy(tables["rewards"]).to(dtype), torch.from_numpy(tables["covered"])
         data = recorded_pairs(gold, covered, self.labeller, noise)
         learned = None
         if self.reward_model != "none":
@@ -145,14 +154,15 @@ def _share(mass: np.ndarray, part: np.ndarray, share: float) -> np.ndarray:
 def recorded_pairs(gold: Tensor, covered: Tensor, labeller: Labeller, noise: Noise) -> Batch:
     """Every pair of covered responses, once: prompts (R, D), responses (R, D, 2, 1), one label each by the labeller.
 
-    gold: (X, N); covered: (R, X, N), as many a prompt everywhere.
+    gold: (X, N), or (R, X, N) where runs differ; covered: (R, X, N), as many a prompt everywhere.
     """
     runs, prompts, _ = covered.shape
     count = int(covered[0, 0].sum())
     shown = covered.nonzero()[:, -1].view(runs, prompts, count)
     responses = shown[..., torch.combinations(torch.arange(count), 2)].flatten(1, 2)  # (R, D, 2)
     which = torch.arange(prompts).repeat_interleave(responses.shape[1] // prompts).expand(runs, -1)
-    rewards = gold[which.unsqueeze(-1), responses]
+    cells = which.unsqueeze(-1) * gold.shape[-1] + responses
+    rewards = gold.expand(covered.shape).flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
     uniforms = _of_problem(noise).uniforms("recorded labels", responses.shape[1], 1, 2)
     label = labeller.label(rewards[..., :1], rewards[..., 1:], uniforms)
     tokens = responses.unsqueeze(-1)
@@ -188,7 +198,7 @@ class ContextualEnvironment(EnumerableEnvironment):
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         if self.learned is None:
             return super().reward(prompts, responses)
-        cells = (prompts * self.rewards.shape[1]).unsqueeze(-1) + responses[..., 0]
+        cells = (prompts * self.rewards.shape[-1]).unsqueeze(-1) + responses[..., 0]
         return self.learned.scores.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
 
     def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Problems whose every response can be listed: a table holds the reward of each response to each prompt."""
+"""Problems whose every response can be listed: a table holds the reward of each response to each prompt. Such tables
+can stand side by side, one a run, so that problems which differ in numbers alone are one stack."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,13 +13,22 @@ from torch import Tensor
 
 from ..core.noise import Noise
 from ..core.preferences import Labeller
+from ..core.spec import setting, to_json
 from ..space import TokenSpace
 from .toy import RewardJudge, ToyEnvironment
+
+Tables = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class EnumerableSpec(ToyEnvironment):
     """Settings of a problem that is a table of rewards and a data policy."""
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that change the tables' numbers, and nothing else
+
+    def stack_key(self) -> Any:
+        alike = {name: value for name, value in to_json(self).items() if name not in self.only_numbers}
+        return alike | {"full_support": self.full_support}
 
     @property
     def full_support(self) -> bool:
@@ -38,33 +49,101 @@ class EnumerableSpec(ToyEnvironment):
         under the policy that training starts from. noise: the runs, for problems that are drawn a run."""
         raise NotImplementedError
 
+    def tables(self, noise: Noise) -> Tables:
+        """All that tells this problem from others with its `stack_key`, beside its reference: rewards (X, N); and what
+        is drawn for each run, (R, ...)."""
+        return {"rewards": self.rewards()}
+
+    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
+        """The environment of such tables, of which any may have a leading axis of runs."""
+        return EnumerableEnvironment(self.space, torch.from_numpy(tables["rewards"]).to(dtype), self.labeller)
+
     def build(self, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
-        """The environment that these settings describe."""
-        return EnumerableEnvironment(self.space, torch.from_numpy(self.rewards()).to(dtype), self.labeller)
+        return self.environment(self.tables(noise), dtype, noise)
+
+
+@dataclass(frozen=True)
+class SideBySide(EnumerableSpec):
+    """Problems with one `stack_key` as one, each with its own runs: the first runs[0] runs have the first, and so on.
+
+    Nothing is saved under this name: a record is of one problem.
+    """
+
+    problems: tuple[EnumerableSpec, ...] = setting((), help=None)
+    runs: tuple[int, ...] = setting((), help=None)
+
+    @classmethod
+    def of(cls, problems: Sequence[EnumerableSpec], runs: Sequence[int]) -> EnumerableSpec:
+        """The problem of each run; a single one stays as it is. problems, runs: as many."""
+        first = problems[0]
+        if all(problem == first for problem in problems):
+            return first
+        common = {name: getattr(first, name) for name in ToyEnvironment.names()}
+        return cls(**common, problems=tuple(problems), runs=tuple(runs))
+
+    @property
+    def space(self) -> TokenSpace:
+        return self.problems[0].space
+
+    @property
+    def full_support(self) -> bool:
+        return self.problems[0].full_support
+
+    @property
+    def without_reward_model(self) -> Self:
+        return self.replace(problems=tuple(problem.without_reward_model for problem in self.problems))
+
+    def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
+        if noise is None:
+            raise ValueError("noise = None: each run has a problem of its own, and must be known")
+        return np.concatenate([_a_run(p.reference_logp(own), own, 3) for p, own in self._parts(noise)])
+
+    def tables(self, noise: Noise) -> Tables:
+        found = [(problem.tables(own), own) for problem, own in self._parts(noise)]
+        return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
+
+    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
+        return self.problems[0].environment(tables, dtype, noise)
+
+    def _parts(self, noise: Noise) -> list[tuple[EnumerableSpec, Noise]]:
+        """Each problem with the streams of its own runs, from their start."""
+        ends = np.cumsum(self.runs)
+        return [
+            (p, Noise(noise.runs[end - count : end]))
+            for p, count, end in zip(self.problems, self.runs, ends, strict=True)
+        ]
+
+
+def _a_run(table: np.ndarray, noise: Noise, axes: int) -> np.ndarray:
+    """A table of so many axes, repeated for each run unless it already is one for each."""
+    return np.broadcast_to(table, (*noise.lead, *table.shape[-axes:]))
 
 
 class EnumerableEnvironment(RewardJudge):
     """Looks rewards up. The learner sees the gold reward, unless a subclass puts another in its place.
 
-    rewards: (X, N), one for each prompt and response.
+    rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ.
     """
 
     def __init__(self, space: TokenSpace, rewards: Tensor, labeller: Labeller) -> None:
         super().__init__(labeller)
         self.space, self.rewards = space, rewards
-        self.num_prompts = rewards.shape[0]
+        self.num_prompts = rewards.shape[-2]
         responses, _ = space.all_responses
-        table = rewards.new_full((rewards.shape[0], space.vocabulary**space.length), torch.nan)
-        table[:, space.code(responses)] = rewards
+        table = rewards.new_full((*rewards.shape[:-1], space.vocabulary**space.length), torch.nan)
+        table[..., space.code(responses)] = rewards
+        self._width = table.shape[-1]
+        self._first = None  # where each run's table begins
+        if rewards.dim() > 2:
+            self._first = (torch.arange(len(rewards)) * self.num_prompts * self._width)[:, None, None]
         self._table = table.flatten()
-        self._width = table.shape[1]
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """(..., B, K) rewards of responses (..., B, K, L); padding must be EOS."""
         code = self.space.code(responses)
         if self.num_prompts > 1:
             code = code + (prompts * self._width).unsqueeze(-1)
-        return self._table.take(code)
+        return self._table.take(code if self._first is None else code + self._first)
 
     def all_prompts(self) -> Tensor:
         """(X,) prompt ids."""
@@ -75,7 +154,7 @@ class EnumerableEnvironment(RewardJudge):
         return self.space.all_responses
 
     def all_rewards(self) -> Tensor:
-        """(X, N) gold rewards."""
+        """Gold rewards: (X, N), or (R, X, N) where runs differ."""
         return self.rewards
 
     def seen_rewards(self) -> Tensor:

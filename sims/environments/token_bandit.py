@@ -4,6 +4,7 @@ rewarded by the bump of the 1-D bandit; and a small one with EOS, whose response
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -98,6 +99,8 @@ class TokenBanditEnvironment(RewardJudge):
 class TokenBanditSmall(EnumerableSpec, kind="token_bandit_small"):
     """A token bandit with EOS whose 341 responses can be listed: reward = mean bump over the tokens chosen, EOS among
     them; the data policy draws every token from the paper's histogram of so many bins."""
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset(("peak", "width"))
 
     vocabulary: int = setting(5, "tokens, EOS (token 0) included", at_least=2, at_most=8)
     max_length: int = setting(4, "most tokens of a response, EOS included", at_least=1, at_most=4)

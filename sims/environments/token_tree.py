@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from .enumerable import EnumerableSpec
 @dataclass(frozen=True)
 class TokenTree(EnumerableSpec, kind="token_tree"):
     """Rewards and data policy are drawn once from `table_seed`. 3 tokens and length 3 make 15 responses."""
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed",))
 
     vocabulary: int = setting(3, "tokens, EOS included", at_least=2, at_most=8)
     max_length: int = setting(3, "most tokens of a response, EOS included", at_least=1, at_most=4)

@@ -74,3 +74,23 @@ def test_a_dead_run_stays_and_the_others_do_not_notice(method: str) -> None:
     for mine, theirs, before in zip(optimiser.parameters, untouched.parameters, start(), strict=True):
         assert torch.equal(mine[1], before[1])
         assert torch.equal(mine[[0, 2]], theirs[[0, 2]])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_step_piece_by_piece_has_the_bits_of_a_whole_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, rates = SETTINGS[name][0], torch.tensor((0.3, 0.01, 0.1, 0.02, 1.0))
+    generator = torch.Generator().manual_seed(2)
+    shapes, alive = ((5, 40, 30), (5, 7)), torch.tensor((True, True, False, True, True))
+    begin = [torch.randn(shape, generator=generator) for shape in shapes]
+    found = []
+    for most in (1 << 30, 2500):  # everything at once; two runs at a time
+        monkeypatch.setattr("sims.core.optimise._IN_CACHE", most)
+        parameters = [p.clone() for p in begin]
+        optimiser = PerRunOptimiser(parameters, (5,), Optimiser(**settings).replace(learning_rate=rates))
+        for dead in (None, alive):
+            gradient = [p.sin() for p in begin]
+            norm = optimiser.grad_norm(gradient)
+            optimiser.step(gradient, norm, dead)
+        found.append([norm, *parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert not torch.equal(found[0][1], begin[0])

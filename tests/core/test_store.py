@@ -82,10 +82,16 @@ def test_what_is_not_json_is_refused_by_its_path(value: dict, path: str):
         spec_hash(value)
 
 
+def forget():
+    """What a process that starts afresh does not know."""
+    sources._read_source.cache_clear()
+    sources._digest.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Writes files of a package `toy` and gives the digest of starting at toy.runs.start."""
-    sources._read_source.cache_clear()
+    forget()
     files = {
         "toy/__init__.py": "",
         "toy/runs/__init__.py": "",
@@ -102,12 +108,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for name, text in (files | (changes or {})).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        sources._read_source.cache_clear()
+        forget()
         return sources_digest(["toy.runs.start"], packages=("toy",))
 
     monkeypatch.syspath_prepend(tmp_path)
     yield digest
-    sources._read_source.cache_clear()
+    forget()
 
 
 def test_sources_digest_changes_with_code_wherever_an_import_leads(package):

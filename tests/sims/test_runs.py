@@ -12,9 +12,9 @@ from sims.core.noise import Noise
 from sims.core.obtain import stacks
 from sims.core.optimise import Optimiser
 from sims.core.schedule import Schedule
-from sims.environments import BanditR1, BanditR2, Contextual, TokenTree, ToyEnvironment
+from sims.environments import BanditOverlap, BanditR1, BanditR2, Contextual, TokenTree, ToyEnvironment
 from sims.execute import SHARED, execute
-from sims.policies import MLP, Table
+from sims.policies import MLP, FineTuned, Table
 
 PAPER_MLP = MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True, fit_steps=5)
 PLACES: dict[str, tuple[ToyEnvironment, PolicySpec]] = {
@@ -84,6 +84,46 @@ def test_stacking_arms_changes_no_bit(algorithm: str) -> None:
     assert len(stacks(arms)) == 1
     for arm, together in zip(arms, execute(arms), strict=True):
         assert_same(execute([arm])[0], together)
+
+
+SIDE_BY_SIDE: dict[str, list[ToyEnvironment]] = {
+    "bandits": [BanditR1(), BanditOverlap(overlap=1e-3), BanditR2(width=20.0), BanditR1()],
+    "trees": [TokenTree(num_prompts=3, table_seed=seed) for seed in (0, 1)],
+    "contextual": [
+        Contextual(num_prompts=3, best_in_data=False, best_mass=1e-3),
+        Contextual(num_prompts=3, tilt="losers", off_diagonal=0.2, table_seed=5),
+    ],
+}
+
+
+@pytest.mark.parametrize("policy", ["table", "mlp"])
+@pytest.mark.parametrize("places", SIDE_BY_SIDE)
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "rwr", "nash_md"])
+def test_problems_that_differ_in_numbers_run_side_by_side_and_change_no_bit(
+    algorithm: str, places: str, policy: str
+) -> None:
+    chosen = Table() if policy == "table" or places == "trees" else MLP(hidden=(16, 16), fit_steps=5)
+    arms = [
+        experiment(algorithm, environment=place, policy=chosen, runs=2 + i, seed=i % 2)
+        for i, place in enumerate(SIDE_BY_SIDE[places])
+    ]
+    assert len(stacks(arms)) == 1
+    for arm, together in zip(arms, execute(arms), strict=True):
+        assert_same(execute([arm])[0], together)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"reward_model": "mlp", "reward_model_steps": 20}, {"reward_model": "table"}, {"label_temperature": 0.5}],
+)
+def test_recorded_pairs_and_reward_models_stay_with_their_problem(changes: dict[str, object]) -> None:
+    places = [Contextual(num_prompts=3, table_seed=seed, **changes) for seed in (0, 1)]
+    recorded = {"algorithm": find_algorithm("dpo")(), "schedule": Schedule(batch_size=18, source="dataset")}
+    for learner in ({}, recorded, recorded | {"policy": FineTuned()}):
+        arms = [experiment("rloo", environment=place, **learner) for place in places]
+        assert len(stacks(arms)) == 1
+        for arm, together in zip(arms, execute(arms), strict=True):
+            assert_same(execute([arm])[0], together)
 
 
 def test_arms_that_differ_in_more_than_numbers_do_not_stack() -> None:

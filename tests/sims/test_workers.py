@@ -11,16 +11,16 @@ from sims.core.experiment import Experiment
 from sims.core.obtain import obtain
 from sims.core.schedule import Schedule
 from sims.core.store import Store
-from sims.environments import BanditR1, BanditR2
+from sims.environments import BanditR1
 from sims.policies import Table
 
 
 def experiments(seed: int) -> list[Experiment]:
     """Two stacks, so that two workers have something to do."""
     return [
-        Experiment("arm", place, Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=4, evaluations=2)
+        Experiment("arm", BanditR1(), Table(), find_algorithm("rloo")(), schedule, updates=4, evaluations=2)
         .replace(runs=2, seed=seed)
-        for place in (BanditR1(), BanditR2())
+        for schedule in (Schedule(batch_size=4), Schedule(batch_size=8))
     ]  # fmt: skip
 
 
