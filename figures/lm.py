@@ -17,10 +17,12 @@ from typing import Literal
 import numpy as np
 
 from sims.core.algorithms import Algorithm
+from sims.core.algorithms.best_of_n import BestOfN
 from sims.core.algorithms.clipped import PPO
 from sims.core.algorithms.contrastive import DPO
-from sims.core.algorithms.likelihood import RWR, BestOfN, PrefFT
+from sims.core.algorithms.likelihood import PrefFT
 from sims.core.algorithms.policy_gradient import RLOO
+from sims.core.algorithms.reward_weighted import RWR
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.core.store import Record

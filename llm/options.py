@@ -154,5 +154,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def device_of(options: argparse.Namespace) -> str:
-    """The device that the options of `add_device` come to here."""
+    """The device that the options of `add_device` come to here; SpecError for a GPU where there is none."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SpecError("device", "cuda", "there is no GPU here: must be cpu or auto")
     return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -119,9 +119,8 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SpecError("device", "cuda", "there is no GPU here: must be cpu or auto")
-    check_sampler(experiment, None if options.dry_run else device_of(options), options.sharding)
+    device = device_of(options)
+    check_sampler(experiment, None if options.dry_run else device, options.sharding)
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:

@@ -17,8 +17,8 @@ from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.style import OFFLINE, ONLINE, RC, bound, colour
 from sims.core.algorithms import Algorithm
+from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative
 from sims.core.algorithms.contrastive import DPO, IPO
-from sims.core.algorithms.likelihood import BestOfN, BestOfNNegative
 from sims.core.experiment import Experiment, PolicySpec
 from sims.core.schedule import Schedule
 from sims.core.statistics import band, interaction, paired_effect

@@ -26,15 +26,29 @@ Every interval is deterministic, ignores the order of the runs, and turns into i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isnan, prod
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-Array = NDArray[np.float64]
+from .resampling import (
+    Array,
+    difference_quantiles,
+    finite_or_student,
+    hull,
+    mean_and_error,
+    mean_bounds,
+    mean_quantiles,
+    other_arm,
+    picks,
+    resample_counts,
+    student_quantile,
+    tails,
+    welch_freedom,
+)
+
 Verdict = Literal["supported", "refuted", "inconclusive"]
 
 LEVEL = 0.95
@@ -77,7 +91,7 @@ def mean_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RESAMPLES
     nothing of a spread they did not show.
     """
     scores = _one_column("x", x)
-    centre, low, high = _mean_bounds(scores, level, resamples, seed)
+    centre, low, high = mean_bounds(scores, level, resamples, seed)
     return _interval(centre, low, high, level, len(scores), "Student and bootstrap-t")
 
 
@@ -87,8 +101,8 @@ def student_interval(x: ArrayLike, level: float = LEVEL) -> Interval:
     Exact for normal scores; too narrow on the long side of skewed ones.
     """
     scores = _one_column("x", x)
-    centre, error = _mean_and_error(scores)
-    reach = _student_quantile(len(scores) - 1, level) * error
+    centre, error = mean_and_error(scores)
+    reach = student_quantile(len(scores) - 1, level) * error
     return _interval(centre, centre - reach, centre + reach, level, len(scores), "Student")
 
 
@@ -99,9 +113,9 @@ def bootstrap_t_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RE
     tell the law of t* and Student's quantiles stand in. Efron 1981; Hall 1988. Too narrow for heavy symmetric tails.
     """
     scores = _one_column("x", x)
-    centre, error = _mean_and_error(scores)
-    student = _student_quantile(len(scores) - 1, level)
-    t_low, t_high = _finite_or_student(*_mean_quantiles(scores, error, level, resamples, seed), student)
+    centre, error = mean_and_error(scores)
+    student = student_quantile(len(scores) - 1, level)
+    t_low, t_high = finite_or_student(*mean_quantiles(scores, error, level, resamples, seed), student)
     return _interval(centre, centre - t_high * error, centre - t_low * error, level, len(scores), "bootstrap-t")
 
 
@@ -118,7 +132,7 @@ def band(
     # Resamples of a handful of runs are nearly all ties: their tails say nothing.
     used = resamples if len(scores) >= FEWEST_RUNS else None
     parts = [
-        _mean_bounds(scores[:, start : start + COLUMNS_AT_ONCE], level, used, seed)
+        mean_bounds(scores[:, start : start + COLUMNS_AT_ONCE], level, used, seed)
         for start in range(0, scores.shape[1], COLUMNS_AT_ONCE)
     ]
     centre, low, high = (np.concatenate(part).reshape(values.shape[1:]) for part in zip(*parts, strict=True))
@@ -150,11 +164,11 @@ def difference_interval(
     0.955 exponential against normal, 0.949 with three times the spread in one; 0.952 with 20 and 10 runs.
     """
     x, y = _one_column("a", a), _one_column("b", b)
-    (mean_x, error_x), (mean_y, error_y) = _mean_and_error(x), _mean_and_error(y)
+    (mean_x, error_x), (mean_y, error_y) = mean_and_error(x), mean_and_error(y)
     centre, error = mean_x - mean_y, np.hypot(error_x, error_y)
-    t_low, t_high = _difference_quantiles(x, y, error, level, resamples, seed)
-    student = _student_quantile(_welch_freedom(error_x[0], len(x), error_y[0], len(y)), level)
-    low, high = _hull(centre, error, t_low, t_high, student)
+    t_low, t_high = difference_quantiles(x, y, error, level, resamples, seed)
+    student = student_quantile(welch_freedom(error_x[0], len(x), error_y[0], len(y)), level)
+    low, high = hull(centre, error, t_low, t_high, student)
     return _interval(centre, low, high, level, min(len(x), len(y)), "Welch and bootstrap-t")
 
 
@@ -175,9 +189,9 @@ def interquartile_mean_interval(
     """
     scores = np.sort(_finite("x", _tasks(x)), axis=0)
     runs, tasks = scores.shape
-    drawn = [scores[_picks(runs, resamples, seed, task), task] for task in range(tasks)]
+    drawn = [scores[picks(runs, resamples, seed, task), task] for task in range(tasks)]
     values = stats.trim_mean(np.concatenate(drawn, axis=1), 0.25, axis=1)
-    low, high = _tails(values[:, None], level)
+    low, high = tails(values[:, None], level)
     return _interval(np.array([interquartile_mean(x)]), low, high, level, runs, "percentile bootstrap")
 
 
@@ -201,10 +215,10 @@ def probability_of_improvement_interval(
     wins = _wins(x, y)  # (tasks, n_a, n_b)
     values = np.zeros(resamples)
     for task, table in enumerate(wins):
-        share_x = _counts(len(x), resamples, seed, task) / len(x)
-        share_y = _other_arm(_counts(len(y), resamples, seed, task)) / len(y)
+        share_x = resample_counts(len(x), resamples, seed, task) / len(x)
+        share_y = other_arm(resample_counts(len(y), resamples, seed, task)) / len(y)
         values += ((share_x @ table) * share_y).sum(1) / len(wins)
-    low, high = _tails(values[:, None], level)
+    low, high = tails(values[:, None], level)
     return _interval(np.array([wins.mean()]), low, high, level, min(len(x), len(y)), "percentile bootstrap")
 
 
@@ -248,125 +262,6 @@ def verdict(
     if low > margin:
         return "supported"
     return "refuted" if inside or high < 0 else "inconclusive"
-
-
-# How it is done. Columns are separate problems: x is (runs, columns), and every result has one entry a column.
-
-
-def _mean_bounds(x: Array, level: float, resamples: int | None, seed: int) -> tuple[Array, Array, Array]:
-    centre, error = _mean_and_error(x)
-    student = _student_quantile(len(x) - 1, level)
-    if resamples is None:
-        return centre, centre - student * error, centre + student * error
-    return centre, *_hull(centre, error, *_mean_quantiles(x, error, level, resamples, seed), student)
-
-
-def _mean_and_error(x: Array) -> tuple[Array, Array]:
-    """Mean and its standard error s/√n; 0 where the runs differ by rounding only."""
-    low, high = x.min(0), x.max(0)
-    centre = np.clip(x.mean(0), low, high)  # the rounded mean of equal numbers can miss them all
-    constant = high - low <= 4 * np.finfo(np.float64).eps * np.abs(x).max(0)
-    return centre, np.where(constant, 0.0, x.std(0, ddof=1) / np.sqrt(len(x)))
-
-
-def _student_quantile(freedom: float, level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level}: must lie between 0 and 1, as in 0.95")
-    return float(stats.t.ppf((1 + level) / 2, freedom))
-
-
-def _welch_freedom(error_x: float, runs_x: int, error_y: float, runs_y: int) -> float:
-    largest = max(error_x, error_y)
-    if largest == 0:
-        return float(runs_x + runs_y - 2)
-    u, v = (error_x / largest) ** 2, (error_y / largest) ** 2
-    return float((u + v) ** 2 / (u**2 / (runs_x - 1) + v**2 / (runs_y - 1)))
-
-
-def _hull(centre: Array, error: Array, t_low: Array, t_high: Array, student: float) -> tuple[Array, Array]:
-    t_low, t_high = _finite_or_student(t_low, t_high, student)
-    return centre - np.maximum(t_high, student) * error, centre - np.minimum(t_low, -student) * error
-
-
-def _finite_or_student(t_low: Array, t_high: Array, student: float) -> tuple[Array, Array]:
-    known = np.isfinite(t_low) & np.isfinite(t_high)
-    return np.where(known, t_low, -student), np.where(known, t_high, student)
-
-
-def _mean_quantiles(x: Array, error: Array, level: float, resamples: int, seed: int) -> tuple[Array, Array]:
-    """Lower and upper quantile of t* of the mean of x."""
-    return _tails(_studentised(*_resampled(_standard(x, error), _counts(len(x), resamples, seed))), level)
-
-
-def _difference_quantiles(
-    x: Array, y: Array, error: Array, level: float, resamples: int, seed: int
-) -> tuple[Array, Array]:
-    """Lower and upper quantile of t* of mean(x) − mean(y), whose standard error is `error`."""
-    mean_x, square_x = _resampled(_standard(x, error), _counts(len(x), resamples, seed))
-    mean_y, square_y = _resampled(_standard(y, error), _other_arm(_counts(len(y), resamples, seed)))
-    return _tails(_studentised(mean_x - mean_y, square_x + square_y), level)
-
-
-def _standard(x: Array, error: Array) -> Array:
-    """Sorted, so that the order of the runs cannot matter; centred at 0, in units of the error, 0 where that is 0."""
-    ordered = np.sort(x, axis=0)
-    return np.where(error > 0, (ordered - ordered.mean(0)) / np.where(error > 0, error, 1.0), 0.0)
-
-
-def _resampled(x: Array, counts: Array) -> tuple[Array, Array]:
-    """Mean and squared standard error of every resample, (resamples, columns). counts: (resamples, runs)."""
-    runs = len(x)
-    mean = counts @ x / runs
-    return mean, np.maximum(counts @ (x * x) / runs - mean * mean, 0.0) / (runs - 1)
-
-
-def _studentised(mean: Array, square: Array) -> Array:
-    """mean/√square; ±∞ where a resample shows no spread. In the units of `_standard`: 1 is the sample's error.
-
-    No spread is below a hundredth of the sample's: runs of which all but a few agree, though not to the last bit, give
-    many such resamples, and bands a hundred times too wide.
-    """
-    flat = square < 1e-4
-    infinite = np.where(np.abs(mean) < 1e-12, 0.0, np.copysign(np.inf, mean))
-    return np.where(flat, infinite, mean / np.sqrt(np.where(flat, 1.0, square)))
-
-
-def _tails(values: Array, level: float) -> tuple[Array, Array]:
-    """The k-th smallest and k-th largest, k = ⌊(resamples + 1)·(1 − level)/2⌋. values: (resamples, columns)."""
-    resamples = len(values)
-    rank = int((resamples + 1) * (1 - level) / 2 + 1e-9)
-    if not 0 < level < 1 or rank < 1:
-        highest = 1 - 2 / (resamples + 1)
-        raise ValueError(f"level: {level}: must be above 0, and at most {highest:.4g} with {resamples} resamples")
-    ordered = np.partition(values, [rank - 1, resamples - rank], axis=0)
-    return ordered[rank - 1], ordered[resamples - rank]
-
-
-@lru_cache(maxsize=16)
-def _counts(runs: int, resamples: int, seed: int, stream: int = 0) -> Array:
-    """How often each run is in each resample, (resamples, runs). With every resample comes its mirror image.
-
-    Laid out as quarters: first, second, first mirrored, second mirrored; `_other_arm` exchanges first and second, so
-    that two samples are resampled independently and exchanging them flips the sign of a difference, no more.
-    """
-    if resamples < 4 or resamples % 4:
-        raise ValueError(f"resamples: {resamples}: must be a positive multiple of 4")
-    rng = np.random.default_rng([seed, stream, runs])
-    half = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples // 2).astype(np.float64)
-    counts = np.concatenate([half, half[:, ::-1]])
-    counts.flags.writeable = False  # it is cached
-    return counts
-
-
-def _other_arm(counts: Array) -> Array:
-    resamples, runs = counts.shape
-    return counts.reshape(2, 2, resamples // 4, runs)[:, ::-1].reshape(resamples, runs)
-
-
-def _picks(runs: int, resamples: int, seed: int, stream: int) -> NDArray[np.int64]:
-    """The same resamples as indices into sorted runs, (resamples, runs)."""
-    counts = _counts(runs, resamples, seed, stream).astype(np.int64)
-    return np.repeat(np.tile(np.arange(runs), resamples), counts.ravel()).reshape(resamples, runs)
 
 
 def _wins(x: Array, y: Array) -> Array:

@@ -20,18 +20,10 @@ from .population_policy_gradient import batch_token_shares, penalised_rewards, r
 from .quantities import best_of_n
 
 if TYPE_CHECKING:
-    from ..core.algorithms.likelihood import (
-        AWR,
-        RAFT,
-        RWR,
-        SFT,
-        BestOfN,
-        BestOfNNegative,
-        PrefFT,
-        RejectionSampling,
-        ReST,
-        SuperHF,
-    )
+    from ..core.algorithms.best_of_n import BestOfN, BestOfNNegative, SuperHF
+    from ..core.algorithms.filtering import RAFT, RejectionSampling, ReST
+    from ..core.algorithms.likelihood import SFT, PrefFT
+    from ..core.algorithms.reward_weighted import AWR, RWR
 
 
 @population("sft")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sims.core.algorithms.likelihood import BestOfN, BestOfNNegative
+from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative
 from sims.core.batch import Batch, Outputs
 from sims.core.losses.likelihood import unlikelihood_loss
 from sims.space import TokenSpace

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from sims.core import divergences
 from sims.core.advantages import centred
+from sims.core.algorithms.best_of_n import BestOfN
 from sims.core.algorithms.clipped import PPO
 from sims.core.algorithms.contrastive import DPO, IPO
-from sims.core.algorithms.likelihood import RWR, BestOfN
 from sims.core.algorithms.policy_gradient import RLOO, Reinforce
+from sims.core.algorithms.reward_weighted import RWR
 from sims.core.batch import sequence_sum
 from sims.core.losses.policy_gradient import reinforce_loss
 from sims.exact import (

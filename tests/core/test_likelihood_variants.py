@@ -12,19 +12,10 @@ from enumeration import enumerate_batches, make_problem
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
-from sims.core.algorithms.likelihood import (
-    AWR,
-    RAFT,
-    RWR,
-    SFT,
-    BestOfN,
-    LikelihoodAlgorithm,
-    PrefFT,
-    RejectionSampling,
-    ReST,
-    SuperHF,
-    best_share,
-)
+from sims.core.algorithms.best_of_n import BestOfN, SuperHF
+from sims.core.algorithms.filtering import RAFT, RejectionSampling, ReST, best_share
+from sims.core.algorithms.likelihood import SFT, LikelihoodAlgorithm, PrefFT
+from sims.core.algorithms.reward_weighted import AWR, RWR
 from sims.core.batch import Batch, Outputs
 from sims.core.learner import Learner
 from sims.core.noise import Noise

@@ -34,8 +34,9 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets, all_algorithms, find_algorithm
 from sims.core.algorithms.clipped import GSPO
-from sims.core.algorithms.likelihood import AWR, RejectionSampling
+from sims.core.algorithms.filtering import RejectionSampling
 from sims.core.algorithms.policy_gradient import Reinforce
+from sims.core.algorithms.reward_weighted import AWR
 from sims.core.batch import lengths, masked
 from sims.core.divergences import kl_policy_ref
 from sims.core.reductions import shares

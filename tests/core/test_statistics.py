@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from sims.core.resampling import resample_counts
 from sims.core.statistics import (
     Interval,
-    _counts,
     band,
     bootstrap_t_interval,
     difference_interval,
@@ -289,11 +289,11 @@ def test_intervals_repeat_and_leave_global_generators_alone() -> None:
     x, y = np.random.default_rng(10).exponential(size=(2, RUNS))
     for interval in (difference_interval, probability_of_improvement_interval):
         first = interval(x, y)
-        _counts.cache_clear()  # as a new process would draw them
+        resample_counts.cache_clear()  # as a new process would draw them
         assert interval(x, y) == first
     for interval in (mean_interval, bootstrap_t_interval, interquartile_mean_interval):
         first = interval(x)
-        _counts.cache_clear()
+        resample_counts.cache_clear()
         assert interval(x) == first
     assert bootstrap_t_interval(x, seed=1) != bootstrap_t_interval(x, seed=0)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002

@@ -28,10 +28,10 @@ from sims.core.advantages import (
 from sims.core.algorithms import Algorithm, Law, all_algorithms
 from sims.core.algorithms.clipped import PPO
 from sims.core.algorithms.contrastive import KTO
-from sims.core.algorithms.likelihood import AWR
 from sims.core.algorithms.online_contrastive import XPO, NashMD
 from sims.core.algorithms.policy_gradient import Reinforce
 from sims.core.algorithms.reward_model import RewardModelLoss
+from sims.core.algorithms.reward_weighted import AWR
 from sims.core.batch import Batch
 from sims.core.learner import Learner
 from sims.core.optimise import Optimiser

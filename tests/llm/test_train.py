@@ -216,6 +216,14 @@ def test_embedded_models_stay_on_the_cpu(monkeypatch):
     assert device_for(PRESETS["pythia-1.4b-min-length"]) == "cuda"
 
 
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_no_command_takes_the_cpu_where_a_gpu_was_asked_for(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    output = ["--output", str(tmp_path)] if command == "train" else []
+    assert main([command, *output, "--device", "cuda"]) == 2
+    assert "device = 'cuda': there is no GPU here" in capsys.readouterr().err
+
+
 def test_the_largest_reward_is_known_of_lengths_and_of_right_answers():
     for name, best in (("tiny-mode-length", 0.0), ("tiny-preference", 1.0)):
         assert best_reward(PRESETS[name].environment) == best

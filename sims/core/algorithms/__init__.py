@@ -4,10 +4,14 @@
 """
 
 from ..spec import find_kind, kinds_of
-from . import policy_gradient  # first, for the table lists algorithms in the order of these imports
 
-# isort: split
-from . import clipped, contrastive, likelihood, online_contrastive, reference_free, reward_model
+# The table lists algorithms in the order of these imports.
+# isort: off
+from . import policy_gradient, clipped, contrastive
+from . import likelihood, best_of_n, filtering, reward_weighted
+from . import online_contrastive, reference_free, reward_model
+
+# isort: on
 from .base import Algorithm, Law, PairAlgorithm, State, Targets
 from .table import algorithm_table
 
@@ -19,14 +23,17 @@ __all__ = [
     "Targets",
     "algorithm_table",
     "all_algorithms",
+    "best_of_n",
     "clipped",
     "contrastive",
+    "filtering",
     "find_algorithm",
     "likelihood",
     "online_contrastive",
     "policy_gradient",
     "reference_free",
     "reward_model",
+    "reward_weighted",
 ]
 
 
