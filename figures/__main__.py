@@ -7,6 +7,7 @@ import difflib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,7 +21,7 @@ from sims.core.store import DamagedRecord, Store
 
 from . import lm, report
 from .claims import write_claims
-from .figure import Figure, all_figures
+from .figure import Figure, Records, all_figures
 from .lab import Lab
 
 EXAMPLES = """examples:
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     try:
-        done = [run(figure, options, out) for figure in chosen]
+        done = run(chosen, options, out)
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept, and the next call goes on from there", file=sys.stderr)
         return 130
@@ -159,9 +160,27 @@ def lab_of(options: argparse.Namespace, show: Callable[[Progress], None] = lambd
     return Lab(Store(o.results), jobs, o.quick, o.full, o.force, o.runs, o.keep, show, o.scale)
 
 
-def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
-    """Collect, draw, judge and write one figure; returns its seconds."""
-    start = time.perf_counter()
+def run(chosen: Sequence[Figure], options: argparse.Namespace, out: Path) -> list[float]:
+    """Collect, draw, judge and write figures, each drawn while the next is computed; returns the seconds of each."""
+    with ThreadPoolExecutor(1) as artist:
+        drawn = []
+        try:
+            for figure in chosen:
+                start = time.perf_counter()
+                lab, records = collect(figure, options)
+                computed = time.perf_counter() - start
+                drawn.append((computed, artist.submit(finish, figure, lab, records, out)))
+                for _, drawing in drawn:
+                    if drawing.done():
+                        drawing.result()  # one that failed ends the rest
+            return [computed + drawing.result() for computed, drawing in drawn]
+        except BaseException:
+            artist.shutdown(cancel_futures=True)
+            raise
+
+
+def collect(figure: Figure, options: argparse.Namespace) -> tuple[Lab, Records]:
+    """A figure's records, under a progress bar, and the lab that gave them."""
     with tqdm(
         total=1,
         bar_format="{desc:60.60} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}",
@@ -180,22 +199,30 @@ def run(figure: Figure, options: argparse.Namespace, out: Path) -> float:
 
         lab = lab_of(options, show)
         lab.live = figure.live
-        records = figure.collect(lab)
+        return lab, figure.collect(lab)
+
+
+def finish(figure: Figure, lab: Lab, records: Records, out: Path) -> float:
+    """Draw, judge and write one figure; returns its seconds."""
+    start = time.perf_counter()
     canvas = figure.draw(records)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
         report.save_figure(figure, canvas, figure.caption(records), lab, out)
-        rows = [] if options.quick else figure.judge(records)
+        rows = [] if lab.quick else figure.judge(records)
         if rows:
             write_claims(rows, out)
         report.write(out)
     plt.close(canvas)
+    said = []
     for row in rows:
         interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-        print(f"{row.id} ({row.setting}, {row.part}) {row.verdict}: {interval}, {row.runs} runs")
+        said.append(f"{row.id} ({row.setting}, {row.part}) {row.verdict}: {interval}, {row.runs} runs")
     for again in lab.again:
-        print(f"{figure.name}: {again.arm} was run again: {again.now:+.3f}, {again.committed:+.3f} in its record")
+        said.append(f"{figure.name}: {again.arm} was run again: {again.now:+.3f}, {again.committed:+.3f} in its record")
     for stale in sorted(set(lab.stale)):
-        print(f"{figure.name}: committed record {stale} is stale: its twin disagrees; --full computes it again")
+        said.append(f"{figure.name}: committed record {stale} is stale: its twin disagrees; --full computes it again")
+    if said:
+        tqdm.write("\n".join(said))  # above the bar of the figure that is being computed
     return time.perf_counter() - start
 
 

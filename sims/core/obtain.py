@@ -11,9 +11,9 @@ import queue
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,18 +68,16 @@ def obtain(
     running and nothing that is finished. Two callers never compute the same record at once: the second waits for it.
     """
     unique = {store.path(e.name, e.to_json()): e for e in experiments}
-    records = {path: None if force else find(e, store) for path, e in unique.items()}
-    missing = [unique[path] for path, record in records.items() if record is None]
+    found = {} if force else {path: record for path, e in unique.items() if (record := find(e, store))}
+    missing = [e for path, e in unique.items() if path not in found]
     tasks = [_Task(number, store, stack, force) for number, stack in enumerate(stacks(missing))]
     report = _Report(progress, len(unique), len(unique) - len(missing), tasks)
     report.show()
-    if jobs == 1 or len(tasks) < 2:
-        for task in tasks:
-            _run(task, report.advance)
+    alone = jobs == 1 or len(tasks) < 2
+    with closing(_done_here(tasks, report) if alone else _done_in_processes(tasks, jobs, report)) as done:
+        for task in done:
             report.finish(task)
-    else:
-        _run_in_processes(tasks, jobs, report)
-    found = {path: record or _read(unique[path], store) for path, record in records.items()}
+            found |= {store.path(e.name, e.to_json()): _read(e, store) for e in task.experiments}
     return [found[store.path(e.name, e.to_json())] for e in experiments]
 
 
@@ -177,6 +175,12 @@ class _Report:
         self.show()
 
 
+def _done_here(tasks: Sequence[_Task], report: _Report) -> Generator[_Task]:
+    for task in tasks:
+        _run(task, report.advance)
+        yield task
+
+
 class _Workers:
     """Worker processes, which stay for the next call: to start them takes as long as to make a small figure."""
 
@@ -200,7 +204,8 @@ class _Workers:
 _workers: dict[int, _Workers] = {}  # by the number of processes
 
 
-def _run_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> None:
+def _done_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> Generator[_Task]:
+    """Every task as soon as it is done: what the caller then does with it, it does while the others run."""
     workers = _workers.pop(jobs, None) or _Workers(jobs)
     waiting = {workers.pool.submit(_run_and_tell, task, workers.messages): task for task in tasks}
     try:
@@ -209,7 +214,7 @@ def _run_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> Non
             _drain(workers.messages, report)
             for future in done:
                 future.result()
-                report.finish(waiting.pop(future))
+                yield waiting.pop(future)
     except BaseException:
         workers.end()
         raise

@@ -8,6 +8,7 @@ the new one. Every file is covered by a checksum. Nothing is ever pickled.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -107,17 +108,21 @@ def _check_json(value: Any, where: str) -> None:
 
 
 def _provenance(seconds: float, sources: str | None) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**_surroundings(), "created": now, "seconds": round(seconds, 3), "sources": sources}
+
+
+@functools.cache
+def _surroundings() -> dict[str, Any]:
+    """What computes: the commit, the machine, and the libraries that results depend on. Asked once per process."""
     commit, dirty = git_state(Path(__file__).resolve().parents[2])
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "dirty": dirty,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": importlib.metadata.version("torch"),
-        "seconds": round(seconds, 3),
-        "sources": sources,
     }
 
 
