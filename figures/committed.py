@@ -36,11 +36,11 @@ class Tuned:
 
 
 def shrink(arm: Experiment) -> Experiment:
-    """A run of the same kind that takes no time: 4 runs, and a fraction of the updates.
+    """A run of the same kind that takes no time: 4 runs, 2 of a transformer, and a fraction of the updates.
 
     Where training magnifies rounding, it is in float64 and at a tenth of the learning rate, so that another processor,
-    which differs in the last bits, still gives its numbers. A language model's costs a hundred times as much, and has 2
-    runs with a few short responses an evaluation; one that computes in bfloat16 stays there.
+    which differs in the last bits, still gives its numbers. A language model's costs a hundred times as much, and has
+    a few short responses an evaluation; one that computes in bfloat16 stays there.
     """
     turn = arm.schedule.updates_per_batch
     updates = max(turn, min(arm.updates // 10, 20) // turn * turn)
@@ -55,7 +55,8 @@ def shrink(arm: Experiment) -> Experiment:
         few = arm.environment.replace(evaluation_prompts=min(arm.environment.evaluation_prompts, 16))  # type: ignore[attr-defined]
         arm = arm.replace(environment=few, policy=arm.policy.replace(decoding=decoding))
     small = {"updates": updates, "evaluations": min(arm.evaluations, updates, 5)}
-    return arm.replace(name=f"{arm.name}-quick", runs=2 if of_a_model else 4, **small)
+    costly = of_a_model or arm.policy.magnifies_rounding
+    return arm.replace(name=f"{arm.name}-quick", runs=2 if costly else 4, **small)
 
 
 def load(arm: Experiment, folder: Path = FOLDER) -> CommittedRecord | None:

@@ -4,6 +4,7 @@ first."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,7 @@ from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.core.statistics import band, paired_effect
-from sims.environments import BanditOverlap, BanditR1, BanditR2
+from sims.environments import Bandit, BanditOverlap, BanditR1, BanditR2
 from sims.measures import final_scores, kl_of_best_response, scores
 from sims.policies import Table
 
@@ -38,15 +39,15 @@ OVERLAP = Claim(
 OTHERWISE = Claim("C25", "not otherwise", CLAIM, f"on-policy − offline on R2; {SCORED}", margin=0.05, kind="none")
 
 
-def environments() -> dict[str, BanditR1 | BanditR2 | BanditOverlap]:
+def environments() -> dict[str, Bandit]:
     """The problems, by the name used in the arms' keys."""
     return {"R1": BanditR1(), "R2": BanditR2()} | {f"{o:g}": BanditOverlap(overlap=o) for o in OVERLAPS}
 
 
-def arms() -> dict[str, Experiment]:
+def arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
     """Every algorithm on every problem, drawn on-policy or from the reference for ever, at equal samples."""
     found = {}
-    for place, environment in environments().items():
+    for place, environment in places.items():
         for algorithm in ALGORITHMS:
             for sampler, period in SAMPLERS.items():
                 found[f"{place}/{algorithm}/{sampler}"] = Experiment(
@@ -63,7 +64,7 @@ def arms() -> dict[str, Experiment]:
 
 def collect(lab: Lab) -> Records:
     """Each arm tuned over twelve points: learning rate × β where the algorithm has one, else more learning rates."""
-    chosen = arms()
+    chosen = arms(environments())
     return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, tuning_runs=5)
 
 
@@ -103,6 +104,15 @@ def _against_samples(top: Axes, bottom: Axes, records: Records, place: str) -> N
     )
 
 
+def gain(records: Records, place: str, algorithms: Sequence[str]) -> np.ndarray:
+    """(runs,): on-policy − offline, final score, mean over the algorithms."""
+    on, off = (
+        np.mean([final_scores(records[f"{place}/{name}/{sampler}"]) for name in algorithms], axis=0)
+        for sampler in SAMPLERS
+    )
+    return np.asarray(on - off)
+
+
 def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
     for algorithm in ALGORITHMS:
         final = {
@@ -113,8 +123,7 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
         curve(top, np.array(OVERLAPS), final["off"], algorithm, OFFLINE)
         curve(bottom, np.array(OVERLAPS), final["on"] - final["off"], algorithm)
         for place in ("R1", "R2"):
-            gain = final_scores(records[f"{place}/{algorithm}/on"]) - final_scores(records[f"{place}/{algorithm}/off"])
-            mean, low, high = band(gain[:, None])
+            mean, low, high = band(gain(records, place, (algorithm,))[:, None])
             overlap = environments()[place].overlap_mass()
             bottom.errorbar(
                 overlap,
@@ -136,14 +145,6 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
 
 def verdicts(records: Records) -> list[Verdict]:
     """The interaction on R1 against R2 and along the overlap axis; and that nothing is gained where it is likely."""
-
-    def gain(place: str) -> np.ndarray:
-        on, off = (
-            np.mean([final_scores(records[f"{place}/{name}/{sampler}"]) for name in ALGORITHMS], axis=0)
-            for sampler in SAMPLERS
-        )
-        return on - off
-
     rows = []
     for claim, unlikely, likely, note in (
         (
@@ -161,7 +162,9 @@ def verdicts(records: Records) -> list[Verdict]:
         ),
         (OTHERWISE, "R2", None, "The mean over algorithms: contrastive ones may gain nothing where others gain much."),
     ):
-        effect = paired_effect(gain(unlikely), gain(likely) if likely else np.zeros_like(gain(unlikely)))
+        unlikely_gain = gain(records, unlikely, ALGORITHMS)
+        likely_gain = gain(records, likely, ALGORITHMS) if likely else np.zeros_like(unlikely_gain)
+        effect = paired_effect(unlikely_gain, likely_gain)
         places = [place for place in (unlikely, likely) if place]
         used = [records[f"{p}/{a}/{s}"].hash for p in places for a in ALGORITHMS for s in SAMPLERS]
         rows.append(judge(claim, "bandit", effect, FIGURE.name, used, note))

@@ -22,6 +22,7 @@ experiment    an arm as data
 obtain        from experiments to records: read, or stacked, run and written
 store         records on disk
 sources       which code ran
+resampling    how intervals are found
 statistics    intervals and verdicts
 options       command lines made from specs
 """

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from figures.gallery import batch_size, beta_sweep, online_contrastive_ppo, phase_map
+from figures.gallery import batch_size, beta_sweep, online_contrastive_ppo, online_offline, phase_map, reward_width
 from sims.core.store import Record
 
 
@@ -89,3 +89,24 @@ def test_offline_suffices_by_arms_that_were_chosen_where_they_are_not_scored() -
     records |= {f"R2/short/{name}/inf": record(np.full(20, 0.3)) for name in batch_size.ALGORITHMS}
     row = batch_size._suffices(records, batch_size.SUFFICES["short"], "short", ("dpo",))
     assert row.effect == pytest.approx(0.1)  # each half is scored at the other's choice: 0.4, not 0.6
+
+
+def test_the_published_width_is_the_arm_that_the_overlap_figure_judges() -> None:
+    wide = reward_width.arms(reward_width.environments())
+    published = online_offline.arms(online_offline.environments())
+    assert len(wide) == 2 * len(reward_width.WIDTHS) * len(online_offline.ALGORITHMS) * 2
+    for name, arm in wide.items():
+        place, width, rest = name.split("/", 2)
+        assert (arm == published[f"{place}/{rest}"]) == (width == "10")
+        assert arm.environment.width == float(width)
+
+
+def test_a_gain_is_the_mean_over_algorithms_of_the_same_runs() -> None:
+    def ended(*gold: float) -> Record:
+        ends = {"reference_reward": np.zeros(2), "best_reward": np.ones(2), "diverged_at": np.full(2, -1)}
+        return Record({}, ends | {"gold": np.array(gold)[:, None], "updates": np.array([5])}, {})
+
+    records = {"R1/a/on": ended(0.5, 0.7), "R1/a/off": ended(0.1, 0.4), "R1/b/on": ended(1.0, 1.0)}
+    records["R1/b/off"] = ended(1.0, 0.0)
+    np.testing.assert_allclose(online_offline.gain(records, "R1", ("a", "b")), [0.2, 0.65])
+    np.testing.assert_allclose(online_offline.gain(records, "R1", ("a",)), [0.4, 0.3])
