@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,18 @@ Point = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Tuned:
-    """How one arm's settings were chosen: every point of the grid with its mean score, and the point taken."""
+    """How one arm's settings were chosen: every point of the grid with its mean score, and the point taken.
+
+    finals: [point, mean score] of those that were run once more, on another seed, final_runs times each.
+    """
 
     arm: str
     points: list[Point]
     scores: list[float]
     runs: int
     chosen: int
+    finals: list[tuple[int, float]] = field(default_factory=list)
+    final_runs: int = 0
 
 
 def shrink(arm: Experiment) -> Experiment:
@@ -86,7 +91,8 @@ def load_tuning(candidates: Mapping[str, Sequence[Experiment]], folder: Path = F
     if not path.exists():
         return None
     try:
-        found = [Tuned(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["tuned"]]
+        entries = json.loads(path.read_text(encoding="utf-8"))["tuned"]
+        found = [Tuned(**e | {"finals": [tuple(final) for final in e.get("finals", [])]}) for e in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedRecord(path, f"it cannot be read: {error}") from error
     if [tuned.arm for tuned in found] != list(candidates):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from sims.core.experiment import Experiment
 from sims.core.obtain import Progress, obtain
@@ -18,7 +17,8 @@ from sims.measures import final_scores
 from . import committed
 from .committed import Point, Tuned
 
-TUNING_SEED = 1_000_003  # tuning runs draw from this seed; judged runs never do
+TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these seeds; judged runs never do
+FINAL_RUNS = 12
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,19 @@ class Lab:
         return found
 
     def tuned_records(
-        self, arms: Mapping[str, Experiment], grids: Mapping[str, Sequence[Point]], tuning_runs: int = 10
+        self,
+        arms: Mapping[str, Experiment],
+        grids: Mapping[str, Sequence[Point]],
+        tuning_runs: int = 10,
+        finalists: int = 0,
     ) -> dict[str, Record]:
-        """Tune each arm on the tuning seed, then run it with its best settings on its own seed.
+        """Tune each arm on the tuning seeds, then run it with its best settings on its own seed.
 
         grids: the points that each arm tries, as many for every arm: a comparison of unequal budgets is refused. The
-        point with the largest mean final score is taken. What is committed was tuned before it was: its grid and
-        scores are read, and nothing is run.
+        point with the largest mean final score is taken; with finalists, so many of each arm's best are first run
+        again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
+        one that looks best was lucky. What is committed was tuned before it was: its grid and scores are read, and
+        nothing is run.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
@@ -84,7 +90,7 @@ class Lab:
             ]
             for name, arm in arms.items()
         }
-        tuned = self._kept_tuning(arms, candidates) or self._tune(grids, candidates)
+        tuned = self._kept_tuning(arms, candidates, finalists) or self._tune(grids, candidates, finalists)
         self.tuned += tuned
         if self.keep:
             committed.keep_tuning(candidates, tuned)
@@ -113,26 +119,43 @@ class Lab:
         return arms
 
     def _kept_tuning(
-        self, arms: Mapping[str, Experiment], candidates: Mapping[str, Sequence[Experiment]]
+        self, arms: Mapping[str, Experiment], candidates: Mapping[str, Sequence[Experiment]], finalists: int
     ) -> list[Tuned] | None:
         """How the arms were tuned when they were committed; None unless every arm it chose lies there as a record."""
         found = None if self.full else committed.load_tuning(candidates)
-        if found is None:
+        if found is None or any(len(t.finals) != min(finalists, len(t.points)) for t in found):
             return None
         chosen = self.sized({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in found})
         return found if all(committed.load(arm) is not None for arm in chosen.values()) else None
 
     def _tune(
-        self, grids: Mapping[str, Sequence[Point]], candidates: Mapping[str, Sequence[Experiment]]
+        self, grids: Mapping[str, Sequence[Point]], candidates: Mapping[str, Sequence[Experiment]], finalists: int
     ) -> list[Tuned]:
-        """Run every candidate, and take of each arm's points the one with the largest mean final score."""
-        records = self._obtain({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
+        """Run every candidate, and the best of them again; take the best of the last that were run."""
+        scores = self._mean_scores({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
+        best = {
+            name: sorted(range(len(tried)), key=lambda i: -scores[name, i])[: finalists or 1]
+            for name, tried in candidates.items()
+        }
+        again = {
+            (name, i): candidates[name][i].replace(seed=FINAL_SEED, runs=FINAL_RUNS)
+            for name in candidates
+            for i in best[name]
+        }
+        last = self._mean_scores(again) if finalists else {}
         tuned = []
         for name, tried in candidates.items():
-            scores = [float(final_scores(records[name, i]).mean()) for i in range(len(tried))]
-            best = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
-            tuned.append(Tuned(name, list(grids[name]), scores, tried[best].runs, best))
+            every = [scores[name, i] for i in range(len(tried))]
+            finals = [(i, last[name, i]) for i in best[name] if finalists]
+            chosen = max(finals, key=lambda final: final[1])[0] if finals else best[name][0]
+            runs = FINAL_RUNS if finals else 0
+            tuned.append(Tuned(name, list(grids[name]), every, tried[0].runs, chosen, finals, runs))
         return tuned
+
+    def _mean_scores(self, runs: Mapping[Any, Experiment]) -> dict[Any, float]:
+        """Mean final score of each; what gives none is behind all that do."""
+        means = {key: float(final_scores(record).mean()) for key, record in self._obtain(runs).items()}
+        return {key: -math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
     def _obtain(self, arms: Mapping[object, Experiment]) -> dict:
         """Committed records where there are any, noted as stale if their twins no longer agree; the rest is run."""

@@ -134,7 +134,9 @@ def _tuning(tuned: list[dict]) -> str:
             f"{'</b>' if i == arm['chosen'] else ''}"
             for i in order
         )
-        lines.append(f"<tr><td>{_escape(arm['arm'])}<td>{arm['runs']}<td>{cells}</tr>")
+        finals = " · ".join(f"{_point(arm['points'][i])} → {score:.3f}" for i, score in arm.get("finals", []))
+        again = f"<br>again, {arm['final_runs']} runs each: {finals}" if finals else ""
+        lines.append(f"<tr><td>{_escape(arm['arm'])}<td>{arm['runs']}<td>{cells}{again}</tr>")
     head = "<tr><th>arm<th>tuning runs a point<th>settings → mean final score, best first, taken in bold</tr>"
     summary = f"<summary>How the {len(tuned)} arms were tuned</summary>"
     return f"<details>{summary}<table>{head}{''.join(lines)}</table></details>"

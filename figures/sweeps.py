@@ -17,27 +17,32 @@ from sims.core.store import Record
 from sims.measures import best_reward
 
 from .committed import Point
-from .lab import product
+from .lab import FINAL_RUNS, product
 
-LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# Up to what no arm wants in a fresh batch: offline, contrastive losses gain from steps that are far larger.
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BETAS, CLIP_RANGES = (0.03, 0.3), (0.1, 0.4)
+TUNING = {"tuning_runs": 4, "finalists": 3}  # runs of every point, and how many of the best are run again
+POINTS = len(LEARNING_RATES) * len(BETAS)
+# For captions.
+ROUNDS = f"{TUNING['tuning_runs']} runs each, and {FINAL_RUNS} more of the best {TUNING['finalists']}"
+TRIED = f"{POINTS} points ({ROUNDS}) of learning rate ({LEARNING_RATES[0]:g} … {LEARNING_RATES[-1]:g})"
 MINIBATCH, GENERATIONS = 4, 4  # an update's prompts, and responses a prompt
 SAMPLES_AN_UPDATE = MINIBATCH * GENERATIONS
 
 
 def equal_grid(arm: Experiment) -> list[Point]:
-    """Twelve points for any arm: learning rate × its β or clip range, or twice as many learning rates.
+    """As many points for any arm: learning rate × its β or clip range, or twice as many learning rates.
 
-    All cover the learning rates from 0.003 to 1. PPO and RLOO go without a KL penalty, so β is not theirs to tune.
-    Where every update has fresh samples of its own, PPO's ratio is 1 and its clip range does nothing: such an arm gets
-    twelve learning rates.
+    All cover the same learning rates. PPO and RLOO go without a KL penalty, so β is not theirs to tune. Where every
+    update has fresh samples of its own, PPO's ratio is 1 and its clip range does nothing: such an arm gets learning
+    rates alone.
     """
     if isinstance(arm.algorithm, PPO) and arm.schedule.sync_period > 1:
         return product(learning_rate=LEARNING_RATES, epsilon=CLIP_RANGES)
     if getattr(arm.algorithm, "beta", 0.0) > 0:
         return product(learning_rate=LEARNING_RATES, beta=BETAS)
-    count = len(LEARNING_RATES) * len(BETAS)
-    rates = np.geomspace(LEARNING_RATES[0], LEARNING_RATES[-1], count)
+    rates = np.geomspace(LEARNING_RATES[0], LEARNING_RATES[-1], POINTS)
     return product(learning_rate=tuple(float(f"{x:.2g}") for x in rates))
 
 

@@ -12,6 +12,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.style import RC, bound, colour, curve
+from figures.sweeps import ROUNDS, TUNING
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment, PolicySpec
 from sims.core.schedule import Schedule
@@ -23,7 +24,7 @@ from sims.policies import MLP, Table
 MASSES = (1e-1, 1e-2, 1e-3, 1e-6)
 WITHIN_REACH, RARE = MASSES[:2], MASSES[2:]
 POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=500)}
-RATES = {"table": (0.03, 0.1, 0.3), "mlp": (0.003, 0.01, 0.03)}
+RATES = {"table": (0.03, 0.1, 0.3, 1.0, 3.0), "mlp": (0.003, 0.01, 0.03, 0.1, 0.3)}
 BETAS = (0.1, 2.0)  # of DPO; the others here have no penalty to weigh
 # arm: algorithm, where its rewards and responses come from, line
 ARMS = {
@@ -68,11 +69,11 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned over six points, at each reference mass anew; at exactly 0, where none can be better, as at the
-    smallest."""
+    """Every arm tuned over as many points, at each reference mass anew; at exactly 0, where none can be better, as at
+    the smallest."""
     chosen = {name: arm for name, arm in arms().items() if name.split("/")[1] != "0"}
     grids = {name: grid(name.split("/")[0], arm.algorithm.kind) for name, arm in chosen.items()}
-    tuned = lab.tuned_records(chosen, grids, tuning_runs=5)
+    tuned = lab.tuned_records(chosen, grids, **TUNING)
     return tuned | lab.records(at_zero(tuned))
 
 
@@ -89,7 +90,7 @@ def at_zero(tuned: Records) -> dict[str, Experiment]:
 
 
 def grid(policy: str, algorithm: str) -> list[Point]:
-    """Three learning rates × two β for DPO, six learning rates between the same ends for algorithms without β."""
+    """Learning rates × two β for DPO, twice as many learning rates between the same ends for algorithms without β."""
     rates = RATES[policy]
     if algorithm == "dpo":
         return product(learning_rate=rates, beta=BETAS)
@@ -203,10 +204,10 @@ def caption(records: Records) -> str:
     least = reference_probability(records, "mlp", MASSES[-1])
     return (
         f"8 prompts × 8 responses; recorded pairs show four of the eight, never the best; {runs} runs an arm. Each "
-        f"arm was tuned over six points on other seeds, at each reference mass but 0: DPO's learning rate and β, the "
-        f"others' learning rate. {UPDATES} updates: {PROMPTS} × {GENERATIONS} fresh responses each on-policy, full "
-        "batches of the recorded pairs offline. Mean and 95 % band over runs. The network was fitted to the "
-        f"reference's probabilities, and has {least:.1e} where {MASSES[-1]:g} was meant."
+        f"arm was tuned over {len(grid('table', 'dpo'))} points on other seeds ({ROUNDS}), at each reference mass but "
+        f"0: DPO's learning rate and β, the others' learning rate. {UPDATES} updates: {PROMPTS} × {GENERATIONS} fresh "
+        "responses each on-policy, full batches of the recorded pairs offline. Mean and 95 % band over runs. The "
+        f"network was fitted to the reference's probabilities, and has {least:.1e} where {MASSES[-1]:g} was meant."
     )
 
 

@@ -17,6 +17,8 @@ from figures.lab import Lab
 from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
 from figures.sweeps import (
     SAMPLES_AN_UPDATE,
+    TRIED,
+    TUNING,
     batch_schedule,
     best_arm,
     crossfit_best,
@@ -96,9 +98,7 @@ def collect(lab: Lab) -> Records:
     """Every cell tuned for itself: a stale batch may want another learning rate, and a longer run too."""
     chosen = arms((FRESH, STALE, math.inf)) if lab.quick else arms()
     grids = {name: equal_grid(arm) for name, arm in chosen.items()}
-    small = {name: arm for name, arm in chosen.items() if name.startswith("network")}
-    rest = {name: arm for name, arm in chosen.items() if name not in small}
-    return lab.tuned_records(rest, grids, tuning_runs=5) | lab.tuned_records(small, grids, tuning_runs=5)
+    return lab.tuned_records(chosen, grids, **TUNING)
 
 
 def draw(records: Records) -> Canvas:
@@ -217,7 +217,7 @@ def caption(records: Records) -> str:
         "the reference. Table policy, but for the top centre: a network with one hidden layer of 32. Noiseless labels. "
         "Black ticks, exact: the best of 4 and of 2 responses of the reference, which is all that imitating the best "
         "of 4, or the preferred of 2, can learn offline. "
-        "Every cell was tuned for itself on other seeds, over twelve points of learning rate (0.003 … 1) and β or, "
+        f"Every cell was tuned for itself on other seeds, over {TRIED} and β or, "
         "where it does anything, clip range, because a stale batch wants smaller steps than a fresh one; listed below."
     )
 

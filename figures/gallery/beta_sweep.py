@@ -13,7 +13,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
 from figures.style import OFFLINE, ONLINE, RC, colour, points
-from figures.sweeps import LEARNING_RATES, crossfit_best, exact_score, tables
+from figures.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
@@ -79,7 +79,7 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Each β with the learning rate that is best for it, and all with the one that is best for the usual β."""
     chosen = arms()
-    tuned = lab.tuned_records(chosen, dict.fromkeys(chosen, product(learning_rate=LEARNING_RATES)))
+    tuned = lab.tuned_records(chosen, dict.fromkeys(chosen, product(learning_rate=LEARNING_RATES)), **TUNING)
     usual = {name: f"{name.rpartition('/')[0]}/{USUAL:g}" for name in chosen}
     held = {
         name: arm.replace(optimiser=from_json(tuned[usual[name]].spec["optimiser"])) for name, arm in chosen.items()
@@ -168,7 +168,10 @@ def _note(family: str, rate: str) -> str:
         else f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or cleaner, would "
         "leave less to over-fit."
     )
-    stop = " A learning rate tuned by gold score can stop early on its own, which hides part of a collapse."
+    stop = (
+        " A learning rate tuned by gold score can stop early on its own, or leap away from the penalty, which hides "
+        "part of a collapse."
+    )
     return f"{why}{stop if rate == 'tuned' else ''} The best interior β is chosen on the other half of the runs."
 
 

@@ -16,6 +16,7 @@ from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.style import OFFLINE, ONLINE, RC, bound, colour
+from figures.sweeps import ROUNDS, TUNING
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative
 from sims.core.algorithms.contrastive import DPO, IPO
@@ -72,7 +73,8 @@ class Place(NamedTuple):
         return ("best_of_n", *CONTRASTIVE, *self.variants)
 
 
-TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0), (0.001, 0.003, 0.01, 0.03, 0.1)
+TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+PENALTIES = 3  # values of β, or of a negative gradient's weight, that are tried with each learning rate
 NETWORK = MLP(hidden=(32, 32), features="uniform")
 PLACES = {
     "R1": Place(
@@ -137,9 +139,9 @@ def arms() -> dict[str, Experiment]:
 
 
 def grid(place: Place, name: str) -> list[Point]:
-    """Fifteen points an arm: 5 learning rates × 3 β, or 15 learning rates between the same ends where there is no β."""
+    """Learning rates × 3 β, or 3 times as many learning rates between the same ends where there is no β."""
     if name == "best_of_n":
-        rates = np.round(np.geomspace(place.rates[0], place.rates[-1], 15), 5)
+        rates = np.round(np.geomspace(place.rates[0], place.rates[-1], PENALTIES * len(place.rates)), 5)
         return product(learning_rate=tuple(map(float, rates)))
     return product(learning_rate=place.rates, beta=(0.03, 0.2, 1.0) if name in CONTRASTIVE else (0.05, 0.4, 3.0))
 
@@ -151,7 +153,7 @@ def collect(lab: Lab) -> Records:
     for key in chosen:
         place, name, *_ = key.split("/")
         grids[key] = grid(PLACES[place], name)
-    return lab.tuned_records(chosen, grids, tuning_runs=5)
+    return lab.tuned_records(chosen, grids, **TUNING)
 
 
 def by_budget(records: Records, place: str, name: str, sampler: str) -> np.ndarray:
@@ -285,10 +287,11 @@ def caption(records: Records) -> str:
     return (
         f"1-D bandit, 100 actions, table policies and below a network (one hidden vector for each of 4 prompts), "
         f"{runs} runs an arm, {PROMPTS} × {GENERATIONS} samples an update, noiseless labels. Every point is a run of "
-        "that length, tuned for it (learning rate, and β where there is one; 15 points between the same ends, other "
-        "seeds, listed below; at the shortest budgets many arms take the largest). Left: fresh draws of the reference, "
-        "the very same in every arm. Mean and 95 % band over runs. The released code's two variants with log-ratios to "
-        "the reference have the gradients of those without, and are not drawn again; all six are one algorithm here, "
+        "that length, tuned for it (learning rate, and β where there is one; "
+        f"{PENALTIES * len(TABLE_RATES)} points between the same ends, {ROUNDS}, other seeds, listed below; at the "
+        "shortest budgets many arms take the largest). Left: fresh draws of the reference, the very same in every arm. "
+        "Mean and 95 % band over runs. The released code's two variants with log-ratios to the reference have the "
+        "gradients of those without, and are not drawn again; all six are one algorithm here, "
         "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 law."
     )
 

@@ -15,7 +15,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
-from figures.sweeps import best_arm, crossfit_best, cut_to_nothing, equal_grid, shortfall
+from figures.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut_to_nothing, equal_grid, shortfall
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
@@ -98,7 +98,7 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every arm tuned for its own place, budget and number of passes."""
     chosen = arms()
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()})
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
 def draw(records: Records) -> Canvas:
@@ -190,8 +190,8 @@ def caption(records: Records) -> str:
         f"(4 × 4), all on-policy, gone through once or four times. Equal samples: {SAMPLES:,}. Equal compute: "
         f"{COMPUTE:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a sample costs 1 "
         "to draw, 1 to score under the reference (contrastive), 1 for its value (PPO), and for each pass over it 3 for "
-        "the policy and 3 for PPO's critic. Each arm was tuned for its own budget on other seeds, over twelve points "
-        "of learning rate (0.003 … 1) and β or, in four passes, clip range, listed below. Noiseless labels; PPO "
+        "the policy and 3 for PPO's critic. Each arm was tuned for its own budget on other seeds, over "
+        f"{TRIED} and β or, in four passes, clip range, listed below. Noiseless labels; PPO "
         "sees the rewards themselves. The measured seconds are of stacked runs, and other work on the machine "
         "shows in them."
     )

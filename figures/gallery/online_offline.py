@@ -16,7 +16,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
-from figures.sweeps import at_the_edge, equal_grid
+from figures.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
@@ -63,9 +63,9 @@ def arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Each arm tuned over twelve points: learning rate × β where the algorithm has one, else more learning rates."""
+    """Each arm tuned over as many points: learning rate × β where the algorithm has one, else more learning rates."""
     chosen = arms(environments())
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, tuning_runs=5)
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
 def draw(records: Records) -> Canvas:
@@ -177,8 +177,8 @@ def caption(records: Records) -> str:
     runs, samples = len(record.arrays["reward"]), int(record.arrays["samples"][-1])
     return (
         f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {samples:,} samples a run, 16 × 4 an update, "
-        "noiseless labels. Mean and 95 % band over runs. Each arm was tuned on other seeds, over twelve points of "
-        "learning rate (0.003 … 1) and, where it has one, β, listed below; "
+        "noiseless labels. Mean and 95 % band over runs. Each arm was tuned on other seeds, over "
+        f"{TRIED} and, where it has one, β, listed below; "
         f"{at_the_edge(records)} Offline: fresh draws from the reference for ever, so that both kinds draw equally "
         "many samples."
     )

@@ -17,7 +17,16 @@ from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import RC, colour
-from figures.sweeps import SAMPLES_AN_UPDATE, at_the_edge, batch_schedule, equal_grid, exact_score, tables
+from figures.sweeps import (
+    SAMPLES_AN_UPDATE,
+    TRIED,
+    TUNING,
+    at_the_edge,
+    batch_schedule,
+    equal_grid,
+    exact_score,
+    tables,
+)
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
@@ -37,7 +46,7 @@ FAMILIES = {
 }
 OVERLAPS = (0.5, 0.1, 1e-2, 1e-3, 1e-4, 1e-6)
 PERIODS = (1.0, 16.0, 64.0, 256.0, math.inf)
-UPDATES, RUNS, TUNING_RUNS = 512, 20, 5
+UPDATES, RUNS = 512, 20
 SCORES = Normalize(0.0, 1.0)
 MAP = "viridis"
 
@@ -64,7 +73,7 @@ def arms(overlaps: tuple[float, ...] = OVERLAPS, periods: tuple[float, ...] = PE
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself; a quick look takes the corners."""
     chosen = arms(OVERLAPS[::3], PERIODS[::4]) if lab.quick else arms()
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, TUNING_RUNS)
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
 def final(records: Records) -> tuple[np.ndarray, list[float], list[float]]:
@@ -183,19 +192,17 @@ def caption(records: Records) -> str:
         f"1-D bandit, 100 actions, table policy, {int(ipo.arrays['samples'][-1]):,} samples a run, 16 (4 × 4) an "
         f"update, noiseless labels; {algorithms} algorithms × {len(overlaps)} overlaps × {len(periods)} sync periods, "
         f"{runs} judged runs a cell: the map judges no claim, and figures that do have more. s: updates between "
-        "copies of the policy to the sampler, which draws the 16·s samples between them at once. Every cell was "
-        "tuned for itself on other seeds, over twelve points of learning rate (0.003 … 1) and β or, where it does "
-        f"anything, clip range, {TUNING_RUNS} runs each; {at_the_edge(records, 'cells')} A run that diverged counts as "
-        "the reference, a Gaussian, moved away from the reward until so much of its mass is left within ±10 actions of "
-        "the peak. "
-        "Offline: fresh responses of the reference for ever. The lead is that of the two best means of the same runs, "
-        "its interval paired and not corrected for the number of cells, so that a few narrow leads are luck. In a "
-        "table no action learns from its neighbours, and a policy that follows its own samples stops exploring: a "
-        "network, or an entropy bonus, may draw another map. Offline IPO leads by overshooting and not by its "
-        f"objective: the optimum that it aims at scores {aimed_at:.3f} at overlap 0.001, where it reached "
-        f"{reached:.2f}; Adam at a large learning rate takes large steps on actions that are drawn rarely. What "
-        "PPO reaches at s = 64 and overlap 1e-6 is its critic's: policy gradients that are clipped without one (not "
-        "shown) gain as much from s = 64 at 0.01 and 0.001, and nothing where hardly a reward is ever seen."
+        "copies of the policy to the sampler, which draws the 16·s samples between them at once. Every cell was tuned "
+        f"for itself on other seeds, over {TRIED} and β or, where it does anything, clip range; "
+        f"{at_the_edge(records, 'cells')} A run that diverged counts as the reference, a Gaussian, moved away from the "
+        "reward until so much of its mass is left within ±10 actions of the peak. Offline: fresh responses of the "
+        "reference for ever. The lead is that of the two best means of the same runs, its interval paired and not "
+        "corrected for the number of cells, so that a few narrow leads are luck. In a table no action learns from its "
+        "neighbours, and a policy that follows its own samples stops exploring: a network, or an entropy bonus, may "
+        "draw another map. Offline IPO leads by overshooting and not by its objective: the optimum that it aims at "
+        f"scores {aimed_at:.3f} at overlap 0.001, where it reached {reached:.2f}; Adam at a large learning rate takes "
+        "large steps on actions that are drawn rarely. What PPO gains from s = 64 is its clip range's: GRPO, and RLOO "
+        "with a clip range, gain from it too (tuned alike, not shown). RLOO is drawn here without one."
     )
 
 

@@ -13,6 +13,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
 from figures.style import RC, bound, colour, curve
+from figures.sweeps import ROUNDS, TUNING
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.experiment import Experiment, PolicySpec
 from sims.core.schedule import Schedule
@@ -23,7 +24,7 @@ from sims.policies import MLP, FineTuned, Table
 SHIFTS = (0.05, 0.35, 0.65, 0.95)
 FAR = SHIFTS[2:]
 POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=200)}
-RATES = {"table": (0.03, 0.1, 0.3, 1.0), "mlp": (0.001, 0.003, 0.01, 0.03)}
+RATES = {"table": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "mlp": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}
 BETAS = (0.1, 0.5, 2.0)
 SFT_UPDATES, RUNS = 100, 50
 UPDATES = {"table": 40, "mlp": 300}  # in 300 every arm of the table gets to the largest reward
@@ -59,10 +60,10 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned over twelve points, at each shift anew; a table takes larger steps than a network."""
+    """Every arm tuned over as many points, at each shift anew; a table takes larger steps than a network."""
     chosen = arms()
     grids = {name: product(learning_rate=rates, beta=BETAS) for name, rates in RATES.items()}
-    return lab.tuned_records(chosen, {name: grids[name.split("/")[0]] for name in chosen}, tuning_runs=5)
+    return lab.tuned_records(chosen, {name: grids[name.split("/")[0]] for name in chosen}, **TUNING)
 
 
 def gold(records: Records, policy: str, arm: str) -> np.ndarray:
@@ -164,11 +165,11 @@ def caption(records: Records) -> str:
     runs = len(records["table/0.05/dpo"].arrays["gold"])
     return (
         f"8 prompts × 8 responses, half of them in recorded pairs, the best among those; {runs} runs an arm. The "
-        "reference's mass on the other half is the shift. Each arm's learning rate and β were chosen among twelve "
-        f"points on other seeds, at each shift. {UPDATES['table']} updates of the table, {UPDATES['mlp']} of the "
-        f"network, after {SFT_UPDATES} of SFT where there is any: DPO on full batches, PPO on 32 × 4 fresh responses "
-        "an update. The table's run is short, for later all its arms are at the largest reward. Mean and 95 % band "
-        "over runs."
+        "reference's mass on the other half is the shift. Each arm's learning rate and β were chosen among "
+        f"{len(RATES['table']) * len(BETAS)} points on other seeds ({ROUNDS}), at each shift. {UPDATES['table']} "
+        f"updates of the table, {UPDATES['mlp']} of the network, after {SFT_UPDATES} of SFT where there is any: DPO on "
+        "full batches, PPO on 32 × 4 fresh responses an update. The table's run is short, for later all its arms are "
+        "at the largest reward. Mean and 95 % band over runs."
     )
 
 

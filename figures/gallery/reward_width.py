@@ -14,7 +14,7 @@ from figures.figure import Figure, Records
 from figures.gallery.online_offline import ALGORITHMS, CLAIM, SAMPLERS, SCORED, arms, gain
 from figures.lab import Lab
 from figures.style import RC, colour, points
-from figures.sweeps import at_the_edge, equal_grid
+from figures.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from sims.core.statistics import paired_effect
 from sims.environments import Bandit, BanditR1, BanditR2
 
@@ -37,9 +37,9 @@ def environments() -> dict[str, Bandit]:
 
 
 def collect(lab: Lab) -> Records:
-    """Each arm tuned anew for its width, over twelve points."""
+    """Each arm tuned anew for its width, over as many points."""
     chosen = arms(environments())
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, tuning_runs=5)
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
 def draw(records: Records) -> Canvas:
@@ -92,8 +92,8 @@ def caption(records: Records) -> str:
     return (
         f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {samples:,} samples a run, 16 × 4 an update, "
         "noiseless labels; the reward is exp(−((action − peak)/width)²), its peak at 70 (R1) or 20 (R2). Mean and 95 % "
-        "interval over runs, paired. Each arm was tuned on other seeds, over twelve points of learning rate "
-        f"(0.003 … 1) and, where it has one, β, listed below; {at_the_edge(records)} The score counts from the "
+        f"interval over runs, paired. Each arm was tuned on other seeds, over {TRIED} "
+        f"and, where it has one, β, listed below; {at_the_edge(records)} The score counts from the "
         "reference's own reward, which a wider bump raises."
     )
 

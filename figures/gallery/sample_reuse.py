@@ -12,7 +12,7 @@ from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.style import RC, bound, colour, points
-from figures.sweeps import cut_to_nothing, equal_grid, largest, shortfall
+from figures.sweeps import TRIED, TUNING, cut_to_nothing, equal_grid, largest, shortfall
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
@@ -94,7 +94,7 @@ def collect(lab: Lab) -> Records:
     """Every cell tuned for itself, but for the panel that holds on to what was best for T = 1."""
     passes = (1, MANY) if lab.quick else PASSES
     chosen = {name: arm for panel in PANELS if panel != "R1/held" for name, arm in arms(panel, passes).items()}
-    tuned = lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, tuning_runs=5)
+    tuned = lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
     return tuned | lab.records(held("R1/held", tuned))
 
 
@@ -154,8 +154,8 @@ def caption(records: Records) -> str:
         f"1-D bandit, 100 actions, table policy, {runs} runs an arm, mean and 95 % interval. Batches of 16 prompts × 4 "
         f"responses, each gone through T times, a step a pass. Equal samples, as in the paper: {BATCHES} batches, so "
         f"that T passes mean T times as many steps. Equal gradient steps: {STEPS} of them, so that T passes mean "
-        f"{STEPS}/T batches. Every cell was tuned for itself on other seeds, over twelve points of learning rate "
-        "(0.003 … 1) and β or, where T > 1, clip range, listed below; top right, what was best for T = 1 is kept for "
+        f"{STEPS}/T batches. Every cell was tuned for itself on other seeds, over "
+        f"{TRIED} and β or, where T > 1, clip range, listed below; top right, what was best for T = 1 is kept for "
         f"all T, with a clip range of {clip:g}, which does nothing at T = 1. Noiseless labels."
     )
 

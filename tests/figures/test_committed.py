@@ -97,6 +97,18 @@ def test_what_is_kept_is_not_tuned_again(folder: Path, tmp_path: Path) -> None:
     assert tuned(tmp_path / "d", others)[1] == 4
 
 
+def test_finalists_are_kept_and_their_number_is_part_of_the_tuning(folder: Path, tmp_path: Path) -> None:
+    def chosen(store: str, **options: int) -> tuple[list[Tuned], int]:
+        lab = Lab(Store(tmp_path / store), keep=store == "a")
+        lab.tuned_records({"x": ARM}, {"x": GRIDS["x"]}, tuning_runs=2, **options)
+        return lab.tuned, len(list((tmp_path / store).glob("arm-tuning-*")))
+
+    kept, runs = chosen("a", finalists=2)
+    assert runs == 4 and len(kept[0].finals) == 2
+    assert chosen("b", finalists=2) == (kept, 0)
+    assert chosen("c")[1] == 2
+
+
 def test_tuning_is_read_only_where_every_chosen_record_is_kept(folder: Path, tmp_path: Path) -> None:
     tuned(tmp_path / "a", keep=True)
     shutil.rmtree(next(folder.glob("arm-*")))

@@ -12,8 +12,9 @@ from PIL import Image
 from figures import report
 from figures.__main__ import main
 from figures.claims import Claim, as_markdown, judge, write_claims
+from figures.committed import Tuned
 from figures.figure import all_figures
-from figures.lab import TUNING_SEED, Lab, product
+from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Lab, product
 from figures.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
 from sims.core.experiment import Experiment
@@ -73,6 +74,23 @@ def test_tuning_runs_never_judge_and_budgets_are_equal(tmp_path: Path) -> None:
     assert chosen == tuned["a"].points[tuned["a"].chosen]["learning_rate"] == 0.3
     with pytest.raises(ValueError, match="unequal size"):
         lab.tuned_records({"a": arm(), "b": arm()}, grids | {"b": product(learning_rate=(0.1,))})
+
+
+def test_finalists_are_run_again_on_another_seed_and_decide_alone(tmp_path: Path, monkeypatch) -> None:
+    """Of four rates the first round's luckiest is the second best of the last."""
+    first, last = {0.1: 0.75, 0.2: 0.5, 0.3: float("nan"), 0.4: 0.25}, {0.1: 0.5, 0.2: 0.625}
+
+    def told(record: Record) -> np.ndarray:
+        rate, seed = record.spec["optimiser"]["learning_rate"], record.spec["seed"]
+        return np.full(record.spec["runs"], (first if seed == TUNING_SEED else last)[rate])
+
+    monkeypatch.setattr("figures.lab.final_scores", told)
+    lab, grid = Lab(Store(tmp_path)), product(learning_rate=tuple(first))
+    found = lab.tuned_records({"a": arm()}, {"a": grid}, tuning_runs=2, finalists=2)["a"]
+    assert lab.tuned == [Tuned("a", grid, [0.75, 0.5, -math.inf, 0.25], 2, 1, [(0, 0.5), (1, 0.625)], FINAL_RUNS)]
+    assert (found.spec["optimiser"]["learning_rate"], found.spec["seed"], found.spec["runs"]) == (0.2, 0, arm().runs)
+    specs = [json.loads(path.read_text()) for path in tmp_path.glob("arm-tuning-*/spec.json")]
+    assert sorted((s["seed"], s["runs"]) for s in specs) == [(TUNING_SEED, 2)] * 4 + [(FINAL_SEED, FINAL_RUNS)] * 2
 
 
 def test_quick_runs_are_other_records(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_offline_arms_learn_from_the_same_samples(place: str) -> None:
 def test_budgets_of_tuning_are_equal_and_span_the_same_learning_rates() -> None:
     for place in PLACES.values():
         grids = [grid(place, name) for name in place.arms]
-        assert {len(points) for points in grids} == {15}
+        assert {len(points) for points in grids} == {18}
         for points in grids:
             rates = [point["learning_rate"] for point in points]
             assert (min(rates), max(rates)) == (place.rates[0], place.rates[-1])

@@ -97,7 +97,7 @@ def test_a_ceiling_is_of_the_arms_that_a_claim_compares() -> None:
 
 
 def test_learning_rates_under_shift_are_tried_alike_by_all() -> None:
-    assert reference_shift.RATES["mlp"] == (0.001, 0.003, 0.01, 0.03)
+    assert reference_shift.RATES["mlp"] == (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     assert len({len(rates) for rates in reference_shift.RATES.values()}) == 1
 
 
@@ -105,7 +105,7 @@ def test_learning_rates_under_shift_are_tried_alike_by_all() -> None:
 def test_what_finds_absent_behaviour_was_tuned_alike_and_dpo_over_its_beta_too(policy: str) -> None:
     """At β = 0.1 alone a network's online DPO looks worse than RL, which at β = 2 it beats."""
     tried = {arm: absent_behaviour.grid(policy, algorithm) for arm, (algorithm, *_) in absent_behaviour.ARMS.items()}
-    assert {len(points) for points in tried.values()} == {6}
+    assert {len(points) for points in tried.values()} == {10}
     assert {point["beta"] for point in tried["dpo"]} == {0.1, 2.0}
     ends = {tuple(f(point["learning_rate"] for point in points) for f in (min, max)) for points in tried.values()}
     assert len(ends) == 1

@@ -8,6 +8,7 @@ import pytest
 from figures.lab import apply
 from figures.sweeps import (
     CLIP_RANGES,
+    POINTS,
     at_the_edge,
     batch_schedule,
     best_arm,
@@ -36,11 +37,11 @@ REUSED = Schedule(batch_size=16, num_generations=4, epochs=2)
 
 @pytest.mark.parametrize("schedule", [FRESH, STALE, OFFLINE, REUSED])
 @pytest.mark.parametrize("name", ["rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo", "pref_ft"])
-def test_every_algorithm_tries_twelve_points_over_the_same_learning_rates(name: str, schedule: Schedule) -> None:
+def test_every_algorithm_tries_as_many_points_over_the_same_learning_rates(name: str, schedule: Schedule) -> None:
     points = equal_grid(arm(name, schedule))
     rates = [point["learning_rate"] for point in points]
-    assert len({tuple(point.items()) for point in points}) == 12
-    assert (min(rates), max(rates)) == (0.003, 1.0)
+    assert len({tuple(point.items()) for point in points}) == POINTS == 16
+    assert (min(rates), max(rates)) == (0.003, 10.0)
     fields = set().union(*points) - {"learning_rate"}
     clipped = set() if schedule is FRESH else {"epsilon"}
     assert fields == {"ppo": clipped, "rwr": {"beta"}, "dpo": {"beta"}, "ipo": {"beta"}}.get(name, set())
@@ -94,8 +95,8 @@ def test_the_largest_of_several_effects() -> None:
 
 
 def test_arms_at_the_edge_of_what_was_tried_are_counted() -> None:
-    records = {str(rate): Record({"optimiser": {"learning_rate": rate}}, {}, {}) for rate in (1.0, 0.3, 0.003)}
-    assert at_the_edge(records).startswith("1 of the 3 arms took the largest learning rate tried, 1,")
+    records = {str(rate): Record({"optimiser": {"learning_rate": rate}}, {}, {}) for rate in (10.0, 0.3, 0.003)}
+    assert at_the_edge(records).startswith("1 of the 3 arms took the largest learning rate tried, 10,")
 
 
 def test_the_best_arm() -> None:
