@@ -3,17 +3,20 @@
 import html
 import json
 import math
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from figures import report
-from figures.__main__ import main
+from figures.__main__ import main, parser, run
 from figures.claims import Claim, as_markdown, judge, write_claims
 from figures.committed import Tuned
-from figures.figure import all_figures
+from figures.figure import Records, all_figures
 from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Lab, product
 from figures.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
@@ -91,6 +94,34 @@ def test_finalists_are_run_again_on_another_seed_and_decide_alone(tmp_path: Path
     assert (found.spec["optimiser"]["learning_rate"], found.spec["seed"], found.spec["runs"]) == (0.2, 0, arm().runs)
     specs = [json.loads(path.read_text()) for path in tmp_path.glob("arm-tuning-*/spec.json")]
     assert sorted((s["seed"], s["runs"]) for s in specs) == [(TUNING_SEED, 2)] * 4 + [(FINAL_SEED, FINAL_RUNS)] * 2
+
+
+def test_a_figure_is_drawn_while_the_next_is_computed(tmp_path: Path) -> None:
+    computing, waited = threading.Event(), []
+
+    def draw(records: Records) -> Canvas:
+        waited.append(computing.wait(30))
+        return Canvas()
+
+    def collect(lab: Lab) -> Records:
+        computing.set()
+        return {}
+
+    some = all_figures()["kl_dynamics"]
+    first = replace(some, collect=lambda lab: {}, draw=draw, caption=lambda records: "first")
+    second = replace(first, name="second", collect=collect)
+    assert len(run([first, second], parser().parse_strictly(["--quick"]), tmp_path)) == 2
+    assert waited == [True, True]
+    assert (tmp_path / "kl_dynamics.png").exists() and (tmp_path / "second.png").exists()
+
+
+def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
+    def draw(records: Records) -> Canvas:
+        raise ZeroDivisionError
+
+    broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw)
+    with pytest.raises(ZeroDivisionError):
+        run([broken], parser().parse_strictly(["--quick"]), tmp_path)
 
 
 def test_quick_runs_are_other_records(tmp_path: Path) -> None:
