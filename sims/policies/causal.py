@@ -32,14 +32,11 @@ class _TanhGELU(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
-        found = torch.empty_like(x)
-        kept = torch.empty_like(x) if context.needs_input_grad[0] else None
-        for part, out, *tanh in _pieces(x, found, *([] if kept is None else [kept])):
-            bent = torch.mul(part, part, out=tanh[0] if tanh else None)
-            bent.mul_(_SLOPE * _CUBE).add_(_SLOPE).mul_(part).tanh_()
+        found, kept = torch.empty_like(x), torch.empty_like(x)
+        for part, out, bent in _pieces(x, found, kept):
+            _bend(part, bent)
             torch.add(bent, 1.0, out=out).mul_(part).mul_(0.5)
-        if kept is not None:
-            context.save_for_backward(x, kept)
+        context.save_for_backward(x, kept)
         return found
 
     @staticmethod
@@ -59,9 +56,18 @@ def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(x.split(size) for x in tensors), strict=True)
 
 
+def _bend(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """tanh(√(2/π)(x + 0.044715x³))"""
+    return torch.mul(x, x, out=out).mul_(_SLOPE * _CUBE).add_(_SLOPE).mul_(x).tanh_()
+
+
 def gelu(x: Tensor) -> Tensor:
-    """The tanh form of GELU, of any shape."""
-    return _TanhGELU.apply(x)  # type: ignore[no-any-return]
+    """The tanh form of GELU, of any shape. Without gradient it takes the place of x, which nothing else may need."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _TanhGELU.apply(x)  # type: ignore[no-any-return]
+    for (part,) in _pieces(x):
+        part.mul_(_bend(part).add_(1.0)).mul_(0.5)
+    return x
 
 
 def probabilities(scores: Tensor) -> Tensor:
