@@ -88,6 +88,9 @@ def test_gelu_and_its_derivative() -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(gelu(x), library_gelu(x, approximate="tanh"), rtol=0, atol=1e-14)
     assert torch.autograd.gradcheck(gelu, (x,))
+    taken = x.detach().clone()
+    assert torch.equal(gelu(taken), gelu(x))  # without gradient in place, and the same bits
+    assert torch.equal(taken, gelu(x))
 
 
 def test_the_derivative_of_attention() -> None:
