@@ -15,6 +15,7 @@ schedule      how on-policy a run is
 reference     what the KL is measured to
 judge         who says what samples are worth: the environment, or the policy itself
 collect       where batches come from
+pieces        long passes that stay in the cache
 optimise      SGD and Adam, one learning rate a run
 learner       one update
 train         the one training loop

@@ -12,9 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .pieces import pieces
 from .spec import Spec, setting
-
-_IN_CACHE = 1 << 17  # numbers of a tensor that a core's second cache holds beside five others of the size
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,8 @@ class PerRunOptimiser:
                 parameter[runs].sub_(change)
 
     def _pieces(self, x: Tensor) -> list[Any]:
-        """Runs whose numbers fit into the cache together, as indices of x: the dozen passes of a step go over one piece
-        after the other, and change no bit by it."""
-        if not self.lead or x.numel() <= _IN_CACHE or not x.is_cpu:
-            return [...]
-        size = max(1, _IN_CACHE * len(x) // x.numel())
-        return [slice(start, start + size) for start in range(0, len(x), size)]
+        """Runs that the dozen passes of a step go over together, as indices of x; all of it, if it is one run's."""
+        return pieces(x) if self.lead else [...]
 
     def _change(self, i: int, runs: Any, gradient: Tensor, scale: Tensor | None, alive: Tensor | None) -> Tensor:
         """What is subtracted from some runs of the i-th parameter."""

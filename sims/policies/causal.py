@@ -13,6 +13,7 @@ from torch.nn.functional import embedding, layer_norm
 from ..core.batch import Outputs, over
 from ..core.divergences import entropy as entropy_of
 from ..core.noise import Noise
+from ..core.pieces import pieces
 from ..core.protocols import Samples
 from ..core.sampling import inverse_cdf
 from ..space import EOS, TokenSpace
@@ -20,7 +21,6 @@ from .stacked import StackedPolicy
 
 PER_BLOCK = 12  # tensors of a block: norm, attention, projection, norm, inner, outer; a weight and a bias each
 _SLOPE, _CUBE = math.sqrt(2.0 / math.pi), 0.044715
-_IN_CACHE = 1 << 17  # numbers of a tensor that a core's cache holds beside two or three others of the size
 
 
 class _TanhGELU(torch.autograd.Function):
@@ -33,7 +33,7 @@ class _TanhGELU(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
         found, kept = torch.empty_like(x), torch.empty_like(x)
-        for part, out, bent in _pieces(x, found, kept):
+        for part, out, bent in _side_by_side(x, found, kept):
             _bend(part, bent)
             torch.add(bent, 1.0, out=out).mul_(part).mul_(0.5)
         context.save_for_backward(x, kept)
@@ -43,17 +43,16 @@ class _TanhGELU(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> Tensor:
         x, tanh = context.saved_tensors
         found = torch.empty_like(x)
-        for part, bent, above, inner in _pieces(x, tanh, gradient, found):
+        for part, bent, above, inner in _side_by_side(x, tanh, gradient, found):
             torch.mul(part, part, out=inner).mul_(3.0 * _SLOPE * _CUBE).add_(_SLOPE).mul_(part)
             inner.addcmul_(bent * bent, inner, value=-1.0)  # times 1 − tanh², the derivative of tanh
             inner.add_(bent).add_(1.0).mul_(above).mul_(0.5)
         return found
 
 
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape, side by side in pieces of the leading axis."""
-    size = max(1, _IN_CACHE * len(tensors[0]) // tensors[0].numel())
-    return zip(*(x.split(size) for x in tensors), strict=True)
+def _side_by_side(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of tensors of one shape, that of the first beside those of the others."""
+    return (tuple(x[rows] for x in tensors) for rows in pieces(tensors[0]))
 
 
 def _bend(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -65,8 +64,8 @@ def gelu(x: Tensor) -> Tensor:
     """The tanh form of GELU, of any shape. Without gradient it takes the place of x, which nothing else may need."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _TanhGELU.apply(x)  # type: ignore[no-any-return]
-    for (part,) in _pieces(x):
-        part.mul_(_bend(part).add_(1.0)).mul_(0.5)
+    for rows in pieces(x):
+        x[rows].mul_(_bend(x[rows]).add_(1.0)).mul_(0.5)
     return x
 
 

@@ -84,7 +84,7 @@ def test_a_step_piece_by_piece_has_the_bits_of_a_whole_one(name: str, monkeypatc
     begin = [torch.randn(shape, generator=generator) for shape in shapes]
     found = []
     for most in (1 << 30, 2500):  # everything at once; two runs at a time
-        monkeypatch.setattr("sims.core.optimise._IN_CACHE", most)
+        monkeypatch.setattr("sims.core.pieces.IN_CACHE", most)
         parameters = [p.clone() for p in begin]
         optimiser = PerRunOptimiser(parameters, (5,), Optimiser(**settings).replace(learning_rate=rates))
         for dead in (None, alive):
