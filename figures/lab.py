@@ -133,20 +133,18 @@ class Lab:
     ) -> list[Tuned]:
         """Run every candidate, and the best of them again; take the best of the last that were run."""
         scores = self._mean_scores({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
-        best = {
-            name: sorted(range(len(tried)), key=lambda i: -scores[name, i])[: finalists or 1]
-            for name, tried in candidates.items()
-        }
-        again = {
-            (name, i): candidates[name][i].replace(seed=FINAL_SEED, runs=FINAL_RUNS)
-            for name in candidates
-            for i in best[name]
-        }
-        last = self._mean_scores(again) if finalists else {}
+        best = {name: sorted(range(len(tried)), key=lambda i: -scores[name, i]) for name, tried in candidates.items()}
+        last = self._mean_scores(
+            {
+                (name, i): candidates[name][i].replace(seed=FINAL_SEED, runs=FINAL_RUNS)
+                for name, order in best.items()
+                for i in order[:finalists]
+            }
+        )
         tuned = []
         for name, tried in candidates.items():
             every = [scores[name, i] for i in range(len(tried))]
-            finals = [(i, last[name, i]) for i in best[name] if finalists]
+            finals = [(i, last[name, i]) for i in best[name][:finalists]]
             chosen = max(finals, key=lambda final: final[1])[0] if finals else best[name][0]
             runs = FINAL_RUNS if finals else 0
             tuned.append(Tuned(name, list(grids[name]), every, tried[0].runs, chosen, finals, runs))

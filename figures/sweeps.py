@@ -19,7 +19,7 @@ from sims.measures import best_reward
 from .committed import Point
 from .lab import FINAL_RUNS, product
 
-# Up to what no arm wants in a fresh batch: offline, contrastive losses gain from steps that are far larger.
+# Offline, contrastive losses gain from steps far larger than most arms want on fresh samples.
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BETAS, CLIP_RANGES = (0.03, 0.3), (0.1, 0.4)
 TUNING = {"tuning_runs": 4, "finalists": 3}  # runs of every point, and how many of the best are run again

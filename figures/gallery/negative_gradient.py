@@ -74,7 +74,8 @@ class Place(NamedTuple):
 
 
 TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-PENALTIES = 3  # values of β, or of a negative gradient's weight, that are tried with each learning rate
+BETAS, WEIGHTS = (0.03, 0.2, 1.0), (0.05, 0.4, 3.0)  # of contrastive losses, and of Best-of-N's negative gradients
+POINTS = len(BETAS) * len(TABLE_RATES)
 NETWORK = MLP(hidden=(32, 32), features="uniform")
 PLACES = {
     "R1": Place(
@@ -139,11 +140,11 @@ def arms() -> dict[str, Experiment]:
 
 
 def grid(place: Place, name: str) -> list[Point]:
-    """Learning rates × 3 β, or 3 times as many learning rates between the same ends where there is no β."""
+    """POINTS: learning rates × β, or learning rates alone between the same ends where there is no β."""
     if name == "best_of_n":
-        rates = np.round(np.geomspace(place.rates[0], place.rates[-1], PENALTIES * len(place.rates)), 5)
+        rates = np.round(np.geomspace(place.rates[0], place.rates[-1], POINTS), 5)
         return product(learning_rate=tuple(map(float, rates)))
-    return product(learning_rate=place.rates, beta=(0.03, 0.2, 1.0) if name in CONTRASTIVE else (0.05, 0.4, 3.0))
+    return product(learning_rate=place.rates, beta=BETAS if name in CONTRASTIVE else WEIGHTS)
 
 
 def collect(lab: Lab) -> Records:
@@ -288,7 +289,7 @@ def caption(records: Records) -> str:
         f"1-D bandit, 100 actions, table policies and below a network (one hidden vector for each of 4 prompts), "
         f"{runs} runs an arm, {PROMPTS} × {GENERATIONS} samples an update, noiseless labels. Every point is a run of "
         "that length, tuned for it (learning rate, and β where there is one; "
-        f"{PENALTIES * len(TABLE_RATES)} points between the same ends, {ROUNDS}, other seeds, listed below; at the "
+        f"{POINTS} points between the same ends, {ROUNDS}, other seeds, listed below; at the "
         "shortest budgets many arms take the largest). Left: fresh draws of the reference, the very same in every arm. "
         "Mean and 95 % band over runs. The released code's two variants with log-ratios to the reference have the "
         "gradients of those without, and are not drawn again; all six are one algorithm here, "

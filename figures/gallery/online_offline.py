@@ -113,6 +113,11 @@ def gain(records: Records, place: str, algorithms: Sequence[str]) -> np.ndarray:
     return np.asarray(on - off)
 
 
+def hashes(records: Records, places: Sequence[str]) -> list[str]:
+    """Of all arms on these problems."""
+    return [records[f"{p}/{a}/{s}"].hash for p in places for a in ALGORITHMS for s in SAMPLERS]
+
+
 def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
     for algorithm in ALGORITHMS:
         final = {
@@ -166,8 +171,7 @@ def verdicts(records: Records) -> list[Verdict]:
         likely_gain = gain(records, likely, ALGORITHMS) if likely else np.zeros_like(unlikely_gain)
         effect = paired_effect(unlikely_gain, likely_gain)
         places = [place for place in (unlikely, likely) if place]
-        used = [records[f"{p}/{a}/{s}"].hash for p in places for a in ALGORITHMS for s in SAMPLERS]
-        rows.append(judge(claim, "bandit", effect, FIGURE.name, used, note))
+        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes(records, places), note))
     return rows
 
 

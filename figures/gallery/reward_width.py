@@ -3,15 +3,17 @@ bandit's R1 and R2 with the published widths of the bump."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from figures.claims import Claim, Verdict, judge
+from figures.claims import Verdict, judge
 from figures.figure import Figure, Records
-from figures.gallery.online_offline import ALGORITHMS, CLAIM, SAMPLERS, SCORED, arms, gain
+from figures.gallery.online_offline import ALGORITHMS, R1_R2, arms, gain, hashes
 from figures.lab import Lab
 from figures.style import RC, colour, points
 from figures.sweeps import TRIED, TUNING, at_the_edge, equal_grid
@@ -19,16 +21,7 @@ from sims.core.statistics import paired_effect
 from sims.environments import Bandit, BanditR1, BanditR2
 
 WIDTHS = (10.0, 20.0, 30.0)  # the first is judged with the overlap axis, by online_offline
-CLAIMS = {
-    width: Claim(
-        "C25",
-        f"R1 against R2, width {width:g}",
-        CLAIM,
-        f"(on-policy − offline on R1) − (the same on R2); {SCORED}",
-        0.05,
-    )
-    for width in WIDTHS[1:]
-}
+CLAIMS = {width: replace(R1_R2, part=f"{R1_R2.part}, width {width:g}") for width in WIDTHS[1:]}
 
 
 def environments() -> dict[str, Bandit]:
@@ -74,14 +67,14 @@ def verdicts(records: Records) -> list[Verdict]:
     """The interaction of R1 and R2 at the widths that online_offline does not judge."""
     rows = []
     for width, claim in CLAIMS.items():
-        effect = paired_effect(*(gain(records, f"{place}/{width:g}", ALGORITHMS) for place in ("R1", "R2")))
-        used = [records[f"{p}/{width:g}/{a}/{s}"].hash for p in ("R1", "R2") for a in ALGORITHMS for s in SAMPLERS]
+        places = [f"{place}/{width:g}" for place in ("R1", "R2")]
+        effect = paired_effect(*(gain(records, place, ALGORITHMS) for place in places))
         mass = environments()[f"R1/{width:g}"].overlap_mass()
         note = (
             f"With this width {100 * mass:.0f} % of the reference's mass lies within R1's bump, whose optimum is then "
             "less unlikely than with width 10; the overlap axis of online_offline changes that mass alone."
         )
-        rows.append(judge(claim, "bandit", effect, FIGURE.name, used, note))
+        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes(records, places), note))
     return rows
 
 
