@@ -14,15 +14,16 @@ import matplotlib.pyplot as plt
 from filelock import FileLock
 from tqdm import tqdm
 
-from sims.core.obtain import Progress
-from sims.core.options import OptionParser, check_folder
 from sims.core.spec import SpecError
-from sims.core.store import DamagedRecord, Store
+from sims.experiments.options import OptionParser, check_folder
+from sims.experiments.runner import Progress
+from sims.experiments.store import DamagedRecord, Store
 
-from . import lm, report
+from .arms import language_model as lm
 from .claims import write_claims
 from .figure import Figure, Records, all_figures
 from .lab import Lab
+from .report import page as report
 
 EXAMPLES = """examples:
   python -m figures                     every figure; what was run before is read, not run again
@@ -205,14 +206,14 @@ def collect(figure: Figure, options: argparse.Namespace) -> tuple[Lab, Records]:
 def finish(figure: Figure, lab: Lab, records: Records, out: Path) -> float:
     """Draw, judge and write one figure; returns its seconds."""
     start = time.perf_counter()
-    canvas = figure.draw(records)
+    fig = figure.draw(records)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
-        report.save_figure(figure, canvas, figure.caption(records), lab, out)
-        rows = [] if lab.quick else figure.judge(records)
+        report.save_figure(figure, fig, figure.caption(records), lab, out)
+        rows = [] if lab.quick else figure.verdicts(records)
         if rows:
             write_claims(rows, out)
         report.write(out)
-    plt.close(canvas)
+    plt.close(fig)
     said = []
     for row in rows:
         interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"

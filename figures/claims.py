@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from sims.core.statistics import Interval, verdict
+from sims.statistics.intervals import Interval, verdict
 
 Setting = Literal["bandit", "mlp", "token", "lm"]
 
@@ -76,7 +76,7 @@ class Verdict:
 
 
 def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes: Sequence[str], note: str) -> Verdict:
-    """Apply the rule of `sims.core.statistics.verdict`."""
+    """Apply the rule of `sims.statistics.intervals.verdict`."""
     return Verdict(
         id=claim.id,
         setting=setting,

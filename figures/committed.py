@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.core.experiment import Experiment
-from sims.core.store import CommittedRecord, DamagedRecord, Record, load_committed, save_committed, spec_hash
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import CommittedRecord, DamagedRecord, Record, load_committed, save_committed, spec_hash
 
 FOLDER = Path(__file__).parent / "records"
 TOLERANCE = 1e-3  # other processors differ in the last bits, which some tens of updates make larger

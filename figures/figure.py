@@ -7,10 +7,10 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 
-from sims.core.experiment import Experiment
-from sims.core.store import Record
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
 
 from . import gallery
 from .claims import Verdict
@@ -24,9 +24,9 @@ class Figure:
     """One figure. Its module holds it under the name FIGURE.
 
     name: of the files and of the command line. title: what a reader of the report sees. claims: ids of those it judges.
-    collect(lab) gets every record it needs, tuning included; draw(records), judge(records) and caption(records), which
+    collect(lab) gets every record it needs, tuning included; draw(records), verdicts(records) and caption(records), which
     says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a language
-    model at a scale of `figures.lm`; None where there are none, and the figure has no scale.
+    model at a scale of `figures.arms.language_model`; None where there are none, and the figure has no scale.
     live: arms that are run whenever the figure is drawn, though all are committed: one shows that the code still gives
     its record.
     """
@@ -36,8 +36,8 @@ class Figure:
     tags: tuple[str, ...]
     claims: tuple[str, ...]
     collect: Callable[[Lab], Records]
-    draw: Callable[[Records], Canvas]
-    judge: Callable[[Records], list[Verdict]]
+    draw: Callable[[Records], MatplotlibFigure]
+    verdicts: Callable[[Records], list[Verdict]]
     caption: Callable[[Records], str]
     arms: Callable[[str], Mapping[str, Experiment]] | None = None
     live: tuple[str, ...] = ()

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sims.core.experiment import Experiment
-from sims.core.obtain import Progress, obtain
-from sims.core.sources import sources_digest
-from sims.core.store import Arrays, CommittedRecord, Record, Store
-from sims.measures import final_scores
+from sims.experiments.code_digest import sources_digest
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.experiments.runner import Progress, obtain
+from sims.experiments.store import Arrays, CommittedRecord, Record, Store
 
 from . import committed
 from .committed import Point, Tuned

@@ -29,8 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenising a few texts is slower in several threads
     from transformers.utils.logging import disable_progress_bar
 
-    from llm import commands, new_model, train_command
     from sims.core.spec import SpecError
+
+    from .commands import inspect as commands
+    from .commands import new as new_model
+    from .commands import train as train_command
 
     disable_progress_bar()  # one bar is ours, the training's
 
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": commands.sample,
         "evaluate": commands.evaluate,
     }
-    if importlib.util.find_spec("llm.reward_command"):
+    if importlib.util.find_spec("llm.commands.reward"):
         known["reward"] = commands.reward
     if name not in known:
         print(f"error: command = {name!r}: must be one of {', '.join(known)}", file=sys.stderr)

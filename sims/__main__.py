@@ -9,21 +9,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import (
-    policies,  # noqa: F401  (importing registers them)
-)
+from . import policies  # noqa: F401  (importing registers them)
 from .core.algorithms import Algorithm, algorithm_table, find_algorithm
-from .core.experiment import Experiment, PolicySpec
-from .core.judge import Judge
-from .core.obtain import Progress, obtain
-from .core.optimise import Optimiser
-from .core.options import OptionParser, add_options, check_folder, from_options
+from .core.loop.labelling import Labelling
+from .core.loop.optimise import Optimiser
+from .core.loop.protocols import PolicySpec
 from .core.schedule import Schedule
 from .core.spec import SpecError, find_kind, kinds_of
-from .core.statistics import mean_interval
-from .core.store import Record, Store
 from .environments import ToyEnvironment
-from .measures import optima, scores
+from .experiments.experiment import Experiment
+from .experiments.measures import optima, scores
+from .experiments.options import OptionParser, add_options, check_folder, from_options
+from .experiments.runner import Progress, obtain
+from .experiments.store import Record, Store
+from .statistics.intervals import mean_interval
 
 EXAMPLES = """examples:
   python -m sims --algorithm dpo --beta 0.1 --environment bandit-r1 --sync-every-updates 10 --runs 20
@@ -32,7 +31,7 @@ EXAMPLES = """examples:
   python -m sims --algorithm dpo --help                        every option of this algorithm
   python -m sims --algorithms                                  the table of algorithms
 """
-OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "judge")
+OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +83,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         (policy, f"policy {policy.kind}"),
         (Schedule, "schedule"),
         (Optimiser, "optimiser"),
-        (Judge, "judge"),
+        (Labelling, "labelling"),
     ]
     for cls, title in parts:
         add_options(parser, cls, title)
@@ -97,7 +96,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         "policy": from_options(options, policy),
         "schedule": from_options(options, Schedule),
         "optimiser": from_options(options, Optimiser),
-        "judge": from_options(options, Judge),
+        "labelling": from_options(options, Labelling),
     }
     return from_options(options, Experiment, fixed), options
 
@@ -160,12 +159,12 @@ def plot(record: Record, experiment: Experiment, file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from .core.statistics import band
+    from .statistics.intervals import band
 
     arrays = record.arrays
     pooled = experiment.schedule.source == "pool"  # drawn once: the count of samples stands still
     x, name = (arrays["updates"], "updates") if pooled else (arrays["samples"], "samples drawn")
-    canvas, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for panel, values, label in (
         (axes[0], scores(record), "score (0: reference, 1: largest reward)"),
         (axes[1], arrays["kl_policy_ref"], "KL(policy ‖ reference), nats"),
@@ -179,8 +178,8 @@ def plot(record: Record, experiment: Experiment, file: Path) -> None:
         panel.set(xlabel=name, ylabel=label)
         panel.grid(alpha=0.25)
     axes[0].axhline(1, color="black", linestyle=":", linewidth=1)
-    canvas.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {experiment.runs} runs")
-    canvas.savefig(file)
+    fig.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {experiment.runs} runs")
+    fig.savefig(file)
 
 
 if __name__ == "__main__":

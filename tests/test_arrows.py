@@ -47,6 +47,6 @@ def test_arrows_point_one_way() -> None:
 
 
 def test_the_test_sees_a_wrong_arrow() -> None:
-    assert room("sims.core.batch") not in ALLOWED["figures"] - {"sims.core"}
-    assert room("llm.policy") not in ALLOWED["sims"]
+    assert room("sims.core.objectives.batch") not in ALLOWED["figures"] - {"sims.core"}
+    assert room("llm.models.policy") not in ALLOWED["sims"]
     assert room("sims.environments") not in ALLOWED["llm"]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import ROUNDS, TUNING
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.style import RC, bound, colour, curve
-from figures.sweeps import ROUNDS, TUNING
+from figures.report.style import RC, bound, colour, curve
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment, PolicySpec
+from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.core.statistics import mean_interval, paired_effect
 from sims.environments import Contextual
+from sims.experiments.experiment import Experiment
 from sims.policies import MLP, Table
+from sims.statistics.intervals import mean_interval, paired_effect
 
 MASSES = (1e-1, 1e-2, 1e-3, 1e-6)
 WITHIN_REACH, RARE = MASSES[:2], MASSES[2:]
@@ -98,11 +99,11 @@ def grid(policy: str, algorithm: str) -> list[Point]:
     return product(learning_rate=tuple(float(f"{rate:.2g}") for rate in spread))
 
 
-def best_probability(records: Records, name: str, law: str = "logp_final") -> np.ndarray:
-    """(runs,): final probability of the best response, mean over prompts; with law = "logp_ref" the reference's."""
+def best_probability(records: Records, name: str, distribution: str = "logp_final") -> np.ndarray:
+    """(runs,): final probability of the best response, mean over prompts; with distribution = "logp_ref" the reference's."""
     arrays = records[name].arrays
-    best = arrays["rewards"].argmax(-1)[None, :, None].repeat(len(arrays[law]), 0)
-    return np.exp(np.take_along_axis(arrays[law], best, -1)).mean((-2, -1))
+    best = arrays["rewards"].argmax(-1)[None, :, None].repeat(len(arrays[distribution]), 0)
+    return np.exp(np.take_along_axis(arrays[distribution], best, -1)).mean((-2, -1))
 
 
 def reference_probability(records: Records, policy: str, mass: float) -> float:
@@ -110,17 +111,17 @@ def reference_probability(records: Records, policy: str, mass: float) -> float:
     return float(best_probability(records, f"{policy}/{mass:g}/rloo", "logp_ref").mean())
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """The best response's final probability against its probability under the reference."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained", sharey=True)
+        fig, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained", sharey=True)
         for axis, policy in zip(axes, POLICIES, strict=True):
             _panel(axis, records, policy)
         axes[0].set_title("a table")
         axes[1].set_title("a network (MLP, 32 × 32), which generalises")
         axes[0].set_ylabel("final probability of the best response")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=3, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=3, fontsize=9.5)
+    return fig
 
 
 def _panel(axis: Axes, records: Records, policy: str) -> None:
@@ -218,6 +219,6 @@ FIGURE = Figure(
     claims=("C49", "C64"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -8,22 +8,22 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.audit_scoring import ShiftedScoringTransformer
+from figures.arms.audit_scoring import ShiftedScoringTransformer
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
 from sims.core.algorithms import Algorithm, find_algorithm
-from sims.core.experiment import Experiment
-from sims.core.optimise import Optimiser
+from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
-from sims.core.statistics import paired_effect
 from sims.environments import TokenBanditR1, TokenBanditR2
-from sims.measures import best_reward, final_scores, scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import best_reward, final_scores, scores
 from sims.policies import Transformer
+from sims.statistics.intervals import paired_effect
 
 ALGORITHMS: dict[str, Algorithm] = {
     "best_of_n": find_algorithm("best_of_n")(),
@@ -100,11 +100,11 @@ def gap(records: Records, place: str, condition: str) -> tuple[np.ndarray, np.nd
     return speed(records, place, condition, "ipo"), speed(records, place, condition, "best_of_n")
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Reward against gradient steps in the four conditions, R1 above R2; and the gap that each condition leaves."""
     mosaic = [[f"{place}/{condition}" for condition in CONDITIONS] + ["gap"] for place in PLACES]
     with plt.rc_context(RC):
-        canvas, axes = plt.subplot_mosaic(
+        fig, axes = plt.subplot_mosaic(
             mosaic, figsize=(15.5, 6.6), layout="constrained", width_ratios=[1, 1, 1, 1, 1.25]
         )
         for place in PLACES:
@@ -116,8 +116,8 @@ def draw(records: Records) -> Canvas:
             Line2D([], [], color="0.3", linestyle=style, label=label)
             for style, label in ((ONLINE, "on-policy"), (OFFLINE, "offline: fresh draws from the reference (d alone)"))
         ]
-        canvas.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=9.5)
-    return canvas
+        fig.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=9.5)
+    return fig
 
 
 def _curves(axes: Axes, records: Records, place: str, condition: str) -> None:
@@ -210,6 +210,6 @@ FIGURE = Figure(
     claims=("C25", "C27"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -8,14 +8,10 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.claims import Claim, Verdict, judge
-from figures.figure import Figure, Records
-from figures.lab import Lab
-from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
-from figures.sweeps import (
+from figures.arms.sweeps import (
     SAMPLES_AN_UPDATE,
     TRIED,
     TUNING,
@@ -28,14 +24,18 @@ from figures.sweeps import (
     shortfall,
     tables,
 )
+from figures.claims import Claim, Verdict, judge
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
 from sims import exact
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
-from sims.core.statistics import paired_effect
-from sims.core.store import Record
 from sims.environments import BanditR1, BanditR2
-from sims.measures import final_scores, scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores, scores
+from sims.experiments.store import Record
 from sims.policies import MLP, Table
+from sims.statistics.intervals import paired_effect
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 ON_THE_NETWORK = ("rloo", "best_of_n", "dpo")
@@ -101,10 +101,10 @@ def collect(lab: Lab) -> Records:
     return lab.tuned_records(chosen, grids, **TUNING)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Final score against the batch's size, a row a budget; and two learning curves of each arm on R1."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
+        fig, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
         for row, (budget, samples) in enumerate(BUDGETS.items()):
             for column, place in ((0, "R1"), (1, "network"), (2, "R2")):
                 if (place, budget) != ("network", "long"):
@@ -113,8 +113,8 @@ def draw(records: Records) -> Canvas:
                     name = "R1, a network" if place == "network" else f"{place}: optimum {likely}"
                     axes[row, column].set_title(f"{name} · {samples:,} samples")
         _learning(axes[1, 1], records)
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
+    return fig
 
 
 def _handles() -> list[Line2D]:
@@ -229,6 +229,6 @@ FIGURE = Figure(
     claims=("C26", "C31"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -6,24 +6,24 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.style import OFFLINE, ONLINE, RC, colour, points
-from figures.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
+from figures.report.style import OFFLINE, ONLINE, RC, colour, points
 from sims import exact
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.core.statistics import paired_effect
-from sims.core.store import Record
 from sims.environments import BanditR1, BanditR2
-from sims.measures import final_scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.intervals import paired_effect
 
 FAMILIES = {"contrastive": ("dpo", "ipo"), "reinforcement": ("rloo", "ppo")}
 BETAS = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -90,22 +90,22 @@ def collect(lab: Lab) -> Records:
 
 def optimum(record: Record, beta: float) -> tuple[float, float]:
     """Gold score and entropy of π* ∝ π_ref·e^{r/β}, exactly, mean over runs."""
-    law = exact.kl_optimum(*tables(record), beta)
-    return exact_score(record, law), float(exact.entropy(law).mean())
+    distribution = exact.kl_optimum(*tables(record), beta)
+    return exact_score(record, distribution), float(exact.entropy(distribution).mean())
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Gold score and entropy at the end against β, a column a family and a place."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(2, 4, figsize=(16, 7.4), layout="constrained", sharex=True, sharey="row")
+        fig, axes = plt.subplots(2, 4, figsize=(16, 7.4), layout="constrained", sharex=True, sharey="row")
         columns = [(family, place) for family in FAMILIES for place in PLACES]
         for column, (family, place) in enumerate(columns):
             _against_beta(axes[0, column], axes[1, column], records, family, place)
             axes[0, column].set_title(f"{place} · {', '.join(FAMILIES[family])}\n{_data(family)}")
         axes[0, 0].set(ylabel="gold score at the end", ylim=(-0.2, 1.12))
         axes[1, 0].set(ylabel="entropy at the end, nats", ylim=(-0.15, 4.6))
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
+    return fig
 
 
 def _data(family: str) -> str:
@@ -196,6 +196,6 @@ FIGURE = Figure(
     claims=("C51",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

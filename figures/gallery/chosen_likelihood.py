@@ -9,26 +9,27 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION
+from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION
 from sims.core.algorithms import find_algorithm
-from sims.core.collect import Collector
-from sims.core.experiment import Experiment, PolicySpec
-from sims.core.noise import Noise
-from sims.core.optimise import Optimiser
-from sims.core.reference import Reference
+from sims.core.loop.collect import Collector
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import PolicySpec
+from sims.core.loop.reference import Reference
+from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.core.statistics import band, mean_interval, paired_effect
-from sims.core.store import Arrays, Record
 from sims.environments import BanditR1
-from sims.execute import one_thread
+from sims.experiments.executor import one_thread
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Arrays, Record
 from sims.policies import MLP, Table
+from sims.statistics.intervals import band, mean_interval, paired_effect
 
 
 class Capacity(NamedTuple):
@@ -169,18 +170,18 @@ def at_margin(found: Path, margin: float = MARGIN) -> np.ndarray:
     return chosen[rows, after - 1] + share * (chosen[rows, after] - chosen[rows, after - 1])
 
 
-def unpaired_mass(record: Record, drawn: Record, law: str) -> np.ndarray:
+def unpaired_mass(record: Record, drawn: Record, distribution: str) -> np.ndarray:
     """(runs,): mass on responses that are in no pair of their prompt, mean over prompts that have pairs."""
     paired = drawn.arrays["chosen"] + drawn.arrays["rejected"] > 0
-    mass = (np.exp(record.arrays[law]) * ~paired).sum(-1)
+    mass = (np.exp(record.arrays[distribution]) * ~paired).sum(-1)
     there = paired.any(-1)
     return (mass * there).sum(-1) / there.sum(-1)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """A row a loss: paths of chosen against margin, their height at one margin, and the mass outside the pairs."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(
+        fig, axes = plt.subplots(
             2, 3, figsize=(13.5, 7.8), layout="constrained", gridspec_kw={"width_ratios": (1.15, 1, 1)}
         )
         for row, algorithm in enumerate(ALGORITHMS):
@@ -194,7 +195,7 @@ def draw(records: Records) -> Canvas:
         lines = [Line2D([], [], color=c.colour, marker="o", ms=4, label=c.label) for c in CAPACITIES.values()]
         lines.append(Line2D([], [], color="0.3", linestyle=":", label="the reference"))
         axes[0, 2].legend(handles=lines, fontsize=8.5, loc="best")
-    return canvas
+    return fig
 
 
 def _path_handles() -> list[Line2D]:
@@ -231,9 +232,10 @@ def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str)
         mean, low, high = band(np.stack(values, axis=-1))
         height.plot(x, mean, color=capacity.colour, marker="o", ms=4)
         height.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
-        for law, line in (("logp_final", "-"), ("logp_ref", ":")):
+        for distribution, line in (("logp_final", "-"), ("logp_ref", ":")):
             parts = [
-                unpaired_mass(records[f"{name}/{p}/{algorithm}"], records[f"{name}/{p}/pool"], law) for p in PROMPTS
+                unpaired_mass(records[f"{name}/{p}/{algorithm}"], records[f"{name}/{p}/pool"], distribution)
+                for p in PROMPTS
             ]
             mean, low, high = band(np.stack(parts, axis=-1))
             mass.plot(x, mean, line, color=capacity.colour, marker="o" if line == "-" else "", ms=4)
@@ -295,6 +297,6 @@ FIGURE = Figure(
     claims=("C22",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

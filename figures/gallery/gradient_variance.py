@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 from scipy.optimize import brentq
 
 from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import RC, colour
+from figures.report.style import RC, colour
 from sims.core.spec import to_json
-from sims.core.statistics import mean_interval
-from sims.core.store import Arrays, Record
 from sims.environments import BanditR1, BanditR2
+from sims.environments.space import TokenSpace
 from sims.exact import expected_reward, kl_optimum
 from sims.exact.variance import (
     Answers,
@@ -36,7 +35,8 @@ from sims.exact.variance import (
     table_answers,
     true_values,
 )
-from sims.space import TokenSpace
+from sims.experiments.store import Arrays, Record
+from sims.statistics.intervals import mean_interval
 
 SAMPLES = 64  # a batch
 GROUP_SIZES = (1, 2, 4, 8, 16, 32)
@@ -111,18 +111,18 @@ def answers(logits: np.ndarray, rewards: np.ndarray, space: TokenSpace) -> Answe
 
 def halfway(reference: Answers, space: TokenSpace) -> Answers:
     """π* ∝ π_ref·e^{r/β} at the β that has half of the reward that is to be had."""
-    logp, rewards = np.log(reference.law), reference.rewards
+    logp, rewards = np.log(reference.distribution), reference.rewards
     aim = (reference.mean_reward + rewards.max(-1).mean()) / 2
 
     def miss(log_beta: float) -> float:
         optimum = kl_optimum(logp, rewards, math.exp(log_beta))
         return float(expected_reward(optimum, rewards).mean()) - aim
 
-    law = np.exp(kl_optimum(logp, rewards, math.exp(brentq(miss, -7.0, 7.0, xtol=1e-13))))
-    # The law as a table: a token's probability is the mass that passes it over the mass that reaches its prefix.
+    distribution = np.exp(kl_optimum(logp, rewards, math.exp(brentq(miss, -7.0, 7.0, xtol=1e-13))))
+    # The distribution as a table: a token's probability is the mass that passes it over the mass that reaches its prefix.
     responses, mask = (x.numpy() for x in space.all_responses)
-    mass = np.zeros((len(law), space.nodes, space.vocabulary))
-    for row, own in zip(mass, law, strict=True):
+    mass = np.zeros((len(distribution), space.nodes, space.vocabulary))
+    for row, own in zip(mass, distribution, strict=True):
         np.add.at(row, (reference.nodes[mask], responses[mask]), np.broadcast_to(own[:, None], mask.shape)[mask])
     return answers(np.log(np.where(mass > 0, mass, 1.0)), rewards, space)
 
@@ -180,10 +180,10 @@ def _compute(problems: Sequence[Answers], space: TokenSpace, group_sizes: Sequen
     return compute
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Relative noise against the group size at two policies; below, how far the mean points away from ∇E[r]."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(3, len(TITLES), figsize=(14, 9.6), layout="constrained", sharex=True, sharey="row")
+        fig, axes = plt.subplots(3, len(TITLES), figsize=(14, 9.6), layout="constrained", sharex=True, sharey="row")
         for column, (name, title) in enumerate(TITLES.items()):
             sizes = np.array(records[name].spec["group_sizes"])
             for row in range(len(POLICIES)):
@@ -197,8 +197,8 @@ def draw(records: Records) -> Canvas:
         for row, policy in enumerate(POLICIES):
             axes[row, 0].set_ylabel(f"{policy}:\nnoise of a batch, tr Cov(g) / |E g|²")
         axes[2, 0].set_ylabel("bias: angle of E g to ∇E[r], degrees\n(strong: at the reference, pale: halfway)")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=len(ESTIMATORS) + 1, fontsize=9)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=len(ESTIMATORS) + 1, fontsize=9)
+    return fig
 
 
 def _style(estimator: Estimator) -> dict[str, Any]:
@@ -287,6 +287,6 @@ FIGURE = Figure(
     claims=("C50",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -8,15 +8,15 @@ from typing import get_args
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import BLUE, RC, VERMILION
-from sims.core.store import Arrays
+from figures.report.style import BLUE, RC, VERMILION
 from sims.exact.kl_dynamics import Coordinates, Divergence, descent, divergence, follow, step, velocity
+from sims.experiments.store import Arrays
 
 START, TARGET, MODE = np.array([0.3, 0.3, 0.1, 0.3]), np.array([0.2, 0.1, 0.6, 0.1]), 2
 KINDS: tuple[Divergence, ...] = get_args(Divergence)
@@ -36,7 +36,7 @@ OTHER_START, OTHER_TARGET = np.array([0.94, 0.02, 0.02, 0.02]), np.array([0.46, 
 
 
 def one_steps() -> Arrays:
-    """The law after one step, for each coordinates and direction."""
+    """The distribution after one step, for each coordinates and direction."""
     return {f"{c}-{k}": step(k, c, START, TARGET, ONE_STEP[c]) for c in PLACES for k in KINDS}
 
 
@@ -93,8 +93,8 @@ def two_modes() -> Arrays:
     found = {}
     for c in ("logits", "natural"):
         for k in KINDS:
-            laws = follow(k, c, OTHER_START, OTHER_TARGET, 0.01, 6000)
-            found[f"{c}-{k}"] = laws[:, -1]
+            distributions = follow(k, c, OTHER_START, OTHER_TARGET, 0.01, 6000)
+            found[f"{c}-{k}"] = distributions[:, -1]
     return found
 
 
@@ -115,10 +115,10 @@ def collect(lab: Lab) -> Records:
     }
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """One step, many steps, and what decides between the directions."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(3, 3, figsize=(13.5, 10.6), layout="constrained")
+        fig, axes = plt.subplots(3, 3, figsize=(13.5, 10.6), layout="constrained")
         for column, c in enumerate(PLACES):
             _bars(axes[0, column], records["one_steps"].arrays, c)
             _paths(axes[1, column], records["paths"].arrays, c)
@@ -126,8 +126,8 @@ def draw(records: Records) -> Canvas:
         _rarer(axes[2, 1], records["rarer_modes"].arrays)
         _two(axes[2, 2], records["two_modes"].arrays)
         handles = [Line2D([], [], color=COLOURS[k], linewidth=2.2, label=NAMES[k]) for k in KINDS]
-        canvas.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
-    return canvas
+        fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
+    return fig
 
 
 def _bars(panel: Axes, found: Arrays, c: Coordinates) -> None:
@@ -136,13 +136,20 @@ def _bars(panel: Axes, found: Arrays, c: Coordinates) -> None:
         *((k, found[f"{c}-{k}"], COLOURS[k]) for k in KINDS),
         ("target q", TARGET, "0.3"),
     ]
-    for i, (label, law, shade) in enumerate(bars):
+    for i, (label, distribution, shade) in enumerate(bars):
         x = np.arange(4) + 0.2 * (i - 1.5)
-        panel.bar(x, law, width=0.18, color=shade, label=label)
+        panel.bar(x, distribution, width=0.18, color=shade, label=label)
         if shade in COLOURS.values():
-            place = (x[MODE], law[MODE])
+            place = (x[MODE], distribution[MODE])
             panel.annotate(
-                f"{law[MODE]:.3f}", place, (0, 3), "data", "offset points", ha="center", fontsize=8, rotation=90
+                f"{distribution[MODE]:.3f}",
+                place,
+                (0, 3),
+                "data",
+                "offset points",
+                ha="center",
+                fontsize=8,
+                rotation=90,
             )
     panel.set_xticks(range(4), ["1", "2", "3, mode", "4"])
     panel.set(
@@ -220,10 +227,10 @@ def caption(records: Records) -> str:
     one, sharper = records["one_steps"].arrays, records["sharper_targets"].arrays
     first = POWERS[(sharper["kl"] > sharper["gap"]).argmax()]
     in_logits = POWERS[(sharper["logits-reverse"] > sharper["logits-forward"]).argmax()]
-    laws = {k: ", ".join(f"{x:.3f}" for x in one[f"logits-{k}"]) for k in KINDS}
+    distributions = {k: ", ".join(f"{x:.3f}" for x in one[f"logits-{k}"]) for k in KINDS}
     return (
         "Exact, no sampling, hence no bands. From p = (.3, .3, .1, .3) to q = (.2, .1, .6, .1). "
-        f"One step of η = 2 on logits: forward ({laws['forward']}), reverse ({laws['reverse']}): the forward KL moves "
+        f"One step of η = 2 on logits: forward ({distributions['forward']}), reverse ({distributions['reverse']}): the forward KL moves "
         "more mass to the mode, the opposite of the published annotation, for the reverse gradient is damped by p, "
         "which is small there. It is so for small steps and long ones, and in the other two coordinates. All end at q: "
         "with a free p neither direction seeks a mode in the end. "
@@ -242,6 +249,6 @@ FIGURE = Figure(
     claims=(),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures import lm
+from figures.arms import language_model as lm
+from figures.arms.sweeps import largest, shortfall
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import collect as collect_lengths
 from figures.gallery.lm_lengths import learning_rate
 from figures.lab import Lab, apply
-from figures.style import RC, bound, colour, points
-from figures.sweeps import largest, shortfall
-from sims.core.experiment import Experiment
-from sims.core.statistics import interaction, paired_effect
-from sims.measures import final_scores
+from figures.report.style import RC, bound, colour, points
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.statistics.intervals import interaction, paired_effect
 
 STALE = ("rloo", "dpo")
 BATCHES = (1, 2, 4, 8)  # times the samples of one update
@@ -83,10 +83,10 @@ def collect(lab: Lab) -> Records:
     return lab.records(chosen)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Final score against the samples collected at once, and against the passes over a batch."""
     with plt.rc_context(RC):
-        canvas, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
         size = _samples(records)
         tried = _against(left, records, "batch", STALE)
         left.set_xticks(range(len(tried)), [str(size * batches) for batches in tried])
@@ -100,8 +100,8 @@ def draw(records: Records) -> Canvas:
             bound(axes, 1.0, "largest reward")
         names = (*STALE, *REUSED)
         lines = [Line2D([], [], color=colour(name), linewidth=2.2, marker="o", label=name) for name in names]
-        canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
-    return canvas
+        fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return fig
 
 
 def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...]) -> list[int]:
@@ -181,7 +181,7 @@ FIGURE = Figure(
     claims=("C26", "C29", "C30"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
     arms=arms,
 )

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures import lm
+from figures.arms import language_model as lm
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, apply, product
-from figures.style import OFFLINE, ONLINE, RC, bound, colour
-from sims.core.experiment import Experiment
-from sims.core.statistics import interaction, paired_effect, student_interval
-from sims.measures import final_scores
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.statistics.intervals import interaction, paired_effect, student_interval
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
 METHODS = ("dpo/on", "dpo/off", "ppo/on", "rloo/on", "rwr/on", "best_of_n/on", "pref_ft/off")
@@ -89,11 +89,11 @@ def cells(records: Records) -> dict[str, dict[str, str]]:
     return found
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Length, reward and KL against updates, one column a task."""
     tasks = cells(records)
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(
+        fig, axes = plt.subplots(
             3, len(tasks), figsize=(4.6 * len(tasks), 9.6), layout="constrained", squeeze=False, sharex=True
         )
         for column, (task, keys) in enumerate(tasks.items()):
@@ -104,8 +104,8 @@ def draw(records: Records) -> Canvas:
             axes[-1, column].set_xlabel("updates")
         for row, label in enumerate(ROWS.values()):
             axes[row, 0].set_ylabel(label)
-        canvas.legend(handles=_handles(tasks), loc="outside lower center", ncols=8, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(tasks), loc="outside lower center", ncols=8, fontsize=9.5)
+    return fig
 
 
 def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) -> None:
@@ -196,7 +196,7 @@ FIGURE = Figure(
     claims=("C25",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
     arms=arms,
     live=("min/rloo/on",),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures import lm
+from figures.arms import language_model as lm
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.gallery import lm_lengths
 from figures.lab import Lab
-from figures.style import BLUE, OFFLINE, ONLINE, RC, VERMILION
-from sims.core.experiment import Experiment
-from sims.core.statistics import band, mean_interval
-from sims.core.store import Record
+from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
+from sims.statistics.intervals import band, mean_interval
 
 METHODS = ("dpo/on", "dpo/off")
 SAMPLERS = {"on": ("online", ONLINE), "off": ("offline", OFFLINE)}
@@ -58,11 +58,11 @@ def margin(record: Record) -> np.ndarray:
     return change(record, "chosen") - change(record, "rejected")
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Change of both log-probs, and the margin, against updates; one column a task."""
     tasks = [task for task in lm_lengths.TASKS if f"{task}/dpo/off" in records]
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(
+        fig, axes = plt.subplots(
             2, len(tasks), figsize=(4.4 * len(tasks), 6.8), layout="constrained", squeeze=False, sharex=True
         )
         for column, task in enumerate(tasks):
@@ -73,8 +73,8 @@ def draw(records: Records) -> Canvas:
             axes[1, column].set_xlabel("updates")
         axes[0, 0].set_ylabel("change of log π(response), nats")
         axes[1, 0].set_ylabel("margin: chosen − rejected, nats")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9.5)
+    return fig
 
 
 def _curves(column: np.ndarray, record: Record, line: str) -> None:
@@ -136,7 +136,7 @@ FIGURE = Figure(
     claims=("C22",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
     arms=arms,
 )

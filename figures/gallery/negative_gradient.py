@@ -9,25 +9,26 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import ROUNDS, TUNING
 from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.style import OFFLINE, ONLINE, RC, bound, colour
-from figures.sweeps import ROUNDS, TUNING
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative
 from sims.core.algorithms.contrastive import DPO, IPO
-from sims.core.experiment import Experiment, PolicySpec
+from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
-from sims.core.statistics import band, interaction, paired_effect
-from sims.core.store import Record
 from sims.environments import Bandit, BanditR1, BanditR2
 from sims.exact import best_of_n, expected_reward
-from sims.measures import best_reward, final_scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import best_reward, final_scores
+from sims.experiments.store import Record
 from sims.policies import MLP, Table
+from sims.statistics.intervals import band, interaction, paired_effect
 
 
 class Arm(NamedTuple):
@@ -169,7 +170,7 @@ def speed(records: Records, place: str, names: tuple[str, ...], sampler: str) ->
 
 
 def best_of_n_score(record: Record) -> float:
-    """The score of the best-of-K law of the reference, to which Best-of-N converges on the reference's samples."""
+    """The score of the best-of-K distribution of the reference, to which Best-of-N converges on the reference's samples."""
     logp, rewards = record.arrays["logp_ref"].astype(float), record.arrays["rewards"].astype(float)
     rewards = np.broadcast_to(rewards, logp.shape)
     reference = float(expected_reward(logp, rewards).mean())
@@ -177,10 +178,10 @@ def best_of_n_score(record: Record) -> float:
     return (reward - reference) / (best_reward(record) - reference)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Score against budget, on the same samples and on-policy; and each arm's gain over Best-of-N."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(
+        fig, axes = plt.subplots(
             len(PLACES), 3, figsize=(13.5, 11.0), layout="constrained", gridspec_kw={"width_ratios": (1, 1, 1.1)}
         )
         for row, place in enumerate(PLACES):
@@ -194,8 +195,8 @@ def draw(records: Records) -> Canvas:
             Line2D([], [], color=colour(arm.key), marker=arm.marker, ms=5, linewidth=1.8, label=arm.label)
             for arm in ARMS.values()
         ]
-        canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9.5)
-    return canvas
+        fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9.5)
+    return fig
 
 
 def _against_budget(panel: Axes, records: Records, place: str, sampler: str) -> None:
@@ -251,7 +252,7 @@ NOTES = {
     "is easy among 100 actions and hard among sentences. ",
 }
 C27_NOTE = (
-    "On fixed samples Best-of-N stops at the best-of-4 law of the reference, which what pushes down need not: the "
+    "On fixed samples Best-of-N stops at the best-of-4 distribution of the reference, which what pushes down need not: the "
     "longer the budget, the more it is that limit and not speed that is measured."
 )
 C28_NOTE = (
@@ -293,7 +294,7 @@ def caption(records: Records) -> str:
         "shortest budgets many arms take the largest). Left: fresh draws of the reference, the very same in every arm. "
         "Mean and 95 % band over runs. The released code's two variants with log-ratios to the reference have the "
         "gradients of those without, and are not drawn again; all six are one algorithm here, "
-        "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 law."
+        "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 distribution."
     )
 
 
@@ -304,6 +305,6 @@ FIGURE = Figure(
     claims=("C27", "C28"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut_to_nothing, equal_grid, shortfall
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
-from figures.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut_to_nothing, equal_grid, shortfall
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1, BanditR2
-from sims.measures import final_scores, scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores, scores
 from sims.policies import Table
 
 ALGORITHMS = ("ppo", "dpo", "ipo")
@@ -101,10 +101,10 @@ def collect(lab: Lab) -> Records:
     return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Score against samples, and against compute; what a sample costs, counted and measured."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained", width_ratios=(1, 1, 0.85))
+        fig, axes = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained", width_ratios=(1, 1, 0.85))
         for panel, (place, equal) in zip((axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), CLAIMS, strict=True):
             _against(panel, records, place, equal)
         _counted(axes[0, 2])
@@ -114,8 +114,8 @@ def draw(records: Records) -> Canvas:
             Line2D([], [], color="0.3", linestyle=style, label=f"{passes} pass{'es' * (passes > 1)} over a batch")
             for passes, style in STYLES.items()
         ]
-        canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
-    return canvas
+        fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return fig
 
 
 def _against(axes: Axes, records: Records, place: str, equal: str) -> None:
@@ -204,6 +204,6 @@ FIGURE = Figure(
     claims=("C68",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

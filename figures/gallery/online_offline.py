@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import OFFLINE, ONLINE, RC, bound, colour, curve
-from figures.sweeps import TRIED, TUNING, at_the_edge, equal_grid
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
-from sims.core.statistics import band, paired_effect
 from sims.environments import Bandit, BanditOverlap, BanditR1, BanditR2
-from sims.measures import final_scores, kl_of_best_response, scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores, kl_of_best_response, scores
 from sims.policies import Table
+from sims.statistics.intervals import band, paired_effect
 
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
@@ -68,18 +68,18 @@ def collect(lab: Lab) -> Records:
     return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Score and KL against samples on R1 and R2; final score and the on-policy gain along the overlap axis."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(2, 3, figsize=(13.5, 7.4), layout="constrained")
+        fig, axes = plt.subplots(2, 3, figsize=(13.5, 7.4), layout="constrained")
         for column, place in enumerate(("R1", "R2")):
             _against_samples(axes[0, column], axes[1, column], records, place)
         _along_overlap(axes[0, 2], axes[1, 2], records)
         axes[0, 0].set_title("R1: optimum unlikely under the reference")
         axes[0, 1].set_title("R2: optimum likely under the reference")
         axes[0, 2].set_title("From likely to unlikely")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=len(ALGORITHMS) + 2, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=len(ALGORITHMS) + 2, fontsize=9.5)
+    return fig
 
 
 def _handles() -> list[Line2D]:
@@ -195,6 +195,6 @@ FIGURE = Figure(
     claims=("C25",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -10,14 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_hex, to_rgb
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import Rectangle
 
-from figures.claims import Verdict
-from figures.figure import Figure, Records
-from figures.lab import Lab
-from figures.style import RC, colour
-from figures.sweeps import (
+from figures.arms.sweeps import (
     SAMPLES_AN_UPDATE,
     TRIED,
     TUNING,
@@ -27,14 +23,18 @@ from figures.sweeps import (
     exact_score,
     tables,
 )
+from figures.claims import Verdict
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import RC, colour
 from sims import exact
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
-from sims.core.statistics import paired_effect
-from sims.core.store import Record
 from sims.environments import BanditOverlap
-from sims.measures import final_scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.intervals import paired_effect
 
 FAMILIES = {
     "rloo": "policy gradient: RLOO",
@@ -103,23 +103,23 @@ def offline_optimum(record: Record) -> float:
     return exact_score(record, exact.kl_optimum(logp_ref, chance, record.spec["algorithm"]["beta"]))
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Six maps of the score under one colour bar, and who leads."""
     scores, overlaps, periods = final(records)
     with plt.rc_context(RC | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
-        canvas = plt.figure(figsize=(16.5, 8.3), layout="constrained")
-        grid = canvas.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.55))
-        panels = [canvas.add_subplot(grid[i % 2, i // 2]) for i in range(len(FAMILIES))]
+        fig = plt.figure(figsize=(16.5, 8.3), layout="constrained")
+        grid = fig.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.55))
+        panels = [fig.add_subplot(grid[i % 2, i // 2]) for i in range(len(FAMILIES))]
         for i, (axes, title) in enumerate(zip(panels, FAMILIES.values(), strict=True)):
             _map(axes, scores[i].mean(-1))
             axes.set_title(title)
-        winner = canvas.add_subplot(grid[:, 3])
+        winner = fig.add_subplot(grid[:, 3])
         _winners(winner, scores)
         for axes in (*panels, winner):
             _label(axes, overlaps, periods, left=axes in (*panels[:2], winner), bottom=axes in (*panels[1::2], winner))
-        bar = canvas.colorbar(ScalarMappable(SCORES, MAP), ax=panels, location="bottom", shrink=0.75, aspect=45)
+        bar = fig.colorbar(ScalarMappable(SCORES, MAP), ax=panels, location="bottom", shrink=0.75, aspect=45)
         bar.set_label("score at the end: share of the way from the reference's reward (0) to the exact optimum's (1)")
-    return canvas
+    return fig
 
 
 def _map(axes: Axes, mean: np.ndarray) -> None:

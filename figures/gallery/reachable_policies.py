@@ -11,16 +11,16 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from scipy.special import log_expit, logit
 
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import BLACK, RC, colour
+from figures.report.style import BLACK, RC, colour
 from sims import exact
-from sims.core.statistics import mean_interval
-from sims.core.store import Arrays
+from sims.experiments.store import Arrays
+from sims.statistics.intervals import mean_interval
 
 MASSES = (0.0, 1e-9, 1e-6, 1e-3, 1e-2, 0.1, 0.3)  # of the third response under the reference
 PROBLEMS, SEED = 200, 0
@@ -107,11 +107,11 @@ def collect(lab: Lab) -> Records:
     return {"exact": lab.exact("reachable_policies", spec, lambda: compute(problems), modules)}
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Excess loss of RL optima; distance of DPO minima from them; the counter-example on the simplex."""
     arrays = records["exact"].arrays
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
+        fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.4), layout="constrained")
         _against_mass(axes[0], np.abs(arrays["excess"]), "ppo")
         axes[0].set(
             title="RL optima minimise DPO's loss", ylabel="DPO loss above its minimum, nats", yscale="symlog",
@@ -128,7 +128,7 @@ def draw(records: Records) -> Canvas:
             "reference without the response:\nits mass in the DPO minimum is free",
             (0, 0.5), (1.0, 0.62), fontsize=9, arrowprops={"arrowstyle": "-", "color": "0.5"},
         )  # fmt: skip
-    return canvas
+    return fig
 
 
 def _against_mass(axis: Axes, values: np.ndarray, algorithm: str) -> None:
@@ -188,6 +188,6 @@ FIGURE = Figure(
     claims=("C01", "C02"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

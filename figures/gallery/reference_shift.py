@@ -6,20 +6,21 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import ROUNDS, TUNING
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.style import RC, bound, colour, curve
-from figures.sweeps import ROUNDS, TUNING
+from figures.report.style import RC, bound, colour, curve
 from sims.core.algorithms import Algorithm, find_algorithm
-from sims.core.experiment import Experiment, PolicySpec
+from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
-from sims.core.statistics import paired_effect
 from sims.environments import Contextual
+from sims.experiments.experiment import Experiment
 from sims.policies import MLP, FineTuned, Table
+from sims.statistics.intervals import paired_effect
 
 SHIFTS = (0.05, 0.35, 0.65, 0.95)
 FAR = SHIFTS[2:]
@@ -71,18 +72,18 @@ def gold(records: Records, policy: str, arm: str) -> np.ndarray:
     return np.stack([records[f"{policy}/{shift:g}/{arm}"].arrays["gold"][:, -1] for shift in SHIFTS], axis=-1)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Gold reward at the end, and mass off the data, against the shift."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(2, 2, figsize=(10.5, 7.6), layout="constrained", sharex=True, sharey="row")
+        fig, axes = plt.subplots(2, 2, figsize=(10.5, 7.6), layout="constrained", sharex=True, sharey="row")
         for column, policy in enumerate(POLICIES):
             _gold(axes[0, column], records, policy)
             _unseen(axes[1, column], records, policy)
             axes[0, column].set_title("a table" if policy == "table" else "a network (MLP, 32 × 32)")
         axes[0, 0].set_ylabel("gold reward at the end")
         axes[1, 0].set_ylabel("policy's mass on responses not in the data")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=4, fontsize=9.5)
+    return fig
 
 
 def _gold(axis: Axes, records: Records, policy: str) -> None:
@@ -180,6 +181,6 @@ FIGURE = Figure(
     claims=("C06", "C07"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

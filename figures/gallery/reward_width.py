@@ -8,17 +8,17 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.claims import Verdict, judge
 from figures.figure import Figure, Records
 from figures.gallery.online_offline import ALGORITHMS, R1_R2, arms, gain, hashes
 from figures.lab import Lab
-from figures.style import RC, colour, points
-from figures.sweeps import TRIED, TUNING, at_the_edge, equal_grid
-from sims.core.statistics import paired_effect
+from figures.report.style import RC, colour, points
 from sims.environments import Bandit, BanditR1, BanditR2
+from sims.statistics.intervals import paired_effect
 
 WIDTHS = (10.0, 20.0, 30.0)  # the first is judged with the overlap axis, by online_offline
 CLAIMS = {width: replace(R1_R2, part=f"{R1_R2.part}, width {width:g}") for width in WIDTHS[1:]}
@@ -35,18 +35,18 @@ def collect(lab: Lab) -> Records:
     return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """What on-policy sampling gains against the width, on R1 and on R2."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
+        fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
         for panel, place in zip(axes, ("R1", "R2"), strict=True):
             _panel(panel, records, place)
         axes[0].set(title="R1: optimum unlikely under the reference", ylabel="on-policy − offline, score at the end")
         axes[1].set_title("R2: optimum likely under the reference")
         lines = [Line2D([], [], color=colour(a), linewidth=2.2, marker="o", ms=4, label=a) for a in ALGORITHMS]
         lines.append(Line2D([], [], color="k", linewidth=1.4, linestyle="--", label="mean"))
-        canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
-    return canvas
+        fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return fig
 
 
 def _panel(axes: Axes, records: Records, place: str) -> None:
@@ -98,6 +98,6 @@ FIGURE = Figure(
     claims=("C25",),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -5,23 +5,23 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.sweeps import TRIED, TUNING, cut_to_nothing, equal_grid, largest, shortfall
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import RC, bound, colour, points
-from figures.sweeps import TRIED, TUNING, cut_to_nothing, equal_grid, largest, shortfall
+from figures.report.style import RC, bound, colour, points
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.core.statistics import interaction
-from sims.core.store import Record
 from sims.environments import BanditR1, BanditR2
-from sims.measures import final_scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.intervals import interaction
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 LIKELIHOOD = ("best_of_n", "rwr")
@@ -98,17 +98,17 @@ def collect(lab: Lab) -> Records:
     return tuned | lab.records(held("R1/held", tuned))
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Final score against the number of passes, one panel a way of comparing."""
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(2, 2, figsize=(11.5, 7.8), layout="constrained")
+        fig, axes = plt.subplots(2, 2, figsize=(11.5, 7.8), layout="constrained")
         for panel, title in PANELS.items():
             place = axes.flat[list(PANELS).index(panel)]
             _against_passes(place, records, panel)
             place.set_title(title)
         lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
-        canvas.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
-    return canvas
+        fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return fig
 
 
 def _against_passes(axes: Axes, records: Records, panel: str) -> None:
@@ -167,6 +167,6 @@ FIGURE = Figure(
     claims=("C29", "C30"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

@@ -8,25 +8,26 @@ from collections.abc import Callable, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from figures import lm
+from figures.arms import language_model as lm
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import METHODS, cells
 from figures.gallery.lm_lengths import arms as lm_arms
 from figures.gallery.lm_lengths import collect as collect_lm
 from figures.lab import Lab, product
-from figures.style import RC, colour
-from sims.core.experiment import EnvironmentSpec, Experiment
+from figures.report.style import RC, colour
+from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.schedule import Schedule
-from sims.core.statistics import LEVEL, Interval, student_interval
-from sims.core.store import Record
 from sims.environments import BanditR1, BanditR2, Contextual
-from sims.measures import final_scores, scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores, scores
+from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.intervals import LEVEL, Interval, student_interval
 
 # Where the optimum lies: unlikely under the reference; amid it; or off what is recorded, though not off the reference.
 TOYS: dict[str, EnvironmentSpec] = {
@@ -47,7 +48,7 @@ DURING = Claim("toy→lm", "score over the run", CLAIM, EFFECT.format(score="mea
 
 
 def toys() -> dict[str, Experiment]:
-    """toy/task/algorithm/sampler → experiment, with the schedules of `figures.lm`."""
+    """toy/task/algorithm/sampler → experiment, with the schedules of `figures.arms.language_model`."""
     found = {}
     for task, environment in TOYS.items():
         for method in METHODS:
@@ -125,11 +126,11 @@ def _interval(values: np.ndarray, runs: int) -> Interval:
     return Interval(float(values[0]), float(low), float(high), LEVEL, runs, "percentile bootstrap")
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """The model's score against the toy's, a point an algorithm; one column a task, one row a measure."""
     tasks = cells(records)
     with plt.rc_context(RC):
-        canvas, axes = plt.subplots(
+        fig, axes = plt.subplots(
             2, len(tasks), figsize=(4.7 * len(tasks), 8.4), layout="constrained", squeeze=False, sharey="row"
         )
         for row, (part, measure) in zip(axes, MEASURES.items(), strict=True):
@@ -141,8 +142,8 @@ def draw(records: Records) -> Canvas:
             row[0].set_ylabel(f"language model's {part}\nmean ρ = {_words(found['all'])}")
         for axis, task in zip(axes[-1], tasks, strict=True):
             axis.set_xlabel(f"toy's score: {NAMES[task]}")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
+    return fig
 
 
 def _words(interval: Interval) -> str:
@@ -211,7 +212,7 @@ FIGURE = Figure(
     claims=(FINAL.id,),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
     arms=lm_arms,
 )

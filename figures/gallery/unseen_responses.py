@@ -11,22 +11,23 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.style import BLACK, RC, colour, curve
+from figures.report.style import BLACK, RC, colour, curve
 from sims import exact
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment, PolicySpec
-from sims.core.optimise import Optimiser
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
-from sims.core.statistics import mean_interval, paired_effect
-from sims.core.store import Record
 from sims.environments import Contextual
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
 from sims.policies import MLP, Table
+from sims.statistics.intervals import mean_interval, paired_effect
 
 COVERAGES = (0.25, 0.5, 0.875)
 TILTS = {"none": "near-uniform reference", "losers": "reference skewed to losers", "winners": "skewed to winners"}
@@ -147,11 +148,11 @@ def over_grid(records: Records, policy: str, measure: str) -> np.ndarray:
     return np.array([[compute(records, f"{tilt}-{c:g}/{policy}") for c in COVERAGES] for tilt in TILTS])
 
 
-def draw(records: Records) -> Canvas:
+def draw(records: Records) -> MatplotlibFigure:
     """Xu's panels for one run; unseen mass against updates; its change against coverage."""
     with plt.rc_context(RC):
-        canvas = plt.figure(figsize=(14.5, 10.4), layout="constrained")
-        top, middle, bottom = canvas.subfigures(3, 1, height_ratios=(1.0, 1.25, 1.25))
+        fig = plt.figure(figsize=(14.5, 10.4), layout="constrained")
+        top, middle, bottom = fig.subfigures(3, 1, height_ratios=(1.0, 1.25, 1.25))
         _heat_maps(top, records)
         for panels, policy in ((middle, "table"), (bottom, "mlp")):
             axes = panels.subplots(1, 4)
@@ -161,8 +162,8 @@ def draw(records: Records) -> Canvas:
             _against_coverage(axes[3], records, policy)
             named = "A table, which generalises to nothing" if policy == "table" else "A network (MLP, 32 × 32)"
             panels.suptitle(named, fontsize=12, fontweight="bold")
-        canvas.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
-    return canvas
+        fig.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
+    return fig
 
 
 def _heat_maps(panel: plt.Figure, records: Records) -> None:
@@ -286,6 +287,6 @@ FIGURE = Figure(
     claims=("C03", "C04", "C05"),
     collect=collect,
     draw=draw,
-    judge=verdicts,
+    verdicts=verdicts,
     caption=caption,
 )

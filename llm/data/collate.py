@@ -14,7 +14,7 @@ from llm.data.tokenise import Example
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """B examples as tensors, in the axes of `sims.core.batch.Batch`; None where the kind has no such thing.
+    """B examples as tensors, in the axes of `sims.core.objectives.batch.Batch`; None where the kind has no such thing.
 
     prompts: (B, P) int64, padded on the left; prompt_mask: (B, P) bool, True on the prompt's tokens, BOS included.
     responses: (B, K, L) int64, padded on the right; mask: (B, K, L) bool, True on its tokens, EOS included.

@@ -5,7 +5,7 @@ from .contextual import Contextual, ContextualEnvironment
 from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
 from .token_tree import TokenTree
-from .toy import RewardJudge, ToyEnvironment
+from .toy import RewardLabeller, ToyEnvironment
 
 __all__ = [
     "Bandit",
@@ -16,7 +16,7 @@ __all__ = [
     "ContextualEnvironment",
     "EnumerableEnvironment",
     "EnumerableSpec",
-    "RewardJudge",
+    "RewardLabeller",
     "TokenBandit",
     "TokenBanditR1",
     "TokenBanditR2",

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 from scipy import optimize, stats
 
-from ..core.noise import Noise
-from ..core.spec import SpecError, setting
-from ..space import TokenSpace
+from sims.core.numerics.noise import Noise
+from sims.core.spec import SpecError, setting
+
 from .enumerable import EnumerableSpec
+from .space import TokenSpace
 
 
 def bump(actions: int, peak: float, width: float) -> np.ndarray:
@@ -38,13 +39,15 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
     positions = np.arange(actions)
     inside = np.abs(positions - peak) <= width
 
-    def law(centre: float) -> np.ndarray:
+    def distribution(centre: float) -> np.ndarray:
         log_mass = -0.5 * ((positions - centre) / spread) ** 2
         mass = np.exp(log_mass - log_mass.max())
         return mass / mass.sum()
 
-    centre = optimize.brentq(lambda c: np.log(law(c)[inside].sum()) - np.log(overlap), -2 * actions, peak, xtol=1e-12)
-    return law(float(centre))
+    centre = optimize.brentq(
+        lambda c: np.log(distribution(c)[inside].sum()) - np.log(overlap), -2 * actions, peak, xtol=1e-12
+    )
+    return distribution(float(centre))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.batch import Batch
-from ..core.noise import Noise
-from ..core.preferences import Labeller
-from ..core.spec import SpecError, setting
-from ..space import TokenSpace
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
+from sims.core.objectives.preferences import Labeller
+from sims.core.spec import SpecError, setting
+
 from .enumerable import EnumerableEnvironment, EnumerableSpec, Tables
 from .learned_reward import LearnedReward, RewardModel, fit
+from .space import TokenSpace
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.noise import Noise
-from ..core.preferences import Labeller
-from ..core.spec import setting, to_json
-from ..space import TokenSpace
-from .toy import RewardJudge, ToyEnvironment
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.preferences import Labeller
+from sims.core.spec import setting, to_json
+
+from .space import TokenSpace
+from .toy import RewardLabeller, ToyEnvironment
 
 Tables = dict[str, np.ndarray]
 
@@ -119,7 +120,7 @@ def _a_run(table: np.ndarray, noise: Noise, axes: int) -> np.ndarray:
     return np.broadcast_to(table, (*noise.lead, *table.shape[-axes:]))
 
 
-class EnumerableEnvironment(RewardJudge):
+class EnumerableEnvironment(RewardLabeller):
     """Looks rewards up. The learner sees the gold reward, unless a subclass puts another in its place.
 
     rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ.

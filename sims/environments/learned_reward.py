@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.algorithms.reward_model import RewardModelLoss
-from ..core.batch import Batch
-from ..core.noise import Noise
-from ..core.optimise import Optimiser, PerRunOptimiser
-from ..core.spec import Spec, setting
-from ..networks import initial_layers, output
+from sims.core.algorithms.reward_model import RewardModelLoss
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
+from sims.core.numerics.networks import initial_layers, output
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
+from sims.core.spec import Spec, setting
 
 
 @dataclass(frozen=True)

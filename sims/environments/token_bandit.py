@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.noise import Noise
-from ..core.preferences import Labeller
-from ..core.spec import SpecError, setting
-from ..space import TokenSpace
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.preferences import Labeller
+from sims.core.spec import SpecError, setting
+
 from .bandit import bump, cauchy_data_policy
 from .enumerable import EnumerableSpec
-from .toy import RewardJudge, ToyEnvironment
+from .space import TokenSpace
+from .toy import RewardLabeller, ToyEnvironment
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class TokenBanditR2(TokenBandit, kind="token_bandit_r2"):
     peak: float = setting(20.0, "token with the largest reward", at_least=0)
 
 
-class TokenBanditEnvironment(RewardJudge):
+class TokenBanditEnvironment(RewardLabeller):
     """of_token: (V,) reward of each token; of_prompt: (X,) that of each prompt's own, or None if it does not count."""
 
     def __init__(

@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..core.noise import Noise
-from ..core.spec import setting
-from ..space import TokenSpace
+from sims.core.numerics.noise import Noise
+from sims.core.spec import setting
+
 from .enumerable import EnumerableSpec
+from .space import TokenSpace
 
 
 @dataclass(frozen=True)

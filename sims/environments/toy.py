@@ -9,22 +9,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core.algorithms import Algorithm
-from ..core.batch import Batch
-from ..core.experiment import EnvironmentSpec
-from ..core.noise import Noise
-from ..core.preferences import Labeller, Pairing, choose_pairs
-from ..core.protocols import Judgement
-from ..core.schedule import Schedule
-from ..core.spec import SpecError, setting
-from ..space import TokenSpace
+from sims.core.algorithms import Algorithm
+from sims.core.loop.protocols import EnvironmentSpec, Labels
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
+from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError, setting
+
+from .space import TokenSpace
 
 
 @dataclass(frozen=True)
 class ToyEnvironment(EnvironmentSpec):
     """Settings that every toy environment has; `build` makes the environment of some runs."""
 
-    executor: ClassVar[str] = "sims.execute:execute"
+    executor: ClassVar[str] = "sims.experiments.executor:execute"
     has_data: ClassVar[bool] = False  # whether it holds recorded pairs, for source = dataset
 
     num_prompts: int = setting(1, "number of different prompts (X)", at_least=1)
@@ -57,7 +57,7 @@ class ToyEnvironment(EnvironmentSpec):
         raise NotImplementedError
 
 
-class RewardJudge:
+class RewardLabeller:
     """Draws prompts uniformly, rewards responses, and labels pairs by those rewards.
 
     A subclass gives `reward`; and `gold`, where what the learner sees is not what it is judged by.
@@ -83,7 +83,7 @@ class RewardJudge:
             return torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size)
         return (noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1)
 
-    def judge(
+    def label(
         self,
         prompts: Tensor,
         responses: Tensor,
@@ -91,18 +91,18 @@ class RewardJudge:
         pairing: Pairing | None,
         noise: Noise,
         rewards: Tensor | None = None,
-    ) -> Judgement:
+    ) -> Labels:
         """Rewards; and if a pairing is asked for, its pairs and their labels. rewards: instead of its own."""
         own = self.reward(prompts, responses)
         gold = self.gold(prompts, responses, own)
         rewards = own if rewards is None else rewards
         if pairing is None:
-            return Judgement(rewards=rewards, gold=gold)
+            return Labels(rewards=rewards, gold=gold)
         pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
         first, second = rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])
         # Drawn even where they are not used: a noiseless labeller then shares its noise with a noisy one.
         uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
-        return Judgement(rewards, gold, pairs, self.labeller.label(first, second, uniforms), weight)
+        return Labels(rewards, gold, pairs, self.labeller.label(first, second, uniforms), weight)
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded pairs, where there are any."""

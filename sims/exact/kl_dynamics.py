@@ -1,4 +1,4 @@
-"""Gradient descent on KL(q‖p) and KL(p‖q) of a law p over n categories towards a target q, exactly, step by step.
+"""Gradient descent on KL(q‖p) and KL(p‖q) of a distribution p over n categories towards a target q, exactly, step by step.
 
     forward = KL(q‖p), what maximum likelihood on samples of q descends; reverse = KL(p‖q), what KL-regularised policy
     gradients descend, q their optimum.
@@ -10,7 +10,7 @@ The same loss moves p differently in different coordinates. With u = log(q/p):
     probabilities    p ← Π(p − η·∂L/∂p), Π onto the simplex   ∂L/∂p = −e^u              ∂L/∂p = 1 − u
     natural          z ← z − η·F⁺·∂L/∂z, F Fisher's matrix    F⁺·∂L/∂z = 1 − e^u        F⁺·∂L/∂z = −u − KL(p‖q)
 
-A natural step of size 1 on the reverse KL lands on q. Everything is NumPy and float64; a law is (..., n).
+A natural step of size 1 on the reverse KL lands on q. Everything is NumPy and float64; a distribution is (..., n).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def descent(kind: Divergence, coordinates: Coordinates, p: np.ndarray, q: np.nda
 
 
 def onto_simplex(x: np.ndarray) -> np.ndarray:
-    """The law nearest to x, in Euclid's distance: max(x − λ, 0) with λ such that it sums to 1. x: (..., n).
+    """The distribution nearest to x, in Euclid's distance: max(x − λ, 0) with λ such that it sums to 1. x: (..., n).
 
     Duchi et al. 2008.
     """
@@ -55,29 +55,29 @@ def onto_simplex(x: np.ndarray) -> np.ndarray:
 
 
 def step(kind: Divergence, coordinates: Coordinates, p: np.ndarray, q: np.ndarray, eta: float) -> np.ndarray:
-    """The law after one step of size η. p, q: (..., n); returns (..., n).
+    """The distribution after one step of size η. p, q: (..., n); returns (..., n).
 
     A projected step, or one that is too long, can put a category to 0, where neither gradient exists: it is kept at
     LEAST for the next step.
     """
     move = eta * descent(kind, coordinates, p, q)
-    law = onto_simplex(p - move) if coordinates == "probabilities" else np.exp(log_softmax(np.log(p) - move))
-    kept = np.maximum(law, LEAST)
+    distribution = onto_simplex(p - move) if coordinates == "probabilities" else np.exp(log_softmax(np.log(p) - move))
+    kept = np.maximum(distribution, LEAST)
     return kept / kept.sum(-1, keepdims=True)
 
 
 def follow(
     kind: Divergence, coordinates: Coordinates, p: np.ndarray, q: np.ndarray, eta: float, steps: int
 ) -> np.ndarray:
-    """The laws after 0, 1, ..., `steps` steps: (steps + 1, ..., n)."""
-    laws = [p]
+    """The distributions after 0, 1, ..., `steps` steps: (steps + 1, ..., n)."""
+    distributions = [p]
     for _ in range(steps):
-        laws.append(step(kind, coordinates, laws[-1], q, eta))
-    return np.stack(laws)
+        distributions.append(step(kind, coordinates, distributions[-1], q, eta))
+    return np.stack(distributions)
 
 
 def velocity(kind: Divergence, coordinates: Coordinates, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """dp/dη at η = 0, for a law inside the simplex: (..., n), sums to 0.
+    """dp/dη at η = 0, for a distribution inside the simplex: (..., n), sums to 0.
 
     In natural coordinates it is q − p forward and p·(u + KL(p‖q)) reverse: the reverse KL is the faster to a category
     exactly where KL(p‖q) > e^u − 1 − u. In logits both are damped by p, in a category and in all that compete with it.

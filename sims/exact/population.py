@@ -1,7 +1,7 @@
 """What an algorithm does on average: its expected weight ∂L/∂ℓ on every response of an enumerable problem.
 
 The *population loss* L is the expectation of an algorithm's loss on one batch in which every prompt occurs once with K
-responses, over everything that is drawn: responses and labels. What the algorithm treats as data (the sampler's law,
+responses, over everything that is drawn: responses and labels. What the algorithm treats as data (the sampler's distribution,
 advantages, anchors, its state) carries no gradient. `tables.chain_rule` turns the weights into a gradient.
 
 **To add an algorithm**: write its weights from its equation, not from its code, in its family's file:
@@ -29,7 +29,7 @@ class Population:
 
     mask: (N, L), which tokens a response has; a response's tokens come first.
     logp, logp_ref: (X, N, L) log-probs of each token under policy and reference, 0 in masked slots.
-    logp_sampler: (K, X, N, L), the law that each of the K slots is drawn from.
+    logp_sampler: (K, X, N, L), the distribution that each of the K slots is drawn from.
     rewards: (X, N). label: (X, N, N) probability that the first is preferred to the second.
     values: (X, N, L), the critic's values when the batch was collected.
     state: what the algorithm carries from earlier batches. epoch: which pass over the batch this is, from 0.
@@ -73,17 +73,17 @@ class Population:
         return (self.logp - self.logp_ref).sum(-1)
 
     @property
-    def law(self) -> np.ndarray:
+    def distribution(self) -> np.ndarray:
         """(K, X, N) probability of each response in each slot."""
         return np.exp(self.logp_sampler.sum(-1))
 
     @property
-    def shared_law(self) -> np.ndarray:
-        """(X, N), the one law of all slots; ValueError if they differ."""
-        law = self.law
-        if not np.allclose(law, law[:1], rtol=1e-12, atol=0.0):
-            raise ValueError("logp_sampler: the slots have different laws, this closed form needs one")
-        return law[0]
+    def shared_distribution(self) -> np.ndarray:
+        """(X, N), the one distribution of all slots; ValueError if they differ."""
+        distribution = self.distribution
+        if not np.allclose(distribution, distribution[:1], rtol=1e-12, atol=0.0):
+            raise ValueError("logp_sampler: the slots have different distributions, this closed form needs one")
+        return distribution[0]
 
 
 Weights = Callable[[Any, Population], np.ndarray]
@@ -108,7 +108,7 @@ def has_population_weights(kind: str) -> bool:
 def population_weights(algorithm: Any, problem: Population) -> np.ndarray:
     """Expected ∂L/∂ℓ(y), (X, N), or ∂L/∂ℓ_t(y), (X, N, L), of an algorithm whose settings are plain numbers.
 
-    The weights of a response are those of its loss under the law that draws it: a response that is never drawn has
+    The weights of a response are those of its loss under the distribution that draws it: a response that is never drawn has
     weight 0. KeyError for an algorithm without population weights.
     """
     if algorithm.kind not in _WEIGHTS:
@@ -122,9 +122,9 @@ def expect_over_responses(problem: Population, weight: Callable[[int], np.ndarra
     weight(k): (X, N) or (X, N, L), derivative of a response's own loss by its ℓ (or ℓ_t) if drawn in slot k.
     """
     parts = []
-    for k, law in enumerate(problem.law):
+    for k, distribution in enumerate(problem.distribution):
         own = weight(k)
-        parts.append((law if own.ndim == 2 else law[..., None]) * own)
+        parts.append((distribution if own.ndim == 2 else distribution[..., None]) * own)
     return sum(parts) / (problem.prompts * problem.generations)
 
 
@@ -138,7 +138,7 @@ def expect_over_groups(problem: Population, weight: Callable[[int, np.ndarray], 
     slots = np.arange(problem.generations)
     totals = []
     for x in range(problem.prompts):
-        probability = problem.law[slots, x, groups].prod(-1)
+        probability = problem.distribution[slots, x, groups].prod(-1)
         totals.append(_collect(groups, probability, weight(x, groups), problem.responses))
     return np.stack(totals) / problem.prompts
 
@@ -152,7 +152,7 @@ def expect_over_batches(problem: Population, weight: Callable[[np.ndarray], np.n
     prompts, generations = problem.prompts, problem.generations
     batches = every_outcome(problem.responses, prompts * generations).reshape(-1, prompts, generations)
     rows, slots = np.arange(prompts)[:, None], np.arange(generations)
-    probability = problem.law[slots, rows, batches].prod((-2, -1))
+    probability = problem.distribution[slots, rows, batches].prod((-2, -1))
     weights = weight(batches)
     return np.stack([_collect(batches[:, x], probability, weights[:, x], problem.responses) for x in range(prompts)])
 

@@ -11,7 +11,7 @@ import numpy as np
 from .population import Population, batch_shares, expect_over_batches, population, sigmoid
 
 if TYPE_CHECKING:
-    from ..core.algorithms.contrastive import (
+    from sims.core.algorithms.contrastive import (
         DPO,
         IPO,
         KTO,
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         RobustDPO,
         SLiC,
     )
-    from ..core.algorithms.online_contrastive import XPO, NashMD
-    from ..core.algorithms.reference_free import CPO, ORPO, SimPO
+    from sims.core.algorithms.online_contrastive import XPO, NashMD
+    from sims.core.algorithms.reference_free import CPO, ORPO, SimPO
 
 # Pairings that look at no reward: which slots they compare, (Q, 2), each slot at most once.
 FIXED_SLOTS: dict[str, Callable[[int], np.ndarray]] = {
@@ -146,14 +146,14 @@ def orpo_weights(algorithm: ORPO, problem: Population) -> np.ndarray:
 def xpo_weights(algorithm: XPO, problem: Population) -> np.ndarray:
     """DPO's, and +α wherever the second half of the slots puts its mass."""
     half = problem.generations // 2
-    return dpo_weights(algorithm, problem) + algorithm.alpha * problem.law[half:].mean(0) / problem.prompts
+    return dpo_weights(algorithm, problem) + algorithm.alpha * problem.distribution[half:].mean(0) / problem.prompts
 
 
 @population("nash_md")
 def nash_md_weights(algorithm: NashMD, problem: Population) -> np.ndarray:
-    """μ(y)·(−(P(y ≻ opponent) − ½) + β·ρ(y)), μ being the law of the first half of the slots."""
+    """μ(y)·(−(P(y ≻ opponent) − ½) + β·ρ(y)), μ being the distribution of the first half of the slots."""
     half = problem.generations // 2
-    own, opponent = problem.law[:half], problem.law[half:]
+    own, opponent = problem.distribution[:half], problem.distribution[half:]
     preferred = np.einsum("xij,qxj->qxi", problem.label, opponent)
     weights = own * (algorithm.beta * problem.log_ratio - (preferred - 0.5))
     return weights.mean(0) / problem.prompts
@@ -198,7 +198,7 @@ def pair_weights(
     margin = score[:, :, None] - score[:, None, :]
     pull = problem.label * slope(margin) - (1.0 - problem.label) * slope(-margin)  # ∂/∂h, (X, N, N)
     if pairing in FIXED_SLOTS:
-        first, second = (problem.law[slots] for slots in FIXED_SLOTS[pairing](problem.generations).T)
+        first, second = (problem.distribution[slots] for slots in FIXED_SLOTS[pairing](problem.generations).T)
         total = (first * np.einsum("xij,qxj->qxi", pull, second)).sum(0)
         total -= (second * np.einsum("xij,qxi->qxj", pull, first)).sum(0)
         return total / (len(first) * problem.prompts)

@@ -20,10 +20,10 @@ from .population_policy_gradient import batch_token_shares, penalised_rewards, r
 from .quantities import best_of_n
 
 if TYPE_CHECKING:
-    from ..core.algorithms.best_of_n import BestOfN, BestOfNNegative, SuperHF
-    from ..core.algorithms.filtering import RAFT, RejectionSampling, ReST
-    from ..core.algorithms.likelihood import SFT, PrefFT
-    from ..core.algorithms.reward_weighted import AWR, RWR
+    from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative, SuperHF
+    from sims.core.algorithms.filtering import RAFT, RejectionSampling, ReST
+    from sims.core.algorithms.likelihood import SFT, PrefFT
+    from sims.core.algorithms.reward_weighted import AWR, RWR
 
 
 @population("sft")
@@ -57,7 +57,7 @@ def pref_ft_weights(algorithm: PrefFT, problem: Population) -> np.ndarray:
 @population("best_of_n")
 def best_of_n_weights(algorithm: BestOfN, problem: Population) -> np.ndarray:
     """−P(y is the best of K draws of μ), by order statistics."""
-    return -best_of_n(np.log(problem.shared_law), problem.rewards, problem.generations) / problem.prompts
+    return -best_of_n(np.log(problem.shared_distribution), problem.rewards, problem.generations) / problem.prompts
 
 
 @population("best_of_n_negative")
@@ -82,7 +82,7 @@ def best_of_n_negative_weights(algorithm: BestOfNNegative, problem: Population) 
 @population("superhf")
 def superhf_weights(algorithm: SuperHF, problem: Population) -> np.ndarray:
     """P(y is the best of K draws of μ)·(−1 + β(1 − e^{−ρ_t})): (X, N, L)."""
-    best = best_of_n(np.log(problem.shared_law), problem.rewards, problem.generations) / problem.prompts
+    best = best_of_n(np.log(problem.shared_distribution), problem.rewards, problem.generations) / problem.prompts
     return best[..., None] * (algorithm.beta * -np.expm1(problem.logp_ref - problem.logp) - 1.0)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from .population import Population, expect_over_batches, expect_over_groups, expect_over_responses, population
 
 if TYPE_CHECKING:
-    from ..core.algorithms.clipped import CISPO, DAPO, GRPO, GSPO, PPO, DrGRPO, GroupPolicyGradient
-    from ..core.algorithms.policy_gradient import RLOO, Reinforce
+    from sims.core.algorithms.clipped import CISPO, DAPO, GRPO, GSPO, PPO, DrGRPO, GroupPolicyGradient
+    from sims.core.algorithms.policy_gradient import RLOO, Reinforce
 
 
 def penalised_rewards(beta: float, problem: Population) -> np.ndarray:
-    """R(y) = r(y) − β·(log μ(y) − log π_ref(y)): (K, X, N), by slot, as each has its own sampling law μ."""
+    """R(y) = r(y) − β·(log μ(y) − log π_ref(y)): (K, X, N), by slot, as each has its own sampling distribution μ."""
     return problem.rewards - beta * (problem.logp_sampler - problem.logp_ref).sum(-1)
 
 
@@ -32,10 +32,10 @@ def rloo_weights(algorithm: RLOO, problem: Population) -> np.ndarray:
 
     With a clip range which term is smaller depends on the others, and groups are summed over.
     """
-    law, gain = problem.shared_law, penalised_rewards(algorithm.beta, problem)[0]
+    distribution, gain = problem.shared_distribution, penalised_rewards(algorithm.beta, problem)[0]
     epsilon = algorithm.epsilon
     if epsilon is None:
-        return -law * (gain - (law * gain).sum(-1, keepdims=True)) / problem.prompts
+        return -distribution * (gain - (distribution * gain).sum(-1, keepdims=True)) / problem.prompts
     log_ratio = (problem.logp - problem.logp_sampler[0]).sum(-1)
     others = problem.generations - 1
 
@@ -53,11 +53,11 @@ def ppo_weights(algorithm: PPO, problem: Population) -> np.ndarray:
 
     The critic has no part in it. An adapted β is the one that earlier batches left.
     """
-    law, epsilon, beta = problem.logp_sampler[0], algorithm.epsilon, problem.state.get("beta", algorithm.beta)
-    log_ratio = problem.logp - law
-    rewards, charge = terminal_rewards(problem), np.zeros_like(law)
+    distribution, epsilon, beta = problem.logp_sampler[0], algorithm.epsilon, problem.state.get("beta", algorithm.beta)
+    log_ratio = problem.logp - distribution
+    rewards, charge = terminal_rewards(problem), np.zeros_like(distribution)
     if algorithm.kl_in == "reward":
-        rewards = rewards - beta * kl_estimate(algorithm.kl_estimator, law - problem.logp_ref)
+        rewards = rewards - beta * kl_estimate(algorithm.kl_estimator, distribution - problem.logp_ref)
     else:
         charge = beta * kl_slope(algorithm.kl_estimator, problem.logp - problem.logp_ref)
     advantages = advantage_estimates(problem, rewards, algorithm.gamma, algorithm.lam)
@@ -208,7 +208,7 @@ def clipped_slope(log_ratio: np.ndarray, advantages: np.ndarray, low: float, hig
 
 
 def response_token_shares(problem: Population, reduction: str, constant_length: int | None = None) -> np.ndarray:
-    """How much a token counts within its response's loss: (N, L). See `sims.core.reductions.token_shares`."""
+    """How much a token counts within its response's loss: (N, L). See `sims.core.objectives.reductions.token_shares`."""
     divisor = {
         "sequence_sum": np.ones_like(problem.lengths),
         "sequence_mean": problem.lengths,

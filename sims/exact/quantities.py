@@ -47,11 +47,11 @@ def kl_optimum(logp_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.nda
 
 
 def best_of_n(logp: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
-    """The law of the best of n independent draws, as probabilities: both (..., N), returns the same.
+    """The distribution of the best of n independent draws, as probabilities: both (..., N), returns the same.
 
         P(y) = p(y) / p(r = r_y) · [p(r <= r_y)^n − p(r < r_y)^n]
 
-    Equally good draws share the win equally, so that within a level of reward the law is p's own.
+    Equally good draws share the win equally, so that within a level of reward the distribution is p's own.
     """
     p = np.exp(logp)
     theirs, own = rewards[..., None, :], rewards[..., :, None]

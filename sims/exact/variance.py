@@ -29,11 +29,11 @@ MOST_COMPOSITIONS = 1_000_000
 class Answers:
     """All that X prompts may be answered by a table policy: N responses of up to L tokens, P logits a prompt.
 
-    law, rewards: (X, N). scores: (X, N, L, P), gradient of each token's log-prob by the prompt's own logits, 0 in
+    distribution, rewards: (X, N). scores: (X, N, L, P), gradient of each token's log-prob by the prompt's own logits, 0 in
     masked slots. mask: (N, L). nodes: (N, L), number of the prefix before each token.
     """
 
-    law: np.ndarray
+    distribution: np.ndarray
     rewards: np.ndarray
     scores: np.ndarray
     mask: np.ndarray
@@ -42,7 +42,7 @@ class Answers:
     @property
     def mean_reward(self) -> float:
         """E[r] over prompts and responses: where a running mean of rewards ends."""
-        return float((self.law * self.rewards).sum(-1).mean())
+        return float((self.distribution * self.rewards).sum(-1).mean())
 
 
 def table_answers(logits: np.ndarray, rewards: np.ndarray, responses: np.ndarray, mask: np.ndarray) -> Answers:
@@ -52,8 +52,8 @@ def table_answers(logits: np.ndarray, rewards: np.ndarray, responses: np.ndarray
     # ∂ log π(v | n)/∂ logit(n, u) = 1[u = v] − π(u | n), and 0 for the logits of other prefixes.
     rows = np.eye(vocabulary)[responses] - np.exp(log_softmax(logits))[:, nodes]
     scores = np.eye(prefixes)[nodes][..., None] * rows[..., None, :] * mask[..., None, None]
-    law = np.exp(token_logp(logits, responses, mask).sum(-1))
-    return Answers(law, rewards, scores.reshape(prompts, *mask.shape, prefixes * vocabulary), mask, nodes)
+    distribution = np.exp(token_logp(logits, responses, mask).sum(-1))
+    return Answers(distribution, rewards, scores.reshape(prompts, *mask.shape, prefixes * vocabulary), mask, nodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ def angle(a: np.ndarray, b: np.ndarray) -> float:
 
 def reward_gradient(answers: Answers) -> np.ndarray:
     """∇E[r | x] of each prompt, (X, P): what an unbiased estimator has for its mean."""
-    return np.einsum("xn,xnlp->xp", answers.law * answers.rewards, answers.scores)
+    return np.einsum("xn,xnlp->xp", answers.distribution * answers.rewards, answers.scores)
 
 
 def reinforce(answers: Answers, generations: int, baseline: float = 0.0) -> Moments:
@@ -134,17 +134,17 @@ def true_values(answers: Answers) -> np.ndarray:
     """V(prefix) = E[r | prefix], the perfect critic, by the prefix before each token: (X, N, L), 0 in masked slots."""
     same = (answers.nodes[:, :, None, None] == answers.nodes) & answers.mask  # [n, l, m, k]: y_m passes it at token k
     passes = same.any(-1).astype(np.float64)
-    mass = np.einsum("nlm,xm->xnl", passes, answers.law)
-    total = np.einsum("nlm,xm->xnl", passes, answers.law * answers.rewards)
+    mass = np.einsum("nlm,xm->xnl", passes, answers.distribution)
+    total = np.einsum("nlm,xm->xnl", passes, answers.distribution * answers.rewards)
     return np.where(answers.mask, total / mass, 0.0)
 
 
 def independent_terms(answers: Answers, generations: int, advantages: np.ndarray) -> Moments:
     """G = 1/K·Σ_k f(y_k): E|G|² = |E f|² + (E|f|² − |E f|²)/K, f = Σ_t A_t·∇ℓ_t. advantages: (X, N, L) or (X, N, 1)."""
     terms = (advantages[..., None] * answers.scores).sum(2)
-    mean = np.einsum("xn,xnp->xp", answers.law, terms)
+    mean = np.einsum("xn,xnp->xp", answers.distribution, terms)
     pull = (mean**2).sum(-1)
-    return Moments(mean, pull + ((answers.law * (terms**2).sum(-1)).sum(-1) - pull) / generations)
+    return Moments(mean, pull + ((answers.distribution * (terms**2).sum(-1)).sum(-1) - pull) / generations)
 
 
 def rloo(answers: Answers, generations: int) -> Moments:
@@ -157,12 +157,12 @@ def rloo(answers: Answers, generations: int) -> Moments:
     """
     if generations < 2:
         raise ValueError(f"generations: {generations}: must be at least 2, or there are no others")
-    law, lengths = answers.law, (answers.scores.sum(2) ** 2).sum(-1)
-    deviation = answers.rewards - (law * answers.rewards).sum(-1, keepdims=True)
+    distribution, lengths = answers.distribution, (answers.scores.sum(2) ** 2).sum(-1)
+    deviation = answers.rewards - (distribution * answers.rewards).sum(-1, keepdims=True)
     mean = reward_gradient(answers)
     pull = (mean**2).sum(-1)
-    mixed = (law * deviation**2 * lengths).sum(-1)
-    apart = (law * deviation**2).sum(-1) * (law * lengths).sum(-1)
+    mixed = (distribution * deviation**2 * lengths).sum(-1)
+    apart = (distribution * deviation**2).sum(-1) * (distribution * lengths).sum(-1)
     pairs = generations * (generations - 1)
     return Moments(mean, pull + mixed / generations + (apart - (generations - 2) * pull) / pairs)
 
@@ -180,15 +180,15 @@ def grpo(answers: Answers, generations: int, ddof: int = 1, std_epsilon: float =
     m levels: (K+m−1 over m−1) counts, each with its multinomial probability, given which the responses of a level are
     independent. ValueError where the counts are too many.
     """
-    moments = [_grpo_of_one(answers, x, generations, ddof, std_epsilon) for x in range(len(answers.law))]
+    moments = [_grpo_of_one(answers, x, generations, ddof, std_epsilon) for x in range(len(answers.distribution))]
     return Moments(np.stack([mean for mean, _ in moments]), np.array([square for _, square in moments]))
 
 
 def _grpo_of_one(answers: Answers, x: int, generations: int, ddof: int, delta: float) -> tuple[np.ndarray, float]:
-    law, terms = answers.law[x], answers.scores[x].sum(1) / answers.mask.sum(-1, keepdims=True)
+    distribution, terms = answers.distribution[x], answers.scores[x].sum(1) / answers.mask.sum(-1, keepdims=True)
     levels, level = np.unique(answers.rewards[x], return_inverse=True)
     counts = compositions(generations, len(levels))
-    member = law * (level == np.arange(len(levels))[:, None])  # (m, N)
+    member = distribution * (level == np.arange(len(levels))[:, None])  # (m, N)
     chance = member.sum(-1)
     centres = member @ terms / chance[:, None]
     spread = member @ (terms**2).sum(-1) / chance - (centres**2).sum(-1)

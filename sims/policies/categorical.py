@@ -7,11 +7,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..core.batch import Outputs, over
-from ..core.noise import Noise
-from ..core.protocols import Samples
-from ..core.sampling import inverse_cdf
-from ..space import EOS
+from sims.core.loop.protocols import Samples
+from sims.core.numerics.noise import Noise
+from sims.core.numerics.sampling import inverse_cdf
+from sims.core.objectives.batch import Outputs, over
+from sims.environments.space import EOS
+
 from .stacked import StackedPolicy
 
 
@@ -58,8 +59,8 @@ class CategoricalPolicy(StackedPolicy):
             rows = self._rows(first_node, depth + state if tokens else None)
             draws = uniforms[..., t].flatten(1)
             flat = None if rows is None else rows.flatten(1)
-            laws = probabilities[:, 0] if flat is None else probabilities
-            token = inverse_cdf(laws, draws, flat).view(runs, batch, num_generations)
+            distributions = probabilities[:, 0] if flat is None else probabilities
+            token = inverse_cdf(distributions, draws, flat).view(runs, batch, num_generations)
             if tokens and self.space.eos:
                 token = torch.where(tokens[-1] == EOS, EOS, token)  # behind an EOS there is only padding
             tokens.append(token)

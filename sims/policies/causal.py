@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm
 
-from ..core.batch import Outputs, over
-from ..core.divergences import entropy as entropy_of
-from ..core.noise import Noise
-from ..core.pieces import pieces
-from ..core.protocols import Samples
-from ..core.sampling import inverse_cdf
-from ..space import EOS, TokenSpace
+from sims.core.loop.protocols import Samples
+from sims.core.numerics.cache_blocks import pieces
+from sims.core.numerics.noise import Noise
+from sims.core.numerics.sampling import inverse_cdf
+from sims.core.objectives.batch import Outputs, over
+from sims.core.objectives.divergences import entropy as entropy_of
+from sims.environments.space import EOS, TokenSpace
+
 from .stacked import StackedPolicy
 
 PER_BLOCK = 12  # tensors of a block: norm, attention, projection, norm, inner, outer; a weight and a bias each
@@ -51,7 +52,7 @@ class _TanhGELU(torch.autograd.Function):
 
 
 def _side_by_side(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Pieces of tensors of one shape, that of the first beside those of the others."""
+    """CacheBlocks of tensors of one shape, that of the first beside those of the others."""
     return (tuple(x[rows] for x in tensors) for rows in pieces(tensors[0]))
 
 
@@ -211,7 +212,7 @@ class TransformerPolicy(StackedPolicy):
         first = self.prompt_rows[prompts][..., None, None].expand(*responses.shape[:-1], 1)
         return torch.cat([first, responses[..., :-1]], dim=-1).flatten(1, 2)
 
-    def token_laws(self, prompts: Tensor, responses: Tensor) -> Tensor:
+    def token_distributions(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Log-probs of every token after each prefix of responses (R, B, K, L): (R, B, K, L, V)."""
         logits = self.logits(self.hidden(self._rows(prompts, responses)))
         return logits.log_softmax(-1).view(*responses.shape, logits.shape[-1])
@@ -282,10 +283,10 @@ class TransformerPolicy(StackedPolicy):
         prompt_mask: Tensor | None = None,
     ) -> Samples:
         """Draw K responses a prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        return self.sample_with_laws(prompts, num_generations, noise, stream, blend)[0]
+        return self.sample_with_distributions(prompts, num_generations, noise, stream, blend)[0]
 
     @torch.no_grad()
-    def sample_with_laws(
+    def sample_with_distributions(
         self,
         prompts: Tensor,
         num_generations: int,
@@ -293,28 +294,28 @@ class TransformerPolicy(StackedPolicy):
         stream: str = "responses",
         blend: tuple[Self, float | Tensor] | None = None,
     ) -> tuple[Samples, Tensor]:
-        """`sample`, and the laws that it drew from as `token_laws` gives them: (R, B, K, L, V)."""
+        """`sample`, and the distributions that it drew from as `token_distributions` gives them: (R, B, K, L, V)."""
         (runs, batch), length = prompts.shape, self.space.length
         uniforms = noise.uniforms(stream, batch, num_generations, length).flatten(1, 2)
         readers = [p.steps(prompts, num_generations) for p in ((self,) if blend is None else (self, blend[0]))]
         tokens: list[Tensor] = []
-        laws: list[Tensor] = []
+        distributions: list[Tensor] = []
         for t in range(length):
             logits = [next(reader) if t == 0 else reader.send(tokens[-1]) for reader in readers]
             if blend is not None:
                 share = over(blend[1], 2)
                 logits[0] = (1.0 - share) * logits[0] + share * logits[1]  # normalised below
-            law = logits[0].log_softmax(-1)
-            draws = uniforms[..., t].unflatten(1, (law.shape[1], -1))
-            token = inverse_cdf(law.exp(), draws).flatten(1)
+            distribution = logits[0].log_softmax(-1)
+            draws = uniforms[..., t].unflatten(1, (distribution.shape[1], -1))
+            token = inverse_cdf(distribution.exp(), draws).flatten(1)
             if tokens and self.space.eos:
                 token = torch.where(tokens[-1] == EOS, EOS, token)  # behind an EOS there is only padding
             tokens.append(token)
-            laws.append(law.repeat_interleave(num_generations, 1) if t == 0 else law)
+            distributions.append(distribution.repeat_interleave(num_generations, 1) if t == 0 else distribution)
         responses = torch.stack(tokens, dim=-1).view(runs, batch, num_generations, length)
-        law = torch.stack(laws, dim=2).view(*responses.shape, -1)
-        logp = law.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
-        return Samples(responses, self.space.mask(responses), logp), law
+        distribution = torch.stack(distributions, dim=2).view(*responses.shape, -1)
+        logp = distribution.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
+        return Samples(responses, self.space.mask(responses), logp), distribution
 
     def all_log_probs(self) -> Tensor:
         """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""

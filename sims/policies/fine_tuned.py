@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.algorithms import find_algorithm
-from ..core.experiment import EnvironmentSpec, PolicySpec
-from ..core.learner import Learner
-from ..core.noise import Noise
-from ..core.optimise import Optimiser
-from ..core.schedule import Schedule
-from ..core.spec import SpecError, setting
-from ..core.train import Training
-from ..environments.enumerable import EnumerableSpec
+from sims.core.algorithms import find_algorithm
+from sims.core.loop.learner import Learner
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.loop.train import Training
+from sims.core.numerics.noise import Noise
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError, setting
+from sims.environments.enumerable import EnumerableSpec
+
 from .categorical import CategoricalPolicy
 from .table import Table
 
@@ -41,7 +42,7 @@ class FineTuned(PolicySpec, kind="fine_tuned"):
         learner = Learner(policy, Optimiser(learning_rate=self.sft_learning_rate), own.lead)
         schedule = Schedule(batch_size=self.sft_batch_size, source="dataset")
         data = environment.without_reward_model.build(dtype, own)
-        for _ in Training(policy, data, find_algorithm("pref_ft")(), schedule, learner, own).ticks(self.sft_updates):
+        for _ in Training(policy, data, find_algorithm("pref_ft")(), schedule, learner, own).train(self.sft_updates):
             pass
         for parameter in policy.parameters():
             parameter.requires_grad_(False)

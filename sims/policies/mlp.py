@@ -9,14 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core.divergences import kl
-from ..core.experiment import EnvironmentSpec, PolicySpec
-from ..core.noise import Noise
-from ..core.optimise import Optimiser, PerRunOptimiser
-from ..core.spec import SpecError, setting
-from ..environments.enumerable import EnumerableSpec
-from ..networks import initial_layers, last_hidden
-from ..space import TokenSpace
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.numerics.networks import initial_layers, last_hidden
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.divergences import kl
+from sims.core.spec import SpecError, setting
+from sims.environments.enumerable import EnumerableSpec
+from sims.environments.space import TokenSpace
+
 from .categorical import CategoricalPolicy
 
 

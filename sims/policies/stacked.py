@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..space import TokenSpace
+from sims.environments.space import TokenSpace
 
 
 class StackedPolicy:

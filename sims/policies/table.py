@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.experiment import EnvironmentSpec, PolicySpec
-from ..core.noise import Noise
-from ..core.spec import SpecError
-from ..environments.enumerable import EnumerableSpec
-from ..space import TokenSpace
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.numerics.noise import Noise
+from sims.core.spec import SpecError
+from sims.environments.enumerable import EnumerableSpec
+from sims.environments.space import TokenSpace
+
 from .categorical import CategoricalPolicy
 
 

@@ -13,14 +13,15 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from ..core.divergences import kl
-from ..core.experiment import EnvironmentSpec, PolicySpec
-from ..core.noise import Noise
-from ..core.optimise import Optimiser, PerRunOptimiser
-from ..core.spec import SpecError, setting
-from ..environments.enumerable import EnumerableSpec
-from ..environments.token_bandit import TokenBandit
-from ..space import TokenSpace
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.divergences import kl
+from sims.core.spec import SpecError, setting
+from sims.environments.enumerable import EnumerableSpec
+from sims.environments.space import TokenSpace
+from sims.environments.token_bandit import TokenBandit
+
 from .causal import TransformerPolicy
 
 
@@ -54,7 +55,7 @@ class Transformer(PolicySpec, kind="transformer"):
     ) -> TransformerPolicy:
         # Runs of one seed start alike in every arm: those that a stack holds twice are fitted once.
         runs = tuple(dict.fromkeys(noise.runs))
-        data = DataLaw.of(environment, Noise(runs))
+        data = DataDistribution.of(environment, Noise(runs))
         which = torch.tensor([runs.index(run) for run in noise.runs])
         parameters = [p[which] for p in fitted(Transformer(**self._sizes()), data, runs, dtype)]
         if critic:
@@ -70,7 +71,7 @@ class Transformer(PolicySpec, kind="transformer"):
         """The settings, which decide how it starts whatever class of policy it becomes."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Transformer)}
 
-    def initial(self, noise: Noise, data: DataLaw, dtype: torch.dtype) -> list[Tensor]:
+    def initial(self, noise: Noise, data: DataDistribution, dtype: torch.dtype) -> list[Tensor]:
         """minGPT's start: N(0, 0.02²), less on the way back to the residual stream; norms 1 and 0, biases 0."""
         width, back, space = self.hidden_size, 0.02 / math.sqrt(2 * self.num_layers), data.space
         norm = [((width, 1), 1.0, 0.0), ((width, 1), 0.0, 0.0)]
@@ -93,11 +94,11 @@ class Transformer(PolicySpec, kind="transformer"):
 
 
 @dataclass(frozen=True)
-class DataLaw:
+class DataDistribution:
     """log π_data of every token after each prefix, and which prompts there are; equal if all its numbers are.
 
     prompts: which row of the embedding each prompt is; embedded: how many rows there are. table: float64, (V,) for a
-    law that is the same everywhere, else (X, nodes, V), or (R, X, nodes, V) where runs differ.
+    distribution that is the same everywhere, else (X, nodes, V), or (R, X, nodes, V) where runs differ.
     """
 
     space: TokenSpace
@@ -107,7 +108,7 @@ class DataLaw:
     table: Tensor = field(compare=False)
 
     @classmethod
-    def of(cls, environment: EnumerableSpec | TokenBandit, noise: Noise) -> DataLaw:
+    def of(cls, environment: EnumerableSpec | TokenBandit, noise: Noise) -> DataDistribution:
         """The data policy of an environment."""
         space, count = environment.space, environment.num_prompts
         if isinstance(environment, TokenBandit):  # its prompts are tokens, embedded as they are in responses
@@ -134,7 +135,7 @@ class DataLaw:
 
 @functools.lru_cache(maxsize=4)  # the arms of a figure start alike, and to fit takes as long as a short run
 def fitted(
-    spec: Transformer, data: DataLaw, runs: tuple[tuple[int, int], ...], dtype: torch.dtype
+    spec: Transformer, data: DataDistribution, runs: tuple[tuple[int, int], ...], dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """Parameters that minimise Σ_t KL(π‖π_data) after prefixes drawn from π, which carry no gradient."""
     noise = Noise(runs)
@@ -146,7 +147,7 @@ def fitted(
     for _ in range(spec.fit_steps):
         prompts = (noise.uniforms("fit prompts", spec.fit_samples) * len(data.prompts)).long()
         responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
-        distance = kl(policy.token_laws(prompts, responses), data.along(prompts, responses).to(dtype))
+        distance = kl(policy.token_distributions(prompts, responses), data.along(prompts, responses).to(dtype))
         loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
         gradients = torch.autograd.grad(loss, parameters)
         optimiser.step(gradients, optimiser.grad_norm(gradients))

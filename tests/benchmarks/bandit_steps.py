@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sims.core.algorithms import Algorithm, find_algorithm
-from sims.core.learner import Learner
-from sims.core.noise import Noise
-from sims.core.optimise import Optimiser
+from sims.core.loop.learner import Learner
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.train import Training
+from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
-from sims.core.train import Training
 from sims.environments import BanditR1, TokenBanditR1
 from sims.environments.bandit import bump
-from sims.evaluation import Evaluation
-from sims.execute import evaluation_of
+from sims.experiments.evaluation import Evaluation
+from sims.experiments.executor import evaluation_of
 from sims.policies import MLP, MLPPolicy, Transformer, TransformerPolicy
 from sims.policies.causal import PER_BLOCK
 
@@ -58,23 +58,25 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 class PlainPolicy(nn.Module):
-    """One run's policy, one sequence at a time. A subclass gives `laws`."""
+    """One run's policy, one sequence at a time. A subclass gives `distributions`."""
 
     length: int
 
-    def laws(self, prompt: int, tokens: Sequence[int]) -> Tensor:
+    def distributions(self, prompt: int, tokens: Sequence[int]) -> Tensor:
         """Log-probs of the next token after each prefix of tokens, the empty one first: (len(tokens) + 1, V)."""
         raise NotImplementedError
 
     def log_prob(self, prompt: int, response: Sequence[int]) -> Tensor:
-        laws = self.laws(prompt, response[:-1])
-        return sum((laws[t, token] for t, token in enumerate(response[1:], 1)), start=laws[0, response[0]])
+        distributions = self.distributions(prompt, response[:-1])
+        return sum(
+            (distributions[t, token] for t, token in enumerate(response[1:], 1)), start=distributions[0, response[0]]
+        )
 
     @torch.no_grad()
     def sample(self, prompt: int) -> list[int]:
         tokens: list[int] = []
         for _ in range(self.length):
-            tokens.append(int(torch.multinomial(self.laws(prompt, tokens)[-1].exp(), 1)))
+            tokens.append(int(torch.multinomial(self.distributions(prompt, tokens)[-1].exp(), 1)))
         return tokens
 
 
@@ -92,7 +94,7 @@ class PlainMLP(PlainPolicy):
         layers = [first, norm, *itertools.chain.from_iterable((nn.ReLU(), layer) for layer in others)]
         self.network = nn.Sequential(*layers)
 
-    def laws(self, prompt: int, tokens: Sequence[int]) -> Tensor:
+    def distributions(self, prompt: int, tokens: Sequence[int]) -> Tensor:
         return functional.log_softmax(self.network(self.features[prompt]), -1).unsqueeze(0)
 
 
@@ -136,7 +138,7 @@ class PlainGPT(PlainPolicy):
         self.norm.bias.data.copy_(weights[tail + 1].detach()[:, 0])
         self.head = linear(weights[tail + 2], None)
 
-    def laws(self, prompt: int, tokens: Sequence[int]) -> Tensor:
+    def distributions(self, prompt: int, tokens: Sequence[int]) -> Tensor:
         rows = torch.tensor([[int(self.prompt_rows[prompt]), *tokens]])
         x = functional.embedding(rows, self.tokens) + self.positions[: rows.shape[1]]
         return functional.log_softmax(self.head(self.norm(self.blocks(x))), -1)[0]
@@ -181,7 +183,7 @@ LOSSES = {"ipo": ipo_loss, "best_of_n": best_of_n_loss}
 def mean_over_states(
     policy: PlainPolicy, prompts: list[int], value: Callable[[int, list[int]], Tensor], draws: int = RESPONSES
 ) -> float:
-    """Mean over prompts of `value(prompt, response)`; of single actions, whose law is all there is, once a prompt."""
+    """Mean over prompts of `value(prompt, response)`; of single actions, whose distribution is all there is, once a prompt."""
     total, draws = 0.0, 1 if policy.length == 1 else draws
     for prompt in prompts:
         for _ in range(draws):
@@ -194,15 +196,15 @@ def diagnostics(policy: PlainPolicy, reference: PlainPolicy, prompts: list[int],
 
     def reward(prompt: int, response: list[int]) -> Tensor:
         exact = policy.length == 1
-        return (policy.laws(prompt, [])[0].exp() * of_token).sum() if exact else of_token[response].mean()
+        return (policy.distributions(prompt, [])[0].exp() * of_token).sum() if exact else of_token[response].mean()
 
     def entropy(prompt: int, response: list[int]) -> Tensor:
-        law = policy.laws(prompt, response[:-1])
-        return -(law.exp() * law).sum()
+        distribution = policy.distributions(prompt, response[:-1])
+        return -(distribution.exp() * distribution).sum()
 
     def kl_policy_ref(prompt: int, response: list[int]) -> Tensor:
-        law, law_ref = (p.laws(prompt, response[:-1]) for p in (policy, reference))
-        return (law.exp() * (law - law_ref)).sum()
+        distribution, distribution_ref = (p.distributions(prompt, response[:-1]) for p in (policy, reference))
+        return (distribution.exp() * (distribution - distribution_ref)).sum()
 
     return {f.__name__: mean_over_states(policy, prompts, f) for f in (reward, entropy, kl_policy_ref)}
 
@@ -226,7 +228,7 @@ def plain(policy: MLPPolicy | TransformerPolicy, run: int) -> PlainPolicy:
 
 
 def training(place: str, algorithm: str, runs: int, dtype: torch.dtype = torch.float32) -> tuple[Training, Evaluation]:
-    """The same of all runs, stacked, as `sims.execute` has it."""
+    """The same of all runs, stacked, as `sims.experiments.executor` has it."""
     spec, policy_spec = PLACES[place]
     noise = Noise.of(0, runs)
     policy = policy_spec.build(spec, noise, False, dtype)
@@ -254,7 +256,7 @@ def loop_seconds(place: str, algorithm: str, steps: int) -> float:
 def stacked_seconds(place: str, algorithm: str, runs: int, steps: int) -> float:
     """Core-seconds of one step of one run among `runs`, the first one left out."""
     stacked, evaluation = training(place, algorithm, runs)
-    for update, _ in enumerate(stacked.ticks(1 + steps)):
+    for update, _ in enumerate(stacked.train(1 + steps)):
         evaluation.row()
         if update == 0:
             start = time.process_time()

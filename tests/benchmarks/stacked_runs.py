@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment, PolicySpec
+from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1
-from sims.execute import execute
+from sims.experiments.executor import execute
+from sims.experiments.experiment import Experiment
 from sims.policies import MLP, Table
 
 UPDATES = 1000

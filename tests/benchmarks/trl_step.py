@@ -4,7 +4,7 @@ vocabulary of 50,304 beside the naive form.
 Both sides start from the same weights, get the same 32 preference pairs, or draw 8 responses to each of the same 16
 prompts at temperature 1 up to 59 tokens, and score the reference anew each step. Rounds alternate in one process, one
 thread; seconds are the processor's. TRL's step is timed between its callbacks, so that its data loader stays out; ours
-is a whole tick.
+is a whole update.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
-from llm import language
-from llm.language import MAX_RESPONSE_TOKENS
-from llm.models import LanguageModelSpec
-from llm.policy import CausalLMPolicy
-from llm.run import Run
-from llm.sampling import Decoding
+from llm.embedded import language
+from llm.embedded.language import MAX_RESPONSE_TOKENS
+from llm.models.policy import CausalLMPolicy
+from llm.models.sampling import Decoding
+from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
+from llm.training.run import Run
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
-from sims.core.experiment import Experiment
-from sims.core.optimise import Optimiser
+from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
+from sims.experiments.experiment import Experiment
 from tests.llm.trl_trainers import dpo_trainer, grpo_trainer, tiny_pythia
 
 ROUNDS, STEPS = 6, 5  # the first step of each round warms up and does not count
@@ -84,7 +84,7 @@ def our_steps(algorithm: Algorithm, schedule: Schedule, data: Path, **task: Any)
         evaluations=1,
         runs=1,
     )
-    ticks: Iterator[Any] = Run(experiment).ticks()
+    ticks: Iterator[Any] = Run(experiment).train()
 
     def steps() -> list[float]:
         found = []

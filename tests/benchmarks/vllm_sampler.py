@@ -12,13 +12,13 @@ import time
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llm.metrics import WatchedSampler
-from llm.models import SHAPES
-from llm.policy import CausalLMPolicy
-from llm.sampling import Decoding
-from llm.scoring import Scoring
-from llm.vllm_sampler import VLLMDecoding, VLLMPolicy, checkpoint_weights, stop_engine
-from sims.core.noise import Noise
+from llm.models.policy import CausalLMPolicy
+from llm.models.sampling import Decoding
+from llm.models.scoring import Scoring
+from llm.models.spec import SHAPES
+from llm.models.vllm_sampler import VLLMDecoding, VLLMPolicy, checkpoint_weights, stop_engine
+from llm.training.metrics import WatchedSampler
+from sims.core.numerics.noise import Noise
 
 PROMPTS, WIDTH, GROUP, ROUNDS = 64, 32, 4, 3
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}

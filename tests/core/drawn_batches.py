@@ -18,7 +18,7 @@ from test_every_algorithm import variants
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, State, Targets, all_algorithms
-from sims.core.batch import Batch, Outputs
+from sims.core.objectives.batch import Batch, Outputs
 
 KINDS = list(all_algorithms())
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.core.algorithms import Algorithm, Law
-from sims.core.batch import Batch
-from sims.core.collect import mismatch
-from sims.core.learner import Learner
-from sims.core.optimise import Optimiser
-from sims.core.preferences import choose_pairs, desirable_from_pairs
+from sims.core.algorithms import Algorithm, SlotDistribution
+from sims.core.loop.collect import mismatch
+from sims.core.loop.learner import Learner
+from sims.core.loop.optimise import Optimiser
+from sims.core.objectives.batch import Batch
+from sims.core.objectives.preferences import choose_pairs, desirable_from_pairs
+from sims.environments.space import TokenSpace
 from sims.exact import Population, chain_rule, log_softmax, population_weights, token_logp
 from sims.policies import TablePolicy
-from sims.space import TokenSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +72,13 @@ class Problem:
     def on_policy(self) -> Problem:
         return replace(self, sampler=self.policy)
 
-    def law(self, law: Law) -> np.ndarray:
+    def distribution(self, distribution: SlotDistribution) -> np.ndarray:
         """Logits (X, nodes, V) of what a slot is drawn from."""
-        if law.name == "mixture":
-            return (1.0 - law.share) * log_softmax(self.sampler) + law.share * log_softmax(self.reference)
-        return self.reference if law.name == "reference" else self.sampler
+        if distribution.name == "mixture":
+            return (1.0 - distribution.share) * log_softmax(self.sampler) + distribution.share * log_softmax(
+                self.reference
+            )
+        return self.reference if distribution.name == "reference" else self.sampler
 
 
 def make_problem(space: TokenSpace, prompts: int, seed: int) -> Problem:
@@ -135,14 +137,16 @@ class Enumeration:
         """The same, as the oracle sees it."""
         problem = self.problem
         generations = self.batch.responses.shape[-2]
-        laws = [problem.law(law) for law in self.algorithm.slot_laws(generations)]
+        distributions = [
+            problem.distribution(distribution) for distribution in self.algorithm.slot_distributions(generations)
+        ]
         nodes = problem.space.node_index(problem.space.all_responses[0])
         nodes = np.zeros_like(problem.responses) if nodes is None else np.where(problem.mask, nodes.numpy(), 0)
         return Population(
             mask=problem.mask,
             logp=problem.token_logp(problem.policy),
             logp_ref=problem.token_logp(problem.reference),
-            logp_sampler=np.stack([problem.token_logp(law) for law in laws]),
+            logp_sampler=np.stack([problem.token_logp(distribution) for distribution in distributions]),
             rewards=problem.rewards,
             label=problem.label,
             values=np.where(problem.mask, problem.old_values[:, nodes], 0.0),
@@ -168,8 +172,8 @@ def enumerate_batches(
     drawn = np.array(list(itertools.product(range(count), repeat=prompts * generations)))
     drawn = drawn.reshape(-1, prompts, generations)
     slots, rows = np.arange(generations), np.arange(prompts)[:, None]
-    laws = [problem.law(law) for law in algorithm.slot_laws(generations)]
-    logp_sampler = np.stack([problem.token_logp(law) for law in laws])[slots, rows, drawn]
+    distributions = [problem.distribution(distribution) for distribution in algorithm.slot_distributions(generations)]
+    logp_sampler = np.stack([problem.token_logp(distribution) for distribution in distributions])[slots, rows, drawn]
     probability = np.exp(logp_sampler.sum((-3, -2, -1)))
     batch = Batch(
         prompts=torch.arange(prompts).expand(len(drawn), prompts),

@@ -9,10 +9,10 @@ from typing import Literal
 import pytest
 
 from sims.core.algorithms import all_algorithms
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, from_json, setting, to_json
 from sims.environments import BanditR1
+from sims.experiments.experiment import Experiment
 from sims.policies import MLP
 
 

@@ -14,7 +14,16 @@ from enumeration import enumerate_batches, make_problem
 from test_every_algorithm import CASES
 from torch import Tensor
 
-from sims.core.advantages import (
+from sims.core.algorithms import Algorithm, SlotDistribution, all_algorithms
+from sims.core.algorithms.clipped import PPO
+from sims.core.algorithms.contrastive import KTO
+from sims.core.algorithms.online_contrastive import XPO, NashMD
+from sims.core.algorithms.policy_gradient import Reinforce
+from sims.core.algorithms.reward_model import RewardModelLoss
+from sims.core.algorithms.reward_weighted import AWR
+from sims.core.loop.learner import Learner
+from sims.core.loop.optimise import Optimiser
+from sims.core.objectives.advantages import (
     at_last_token,
     centred,
     equal_rewards,
@@ -25,20 +34,11 @@ from sims.core.advantages import (
     standardised,
     whiten,
 )
-from sims.core.algorithms import Algorithm, Law, all_algorithms
-from sims.core.algorithms.clipped import PPO
-from sims.core.algorithms.contrastive import KTO
-from sims.core.algorithms.online_contrastive import XPO, NashMD
-from sims.core.algorithms.policy_gradient import Reinforce
-from sims.core.algorithms.reward_model import RewardModelLoss
-from sims.core.algorithms.reward_weighted import AWR
-from sims.core.batch import Batch
-from sims.core.learner import Learner
-from sims.core.optimise import Optimiser
-from sims.core.reductions import pair_weights, shares, token_shares
+from sims.core.objectives.batch import Batch
+from sims.core.objectives.reductions import pair_weights, shares, token_shares
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, describe
-from sims.space import TokenSpace
+from sims.environments.space import TokenSpace
 
 
 def tensor(*values: Any) -> Tensor:
@@ -122,10 +122,10 @@ def test_fewest_responses_a_prompt(fewest: int, kinds: str) -> None:
         assert all_algorithms()[kind].min_generations == fewest, kind
 
 
-def test_from_which_laws_pairs_of_two_laws_are_drawn() -> None:
-    policy, reference = Law("policy"), Law("reference")
-    assert XPO().slot_laws(6) == (policy,) * 3 + (reference,) * 3
-    assert NashMD(mixture_coef=0.3).slot_laws(4) == (policy,) * 2 + (Law("mixture", 0.3),) * 2
+def test_from_which_distributions_pairs_of_two_distributions_are_drawn() -> None:
+    policy, reference = SlotDistribution("policy"), SlotDistribution("reference")
+    assert XPO().slot_distributions(6) == (policy,) * 3 + (reference,) * 3
+    assert NashMD(mixture_coef=0.3).slot_distributions(4) == (policy,) * 2 + (SlotDistribution("mixture", 0.3),) * 2
 
 
 @pytest.mark.parametrize("algorithm", CASES)

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from figures.audit_scoring import ShiftedScoringTransformer
+from figures.arms.audit_scoring import ShiftedScoringTransformer
 from figures.gallery.audit import ALGORITHMS, arm
-from sims.core.noise import Noise
-from sims.core.obtain import sources_of
+from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
 from sims.environments import TokenBanditR1, TokenBanditSmall
-from sims.execute import execute
+from sims.experiments.executor import execute
+from sims.experiments.runner import sources_of
 from sims.policies import Transformer, TransformerPolicy
 
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_size": 8, "fit_steps": 3}
@@ -24,7 +24,7 @@ def built(cls: type[Transformer]) -> TransformerPolicy:
     return cls(**SIZES).build(PLACE, Noise.of(0, 2), False, torch.float64)
 
 
-def test_each_token_is_scored_by_the_law_that_follows_it_and_the_prompt_too() -> None:
+def test_each_token_is_scored_by_the_distribution_that_follows_it_and_the_prompt_too() -> None:
     right, shifted = (
         cls(**SIZES).build(PLACE, Noise.of(0, 2), False, torch.float64)
         for cls in (Transformer, ShiftedScoringTransformer)
@@ -32,9 +32,11 @@ def test_each_token_is_scored_by_the_law_that_follows_it_and_the_prompt_too() ->
     prompts = torch.tensor([[0, 3], [1, 2]])
     samples = shifted.sample(prompts, 2, Noise.of(1, 2))
     # One token more, whatever it is, has the right policy read the last one too.
-    laws = right.token_laws(prompts, torch.cat([samples.responses, samples.responses[..., :1]], dim=-1))
+    distributions = right.token_distributions(
+        prompts, torch.cat([samples.responses, samples.responses[..., :1]], dim=-1)
+    )
     read = torch.cat([right.prompt_rows[prompts][..., None, None].expand(2, 2, 2, 1), samples.responses], dim=-1)
-    expected = laws.gather(-1, read.unsqueeze(-1)).squeeze(-1).sum(-1)
+    expected = distributions.gather(-1, read.unsqueeze(-1)).squeeze(-1).sum(-1)
     found = shifted.forward(prompts, samples.responses, samples.mask).logp.sum(-1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert not torch.isclose(found, samples.logp.sum(-1)).any()

@@ -10,11 +10,11 @@ import pytest
 from figures import committed
 from figures.lab import Lab, Tuned, product
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
-from sims.core.obtain import obtain
 from sims.core.schedule import Schedule
-from sims.core.store import DamagedRecord, Record, Store
 from sims.environments import TokenBanditSmall, TokenTree
+from sims.experiments.experiment import Experiment
+from sims.experiments.runner import obtain
+from sims.experiments.store import DamagedRecord, Record, Store
 from sims.policies import Table, Transformer
 
 ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)

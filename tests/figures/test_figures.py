@@ -9,24 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
-from figures import report
 from figures.__main__ import main, parser, run
 from figures.claims import Claim, as_markdown, judge, write_claims
 from figures.committed import Tuned
 from figures.figure import Records, all_figures
 from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Lab, product
-from figures.style import COLOURS, colour
+from figures.report import page as report
+from figures.report.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
-from sims.core.statistics import mean_interval
-from sims.core.store import Record, Store
 from sims.environments import TokenTree
-from sims.measures import final_scores, kl_of_best_response, scores
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores, kl_of_best_response, scores
+from sims.experiments.store import Record, Store
 from sims.policies import Table
+from sims.statistics.intervals import mean_interval
 
 
 def arm(**changes: object) -> Experiment:
@@ -99,9 +99,9 @@ def test_finalists_are_run_again_on_another_seed_and_decide_alone(tmp_path: Path
 def test_a_figure_is_drawn_while_the_next_is_computed(tmp_path: Path) -> None:
     computing, waited = threading.Event(), []
 
-    def draw(records: Records) -> Canvas:
+    def draw(records: Records) -> MatplotlibFigure:
         waited.append(computing.wait(30))
-        return Canvas()
+        return MatplotlibFigure()
 
     def collect(lab: Lab) -> Records:
         computing.set()
@@ -116,7 +116,7 @@ def test_a_figure_is_drawn_while_the_next_is_computed(tmp_path: Path) -> None:
 
 
 def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
-    def draw(records: Records) -> Canvas:
+    def draw(records: Records) -> MatplotlibFigure:
         raise ZeroDivisionError
 
     broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw)

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from figures import committed, lm
+from figures import committed
 from figures.__main__ import folder, lab_of, main, parser
+from figures.arms import language_model as lm
 from figures.figure import all_figures
 from figures.gallery import lm_lengths, lm_likelihoods, toy_to_lm
 from figures.lab import Lab
-from llm.memory import estimate, meta_model
-from llm.presets import PRESETS
-from sims.core.obtain import obtain
+from llm.training.memory import estimate, meta_model
+from llm.training.presets import PRESETS
 from sims.core.spec import SpecError, from_json
-from sims.core.store import Record, Store
+from sims.experiments.runner import obtain
+from sims.experiments.store import Record, Store
 
 SHAPES = functools.lru_cache(meta_model)
 WITH_ARMS = [name for name, figure in all_figures().items() if figure.arms is not None]
@@ -54,8 +55,8 @@ def test_a_dry_run_says_what_each_arm_is_and_loads_nothing(
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", loaded)
-    monkeypatch.setattr("llm.run.execute", loaded)
-    monkeypatch.setattr("llm.memory.meta_model", SHAPES)  # the same few models again and again
+    monkeypatch.setattr("llm.training.run.execute", loaded)
+    monkeypatch.setattr("llm.training.memory.meta_model", SHAPES)  # the same few models again and again
     assert (
         main([name, "--scale", scale, "--dry-run", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]) == 0
     )
@@ -151,14 +152,14 @@ def test_arms_of_stale_and_reused_batches() -> None:
 @pytest.mark.parametrize("name", ["lm_lengths", "lm_likelihoods", "lm_batch_and_reuse", "toy_to_lm"])
 def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lab, "_obtain", _without_twins)
-    monkeypatch.setattr("llm.run.execute", None)  # calling it would raise
+    monkeypatch.setattr("llm.training.run.execute", None)  # calling it would raise
     lab = Lab(Store(tmp_path))
     figure = all_figures()[name]
     records = figure.collect(lab)
     of_models = [r for r in records.values() if r.spec["policy"]["kind"] == "language_model"]
     assert of_models and all(len(r.arrays["gold"]) == lm.TINY_RUNS for r in of_models)
     figure.draw(records)
-    assert {row.setting for row in figure.judge(records)} == {"lm"}
+    assert {row.setting for row in figure.verdicts(records)} == {"lm"}
     assert figure.caption(records)
 
 

@@ -9,11 +9,11 @@ import torch
 from figures.gallery.chosen_likelihood import Path, at_margin, over_pool, pool, unpaired_mass
 from figures.gallery.chosen_likelihood import arms as pooled_arms
 from figures.gallery.negative_gradient import PLACES, arms, best_of_n_score, grid
-from sims.core.learner import Learner
-from sims.core.noise import Noise
-from sims.core.store import Record
-from sims.core.train import Training
-from sims.execute import execute
+from sims.core.loop.learner import Learner
+from sims.core.loop.train import Training
+from sims.core.numerics.noise import Noise
+from sims.experiments.executor import execute
+from sims.experiments.store import Record
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -27,7 +27,7 @@ def test_offline_arms_learn_from_the_same_samples(place: str) -> None:
         training = Training(
             policy, environment, arm.algorithm, arm.schedule, Learner(policy, arm.optimiser, (2,)), noise
         )
-        drawn.append(torch.stack([tick.batch.responses for tick in training.ticks(5)]))
+        drawn.append(torch.stack([update.batch.responses for update in training.train(5)]))
     assert all(torch.equal(x, drawn[0]) for x in drawn[1:])
     assert not torch.equal(drawn[0][0], drawn[0][1])
 
@@ -70,6 +70,6 @@ def test_the_mass_outside_the_pairs_by_hand() -> None:
     """Of two prompts one has a pair, of the first two of three responses; the other has none, and does not count."""
     chosen, rejected = np.zeros((1, 2, 3)), np.zeros((1, 2, 3))
     chosen[0, 0, 0] = rejected[0, 0, 1] = 1.0
-    law = np.log(np.array([[[0.2, 0.1, 0.7], [0.1, 0.1, 0.8]]]))
+    distribution = np.log(np.array([[[0.2, 0.1, 0.7], [0.1, 0.1, 0.8]]]))
     drawn = Record({}, {"chosen": chosen, "rejected": rejected}, {})
-    assert unpaired_mass(Record({}, {"logp_final": law}, {}), drawn, "logp_final") == pytest.approx([0.7])
+    assert unpaired_mass(Record({}, {"logp_final": distribution}, {}), drawn, "logp_final") == pytest.approx([0.7])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from figures.gallery import absent_behaviour, reachable_policies, reference_shift, unseen_responses
-from sims.core.store import Record
+from sims.experiments.store import Record
 
 P, BETA = np.array([0.8]), np.array([0.5])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from figures.gallery import batch_size, beta_sweep, online_contrastive_ppo, online_offline, phase_map, reward_width
-from sims.core.store import Record
+from sims.experiments.store import Record
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from figures.lab import apply
-from figures.sweeps import (
+from figures.arms.sweeps import (
     CLIP_RANGES,
     POINTS,
     at_the_edge,
@@ -18,12 +17,13 @@ from figures.sweeps import (
     largest,
     shortfall,
 )
+from figures.lab import apply
 from sims.core.algorithms import find_algorithm
-from sims.core.experiment import Experiment
 from sims.core.schedule import Schedule
-from sims.core.store import Record
 from sims.environments import BanditR1
-from sims.execute import execute
+from sims.experiments.executor import execute
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
 from sims.policies import Table
 
 

@@ -10,9 +10,9 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llm.policy import CausalLMPolicy
-from llm.sampling import Decoding
-from llm.scoring import Scoring
+from llm.models.policy import CausalLMPolicy
+from llm.models.sampling import Decoding
+from llm.models.scoring import Scoring
 
 SHAPES = ("gpt_neox", "mistral", "gpt2")
 VOCABULARY, EOS, PAD = 13, 2, 0
@@ -22,7 +22,7 @@ POSITIONS = 32
 def tiny_model(
     shape: str, seed: int = 0, dtype: torch.dtype = torch.float64, vocabulary: int = VOCABULARY, **changes: Any
 ) -> PreTrainedModel:
-    """Two layers of width 16. Weights are large enough for laws that are far from even and differ between positions."""
+    """Two layers of width 16. Weights are large enough for distributions that are far from even and differ between positions."""
     common = {"vocab_size": vocabulary, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS}
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": POSITIONS}
     if shape == "gpt2":
@@ -52,7 +52,9 @@ def tiny_policy(shape: str | PreTrainedModel = "gpt_neox", **settings: Any) -> C
     return CausalLMPolicy(model, decoding=decoding, scoring=Scoring(**parts[Scoring]), **arguments)
 
 
-def plain_laws(model: PreTrainedModel, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
+def plain_distributions(
+    model: PreTrainedModel, prompt: Sequence[int], response: Sequence[int], temperature: float
+) -> Tensor:
     """log π over the vocabulary before each token of one response: (len(response), V)."""
     ids = torch.tensor([[*prompt, *response]])
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
@@ -63,8 +65,8 @@ def plain_log_probs(
     model: PreTrainedModel, prompt: Sequence[int], response: Sequence[int], temperature: float = 1.0
 ) -> Tensor:
     """log π of each token of one response: (len(response),)."""
-    laws = plain_laws(model, prompt, response, temperature)
-    return laws.gather(-1, torch.tensor(response).unsqueeze(-1)).squeeze(-1)
+    distributions = plain_distributions(model, prompt, response, temperature)
+    return distributions.gather(-1, torch.tensor(response).unsqueeze(-1)).squeeze(-1)
 
 
 def pad_left(rows: Sequence[Sequence[int]], value: int = PAD, extra: int = 0) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import tier
-from .mutants import Mutant, mutants_of
+from tests.mutation import tier
+from tests.mutation.mutants import Mutant, mutants_of
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "sims" / "core"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .mutants import Mutant, mutants_of
+from tests.mutation.mutants import Mutant, mutants_of
 
 SOURCE = '''
 """A module, 1 + 1."""

@@ -21,16 +21,16 @@ COPIED = ("sims", "tests/conftest.py", "tests/core", "tests/sims", "pyproject.to
 
 FILES = (
     "tests/core/test_survivors.py",
-    "tests/core/test_advantages.py",
-    "tests/core/test_reward_model.py",
-    "tests/core/test_contrastive_variants.py",
-    "tests/core/test_policy_gradient_variants.py",
-    "tests/core/test_likelihood_variants.py",
-    "tests/core/test_best_of_n_negative.py",
-    "tests/sims/test_command_line.py",
-    "tests/core/test_schedule_and_train.py",
-    "tests/core/test_identities.py",
-    "tests/core/test_every_algorithm.py",
+    "tests/core/objectives/test_advantages.py",
+    "tests/core/algorithms/test_reward_model.py",
+    "tests/core/algorithms/test_contrastive_variants.py",
+    "tests/core/algorithms/test_policy_gradient_variants.py",
+    "tests/core/algorithms/test_likelihood_variants.py",
+    "tests/core/algorithms/test_best_of_n_negative.py",
+    "tests/experiments/test_command_line.py",
+    "tests/core/loop/test_schedule_and_train.py",
+    "tests/exact/test_identities.py",
+    "tests/core/algorithms/test_every_algorithm.py",
 )
 
 MEMORY = 8 << 30  # bytes; a mutant that lists too many batches shall fail, not swap

@@ -3,7 +3,7 @@
 `base` says what an algorithm is and how to add one.
 """
 
-from ..spec import find_kind, kinds_of
+from sims.core.spec import find_kind, kinds_of
 
 # The table lists algorithms in the order of these imports.
 # isort: off
@@ -12,13 +12,13 @@ from . import likelihood, best_of_n, filtering, reward_weighted
 from . import online_contrastive, reference_free, reward_model
 
 # isort: on
-from .base import Algorithm, Law, PairAlgorithm, State, Targets
+from .base import Algorithm, PairAlgorithm, SlotDistribution, State, Targets
 from .table import algorithm_table
 
 __all__ = [
     "Algorithm",
-    "Law",
     "PairAlgorithm",
+    "SlotDistribution",
     "State",
     "Targets",
     "algorithm_table",

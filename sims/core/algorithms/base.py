@@ -10,7 +10,7 @@ The walk of one batch through an algorithm:
 **To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
 `kind` to the family's file in this folder (a new file is imported in `__init__`); (3) put the table that
 `python -m sims --algorithms` prints into the README: the command line and the tests of
-`tests/core/test_every_algorithm.py` and `test_loss_properties*.py` find the algorithm by its kind; (4) give
+`tests/core/algorithms/test_every_algorithm.py` and `test_loss_properties*.py` find the algorithm by its kind; (4) give
 `sims/exact` its population weights, without which the exactness test fails and names it.
 """
 
@@ -22,19 +22,19 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..batch import Batch, Outputs, pick, sequence_sum
-from ..preferences import Pairing
-from ..reductions import shares
-from ..schedule import Schedule
-from ..spec import Spec, setting
+from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
+from sims.core.objectives.preferences import Pairing
+from sims.core.objectives.reductions import shares
+from sims.core.schedule import Schedule
+from sims.core.spec import Spec, setting
 
 Targets = dict[str, Tensor]
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Law:
-    """What a response is drawn from. mixture: token by token from the law ∝ π^{1−share}·π_ref^share."""
+class SlotDistribution:
+    """What a response is drawn from. mixture: token by token from the distribution ∝ π^{1−share}·π_ref^share."""
 
     name: Literal["policy", "reference", "mixture"]
     share: float | Tensor = 1.0
@@ -75,10 +75,10 @@ class Algorithm(Spec):
         """Whether the loss looks at the log-probs of the prompts' own tokens."""
         return False
 
-    def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
-        """Which law each of the K responses is drawn from; a law that is not the policy's comes after those that
+    def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
+        """Which distribution each of the K responses is drawn from; a distribution that is not the policy's comes after those that
         are."""
-        return (Law("policy"),) * num_generations
+        return (SlotDistribution("policy"),) * num_generations
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         """Everything the loss treats as data, for the whole batch; and the next state."""

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..batch import Batch, Outputs, masked, over, sequence_sum
-from ..divergences import k3
-from ..losses.likelihood import likelihood_loss, unlikelihood_loss
-from ..spec import setting
+from sims.core.losses.likelihood import likelihood_loss, unlikelihood_loss
+from sims.core.objectives.batch import Batch, Outputs, masked, over, sequence_sum
+from sims.core.objectives.divergences import k3
+from sims.core.spec import setting
+
 from .base import State, Targets, present
 from .likelihood import LikelihoodAlgorithm
 
@@ -21,7 +22,7 @@ from .likelihood import LikelihoodAlgorithm
 class BestOfN(LikelihoodAlgorithm, kind="best_of_n"):
     """Imitate the best of each prompt's K responses: L = −ℓ(argmax_k r_k). Ties share the weight equally.
 
-    On samples of π_ref it fits the best-of-n law, whose KL to the reference is at most log n − (n−1)/n, with equality
+    On samples of π_ref it fits the best-of-n distribution, whose KL to the reference is at most log n − (n−1)/n, with equality
     for continuous rewards (`sims.exact.best_of_n`).
     """
 

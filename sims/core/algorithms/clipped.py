@@ -11,12 +11,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..advantages import at_last_token, equal_rewards, gae, standardised, whiten
-from ..batch import Batch, Outputs, lengths, masked, over
-from ..divergences import KL_ESTIMATORS, k1, k3
-from ..losses.policy_gradient import clipped_loss, value_loss, weighted_loss
-from ..reductions import TokenReduction, token_shares
-from ..spec import SpecError, setting
+from sims.core.losses.policy_gradient import clipped_loss, value_loss, weighted_loss
+from sims.core.objectives.advantages import at_last_token, equal_rewards, gae, standardised, whiten
+from sims.core.objectives.batch import Batch, Outputs, lengths, masked, over
+from sims.core.objectives.divergences import KL_ESTIMATORS, k1, k3
+from sims.core.objectives.reductions import TokenReduction, token_shares
+from sims.core.spec import SpecError, setting
+
 from .base import Algorithm, State, Targets, present
 
 

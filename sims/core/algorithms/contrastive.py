@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..batch import Batch, Outputs, lengths, over, pick, sequence_sum
-from ..losses.contrastive import (
+from sims.core.losses.contrastive import (
     conservative_dpo_loss,
     dpo_loss,
     hinge_loss,
@@ -18,10 +17,12 @@ from ..losses.contrastive import (
     kto_loss,
     robust_dpo_loss,
 )
-from ..losses.likelihood import likelihood_loss
-from ..preferences import Pairing, desirable_from_pairs
-from ..reductions import shares
-from ..spec import setting
+from sims.core.losses.likelihood import likelihood_loss
+from sims.core.objectives.batch import Batch, Outputs, lengths, over, pick, sequence_sum
+from sims.core.objectives.preferences import Pairing, desirable_from_pairs
+from sims.core.objectives.reductions import shares
+from sims.core.spec import setting
+
 from .base import Algorithm, PairAlgorithm, Targets, response_shares
 
 NLLReduction = Literal["sequence_mean", "token_mean", "sequence_sum"]

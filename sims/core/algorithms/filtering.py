@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..batch import Batch, over, sequence_sum
-from ..divergences import k1
-from ..reductions import shares
-from ..schedule import Schedule
-from ..spec import SpecError, setting
+from sims.core.objectives.batch import Batch, over, sequence_sum
+from sims.core.objectives.divergences import k1
+from sims.core.objectives.reductions import shares
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError, setting
+
 from .base import State, Targets, present
 from .likelihood import LikelihoodAlgorithm
 

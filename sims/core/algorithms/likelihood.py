@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..batch import Batch, Outputs, masked, pick, sequence_sum
-from ..losses.likelihood import likelihood_loss
-from ..reductions import token_shares
-from ..spec import setting
+from sims.core.losses.likelihood import likelihood_loss
+from sims.core.objectives.batch import Batch, Outputs, masked, pick, sequence_sum
+from sims.core.objectives.reductions import token_shares
+from sims.core.spec import setting
+
 from .base import Algorithm, PairAlgorithm, Targets, present, response_shares
 
 

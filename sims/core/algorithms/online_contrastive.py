@@ -1,4 +1,4 @@
-"""Algorithms on pairs whose two responses come from different laws, so that they must be drawn while training."""
+"""Algorithms on pairs whose two responses come from different distributions, so that they must be drawn while training."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..batch import Batch, Outputs, over, pick, sequence_sum
-from ..losses.contrastive import nash_md_loss
-from ..spec import setting
-from .base import Law, PairAlgorithm, Targets
+from sims.core.losses.contrastive import nash_md_loss
+from sims.core.objectives.batch import Batch, Outputs, over, pick, sequence_sum
+from sims.core.spec import setting
+
+from .base import PairAlgorithm, SlotDistribution, Targets
 from .contrastive import DPO
 
 
-def opponents(num_generations: int, law: Law) -> tuple[Law, ...]:
-    """The first half of the responses from the policy, the second half from `law`: pairing = halves matches them."""
+def opponents(num_generations: int, distribution: SlotDistribution) -> tuple[SlotDistribution, ...]:
+    """The first half of the responses from the policy, the second half from `distribution`: pairing = halves matches them."""
     half = num_generations // 2
-    return (Law("policy"),) * half + (law,) * (num_generations - half)
+    return (SlotDistribution("policy"),) * half + (distribution,) * (num_generations - half)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class XPO(DPO, kind="xpo"):
     pairing: Literal["halves"] = setting("halves", "each of the policy's responses against one of the reference's")
     alpha: float = setting(1e-5, "weight of the optimism", at_least=0, per_run=True)
 
-    def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
-        return opponents(num_generations, Law("reference"))
+    def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
+        return opponents(num_generations, SlotDistribution("reference"))
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         _, explored = pick(sequence_sum(outputs.logp, batch.mask), batch.need("pairs"))
@@ -60,11 +61,15 @@ class NashMD(PairAlgorithm, kind="nash_md"):
     pairing: Literal["halves"] = setting("halves", "each of the policy's responses against one of the mixture's")
     beta: float = setting(0.1, "weight of KL(policy || reference), the paper's tau", at_least=0, per_run=True)
     mixture_coef: float = setting(
-        0.5, "share a of the reference in the opponent's law; 0: self-play", at_least=0, at_most=1, per_run=True
+        0.5,
+        "share a of the reference in the opponent's distribution; 0: self-play",
+        at_least=0,
+        at_most=1,
+        per_run=True,
     )
 
-    def slot_laws(self, num_generations: int) -> tuple[Law, ...]:
-        return opponents(num_generations, Law("mixture", self.mixture_coef))
+    def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
+        return opponents(num_generations, SlotDistribution("mixture", self.mixture_coef))
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         pairs = batch.need("pairs")

@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..advantages import leave_one_out, mean_so_far
-from ..batch import Batch, Outputs, over, sequence_sum
-from ..divergences import k1
-from ..losses.policy_gradient import clipped_loss, reinforce_loss
-from ..spec import setting
+from sims.core.losses.policy_gradient import clipped_loss, reinforce_loss
+from sims.core.objectives.advantages import leave_one_out, mean_so_far
+from sims.core.objectives.batch import Batch, Outputs, over, sequence_sum
+from sims.core.objectives.divergences import k1
+from sims.core.spec import setting
+
 from .base import Algorithm, State, Targets, present, response_shares
 
 

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..batch import Batch, Outputs, over, sequence_sum
-from ..losses.contrastive import dpo_loss, log_odds, simpo_loss
-from ..spec import SpecError, setting
+from sims.core.losses.contrastive import dpo_loss, log_odds, simpo_loss
+from sims.core.objectives.batch import Batch, Outputs, over, sequence_sum
+from sims.core.spec import SpecError, setting
+
 from .base import PairAlgorithm
 from .contrastive import PairsWithLikelihood, per_token
 

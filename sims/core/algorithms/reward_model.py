@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..batch import over
-from ..losses.reward_model import centring_loss, labelled_bradley_terry_loss, smoothed
-from ..spec import Spec, setting
+from sims.core.losses.reward_model import centring_loss, labelled_bradley_terry_loss, smoothed
+from sims.core.objectives.batch import over
+from sims.core.spec import Spec, setting
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..advantages import group_mean, mean_so_far
-from ..batch import Batch, over
-from ..losses.likelihood import exponential_weights
-from ..schedule import Schedule
-from ..spec import SpecError, setting
+from sims.core.losses.likelihood import exponential_weights
+from sims.core.objectives.advantages import group_mean, mean_so_far
+from sims.core.objectives.batch import Batch, over
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError, setting
+
 from .base import State, Targets, present
 from .likelihood import LikelihoodAlgorithm
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 
-from ..spec import kinds_of
+from sims.core.spec import kinds_of
+
 from .base import Algorithm, PairAlgorithm
 
 HEADER = ("algorithm", "in one line", "on-policy", "negative gradient", "sample reuse", "needs", "source")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ..divergences import k2
+from sims.core.objectives.divergences import k2
+
 from .policy_gradient import reinforce_loss
 
 
@@ -113,6 +114,6 @@ def nash_md_loss(logp: Tensor, log_ratio: Tensor, preference: Tensor, beta: floa
 
     logp ℓ, log_ratio ρ, preference P (or a label drawn with it): (..., B, Q), returns the same. On samples y of π the
     gradient is −(P − ½ − βρ)·∇ℓ, the paper's: the second term's mean is ∇KL(π‖π_ref). Summed over tokens instead,
-    ½ρ_t² would drop what a token does to the KL of the tokens after it. On samples of another law it is neither.
+    ½ρ_t² would drop what a token does to the KL of the tokens after it. On samples of another distribution it is neither.
     """
     return reinforce_loss(logp, preference - 0.5) + beta * k2(log_ratio)

@@ -1,0 +1,1 @@
+"""Arms that several figures share."""

@@ -1,0 +1,92 @@
+"""One look for all figures: a colour an algorithm, a line style a degree of on-policyness, bands for intervals."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from sims.statistics.intervals import band, student_interval
+
+matplotlib.use("Agg")
+
+# Okabe and Ito's palette, which people with any of the common colour blindnesses can tell apart, one hue a family;
+# members of a family differ in lightness, and always in a direct label or marker too.
+BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, YELLOW, BLACK = (
+    "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442", "#000000",
+)  # fmt: skip
+
+COLOURS = {
+    "reinforce": BLUE,
+    "rloo": SKY,
+    "ppo": "#004466",
+    "grpo": "#8A7B00",
+    "dr_grpo": "#D9C81E",
+    "dpo": VERMILION,
+    "ipo": PURPLE,
+    "kto": "#8C3A00",
+    "best_of_n": GREEN,
+    "pref_ft": "#7A5195",
+    "rwr": ORANGE,
+    # Best-of-N with a negative gradient, by what it pushes down and how
+    "negative_worst": "#4C72B0",
+    "negative_mean": "#C51B7D",
+    "negative_sum": BLACK,
+    "negative_complement": "#9AA0A6",
+}
+ONLINE, OFFLINE = "-", "--"
+
+RC = {
+    "figure.dpi": 120,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "onoff",
+}
+
+
+def colour(algorithm: str) -> str:
+    """The algorithm's colour; one that has none of its own gets one that never changes, from its name."""
+    if algorithm in COLOURS:
+        return COLOURS[algorithm]
+    hue = int(hashlib.sha256(algorithm.encode()).hexdigest(), 16) % 360 / 360
+    return matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue, 0.4, 0.6))
+
+
+def curve(axes: Axes, x: np.ndarray, runs: np.ndarray, algorithm: str, line: str = ONLINE, label: str = "") -> None:
+    """Mean over runs with its 95 % band. x: (points,); runs: (runs, points)."""
+    mean, low, high = band(runs)
+    axes.plot(x, mean, line, color=colour(algorithm), label=label or None, linewidth=1.8)
+    axes.fill_between(x, low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
+
+
+def points(
+    axes: Axes, x: np.ndarray, arms: Sequence[np.ndarray], algorithm: str, marker: str = "o", filled: bool = True
+) -> np.ndarray:
+    """Mean over runs with its 95 % interval (Student's), one point an arm; returns the means. arms: (runs,) each.
+
+    Student's alone, because a bootstrap of runs that are nearly all at the ceiling says nothing by saying everything.
+    """
+    found = [student_interval(arm) for arm in arms]
+    mean, low, high = (np.array([getattr(i, end) for i in found]) for end in ("estimate", "low", "high"))
+    face = colour(algorithm) if filled else "white"
+    spread = [mean - low, high - mean]
+    axes.errorbar(x, mean, spread, fmt=marker, ms=4, color=colour(algorithm), mfc=face, elinewidth=1.4)
+    return mean
+
+
+def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:
+    """A line that cannot be beaten, labelled with which one it is."""
+    axes.axhline(y, color=BLACK, linewidth=1, linestyle=":")
+    axes.text(x, y, text, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)

@@ -1,0 +1,128 @@
+"""`python -m llm new`: a tokenizer trained on one's own texts, and an untrained model of any small size."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from llm.data import RowError, read_rows
+from llm.embedded.pretrain import Architecture, build_model, check_shape
+from llm.reward_models.model import check_absent
+from sims.core.spec import Spec, SpecError, setting, to_json
+from sims.experiments.options import OptionParser, add_options, from_options
+
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"  # ids 0, 1, 2
+_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+EXAMPLES = """examples:
+  python -m llm new --data pairs.jsonl --output base
+  python -m llm sft --model base --data pairs.jsonl --data-kind prompt_completion --completion-column chosen
+"""
+
+
+@dataclass(frozen=True)
+class NewModel(Spec, kind="new_model"):
+    """What a new tokenizer reads, and how large a model stands behind it."""
+
+    data: str = setting(help="texts: a .jsonl, .jsonl.gz or .parquet file, a folder of them, or a hub name")
+    data_split: str | None = setting(None, "split of a folder or hub name")
+    data_config: str | None = setting(None, "configuration of a hub data set")
+    text_columns: tuple[str, ...] = setting(
+        ("prompt", "chosen", "rejected", "completion"), "columns that the tokenizer reads, those that a row has"
+    )
+    vocab_size: int = setting(
+        4096, "tokens: 256 bytes, 3 special ones, and merges", at_least=len(_BYTES) + len((PAD, BOS, EOS))
+    )
+    architecture: Architecture = setting("pythia", "shape of the transformer")
+    hidden: int = setting(128, "width of the residual stream", at_least=1)
+    layers: int = setting(4, "transformer blocks", at_least=1)
+    heads: int = setting(4, "attention heads", at_least=1)
+    max_positions: int = setting(512, "longest sequence that the model can take", at_least=2)
+    seed: int = setting(0, "of the weights", at_least=0)
+
+    def check(self) -> None:
+        check_shape(self.architecture, self.hidden, self.heads)
+
+
+def texts(config: NewModel) -> Iterator[str]:
+    """Every text of the data in the columns asked for; of a conversation, the content of each message.
+
+    Rows that cannot be read are passed over here: the commands that train on them name them. Raises SpecError where no
+    row has such a column.
+    """
+    found = False
+    for _, row in read_rows(config.data, config.data_split, config.data_config):
+        if isinstance(row, RowError) or not isinstance(row, dict):
+            continue
+        for name in config.text_columns:
+            value = row.get(name)
+            messages = value if isinstance(value, list) else [{"content": value}]
+            for message in messages:
+                text = message.get("content") if isinstance(message, dict) else None
+                if isinstance(text, str):
+                    found = True
+                    yield text.encode(errors="ignore").decode()  # half of a surrogate pair is no text
+    if not found:
+        raise SpecError("text_columns", config.text_columns, f"must name a column of text: no row of {config.data} has")
+
+
+def train_tokenizer(lines: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, which can write any text. It puts a BOS in front of a text, no EOS behind. Sennrich et al. 2016.
+
+    vocab_size: an upper bound; little text gives fewer merges.
+    """
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS], initial_alphabet=_BYTES, show_progress=False
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def create(config: NewModel, folder: Path) -> tuple[int, int]:
+    """Write tokenizer and model to a folder, which appears whole; the sizes of vocabulary and model are returned."""
+    check_absent(folder)
+    tokenizer = train_tokenizer(texts(config), config.vocab_size)
+    shape = (config.hidden, config.layers, config.heads, config.max_positions)
+    model = build_model(config.architecture, len(tokenizer), *shape, seed=config.seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new = Path(scratch) / "new"
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        (new / "report.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+        os.rename(new, folder)
+    return len(tokenizer), sum(parameter.numel() for parameter in model.parameters())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the folder, and say what is in it."""
+    description: Any = (__doc__ or "").split("`: ")[1]
+    parser = OptionParser("python -m llm new", description=description, epilog=EXAMPLES)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the two are saved")
+    add_options(parser, NewModel, "texts and sizes")
+    options: argparse.Namespace = parser.parse_strictly(arguments)
+    vocabulary, parameters = create(from_options(options, NewModel), options.output)
+    print(f"{options.output}: {vocabulary:,} tokens, {parameters:,} parameters, untrained")
+    return 0

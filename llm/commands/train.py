@@ -1,0 +1,274 @@
+"""python -m llm train, and sft: one run with progress, metrics, samples and checkpoints in a folder.
+
+<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
+from llm.models.vllm_sampler import check_sampler, stop_engine
+from llm.training import checkpoint
+from llm.training.checkpoint import Checkpoint, CheckpointError
+from llm.training.memory import estimate
+from llm.training.metrics import (
+    JsonLines,
+    Logger,
+    Silent,
+    TensorBoard,
+    WatchedSampler,
+    WeightsAndBiases,
+    read_json_lines,
+    update_metrics,
+)
+from llm.training.run import Evaluation, Run, RunError
+from sims.core.spec import SpecError
+from sims.experiments.experiment import Experiment
+from sims.experiments.options import OptionParser
+
+from .options import add_device, device_of, parse
+
+EXAMPLES = """examples:
+  python -m llm train --preset tiny-min-length
+  python -m llm train --preset tiny-mode-length --algorithm dpo --num-generations 2 --batch-size 64 --updates 100
+  python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
+  python -m llm train --preset pythia-1.4b-min-length --dry-run
+  python -m llm train --preset pythia-1.4b-min-length --use-vllm
+  torchrun --nproc-per-node 2 -m llm train --processes 2
+  torchrun --nproc-per-node 8 -m llm train --preset pythia-1.4b-min-length --processes 8 --sharding full
+"""
+SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
+SHOWN = 4  # completions kept of each evaluation
+_BAR = {
+    "reward": "reward",
+    "kl": "kl",
+    "completions/mean_length": "length",
+    "entropy": "entropy",
+    "rewards/margins": "margin",
+    "logps/chosen": "chosen",
+    "logps/rejected": "rejected",
+    "clip_ratio/region_mean": "clipped",
+    "staleness": "stale",
+    "tokens_per_second": "tok/s",
+}
+
+
+def main(arguments: Sequence[str], command: str = "train") -> int:
+    """Exit status: 0 done; SpecError is the caller's, 1 for a run that could not go on."""
+    parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
+    group = parser.add_argument_group("run")
+    group.add_argument("--output", type=Path, metavar="DIR", help="where the run is kept (default runs/NAME)")
+    group.add_argument("--run", type=int, default=0, metavar="INT", help="which of the experiment's runs (default 0)")
+    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
+    group.add_argument("--overwrite", action="store_true", help="replace a run that is in the folder")
+    group.add_argument("--dry-run", action="store_true", help="print spec, parameters and memory; load nothing")
+    group.add_argument("--log-every", type=int, default=1, metavar="INT", help="updates between rows (default 1)")
+    group.add_argument(
+        "--save-every", type=int, metavar="INT", help="updates between checkpoints (default: at evaluations)"
+    )
+    group.add_argument(
+        "--report-to", action="append", default=[], choices=("tensorboard", "wandb"), help="log there too"
+    )
+    group.add_argument(
+        "--processes", type=int, metavar="INT", help="refuse to run in another number of processes (see torchrun)"
+    )
+    group.add_argument(
+        "--sharding",
+        default="none",
+        choices=get_args(Sharding),
+        help="full: split weights, gradients and moments over the processes (FSDP); update: likewise, but gather the "
+        "weights once to sample, which is faster where they fit; none: every process holds all (default none)",
+    )
+    add_device(group)  # type: ignore[arg-type]
+    experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
+    _check(experiment, options)
+    if options.dry_run:
+        print(json.dumps(experiment.to_json(), indent=1))
+        print("\n".join(estimate(experiment, options.processes or check_processes(None), options.sharding).lines()))
+        return 0
+    folder: Path = options.output or Path("runs") / experiment.name
+    try:
+        train(experiment, folder, options)
+    except (RunError, CheckpointError) as error:
+        left = checkpoint.found(folder)
+        rest = f"; the last good checkpoint is {left[-1][1]}" if left and str(left[-1][1]) not in str(error) else ""
+        print(f"error: {error}{rest}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check(experiment: Experiment, options: argparse.Namespace) -> None:
+    for name in ("log_every", "save_every", "threads", "processes"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise SpecError(name, value, "must be int >= 1")
+    check_sharding(options.sharding, options.processes or check_processes(None))
+    if not 0 <= options.run < experiment.runs:
+        raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
+    if options.resume and options.overwrite:
+        raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
+    device = device_of(options)
+    check_sampler(experiment, None if options.dry_run else device, options.sharding)
+
+
+def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
+    """Train in a folder, from the start or from its last checkpoint."""
+    torch.set_num_threads(options.threads)
+    device = device_of(options)
+    with joined(options.processes, device) as ranks:
+        held = prepare(experiment, folder, options) if ranks.first else None
+        ranks.sum([torch.zeros(1, device=device)])  # the folder is ready once all are here
+        if not ranks.first:
+            held = checkpoint.load(folder)
+        try:
+            _train(experiment, folder, options, held, device, ranks)
+        finally:
+            stop_engine()
+
+
+def _train(
+    experiment: Experiment,
+    folder: Path,
+    options: argparse.Namespace,
+    held: Checkpoint | None,
+    device: str,
+    ranks: Ranks,
+) -> None:
+    run = Run(experiment, options.run, device, ranks, options.sharding)
+    WatchedSampler.watch(run.training.collector)
+    if held is not None:
+        run.load_state_dict(held.tensors, held.numbers)
+    done = run.training.updates
+    loggers: list[Logger] = []
+    samples: Logger = Silent()
+    if ranks.first:
+        if "tensorboard" in options.report_to:
+            loggers.append(TensorBoard(folder, done))
+        if "wandb" in options.report_to:
+            loggers.append(WeightsAndBiases(folder, experiment.name, experiment.to_json()))
+        loggers.append(JsonLines(folder / METRICS, done))
+        samples = JsonLines(folder / SAMPLES, done)
+    try:
+        _loop(run, folder, options, loggers, samples, ranks.first)
+    except OSError as error:
+        raise CheckpointError(f"update {run.training.updates}: could not be written: {error}") from error
+    finally:
+        for logger in (*loggers, samples):
+            logger.close()
+    weights = run.model_weights()
+    if ranks.first:
+        save_model(run, folder / MODEL, weights)
+        print(closing_table(folder))
+
+
+def prepare(experiment: Experiment, folder: Path, options: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint to go on from, None to start; the folder then holds the spec. Raises SpecError."""
+    spec, file = {"experiment": experiment.to_json(), "run": options.run}, folder / SPEC
+    if file.exists() and options.overwrite:
+        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+        for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
+            shutil.rmtree(path, ignore_errors=True)
+    if file.exists() and not options.resume:
+        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
+    if file.exists():
+        before = json.loads(file.read_text())
+        if _without_end(before) != _without_end(spec):
+            raise SpecError(
+                "output", str(folder), "holds a run of another spec: only updates and evaluations may change"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(file, json.dumps(spec, indent=1) + "\n")
+    return checkpoint.load(folder)
+
+
+def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
+
+
+def _loop(
+    run: Run, folder: Path, options: argparse.Namespace, loggers: list[Logger], samples: Logger, first: bool
+) -> None:
+    experiment, training = run.experiment, run.training
+    points = set(experiment.evaluated_at)
+    saved, tokens, since = training.updates, 0, time.perf_counter()
+
+    def log(row: dict[str, Any]) -> None:
+        for logger in loggers:
+            logger.log(row)
+
+    if training.updates == 0:
+        log(show(run.evaluate(), 0, samples))
+    with tqdm(
+        total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
+    ) as bar:
+        for update in run.train():
+            tokens += int(update.batch.mask.sum())
+            if update.number % options.log_every == 0 or update.number in points:
+                seconds = time.perf_counter() - since
+                row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
+                tokens, since = 0, time.perf_counter()
+                log(row)
+                bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
+            bar.update()
+            if update.number in points:
+                log(show(run.evaluate(), update.number, samples))
+                since = time.perf_counter()
+            wanted = (
+                update.number in points if options.save_every is None else update.number - saved >= options.save_every
+            )
+            if training.between_batches and (wanted or update.number == experiment.updates):
+                tensors, numbers = run.state_dict()
+                if first:
+                    checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
+                saved = update.number
+
+
+def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
+    """The row of an evaluation; its first completions go to the samples."""
+    rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
+    for prompt, completion, reward, length in list(rows)[:SHOWN]:
+        samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
+    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
+
+
+def save_model(run: Run, place: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """The trained model and its tokenizer, in the format of transformers; the folder appears whole. weights: instead of
+    what the model holds."""
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".model-") as scratch:
+        new = Path(scratch) / "new"
+        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
+        run.tokenizer.save_pretrained(new)
+        if place.exists():
+            shutil.rmtree(place)
+        new.rename(place)
+
+
+def closing_table(folder: Path) -> str:
+    """Evaluations at the start and at the end, and the last completions."""
+    rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
+    first, last = rows[0], rows[-1]
+    lines = [f"\n{'':16}{'start':>10}{'update ' + str(last['update']):>14}"]
+    names = [name for name in last if name.startswith("eval_")]
+    lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
+    drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
+    lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
+    return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
+
+
+def _line(text: str) -> str:
+    """A text of several lines on one."""
+    return " ".join(text.split())

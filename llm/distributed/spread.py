@@ -1,0 +1,275 @@
+"""One run on several processes: each has a slice of the prompts, and all take the same step.
+
+What ties a minibatch together (the number of its tokens, the mean of its rewards) is fixed on the whole minibatch
+before it is sliced, so that any number of processes gives the gradient of one, whatever the lengths of the responses.
+Every process holds the whole weights (llm.distributed.sharded splits them) and the whole batch of token ids; what it saves is the
+time to sample and to compute gradients. The random numbers are those of one process too: each draws all, uses its own.
+
+Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that sets the same environment variables, as
+`accelerate launch --multi_gpu --num_processes 2 -m llm ...` does, on the CPU too (its `--cpu` starts one process).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Literal, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sims.core.algorithms import Algorithm, Targets
+from sims.core.loop.learner import Learner, narrow_targets
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import Policy, Samples
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, Outputs
+from sims.core.spec import SpecError
+
+P = TypeVar("P", bound=Policy)
+Sharding = Literal["none", "update", "full"]  # where weights are split over processes (llm.distributed.sharded)
+_LARGE = 1 << 20  # entries of a tensor that is worth a message of its own
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `count`. By default the only one, for which nothing is sent anywhere."""
+
+    rank: int = 0
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that prints and writes files."""
+        return self.rank == 0
+
+    @property
+    def members(self) -> dist.ProcessGroup:
+        """The group of all of them, where there are several."""
+        return self.group or dist.group.WORLD  # type: ignore[return-value]
+
+    def span(self, size: int) -> tuple[int, int]:
+        """Start and length of this process's slice of `size` items; lengths differ by 1 at most and may be 0."""
+        start = size * self.rank // self.count
+        return start, size * (self.rank + 1) // self.count - start
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Each tensor becomes its sum over the processes, in place, the same bits on all."""
+        if self.count == 1:
+            return
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for x in tensors:
+            if x.numel() >= _LARGE:
+                dist.all_reduce(x, group=self.group)
+            else:
+                kinds.setdefault(x.dtype, []).append(x)
+        for small in kinds.values():  # sent as one: a message costs more than its content
+            joint = torch.cat([x.reshape(-1) for x in small])
+            dist.all_reduce(joint, group=self.group)
+            for x, total in zip(small, joint.split([x.numel() for x in small]), strict=True):
+                x.copy_(total.view_as(x))
+
+    def whole(self, part: Tensor, start: int, size: int) -> Tensor:
+        """All slices put together: (size, ...), from every process's part (length, ...) that begins at `start`."""
+        if self.count == 1:
+            return part
+        # A sum with zeros: slices of unequal length in one call, on any backend.
+        numbers = part.new_zeros((size, *part.shape[1:]), dtype=torch.uint8 if part.dtype == torch.bool else None)
+        numbers[start : start + len(part)] = part
+        self.sum([numbers])
+        return numbers.to(part.dtype)
+
+    def check_same(self, name: str, x: Tensor) -> None:
+        """RuntimeError on every process unless all have the same tensor: slices of different wholes make no sense.
+
+        Compares a checksum of the bits, so that a difference goes unseen once in 2⁶³ times.
+        """
+        if self.count == 1:
+            return
+        sums = torch.zeros(self.count, dtype=torch.int64, device=x.device)
+        sums[self.rank] = _checksum(x)
+        self.sum([sums])
+        if not bool((sums == sums[0]).all()):
+            odd = int((sums != sums[0]).nonzero()[0])
+            raise RuntimeError(f"{name}: process {odd} has another than process 0; were they started with one seed?")
+
+
+def check_processes(asked: int | None) -> int:
+    """How many processes run (the launcher's WORLD_SIZE, else 1); SpecError if that is not what was asked for.
+
+    A launcher that starts too few, or none, else gives a run that is silently slower, and one that starts too many a
+    run whose processes overwrite each other's files.
+    """
+    running = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked is not None and asked != running:
+        count = f"only {running} runs" if running == 1 else f"{running} run"
+        raise SpecError("processes", asked, f"{count}; start them with torchrun --nproc-per-node {asked} -m llm ...")
+    return running
+
+
+def check_sharding(sharding: Sharding, processes: int) -> None:
+    """Refuse, with SpecError, to split weights over one process."""
+    if sharding != "none" and processes == 1:
+        raise SpecError(
+            "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
+        )
+
+
+@contextmanager
+def joined(processes: int | None = None, device: str = "cpu", backend: str | None = None) -> Iterator[Ranks]:
+    """This process among those that the launcher started; it leaves them at the end.
+
+    processes: how many are asked for; None: as many as run. device: `cuda` takes the GPU of LOCAL_RANK as the current
+    one. backend: None takes gloo on the CPU and nccl on GPUs. Errors: SpecError when another number runs, or when a
+    process has no GPU of its own.
+    """
+    running = check_processes(processes)
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise SpecError("device", device, f"process {local} has no GPU: there are {torch.cuda.device_count()}")
+        torch.cuda.set_device(local)
+    if running == 1:
+        yield Ranks()
+        return
+    dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"))
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+    finally:
+        if dist.is_initialized():  # vLLM takes the group along when it stops
+            dist.destroy_process_group()
+
+
+class DistributedLearner(Learner):
+    """A learner whose minibatch is spread over processes. Each must be given the same whole minibatch and targets."""
+
+    def __init__(self, policy: Policy, optimiser: Optimiser, ranks: Ranks, micro_batch_size: int | None = None) -> None:
+        super().__init__(policy, optimiser, (), micro_batch_size)
+        self.ranks = ranks
+        self.check_parameters()
+
+    def check_parameters(self) -> None:
+        """Refuse, with RuntimeError, to start from different weights."""
+        for i, parameter in enumerate(self.parameters):
+            self.ranks.check_same(f"parameter {i}", parameter.detach())
+
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse, with RuntimeError, to slice different batches."""
+        self.ranks.check_same("batch.responses", batch.responses)
+        self.ranks.check_same("batch.mask", batch.mask)
+
+    def gradient(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> tuple[list[Tensor], Tensor]:
+        """The sums over the whole minibatch, the same on every process."""
+        self.check_batch(batch)
+        start, length = self.ranks.span(batch.size)
+        if length > 0:
+            part = batch.narrow(start, length)
+            gradients, loss = super().gradient(algorithm, part, narrow_targets(targets, batch, part, start))
+        else:
+            gradients = [torch.zeros_like(p) for p in self.parameters]
+            loss = self.parameters[0].new_zeros(())
+        for i, gradient in enumerate(gradients):
+            gradients[i] = gradient.clone(memory_format=torch.contiguous_format)  # two may be one tensor in memory
+        loss = loss.double()  # one dtype on all processes, an idle one included
+        self.ranks.sum([*gradients, loss])
+        return gradients, loss
+
+    def score_probes(self, batch: Batch) -> Tensor:
+        if batch.probes is None:
+            return super().score_probes(batch)
+        probes = batch.probes
+        spread = SpreadPolicy(self.policy, self.ranks)
+        return spread.forward(probes.prompts, probes.responses, probes.mask, prompt_mask=probes.prompt_mask).logp
+
+
+class SpreadPolicy(Generic[P]):
+    """A policy as the training loop sees it: each process samples and scores its slice, and all get the whole.
+
+    The learner is given `policy` itself, because nothing here has a gradient. No numbers differ from those of one
+    process, beyond the rounding of sums that depend on what stands together in a tensor.
+    """
+
+    def __init__(self, policy: P, ranks: Ranks) -> None:
+        self.policy, self.ranks = policy, ranks
+
+    def sample(
+        self,
+        prompts: Tensor,
+        num_generations: int,
+        noise: Noise,
+        stream: str = "responses",
+        blend: tuple[Self, float | Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Samples:
+        """As the policy's own. Errors: SpecError for fewer prompts than processes."""
+        start, length = self._span(len(prompts))
+        own = _SliceOfNoise(noise, len(prompts), start, length)
+        inner = None if blend is None else (blend[0].policy, blend[1])
+        mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
+        drawn = self.policy.sample(prompts.narrow(0, start, length), num_generations, own, stream, inner, mask)
+        return Samples(*(self.ranks.whole(x, start, len(prompts)) for x in drawn))
+
+    @torch.no_grad()
+    def forward(
+        self,
+        prompts: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        values: bool = False,
+        entropy: bool = False,
+        prompt_mask: Tensor | None = None,
+        prompt_logp: bool = False,
+    ) -> Outputs:
+        """As the policy's own, without gradient."""
+        start, length = self._span(len(prompts))
+        text, answers, chosen = (x.narrow(0, start, length) for x in (prompts, responses, mask))
+        text_mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
+        own = self.policy.forward(text, answers, chosen, values, entropy, text_mask, prompt_logp)
+
+        def whole(x: Tensor | None) -> Tensor | None:
+            return None if x is None else self.ranks.whole(x, start, len(prompts))
+
+        logp = self.ranks.whole(own.logp, start, len(prompts))
+        return Outputs(logp, whole(own.values), whole(own.entropy), whole(own.prompt_logp))
+
+    def _span(self, prompts: int) -> tuple[int, int]:
+        if prompts < self.ranks.count:
+            raise SpecError("batch_size", prompts, f"must be at least the number of processes, {self.ranks.count}")
+        return self.ranks.span(prompts)
+
+    def parameters(self) -> Sequence[Tensor]:
+        return self.policy.parameters()
+
+    def copy_from(self, other: Self) -> None:
+        self.policy.copy_from(other.policy)
+
+    def blend_from(self, other: Self, rate: float) -> None:
+        self.policy.blend_from(other.policy, rate)
+
+    def clone(self) -> Self:
+        return type(self)(self.policy.clone(), self.ranks)
+
+
+class _SliceOfNoise(Noise):
+    """Uniforms whose first axis counts prompts: all are drawn, as one process would, and the slice is given."""
+
+    def __init__(self, noise: Noise, size: int, start: int, length: int) -> None:
+        self.noise, self.size, self.start, self.length = noise, size, start, length
+        self.runs, self.lead = noise.runs, noise.lead
+
+    def uniforms(self, stream: str, *shape: int) -> Tensor:
+        return self.noise.uniforms(stream, self.size, *shape[1:])[self.start : self.start + self.length]
+
+
+def _checksum(x: Tensor) -> Tensor:
+    """A sum of the tensor's 8-byte words, or bytes where they do not fill words, each times an odd number of its own,
+    modulo 2⁶⁴."""
+    raw = x.contiguous().reshape(-1).view(torch.uint8)
+    words = raw.view(torch.int64) if raw.numel() % 8 == 0 else raw.long()
+    odd = 2 * torch.arange(len(words), device=x.device) + 1
+    mixed = words * odd * 0x9E3779B97F4A7C1
+    return (mixed ^ (mixed >> 29)).sum()

@@ -1,0 +1,1 @@
+"""Two tiny models, and the language that they speak."""

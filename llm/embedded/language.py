@@ -1,0 +1,282 @@
+"""A small templated language: sums as prompts, chatter of very variable length around one answer as responses.
+
+    prompt      two plus three cats :
+    response    some cats sleep . the answer is five . the old cats run near the barn .
+
+Two rewards pull apart on it. A length reward sees the chatter: 3 to 58 tokens, 24 ± 16. A verifiable reward sees the
+answer. Every response has exactly one, right in half of them whatever the length and wherever it stands: rightness is
+drawn independently of all else. Only an immediate EOS, the shortest response, answers nothing; one in twelve is so,
+often enough for sampling to find what a reward for brevity wants.
+
+The distribution of a response given its prompt is known exactly: `response_log_prob` (−∞ for what the grammar does not allow)
+and `length_distribution`. Length is in tokens without EOS everywhere in this file. Text has a space between any two
+tokens, full stops included, so that text and tokens say the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = NUMBERS[:6]  # what prompts add and subtract: sums up to ten
+NOUNS = ("cats", "dogs", "birds", "horses", "ducks", "goats", "foxes", "bears", "owls", "frogs", "mice", "hens")
+SLOTS = {
+    "COLOUR": ("red", "blue", "green", "black", "white", "grey"),
+    "NUMBER": NUMBERS[2:],
+    "PLACE": ("barn", "house", "river", "road", "tree"),
+    "SIZE": ("big", "old", "small"),
+    "VERB": ("eat", "play", "run", "sing", "sleep", "wait"),
+}
+# NOUN is the prompt's, VALUE the answer given; the other capitals are slots, filled evenly. Every sentence is read in
+# one way only: no two templates share a sentence.
+CHATTER = (
+    "they VERB .",
+    "some NOUN VERB .",
+    "let us look .",
+    "the NOUN are COLOUR .",
+    "we see NUMBER COLOUR NOUN .",
+    "the SIZE NOUN VERB near the PLACE .",
+    "now NUMBER NOUN VERB , and others VERB .",
+)
+ANSWERS = ("answer VALUE .", "the answer is VALUE .", "so the answer must be VALUE .")
+ANSWER_LEADS = tuple(template.split()[-3] for template in ANSWERS)  # the word before VALUE; before no other number
+
+EMPTY_RATE = 1 / 12  # the share of responses that are empty
+TERSE_RATE = 1 / 16  # of the others, the share that is the answer alone
+STOP_RATE = 1 / 4  # else, sentences before the answer and after it: each geometric with this chance to stop
+MAX_RESPONSE_TOKENS = 58  # a longer response is drawn afresh
+PROMPT_TOKENS = 6  # with BOS
+RIGHT_RATE = 0.5  # the share of answers that are right; a wrong one is any other number, evenly
+
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+Split = Literal["train", "held_out"]
+
+
+class Document(NamedTuple):
+    """A prompt and one response to it, as text without BOS and EOS."""
+
+    prompt: str
+    response: str
+
+
+class Question(NamedTuple):
+    """A prompt taken apart: `left op right noun :`."""
+
+    left: int
+    op: str
+    right: int
+    noun: str
+
+    @property
+    def answer(self) -> int:
+        return self.left + self.right if self.op == "plus" else self.left - self.right
+
+    @property
+    def split(self) -> Split:
+        """One prompt in eight is held out; each sum is still met in training, about other animals."""
+        return "held_out" if (self.left + self.right + NOUNS.index(self.noun)) % 8 == 0 else "train"
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every token, in the order of the ids: PAD, BOS, EOS, UNK, then the words."""
+    words = {word for words in SLOTS.values() for word in words} | {"plus", "minus", ":"}
+    words |= {word for template in CHATTER + ANSWERS for word in template.split() if not word.isupper()}
+    return (PAD, BOS, EOS, UNK, *NUMBERS, *NOUNS, *sorted(words - set(NUMBERS) - set(NOUNS)))
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word or punctuation mark; BOS is put in front when special tokens are asked for, EOS never.
+
+    Words and marks are cut apart before they are looked up, so a response set after a prompt never merges with it, with
+    a space between them or without.
+    """
+    words = vocabulary()
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, words.index(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@cache
+def all_prompts(split: Split) -> tuple[str, ...]:
+    """Every prompt of a split, in a fixed order: sums of 0 … 5 and differences that are not negative."""
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split = {split!r}: must be one of train, held_out")
+    digits = range(len(DIGITS))
+    sums = [(a, "plus", b) for a in digits for b in digits] + [(a, "minus", b) for a in digits for b in digits[: a + 1]]
+    questions = [Question(*parts, noun) for parts in sums for noun in NOUNS]
+    return tuple(f"{NUMBERS[q.left]} {q.op} {NUMBERS[q.right]} {q.noun} :" for q in questions if q.split == split)
+
+
+def prompts(n: int, rng: np.random.Generator, split: Split = "train") -> list[str]:
+    """n prompts of a split, drawn evenly with replacement."""
+    every = all_prompts(split)
+    return [every[i] for i in rng.integers(len(every), size=n)]
+
+
+def parse_prompt(prompt: str) -> Question:
+    """The parts of a prompt; ValueError for text that is none."""
+    words = _words(prompt)
+    if len(words) == 5 and words[0] in DIGITS and words[2] in DIGITS and words[3] in NOUNS and words[4] == ":":
+        question = Question(NUMBERS.index(words[0]), words[1], NUMBERS.index(words[2]), words[3])
+        if question.op in ("plus", "minus") and question.answer >= 0:
+            return question
+    raise ValueError(f"prompt = {prompt!r}: must read like 'two plus three cats :' or 'five minus two owls :'")
+
+
+def extract_answer(response: str) -> str | None:
+    """The first number word after the last 'answer', within its sentence; None where there is none.
+
+    The last answer counts, so naming several numbers gains nothing.
+    """
+    words = _words(response)
+    if "answer" not in words:
+        return None
+    after = words[len(words) - words[::-1].index("answer") :]
+    sentence = after[: after.index(".")] if "." in after else after
+    return next((word for word in sentence if word in NUMBERS), None)
+
+
+def is_correct(prompt: str, response: str) -> bool:
+    """Whether the answer extracted from the response is exactly the prompt's. The verifiable reward is its 0 or 1."""
+    return extract_answer(response) == NUMBERS[parse_prompt(prompt).answer]
+
+
+def sample_response(prompt: str, rng: np.random.Generator) -> str:
+    """A response drawn from the language's distribution given the prompt."""
+    question = parse_prompt(prompt)
+    if rng.random() < EMPTY_RATE:
+        return ""
+    while True:
+        words = [word for sentence in _sample_sentences(question, rng) for word in sentence]
+        if len(words) <= MAX_RESPONSE_TOKENS:
+            return " ".join(words)
+
+
+def sample_document(rng: np.random.Generator, split: Split = "train") -> Document:
+    """A prompt of the split and a response to it."""
+    prompt = prompts(1, rng, split)[0]
+    return Document(prompt, sample_response(prompt, rng))
+
+
+def response_log_prob(prompt: str, response: str) -> float:
+    """log p(response, EOS | prompt) under the language itself, in nats; −∞ where the grammar does not allow it.
+
+    Its mean over documents is minus the entropy of the language, which no model's log-likelihood can exceed.
+    """
+    question = parse_prompt(prompt)
+    words = _words(response)
+    if not words:
+        return math.log(EMPTY_RATE)
+    if words[-1:] != ["."] or len(words) > MAX_RESPONSE_TOKENS:
+        return -math.inf
+    sentences = [sentence.split() for sentence in " ".join(words).split(".")[:-1]]
+    chatter = [_sentence_log_prob([*sentence, "."], CHATTER, question) for sentence in sentences]
+    answers = [_sentence_log_prob([*sentence, "."], ANSWERS, question) for sentence in sentences]
+    answered = [i for i, log_prob in enumerate(answers) if log_prob > -math.inf]
+    if not answered:
+        return -math.inf  # a second answer is no chatter, and so makes the sum −∞
+    total = sum(log_prob for i, log_prob in enumerate(chatter) if i != answered[0]) + answers[answered[0]]
+    return total + math.log((1 - EMPTY_RATE) * _places(len(sentences) - 1) / _accepted())
+
+
+@cache
+def length_distribution() -> np.ndarray:
+    """The exact chance of each length: (59,), lengths 0 … 58 in tokens without EOS.
+
+    Sentences add up independently, so the distribution of what is not empty is a mixture of convolutions, cut at the longest.
+    """
+    lengths = (1 - EMPTY_RATE) * _uncut_lengths() / _accepted()
+    lengths[0] = EMPTY_RATE
+    lengths.setflags(write=False)
+    return lengths
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+def _values(answer: int) -> list[float]:
+    """The chance that an answer gives each of NUMBERS."""
+    wrong = (1 - RIGHT_RATE) / (len(NUMBERS) - 1)
+    return [RIGHT_RATE if value == answer else wrong for value in range(len(NUMBERS))]
+
+
+def _places(chatter: int) -> float:
+    """The chance of one given division of `chatter` sentences into those before the answer and those after it."""
+    return TERSE_RATE * (chatter == 0) + (1 - TERSE_RATE) * STOP_RATE**2 * (1 - STOP_RATE) ** chatter
+
+
+def _uncut_lengths() -> np.ndarray:
+    """The chance that the rules give a length to what is not empty, before longer responses are refused: (59,)."""
+
+    def lengths(templates: Sequence[str]) -> np.ndarray:
+        return np.bincount([len(t.split()) for t in templates], minlength=MAX_RESPONSE_TOKENS + 1) / len(templates)
+
+    total = np.zeros(MAX_RESPONSE_TOKENS + 1)
+    response, sentence = lengths(ANSWERS), lengths(CHATTER)
+    for chatter in range(MAX_RESPONSE_TOKENS):
+        total += (chatter + 1) * _places(chatter) * response  # the answer has chatter + 1 places to stand in
+        response = np.convolve(response, sentence)[: MAX_RESPONSE_TOKENS + 1]
+    return total
+
+
+@cache
+def _accepted() -> float:
+    return float(_uncut_lengths().sum())
+
+
+def _sample_sentences(question: Question, rng: np.random.Generator) -> list[list[str]]:
+    before, after = (0, 0) if rng.random() < TERSE_RATE else (rng.geometric(STOP_RATE, size=2) - 1).tolist()
+    values = _values(question.answer)
+    value = NUMBERS[int(rng.choice(len(values), p=values))]
+    kinds = [CHATTER] * before + [ANSWERS] + [CHATTER] * after
+    return [_fill(_draw(templates, rng), question.noun, value, rng) for templates in kinds]
+
+
+def _draw(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _fill(template: str, noun: str, value: str, rng: np.random.Generator) -> list[str]:
+    given = {"NOUN": noun, "VALUE": value}
+    return [_draw(SLOTS[word], rng) if word in SLOTS else given.get(word, word) for word in template.split()]
+
+
+def _sentence_log_prob(sentence: Sequence[str], templates: Sequence[str], question: Question) -> float:
+    """log of the chance that one of the templates, drawn evenly, becomes this sentence."""
+    chance = sum(_template_chance(sentence, template.split(), question) for template in templates) / len(templates)
+    return math.log(chance) if chance > 0 else -math.inf
+
+
+def _template_chance(sentence: Sequence[str], template: Sequence[str], question: Question) -> float:
+    if len(sentence) != len(template):
+        return 0.0
+    chance = 1.0
+    for word, wanted in zip(sentence, template, strict=True):
+        if wanted == "VALUE":
+            chance *= _values(question.answer)[NUMBERS.index(word)] if word in NUMBERS else 0.0
+        elif wanted in SLOTS:
+            chance *= (word in SLOTS[wanted]) / len(SLOTS[wanted])
+        else:
+            chance *= word == (question.noun if wanted == "NOUN" else wanted)
+    return chance

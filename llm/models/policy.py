@@ -1,0 +1,229 @@
+"""Any causal language model of transformers as a policy of the core: one run, so that no axis leads (B, K, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from sims.core.loop.protocols import Samples
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Outputs
+
+from .sampling import Decoding, generate
+from .scoring import LanguageModel, Scoring, check_parts, copy_module
+
+
+class CausalLMPolicy:
+    """Samples, scores and copies a causal LM.
+
+    model: any that takes attention_mask and position_ids; with adapters of peft, they alone are trained, and copies
+    (the reference, the sampler) share the frozen base. Its trainable parameters are those that require a gradient now.
+    eos_token_ids: the tokens that end a response. pad_token_id: fills what is behind them; the same id as EOS will do,
+    because masks are made while sampling. critic: None, on the `shared` backbone, or on its `own` copy.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        decoding: Decoding | None = None,
+        scoring: Scoring | None = None,
+        critic: Literal["shared", "own"] | None = None,
+    ) -> None:
+        if not eos_token_ids:
+            raise ValueError("eos_token_ids = (): must name at least one token, or no response ever ends")
+        self.decoding, self.scoring = decoding or Decoding(), scoring or Scoring()
+        self.eos_token_ids, self.pad_token_id = tuple(eos_token_ids), pad_token_id
+        self.language_model = LanguageModel(model, critic, self.scoring)
+        check_parts(self.language_model)
+        self._trainable = {name: p for name, p in self.language_model.named_parameters() if p.requires_grad}
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that was given."""
+        return self.language_model.model
+
+    def parameters(self) -> Sequence[Tensor]:
+        return list(self._trainable.values())
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        """`parameters` by their names in `language_model`."""
+        return dict(self._trainable)
+
+    def clone(self) -> Self:
+        """A copy without gradient and without critic: nobody asks a sampler or a reference for values."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.language_model = LanguageModel(copy_module(self.model, self.parameters()), None, self.scoring)
+        twin.language_model.requires_grad_(False)
+        theirs = dict(twin.language_model.named_parameters())
+        twin._trainable = {name: theirs[name] for name in self._trainable if name in theirs}
+        return twin
+
+    @torch.no_grad()
+    def copy_from(self, other: Self) -> None:
+        for mine, theirs in self._shared_with(other):
+            mine.copy_(theirs)
+
+    @torch.no_grad()
+    def blend_from(self, other: Self, rate: float) -> None:
+        """Parameters in bfloat16 stand still where `rate` times the distance is below their resolution of 0.4 %."""
+        for mine, theirs in self._shared_with(other):
+            mine.lerp_(theirs.to(mine.dtype), rate)
+
+    def _shared_with(self, other: Self) -> list[tuple[Tensor, Tensor]]:
+        """Parameters of both, paired by name; a critic that only one of them has stays out."""
+        critics = {name for name in self._trainable.keys() ^ other._trainable.keys() if name.startswith("critic.")}
+        return [(p, other._trainable[name]) for name, p in self._trainable.items() if name not in critics]
+
+    def sample(
+        self,
+        prompts: Tensor,
+        num_generations: int,
+        noise: Noise,
+        stream: str = "responses",
+        blend: tuple[Self, float | Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Samples:
+        """Draw K responses a prompt. prompts, prompt_mask: (B, P), padded on the left; returns (B, K, L).
+
+        noise: of one run, `Noise.single(seed)`. logp is under the distribution of `decoding`, top_p included.
+        """
+        prompts, prompt_mask = self._check_asked(prompts, prompt_mask, noise)
+        shape = (len(prompts), num_generations)
+        uniforms = noise.uniforms(stream, *shape, self.decoding.max_new_tokens).to(prompts.device).flatten(0, 1)
+        if blend is None:
+            distributions: list[tuple[LanguageModel, float | Tensor]] = [(self.language_model, 1.0)]
+        else:
+            distributions = [(self.language_model, 1.0 - blend[1]), (blend[0].language_model, blend[1])]
+        rows = (*_repeat(prompts, prompt_mask, num_generations), uniforms)
+        with self.language_model.autocast(prompts.device):  # around the loop, so that weights are cast once
+            parts = [
+                generate(distributions, *trim_left(p, m), u, self.decoding, self.eos_token_ids, self.pad_token_id)
+                for p, m, u in _split(rows, self.decoding.sample_batch_size)
+            ]
+        return Samples(*(torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True)))
+
+    def forward(
+        self,
+        prompts: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        values: bool = False,
+        entropy: bool = False,
+        prompt_mask: Tensor | None = None,
+        prompt_logp: bool = False,
+    ) -> Outputs:
+        """Log-probs of responses (B, K, L) to prompts (B, P) at the temperature of `decoding`, over all tokens whatever
+        its top_p; values and entropies of their prefixes, and the prompts' own log-probs (B, P), when asked. 0 where
+        mask is False, in padding, and for a prompt's first token, which nothing predicts.
+
+        What stands in masked slots behind a response and in the prompts' padding is not looked at, token ids that do
+        not exist included; a masked slot inside a response is read, as text that the policy did not choose.
+        """
+        read = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
+        prompts, prompt_mask = self._check_prompts(prompts, prompt_mask, read.sum(-1).amax(-1))
+        width, shape = max(1, int(read.sum(-1).max())), responses.shape
+        answers = (
+            x[..., :width].flatten(0, 1).to(prompts.device) for x in (responses.masked_fill(~read, 0), read, mask)
+        )
+        rows = (*_repeat(prompts, prompt_mask, shape[1]), *answers)
+        size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
+        parts = [
+            self._score(*trim_left(p, m), *answer, prompt_logp, values=values, entropy=entropy)
+            for p, m, *answer in _split(rows, size)
+        ]
+
+        def joined(name: str) -> Tensor | None:
+            found = [getattr(part, name) for part in parts]
+            return None if found[0] is None else _widen(torch.cat(found), shape[2]).unflatten(0, shape[:2])
+
+        logp = joined("logp")
+        assert logp is not None
+        own = None
+        if prompt_logp:  # the same for each response to a prompt: that of its first
+            wide = [_widen_left(part.prompt_logp, prompts.shape[1]) for part in parts if part.prompt_logp is not None]
+            own = torch.cat(wide).unflatten(0, shape[:2])[:, 0]
+        return Outputs(logp=logp, values=joined("values"), entropy=joined("entropy"), prompt_logp=own)
+
+    def _score(
+        self,
+        prompts: Tensor,
+        prompt_mask: Tensor,
+        responses: Tensor,
+        read: Tensor,
+        mask: Tensor,
+        prompt_logp: bool,
+        **asked: bool,
+    ) -> Outputs:
+        """`forward` of rows: prompts (N, P); responses, read, mask: (N, L), of which read is True on tokens that are
+        there, and mask on those that the policy chose."""
+        tokens = torch.cat([prompts, responses[:, :-1]], -1)
+        attention = torch.cat([prompt_mask, read[:, 1:]], -1)  # nothing is drawn after a row's last token
+        ahead = prompts.shape[1] - 1 if prompt_logp else 0
+        if ahead:  # the prompt's tokens after its first are scored as if they were the response's
+            responses = torch.cat([prompts[:, 1:], responses], -1)
+            mask = torch.cat([prompt_mask[:, 1:] & prompt_mask[:, :-1], mask], -1)
+        found = self.language_model(tokens, attention, responses, mask, self.decoding.temperature, **asked)
+        return Outputs(
+            logp=found.logp[:, ahead:],
+            values=None if found.values is None else found.values[:, ahead:],
+            entropy=None if found.entropy is None else found.entropy[:, ahead:],
+            prompt_logp=found.logp[:, :ahead] if prompt_logp else None,
+        )
+
+    def _check_asked(self, prompts: Tensor, mask: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`_check_prompts` of prompts that responses are to be drawn for."""
+        if noise.lead:
+            raise ValueError(f"noise: of {noise.lead[0]} runs; a language model is one run: Noise.single(seed)")
+        return self._check_prompts(prompts, mask, torch.full(prompts.shape[:1], self.decoding.max_new_tokens))
+
+    def _check_prompts(self, prompts: Tensor, mask: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts on the model's device with 0 for their padding, and their mask; ValueError for what cannot be.
+
+        lengths: (B,), tokens of the longest response to each prompt.
+        """
+        if prompts.dim() != 2:
+            raise ValueError(f"prompts of shape {tuple(prompts.shape)}: must be (B, P) token ids")
+        device = next(self.model.parameters()).device
+        prompts = prompts.to(device)
+        mask = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.to(device).bool()
+        if not bool(mask[:, -1].all()):
+            row = int((~mask[:, -1]).nonzero()[0])
+            raise ValueError(f"prompt {row}: must have tokens, and its padding on the left, but ends in padding")
+        most = getattr(self.language_model.core.config, "max_position_embeddings", None)
+        own = mask.sum(-1)
+        row = int((own + lengths.to(device)).argmax())
+        if most is not None and int(own[row] + lengths[row]) - 1 > most:  # the last token is not read
+            many = f"prompt {row}: has {int(own[row])} tokens, and its response up to {int(lengths[row])}"
+            raise ValueError(f"{many}, but the model has {most} positions")
+        return prompts.masked_fill(~mask, 0), mask
+
+
+def trim_left(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the columns that are padding in every row."""
+    start = int(mask.any(0).int().argmax())
+    return tokens[:, start:], mask[:, start:]
+
+
+def _repeat(prompts: Tensor, mask: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    """Each prompt as often as it has responses: (B·K, P) both."""
+    return prompts.repeat_interleave(times, 0), mask.repeat_interleave(times, 0)
+
+
+def _split(tensors: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
+    return list(zip(*(x.split(size) for x in tensors), strict=True))
+
+
+def _widen_left(x: Tensor, length: int) -> Tensor:
+    """x (N, W) with zeros in front, up to (N, length)."""
+    return nn.functional.pad(x, (length - x.shape[1], 0))
+
+
+def _widen(x: Tensor, length: int) -> Tensor:
+    """x (N, W) with zeros up to (N, length)."""
+    return nn.functional.pad(x, (0, length - x.shape[1]))

@@ -1,0 +1,101 @@
+"""Drawing responses from a language model: a loop over tokens with a key-value cache.
+
+Randomness is one uniform a token, made before the loop starts: what one response becomes depends neither on which
+others are drawn beside it nor on when they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sims.core.loop.protocols import Samples
+from sims.core.numerics.sampling import inverse_cdf
+from sims.core.spec import Spec, setting
+
+from .scoring import LanguageModel, log_distribution
+
+
+@dataclass(frozen=True)
+class Decoding(Spec, kind="decoding"):
+    """The distribution that tokens are drawn from.
+
+    temperature is part of the policy: responses are scored at it too, when they are drawn and in every update, so that
+    the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an update
+    scores under the whole one, and the ratio starts below 1.
+    """
+
+    max_new_tokens: int = setting(64, "most tokens of a response, EOS included (L)", at_least=1)
+    temperature: float = setting(1.0, "logits are divided by it, in sampling and in scoring", above=0)
+    top_p: float = setting(
+        1.0, "draw from the likeliest tokens that have this probability together", above=0, at_most=1
+    )
+    sample_batch_size: int = setting(128, "responses drawn side by side", at_least=1)
+
+
+def truncate(logp: Tensor, top_p: float) -> Tensor:
+    """The distribution of the fewest likeliest tokens that have probability top_p together, renormalised. logp: (..., V).
+
+    The likeliest token always stays. Holtzman et al. 2020.
+    """
+    if top_p >= 1.0:
+        return logp
+    ordered, order = logp.sort(-1, descending=True)
+    probability = ordered.double().exp()
+    before = probability.cumsum(-1) - probability  # of likelier tokens; a token stays while this falls short of top_p
+    dropped = (before >= top_p).scatter(-1, order, before >= top_p)
+    return logp.masked_fill(dropped, -torch.inf).log_softmax(-1)
+
+
+@torch.no_grad()
+def generate(
+    distributions: Sequence[tuple[LanguageModel, float | Tensor]],
+    prompts: Tensor,
+    prompt_mask: Tensor,
+    uniforms: Tensor,
+    decoding: Decoding,
+    eos_token_ids: Sequence[int],
+    pad_token_id: int,
+) -> Samples:
+    """Draw one response a row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
+
+    prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
+    the distribution that drew them, all (N, L): behind a row's EOS pad_token_id, False and 0. Rows that have ended leave the
+    batch, and the loop ends with the last. Raises FloatingPointError when logits are not finite.
+    """
+    (rows, length), device = uniforms.shape, prompts.device
+    eos = torch.tensor(list(eos_token_ids), device=device)
+    responses = torch.full((rows, length), pad_token_id, device=device)
+    mask = torch.zeros((rows, length), dtype=torch.bool, device=device)
+    logps = torch.zeros((rows, length), dtype=torch.float64, device=device)
+    running = torch.arange(rows, device=device)
+    caches = [model.new_cache() for model, _ in distributions]
+    tokens, attention = prompts, prompt_mask
+    for t in range(length):
+        distribution = torch.zeros(())
+        for (model, share), cache in zip(distributions, caches, strict=True):
+            distribution = distribution + share * log_distribution(
+                model.next_logits(tokens, attention, cache), decoding.temperature
+            )
+        if len(distributions) > 1:
+            distribution = distribution.log_softmax(-1)
+        distribution = truncate(distribution, decoding.top_p)
+        token = inverse_cdf(distribution.exp(), uniforms[running, t : t + 1]).clamp(max=distribution.shape[-1] - 1)
+        logp = distribution.gather(-1, token).squeeze(-1)
+        if not bool(torch.isfinite(logp).all()):  # one entry that is not finite leaves none of its row finite
+            raise FloatingPointError(f"sampling: logits of response token {t} are not finite")
+        token = token.squeeze(-1)
+        responses[running, t], mask[running, t], logps[running, t] = token, True, logp.double()
+        going = torch.isin(token, eos, invert=True).nonzero().squeeze(-1)
+        if len(going) == 0:
+            break
+        if len(going) < len(running):
+            running, token, attention = running[going], token[going], attention[going]
+            for cache in caches:
+                cache.batch_select_indices(going)
+        tokens, attention = token.unsqueeze(-1), pad(attention, (0, 1), value=True)
+    return Samples(responses, mask, logps.to(distribution.dtype))

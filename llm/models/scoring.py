@@ -1,0 +1,246 @@
+"""A causal language model as backbone, head and critic, and log-probs from it a chunk of tokens at a time.
+
+Log-probs of T tokens over a vocabulary of V want a float32 block of T x V, which at V = 50,304 is what fills the
+memory. Here only tokens that the policy chose go through the head, a chunk of them at a time, and the gradient
+computes each chunk again instead of keeping it.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from sims.core.objectives.batch import Outputs
+from sims.core.spec import Spec, setting
+
+
+@dataclass(frozen=True)
+class Scoring(Spec, kind="scoring"):
+    """How log-probs are computed: memory against time. No setting but `precision` changes a number."""
+
+    gradient_checkpointing: bool = setting(False, "keep no activations of a layer, compute it again for the gradient")
+    logits_at_a_time: int = setting(
+        1 << 24, "entries of a float32 (tokens x vocabulary) block held at once, 4 bytes each", at_least=1
+    )
+    score_batch_size: int = setting(64, "responses scored together where no gradient is asked for", at_least=1)
+    precision: Literal["stored", "bfloat16"] = setting(
+        "stored", "compute in the precision of the weights, or under autocast; log-softmax in float32 at least"
+    )
+
+
+class Critic(nn.Module):
+    """V = h·w + b on the last hidden state: of the policy's backbone, or of one of its own. Starts at V = 0."""
+
+    def __init__(self, width: int, like: Tensor, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.weight = nn.Parameter(torch.zeros(width, dtype=dtype, device=like.device))
+        self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=like.device))
+        self.backbone = backbone
+
+    def forward(self, states: Tensor) -> Tensor:
+        """states: (..., H); returns (...)."""
+        return (states.to(self.weight.dtype) * self.weight).sum(-1) + self.bias
+
+
+class LanguageModel(nn.Module):
+    """Rows of token ids in, log-probs of their responses out. One module, so that it can be wrapped as one.
+
+    model: a causal LM of transformers, bare or with adapters of peft. critic: on the `shared` backbone, on its `own`
+    copy of it, or None. Always in evaluation mode: dropout would make the policy differ from the one that sampled.
+    """
+
+    def __init__(self, model: nn.Module, critic: Literal["shared", "own"] | None, scoring: Scoring) -> None:
+        super().__init__()
+        self.model, self.scoring = model, scoring
+        if scoring.gradient_checkpointing and not checkpoint_layers(self.core):
+            name = type(self.core).__name__
+            raise ValueError(f"gradient_checkpointing = True: {name} has no layers that transformers can checkpoint")
+        self.critic: Critic | None = None
+        if critic is not None:
+            parameter = next(model.parameters())
+            trained = [p for p in model.parameters() if p.requires_grad]
+            own = copy_module(self.core.base_model, trained) if critic == "own" else None
+            self.critic = Critic(self.core.config.hidden_size, parameter, own)
+        self.eval()
+
+    @property
+    def core(self) -> Any:
+        """The model of transformers, its adapters inside."""
+        adapted: Any = self.model
+        return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
+
+    @property
+    def head(self) -> nn.Module:
+        """From hidden states (..., H) to logits (..., V)."""
+        return self.core.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def new_cache(self) -> DynamicCache:
+        """An empty key-value cache."""
+        return DynamicCache(config=self.core.config)
+
+    def next_logits(self, tokens: Tensor, attention: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits of the token that follows: (N, V). tokens: (N, S), those not in the cache yet; attention: (N, P + S),
+        False on padding, of the cached ones too."""
+        with self._ready(tokens):
+            return self.head(hidden_states(self.core.base_model, tokens, attention, cache)[:, -1])  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attention: Tensor,
+        responses: Tensor,
+        mask: Tensor,
+        temperature: float = 1.0,
+        values: bool = False,
+        entropy: bool = False,
+    ) -> Outputs:
+        """What the model says of responses, each number (N, L) and 0 where mask is False.
+
+        tokens, attention: (N, P + L − 1), prompts and all but the last token of the responses, and False on padding.
+        responses, mask: (N, L). Values and entropies are those of the prefix before each token.
+        """
+        with self._ready(tokens):
+            start = tokens.shape[1] - mask.shape[1]
+            states = self._hidden(self.core.base_model, tokens, attention)[:, start:][mask]
+            logp, spread = chunked_log_probs(
+                self.head, states, responses[mask], self._chunk(), temperature=temperature, entropy=entropy
+            )
+            value = self._values(tokens, attention, start, mask, states) if values else None
+        return Outputs(
+            logp=_at(mask, logp),
+            values=None if value is None else _at(mask, value),
+            entropy=None if spread is None else _at(mask, spread),
+        )
+
+    def _values(self, tokens: Tensor, attention: Tensor, start: int, mask: Tensor, states: Tensor) -> Tensor:
+        if self.critic is None:
+            raise ValueError("values: this policy has no critic; make it with critic='shared' or critic='own'")
+        if self.critic.backbone is not None:
+            states = self._hidden(self.critic.backbone, tokens, attention)[:, start:][mask]
+        return self.critic(states)  # type: ignore[no-any-return]
+
+    def _hidden(self, backbone: nn.Module, tokens: Tensor, attention: Tensor) -> Tensor:
+        with checkpointed_layers(backbone, self.scoring.gradient_checkpointing and torch.is_grad_enabled()):
+            return hidden_states(backbone, tokens, attention)
+
+    def _chunk(self) -> int:
+        return max(1, self.scoring.logits_at_a_time // self.core.config.vocab_size)
+
+    def _ready(self, like: Tensor) -> torch.autocast:
+        if self.model.training:
+            self.eval()  # whoever was lent the model may have put it into training mode
+        return self.autocast(like.device)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context to compute in, as `precision` says."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
+
+
+def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache: DynamicCache | None = None) -> Tensor:
+    """The last layer's states of `tokens`: (N, S, H). tokens: (N, S); attention: (N, at least S).
+
+    Positions count real tokens alone, so that padding on the left moves nothing, whether positions are learned or
+    rotary.
+    """
+    positions = (attention.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+    return backbone(  # type: ignore[no-any-return]
+        input_ids=tokens,
+        attention_mask=attention.long(),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+
+
+def log_distribution(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) over the last axis, in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+
+def chunked_log_probs(
+    head: nn.Module, states: Tensor, tokens: Tensor, chunk: int, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """log π of each token, and the entropy of the distribution it was drawn from if asked for: (T,) both, differentiable.
+
+    states: (T, H), the hidden state before each token; tokens: (T,). No more than `chunk` rows of logits exist at a
+    time, in the gradient neither: each chunk is computed a second time there.
+    """
+    arguments = list(zip(states.split(chunk), tokens.split(chunk), strict=True))
+    if len(arguments) == 1 or not torch.is_grad_enabled():
+        parts = [_log_probs(head, *pair, temperature, entropy) for pair in arguments]
+    else:
+        parts = [
+            checkpoint(_log_probs, head, *pair, temperature, entropy, use_reentrant=False, preserve_rng_state=False)
+            for pair in arguments
+        ]
+    logp, spread = zip(*parts, strict=True)
+    return torch.cat(logp), torch.cat(spread) if entropy else None
+
+
+def _log_probs(
+    head: nn.Module, states: Tensor, tokens: Tensor, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    logp = log_distribution(head(states), temperature)
+    spread = -(logp.exp() * logp).sum(-1) if entropy else None
+    return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), spread
+
+
+def _at(mask: Tensor, x: Tensor) -> Tensor:
+    """Put x (T,) where mask (N, L) is True, and 0 elsewhere."""
+    return x.new_zeros(mask.shape).masked_scatter(mask, x)
+
+
+@contextmanager
+def checkpointed_layers(backbone: nn.Module, on: bool) -> Iterator[None]:
+    """Layers checkpoint only in training mode: put them there, and only them, so that dropout stays off."""
+    layers = checkpoint_layers(backbone) if on else []
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    for layer in layers:
+        layer.training = layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = again  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = layer.gradient_checkpointing = False
+
+
+def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
+    """Layers that keep their input alone, if told to, and compute the rest again for the gradient."""
+    return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
+
+
+def copy_module(module: nn.Module, trained: Iterable[Tensor]) -> nn.Module:
+    """A copy with `trained` parameters of its own; all others, like the base under an adapter, are shared."""
+    own = {id(x) for x in trained}
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return copy.deepcopy(module, {id(x): x for x in tensors if id(x) not in own})
+
+
+def check_parts(language_model: LanguageModel) -> None:
+    """Refuse a model that does more between backbone and logits than its head (scaling, soft caps, prompt learning)."""
+    parameter = next(language_model.model.parameters())
+    if parameter.is_meta:
+        return
+    # A few tokens, as the embedding of one may be 0, and with it all logits.
+    tokens = torch.arange(min(4, language_model.core.config.vocab_size), device=parameter.device).unsqueeze(0)
+    attention = torch.ones_like(tokens)
+    with torch.no_grad():
+        whole = language_model.model(input_ids=tokens, attention_mask=attention).logits
+        ours = language_model.head(hidden_states(language_model.core.base_model, tokens, attention))
+    if not torch.allclose(whole, ours, rtol=1e-5, atol=1e-6 * float(whole.abs().max()), equal_nan=True):
+        name = type(language_model.core).__name__
+        raise ValueError(f"model = {name}: must compute its logits as head(backbone(tokens)), without steps between")

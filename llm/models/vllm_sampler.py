@@ -1,0 +1,292 @@
+"""vLLM as the sampler: an engine beside the trainer on its GPU, which draws from whatever weights it is given.
+
+    python -m llm train --preset pythia-1.4b-min-length --use-vllm
+
+The engine is made from the policy's configuration alone, and is given weights when somebody draws: those of the very
+policy that is asked, unless it holds them already. It so follows the schedule without knowing it. A fresh sampler is
+the policy, whose weights an update changed since the last draw; a stale one is a copy whose weights change at syncs
+and at no other time. An evaluation or an algorithm that draws from the reference lends the engine to that policy.
+
+Three things differ from drawing with transformers:
+1. log-probs come from other kernels, in the engine's precision. A batch's `logp_sampler` are the engine's own; metrics
+   log how far the trainer's are from them;
+2. tokens are a function of one seed a response, taken from the run's noise, and of vLLM's version and the device: the
+   same responses in any order and company but for rounding, not those that transformers would draw;
+3. a mixture of two policies cannot be drawn.
+
+Several processes have an engine each, for their slices of the prompts.
+
+Written against the sources of vLLM 0.22.0 and 0.31.0, and run on a CPU build of 0.31.0 alone, in one process and in
+two: there log-probs differed by 4e-6 at most in float32, and by 3e-3 on average under bfloat16 (against random weights;
+python -m tests.benchmarks vllm_sampler). On a GPU it has not been run, where speed and memory are unmeasured.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from llm.distributed.spread import Sharding
+from sims.core.loop.protocols import Samples
+from sims.core.numerics.noise import Noise
+from sims.core.spec import SpecError, setting
+from sims.experiments.experiment import Experiment
+
+from .policy import CausalLMPolicy
+from .sampling import Decoding
+
+_COLDEST = 0.01  # vLLM silently raises temperatures between 0 and this
+
+
+@dataclass(frozen=True)
+class VLLMDecoding(Decoding, kind="vllm_decoding"):
+    """The distribution that tokens are drawn from, and the vLLM engine that draws them; options under TRL's names."""
+
+    vllm_gpu_memory_utilization: float = setting(
+        0.3, "share of the GPU's memory that vLLM takes for weights and cache", above=0, at_most=1
+    )
+    vllm_max_model_length: int | None = setting(
+        None, "most tokens of a prompt and its response in vLLM; none: the model's positions", at_least=2
+    )
+    vllm_enforce_eager: bool = setting(False, "vLLM without CUDA graphs: it starts sooner and draws more slowly")
+
+    def check(self) -> None:
+        if self.temperature < _COLDEST:
+            raise SpecError("temperature", self.temperature, f"must be at least {_COLDEST} with use_vllm")
+
+
+def check_sampler(
+    experiment: Experiment, device: torch.device | str | None = None, sharding: Sharding = "none"
+) -> None:
+    """Refuse, with SpecError, what vLLM cannot draw, and a machine where it cannot run; None: whatever the machine."""
+    decoding = experiment.policy.decoding  # type: ignore[attr-defined]
+    if not isinstance(decoding, VLLMDecoding):
+        return
+    algorithm = experiment.algorithm
+    if any(
+        distribution.name == "mixture"
+        for distribution in algorithm.slot_distributions(experiment.schedule.num_generations)
+    ):
+        raise SpecError("use_vllm", True, f"{algorithm.kind} draws from a mixture of two policies, vLLM only from one")
+    if experiment.precision == "float64":
+        raise SpecError("precision", "float64", "must be float32 with use_vllm")
+    if sharding != "none":
+        raise SpecError("sharding", sharding, "must be none with use_vllm: each process's vLLM is given whole weights")
+    if device is None:
+        return
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise SpecError("use_vllm", True, "needs the library vllm: pip install 'onoff[vllm]'") from error
+    wanted, found = torch.device(device).type, current_platform.device_type
+    if found != wanted:
+        raise SpecError("use_vllm", True, f"needs a GPU: vLLM runs on {found or 'no device'} here, the run on {wanted}")
+
+
+class VLLMPolicy(CausalLMPolicy):
+    """A policy whose responses vLLM draws; everything else is done by its own model."""
+
+    decoding: VLLMDecoding
+
+    def sample(
+        self,
+        prompts: Tensor,
+        num_generations: int,
+        noise: Noise,
+        stream: str = "responses",
+        blend: tuple[Self, float | Tensor] | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Samples:
+        """Draw K responses a prompt as `CausalLMPolicy.sample` does, from the same distribution, by one uniform a response.
+
+        Raises FloatingPointError for log-probs that are not finite; RuntimeError for a response that was cut off.
+        """
+        if blend is not None:
+            raise ValueError("blend: vLLM draws from one policy")
+        prompts, prompt_mask = self._check_asked(prompts, prompt_mask, noise)
+        rows = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
+        longest = max(map(len, rows)) + self.decoding.max_new_tokens
+        if self._most is not None and longest > self._most:
+            rule = f"must be at least {longest}: the tokens of a prompt and of the longest response to it"
+            raise SpecError("vllm_max_model_length", self._most, rule)
+        uniforms = noise.uniforms(stream, len(rows), num_generations)
+        seeds = (uniforms * 2.0**53).long().flatten().tolist()  # all the bits that a uniform has
+        engine = self._engine()
+        engine.hold(self)
+        requests = [row for row in rows for _ in range(num_generations)]
+        drawn = engine.draw(requests, seeds, self.decoding, self.eos_token_ids)
+        return Samples(*(x.unflatten(0, (len(rows), num_generations)) for x in self._as_tensors(drawn, prompts.device)))
+
+    def _as_tensors(self, drawn: list[tuple[list[int], list[float]]], device: torch.device) -> Samples:
+        """Tokens, mask and log-probs, (N, L) each, of rows of tokens and their log-probs."""
+        shape = (len(drawn), self.decoding.max_new_tokens)
+        responses = torch.full(shape, self.pad_token_id)
+        mask, logp = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.float64)
+        for i, (tokens, logps) in enumerate(drawn):
+            responses[i, : len(tokens)] = torch.tensor(tokens)
+            logp[i, : len(tokens)] = torch.tensor(logps, dtype=torch.float64)
+            mask[i, : len(tokens)] = True
+        if not bool(torch.isfinite(logp).all()):
+            token = int((~torch.isfinite(logp)).any(0).nonzero()[0])
+            raise FloatingPointError(f"sampling: vLLM's log-probs of response token {token} are not finite")
+        dtype = torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+        return Samples(responses.to(device), mask.to(device), logp.to(device, dtype))
+
+    @property
+    def _most(self) -> int | None:
+        """Tokens that a prompt and its response may have together; the last one counts, other than in transformers."""
+        positions: int | None = getattr(self.language_model.core.config, "max_position_embeddings", None)
+        return self.decoding.vllm_max_model_length or positions
+
+    def _engine(self) -> Engine:
+        core, decoding = self.language_model.core, self.decoding
+        config = copy.deepcopy(core.config)
+        config.architectures = [type(core).__name__]
+        stored = next(self.model.parameters()).dtype
+        dtype = torch.bfloat16 if self.scoring.precision == "bfloat16" else stored
+        return running_engine(
+            config.to_json_string(),
+            dtype=str(dtype).removeprefix("torch."),
+            max_model_len=self._most,
+            max_num_seqs=decoding.sample_batch_size,
+            # vLLM's default sets memory aside for tens of thousands of tokens at a time, as TRL found.
+            max_num_batched_tokens=max(4096, decoding.sample_batch_size),
+            gpu_memory_utilization=decoding.vllm_gpu_memory_utilization,
+            enforce_eager=decoding.vllm_enforce_eager,
+        )
+
+
+_running: dict[tuple[Any, ...], Engine] = {}
+
+
+def running_engine(config: str, **options: Any) -> Engine:
+    """The engine of this process, started if need be: one for all policies of a shape, since each brings its weights.
+
+    Raises RuntimeError where one runs already that was started otherwise: when vLLM stops, it takes the process's
+    groups of torch.distributed with it, so that there is no second.
+    """
+    key = (config, *options.items())
+    if key not in _running:
+        if _running:
+            raise RuntimeError("vLLM: this process runs an engine of another shape or with other options")
+        _running[key] = Engine(config, **options)
+    return _running[key]
+
+
+def stop_engine() -> None:
+    """Stop the engine of this process, if one runs; to be called before the process leaves its group."""
+    for engine in _running.values():
+        engine.stop()
+    _running.clear()
+
+
+class Engine:
+    """vLLM in this process, and whose weights it holds. config: JSON of the model's configuration; options: of vLLM's.
+
+    Starting it reseeds Python's, NumPy's and PyTorch's global generators, as vLLM does; no run of ours uses them.
+    """
+
+    def __init__(self, config: str, **options: Any) -> None:
+        from vllm import LLM
+
+        self._folder = tempfile.TemporaryDirectory(prefix="vllm-")  # for as long as the engine lives
+        Path(self._folder.name, "config.json").write_text(config)
+        _name_this_process()
+        self._llm = LLM(
+            model=self._folder.name,
+            load_format="dummy",  # weights come from the policy, before the first draw
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # none of the model's own sampling defaults
+            logprobs_mode="processed_logprobs",  # of the distribution that draws, temperature and top_p included
+            distributed_executor_backend="external_launcher",  # in this process, so that weights need not be sent
+            **options,
+        )
+        self._owner: weakref.ref[nn.Module] | None = None
+        self._versions: list[int] = []
+
+    def stop(self) -> None:
+        """Give the device's memory back. vLLM does so by itself only at the process's end."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def hold(self, policy: CausalLMPolicy) -> None:
+        """Take over a policy's weights, adapters merged, unless they are those that the engine has."""
+        owner = policy.language_model
+        versions = [p._version for p in policy.parameters()]  # autograd's count of changes in place
+        if self._owner is not None and self._owner() is owner and self._versions == versions:
+            return
+        self._owner = None  # of nobody, should it fail half-way
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": checkpoint_weights(owner.core)})
+        self._llm.reset_prefix_cache()  # keys and values of other weights
+        self._owner, self._versions = weakref.ref(owner), versions
+
+    def draw(
+        self, prompts: Sequence[list[int]], seeds: Sequence[int], decoding: Decoding, eos_token_ids: Sequence[int]
+    ) -> list[tuple[list[int], list[float]]]:
+        """One response a prompt by its seed: tokens, EOS included, and their log-probs under the distribution that drew them."""
+        from vllm import SamplingParams
+
+        settings: dict[str, Any] = {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "max_tokens": decoding.max_new_tokens,
+            "ignore_eos": True,  # the policy's own tokens end a response, and no others
+            "stop_token_ids": list(eos_token_ids),
+            "logprobs": 0,  # of the drawn token alone
+            "detokenize": False,
+        }
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            sampling_params=[SamplingParams(seed=seed, **settings) for seed in seeds],
+            use_tqdm=False,
+        )
+        rows = []
+        for i, output in enumerate(outputs):
+            drawn = output.outputs[0]
+            tokens = list(drawn.token_ids)
+            if len(tokens) < decoding.max_new_tokens and (not tokens or tokens[-1] not in eos_token_ids):
+                raise RuntimeError(f"vLLM: response {i} ended after {len(tokens)} tokens: {drawn.finish_reason}")
+            rows.append((tokens, [at[token].logprob for at, token in zip(drawn.logprobs, tokens, strict=True)]))
+        return rows
+
+
+@torch.no_grad()
+def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a model of transformers as its checkpoint names them, which is how vLLM knows them.
+
+    Adapters of peft inside it are added to the weights that they change, one at a time and leaving the model alone:
+    W + (α/r)·B·A, in the precision of the adapter. Not for parameters that stand in several pieces in memory and as one
+    in a checkpoint.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    adapted = {id(m.get_base_layer().weight): m for m in model.modules() if hasattr(m, "get_delta_weight")}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        value = parameter.detach()
+        if id(parameter) in adapted:
+            layer = adapted[id(parameter)]
+            for adapter in layer.active_adapters:
+                change = layer.get_delta_weight(adapter)
+                value = value.to(torch.promote_types(value.dtype, change.dtype)) + change
+        yield from revert_weight_conversion(model, {name.replace(".base_layer.", "."): value}).items()
+
+
+def _name_this_process() -> None:
+    """Name this process as a launcher does, where none did: vLLM joins the processes that the environment names."""
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,232 @@
+"""Prompts from the embedded language or a data set, judged by a task: the core's Environment over text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llm.data import Example, TextEncoder, collate, load_examples, prompt_from
+from llm.data.recorded import relabel
+from llm.embedded import language
+from llm.tasks import LANGUAGE, Answers, Reward, Task
+from sims.core.loop.protocols import Labels, Prompts
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, pick
+from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs, count_pairs
+
+_RECORDED_SEED = 0x5EED  # recorded responses are the data of a task, the same for every run
+
+
+@dataclass(frozen=True, eq=False)
+class TextPrompts(Prompts):
+    """Prompts that remember their rows, which rewards may want to see."""
+
+    examples: tuple[Example, ...]
+
+
+class TextEnvironment:
+    """Goes through the prompts in a new order each epoch, and judges responses by a task.
+
+    Epoch e's order is a function of the runs' seed and e alone, so that `state_dict` is a few numbers. generations: K
+    of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the
+    task's. eos_token_ids: what does not count as length; (): the tokenizer's.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        generations: int = 2,
+        pairing: Pairing | None = None,
+        split: str | None = None,
+        eos_token_ids: Sequence[int] = (),
+    ) -> None:
+        self.task, self.tokenizer, self.device, self.dtype = task, tokenizer, device, dtype
+        self.generations, self.pairing = generations, pairing
+        self.encoder = TextEncoder(tokenizer)
+        self.eos_token_ids = tuple(eos_token_ids) or (self.encoder.eos,)
+        self.labeller = Labeller(task.label_temperature, task.flip_rate, task.correct_above)
+        self._reward: Reward = task.reward()
+        self._gold: Reward | None = task.gold()
+        self.split = split or task.data_split
+        self.examples = load_prompts(task, self.encoder, self.split)
+        self._recorded: list[Example] | None = None
+        self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
+        self.given = {"prompts": 0, "recorded": 0}  # items dispensed so far: epoch and position in one number
+
+    def prompts(self, batch_size: int, noise: Noise) -> TextPrompts:
+        """The next prompts, each once an epoch: (B, P) both, padded on the left."""
+        chosen = [self.examples[i] for i in self._next("prompts", len(self.examples), batch_size, noise)]
+        found = collate([Example(e.where, e.prompt, e.prompt_ids, (), extra=e.extra) for e in chosen], self.encoder.pad)
+        return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), found.examples)
+
+    def label(
+        self,
+        prompts: TextPrompts,
+        responses: Tensor,
+        mask: Tensor,
+        pairing: Pairing | None,
+        noise: Noise,
+        rewards: Tensor | None = None,
+    ) -> Labels:
+        """Rewards, gold rewards, and labels of the pairs asked for. responses, mask: (B, K, L).
+
+        rewards: (B, K), instead of the task's own.
+        """
+        own, gold = self.score(prompts.examples, responses, mask)
+        rewards = own if rewards is None else rewards.to(own)
+        if pairing is None:
+            return Labels(rewards, gold)
+        pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
+        label = self._label(rewards, pairs, noise.uniforms("labels", *pairs.shape))
+        return Labels(rewards, gold, pairs, label, weight)
+
+    def _label(self, rewards: Tensor, pairs: Tensor, uniforms: Tensor) -> Tensor:
+        first, second = pick(rewards, pairs)
+        return self.labeller.label(first, second, uniforms.to(rewards.device))
+
+    def score(self, examples: Sequence[Example], responses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and gold rewards of responses (B, K, L): (B, K) each. Raises FloatingPointError for a reward that is
+        not finite."""
+        answers = self.answers(examples, responses, mask)
+        rewards = self._as_tensor(self._reward(answers), mask)
+        gold = rewards if self._gold is None else self._as_tensor(self._gold(answers), mask)
+        return rewards, gold
+
+    def _as_tensor(self, rewards: Sequence[float], mask: Tensor) -> Tensor:
+        found = torch.tensor(list(rewards), dtype=self.dtype)
+        if not bool(torch.isfinite(found).all()):
+            bad = int((~torch.isfinite(found)).nonzero()[0])
+            raise FloatingPointError(f"reward of response {bad} = {float(found[bad])}: must be finite")
+        return found.reshape(mask.shape[:2]).to(self.device)
+
+    def answers(self, examples: Sequence[Example], responses: Tensor, mask: Tensor) -> Answers:
+        """Responses as text, flat over (B, K)."""
+        generations = responses.shape[1]
+        rows = zip(responses.flatten(0, 1).tolist(), mask.flatten(0, 1).tolist(), strict=True)
+        ids = [[token for token, chosen in zip(*row, strict=True) if chosen] for row in rows]
+        repeated = [example for example in examples for _ in range(generations)]
+        names = sorted({name for example in examples for name in example.extra})
+        return Answers(
+            prompts=[example.prompt for example in repeated],
+            completions=self.tokenizer.batch_decode(ids, skip_special_tokens=True),
+            completion_ids=ids,
+            lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
+            columns={name: [example.extra.get(name) for example in repeated] for name in names},
+        )
+
+    def recorded(self, batch_size: int, noise: Noise) -> Batch:
+        """The next recorded prompts with their responses, rewards and labels.
+
+        A preference row's label is the row's own, or by the task's reward as are those of the embedded language.
+        """
+        if self._recorded is None:
+            self._recorded = self._load_recorded(noise)
+        index = self._next("recorded", len(self._recorded), batch_size, noise)
+        found = collate([self._recorded[i] for i in index], self.encoder.pad)
+        assert found.responses is not None and found.mask is not None
+        rewards, gold = self.score(found.examples, found.responses, found.mask)
+        pairs, weight = found.pairs, None
+        label = found.pair_label if self._labels is None else self._labels[index]
+        if self.task.data == LANGUAGE:
+            pairs = label = None
+            if self.pairing is not None:
+                pairs, weight = choose_pairs(rewards, self.pairing, self.labeller.correct_above)
+                count = count_pairs(self.generations, self.pairing)
+                # Labels are part of the data: a row's is the same in every epoch.
+                uniforms = Noise(noise.runs).uniforms("recorded labels", len(self._recorded), count, 2)[0]
+                label = self._label(rewards, pairs, uniforms[index])
+        return Batch(
+            prompts=found.prompts.to(self.device),
+            prompt_mask=found.prompt_mask.to(self.device),
+            responses=found.responses.to(self.device),
+            mask=found.mask.to(self.device),
+            rewards=rewards,
+            gold=gold,
+            pairs=None if pairs is None else pairs.to(self.device),
+            pair_label=None if label is None else label.to(self.device),
+            pair_weight=weight,
+        )
+
+    def _load_recorded(self, noise: Noise) -> list[Example]:
+        if self.task.data == LANGUAGE:
+            rng = np.random.default_rng(_RECORDED_SEED)
+            return [
+                self._record(self.examples[i], rng)
+                for i in rng.integers(len(self.examples), size=self.task.recorded_prompts)
+            ]
+        rows = self.task.recorded_examples(self.examples, self.encoder.eos, np.random.default_rng(_RECORDED_SEED))
+        if self.task.relabel:
+            uniforms = Noise(noise.runs).uniforms("recorded labels", len(rows), 1, 2)[0]
+            rows, self._labels = relabel(
+                rows, self.score, self.labeller, uniforms, self.task.on_ties, self.encoder.pad, self.task.data
+            )
+        return rows
+
+    def _record(self, example: Example, rng: np.random.Generator) -> Example:
+        texts = [self.task.recorded_response(str(example.prompt), rng) for _ in range(self.generations)]
+        ids = tuple(np.array([*self.encoder.encode(text), self.encoder.eos], dtype=np.int32) for text in texts)
+        return Example(example.where, example.prompt, example.prompt_ids, ids)
+
+    def _next(self, name: str, count: int, batch_size: int, noise: Noise) -> list[int]:
+        """The next indices without replacement; a batch goes on into the next epoch where one ends."""
+        chosen: list[int] = []
+        while len(chosen) < batch_size:
+            epoch, position = divmod(self.given[name], count)
+            part = _order(noise.runs[0], name, epoch, count)[position : position + batch_size - len(chosen)]
+            chosen += part
+            self.given[name] += len(part)
+        return chosen
+
+    def state_dict(self) -> dict[str, int]:
+        """How many prompts and recorded rows have been dispensed: epoch times their number, plus position."""
+        return dict(self.given)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.given = {name: int(state[name]) for name in self.given}
+
+
+@functools.lru_cache(maxsize=4)
+def _order(run: tuple[int, int], name: str, epoch: int, count: int) -> tuple[int, ...]:
+    noise = Noise([run])
+    stream = f"{name} order"
+    noise.load_state_dict({stream: epoch * count})
+    return tuple(noise.uniforms(stream, count)[0].argsort(stable=True).tolist())
+
+
+def response_lengths(responses: Tensor, mask: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
+    """|y|, tokens before EOS. responses, mask: (..., L); returns (...) int64."""
+    ends = torch.tensor(list(eos_token_ids), device=responses.device)
+    return (mask & ~torch.isin(responses, ends)).sum(-1)
+
+
+def load_prompts(task: Task, encoder: TextEncoder, split: str | None) -> list[Example]:
+    """The rows of a task's data, token ids and all; the language has prompts alone."""
+    if task.data == LANGUAGE:
+        texts = language.all_prompts("held_out" if split == "held_out" else "train")
+        return [
+            Example(f"prompt {i}", text, np.array(encoder.prompt(text), dtype=np.int32), ())
+            for i, text in enumerate(texts)
+        ]
+    examples, _ = load_examples(
+        task.data,
+        encoder.tokenizer,
+        kind=task.data_kind,
+        split=split,
+        config=task.data_config,
+        columns=task.columns,
+        transform=prompt_from(task.prompt_template),
+        max_prompt_length=task.max_prompt_length,
+        max_completion_length=task.max_completion_length,
+        on_bad_rows=task.on_bad_rows,
+        on_too_long=task.on_too_long,
+    )
+    return examples

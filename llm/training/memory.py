@@ -1,0 +1,166 @@
+"""How much memory a run will take, part by part, from its spec and the model's shape alone: nothing is loaded."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PretrainedConfig
+
+from llm.distributed.spread import Sharding
+from llm.models.scoring import checkpoint_layers
+from llm.models.spec import SHAPES, LanguageModelSpec, load_config, meta_model, place
+from llm.models.vllm_sampler import VLLMDecoding
+from llm.tasks import LearnedReward
+from sims.experiments.experiment import Experiment
+
+_PROMPT = 128  # tokens of a prompt where the task sets no limit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of each part. What stays through the run, and the largest of what comes and goes in a phase."""
+
+    parameters: int
+    trained: int
+    held: dict[str, int]
+    sampling: dict[str, int]
+    updating: dict[str, int]
+    processes: int = 1
+
+    @property
+    def peak(self) -> int:
+        """Everything held, and the hungrier of the two phases."""
+        return sum(self.held.values()) + max(sum(self.sampling.values()), sum(self.updating.values()))
+
+    def lines(self) -> list[str]:
+        """A table, in GiB."""
+        parts = [("held", self.held), ("sampling", self.sampling), ("updating", self.updating)]
+        rows = [f"  {phase:9} {name:24}{size / 2**30:10.3f}" for phase, part in parts for name, size in part.items()]
+        return [
+            f"{self.parameters:,} parameters, {self.trained:,} of them trained",
+            "memory, GiB" if self.processes == 1 else f"memory of each of {self.processes} processes, GiB",
+            *rows,
+            f"  {'peak':34}{self.peak / 2**30:10.3f}   held and the larger of sampling and updating",
+        ]
+
+
+def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "none") -> Estimate:
+    """Memory of a run on one device, that of each of several processes.
+
+    Weights, gradients, moments, copies, cache and logits are counted; activations are 34 numbers of the hidden width
+    (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
+    precision of the computation. Reward models count with their weights, in bfloat16 where the run computes in it, as
+    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy.
+    Sharding (llm.distributed.sharded) splits what is held and gathers the root's weights and those of three blocks (one computes,
+    the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside them: this,
+    unlike the rest, was not measured. vLLM takes its share of the GPU, if there is one here, and needs at least its
+    weights, the cache of the responses drawn side by side, and logits, all of which it keeps through updates. Left out:
+    the allocator's slack, the device's own context (about half a GiB on a GPU), activations of a reward model and of
+    vLLM.
+    """
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
+    config, model = load_config(spec), meta_model(spec, experiment.dtype)
+    every: list[nn.Parameter] = list(model.parameters())
+    trained = [p for p in every if p.requires_grad]
+    weights, own = _bytes(every), _bytes(trained)
+    critic = algorithm.needs_critic and spec.critic == "own"
+    backbone: Any = model.base_model
+    base = sum(p.numel() for p in backbone.parameters()) * experiment.dtype.itemsize if critic else 0
+
+    stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
+    copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler of its own
+    parts = 1 if sharding == "none" else processes
+    held = {
+        "weights": (weights + base) // parts,
+        "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base) // parts,
+        "reference, sampler": copies * own // parts,
+    }
+    judges = sum(_judge_parameters(name, spec, config) for name in _judges(experiment))
+    if judges:
+        held["reward models"] = judges * (2 if scoring.precision == "bfloat16" else 4)
+    prompt = getattr(experiment.environment, "max_prompt_length", None) or _PROMPT
+    length = prompt + decoding.max_new_tokens
+    compute = 2 if scoring.precision == "bfloat16" else experiment.dtype.itemsize
+    if spec.base_precision == "bfloat16":
+        compute = 2
+    # Autocast keeps a half-precision copy of the weights that it casts.
+    cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision != "bfloat16" else 0
+    gathered = {"weights cast": cast}, {"weights cast": cast}
+    if sharding != "none":
+        gathered = _gathered(model, compute, whole_to_sample=sharding == "update")
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    drawn = min(decoding.sample_batch_size, -(-schedule.batch_size // processes) * schedule.num_generations)
+    sampling = {
+        "cache": drawn * length * config.num_hidden_layers * 2 * heads * head * compute,
+        # float32 logits and distribution, float64 distribution and its cumulative sum
+        "logits": drawn * config.vocab_size * (4 + 4 + 8 + 8 + 8),
+        **gathered[0],
+    }
+    if isinstance(decoding, VLLMDecoding):
+        merged = sum(p.numel() for p in every) - (sum(p.numel() for p in trained) if spec.lora_rank else 0)
+        needed = merged * compute + sampling["cache"] + sampling["logits"]
+        share = decoding.vllm_gpu_memory_utilization
+        whole = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+        held[f"vLLM, or {share:g} of the GPU"], sampling = max(needed, int(share * whole)), {}
+    minibatch = -(-(schedule.minibatch_size or schedule.batch_size) // processes)
+    prompts = min(spec.micro_batch_size or minibatch, minibatch)
+    tokens = prompts * schedule.num_generations * length
+    block = min(scoring.logits_at_a_time, tokens * config.vocab_size)
+    updating = {
+        # The sum, and the next micro-batch's; parts go straight into the sum.
+        "gradients": (2 if prompts < minibatch and parts == 1 else 1) * (own + base) // parts,
+        "activations": _activations(config, tokens, compute, scoring.gradient_checkpointing) * (2 if critic else 1),
+        "logits": block * (compute + 3 * 4),  # logits, their float32 copy, log-distribution, gradient
+        **gathered[1],
+    }
+    return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating, processes)
+
+
+def _gathered(model: nn.Module, compute: int, whole_to_sample: bool) -> tuple[dict[str, int], dict[str, int]]:
+    """What sharding gathers at a time, while sampling and in an update; blocks in the precision of computing."""
+    blocks = [list(block.parameters()) for block in checkpoint_layers(model)]
+    inside = {id(p) for block in blocks for p in block}
+    root = [p for p in model.parameters() if id(p) not in inside]
+    sizes = [sum(p.numel() for p in block) for block in blocks]
+    few = _bytes(root) + 3 * compute * max(sizes)
+    sampling = _bytes(root) + compute * sum(sizes) if whole_to_sample else few
+    # Of a block's gradient, as computed and as the float32 that is sent.
+    trained = sum(p.numel() for p in blocks[0] if p.requires_grad)
+    gradients = _bytes([p for p in root if p.requires_grad]) + 2 * (compute + 4) * trained
+    return {"gathered weights": sampling}, {"gathered weights": few, "gathered gradients": gradients}
+
+
+def _judges(experiment: Experiment) -> set[str]:
+    """The reward models that a run loads."""
+    task = experiment.environment
+    if not isinstance(task, LearnedReward):
+        return set()
+    return {task.reward_model} if task.gold_reward_model is None else {task.reward_model, task.gold_reward_model}
+
+
+def _judge_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
+    known = name in SHAPES or place(name)[1]
+    config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
+    config.num_labels = 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    return sum(p.numel() for p in model.parameters())
+
+
+def _bytes(parameters: list[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _activations(config: PretrainedConfig, tokens: int, compute: int, checkpointing: bool) -> int:
+    """Bytes kept for the gradient: 17 times the hidden width at 2 bytes make the 34 of the paper."""
+    wide = config.intermediate_size / (4 * config.hidden_size)
+    gated = 1.5 if config.model_type in ("mistral", "llama") else 1.0  # a third matrix in each MLP
+    layer = tokens * config.hidden_size * compute * (9 + 8 * wide * gated)
+    layers = config.num_hidden_layers
+    return int(layers * tokens * config.hidden_size * compute + layer if checkpointing else layers * layer)

@@ -1,0 +1,348 @@
+"""A run of a language model: built from its spec, stepped by the core's loop, evaluated on fresh samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
+from llm.embedded.pretrain import EMBEDDED
+from llm.models.policy import CausalLMPolicy
+from llm.models.spec import LanguageModelSpec, build_policy, load_tokenizer
+from llm.models.vllm_sampler import check_sampler
+from llm.tasks import LANGUAGE, MinLength, ModeLength, Task, Verifiable
+from llm.tasks.environment import TextEnvironment, response_lengths
+from sims.core.loop.learner import Learner
+from sims.core.loop.protocols import Policy
+from sims.core.loop.protocols import evaluate as score
+from sims.core.loop.train import Training, Update
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.experiments.experiment import Experiment
+
+from .learning_rate import ScheduledOptimiser
+
+Arrays = dict[str, np.ndarray]
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on: says at which update, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Fresh samples of a policy, one response a prompt, and what they are like.
+
+    numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS), kl_policy_ref
+    (nats a response, from log π − log π_ref of its own samples; signed, unbiased while top_p = 1), entropy (nats a
+    token, over all tokens), and distance (| |y| − mode |) for mode_length. prompts, completions, rewards, lengths: a
+    row each.
+    """
+
+    numbers: dict[str, float]
+    prompts: list[str]
+    completions: list[str]
+    rewards: list[float]
+    golds: list[float]
+    lengths: list[int]
+
+
+class Run:
+    """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as on toys.
+
+    ranks: the processes that share it; each does every call of this class, and gets the same numbers. sharding: none,
+    each holds all weights; full, its part of them (llm.distributed.sharded); update, likewise, but all while it samples.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        index: int = 0,
+        device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
+        sharding: Sharding = "none",
+    ) -> None:
+        assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
+        self.experiment, self.device = experiment, torch.device(device)
+        check_sampler(experiment, self.device, sharding)
+        spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
+        ranks = ranks or Ranks()
+        check_sharding(sharding, ranks.count)
+        self.noise = single_noise(experiment.seed, index)
+        self.tokenizer = load_tokenizer(spec)
+        # Of a sharded model the first process reads the weights, on the CPU, and the others get their parts from it.
+        place = self.device if sharding == "none" else torch.device("cpu" if ranks.first else "meta")
+        self.policy: CausalLMPolicy = build_policy(
+            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, place
+        )
+        self.sharded: Any = None
+        policy, learner = self._spread(ranks, sharding)
+
+        def environment(split: str | None) -> TextEnvironment:
+            return TextEnvironment(
+                task,
+                self.tokenizer,
+                self.device,
+                experiment.dtype,
+                experiment.schedule.num_generations,
+                algorithm.label_pairing,
+                split,
+                self.policy.eos_token_ids,
+            )
+
+        self.environment = environment(task.data_split)
+        split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
+        self.labelling = self.environment if split == self.environment.split else environment(split)
+        self.training = Training(
+            policy, self.environment, algorithm, experiment.schedule, learner, self.noise, experiment.labelling
+        )
+
+    def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
+        """The policy as the loop sees it, and its learner, for as many processes as there are."""
+        optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
+        if ranks.count == 1:
+            return self.policy, Learner(self.policy, optimiser, (), size)
+        if sharding == "none":
+            return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)
+        from llm.distributed.sharded import ShardedLearner, ShardedPolicy
+
+        self.policy = self.sharded = ShardedPolicy(self.policy, ranks, self.device, sharding == "update")
+        return SpreadPolicy(self.sharded, ranks), ShardedLearner(self.sharded, optimiser, ranks, size)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """`Training.state_dict` with whole tensors, however they are spread; each process must call it, and the first
+        has the tensors."""
+        tensors, numbers = self.training.state_dict()
+        return (tensors if self.sharded is None else self.sharded.full_state(tensors)), numbers
+
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken, by a run of the same spec on any number of processes, sharded or not."""
+        own = tensors if self.sharded is None else self.sharded.part_of_state(tensors)
+        self.training.load_state_dict({name: x.to(self.device) for name, x in own.items()}, numbers)
+
+    def model_weights(self) -> dict[str, Tensor] | None:
+        """What the model is saved with: None for what it holds; of a sharded one the whole weights on the first
+        process. Each process must call it."""
+        return None if self.sharded is None else self.sharded.model_weights()
+
+    def train(self) -> Iterator[Update]:
+        """Train to the end. Raises RunError, naming the update, for a loss that is not finite or too little memory.
+
+        An update whose loss or gradient is not finite has changed no weight.
+        """
+        ticks = self.training.train(self.experiment.updates)
+        while True:
+            coming = self.training.updates + 1
+            self._set_learning_rate()
+            try:
+                update = next(ticks, None)
+            except FloatingPointError as error:
+                raise RunError(f"update {coming}: {error}") from error
+            except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                ways = "lower micro_batch_size, sample_batch_size or logits_at_a_time, or set gradient_checkpointing"
+                raise RunError(f"update {coming}: out of memory: {ways} ({str(error).splitlines()[0]})") from error
+            if update is None:
+                return
+            if not bool(update.stats.alive):
+                found = f"loss = {float(update.stats.loss):g}, gradient norm = {float(update.stats.grad_norm):g}"
+                raise RunError(f"update {update.number}: {found}: must be finite; lower learning_rate")
+            yield update
+
+    def _set_learning_rate(self) -> None:
+        """Give the optimiser the rate of the coming update, where rates change."""
+        spec, optimiser = self.experiment.optimiser, self.training.learner.optimiser
+        if isinstance(spec, ScheduledOptimiser):
+            rate = spec.learning_rate * spec.factor(self.training.updates, self.experiment.updates)
+            # A tensor: a spec refuses a rate of 0, which is where a warm-up begins.
+            optimiser.spec = spec.replace(learning_rate=self.training.learner.parameters[0].new_tensor(rate))
+
+    def evaluate(self) -> Evaluation:
+        """The policy as it is now, against the reference, on the same prompts and uniforms every time.
+
+        Raises RunError for a policy that cannot be sampled any more.
+        """
+        task: Task = self.experiment.environment  # type: ignore[assignment]
+        given = self.labelling.state_dict()
+        self.labelling.load_state_dict(dict.fromkeys(given, 0))
+        try:
+            return evaluate(
+                self.training.policy,
+                self.training.reference.policy,
+                self.labelling,
+                task.evaluation_prompts,
+                self.noise.runs[0],
+            )
+        except FloatingPointError as error:
+            raise RunError(f"update {self.training.updates}: evaluation: {error}") from error
+        finally:
+            self.labelling.load_state_dict(given)
+
+
+def single_noise(seed: int, run: int) -> Noise:
+    """Run `run` of a seed, without a leading axis."""
+    noise = Noise([(seed, run)])
+    noise.lead = ()
+    return noise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a device's, or the machine's, lack of memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    reference: Policy,
+    environment: TextEnvironment,
+    prompts: int,
+    run: tuple[int, int] = (0, 0),
+) -> Evaluation:
+    """Draw one response to each of the next prompts and judge it. run: (seed, index), whose noise is used."""
+    noise = single_noise(*run)
+    asked = environment.prompts(prompts, noise)
+    samples = policy.sample(asked.tokens, 1, noise, "evaluation responses", None, asked.mask)
+    rewards, gold = environment.score(asked.examples, samples.responses, samples.mask)
+    said = policy.forward(asked.tokens, samples.responses, samples.mask, entropy=True, prompt_mask=asked.mask)
+    logp_ref = reference.forward(asked.tokens, samples.responses, samples.mask, prompt_mask=asked.mask).logp
+    assert said.entropy is not None
+    lengths = response_lengths(samples.responses, samples.mask, environment.eos_token_ids)
+    numbers = {
+        "reward": rewards,
+        "gold": gold,
+        "length": lengths.double(),
+        "finished": (lengths < samples.mask.sum(-1)).double(),
+        "kl_policy_ref": sequence_sum(said.logp - logp_ref, samples.mask),
+        "entropy": said.entropy[samples.mask],
+    }
+    if isinstance(environment.task, ModeLength):
+        numbers["distance"] = (lengths - environment.task.mode).abs().double()
+    answers = environment.answers(asked.examples, samples.responses, samples.mask)
+    return Evaluation(
+        numbers={name: float(x.double().mean()) for name, x in numbers.items()},
+        prompts=[prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in answers.prompts],
+        completions=list(answers.completions),
+        rewards=rewards.flatten().tolist(),
+        golds=gold.flatten().tolist(),
+        lengths=lengths.flatten().tolist(),
+    )
+
+
+def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
+    """Run experiments one after another, and the runs of each likewise: the arrays of each one's record.
+
+    Over (runs, points): the numbers of `Evaluation`, on fresh samples; loss, grad_norm of the update before the point
+    (NaN at the start); for algorithms on pairs, mean over pairs: logp_chosen, logp_rejected of the batch after that
+    update (NaN at the start), and first_logp_chosen, first_logp_rejected of the pairs of the first batch, the same at
+    all points. Over points: updates, samples, staleness. Over runs: diverged_at (−1: never; what follows is NaN),
+    reference_reward (the gold reward at the start) and best_reward (`best_reward`). progress is told how many updates
+    are done of a run, mean over all runs.
+    """
+    total, done, found = sum(e.runs for e in experiments), 0, []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # results keep their bits at one thread
+    try:
+        for experiment in experiments:
+            rows = []
+            for index in range(experiment.runs):
+
+                def advance(updates: int, before: int = done, most: int = experiment.updates) -> None:
+                    progress((before * most + updates) // total)
+
+                rows.append(_run_one(experiment, index, advance))
+                done += 1
+            shared = {name: rows[0][name] for name in ("updates", "samples", "staleness")}
+            stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in shared}
+            found.append(stacked | shared)
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def device_for(experiment: Experiment) -> str:
+    """A GPU where there is one, for models that are not embedded: those are fastest on the CPU, and keep their bits."""
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    return "cuda" if torch.cuda.is_available() and spec.model not in EMBEDDED else "cpu"
+
+
+def best_reward(task: Task) -> float:
+    """The largest gold reward that a response can have; NaN where nobody knows it."""
+    if isinstance(task, (MinLength, ModeLength)):
+        return 0.0
+    return 1.0 if isinstance(task, Verifiable) else np.nan
+
+
+def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]) -> Arrays:
+    run, points = Run(experiment, index, device_for(experiment)), experiment.evaluated_at
+    rows: list[dict[str, float]] = [run.evaluate().numbers | {"loss": np.nan, "grad_norm": np.nan}]
+    compared = experiment.algorithm.label_pairing is not None
+    if compared:
+        rows[0] |= dict.fromkeys(("logp_chosen", "logp_rejected", "first_logp_chosen", "first_logp_rejected"), np.nan)
+    first: Batch | None = None
+    counts, died = [(0, 0, 0)], -1
+    try:
+        for update in run.train():
+            if compared and first is None:
+                first = update.batch
+                # An algorithm without a reference never renews it.
+                given = first.logp_ref
+                rows[0] |= _of_pairs(run.training.reference.score(first) if given is None else given, first, "first_")
+            if update.number == points[len(rows)]:
+                row = run.evaluate().numbers | {
+                    "loss": float(update.stats.loss),
+                    "grad_norm": float(update.stats.grad_norm),
+                }
+                if first is not None:
+                    row |= _of_pairs(log_probs(run.policy, update.batch), update.batch)
+                    row |= _of_pairs(log_probs(run.policy, first), first, "first_")
+                rows.append(row)
+                counts.append((update.number, update.samples, update.staleness))
+                progress(update.number)
+    except RunError as error:
+        if isinstance(error.__cause__, (MemoryError, RuntimeError)):
+            raise
+        died = run.training.updates
+    samples_per_update = experiment.schedule.samples_per_batch / experiment.schedule.updates_per_batch
+    for point in points[len(rows) :]:
+        rows.append(dict.fromkeys(rows[0], np.nan))
+        counts.append((point, int(point * samples_per_update), counts[-1][2]))
+    updates, samples, staleness = np.array(counts).T
+    arrays = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return arrays | {
+        "updates": updates,
+        "samples": samples,
+        "staleness": staleness,
+        "diverged_at": np.array(died),
+        "reference_reward": np.array(rows[0]["gold"]),
+        "best_reward": np.array(best_reward(experiment.environment)),  # type: ignore[arg-type]
+    }
+
+
+def _of_pairs(logp: Tensor, batch: Batch, prefix: str = "") -> dict[str, float]:
+    chosen, rejected = pair_log_probs(logp, batch)
+    return {f"{prefix}logp_chosen": float(chosen.mean()), f"{prefix}logp_rejected": float(rejected.mean())}
+
+
+@torch.no_grad()
+def log_probs(policy: Policy, batch: Batch) -> Tensor:
+    """log π of the tokens of a batch's responses: (B, K, L)."""
+    return score(policy, batch).logp
+
+
+def pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """log π of the chosen and of the rejected response of each pair of a batch: (B, Q) each. logp: (B, K, L)."""
+    first, second = pick(sequence_sum(logp, batch.mask), batch.need("pairs"))
+    return by_label(first, second, batch.need("pair_label"))
+
+
+def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the two of a pair, the chosen one's number and the rejected one's; the first is chosen where label ≥ ½."""
+    won = label >= 0.5
+    return torch.where(won, first, second), torch.where(won, second, first)

@@ -1,0 +1,166 @@
+"""Where batches come from: the sampler that follows the policy or does not, a pool, or recorded data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from sims.core.algorithms import Algorithm
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
+from sims.core.schedule import Schedule
+
+from .labelling import Labelling, implicit_reward
+from .protocols import Environment, Policy, Prompts, Samples, evaluate
+from .reference import Reference
+
+
+class Collector:
+    """Draws responses, has them judged, and freezes what must be known of them before the policy changes.
+
+    samples: how many responses were drawn so far. synced_at: updates done when the sampler last was the policy.
+    pool: batches drawn once and used from then on, in `order`; drawn here, or by the run that a replay repeats.
+    frozen_labeller: the policy as it was when it began to judge its own samples, where it stays that judge.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Reference,
+        environment: Environment,
+        algorithm: Algorithm,
+        schedule: Schedule,
+        noise: Noise,
+        labelling: Labelling | None = None,
+    ) -> None:
+        self.policy, self.reference, self.environment = policy, reference, environment
+        self.algorithm, self.schedule, self.noise = algorithm, schedule, noise
+        self.labelling = labelling or Labelling()
+        self.frozen_labeller: Policy | None = None
+        # The sampler is the policy itself where it is synced before every batch.
+        self.fresh = schedule.source == "policy" and schedule.sync_period == schedule.updates_per_batch
+        self.sampler = policy if self.fresh or schedule.source in ("dataset", "replay") else policy.clone()
+        self.pool: Batch | None = None
+        self.order: Tensor | None = None
+        self.samples = self.batches = self.synced_at = 0
+
+    def next_batch(self, updates: int) -> Batch:
+        """Sync if it is time, then collect what the schedule's source gives. updates: how many are done."""
+        schedule = self.schedule
+        if self.fresh:
+            self.synced_at = updates
+        elif schedule.source == "policy" and updates - self.synced_at >= schedule.sync_period:
+            self.sampler.copy_from(self.policy)
+            self.synced_at = updates
+        if schedule.source == "policy":
+            batch = self.draw(schedule.batch_size, updates)
+        elif schedule.source == "pool":
+            batch = self._from_pool()
+        elif schedule.source == "replay":
+            batch = self._from_stream()
+        else:
+            batch = self.environment.recorded(schedule.batch_size, self.noise)
+        self.batches += 1
+        return self._freeze(batch)
+
+    @torch.no_grad()
+    def draw(self, prompts: int, updates: int = 0) -> Batch:
+        """Draw responses to so many prompts, and have them judged. updates: how many are done."""
+        asked = self.environment.prompts(prompts, self.noise)
+        tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
+        samples = self._responses(tokens, prompt_mask)
+        drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
+        own = {"rewards": self._own_rewards(drawn)} if self._labels_itself(updates) else {}
+        pairing = self.algorithm.label_pairing
+        judged = self.environment.label(asked, samples.responses, samples.mask, pairing, self.noise, **own)
+        self.samples += prompts * self.schedule.num_generations
+        return drawn.replace(
+            rewards=judged.rewards,
+            gold=judged.gold,
+            pairs=judged.pairs,
+            pair_label=judged.pair_label,
+            pair_weight=judged.pair_weight,
+            desirable=judged.desirable,
+        )
+
+    def _labels_itself(self, updates: int) -> bool:
+        """Whether the policy is the judge from here on; freezes the one that is to stay so."""
+        asked = self.labelling.asks_policy(updates)
+        if asked and self.labelling.implicit_policy == "frozen" and self.frozen_labeller is None:
+            self.frozen_labeller = self.policy.clone()
+        return asked
+
+    def _own_rewards(self, batch: Batch) -> Tensor:
+        judge = self.sampler if self.frozen_labeller is None else self.frozen_labeller
+        return implicit_reward(judge, self.reference.policy, batch, self.labelling.implicit_beta)
+
+    def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
+        """K responses a prompt, each slot from the distribution that the algorithm wants; equal distributions are drawn together."""
+        drawn = []
+        for distribution, slots in itertools.groupby(self.algorithm.slot_distributions(self.schedule.num_generations)):
+            count, stream = (
+                len(list(slots)),
+                "responses" if distribution.name == "policy" else f"{distribution.name} responses",
+            )
+            if distribution.name == "reference":
+                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
+            else:
+                blend = (self.reference.policy, distribution.share) if distribution.name == "mixture" else None
+                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend, prompt_mask))
+        if len(drawn) == 1:
+            return drawn[0]
+        axis = len(self.noise.lead) + 1
+        return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
+
+    def _from_pool(self) -> Batch:
+        """The next prompts of the fixed pool, in a new order each time it has been gone through."""
+        pool_size, size = self.schedule.pool_size or 0, self.schedule.batch_size
+        if self.pool is None:
+            self.pool = self.draw(pool_size)
+        turn = self.batches % (pool_size // size)
+        if turn == 0 or self.order is None:
+            self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
+        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+
+    def _from_stream(self) -> Batch:
+        """The next prompts of another run's stream, each at most `replay_window` places from where it was drawn."""
+        assert self.pool is not None, "a replay starts from a stream: Training.train records it"
+        window, size = self.schedule.replay_window or 0.0, self.schedule.batch_size
+        if self.order is None:
+            places = torch.arange(self.pool.size, dtype=torch.float64)
+            moves = self.noise.uniforms("replay order", self.pool.size)
+            # Sorted by place + window·u nobody moves further than the window; u alone is a shuffle of all.
+            self.order = (moves if math.isinf(window) else places + window * moves).argsort(stable=True, dim=-1)
+        return self.pool.gather(self.order[..., self.batches * size : (self.batches + 1) * size])
+
+    @torch.no_grad()
+    def _freeze(self, batch: Batch) -> Batch:
+        """Add what is frozen at collection: reference log-probs, critic values, probes."""
+        algorithm = self.algorithm
+        if algorithm.needs_probes:
+            batch = batch.replace(probes=mismatch(batch))
+        if algorithm.needs_reference:
+            batch = batch.replace(logp_ref=self.reference.score(batch), reference_version=self.reference.version)
+            if batch.probes is not None:
+                batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
+        if algorithm.penalises_reward and algorithm.needs_reference and not self.fresh:
+            batch = batch.replace(logp_policy=evaluate(self.policy, batch).logp)
+        if algorithm.needs_critic:
+            batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
+        return batch
+
+
+def as_drawn(batch: Batch) -> Batch:
+    """A batch without what was frozen when it was collected: its responses and what was said of them."""
+    return batch.replace(logp_policy=None, logp_ref=None, values=None, probes=None, reference_version=0)
+
+
+def mismatch(batch: Batch) -> Batch:
+    """Each prompt with the responses of the next one: a derangement of any batch of 2 prompts or more."""
+    axis = len(batch.lead)
+    moved = {name: getattr(batch, name) for name in ("responses", "mask", "weight")}
+    moved = {name: None if x is None else x.roll(-1, dims=axis) for name, x in moved.items()}
+    return Batch(prompts=batch.prompts, prompt_mask=batch.prompt_mask, **moved)

@@ -1,0 +1,86 @@
+"""Who says what responses are worth to the learner: the environment, or the policy itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sims.core.objectives.batch import Batch, sequence_sum
+from sims.core.schedule import Schedule
+from sims.core.spec import Spec, SpecError, setting
+
+from .protocols import Policy, evaluate
+
+
+@dataclass(frozen=True)
+class Labelling(Spec, kind="labelling"):
+    """The judge of fresh samples. What the learner sees as rewards, and what pairs are labelled by, is its verdict; the
+    gold reward stays the environment's, and so does the labeller that turns rewards into labels.
+
+    implicit: r̂ (`implicit_reward`) of the policy as it was at the last sync (`implicit_policy` = sampler), or of a copy
+    made once, when the first batch is labelled so (frozen), against the run's reference. Where policy and reference are
+    one, as at the start, every pair is a tie, and labels know nothing: what a policy is to teach itself it must have
+    learned from somebody, which is what `implicit_after_updates` is for. Chen et al. 2024 (DICE) bootstrap from a policy
+    that DPO has tuned; Yuan et al. 2024 ask the policy in words instead.
+
+    Noiseless labels of r̂ keep the sign of every margin and drive it on: they sharpen what the policy has. Bradley–Terry
+    labels of temperature τ under DPO's β have their minimum at ∝ π_ref·(π_judge/π_ref)^κ, κ = implicit_beta/(τβ): at κ = 1
+    a policy is content with itself wherever it is.
+    """
+
+    labels: Literal["environment", "implicit"] = setting(
+        "environment", "who rewards and labels fresh samples: the environment, or the policy's own implicit reward"
+    )
+    implicit_beta: float = setting(
+        0.1, "beta of the implicit reward; of consequence where labels have a temperature, or rewards a size", above=0
+    )
+    implicit_policy: Literal["sampler", "frozen"] = setting(
+        "sampler", "whose implicit reward: the policy's at the last sync, or at implicit_after_updates and for ever"
+    )
+    implicit_after_updates: int = setting(
+        0, "updates that learn from the environment's rewards first; from the next batch on rewards are its own",
+        at_least=0,
+    )  # fmt: skip
+
+    def check(self) -> None:
+        if self.labels == "environment":
+            for name in ("implicit_beta", "implicit_policy", "implicit_after_updates"):
+                if getattr(self, name) != self.__dataclass_fields__[name].default:
+                    raise SpecError(name, getattr(self, name), "only means something when labels = implicit")
+        elif self.implicit_policy == "frozen" and self.implicit_after_updates == 0:
+            rule = "must be at least 1 with implicit_policy = frozen: at the start policy and reference are one"
+            raise SpecError("implicit_after_updates", 0, rule)
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Refuse, with SpecError, a schedule in which an implicit reward would be asked for in vain."""
+        if self.labels == "environment":
+            return
+        if schedule.source != "policy":
+            raise SpecError("source", schedule.source, "must be policy: labels = implicit labels fresh samples")
+        if self.implicit_policy == "sampler" and math.isinf(schedule.sync_period):
+            rule = (
+                "must be finite with implicit_policy = sampler, which else stays the reference for ever; or take frozen"
+            )
+            raise SpecError("sync_every_updates", schedule.sync_period, rule)
+        if self.implicit_policy == "frozen" and schedule.reference != "fixed":
+            rule = "must be fixed with implicit_policy = frozen: its rewards are relative to the reference that it had"
+            raise SpecError("reference", schedule.reference, rule)
+
+    def asks_policy(self, updates: int) -> bool:
+        """Whether a batch that is collected after so many updates is judged by the policy."""
+        return self.labels == "implicit" and updates >= self.implicit_after_updates
+
+
+@torch.no_grad()
+def implicit_reward(policy: Policy, reference: Policy, batch: Batch, beta: float) -> Tensor:
+    """r̂ = β·(log π − log π_ref), summed over the tokens of each response: (..., B, K). Rafailov et al. 2023, eq. 5.
+
+    It lacks β·log Z(x), which is the same for all responses to a prompt: only differences within a prompt mean
+    anything. Exactly 0 where the two policies are equal.
+    """
+    ratio = evaluate(policy, batch).logp - evaluate(reference, batch).logp
+    return beta * sequence_sum(ratio, batch.mask.to(ratio.device))

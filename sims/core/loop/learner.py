@@ -1,0 +1,109 @@
+"""One update: probes, shares, micro-batches, backward, clip, step; and runs that diverge are frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sims.core.algorithms import Algorithm, Targets
+from sims.core.objectives.batch import Batch, Outputs
+
+from .optimise import Optimiser, PerRunOptimiser
+from .protocols import Policy, evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one update did, a number a run: loss before the step, gradient norm before clipping, still alive."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    alive: Tensor
+
+
+class Learner:
+    """Trains the policies of all runs at once.
+
+    micro_batch_size: prompts that go through the policy together; cuts memory, changes no gradient.
+    """
+
+    def __init__(
+        self, policy: Policy, optimiser: Optimiser, lead: tuple[int, ...], micro_batch_size: int | None = None
+    ) -> None:
+        self.policy, self.micro_batch_size = policy, micro_batch_size
+        self.parameters = list(policy.parameters())
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.optimiser = PerRunOptimiser(self.parameters, lead, optimiser)
+        self.alive = torch.ones(lead, dtype=torch.bool)
+
+    def update(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> Step:
+        """One step on one minibatch. A run whose loss or gradient is not finite is frozen there, and stays marked."""
+        targets = algorithm.at_update(batch, targets, self.score_probes(batch) if algorithm.needs_probes else None)
+        return self._step(*self.gradient(algorithm, batch, targets))
+
+    def gradient(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> tuple[list[Tensor], Tensor]:
+        """Gradient of each parameter and the loss (lead), summed over the prompts of `batch`.
+
+        targets: after `at_update` on the whole minibatch, so that a part of it gives its part of both sums.
+        """
+        size = self.micro_batch_size or batch.size
+        gradients: list[Tensor] | None = None
+        total: Tensor | None = None
+        for start in range(0, batch.size, size):
+            part = batch.narrow(start, min(size, batch.size - start))
+            loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, start))
+            # Runs are independent, so that the gradient of their sum is each run's own.
+            ones = torch.ones_like(loss)
+            found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))
+            gradients = found if gradients is None else [a + b for a, b in zip(gradients, found, strict=True)]
+            part_loss = loss.detach().sum(-1)
+            total = part_loss if total is None else total + part_loss
+        assert gradients is not None and total is not None
+        return gradients, total
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the next updates depend on, beside the parameters, by name."""
+        moments = {"mean": self.optimiser.mean, "square": self.optimiser.square}
+        found = {f"{name}.{i}": x for name, several in moments.items() for i, x in enumerate(several)}
+        return found | {"alive": self.alive}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take over what `tensors` gave after so many steps."""
+        self.optimiser.steps, self.alive = steps, tensors["alive"]
+        for name, several in (("mean", self.optimiser.mean), ("square", self.optimiser.square)):
+            for i, x in enumerate(several):
+                x.copy_(tensors[f"{name}.{i}"])
+
+    def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
+        """The policy's outputs that the algorithm asks for."""
+        return evaluate(self.policy, batch, algorithm.needs_critic, prompt_logp=algorithm.needs_prompt_logp)
+
+    def score_probes(self, batch: Batch) -> Tensor:
+        """log π of the batch's probes, without gradient: (..., B, K, L)."""
+        if batch.probes is None:
+            raise ValueError("batch.probes is missing: this algorithm needs it")
+        with torch.no_grad():
+            return evaluate(self.policy, batch.probes).logp
+
+    def grad_norm(self, gradients: list[Tensor]) -> Tensor:
+        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds a part of it adds the rest."""
+        return self.optimiser.grad_norm(gradients)
+
+    def _step(self, gradients: list[Tensor], loss: Tensor) -> Step:
+        norm = self.grad_norm(gradients)
+        self.alive = self.alive & ((loss + norm).abs() < torch.inf)
+        everyone = bool(self.alive.all())
+        self.optimiser.step(gradients, norm, None if everyone else self.alive)
+        return Step(loss, norm, self.alive)
+
+
+def narrow_targets(targets: Targets, batch: Batch, part: Batch, start: int) -> Targets:
+    """The targets of the prompts that `part` took from `batch`."""
+    if part.size == batch.size:
+        return targets
+    axis = len(batch.lead)
+    return {name: value.narrow(axis, start, part.size) for name, value in targets.items()}

@@ -1,0 +1,38 @@
+"""What the KL is measured to: a frozen policy, renewed by rule or never."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from sims.core.objectives.batch import Batch
+from sims.core.schedule import Schedule
+
+from .protocols import Policy, evaluate
+
+P = TypeVar("P", bound=Policy)
+
+
+class Reference(Generic[P]):
+    """A copy of the initial policy that the optimiser never sees. `version` counts its renewals."""
+
+    def __init__(self, policy: P, schedule: Schedule) -> None:
+        self.policy = policy.clone()
+        self.schedule = schedule
+        self.version = 0
+
+    def score(self, batch: Batch) -> Tensor:
+        """log π_ref of the batch's responses, (..., B, K, L), without gradient."""
+        with torch.no_grad():
+            return evaluate(self.policy, batch).logp
+
+    def after_update(self, update: int, policy: P) -> None:
+        """Renew by the schedule's rule; `update` counts from 1."""
+        if self.schedule.reference == "copy" and update % (self.schedule.reference_every_updates or 1) == 0:
+            self.policy.copy_from(policy)
+            self.version += 1
+        elif self.schedule.reference == "ema":
+            self.policy.blend_from(policy, self.schedule.reference_rate or 1.0)
+            self.version += 1

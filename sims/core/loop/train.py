@@ -1,0 +1,191 @@
+"""The one training loop: collect, label, compute targets, update, and again.
+
+It knows neither what a policy is nor how many runs or devices there are: a Learner updates, and whoever iterates over
+the ticks draws progress bars, evaluates, or saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sims.core.algorithms import Algorithm, State
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
+from sims.core.objectives.preferences import count_pairs
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
+
+from .collect import Collector, as_drawn
+from .labelling import Labelling
+from .learner import Learner, Step, narrow_targets
+from .protocols import Environment, Policy
+from .reference import Reference
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One update: how many are done, samples drawn so far, updates since the sampler was synced, the batch, the
+    step."""
+
+    update: int
+    samples: int
+    staleness: int
+    batch: Batch
+    step: Step
+
+
+def check_run(algorithm: Algorithm, schedule: Schedule, labelling: Labelling | None = None) -> None:
+    """Refuse what cannot run, before it runs. Raises SpecError with the field to change."""
+    name, generations, labelling = algorithm.kind, schedule.num_generations, labelling or Labelling()
+    algorithm.check_schedule(schedule)
+    labelling.check_schedule(schedule)
+    if schedule.source != "dataset":  # recorded data bring their own responses, pairs and labels
+        if generations < algorithm.min_generations:
+            rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"
+            raise SpecError("num_generations", generations, rule)
+        if algorithm.label_pairing is not None:
+            count_pairs(generations, algorithm.label_pairing)
+    if algorithm.needs_probes and schedule.batch_size < 2:
+        raise SpecError(
+            "batch_size", schedule.batch_size, f"must be at least 2: {name} mismatches prompts and responses"
+        )
+    if schedule.reference != "fixed" and not algorithm.needs_reference and labelling.labels == "environment":
+        raise SpecError(
+            "reference", schedule.reference, f"has no effect: {name} looks at no reference with these settings"
+        )
+
+
+class Training:
+    """A run in progress: everything that changes between two updates, and the loop that changes it.
+
+    policy is trained in place; the reference and the sampler start as copies of it.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        environment: Environment,
+        algorithm: Algorithm,
+        schedule: Schedule,
+        learner: Learner,
+        noise: Noise,
+        labelling: Labelling | None = None,
+    ) -> None:
+        check_run(algorithm, schedule, labelling)
+        self.policy, self.learner, self.noise = policy, learner, noise
+        self.algorithm, self.schedule = algorithm, schedule
+        self.reference = Reference(policy, schedule)
+        self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise, labelling)
+        parameter = learner.parameters[0]
+        self.state: State = algorithm.initial_state(noise.lead, parameter.dtype, parameter.device)
+        self.updates = 0
+
+    def train(self, updates: int) -> Iterator[Update]:
+        """Train until `updates` are done in all, one update an update. `updates` must fall on a batch boundary."""
+        schedule, collector = self.schedule, self.collector
+        schedule.check_updates(updates)
+        size = schedule.minibatch_size or schedule.batch_size
+        if schedule.source == "replay" and collector.pool is None:
+            self._record_stream(updates)
+        while self.updates < updates:
+            batch = collector.next_batch(self.updates)
+            with torch.no_grad():
+                targets, self.state = self.algorithm.targets(batch, self.state)
+            for epoch in range(schedule.epochs):
+                targets = self.algorithm.at_epoch(batch, targets, epoch)
+                for start in range(0, schedule.batch_size, size):
+                    part = batch.narrow(start, size)
+                    step = self.learner.update(self.algorithm, part, narrow_targets(targets, batch, part, start))
+                    staleness = self.updates - collector.synced_at
+                    self.updates += 1
+                    self.reference.after_update(self.updates, self.policy)
+                    yield Update(self.updates, collector.samples, staleness, batch, step)
+
+    def _record_stream(self, updates: int) -> None:
+        """Train a twin on-policy by the same schedule and noise, and keep the batches that it drew."""
+        collector, schedule = self.collector, self.schedule.replace(source="policy", replay_window=None)
+        learner, policy = self.learner, self.policy.clone()
+        twin = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
+        run = Training(policy, collector.environment, self.algorithm, schedule, twin, self.noise)
+        ticks = run.train(updates)
+        collector.pool = Batch.join([as_drawn(t.batch) for t in ticks if t.number % schedule.updates_per_batch == 0])
+        collector.samples = run.collector.samples
+
+    @property
+    def between_batches(self) -> bool:
+        """Whether a batch has just been used up: the moments at which a run can be saved."""
+        return self.updates % self.schedule.updates_per_batch == 0
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """All that a resumed run needs, as named tensors and numbers: a run restored from it goes on bit for bit.
+
+        Whatever the environment remembers it gives itself, as numbers, if it has a `state_dict`.
+        """
+        if not self.between_batches:
+            raise ValueError(f"update {self.updates} is in the middle of a batch: a run is saved between batches")
+        collector, policies = self.collector, {"policy": self.policy}
+        if not collector.fresh and self.schedule.source == "policy":
+            policies["sampler"] = collector.sampler
+        if self.schedule.reference != "fixed":
+            policies["reference"] = self.reference.policy
+        if collector.frozen_labeller is not None:
+            policies["labeller"] = collector.frozen_labeller
+        tensors = {
+            f"{name}.{i}": p.detach() for name, policy in policies.items() for i, p in enumerate(policy.parameters())
+        }
+        tensors |= {f"state.{name}": value for name, value in self.state.items()}
+        tensors |= {f"learner.{name}": value for name, value in self.learner.tensors().items()}
+        if collector.pool is not None and collector.order is not None:
+            tensors |= {f"pool.{name}": value for name, value in collector.pool.tensors().items()}
+            tensors["pool order"] = collector.order
+        numbers = {
+            "updates": self.updates,
+            "samples": collector.samples,
+            "batches": collector.batches,
+            "synced_at": collector.synced_at,
+            "reference_version": self.reference.version,
+            "optimiser_steps": self.learner.optimiser.steps,
+        }
+        numbers |= {f"noise.{name}": count for name, count in self.noise.state_dict().items()}
+        remembered: dict[str, int] = getattr(collector.environment, "state_dict", dict)()
+        return tensors, numbers | {f"environment.{name}": value for name, value in remembered.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken. The training must have been made from the same spec and start."""
+        collector = self.collector
+        if "labeller.0" in tensors:
+            collector.frozen_labeller = self.policy.clone()
+        for name, policy in (
+            ("policy", self.policy),
+            ("sampler", collector.sampler),
+            ("reference", self.reference.policy),
+            ("labeller", collector.frozen_labeller),
+        ):
+            for i, parameter in enumerate(policy.parameters() if policy is not None else ()):
+                if f"{name}.{i}" in tensors:
+                    parameter.copy_(tensors[f"{name}.{i}"])
+        self.state = _below(tensors, "state.")
+        self.learner.load(_below(tensors, "learner."), numbers["optimiser_steps"])
+        if "pool order" in tensors:
+            fields: dict[str, Any] = {**_below(tensors, "pool.")}
+            collector.pool, collector.order = Batch(**fields), tensors["pool order"]
+        self.updates, self.reference.version = numbers["updates"], numbers["reference_version"]
+        collector.samples, collector.batches = numbers["samples"], numbers["batches"]
+        collector.synced_at = numbers["synced_at"]
+        self.noise.load_state_dict(_below(numbers, "noise."))
+        if hasattr(collector.environment, "load_state_dict"):
+            collector.environment.load_state_dict(_below(numbers, "environment."))
+
+
+V = TypeVar("V")
+
+
+def _below(named: dict[str, V], prefix: str) -> dict[str, V]:
+    """The entries whose names start with the prefix, without it."""
+    return {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Random streams, sampling from uniforms, and how tensors are gone over."""

@@ -1,0 +1,1 @@
+"""What a batch is, and the quantities that losses are made of."""

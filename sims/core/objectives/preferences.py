@@ -1,0 +1,99 @@
+"""From rewards to labels: which responses are compared, and who wins.
+
+Labels are data: they are drawn once, when responses are judged, from uniforms that are passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from sims.core.spec import Spec, SpecError, setting
+
+Pairing = Literal["drawn", "best_worst", "all", "correct_incorrect", "halves"]
+
+
+@dataclass(frozen=True)
+class Labeller(Spec, kind="labeller"):
+    """A Bradley–Terry judge of rewards: P(first ≻ second) = σ((r_1 − r_2) / label_temperature), then flipped by chance.
+
+    With rewards in [0, 1] a judge of temperature 1 is little better than a coin: the temperature is always a choice.
+    """
+
+    label_temperature: float = setting(
+        0.0, "scale on which rewards are told apart; 0: noiseless, ties give one half", at_least=0
+    )
+    flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+
+    def label(self, first: Tensor, second: Tensor, uniforms: Tensor) -> Tensor:
+        """1 where the first is preferred, 0 where the second is, ½ for a noiseless tie.
+
+        first, second: rewards (..., Q); uniforms: (..., Q, 2), one for the labels and one for the flip.
+        """
+        if self.label_temperature == 0:
+            won = (torch.sign(first - second) + 1.0) / 2.0
+        else:
+            won = (uniforms[..., 0] < preference_probability(first, second, self.label_temperature)).to(first.dtype)
+        return torch.where(uniforms[..., 1] < self.flip_rate, 1.0 - won, won) if self.flip_rate > 0 else won
+
+
+def preference_probability(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """σ((r_1 − r_2)/temperature), in float64. Any shape. Bradley & Terry 1952."""
+    return torch.exp(logsigmoid((first.double() - second.double()) / temperature))
+
+
+def count_pairs(num_generations: int, pairing: Pairing) -> int:
+    """Q, how many pairs a prompt of K responses gives; SpecError if it gives none."""
+    if num_generations < 2:
+        raise SpecError("num_generations", num_generations, "must be at least 2: a pair needs two responses")
+    if pairing in ("drawn", "halves") and num_generations % 2:
+        raise SpecError(
+            "num_generations", num_generations, f"must be even: pairing = {pairing} takes responses two by two"
+        )
+    every, half = num_generations * (num_generations - 1) // 2, num_generations // 2
+    return {"drawn": half, "halves": half, "best_worst": 1, "all": every, "correct_incorrect": every}[pairing]
+
+
+def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) -> tuple[Tensor, Tensor | None]:
+    """The pairs to label, and the weight of each (None: all count). rewards: (..., B, K).
+
+    drawn: 0-1, 2-3, ... · best_worst: argmax against argmin · all: every i < j · correct_incorrect: those i < j of
+    which exactly one has a reward above `correct_above` · halves: 0-K/2, 1-(K/2+1), ..., where the second half of the
+    responses comes from another distribution. Returns pairs (..., B, Q, 2) and weights (..., B, Q).
+    """
+    generations = rewards.shape[-1]
+    count = count_pairs(generations, pairing)
+    if pairing == "best_worst":
+        best_worst = torch.stack([rewards.argmax(-1), rewards.argmin(-1)], dim=-1).unsqueeze(-2)
+        # A group of equal rewards has no best: argmax and argmin then name the same response, which is no pair.
+        return best_worst, (rewards.amax(-1, keepdim=True) > rewards.amin(-1, keepdim=True)).to(rewards.dtype)
+    if pairing == "drawn":
+        index = torch.arange(generations, device=rewards.device).reshape(count, 2)
+    elif pairing == "halves":
+        index = torch.arange(generations, device=rewards.device).reshape(2, count).T
+    else:
+        index = torch.combinations(torch.arange(generations, device=rewards.device), 2)
+    pairs = index.expand(*rewards.shape[:-1], count, 2)
+    if pairing != "correct_incorrect":
+        return pairs, None
+    correct = rewards > correct_above
+    return pairs, (correct[..., index[:, 0]] != correct[..., index[:, 1]]).to(rewards.dtype)
+
+
+def desirable_from_pairs(pairs: Tensor, label: Tensor, generations: int, weight: Tensor | None = None) -> Tensor:
+    """How often each response won the pairs it was in: (..., B, K), ½ for one that was in none. For KTO.
+
+    label, weight: (..., B, Q); pairs of weight 0 do not count, and those of any other weight count alike.
+    """
+    played = torch.ones_like(label) if weight is None else (weight > 0).to(label.dtype)
+    wins = label.new_zeros((*label.shape[:-1], generations))
+    games = torch.zeros_like(wins)
+    for side, won in ((0, label), (1, 1.0 - label)):
+        wins = wins.scatter_add(-1, pairs[..., side], played * won)
+        games = games.scatter_add(-1, pairs[..., side], played)
+    return torch.where(games > 0, wins / games.clamp(min=1), 0.5)

@@ -1,0 +1,1 @@
+"""An arm as data, and what becomes of it."""

@@ -1,0 +1,155 @@
+"""What a record says of a policy: expectations over all responses, which are exact, or over fresh samples."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sims.core.loop.train import Training, Update
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import pick, sequence_sum
+from sims.core.objectives.divergences import entropy, kl_policy_ref
+from sims.core.objectives.reductions import shares
+from sims.environments.enumerable import EnumerableEnvironment
+from sims.environments.token_bandit import TokenBanditEnvironment
+from sims.policies.categorical import CategoricalPolicy
+from sims.policies.causal import TransformerPolicy
+
+
+class Evaluation(Protocol):
+    """Looks at the policy of a training now and then, and once more when it is over."""
+
+    def row(self) -> dict[str, Tensor]:
+        """Numbers of the policy as it is now: name → (R,). Among them reward, gold, kl_policy_ref and entropy."""
+
+    def closing(self) -> dict[str, Tensor]:
+        """What is known at the end; among it reference_reward (R,), and best_reward (R,), which no policy exceeds."""
+
+
+class ExactEvaluation:
+    """Sums over every response to every prompt."""
+
+    def __init__(self, training: Training, environment: EnumerableEnvironment) -> None:
+        self.policy: CategoricalPolicy = training.policy  # type: ignore[assignment]
+        self.environment = environment
+        self.logp_ref = self.policy.all_log_probs().detach()
+        self.facts = environment.facts()
+
+    @torch.no_grad()
+    def row(self) -> dict[str, Tensor]:
+        """Expected reward and gold reward, KL and entropy; and the mass on responses that no data shows, if any."""
+        logp = self.policy.all_log_probs()
+        row = {
+            "reward": self._mean(logp, self.environment.seen_rewards()),
+            "gold": self._mean(logp, self.environment.all_rewards()),
+            "kl_policy_ref": kl_policy_ref(logp, self.logp_ref).mean(-1),
+            "entropy": entropy(logp).mean(-1),
+        }
+        if "covered" in self.facts:
+            row["unseen_mass"] = (logp.exp() * ~self.facts["covered"]).sum(-1).mean(-1)
+        return row
+
+    def closing(self) -> dict[str, Tensor]:
+        """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the problem's own facts."""
+        gold = self.environment.all_rewards()
+        return {
+            "reference_reward": self._mean(self.logp_ref, gold),
+            "best_reward": gold.amax(-1).mean(-1).expand(self.logp_ref.shape[0]),
+            "rewards": gold,
+            "logp_ref": self.logp_ref,
+            "logp_final": self.policy.all_log_probs().detach(),
+            **self.facts,
+        }
+
+    @staticmethod
+    def _mean(logp: Tensor, rewards: Tensor) -> Tensor:
+        """Expected reward, mean over prompts: (R,). logp: (R, X, N); rewards: (X, N) or (R, X, N)."""
+        return (logp.exp() * rewards).sum(-1).mean(-1)
+
+
+class EvaluationNoise(Noise):
+    """The streams of some runs under names of their own: to look at a policy changes no run, nor does it look at what
+    the policy was trained on."""
+
+    def uniforms(self, stream: str, *shape: int) -> Tensor:
+        return super().uniforms(f"evaluation {stream}", *shape)
+
+
+class SampledEvaluation:
+    """Draws responses, one a prompt. Rewards are means over them; KL and entropy are exact after each of their
+    prefixes, whose distribution alone is sampled: by the chain rule E[Σ_t KL(π(·|y_<t)‖π_ref(·|y_<t))] = KL(π‖π_ref),
+    and so for the entropy.
+
+    The k-th evaluation of every arm draws from the same uniforms: arms of one seed are paired here too. What the
+    reference earns is what the policy was seen to earn before the first update.
+    """
+
+    def __init__(self, training: Training, environment: TokenBanditEnvironment, samples: int) -> None:
+        self.policy: TransformerPolicy = training.policy  # type: ignore[assignment]
+        self.reference = self.policy.clone()
+        self.environment, self.samples = environment, samples
+        self.noise = EvaluationNoise(training.noise.runs)
+        self.reference_reward: Tensor | None = None
+
+    @torch.no_grad()
+    def row(self) -> dict[str, Tensor]:
+        """Mean reward and gold reward of the samples, KL and entropy along them."""
+        prompts = self.environment.prompts(self.samples, self.noise)
+        (responses, mask, _), distribution = self.policy.sample_with_distributions(prompts, 1, self.noise)
+        judged = self.environment.label(prompts, responses, mask, None, self.noise)
+        gold = judged.rewards if judged.gold is None else judged.gold
+        distribution_ref = self.reference.token_distributions(prompts, responses)
+        row = {
+            "reward": judged.rewards.mean((-2, -1)),
+            "gold": gold.mean((-2, -1)),
+            "kl_policy_ref": sequence_sum(kl_policy_ref(distribution, distribution_ref), mask).mean((-2, -1)),
+            "entropy": sequence_sum(entropy(distribution), mask).mean((-2, -1)),
+        }
+        if self.reference_reward is None:
+            self.reference_reward = row["gold"]
+        return row
+
+    @torch.no_grad()
+    def closing(self) -> dict[str, Tensor]:
+        """kl_of_best: (R,) the KL to the reference of always giving the best response."""
+        best, lead = self.environment.best_responses(), self.noise.lead
+        assert self.reference_reward is not None, "closing comes after the row of update 0"
+        prompts = torch.arange(len(best)).expand(*lead, -1)
+        responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
+        mask = self.environment.space.mask(responses)
+        logp_ref = sequence_sum(self.reference.forward(prompts, responses, mask).logp, mask)
+        return {
+            "reference_reward": self.reference_reward,
+            "best_reward": self.environment.reward(prompts, responses).mean((-2, -1)),
+            "kl_of_best": -logp_ref.mean((-2, -1)),
+        }
+
+
+def update_row(training: Training, update: Update | None, like: Tensor) -> dict[str, Tensor]:
+    """Loss and gradient norm of the last update; for algorithms on pairs also the mean log-prob of the chosen and of
+    the rejected responses of its batch, after it: (R,) each, NaN before the first update."""
+    unknown = torch.full_like(like, torch.nan)
+    row = {
+        "loss": unknown if update is None else update.stats.loss,
+        "grad_norm": unknown if update is None else update.stats.grad_norm,
+    }
+    if training.algorithm.label_pairing is not None:
+        chosen, rejected = (unknown, unknown) if update is None else _pair_log_probs(training, update)
+        row |= {"logp_chosen": chosen, "logp_rejected": rejected}
+    return row
+
+
+@torch.no_grad()
+def _pair_log_probs(training: Training, update: Update) -> tuple[Tensor, Tensor]:
+    batch = update.batch
+    logp = sequence_sum(training.policy.forward(batch.prompts, batch.responses, batch.mask).logp, batch.mask)
+    first, second = pick(logp, batch.need("pairs"))
+    label = batch.need("pair_label")
+    chosen = label * first + (1.0 - label) * second
+    # Pairs that do not count have no say; 0/0 is NaN where none does. Contiguous: a sum of one number that is expanded
+    # would change its bits with R.
+    share = shares(batch.pair_weight, label).contiguous()
+    share = share / share.sum((-2, -1), keepdim=True)
+    return (share * chosen).sum((-2, -1)), (share * (first + second - chosen)).sum((-2, -1))

@@ -1,0 +1,96 @@
+"""An experiment: one arm of a comparison times R runs, as data. Its JSON is its identity, and names its record on
+disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from sims.core.algorithms import Algorithm
+from sims.core.loop.labelling import Labelling
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.loop.train import check_run
+from sims.core.schedule import Schedule
+from sims.core.spec import Spec, SpecError, setting, to_json
+
+from .store import NAME
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Experiment(Spec, kind="experiment"):
+    """Everything that decides a record's numbers."""
+
+    name: str = setting(help="what the record is called on disk; letters, digits, _ and -")
+    environment: EnvironmentSpec = setting(help="where responses are judged")
+    policy: PolicySpec = setting(help="what is trained")
+    algorithm: Algorithm = setting(help="how")
+    schedule: Schedule = setting(Schedule(), "how on-policy")
+    optimiser: Optimiser = setting(Optimiser(), "how a gradient becomes a step")
+    labelling: Labelling = setting(Labelling(), "who says what fresh samples are worth", omit_default=True)
+    updates: int = setting(1000, "updates in all; must be a multiple of the updates a batch", at_least=1)
+    evaluations: int = setting(20, "points at which the policy is evaluated, beside the start", at_least=1)
+    runs: int = setting(20, "independent runs", at_least=1)
+    seed: int = setting(0, "seed of the runs; run r of two experiments with one seed shares its noise", at_least=0)
+    precision: Literal["float32", "float64"] = setting("float32", "floating point of parameters and losses")
+
+    def check(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
+        check_run(self.algorithm, self.schedule, self.labelling)
+        self.policy.check_environment(self.environment)
+        self.environment.check_experiment(self.algorithm, self.schedule)
+        self.schedule.check_updates(self.updates)
+        if self.labelling.implicit_after_updates >= self.updates:
+            rule = f"must be below updates = {self.updates}, for the policy to judge anything"
+            raise SpecError("implicit_after_updates", self.labelling.implicit_after_updates, rule)
+        if self.evaluations > self.updates:
+            raise SpecError("evaluations", self.evaluations, f"must be at most updates = {self.updates}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    @property
+    def evaluated_at(self) -> list[int]:
+        """Updates at which the policy is evaluated: 0, then evenly spread up to the last."""
+        return [self.updates * i // self.evaluations for i in range(self.evaluations + 1)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values, complete."""
+        return to_json(self)  # type: ignore[no-any-return]
+
+
+def stack_key(experiment: Experiment) -> str:
+    """Experiments with equal keys can run as one stack: they differ in name, seed, runs, per-run numbers and what their
+    environment lets differ.
+
+    A number that is 0 is part of the key: a penalty of weight 0 is not computed at all.
+    """
+    changes: dict[str, Any] = {"environment": experiment.environment.stack_key()}
+    for part in ("algorithm", "optimiser"):
+        spec = getattr(experiment, part)
+        numbers = {name: getattr(spec, name) for name in spec.per_run_fields()}
+        changes[part] = to_json(spec) | {name: value == 0 for name, value in numbers.items()}
+    return json.dumps(experiment.to_json() | {"name": "", "seed": 0, "runs": 0} | changes, sort_keys=True)
+
+
+def stack_specs(specs: Sequence[S], runs: Sequence[int], dtype: torch.dtype) -> S:
+    """One spec for several that differ in per-run numbers: each such number becomes an array over all runs.
+
+    It does so even for a single spec, so that stacking changes no bit of a result.
+    """
+    changes = {}
+    for name in specs[0].per_run_fields():
+        values = [getattr(spec, name) for spec in specs]
+        if any(value != 0 for value in values):
+            rows = [value for value, count in zip(values, runs, strict=True) for _ in range(count)]
+            changes[name] = torch.tensor(rows, dtype=dtype)
+    return dataclasses.replace(specs[0], **changes)

@@ -1,0 +1,101 @@
+"""Numbers read off a record: scores, and the optima that they are measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sims import exact
+
+from .experiment import Experiment
+from .store import Record
+
+
+def best_reward(record: Record) -> float:
+    """The largest expected gold reward that any policy can have: the mean over prompts of the best response's."""
+    return float(record.arrays["best_reward"].mean())
+
+
+def scores(record: Record) -> np.ndarray:
+    """(runs, points): (gold − reference's) / (largest gold − reference's): 0 is the reference, 1 cannot be beaten.
+
+    Gold is what a policy is judged by: without a learned reward, the reward itself. A run that diverged scores 0 from
+    then on: one would throw it away and serve the reference.
+    """
+    arrays = record.arrays
+    gold, reference, best = arrays["gold"], arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
+    score = (gold - reference) / (best - reference)
+    died = arrays["diverged_at"][:, None]
+    return np.where((died >= 0) & (arrays["updates"] >= died), 0.0, score)
+
+
+def final_scores(record: Record) -> np.ndarray:
+    """(runs,): the score at the end."""
+    return scores(record)[:, -1]
+
+
+def kl_of_best_response(record: Record) -> float:
+    """KL to the reference of always giving the best response: the most that reward can ask for, in nats."""
+    if "kl_of_best" in record.arrays:
+        return float(record.arrays["kl_of_best"].mean())
+    logp_ref = record.arrays["logp_ref"]
+    best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp_ref), 0)
+    return float(-np.take_along_axis(logp_ref, best, -1).mean())
+
+
+def greedy_distribution(record: Record) -> np.ndarray:
+    """Log-probs of always giving the best response, or one of the best: (X, N)."""
+    rewards = record.arrays["rewards"].astype(float)
+    distribution = np.where(rewards == rewards.max(-1, keepdims=True), 0.0, -np.inf)
+    return distribution - np.log(np.exp(distribution).sum(-1, keepdims=True))
+
+
+def target_beta(experiment: Experiment) -> float | None:
+    """The β for which π_ref·e^{r/β}/Z, r the gold reward, is what an experiment aims at; None where there is no such.
+
+    Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
+    flips nothing; with noiseless labels its loss has no minimum, and recorded pairs leave free what they do not show.
+    A reference that moves, a learned reward, or a policy that judges itself, makes it another distribution.
+    """
+    algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
+    if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
+        return None
+    if experiment.labelling.labels == "implicit":
+        return None
+    if algorithm.kind in ("reinforce", "rloo", "ppo"):
+        plain = {"kl_in": "reward", "kl_estimator": "k1", "target_kl": None, "gamma": 1.0}  # what only PPO can change
+        aims = all(getattr(algorithm, name, value) == value for name, value in plain.items())
+        return algorithm.beta if aims and algorithm.beta > 0 else None  # type: ignore[attr-defined]
+    temperature, flips = (getattr(environment, name, 0.0) for name in ("label_temperature", "flip_rate"))
+    judged = temperature > 0 and flips == 0 and schedule.source != "dataset"
+    if algorithm.kind == "dpo" and judged and not algorithm.length_normalised:  # type: ignore[attr-defined]
+        return algorithm.beta * temperature  # type: ignore[attr-defined, no-any-return]
+    return None
+
+
+def optima(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
+    """Reward, score, KL and entropy of the largest reward, and of the distribution aimed at (`target_beta`), mean over runs.
+
+    Where responses cannot be listed, only the largest reward is known: what always gives a best response.
+    """
+    if "logp_ref" not in record.arrays:
+        best = {"reward": best_reward(record), "KL(π‖π_ref)": kl_of_best_response(record)}
+        return {"largest reward": best | {"score": 1.0, "entropy": 0.0}}
+    logp_ref = record.arrays["logp_ref"].astype(float)
+    rewards = record.arrays["rewards"].astype(float)
+    distributions = {"largest reward": np.broadcast_to(greedy_distribution(record), logp_ref.shape)}
+    beta = target_beta(experiment)
+    if beta is not None:
+        distributions[f"π* at β = {beta:g}"] = exact.kl_optimum(
+            logp_ref, np.broadcast_to(rewards, logp_ref.shape), beta
+        )
+    reference = exact.expected_reward(logp_ref, rewards).mean()
+    found = {}
+    for name, distribution in distributions.items():
+        reward = exact.expected_reward(distribution, rewards).mean()
+        found[name] = {
+            "reward": float(reward),
+            "score": float((reward - reference) / (best_reward(record) - reference)),
+            "KL(π‖π_ref)": float(exact.kl_policy_ref(distribution, logp_ref).mean()),
+            "entropy": float(exact.entropy(distribution).mean()),
+        }
+    return found

@@ -1,0 +1,124 @@
+"""Command-line options made from specs: one option a field, its type, default, limits and help from the declaration."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+from sims.core.spec import Spec, SpecError, describe, type_name
+
+S = TypeVar("S", bound=Spec)
+_NOT_GIVEN = object()
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and name the nearest option for a typo. Exit status 2."""
+
+    def __init__(self, prog: str, **arguments: Any) -> None:
+        arguments.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog, allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all arguments; an unknown one is an error that names its neighbour."""
+        found, rest = self.parse_known_args(list(arguments))
+        if rest:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(rest[0].split("=")[0], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
+            self.error(f"{rest[0]}: no such option with these choices{hint}")
+        return found
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuse, with SpecError, a folder that cannot be made because a file stands in its way."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise SpecError(name, str(path), f"must be a folder: {there} is a file")
+
+
+def option_name(field_name: str) -> str:
+    """sync_every_updates → --sync-every-updates"""
+    return "--" + field_name.replace("_", "-")
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Spec], title: str, skip: Iterable[str] = ()) -> None:
+    """An option for each field of a spec, in a group of its own."""
+    group = parser.add_argument_group(title)
+    hints, skipped = cls.hints(), set(skip)
+    for field in dataclasses.fields(cls):
+        if field.name in skipped or field.metadata.get("help") is None:
+            continue
+        hint = hints[field.name]
+        default = "" if field.default is MISSING else f", default {show(field.default)}"
+        text = f"{field.metadata['help']} ({describe(field, hint)}{default})".replace("%", "%%")
+        name = option_name(field.name)
+        metavar = type_name(hint).split(" ")[0].upper() if get_origin(hint) is not Literal else "NAME"
+        if hint is bool:
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=_NOT_GIVEN, help=text)
+        else:
+            group.add_argument(name, default=_NOT_GIVEN, metavar=metavar, help=text)
+
+
+def given(options: argparse.Namespace, cls: type[Spec], skip: Iterable[str] = ()) -> dict[str, Any]:
+    """The values of a spec's fields that were given, converted to their types. SpecError names what cannot be."""
+    hints, skipped = cls.hints(), set(skip)
+    found = {}
+    for field in dataclasses.fields(cls):
+        value = getattr(options, field.name, _NOT_GIVEN)
+        if field.name not in skipped and value is not _NOT_GIVEN:
+            found[field.name] = convert(value, field, hints[field.name]) if isinstance(value, str) else value
+    return found
+
+
+def convert(text: str, field: Field[Any], hint: Any) -> Any:
+    """A value of a field from its text: '0.1', 'none', 'inf', '64,64'."""
+    for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        try:
+            return _convert_to(text, option)
+        except ValueError:
+            continue
+    raise SpecError(field.name, text, f"must be {describe(field, hint)}")
+
+
+def _convert_to(text: str, hint: Any) -> Any:
+    if hint is type(None):
+        if text.lower() != "none":
+            raise ValueError(text)
+        return None
+    if get_origin(hint) is Literal:
+        choice = text.replace("-", "_")
+        if choice not in get_args(hint):
+            raise ValueError(text)
+        return choice
+    if get_origin(hint) is tuple:
+        return tuple(_convert_to(part, get_args(hint)[0]) for part in text.split(","))
+    if hint in (int, float, str):
+        return hint(text)
+    raise ValueError(text)
+
+
+def show(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(show, value))
+    if isinstance(value, float) and not math.isinf(value):
+        return f"{value:g}"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def from_options(options: argparse.Namespace, cls: type[S], fixed: Mapping[str, Any] | None = None) -> S:
+    """A spec from the options that were given, and fields fixed by the caller."""
+    fixed = dict(fixed or {})
+    return cls(**given(options, cls, skip=fixed), **fixed)

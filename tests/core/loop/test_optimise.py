@@ -1,0 +1,96 @@
+"""Per-run optimisers against torch.optim, one run at a time."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
+
+RATES = (0.3, 0.01, 0.1)
+SETTINGS = {
+    "sgd": ({"method": "sgd"}, torch.optim.SGD, {}),
+    "adam": ({}, torch.optim.Adam, {}),
+    "adam_settings": (
+        {"adam_beta1": 0.5, "adam_beta2": 0.9, "adam_epsilon": 1e-3},
+        torch.optim.Adam,
+        {"betas": (0.5, 0.9), "eps": 1e-3},
+    ),
+    "adamw": ({"weight_decay": 0.1}, torch.optim.AdamW, {"weight_decay": 0.1}),
+    "clipped": ({"max_grad_norm": 0.5}, torch.optim.Adam, {}),
+}
+
+
+def start() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn((3, *shape), generator=generator, dtype=torch.float64) for shape in ((4, 2), (5,))]
+
+
+def gradients(step: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(step + 1)
+    return [torch.randn(p.shape, generator=generator, dtype=torch.float64) * (step + 1) for p in start()]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_equals_torch_optim_run_by_run(name: str) -> None:
+    ours, theirs, arguments = SETTINGS[name]
+    stacked = start()
+    optimiser = PerRunOptimiser(
+        stacked, (3,), Optimiser(**ours).replace(learning_rate=torch.tensor(RATES, dtype=torch.float64))
+    )
+    for step in range(5):
+        optimiser.step(gradients(step), optimiser.grad_norm(gradients(step)))
+    for run, rate in enumerate(RATES):
+        parameters = [p[run].clone().requires_grad_() for p in start()]
+        reference = theirs(parameters, lr=rate, **arguments)
+        for step in range(5):
+            for parameter, gradient in zip(parameters, gradients(step), strict=True):
+                parameter.grad = gradient[run].clone()
+            if "max_grad_norm" in ours:
+                torch.nn.utils.clip_grad_norm_(parameters, ours["max_grad_norm"])
+            reference.step()
+        for mine, parameter in zip(stacked, parameters, strict=True):
+            torch.testing.assert_close(mine[run], parameter.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_one_run_without_a_runs_axis() -> None:
+    parameters = [p[0].clone() for p in start()]
+    optimiser = PerRunOptimiser(parameters, (), Optimiser(learning_rate=0.1))
+    stacked = PerRunOptimiser(start(), (3,), Optimiser(learning_rate=0.1))
+    norm = optimiser.grad_norm([g[0] for g in gradients(0)])
+    optimiser.step([g[0] for g in gradients(0)], norm)
+    stacked.step(gradients(0), stacked.grad_norm(gradients(0)))
+    for mine, theirs in zip(parameters, stacked.parameters, strict=True):
+        assert torch.equal(mine, theirs[0])
+
+
+@pytest.mark.parametrize("method", ["adam", "sgd"])
+def test_a_dead_run_stays_and_the_others_do_not_notice(method: str) -> None:
+    spec = Optimiser(method=method, learning_rate=0.1, weight_decay=0.1)
+    optimiser, untouched = PerRunOptimiser(start(), (3,), spec), PerRunOptimiser(start(), (3,), spec)
+    broken = gradients(0)
+    broken[0][1] = torch.nan
+    optimiser.step(broken, optimiser.grad_norm(broken), alive=torch.tensor([True, False, True]))
+    untouched.step(gradients(0), untouched.grad_norm(gradients(0)))
+    for mine, theirs, before in zip(optimiser.parameters, untouched.parameters, start(), strict=True):
+        assert torch.equal(mine[1], before[1])
+        assert torch.equal(mine[[0, 2]], theirs[[0, 2]])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_step_piece_by_piece_has_the_bits_of_a_whole_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, rates = SETTINGS[name][0], torch.tensor((0.3, 0.01, 0.1, 0.02, 1.0))
+    generator = torch.Generator().manual_seed(2)
+    shapes, alive = ((5, 40, 30), (5, 7)), torch.tensor((True, True, False, True, True))
+    begin = [torch.randn(shape, generator=generator) for shape in shapes]
+    found = []
+    for most in (1 << 30, 2500):  # everything at once; two runs at a time
+        monkeypatch.setattr("sims.core.numerics.cache_blocks.IN_CACHE", most)
+        parameters = [p.clone() for p in begin]
+        optimiser = PerRunOptimiser(parameters, (5,), Optimiser(**settings).replace(learning_rate=rates))
+        for dead in (None, alive):
+            gradient = [p.sin() for p in begin]
+            norm = optimiser.grad_norm(gradient)
+            optimiser.step(gradient, norm, dead)
+        found.append([norm, *parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert not torch.equal(found[0][1], begin[0])

@@ -1,0 +1,80 @@
+"""Uniforms that depend on nothing but seed, run and purpose; and the tokens that they become."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sims.core.numerics.noise import Noise
+from sims.core.numerics.sampling import inverse_cdf
+
+
+def test_a_run_is_the_same_among_few_and_many() -> None:
+    few, many = Noise.of(3, 2), Noise.of(3, 64)
+    for shape in ((5, 2), (7,), (5, 2)):
+        assert torch.equal(few.uniforms("responses", *shape), many.uniforms("responses", *shape)[:2])
+
+
+def test_block_size_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = [Noise.of(0, 3).uniforms("x", 11) for _ in range(1)]
+    whole = Noise.of(0, 3)
+    drawn = [whole.uniforms("x", n) for n in (11, 4, 50)]
+    monkeypatch.setattr("sims.core.numerics.noise._BLOCK", 1)
+    small = Noise.of(0, 3)
+    for expected, n in zip(drawn, (11, 4, 50), strict=True):
+        assert torch.equal(expected, small.uniforms("x", n))
+    assert torch.equal(large[0], drawn[0])
+
+
+def test_streams_seeds_and_runs_differ() -> None:
+    draws = [Noise.of(0, 2).uniforms("a", 4), Noise.of(0, 2).uniforms("b", 4), Noise.of(1, 2).uniforms("a", 4)]
+    rows = torch.cat(draws).tolist()
+    assert len({tuple(row) for row in rows}) == 6
+
+
+def test_resumed_noise_goes_on_where_it_was() -> None:
+    noise = Noise.single(5)
+    noise.uniforms("x", 3)
+    state = noise.state_dict()
+    expected = noise.uniforms("x", 4)
+    resumed = Noise.single(5)
+    resumed.load_state_dict(state)
+    assert torch.equal(resumed.uniforms("x", 4), expected)
+    assert expected.shape == (4,)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 130), st.sampled_from([1, 3, 20]), st.integers(1, 3), st.booleans())
+def test_inverse_cdf_is_the_first_token_beyond_the_uniform(
+    seed: int, tokens: int, draws: int, distributions: int, peaked: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.exponential(size=(2, distributions, tokens)) ** (6 if peaked else 1)
+    weights[rng.uniform(size=weights.shape) < 0.3] = 0
+    weights[..., rng.integers(tokens)] += 1e-3
+    probabilities = torch.from_numpy(weights / weights.sum(-1, keepdims=True))
+    uniforms = torch.from_numpy(rng.uniform(size=(2, draws)))
+    rows = torch.from_numpy(rng.integers(distributions, size=(2, draws)))
+    found = inverse_cdf(probabilities, uniforms, rows)
+    for r in range(2):
+        for s in range(draws):
+            cumulative = np.cumsum(probabilities[r, rows[r, s]].numpy())
+            expected = int((cumulative <= uniforms[r, s].item() * cumulative[-1]).sum())
+            assert found[r, s] == expected
+            assert probabilities[r, rows[r, s], expected] > 0
+    if distributions == 1:
+        assert torch.equal(found, inverse_cdf(probabilities[:, 0], uniforms))
+
+
+def test_the_largest_uniform_stays_inside_and_zeros_are_never_drawn() -> None:
+    probabilities = torch.tensor([[0.0, 0.3, 0.7 - 2**-54, 0.0]], dtype=torch.float64)
+    uniforms = torch.tensor([[0.0, np.nextafter(1.0, 0.0)] * 5], dtype=torch.float64)
+    assert inverse_cdf(probabilities, uniforms).tolist() == [[1, 2] * 5]
+
+
+def test_every_token_of_a_large_vocabulary_can_be_drawn() -> None:
+    """In float32 the steps of the cumulative sum fall below its resolution, and a fifth of the tokens is lost."""
+    size = 50_304
+    probabilities = torch.full((1, size), 1.0 / size, dtype=torch.float32)
+    middles = ((torch.arange(size, dtype=torch.float64) + 0.5) / size)[None]
+    assert torch.equal(inverse_cdf(probabilities, middles)[0], torch.arange(size))

@@ -1,0 +1,217 @@
+"""Checkpoints: a run that is stopped, killed or fails goes on from its last good one as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.__main__ import main
+from llm.models.policy import CausalLMPolicy
+from llm.training import checkpoint
+from llm.training.metrics import read_json_lines
+from llm.training.presets import PRESETS
+from llm.training.run import Run
+from sims.core.algorithms import find_algorithm
+from sims.core.schedule import Schedule
+
+TINY = {
+    "max-new-tokens": "10",
+    "batch-size": "4",
+    "num-generations": "2",
+    "evaluation-prompts": "4",
+    "evaluations": "2",
+    "save-every": "1",
+}
+
+
+def arguments(folder: Path, *more: str, **changes: str) -> list[str]:
+    """Options of a run of a few tokens an update."""
+    options = TINY | {name.replace("_", "-"): value for name, value in changes.items()}
+    return [
+        "train",
+        "--output",
+        str(folder),
+        *(x for name, value in options.items() for x in (f"--{name}", value)),
+        *more,
+    ]
+
+
+def state(folder: Path) -> bytes:
+    return (checkpoint.found(folder)[-1][1] / checkpoint.TENSORS).read_bytes()
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    found = read_json_lines(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in found]
+
+
+def last_update(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return max((int(row["update"]) for row in read_json_lines(path)), default=-1) if path.exists() else -1
+
+
+def run_and_kill(folder: Path, at: int, delay: float, *more: str) -> None:
+    """Run in a process of its own, and kill it `delay` seconds after it has logged update `at`."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "llm", *arguments(folder, *more, updates="40")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 100
+        while last_update(folder) < at and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+
+
+def test_killed_twice_and_resumed_is_bit_identical_to_never_stopped(tmp_path):
+    run_and_kill(tmp_path / "killed", 5, 0.037)
+    run_and_kill(tmp_path / "killed", 15, 0.011, "--resume")
+    assert main(arguments(tmp_path / "killed", "--resume", updates="40")) == 0
+    assert main(arguments(tmp_path / "whole", updates="40")) == 0
+    assert state(tmp_path / "killed") == state(tmp_path / "whole")
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert weights[0] == weights[1]
+    assert not list((tmp_path / "killed").glob(".checkpoint-*"))
+
+
+SCHEDULES = {
+    "reused": Schedule(batch_size=4, num_generations=2, minibatch_size=2, epochs=2),
+    "stale": Schedule(batch_size=4, num_generations=2, sync_every_updates=4),
+    "pool": Schedule(batch_size=4, num_generations=2, source="pool", pool_size=8),
+    "recorded": Schedule(batch_size=4, num_generations=2, source="dataset"),
+    "ema": Schedule(batch_size=4, num_generations=2, reference="ema", reference_rate=0.1),
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "schedule"),
+    [
+        ("dpo", "stale"),
+        ("dpo", "pool"),
+        ("dpo", "recorded"),
+        ("dpo", "ema"),
+        ("kto", "stale"),
+        ("ppo", "reused"),
+        ("grpo", "reused"),
+    ],
+)
+def test_a_restored_run_goes_on_bit_for_bit(algorithm, schedule):
+    base = PRESETS["tiny-min-length"]
+    policy = base.policy.replace(decoding=base.policy.decoding.replace(max_new_tokens=8))
+    experiment = base.replace(
+        environment=base.environment.replace(recorded_prompts=24),
+        algorithm=find_algorithm(algorithm)(),
+        schedule=SCHEDULES[schedule],
+        policy=policy,
+        updates=12,
+    )
+    whole, saved = Run(experiment), None
+    for update in whole.train():
+        if update.number == 8:  # a batch, and a sync, after the first
+            tensors, numbers = whole.training.state_dict()
+            saved = {name: x.clone() for name, x in tensors.items()}, dict(numbers)
+    again = Run(experiment)
+    again.training.load_state_dict(*saved)
+    assert [update.number for update in again.train()] == [9, 10, 11, 12]
+    for mine, theirs in zip(again.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_last_good_one_is_kept_and_older_ones_go(tmp_path):
+    for update in (1, 2):
+        checkpoint.save(tmp_path, update, {"x": torch.full((2,), update)}, {"updates": update}, {"name": "a"})
+    assert [update for update, _ in checkpoint.found(tmp_path)] == [2]
+    held = checkpoint.load(tmp_path)
+    assert (held.update, held.numbers, held.spec) == (2, {"updates": 2}, {"name": "a"})
+    assert torch.equal(held.tensors["x"], torch.tensor([2, 2]))
+    (tmp_path / ".checkpoint-77").mkdir()  # what a killed process leaves
+    checkpoint.save(tmp_path, 3, {"x": torch.zeros(1)}, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000003"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    place = checkpoint.save(tmp_path, 1, {"x": torch.zeros(9)}, {}, {})
+    (place / checkpoint.TENSORS).write_bytes(b"short")
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoint-00000001: damaged"):
+        checkpoint.load(tmp_path)
+
+
+def fails_after(calls: int, error: Exception, function):
+    """`function` until it has been called so often, then an error."""
+    left = iter(range(calls))
+
+    def replaced(*args, **kwargs):
+        if next(left, None) is None:
+            raise error
+        return function(*args, **kwargs)
+
+    return replaced
+
+
+def stopped_at(folder: Path, capsys, *more: str, **changes: str) -> tuple[str, int]:
+    """The error of a run that stops, and the update of the checkpoint that it leaves."""
+    assert main(arguments(folder, *more, **{"updates": "6"} | changes)) == 1
+    error = capsys.readouterr().err.rstrip().split("\n")[-1]
+    return error, checkpoint.load(folder).update
+
+
+def test_out_of_disk_names_the_update_and_leaves_the_last_good_one(tmp_path, capsys, monkeypatch):
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(checkpoint, "save_file", fails_after(2, full, checkpoint.save_file))
+    error, left = stopped_at(tmp_path, capsys)
+    assert "update 3: its checkpoint could not be written" in error
+    assert "No space left on device" in error
+    assert "checkpoint-00000002" in error
+    assert left == 2
+    assert not list(tmp_path.glob(".checkpoint-*"))  # a full disk gets its space back
+    monkeypatch.undo()
+    assert main(arguments(tmp_path, "--resume", updates="6")) == 0
+    assert main(arguments(tmp_path / "whole", updates="6")) == 0
+    assert state(tmp_path) == state(tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_names_the_update(tmp_path, capsys):
+    error, left = stopped_at(tmp_path, capsys, learning_rate="1e38")
+    assert error.startswith("error: update 2: ")
+    assert "finite" in error
+    assert "checkpoint-00000001" in error
+    assert left == 1
+
+
+def test_a_nan_in_the_loss_changes_no_weight(monkeypatch):
+    run = Run(PRESETS["tiny-min-length"].replace(updates=6))
+    before = [p.clone() for p in run.policy.parameters()]
+    loss = type(run.experiment.algorithm).loss
+    monkeypatch.setattr(type(run.experiment.algorithm), "loss", lambda *a: loss(*a) * torch.nan)
+    with pytest.raises(RuntimeError, match=r"update 1: loss = nan.*lower learning_rate"):
+        next(run.train())
+    assert all(torch.equal(a, b) for a, b in zip(before, run.policy.parameters(), strict=True))
+
+
+def test_out_of_memory_names_the_update(tmp_path, capsys, monkeypatch):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    monkeypatch.setattr(CausalLMPolicy, "sample", fails_after(3, error, CausalLMPolicy.sample))
+    message, left = stopped_at(tmp_path, capsys)
+    assert message.startswith("error: update 3: out of memory: lower micro_batch_size")
+    assert left == 2
+
+
+def test_a_folder_with_a_run_is_not_overwritten_silently(tmp_path, capsys):
+    assert main(arguments(tmp_path, updates="2")) == 0
+    assert main(arguments(tmp_path, updates="2")) == 2
+    assert "holds a run: --resume goes on with it, --overwrite replaces it" in capsys.readouterr().err
+    assert main(arguments(tmp_path, "--resume", updates="2", seed="7")) == 2
+    assert "holds a run of another spec" in capsys.readouterr().err
+    before = state(tmp_path)
+    assert main(arguments(tmp_path, "--overwrite", updates="2", seed="7")) == 0
+    assert state(tmp_path) != before
+    assert json.loads((tmp_path / "spec.json").read_text())["experiment"]["seed"] == 7
