@@ -24,12 +24,11 @@ class Figure:
     """One figure. Its module holds it under the name FIGURE.
 
     name: of the files and of the command line. title: what a reader of the report sees. claims: ids of those it judges.
-    collect(lab) gets every record it needs, tuning included; draw(records), verdicts(records) and caption(records), which
-    says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a language
-    model at a scale of `figures.arms.language_model`; None where there are none, and the figure has no scale.
+    collect(lab) gets every record it needs, tuning included; draw(records), verdicts(records) and caption(records),
+    which says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a
+    language model at a scale of `figures.arms.language_model`; None where there are none, and the figure has no scale.
     live: arms that are run whenever the figure is drawn, though all are committed: one shows that the code still gives
-    its record.
-    """
+    its record."""
 
     name: str
     title: str

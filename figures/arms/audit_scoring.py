@@ -1,11 +1,10 @@
 """The off-by-one scoring of the code released with Tajwar et al. 2024, for the figure that audits it and nothing else.
 
 In that code (Asap7772/understanding-rlhf, bandit_experiment/gpt.py) `GPT.log_prob` takes the logits at position t for
-the token at position t. A transformer's logits at position t are its distribution of the token at t + 1, having read token t:
-so what is scored is how well the network repeats a token that it has just read, the prompt's included. `generate`,
-which draws the responses, has no such slip. Nothing outside the audit may be trained like this: the class lives here,
-not in `sims`, and so no option of a command line can name it.
-"""
+the token at position t. A transformer's logits at position t are its distribution of the token at t + 1, having read
+token t: so what is scored is how well the network repeats a token that it has just read, the prompt's included.
+`generate`, which draws the responses, has no such slip. Nothing outside the audit may be trained like this: the class
+lives here, not in `sims`, and so no option of a command line can name it."""
 
 from __future__ import annotations
 

@@ -100,7 +100,8 @@ def grid(policy: str, algorithm: str) -> list[Point]:
 
 
 def best_probability(records: Records, name: str, distribution: str = "logp_final") -> np.ndarray:
-    """(runs,): final probability of the best response, mean over prompts; with distribution = "logp_ref" the reference's."""
+    """(runs,): final probability of the best response, mean over prompts; with distribution = "logp_ref" the
+    reference's."""
     arrays = records[name].arrays
     best = arrays["rewards"].argmax(-1)[None, :, None].repeat(len(arrays[distribution]), 0)
     return np.exp(np.take_along_axis(arrays[distribution], best, -1)).mean((-2, -1))

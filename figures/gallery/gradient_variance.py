@@ -119,7 +119,8 @@ def halfway(reference: Answers, space: TokenSpace) -> Answers:
         return float(expected_reward(optimum, rewards).mean()) - aim
 
     distribution = np.exp(kl_optimum(logp, rewards, math.exp(brentq(miss, -7.0, 7.0, xtol=1e-13))))
-    # The distribution as a table: a token's probability is the mass that passes it over the mass that reaches its prefix.
+    # The distribution as a table: a token's probability is the mass that passes it over the mass that reaches its
+    # prefix.
     responses, mask = (x.numpy() for x in space.all_responses)
     mass = np.zeros((len(distribution), space.nodes, space.vocabulary))
     for row, own in zip(mass, distribution, strict=True):

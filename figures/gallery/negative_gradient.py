@@ -170,7 +170,8 @@ def speed(records: Records, place: str, names: tuple[str, ...], sampler: str) ->
 
 
 def best_of_n_score(record: Record) -> float:
-    """The score of the best-of-K distribution of the reference, to which Best-of-N converges on the reference's samples."""
+    """The score of the best-of-K distribution of the reference, to which Best-of-N converges on the reference's
+    samples."""
     logp, rewards = record.arrays["logp_ref"].astype(float), record.arrays["rewards"].astype(float)
     rewards = np.broadcast_to(rewards, logp.shape)
     reference = float(expected_reward(logp, rewards).mean())
@@ -252,8 +253,8 @@ NOTES = {
     "is easy among 100 actions and hard among sentences. ",
 }
 C27_NOTE = (
-    "On fixed samples Best-of-N stops at the best-of-4 distribution of the reference, which what pushes down need not: the "
-    "longer the budget, the more it is that limit and not speed that is measured."
+    "On fixed samples Best-of-N stops at the best-of-4 distribution of the reference, which what pushes down need not: "
+    "the longer the budget, the more it is that limit and not speed that is measured."
 )
 C28_NOTE = (
     "Offline alone Best-of-N has its limit, and on-policy all arms come near the largest reward: either ceiling pulls "

@@ -116,4 +116,6 @@ def _run(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argparse.
 
 def _evaluate(run: Run, prompts: int) -> Evaluation:
     noise: Noise = run.noise
-    return draw_and_reward(run.policy, run.training.reference.policy, run.judge, prompts, noise.runs[0])
+    return draw_and_reward(
+        run.policy, run.training.reference.policy, run.evaluation_environment, prompts, noise.runs[0]
+    )

@@ -51,7 +51,7 @@ EXAMPLES = """examples:
   python -m llm reward --labels implicit --implicit-policy tuned --implicit-reference pythia --output own
 """
 LANGUAGE = "language"
-_JUDGES = ("data", "min_length", "verifiable", "implicit")
+_LABELS = ("data", "min_length", "verifiable", "implicit")
 _COLUMNS = ("prompt", "chosen", "rejected")
 
 
@@ -107,7 +107,7 @@ class RewardData(Spec, kind="reward_data"):
                 )
                 raise SpecError(name, value, rule)
         if self.data == LANGUAGE and self.labels_name == "data":
-            raise SpecError("labels", self.labels, "the language's pairs come unlabelled: must be another judge")
+            raise SpecError("labels", self.labels, "the language's pairs come unlabelled: must be another labeller")
         if self.data != LANGUAGE and self.labels_name == "verifiable":
             raise SpecError("labels", self.labels, "knows the answers of data = language alone")
         if self.margin_column is not None and self.labels_name != "data":
@@ -132,7 +132,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--processes", type=int, metavar="N", help="refuse to run unless N processes were started (torchrun)"
     )
     add_options(parser, RewardData, "pairs and labels")
-    add_options(parser, Labeller, "noise of a judge's labels", skip=("correct_above",))
+    add_options(parser, Labeller, "noise of the labels", skip=("correct_above",))
     add_options(parser, RewardModelLoss, "loss")
     add_options(parser, RewardTraining, "training")
     add_options(parser, Scoring, "memory")
@@ -171,9 +171,9 @@ def _run(
     train, test = preference_batch(rows, pad), preference_batch(held_out_rows, pad)
     margin = None if data.margin_column is None else load_margins(rows, data.margin_column)
     if data.labels_name != "data":
-        judge, noise = load_labeller(data, tokenizer, scoring, device), Noise.single(training.seed)
-        train, test = (label_pairs(batch, judge, labeller, noise) for batch in (train, test))
-        del judge
+        scorer, noise = load_labeller(data, tokenizer, scoring, device), Noise.single(training.seed)
+        train, test = (label_pairs(batch, scorer, labeller, noise) for batch in (train, test))
+        del scorer
     model = new_reward_model(data.model, training.seed, scoring).to(device)
     before, started = held_out(model, test), time.perf_counter()
     steps = tqdm(
@@ -256,7 +256,7 @@ def language_pairs(count: int, rng: np.random.Generator, split: language.Split, 
 
 
 def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring: Scoring, device: str) -> Scorer:
-    """The scorer that `judge` names. SpecError where it reads other tokens than the model that learns from it."""
+    """The scorer that `labels` names. SpecError where it reads other tokens than the model that learns from it."""
     name = data.labels_name
     if name == "min_length":
         return TextScorer(_shorter(tokenizer), tokenizer)
@@ -273,7 +273,7 @@ def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring:
     try:
         model: RewardModel = load_reward_model(name, scoring).to(device)
     except (OSError, ValueError) as error:
-        rule = f"must be one of {', '.join(_JUDGES)}, or a reward model: {str(error).splitlines()[0]}"
+        rule = f"must be one of {', '.join(_LABELS)}, or a reward model: {str(error).splitlines()[0]}"
         raise SpecError("labels", name, rule) from error
     return model
 

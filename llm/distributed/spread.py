@@ -2,8 +2,9 @@
 
 What ties a minibatch together (the number of its tokens, the mean of its rewards) is fixed on the whole minibatch
 before it is sliced, so that any number of processes gives the gradient of one, whatever the lengths of the responses.
-Every process holds the whole weights (llm.distributed.sharded splits them) and the whole batch of token ids; what it saves is the
-time to sample and to compute gradients. The random numbers are those of one process too: each draws all, uses its own.
+Every process holds the whole weights (llm.distributed.sharded splits them) and the whole batch of token ids; what it
+saves is the time to sample and to compute gradients. The random numbers are those of one process too: each draws all,
+uses its own.
 
 Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that sets the same environment variables, as
 `accelerate launch --multi_gpu --num_processes 2 -m llm ...` does, on the CPU too (its `--cpu` starts one process).

@@ -8,10 +8,9 @@ answer. Every response has exactly one, right in half of them whatever the lengt
 drawn independently of all else. Only an immediate EOS, the shortest response, answers nothing; one in twelve is so,
 often enough for sampling to find what a reward for brevity wants.
 
-The distribution of a response given its prompt is known exactly: `response_log_prob` (−∞ for what the grammar does not allow)
-and `length_distribution`. Length is in tokens without EOS everywhere in this file. Text has a space between any two
-tokens, full stops included, so that text and tokens say the same.
-"""
+The distribution of a response given its prompt is known exactly: `response_log_prob` (−∞ for what the grammar does not
+allow) and `length_distribution`. Length is in tokens without EOS everywhere in this file. Text has a space between any
+two tokens, full stops included, so that text and tokens say the same."""
 
 from __future__ import annotations
 
@@ -203,8 +202,8 @@ def response_log_prob(prompt: str, response: str) -> float:
 def length_distribution() -> np.ndarray:
     """The exact chance of each length: (59,), lengths 0 … 58 in tokens without EOS.
 
-    Sentences add up independently, so the distribution of what is not empty is a mixture of convolutions, cut at the longest.
-    """
+    Sentences add up independently, so the distribution of what is not empty is a mixture of convolutions, cut at the
+    longest."""
     lengths = (1 - EMPTY_RATE) * _uncut_lengths() / _accepted()
     lengths[0] = EMPTY_RATE
     lengths.setflags(write=False)

@@ -1,4 +1,5 @@
-"""Makes the two embedded models: a Pythia- and a Mistral-shaped transformer trained from scratch on `llm.embedded.language`.
+"""Makes the two embedded models: a Pythia- and a Mistral-shaped transformer trained from scratch on
+`llm.embedded.language`.
 
 About a minute each on one core. The loss is on the response and its EOS only, as in supervised fine-tuning: which
 prompts come is the environment's business, not the policy's. In training, the number that an answer gives weighs more
@@ -68,9 +69,9 @@ class PretrainConfig(Spec, kind="pretrain"):
 class Report:
     """What a checkpoint is and does. Losses in nats per token of the response, EOS counted; lengths without EOS.
 
-    `entropy` is the loss of the language's own distribution on the same held-out documents: no model is below it by more than
-    chance. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the longest.
-    """
+    `entropy` is the loss of the language's own distribution on the same held-out documents: no model is below it by
+    more than chance. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the
+    longest."""
 
     config: dict[str, Any]
     parameters: int
@@ -308,9 +309,8 @@ def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
 
     The tolerances allow for other processors and thread counts, where training drifts apart bit by bit; on the same
     machine the differences are 0. Lengths are also compared whole, by the largest gap between the two cumulative
-    distributions (Kolmogorov–Smirnov): two sets of 2,048 draws from one distribution exceed 0.07 once in 10,000 times, and the
-    rest of the 0.1 allowed is for the drift.
-    """
+    distributions (Kolmogorov–Smirnov): two sets of 2,048 draws from one distribution exceed 0.07 once in 10,000 times,
+    and the rest of the 0.1 allowed is for the drift."""
     old = read_report(folder)
     settings = {name: value for name, value in old.config.items() if name != "kind"}
     _, _, new = pretrain(PretrainConfig(**settings), progress)

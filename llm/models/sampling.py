@@ -25,9 +25,8 @@ class Decoding(Spec, kind="decoding"):
     """The distribution that tokens are drawn from.
 
     temperature is part of the policy: responses are scored at it too, when they are drawn and in every update, so that
-    the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an update
-    scores under the whole one, and the ratio starts below 1.
-    """
+    the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an
+    update scores under the whole one, and the ratio starts below 1."""
 
     max_new_tokens: int = setting(64, "most tokens of a response, EOS included (L)", at_least=1)
     temperature: float = setting(1.0, "logits are divided by it, in sampling and in scoring", above=0)
@@ -38,7 +37,8 @@ class Decoding(Spec, kind="decoding"):
 
 
 def truncate(logp: Tensor, top_p: float) -> Tensor:
-    """The distribution of the fewest likeliest tokens that have probability top_p together, renormalised. logp: (..., V).
+    """The distribution of the fewest likeliest tokens that have probability top_p together, renormalised. logp: (...,
+    V).
 
     The likeliest token always stays. Holtzman et al. 2020.
     """
@@ -64,9 +64,8 @@ def generate(
     """Draw one response a row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
 
     prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
-    the distribution that drew them, all (N, L): behind a row's EOS pad_token_id, False and 0. Rows that have ended leave the
-    batch, and the loop ends with the last. Raises FloatingPointError when logits are not finite.
-    """
+    the distribution that drew them, all (N, L): behind a row's EOS pad_token_id, False and 0. Rows that have ended
+    leave the batch, and the loop ends with the last. Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
     eos = torch.tensor(list(eos_token_ids), device=device)
     responses = torch.full((rows, length), pad_token_id, device=device)

@@ -173,7 +173,8 @@ def log_distribution(logits: Tensor, temperature: float) -> Tensor:
 def chunked_log_probs(
     head: nn.Module, states: Tensor, tokens: Tensor, chunk: int, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """log π of each token, and the entropy of the distribution it was drawn from if asked for: (T,) both, differentiable.
+    """log π of each token, and the entropy of the distribution it was drawn from if asked for: (T,) both,
+    differentiable.
 
     states: (T, H), the hidden state before each token; tokens: (T,). No more than `chunk` rows of logits exist at a
     time, in the gradient neither: each chunk is computed a second time there.

@@ -12,7 +12,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from llm.embedded.pretrain import EMBEDDED
-from llm.tasks import Task
 from sims.core.loop.protocols import PolicySpec
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
@@ -74,7 +73,7 @@ class LanguageModelSpec(PolicySpec, kind="language_model"):
             raise SpecError("base_precision", self.base_precision, "only means something with lora_rank")
 
     def check_environment(self, environment: Any) -> None:
-        if not isinstance(environment, Task):
+        if not environment.text:
             raise SpecError(
                 "environment", environment.kind, "must be a task of llm.tasks: a language model answers text"
             )

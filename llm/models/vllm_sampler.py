@@ -36,7 +36,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from llm.distributed.spread import Sharding
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
@@ -65,9 +64,7 @@ class VLLMDecoding(Decoding, kind="vllm_decoding"):
             raise SpecError("temperature", self.temperature, f"must be at least {_COLDEST} with use_vllm")
 
 
-def check_sampler(
-    experiment: Experiment, device: torch.device | str | None = None, sharding: Sharding = "none"
-) -> None:
+def check_sampler(experiment: Experiment, device: torch.device | str | None = None, sharding: str = "none") -> None:
     """Refuse, with SpecError, what vLLM cannot draw, and a machine where it cannot run; None: whatever the machine."""
     decoding = experiment.policy.decoding  # type: ignore[attr-defined]
     if not isinstance(decoding, VLLMDecoding):
@@ -107,7 +104,8 @@ class VLLMPolicy(CausalLMPolicy):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt as `CausalLMPolicy.sample` does, from the same distribution, by one uniform a response.
+        """Draw K responses a prompt as `CausalLMPolicy.sample` does, from the same distribution, by one uniform a
+        response.
 
         Raises FloatingPointError for log-probs that are not finite; RuntimeError for a response that was cut off.
         """
@@ -232,7 +230,8 @@ class Engine:
     def draw(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], decoding: Decoding, eos_token_ids: Sequence[int]
     ) -> list[tuple[list[int], list[float]]]:
-        """One response a prompt by its seed: tokens, EOS included, and their log-probs under the distribution that drew them."""
+        """One response a prompt by its seed: tokens, EOS included, and their log-probs under the distribution that drew
+        them."""
         from vllm import SamplingParams
 
         settings: dict[str, Any] = {

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from llm.data import Example, Row, Text, TextEncoder, collate
+from llm.data.recorded import OnTies, cut_short
 from llm.data.tokenise import OnTooLong
+from llm.embedded import language
+from llm.embedded.pretrain import EMBEDDED
 from sims.core.algorithms import Algorithm
 from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.objectives.preferences import count_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, setting
 
-from .data.recorded import OnTies, cut_short
-from .embedded import language
-from .embedded.pretrain import EMBEDDED
-from .tasks.expressions import same_expression
+from .expressions import same_expression
 
 if TYPE_CHECKING:
-    from .reward_models.model import RewardModel
+    from llm.reward_models.model import RewardModel
 
 LANGUAGE = "language"
 _COLUMNS = ("prompt", "chosen", "rejected", "completion")
@@ -58,6 +58,7 @@ class Task(EnvironmentSpec):
     """Where prompts come from, and how pairs are labelled; subclasses say what a response is worth."""
 
     executor: ClassVar[str] = "llm.training.run:execute"
+    text: ClassVar[bool] = True
     metric: ClassVar[str] = "reward"  # what its figure shows: a key of `llm.training.run.evaluate`
 
     data: str = setting(
@@ -343,7 +344,7 @@ def _reward_model(field: str, name: str) -> Reward:
     import torch
     from transformers import AutoTokenizer
 
-    from .reward_models.model import load_reward_model
+    from llm.reward_models.model import load_reward_model
 
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Prompts from the embedded language or a data set, judged by a task: the core's Environment over text."""
+"""Prompts from the embedded language or a data set, rewarded by a task: the core's Environment over text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TextPrompts(Prompts):
 
 
 class TextEnvironment:
-    """Goes through the prompts in a new order each epoch, and judges responses by a task.
+    """Goes through the prompts in a new order each epoch, and rewards responses by a task.
 
     Epoch e's order is a function of the runs' seed and e alone, so that `state_dict` is a few numbers. generations: K
     of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the

@@ -55,13 +55,12 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
     precision of the computation. Reward models count with their weights, in bfloat16 where the run computes in it, as
     on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy.
-    Sharding (llm.distributed.sharded) splits what is held and gathers the root's weights and those of three blocks (one computes,
-    the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside them: this,
-    unlike the rest, was not measured. vLLM takes its share of the GPU, if there is one here, and needs at least its
-    weights, the cache of the responses drawn side by side, and logits, all of which it keeps through updates. Left out:
-    the allocator's slack, the device's own context (about half a GiB on a GPU), activations of a reward model and of
-    vLLM.
-    """
+    Sharding (llm.distributed.sharded) splits what is held and gathers the root's weights and those of three blocks (one
+    computes, the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside
+    them: this, unlike the rest, was not measured. vLLM takes its share of the GPU, if there is one here, and needs at
+    least its weights, the cache of the responses drawn side by side, and logits, all of which it keeps through updates.
+    Left out: the allocator's slack, the device's own context (about half a GiB on a GPU), activations of a reward model
+    and of vLLM."""
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
     config, model = load_config(spec), meta_model(spec, experiment.dtype)
@@ -80,9 +79,9 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
         "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base) // parts,
         "reference, sampler": copies * own // parts,
     }
-    judges = sum(_judge_parameters(name, spec, config) for name in _judges(experiment))
-    if judges:
-        held["reward models"] = judges * (2 if scoring.precision == "bfloat16" else 4)
+    reward_models = sum(_reward_model_parameters(name, spec, config) for name in _reward_models(experiment))
+    if reward_models:
+        held["reward models"] = reward_models * (2 if scoring.precision == "bfloat16" else 4)
     prompt = getattr(experiment.environment, "max_prompt_length", None) or _PROMPT
     length = prompt + decoding.max_new_tokens
     compute = 2 if scoring.precision == "bfloat16" else experiment.dtype.itemsize
@@ -136,7 +135,7 @@ def _gathered(model: nn.Module, compute: int, whole_to_sample: bool) -> tuple[di
     return {"gathered weights": sampling}, {"gathered weights": few, "gathered gradients": gradients}
 
 
-def _judges(experiment: Experiment) -> set[str]:
+def _reward_models(experiment: Experiment) -> set[str]:
     """The reward models that a run loads."""
     task = experiment.environment
     if not isinstance(task, LearnedReward):
@@ -144,7 +143,7 @@ def _judges(experiment: Experiment) -> set[str]:
     return {task.reward_model} if task.gold_reward_model is None else {task.reward_model, task.gold_reward_model}
 
 
-def _judge_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
+def _reward_model_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
     known = name in SHAPES or place(name)[1]
     config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
     config.num_labels = 1

@@ -29,15 +29,14 @@ Row = dict[str, float]
 def update_metrics(run: Run, update: Update) -> Row:
     """Numbers of one update.
 
-    Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold, completions/… in
-    tokens before EOS (clipped_ratio: the share that never ended), kl (nats a response, mean of Σ_t log π_sampler −
-    log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats a token, mean of
-    −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and
-    rewards/… (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for
-    clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
-    Recorded data have no sampler, and so neither kl nor entropy: evaluations have both. Of a watched sampler's last
-    draw: sampling/… (`sampler_mismatch`).
-    """
+    Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold,
+    completions/… in tokens before EOS (clipped_ratio: the share that never ended), kl (nats a response, mean of Σ_t log
+    π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats a token, mean of
+    −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and rewards/…
+    (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for clipped
+    algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range. Recorded
+    data have no sampler, and so neither kl nor entropy: evaluations have both. Of a watched sampler's last draw:
+    sampling/… (`sampler_mismatch`)."""
     batch, algorithm = update.batch, run.experiment.algorithm
     row: Row = {
         "update": update.number,

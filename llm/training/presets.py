@@ -5,14 +5,15 @@ Large presets: Tajwar et al. 2024 and its code (github.com/Asap7772/understandin
    those models were fitted to;
 2. nor is its SFT policy: that of Coste et al. 2024 stands in, tuned on the same split, with the same prompt and rate;
 3. AlpacaFarm's gold reward model is public as a difference to LLaMA's weights alone: a public sequence classifier
-   judges in its place, so that gold rewards are on another scale. It was trained on UltraFeedback among others, and
+   evaluates in its place, so that gold rewards are on another scale. It was trained on UltraFeedback among others, and
    reads AlpacaFarm's prompts with tokens of Open-Assistant in them, which it does not know;
 4. its learning rates decay along a cosine; here they are constant (--lr-scheduler-type cosine is theirs);
 5. its offline pairs are 20,000 of its SFT policy's samples, labelled by each reward and, for skew, cut short
    (Asap7772/relabeled_alpacafarm_pythiasft_20K_preference_data_minlength, …_modelength and
    Asap7772/alpaca_skewexp_minlength_merged on the hub). Their columns and how they were cut were not found: for skew
    AlpacaFarm's human preference pairs are cut and labelled here, as `SkewLength` says;
-6. nothing of UltraFeedback on Mistral-7B was released but relabelled data, whose name speaks of UltraRM as the judge:
+6. nothing of UltraFeedback on Mistral-7B was released but relabelled data, whose name speaks of UltraRM as the
+labeller:
    settings are DPO's of the same paper, with LoRA in place of all weights, so that one GPU holds it. Zephyr's recipes
    for LoRA (alignment-handbook) have rank 64 with rate 5e-7 and beta 0.1, or rank 16 with 5e-6 and 0.01;
 7. the mode that mode_length aims at was not found anywhere: set --mode to that of the policy that is trained.

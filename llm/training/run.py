@@ -56,8 +56,8 @@ class Run:
     """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as on toys.
 
     ranks: the processes that share it; each does every call of this class, and gets the same numbers. sharding: none,
-    each holds all weights; full, its part of them (llm.distributed.sharded); update, likewise, but all while it samples.
-    """
+    each holds all weights; full, its part of them (llm.distributed.sharded); update, likewise, but all while it
+    samples."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Run:
 
         self.environment = environment(task.data_split)
         split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
-        self.labelling = self.environment if split == self.environment.split else environment(split)
+        self.evaluation_environment = self.environment if split == self.environment.split else environment(split)
         self.training = Training(
             policy, self.environment, algorithm, experiment.schedule, learner, self.noise, experiment.labelling
         )
@@ -135,12 +135,12 @@ class Run:
 
         An update whose loss or gradient is not finite has changed no weight.
         """
-        ticks = self.training.train(self.experiment.updates)
+        updates = self.training.train(self.experiment.updates)
         while True:
             coming = self.training.updates + 1
             self._set_learning_rate()
             try:
-                update = next(ticks, None)
+                update = next(updates, None)
             except FloatingPointError as error:
                 raise RunError(f"update {coming}: {error}") from error
             except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
@@ -169,20 +169,20 @@ class Run:
         Raises RunError for a policy that cannot be sampled any more.
         """
         task: Task = self.experiment.environment  # type: ignore[assignment]
-        given = self.labelling.state_dict()
-        self.labelling.load_state_dict(dict.fromkeys(given, 0))
+        given = self.evaluation_environment.state_dict()
+        self.evaluation_environment.load_state_dict(dict.fromkeys(given, 0))
         try:
             return evaluate(
                 self.training.policy,
                 self.training.reference.policy,
-                self.labelling,
+                self.evaluation_environment,
                 task.evaluation_prompts,
                 self.noise.runs[0],
             )
         except FloatingPointError as error:
             raise RunError(f"update {self.training.updates}: evaluation: {error}") from error
         finally:
-            self.labelling.load_state_dict(given)
+            self.evaluation_environment.load_state_dict(given)
 
 
 def single_noise(seed: int, run: int) -> Noise:
@@ -205,7 +205,7 @@ def evaluate(
     prompts: int,
     run: tuple[int, int] = (0, 0),
 ) -> Evaluation:
-    """Draw one response to each of the next prompts and judge it. run: (seed, index), whose noise is used."""
+    """Draw one response to each of the next prompts and reward it. run: (seed, index), whose noise is used."""
     noise = single_noise(*run)
     asked = environment.prompts(prompts, noise)
     samples = policy.sample(asked.tokens, 1, noise, "evaluation responses", None, asked.mask)

@@ -1,4 +1,4 @@
-"""What all toy environments share: settings of the labeller, prompts that are numbers, and a judge that looks at
+"""What all toy environments share: settings of the labeller, prompts that are numbers, and a labeller that looks at
 rewards."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ToyEnvironment(EnvironmentSpec):
 class RewardLabeller:
     """Draws prompts uniformly, rewards responses, and labels pairs by those rewards.
 
-    A subclass gives `reward`; and `gold`, where what the learner sees is not what it is judged by.
+    A subclass gives `reward`; and `gold`, where what the learner sees is not what it is evaluated by.
     """
 
     num_prompts: int
@@ -73,7 +73,7 @@ class RewardLabeller:
         raise NotImplementedError
 
     def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
-        """(..., B, K) what it is judged by; `rewards`, what it sees, unless there is a proxy."""
+        """(..., B, K) what a policy is evaluated by; `rewards`, what it learns from, unless there is a proxy."""
         return rewards
 
     def prompts(self, batch_size: int, noise: Noise) -> Tensor:

@@ -1,4 +1,5 @@
-"""Gradient descent on KL(q‖p) and KL(p‖q) of a distribution p over n categories towards a target q, exactly, step by step.
+"""Gradient descent on KL(q‖p) and KL(p‖q) of a distribution p over n categories towards a target q, exactly, step by
+step.
 
     forward = KL(q‖p), what maximum likelihood on samples of q descends; reverse = KL(p‖q), what KL-regularised policy
     gradients descend, q their optimum.

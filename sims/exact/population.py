@@ -1,8 +1,9 @@
 """What an algorithm does on average: its expected weight ∂L/∂ℓ on every response of an enumerable problem.
 
 The *population loss* L is the expectation of an algorithm's loss on one batch in which every prompt occurs once with K
-responses, over everything that is drawn: responses and labels. What the algorithm treats as data (the sampler's distribution,
-advantages, anchors, its state) carries no gradient. `tables.chain_rule` turns the weights into a gradient.
+responses, over everything that is drawn: responses and labels. What the algorithm treats as data (the sampler's
+distribution, advantages, anchors, its state) carries no gradient. `tables.chain_rule` turns the weights into a
+gradient.
 
 **To add an algorithm**: write its weights from its equation, not from its code, in its family's file:
 
@@ -108,9 +109,8 @@ def has_population_weights(kind: str) -> bool:
 def population_weights(algorithm: Any, problem: Population) -> np.ndarray:
     """Expected ∂L/∂ℓ(y), (X, N), or ∂L/∂ℓ_t(y), (X, N, L), of an algorithm whose settings are plain numbers.
 
-    The weights of a response are those of its loss under the distribution that draws it: a response that is never drawn has
-    weight 0. KeyError for an algorithm without population weights.
-    """
+    The weights of a response are those of its loss under the distribution that draws it: a response that is never drawn
+    has weight 0. KeyError for an algorithm without population weights."""
     if algorithm.kind not in _WEIGHTS:
         raise KeyError(f"{algorithm.kind} has no population weights: register them with @population in sims/exact")
     return _WEIGHTS[algorithm.kind](algorithm, problem)

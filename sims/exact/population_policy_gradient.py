@@ -208,7 +208,8 @@ def clipped_slope(log_ratio: np.ndarray, advantages: np.ndarray, low: float, hig
 
 
 def response_token_shares(problem: Population, reduction: str, constant_length: int | None = None) -> np.ndarray:
-    """How much a token counts within its response's loss: (N, L). See `sims.core.objectives.reductions.token_shares`."""
+    """How much a token counts within its response's loss: (N, L). See
+    `sims.core.objectives.reductions.token_shares`."""
     divisor = {
         "sequence_sum": np.ones_like(problem.lengths),
         "sequence_mean": problem.lengths,

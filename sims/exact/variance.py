@@ -29,9 +29,8 @@ MOST_COMPOSITIONS = 1_000_000
 class Answers:
     """All that X prompts may be answered by a table policy: N responses of up to L tokens, P logits a prompt.
 
-    distribution, rewards: (X, N). scores: (X, N, L, P), gradient of each token's log-prob by the prompt's own logits, 0 in
-    masked slots. mask: (N, L). nodes: (N, L), number of the prefix before each token.
-    """
+    distribution, rewards: (X, N). scores: (X, N, L, P), gradient of each token's log-prob by the prompt's own logits, 0
+    in masked slots. mask: (N, L). nodes: (N, L), number of the prefix before each token."""
 
     distribution: np.ndarray
     rewards: np.ndarray

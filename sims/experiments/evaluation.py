@@ -98,11 +98,11 @@ class SampledEvaluation:
         """Mean reward and gold reward of the samples, KL and entropy along them."""
         prompts = self.environment.prompts(self.samples, self.noise)
         (responses, mask, _), distribution = self.policy.sample_with_distributions(prompts, 1, self.noise)
-        judged = self.environment.label(prompts, responses, mask, None, self.noise)
-        gold = judged.rewards if judged.gold is None else judged.gold
+        labels = self.environment.label(prompts, responses, mask, None, self.noise)
+        gold = labels.rewards if labels.gold is None else labels.gold
         distribution_ref = self.reference.token_distributions(prompts, responses)
         row = {
-            "reward": judged.rewards.mean((-2, -1)),
+            "reward": labels.rewards.mean((-2, -1)),
             "gold": gold.mean((-2, -1)),
             "kl_policy_ref": sequence_sum(kl_policy_ref(distribution, distribution_ref), mask).mean((-2, -1)),
             "entropy": sequence_sum(entropy(distribution), mask).mean((-2, -1)),

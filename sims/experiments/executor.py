@@ -27,11 +27,10 @@ SHARED = {"updates", "samples", "staleness", "rewards"}  # arrays of a record wi
 def execute(experiments: Sequence[Experiment], progress: Progress = lambda updates: None) -> list[Arrays]:
     """Run experiments of one stack (`stack_key`) together, and return the arrays of each one's record.
 
-    Over (runs, points): what `sims.experiments.evaluation` says of the policy (reward, gold, kl_policy_ref, entropy, ...) and of
-    the update before the point (loss, grad_norm, ...). Over points: updates, samples, staleness. Over runs:
+    Over (runs, points): what `sims.experiments.evaluation` says of the policy (reward, gold, kl_policy_ref, entropy,
+    ...) and of the update before the point (loss, grad_norm, ...). Over points: updates, samples, staleness. Over runs:
     diverged_at (−1: never), reference_reward, best_reward, and whatever else the evaluation closes with. progress is
-    told how many updates are done.
-    """
+    told how many updates are done."""
     first, runs = experiments[0], [e.runs for e in experiments]
     noise = Noise([(e.seed, run) for e in experiments for run in range(e.runs)])
     with one_thread():

@@ -29,12 +29,12 @@ class Experiment(Spec, kind="experiment"):
     """Everything that decides a record's numbers."""
 
     name: str = setting(help="what the record is called on disk; letters, digits, _ and -")
-    environment: EnvironmentSpec = setting(help="where responses are judged")
+    environment: EnvironmentSpec = setting(help="where prompts come from, and what responses are worth")
     policy: PolicySpec = setting(help="what is trained")
     algorithm: Algorithm = setting(help="how")
     schedule: Schedule = setting(Schedule(), "how on-policy")
     optimiser: Optimiser = setting(Optimiser(), "how a gradient becomes a step")
-    labelling: Labelling = setting(Labelling(), "who says what fresh samples are worth", omit_default=True)
+    labelling: Labelling = setting(Labelling(), "who rewards and labels fresh samples", omit_default=True)
     updates: int = setting(1000, "updates in all; must be a multiple of the updates a batch", at_least=1)
     evaluations: int = setting(20, "points at which the policy is evaluated, beside the start", at_least=1)
     runs: int = setting(20, "independent runs", at_least=1)
@@ -49,7 +49,7 @@ class Experiment(Spec, kind="experiment"):
         self.environment.check_experiment(self.algorithm, self.schedule)
         self.schedule.check_updates(self.updates)
         if self.labelling.implicit_after_updates >= self.updates:
-            rule = f"must be below updates = {self.updates}, for the policy to judge anything"
+            rule = f"must be below updates = {self.updates}, for the policy to label anything"
             raise SpecError("implicit_after_updates", self.labelling.implicit_after_updates, rule)
         if self.evaluations > self.updates:
             raise SpecError("evaluations", self.evaluations, f"must be at most updates = {self.updates}")

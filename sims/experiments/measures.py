@@ -18,9 +18,8 @@ def best_reward(record: Record) -> float:
 def scores(record: Record) -> np.ndarray:
     """(runs, points): (gold − reference's) / (largest gold − reference's): 0 is the reference, 1 cannot be beaten.
 
-    Gold is what a policy is judged by: without a learned reward, the reward itself. A run that diverged scores 0 from
-    then on: one would throw it away and serve the reference.
-    """
+    Gold is what a policy is evaluated by: without a learned reward, the reward itself. A run that diverged scores 0
+    from then on: one would throw it away and serve the reference."""
     arrays = record.arrays
     gold, reference, best = arrays["gold"], arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
     score = (gold - reference) / (best - reference)
@@ -54,7 +53,7 @@ def target_beta(experiment: Experiment) -> float | None:
 
     Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
     flips nothing; with noiseless labels its loss has no minimum, and recorded pairs leave free what they do not show.
-    A reference that moves, a learned reward, or a policy that judges itself, makes it another distribution.
+    A reference that moves, a learned reward, or a policy that labels its own samples, makes it another distribution.
     """
     algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
     if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
@@ -66,14 +65,15 @@ def target_beta(experiment: Experiment) -> float | None:
         aims = all(getattr(algorithm, name, value) == value for name, value in plain.items())
         return algorithm.beta if aims and algorithm.beta > 0 else None  # type: ignore[attr-defined]
     temperature, flips = (getattr(environment, name, 0.0) for name in ("label_temperature", "flip_rate"))
-    judged = temperature > 0 and flips == 0 and schedule.source != "dataset"
-    if algorithm.kind == "dpo" and judged and not algorithm.length_normalised:  # type: ignore[attr-defined]
+    labelled = temperature > 0 and flips == 0 and schedule.source != "dataset"
+    if algorithm.kind == "dpo" and labelled and not algorithm.length_normalised:  # type: ignore[attr-defined]
         return algorithm.beta * temperature  # type: ignore[attr-defined, no-any-return]
     return None
 
 
 def optima(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Reward, score, KL and entropy of the largest reward, and of the distribution aimed at (`target_beta`), mean over runs.
+    """Reward, score, KL and entropy of the largest reward, and of the distribution aimed at (`target_beta`), mean over
+    runs.
 
     Where responses cannot be listed, only the largest reward is known: what always gives a best response.
     """

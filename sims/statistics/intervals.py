@@ -110,8 +110,8 @@ def bootstrap_t_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RE
     """[x̄ − t*_hi·s/√n, x̄ − t*_lo·s/√n], t* the quantiles of (x̄* − x̄)/(s*/√n) over resamples. x: (runs,), 2 or more.
 
     A resample of equal values has s* = 0 and t* = ±∞. Where so many are that a quantile is infinite, the data cannot
-    tell the distribution of t* and Student's quantiles stand in. Efron 1981; Hall 1988. Too narrow for heavy symmetric tails.
-    """
+    tell the distribution of t* and Student's quantiles stand in. Efron 1981; Hall 1988. Too narrow for heavy symmetric
+    tails."""
     scores = _one_column("x", x)
     centre, error = mean_and_error(scores)
     student = student_quantile(len(scores) - 1, level)

@@ -183,7 +183,8 @@ LOSSES = {"ipo": ipo_loss, "best_of_n": best_of_n_loss}
 def mean_over_states(
     policy: PlainPolicy, prompts: list[int], value: Callable[[int, list[int]], Tensor], draws: int = RESPONSES
 ) -> float:
-    """Mean over prompts of `value(prompt, response)`; of single actions, whose distribution is all there is, once a prompt."""
+    """Mean over prompts of `value(prompt, response)`; of single actions, whose distribution is all there is, once a
+    prompt."""
     total, draws = 0.0, 1 if policy.length == 1 else draws
     for prompt in prompts:
         for _ in range(draws):

@@ -84,13 +84,13 @@ def our_steps(algorithm: Algorithm, schedule: Schedule, data: Path, **task: Any)
         evaluations=1,
         runs=1,
     )
-    ticks: Iterator[Any] = Run(experiment).train()
+    updates: Iterator[Any] = Run(experiment).train()
 
     def steps() -> list[float]:
         found = []
         for _ in range(STEPS):
             start = time.process_time()
-            next(ticks)
+            next(updates)
             found.append(time.process_time() - start)
         return found[1:]
 

@@ -306,7 +306,8 @@ def at(problem: Problem, logp: np.ndarray) -> Problem:
 @both
 @pytest.mark.parametrize("pairing", ["drawn", "all"])
 def test_dpo_is_minimised_by_the_kl_optimum(problem: Problem, pairing: str) -> None:
-    """Under Bradley–Terry labels of scale 1, whatever distribution draws the pairs: zero gradient at π_ref·e^{r/β}/Z."""
+    """Under Bradley–Terry labels of scale 1, whatever distribution draws the pairs: zero gradient at
+    π_ref·e^{r/β}/Z."""
     judged, dpo = bradley_terry(problem), DPO(beta=0.5, pairing=pairing)
     optimum = kl_optimum(judged.logp(judged.reference), judged.rewards, 0.5)
     every = enumerate_batches(at(judged, optimum), dpo, 2)

@@ -22,7 +22,8 @@ POSITIONS = 32
 def tiny_model(
     shape: str, seed: int = 0, dtype: torch.dtype = torch.float64, vocabulary: int = VOCABULARY, **changes: Any
 ) -> PreTrainedModel:
-    """Two layers of width 16. Weights are large enough for distributions that are far from even and differ between positions."""
+    """Two layers of width 16. Weights are large enough for distributions that are far from even and differ between
+    positions."""
     common = {"vocab_size": vocabulary, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS}
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": POSITIONS}
     if shape == "gpt2":

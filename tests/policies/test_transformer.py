@@ -33,7 +33,8 @@ def built(spec: Transformer = SPEC, place: object = PLACE, runs: int = 2, critic
 
 
 def written_out(policy: TransformerPolicy, run: int, prompt: int, response: Tensor) -> tuple[Tensor, Tensor]:
-    """One run, one prompt, one response, position by position: distributions (L, V) and values (L), as minGPT computes them."""
+    """One run, one prompt, one response, position by position: distributions (L, V) and values (L), as minGPT computes
+    them."""
     tokens, positions, *rest = [p[run] for p in policy.parameters()]
     rows = [int(policy.prompt_rows[prompt]), *response.tolist()[:-1]]
     x = torch.stack([tokens[row] + positions[t] for t, row in enumerate(rows)])

@@ -60,7 +60,7 @@ class Algorithm(Spec):
 
     @property
     def label_pairing(self) -> Pairing | None:
-        """Which pairs must be labelled when responses are judged; None if labels are of no use."""
+        """Which pairs must be labelled when responses are labelled; None if labels are of no use."""
         return None
 
     def check_schedule(self, schedule: Schedule) -> None:
@@ -76,8 +76,8 @@ class Algorithm(Spec):
         return False
 
     def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
-        """Which distribution each of the K responses is drawn from; a distribution that is not the policy's comes after those that
-        are."""
+        """Which distribution each of the K responses is drawn from; a distribution that is not the policy's comes after
+        those that are."""
         return (SlotDistribution("policy"),) * num_generations
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:

@@ -22,9 +22,8 @@ from .likelihood import LikelihoodAlgorithm
 class BestOfN(LikelihoodAlgorithm, kind="best_of_n"):
     """Imitate the best of each prompt's K responses: L = −ℓ(argmax_k r_k). Ties share the weight equally.
 
-    On samples of π_ref it fits the best-of-n distribution, whose KL to the reference is at most log n − (n−1)/n, with equality
-    for continuous rewards (`sims.exact.best_of_n`).
-    """
+    On samples of π_ref it fits the best-of-n distribution, whose KL to the reference is at most log n − (n−1)/n, with
+    equality for continuous rewards (`sims.exact.best_of_n`)."""
 
     min_generations: ClassVar[int] = 2
     on_policy: ClassVar[bool] = True

@@ -1,4 +1,5 @@
-"""Algorithms on pairs whose two responses come from different distributions, so that they must be drawn while training."""
+"""Algorithms on pairs whose two responses come from different distributions, so that they must be drawn while
+training."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .contrastive import DPO
 
 
 def opponents(num_generations: int, distribution: SlotDistribution) -> tuple[SlotDistribution, ...]:
-    """The first half of the responses from the policy, the second half from `distribution`: pairing = halves matches them."""
+    """The first half of the responses from the policy, the second half from `distribution`: pairing = halves matches
+    them."""
     half = num_generations // 2
     return (SlotDistribution("policy"),) * half + (distribution,) * (num_generations - half)
 

@@ -19,11 +19,11 @@ from .reference import Reference
 
 
 class Collector:
-    """Draws responses, has them judged, and freezes what must be known of them before the policy changes.
+    """Draws responses, has them labelled, and freezes what must be known of them before the policy changes.
 
     samples: how many responses were drawn so far. synced_at: updates done when the sampler last was the policy.
     pool: batches drawn once and used from then on, in `order`; drawn here, or by the run that a replay repeats.
-    frozen_labeller: the policy as it was when it began to judge its own samples, where it stays that judge.
+    frozen_labeller: the policy as it was when it began to label its own samples, where it stays the labeller.
     """
 
     def __init__(
@@ -68,37 +68,38 @@ class Collector:
 
     @torch.no_grad()
     def draw(self, prompts: int, updates: int = 0) -> Batch:
-        """Draw responses to so many prompts, and have them judged. updates: how many are done."""
+        """Draw responses to so many prompts, and have them labelled. updates: how many are done."""
         asked = self.environment.prompts(prompts, self.noise)
         tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
         samples = self._responses(tokens, prompt_mask)
         drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
         own = {"rewards": self._own_rewards(drawn)} if self._labels_itself(updates) else {}
         pairing = self.algorithm.label_pairing
-        judged = self.environment.label(asked, samples.responses, samples.mask, pairing, self.noise, **own)
+        labels = self.environment.label(asked, samples.responses, samples.mask, pairing, self.noise, **own)
         self.samples += prompts * self.schedule.num_generations
         return drawn.replace(
-            rewards=judged.rewards,
-            gold=judged.gold,
-            pairs=judged.pairs,
-            pair_label=judged.pair_label,
-            pair_weight=judged.pair_weight,
-            desirable=judged.desirable,
+            rewards=labels.rewards,
+            gold=labels.gold,
+            pairs=labels.pairs,
+            pair_label=labels.pair_label,
+            pair_weight=labels.pair_weight,
+            desirable=labels.desirable,
         )
 
     def _labels_itself(self, updates: int) -> bool:
-        """Whether the policy is the judge from here on; freezes the one that is to stay so."""
+        """Whether the policy labels its own samples from here on; freezes the copy that is to go on doing so."""
         asked = self.labelling.asks_policy(updates)
         if asked and self.labelling.implicit_policy == "frozen" and self.frozen_labeller is None:
             self.frozen_labeller = self.policy.clone()
         return asked
 
     def _own_rewards(self, batch: Batch) -> Tensor:
-        judge = self.sampler if self.frozen_labeller is None else self.frozen_labeller
-        return implicit_reward(judge, self.reference.policy, batch, self.labelling.implicit_beta)
+        labeller = self.sampler if self.frozen_labeller is None else self.frozen_labeller
+        return implicit_reward(labeller, self.reference.policy, batch, self.labelling.implicit_beta)
 
     def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
-        """K responses a prompt, each slot from the distribution that the algorithm wants; equal distributions are drawn together."""
+        """K responses a prompt, each slot from the distribution that the algorithm wants; equal distributions are drawn
+        together."""
         drawn = []
         for distribution, slots in itertools.groupby(self.algorithm.slot_distributions(self.schedule.num_generations)):
             count, stream = (

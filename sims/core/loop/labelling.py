@@ -18,19 +18,18 @@ from .protocols import Policy, evaluate
 
 @dataclass(frozen=True)
 class Labelling(Spec, kind="labelling"):
-    """The judge of fresh samples. What the learner sees as rewards, and what pairs are labelled by, is its verdict; the
+    """Who rewards and labels fresh samples: what the learner sees as rewards, and what pairs are labelled by. The
     gold reward stays the environment's, and so does the labeller that turns rewards into labels.
 
-    implicit: r̂ (`implicit_reward`) of the policy as it was at the last sync (`implicit_policy` = sampler), or of a copy
-    made once, when the first batch is labelled so (frozen), against the run's reference. Where policy and reference are
-    one, as at the start, every pair is a tie, and labels know nothing: what a policy is to teach itself it must have
-    learned from somebody, which is what `implicit_after_updates` is for. Chen et al. 2024 (DICE) bootstrap from a policy
-    that DPO has tuned; Yuan et al. 2024 ask the policy in words instead.
+    implicit: r̂ (`implicit_reward`) of the policy as it was at the last sync (`implicit_policy` = sampler), or of a
+    copy made once, when the first batch is labelled so (frozen), against the run's reference. Where policy and
+    reference are one, as at the start, every pair is a tie, and labels know nothing: what a policy is to teach itself
+    it must have learned from somebody, which is what `implicit_after_updates` is for. Chen et al. 2024 (DICE) bootstrap
+    from a policy that DPO has tuned; Yuan et al. 2024 ask the policy in words instead.
 
-    Noiseless labels of r̂ keep the sign of every margin and drive it on: they sharpen what the policy has. Bradley–Terry
-    labels of temperature τ under DPO's β have their minimum at ∝ π_ref·(π_judge/π_ref)^κ, κ = implicit_beta/(τβ): at κ = 1
-    a policy is content with itself wherever it is.
-    """
+    Noiseless labels of r̂ keep the sign of every margin and drive it on: they sharpen what the policy has.
+    Bradley–Terry labels of temperature τ under DPO's β have their minimum at ∝ π_ref·(π_label/π_ref)^κ, κ =
+    implicit_beta/(τβ): at κ = 1 a policy is content with itself wherever it is."""
 
     labels: Literal["environment", "implicit"] = setting(
         "environment", "who rewards and labels fresh samples: the environment, or the policy's own implicit reward"
@@ -71,7 +70,7 @@ class Labelling(Spec, kind="labelling"):
             raise SpecError("reference", schedule.reference, rule)
 
     def asks_policy(self, updates: int) -> bool:
-        """Whether a batch that is collected after so many updates is judged by the policy."""
+        """Whether a batch that is collected after so many updates is labelled by the policy."""
         return self.labels == "implicit" and updates >= self.implicit_after_updates
 
 

@@ -15,8 +15,9 @@ from .protocols import Policy, evaluate
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """What one update did, a number a run: loss before the step, gradient norm before clipping, still alive."""
+class UpdateStats:
+    """What one update did, per run: loss before it, gradient norm before clipping, and whether the run is still
+    alive."""
 
     loss: Tensor
     grad_norm: Tensor
@@ -39,7 +40,7 @@ class Learner:
         self.optimiser = PerRunOptimiser(self.parameters, lead, optimiser)
         self.alive = torch.ones(lead, dtype=torch.bool)
 
-    def update(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> Step:
+    def update(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> UpdateStats:
         """One step on one minibatch. A run whose loss or gradient is not finite is frozen there, and stays marked."""
         targets = algorithm.at_update(batch, targets, self.score_probes(batch) if algorithm.needs_probes else None)
         return self._step(*self.gradient(algorithm, batch, targets))
@@ -93,12 +94,12 @@ class Learner:
         """Euclidean norm of each run's whole gradient, shape lead. A learner that holds a part of it adds the rest."""
         return self.optimiser.grad_norm(gradients)
 
-    def _step(self, gradients: list[Tensor], loss: Tensor) -> Step:
+    def _step(self, gradients: list[Tensor], loss: Tensor) -> UpdateStats:
         norm = self.grad_norm(gradients)
         self.alive = self.alive & ((loss + norm).abs() < torch.inf)
         everyone = bool(self.alive.all())
         self.optimiser.step(gradients, norm, None if everyone else self.alive)
-        return Step(loss, norm, self.alive)
+        return UpdateStats(loss, norm, self.alive)
 
 
 def narrow_targets(targets: Targets, batch: Batch, part: Batch, start: int) -> Targets:

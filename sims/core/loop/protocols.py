@@ -21,7 +21,7 @@ from sims.core.spec import Spec, to_json
 class Prompts:
     """Prompts that are text: tokens padded on the left, and a mask that is True on real ones, both (..., B, P).
 
-    An environment may subclass it, to recognise its prompts when it judges responses to them.
+    An environment may subclass it, to recognise its prompts when it labels responses to them.
     """
 
     tokens: Tensor
@@ -102,7 +102,7 @@ Asked = TypeVar("Asked", bound=Tensor | Prompts)
 
 
 class Environment(Protocol[Asked]):
-    """Prompts, and a judge of responses."""
+    """Prompts, and what responses to them are worth."""
 
     def prompts(self, batch_size: int, noise: Noise) -> Asked:
         """The next prompts: ids (..., B), or `Prompts`."""
@@ -118,8 +118,8 @@ class Environment(Protocol[Asked]):
     ) -> Labels:
         """Rewards, and labels for the pairs that `pairing` chooses. prompts: the very object that `prompts` gave.
 
-        rewards: (..., B, K), another judge's verdict, which then stands in for the environment's own; gold never does.
-        """
+        rewards: (..., B, K), somebody else's rewards, which then stand in for the environment's own; gold stays the
+        environment's."""
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, pairs and labels, for source = dataset."""
@@ -142,9 +142,11 @@ class Enumerable(Protocol):
 @dataclass(frozen=True)
 class EnvironmentSpec(Spec):
     """Settings of an environment. `executor` names the function that runs its experiments, as "module:function"; it
-    takes experiments of one stack and a progress callback, and returns the arrays of each one's record."""
+    takes experiments of one stack and a progress callback, and returns the arrays of each one's record. `text`: whether
+    its prompts and responses are text, which only a language model can read."""
 
     executor: ClassVar[str] = ""
+    text: ClassVar[bool] = False
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         """Refuse, with SpecError, what this environment cannot give to an algorithm or a schedule."""

@@ -1,7 +1,7 @@
 """The one training loop: collect, label, compute targets, update, and again.
 
 It knows neither what a policy is nor how many runs or devices there are: a Learner updates, and whoever iterates over
-the ticks draws progress bars, evaluates, or saves.
+the updates draws progress bars, evaluates, or saves.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from sims.core.spec import SpecError
 
 from .collect import Collector, as_drawn
 from .labelling import Labelling
-from .learner import Learner, Step, narrow_targets
+from .learner import Learner, UpdateStats, narrow_targets
 from .protocols import Environment, Policy
 from .reference import Reference
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One update: how many are done, samples drawn so far, updates since the sampler was synced, the batch, the
-    step."""
+    """What one update leaves behind.
 
-    update: int
+    number: updates done, this one included. samples: responses drawn so far. staleness: updates since the sampler was
+    synced with the policy. batch: what was collected, of which the update used a minibatch. stats: loss and gradient.
+    """
+
+    number: int
     samples: int
     staleness: int
     batch: Batch
-    step: Step
+    stats: UpdateStats
 
 
 def check_run(algorithm: Algorithm, schedule: Schedule, labelling: Labelling | None = None) -> None:
@@ -100,11 +103,11 @@ class Training:
                 targets = self.algorithm.at_epoch(batch, targets, epoch)
                 for start in range(0, schedule.batch_size, size):
                     part = batch.narrow(start, size)
-                    step = self.learner.update(self.algorithm, part, narrow_targets(targets, batch, part, start))
+                    stats = self.learner.update(self.algorithm, part, narrow_targets(targets, batch, part, start))
                     staleness = self.updates - collector.synced_at
                     self.updates += 1
                     self.reference.after_update(self.updates, self.policy)
-                    yield Update(self.updates, collector.samples, staleness, batch, step)
+                    yield Update(self.updates, collector.samples, staleness, batch, stats)
 
     def _record_stream(self, updates: int) -> None:
         """Train a twin on-policy by the same schedule and noise, and keep the batches that it drew."""
@@ -112,8 +115,8 @@ class Training:
         learner, policy = self.learner, self.policy.clone()
         twin = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
         run = Training(policy, collector.environment, self.algorithm, schedule, twin, self.noise)
-        ticks = run.train(updates)
-        collector.pool = Batch.join([as_drawn(t.batch) for t in ticks if t.number % schedule.updates_per_batch == 0])
+        stream = run.train(updates)
+        collector.pool = Batch.join([as_drawn(x.batch) for x in stream if x.number % schedule.updates_per_batch == 0])
         collector.samples = run.collector.samples
 
     @property

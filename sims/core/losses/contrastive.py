@@ -113,7 +113,6 @@ def nash_md_loss(logp: Tensor, log_ratio: Tensor, preference: Tensor, beta: floa
     """−(P(y ≻ y′) − ½)·ℓ(y) + β·½ρ(y)², of whole responses y. Munos et al. 2024.
 
     logp ℓ, log_ratio ρ, preference P (or a label drawn with it): (..., B, Q), returns the same. On samples y of π the
-    gradient is −(P − ½ − βρ)·∇ℓ, the paper's: the second term's mean is ∇KL(π‖π_ref). Summed over tokens instead,
-    ½ρ_t² would drop what a token does to the KL of the tokens after it. On samples of another distribution it is neither.
-    """
+    gradient is −(P − ½ − βρ)·∇ℓ, the paper's: the second term's mean is ∇KL(π‖π_ref). Summed over tokens instead, ½ρ_t²
+    would drop what a token does to the KL of the tokens after it. On samples of another distribution it is neither."""
     return reinforce_loss(logp, preference - 0.5) + beta * k2(log_ratio)

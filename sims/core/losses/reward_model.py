@@ -20,7 +20,7 @@ def labelled_bradley_terry_loss(difference: Tensor, label: Tensor, margin: float
     """p·(−log σ(d − m)) + (1 − p)·(−log σ(−d − m)) for d = r_1 − r_2 and p the probability that the first wins.
 
     difference, label: (..., Q), returns the same; the margin is the winner's, whichever that is. Without margin the
-    minimum is at σ(d) = p: soft labels are what a calibrated judge would say.
+    minimum is at σ(d) = p: soft labels are what a calibrated labeller would say.
     """
     return label * bradley_terry_loss(difference, margin) + (1.0 - label) * bradley_terry_loss(-difference, margin)
 
@@ -42,7 +42,7 @@ def aggregate_aspects(label: Tensor, present: Tensor | None = None) -> Tensor:
     """One label from several aspects (helpful, honest, ...): the mean of their probabilities.
 
     label: (..., Q, A), probability that the first of a pair is preferred in each aspect; present: (..., Q, A) bool,
-    where an aspect was judged, None: everywhere. Returns (..., Q), ½ where no aspect was judged; what stands in an
+    where an aspect was labelled, None: everywhere. Returns (..., Q), ½ where no aspect was labelled; what stands in an
     absent slot, NaN included, does not matter. It differs from the label of the mean score: an aspect counts by who
     is ahead, not by how much.
     """

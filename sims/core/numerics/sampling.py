@@ -39,8 +39,8 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
 
 
 def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """`_search` with one distribution for many draws: once a policy has made up its mind, most draws are its first choice,
-    which takes two comparisons to see; the rest is searched for. cdf, probabilities: (X, A); draws: (X, S)."""
+    """`_search` with one distribution for many draws: once a policy has made up its mind, most draws are its first
+    choice, which takes two comparisons to see; the rest is searched for. cdf, probabilities: (X, A); draws: (X, S)."""
     distributions, likeliest = np.arange(len(cdf)), probabilities.argmax(-1)
     if probabilities[distributions, likeliest].mean() < 0.5:
         return _search(cdf, draws, distributions[:, None])

@@ -28,7 +28,7 @@ class Batch:
     responses: (..., B, K, L) token ids.
     mask: (..., B, K, L) bool, True where the policy chose a token, EOS included; built while sampling.
     weight: (..., B, K), 0 where a response is absent (filtered, ragged); every denominator counts it. None: all there.
-    rewards, gold: (..., B, K), what the learner sees, and what we judge by.
+    rewards, gold: (..., B, K), what the learner sees, and what it is evaluated by.
     pairs: (..., B, Q, 2) indices into K; pair_label: (..., B, Q) probability that the first of a pair is preferred;
         pair_weight: (..., B, Q), 0 where a pair does not count. None: all do.
     desirable: (..., B, K) probability that a response is labelled good (KTO).

@@ -1,6 +1,6 @@
 """From rewards to labels: which responses are compared, and who wins.
 
-Labels are data: they are drawn once, when responses are judged, from uniforms that are passed in.
+Labels are data: they are drawn once, when responses are labelled, from uniforms that are passed in.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ Pairing = Literal["drawn", "best_worst", "all", "correct_incorrect", "halves"]
 
 @dataclass(frozen=True)
 class Labeller(Spec, kind="labeller"):
-    """A Bradley–Terry judge of rewards: P(first ≻ second) = σ((r_1 − r_2) / label_temperature), then flipped by chance.
+    """A Bradley–Terry labeller: P(first ≻ second) = σ((r_1 − r_2) / label_temperature), then flipped with probability
+    flip_rate.
 
-    With rewards in [0, 1] a judge of temperature 1 is little better than a coin: the temperature is always a choice.
+    With rewards in [0, 1] a labeller of temperature 1 is little better than a coin: the temperature is always a choice.
     """
 
     label_temperature: float = setting(

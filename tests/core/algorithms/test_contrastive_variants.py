@@ -331,7 +331,8 @@ def trained(algorithm: Algorithm, generations: int) -> tuple[Training, Problem]:
 )
 @pytest.mark.parametrize("generations", [2, 6])
 def test_second_half_is_drawn_from_the_other_distribution(algorithm: Algorithm, share: float, generations: int) -> None:
-    """The distribution recorded with each response: π for the first half, ∝ π^{1−a}·π_ref^a token by token for the second."""
+    """The distribution recorded with each response: π for the first half, ∝ π^{1−a}·π_ref^a token by token for the
+    second."""
     training, problem = trained(algorithm, generations)
     batch = training.collector.next_batch(0)
     half = generations // 2

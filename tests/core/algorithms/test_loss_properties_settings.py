@@ -90,8 +90,8 @@ def test_row_20_every_field_of_an_algorithm(kind: str, name: str) -> None:
 def parameters_after(schedule: Schedule) -> tuple[Tensor, int]:
     """A policy after a few updates, and how many samples that took."""
     run = training(schedule)
-    ticks = list(run.train(12))
-    return run.policy.logits().detach(), ticks[-1].samples
+    updates = list(run.train(12))
+    return run.policy.logits().detach(), updates[-1].samples
 
 
 SMALL = {"batch_size": 4, "num_generations": 2}

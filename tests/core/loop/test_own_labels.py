@@ -153,8 +153,8 @@ def test_the_population_gradient_of_dpo_under_its_own_labels(
 @both
 @pytest.mark.parametrize("kappa", [0.5, 1.0, 3.0])
 def test_where_own_labels_lead(problem: Problem, kappa: float) -> None:
-    """At κ = implicit_beta/(τβ): the loss under a judge's labels is least at π_ref·(π_judge/π_ref)^κ; so at κ = 1 a policy
-    learns nothing from itself, below it goes back to its reference, and above it goes on."""
+    """At κ = implicit_beta/(τβ): the loss under a judge's labels is least at π_ref·(π_judge/π_ref)^κ; so at κ = 1 a
+    policy learns nothing from itself, below it goes back to its reference, and above it goes on."""
     beta, temperature = 0.1, 0.5
     own = labelled_by_itself(problem, kappa * temperature * beta, temperature)
     at_home = enumerate_batches(own, DPO(beta=beta), 2)
@@ -186,7 +186,8 @@ def training(judge: Labelling | None, schedule: Schedule | None = None, temperat
 
 @pytest.mark.parametrize("policy", ["sampler", "frozen"])
 def test_who_the_judge_is(policy: str) -> None:
-    """The policy at the last sync; or the one at `implicit_after_updates`, with the reference that it was trained from."""
+    """The policy at the last sync; or the one at `implicit_after_updates`, with the reference that it was trained
+    from."""
     judge = OWN.replace(implicit_policy=policy, implicit_after_updates=4)
     run = training(judge, Schedule(batch_size=8, sync_every_updates=2))
     past = [run.policy.clone()]

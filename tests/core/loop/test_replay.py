@@ -66,9 +66,9 @@ def test_nobody_moves_further_than_the_window_and_everybody_comes_once(window: f
 
 def test_a_replay_resumes_where_it_was_saved() -> None:
     whole, killed, resumed = (training("dpo", source="replay", replay_window=3.0) for _ in range(3))
-    ticks = killed.train(12)
+    updates = killed.train(12)
     for _ in range(4):
-        next(ticks)
+        next(updates)
     resumed.load_state_dict(*killed.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(final(whole), final(resumed), strict=True))
 

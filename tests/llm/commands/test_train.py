@@ -98,9 +98,9 @@ def test_large_presets_run_when_shrunken(name, reward_model):
     experiment = preset.replace(
         environment=task.replace(evaluation_prompts=4), policy=policy, schedule=schedule, updates=2, evaluations=1
     )
-    ticks = list(Run(experiment).train())
-    assert [update.number for update in ticks] == [1, 2]
-    assert all(float(update.stats.grad_norm) > 0 for update in ticks)
+    updates = list(Run(experiment).train())
+    assert [update.number for update in updates] == [1, 2]
+    assert all(float(update.stats.grad_norm) > 0 for update in updates)
 
 
 def test_the_default_preset_shortens_responses():

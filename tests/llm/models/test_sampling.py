@@ -1,4 +1,5 @@
-"""Sampling from a language model: the distribution, the mask, EOS, the cache and the noise. Properties 30, 34, 48, 49 and 52."""
+"""Sampling from a language model: the distribution, the mask, EOS, the cache and the noise. Properties 30, 34, 48, 49
+and 52."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def draw(policy: CausalLMPolicy, prompts: list[list[int]] = PROMPTS, seed: int =
 
 
 def check_draws(samples: Samples, distributions_of: Callable[[list[int], list[int]], Tensor], seed: int = 0) -> None:
-    """Tokens and log-probs against distributions (len(response), V) made without cache or padding, and the same uniforms.
+    """Tokens and log-probs against distributions (len(response), V) made without cache or padding, and the same
+    uniforms.
 
     Exact; a uniform falls within rounding of the boundary between two tokens with probability below 1e-10.
     """

@@ -1,4 +1,5 @@
-"""vLLM as the sampler, through a stand-in with its interface: distribution, rows, seeds, weights, schedule, mismatch, errors."""
+"""vLLM as the sampler, through a stand-in with its interface: distribution, rows, seeds, weights, schedule, mismatch,
+errors."""
 
 from __future__ import annotations
 

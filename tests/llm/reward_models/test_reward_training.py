@@ -184,8 +184,8 @@ def test_longer_wins_counts_tokens():
 
 
 def test_calibrated_scores_have_little_calibration_error():
-    """Labels drawn from the scores' own distribution: the error is sampling error, about 0.01 for 20,000 pairs. Scores that are
-    twice too large are overconfident by 0.1."""
+    """Labels drawn from the scores' own distribution: the error is sampling error, about 0.01 for 20,000 pairs. Scores
+    that are twice too large are overconfident by 0.1."""
     generator = torch.Generator().manual_seed(0)
     d = 2 * torch.randn(20_000, generator=generator)
     label = (torch.rand(20_000, generator=generator) < d.sigmoid()).float()

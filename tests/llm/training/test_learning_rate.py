@@ -84,9 +84,9 @@ def test_a_resumed_run_goes_on_along_the_curve():
     adam = EXPERIMENT.replace(optimiser=EXPERIMENT.optimiser.replace(method="adam"))
     whole, part, resumed = Run(adam), Run(adam), Run(adam)
     list(whole.train())
-    ticks = part.train()
+    updates = part.train()
     for _ in range(3):
-        next(ticks)
+        next(updates)
     resumed.training.load_state_dict(*part.training.state_dict())
     list(resumed.train())
     assert torch.equal(weights(resumed), weights(whole))
