@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help lists them
 
@@ -18,6 +19,17 @@ USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help 
   evaluate    reward, length, KL and win rate of a model against its reference
 """
 
+# Each command's module, and what its `main` is told beside the options.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "pretrain": ("pretrain",),
+    "new": ("new",),
+    "sft": ("train", "sft"),
+    "reward": ("reward",),
+    "train": ("train",),
+    "sample": ("sample",),
+    "evaluate": ("evaluate",),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 for a run that could not go on, 2 for options that cannot be."""
@@ -26,32 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"error: command = {name!r}: must be one of {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+        return 2
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenising a few texts is slower in several threads
     from transformers.utils.logging import disable_progress_bar
 
     from sims.core.spec import SpecError
 
-    from .commands import inspect as commands
-    from .commands import new as new_model
-    from .commands import train as train_command
-
     disable_progress_bar()  # one bar is ours, the training's
-
-    known: dict[str, Callable[[Sequence[str]], int]] = {
-        "pretrain": commands.pretrain,
-        "new": new_model.main,
-        "sft": lambda given: train_command.main(given, "sft"),
-        "train": train_command.main,
-        "sample": commands.sample,
-        "evaluate": commands.evaluate,
-    }
-    if importlib.util.find_spec("llm.commands.reward"):
-        known["reward"] = commands.reward
-    if name not in known:
-        print(f"error: command = {name!r}: must be one of {', '.join(known)}", file=sys.stderr)
-        return 2
+    module, *more = COMMANDS[name]
     try:
-        return known[name](rest)
+        return int(importlib.import_module(f"llm.commands.{module}").main(rest, *more))
     except (SpecError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

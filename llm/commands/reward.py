@@ -42,7 +42,7 @@ from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import Spec, SpecError, setting, to_json
-from sims.experiments.options import add_options, from_options
+from sims.experiments.options import OptionParser, add_options, from_options
 
 EXAMPLES = """examples:
   python -m llm reward --output gold                           the language's own responses, shorter ones preferred
@@ -118,15 +118,14 @@ class RewardData(Spec, kind="reward_data"):
             raise SpecError("held_out_data", self.held_out_data, "has no effect with data = language")
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Declare `reward` and its options."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "reward",
-        help="fit a reward model to preferences",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(arguments: Sequence[str]) -> int:
+    """Fit a reward model as the options say."""
+    return run(parser().parse_strictly(arguments))
+
+
+def parser() -> OptionParser:
+    """The options of `reward`."""
+    parser = OptionParser("python -m llm reward", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where the model is saved")
     parser.add_argument(
         "--processes", type=int, metavar="N", help="refuse to run unless N processes were started (torchrun)"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from llm.commands.reward import LongerWins, add_parser, run
+from llm.commands.reward import LongerWins, main
 from llm.embedded import language
 from llm.embedded.pretrain import EMBEDDED, load
 from llm.models.scoring import Scoring
@@ -37,7 +37,6 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, Outputs
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError
-from sims.experiments.options import OptionParser
 from tests.llm.tiny_data import load as load_rows
 from tests.llm.tiny_models import EOS, SHAPES, pad_left, pad_right, tiny_model, tiny_policy
 
@@ -313,9 +312,7 @@ def test_embedded_models_get_a_new_head():
 
 
 def command(*arguments: str) -> int:
-    parser = OptionParser("llm")
-    add_parser(parser.add_subparsers(required=True))
-    return run(parser.parse_strictly(["reward", *arguments]))
+    return main(arguments)
 
 
 def test_the_command_saves_a_model_and_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

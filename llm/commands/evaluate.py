@@ -1,0 +1,40 @@
+"""python -m llm evaluate: what a model's samples are like, beside another's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llm.reward_models.calibration import wilson
+from llm.training.run import Run
+from sims.experiments.options import OptionParser
+
+from .options import find_preset
+from .sample import evaluated, run_of
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what a model's samples are like, beside the reference's on the same prompts and uniforms."""
+    parser = OptionParser("python -m llm evaluate", description="Reward, length, KL and win rate of a model.")
+    parser.add_argument("--against", metavar="NAME", help="model that it is measured against (default: the preset's)")
+    run, options = run_of(parser, arguments)
+    name = options.against or preset_model(options.preset)
+    policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]
+    reference = Run(run.experiment.replace(policy=policy), device=run.device)
+    count = run.experiment.environment.evaluation_prompts  # type: ignore[attr-defined]
+    run.training.reference.policy.copy_from(reference.policy)
+    own, other = evaluated(run, count), evaluated(reference, count)
+    print(f"{'':16}{'model':>10}{'reference':>12}    on {count} prompts")
+    for key, value in own.numbers.items():
+        print(f"{key:16}{value:10.3f}{other.numbers[key]:12.3f}")
+    difference = np.array(own.golds) - np.array(other.golds)
+    wins = (np.sign(difference) + 1) / 2
+    low, high = wilson(float(wins.mean()), len(wins))  # ties make it a little too wide
+    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by gold, ties one half")
+    return 0
+
+
+def preset_model(preset: str) -> str:
+    """The model that a preset starts from."""
+    return find_preset(preset).policy.model  # type: ignore[attr-defined, no-any-return]

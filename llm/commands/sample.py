@@ -1,0 +1,55 @@
+"""python -m llm sample: responses of a model, to read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from llm.training.run import Evaluation, Run
+from llm.training.run import evaluate as draw_and_reward
+from sims.core.numerics.noise import Noise
+from sims.core.spec import SpecError
+from sims.experiments.options import OptionParser
+
+from .options import add_device, device_of, parse
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print responses of a model to given prompts, or to the task's."""
+    parser = OptionParser("python -m llm sample", description="Responses of a model, to read.")
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given again")
+    parser.add_argument("--count", type=int, default=5, metavar="INT", help="prompts of the task, without --prompt")
+    run, options = run_of(parser, arguments)
+    if options.prompt is None:
+        if options.count < 1:
+            raise SpecError("count", options.count, "must be int >= 1")
+        evaluation = evaluated(run, options.count)
+        rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
+        for prompt, completion, reward, length in rows:
+            print(f"{prompt}\n  {completion or '(empty)'}\n  reward {reward:g}, {length} tokens\n")
+        return 0
+    encoder = run.environment.encoder
+    for prompt in options.prompt:
+        tokens = torch.tensor([encoder.prompt(prompt)])
+        drawn = run.policy.sample(tokens, run.experiment.schedule.num_generations, run.noise)
+        for response, mask in zip(drawn.responses[0], drawn.mask[0], strict=True):
+            print(f"{prompt}\n  {run.tokenizer.decode(response[mask], skip_special_tokens=True) or '(empty)'}\n")
+    return 0
+
+
+def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argparse.Namespace]:
+    """The run that the options describe, and the options, a device among them."""
+    add_device(parser)
+    experiment, options = parse(parser, arguments, "tiny-min-length")
+    torch.set_num_threads(options.threads)
+    return Run(experiment, device=device_of(options)), options
+
+
+def evaluated(run: Run, prompts: int) -> Evaluation:
+    """Samples of the run's policy on so many prompts of its evaluation, rewarded."""
+    noise: Noise = run.noise
+    return draw_and_reward(
+        run.policy, run.training.reference.policy, run.evaluation_environment, prompts, noise.runs[0]
+    )
