@@ -231,8 +231,9 @@ def caption(records: Records) -> str:
     return (
         "Exact, no sampling, hence no bands. From p = (.3, .3, .1, .3) to q = (.2, .1, .6, .1). "
         f"One step of η = 2 on logits: forward ({distributions['forward']}), reverse ({distributions['reverse']}): "
-        "the forward KL moves more mass to the mode, the opposite of the published annotation, for the reverse gradient "
-        "is damped by p, which is small there. It is so for small steps and long ones, and in the other two coordinates. All end at q: "
+        "the forward KL moves more mass to the mode, the opposite of the published annotation, for the reverse "
+        "gradient is damped by p, which is small there. It is so for small steps and long ones, and in the other two "
+        "coordinates. All end at q: "
         "with a free p neither direction seeks a mode in the end. "
         f"Bottom left: the annotation holds where q all but excludes what p has: from k = {first:.1f} on in natural "
         f"coordinates, where KL(p‖q) > q/p − 1 − log(q/p) at the mode, and from k = {in_logits:.1f} on logits. "
