@@ -1,5 +1,5 @@
 # make reproduce   every CPU figure and the claims report        make test    the test suite
-# make lint        ruff, and mypy on sims/core                   make bench   speed, as ratios
+# make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2

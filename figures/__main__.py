@@ -150,7 +150,7 @@ def folder(options: argparse.Namespace) -> Path:
     """Where to draw: what was run shorter than figures ask for, or at another scale, never replaces their verdicts."""
     if options.out is not None:
         return Path(options.out)
-    place = Path(__file__).parent / ("quick" if options.quick or options.runs else "out")
+    place = Path("figures") / ("quick" if options.quick or options.runs else "out")
     return place if options.scale == lm.SCALES[0] else place / options.scale
 
 

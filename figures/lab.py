@@ -155,18 +155,18 @@ class Lab:
         means = {key: float(final_scores(record).mean()) for key, record in self._obtain(runs).items()}
         return {key: -math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
-    def _obtain(self, arms: Mapping[object, Experiment]) -> dict:
+    def _obtain(self, arms: Mapping[Any, Experiment]) -> dict[Any, Record]:
         """Committed records where there are any, noted as stale if their twins no longer agree; the rest is run."""
-        kept: dict[object, CommittedRecord] = {}
+        kept: dict[Any, CommittedRecord] = {}
         if not self.full and not self.quick:
-            kept = {name: found for name, arm in arms.items() if (found := committed.load(arm)) is not None}
+            kept = {name: there for name, arm in arms.items() if (there := committed.load(arm)) is not None}
         wanted = {name: arm for name, arm in arms.items() if name not in kept or name in self.live}
         twins = [committed.shrink(arms[name]) for name in kept]
         found = obtain([*wanted.values(), *twins], self.store, self.jobs, self.force, self.progress)
-        for record, twin in zip(kept.values(), found[len(wanted) :], strict=True):
-            if not committed.agree(record.twin, twin):
-                self.stale.append(record.record.hash)
-        records = {name: record.record for name, record in kept.items()}
+        for held, twin in zip(kept.values(), found[len(wanted) :], strict=True):
+            if not committed.agree(held.twin, twin):
+                self.stale.append(held.record.hash)
+        records = {name: held.record for name, held in kept.items()}
         for name, record in zip(wanted, found, strict=False):
             if name in records:
                 before, now = (float(final_scores(x).mean()) for x in (records[name], record))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +14,7 @@ from figures.arms.sweeps import ROUNDS, TUNING
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.report.style import RC, bound, colour, curve
+from figures.report.style import RC, LineStyle, bound, colour, curve
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
@@ -28,7 +30,7 @@ POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32),
 RATES = {"table": (0.03, 0.1, 0.3, 1.0, 3.0), "mlp": (0.003, 0.01, 0.03, 0.1, 0.3)}
 BETAS = (0.1, 2.0)  # of DPO; the others here have no penalty to weigh
 # arm: algorithm, where its rewards and responses come from, line
-ARMS = {
+ARMS: dict[str, tuple[str, str, LineStyle]] = {
     "rloo": ("rloo", "gold", "-"),
     "ppo": ("ppo", "gold", "-"),
     "dpo": ("dpo", "gold", "-"),
@@ -163,7 +165,7 @@ def verdicts(records: Records) -> list[Verdict]:
         return np.mean([best_probability(records, f"{policy}/{m:g}/{arm}") for arm in arms for m in masses], axis=0)
 
     for policy in POLICIES:
-        setting = "bandit" if policy == "table" else "mlp"
+        setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         used = [record.hash for name, record in records.items() if name.startswith(policy)]
         given = {mass: f"{reference_probability(records, policy, mass):.2g}" for mass in MASSES}
         for part, other, masses, note in (

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
+from matplotlib.typing import HashableList
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
 from figures.claims import Claim, Verdict, judge
@@ -28,7 +29,7 @@ from sims.statistics.intervals import paired_effect
 ALGORITHMS: dict[str, Algorithm] = {
     "best_of_n": find_algorithm("best_of_n")(),
     # The released (h − β)² with β = 10 aims at the margin 10 = 1/(2·0.05), over all 45 pairs of a prompt.
-    "ipo": find_algorithm("ipo")(beta=0.05, pairing="all"),
+    "ipo": find_algorithm("ipo")().replace(beta=0.05, pairing="all"),
 }
 RELEASED_RATES = {"best_of_n": 3e-5, "ipo": 1e-2}
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # the released code's own list
@@ -78,7 +79,8 @@ def arm(place: str, scoring: str, algorithm: str, online: bool = True) -> Experi
 
 def collect(lab: Lab) -> Records:
     """The released learning rates as they are; else each arm's is the best of the same eight, on other seeds."""
-    released, tuned = {}, {}
+    released: dict[str, Experiment] = {}
+    tuned: dict[str, Experiment] = {}
     for place in PLACES:
         for condition, (scoring, rates) in CONDITIONS.items():
             for algorithm in ALGORITHMS:
@@ -102,7 +104,9 @@ def gap(records: Records, place: str, condition: str) -> tuple[np.ndarray, np.nd
 
 def draw(records: Records) -> MatplotlibFigure:
     """Reward against gradient steps in the four conditions, R1 above R2; and the gap that each condition leaves."""
-    mosaic = [[f"{place}/{condition}" for condition in CONDITIONS] + ["gap"] for place in PLACES]
+    mosaic: list[HashableList[str]] = [
+        [*(f"{place}/{condition}" for condition in CONDITIONS), "gap"] for place in PLACES
+    ]
     with plt.rc_context(RC):
         fig, axes = plt.subplot_mosaic(
             mosaic, figsize=(15.5, 6.6), layout="constrained", width_ratios=[1, 1, 1, 1, 1.25]

@@ -4,6 +4,7 @@ at a fixed number of samples, drawn in batches of 16 … 1,024, or all by the in
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -187,7 +188,7 @@ def verdicts(records: Records) -> list[Verdict]:
         used = {b: [records[f"{place}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE)}
         fresh, stale = (np.mean([final_scores(record) for record in used[b]], axis=0) for b in (FRESH, STALE))
         hashes = [record.hash for batch in used.values() for record in batch]
-        setting = "mlp" if place == "network" else "bandit"
+        setting: Literal["bandit", "mlp"] = "mlp" if place == "network" else "bandit"
         rows.append(judge(claim, setting, paired_effect(fresh, stale), FIGURE.name, hashes, note))
     rows += [_suffices(records, claim, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, claim in SUFFICES.items()]
     return [*rows, _suffices(records, LIKELIHOOD, "long", ("best_of_n", "rwr", OFFLINE_ONLY))]

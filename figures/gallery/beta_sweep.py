@@ -67,7 +67,7 @@ def arms() -> dict[str, Experiment]:
                         name=f"beta_sweep-{algorithm}",
                         environment=BanditR1(flip_rate=flips) if place == "R1" else BanditR2(flip_rate=flips),
                         policy=Table(),
-                        algorithm=find_algorithm(algorithm)(beta=beta),
+                        algorithm=find_algorithm(algorithm)().replace(beta=beta),
                         schedule=SCHEDULES[family],
                         updates=UPDATES,
                         evaluations=4,
@@ -128,8 +128,8 @@ def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place:
     record = records[f"tuned/{place}/{FAMILIES[family][0]}/{USUAL:g}"]
     fine = np.geomspace(BETAS[0], BETAS[-1], 80)
     exactly = np.array([optimum(record, float(beta)) for beta in fine])
-    for axes, values in ((top, exactly[:, 0]), (bottom, exactly[:, 1])):
-        axes.plot(fine, values, ":", color="k", linewidth=1.4)
+    for axes, best in ((top, exactly[:, 0]), (bottom, exactly[:, 1])):
+        axes.plot(fine, best, ":", color="k", linewidth=1.4)
     for algorithm in FAMILIES[family]:
         for rate, line in (("tuned", ONLINE), ("held", OFFLINE)):
             cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from figures.claims import Claim, Setting, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION
+from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.collect import Collector
 from sims.core.loop.optimise import Optimiser
@@ -84,7 +84,7 @@ def arms() -> dict[str, Experiment]:
                     name=f"chosen_likelihood-{algorithm}",
                     environment=BanditR1(num_prompts=prompts),
                     policy=capacity.policy,
-                    algorithm=find_algorithm(algorithm)(beta=0.1),
+                    algorithm=find_algorithm(algorithm)().replace(beta=0.1),
                     schedule=Schedule(batch_size=pool, num_generations=2, source="pool", pool_size=pool),
                     optimiser=Optimiser(learning_rate=capacity.learning_rate),
                     updates=UPDATES,
@@ -202,7 +202,7 @@ def _path_handles() -> list[Line2D]:
     shades = [
         Line2D([], [], color=shade, label=f"{prompts} prompt{'s' * (prompts > 1)}") for prompts, shade in SHADES.items()
     ]
-    kinds = (("-", "network, width 64"), ("--", "table"))
+    kinds: tuple[tuple[LineStyle, str], ...] = (("-", "network, width 64"), ("--", "table"))
     return shades + [Line2D([], [], color="0.3", linestyle=line, label=label) for line, label in kinds]
 
 

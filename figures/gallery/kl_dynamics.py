@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLUE, RC, VERMILION
+from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION, LineStyle
 from sims.exact.kl_dynamics import Coordinates, Divergence, descent, divergence, follow, step, velocity
 from sims.experiments.store import Arrays
 
@@ -28,7 +28,7 @@ TITLES = {"logits": "logits", "probabilities": "probabilities, projected", "natu
 ONE_STEP = {"logits": 2.0, "probabilities": 0.02, "natural": 0.2}
 ETAS = {"logits": (0.05, 2.0, 8.0), "probabilities": (0.002, 0.03), "natural": (0.005, 0.2, 1.0)}
 END = {"logits": 40.0, "probabilities": 0.6, "natural": 5.0}
-LINES = ("-", "--", ":")
+LINES: tuple[LineStyle, ...] = ("-", "--", ":")
 POWERS = np.linspace(0.5, 8.0, 76)  # the target is q^k/Z
 RARE = np.geomspace(1e-6, 0.1, 21)  # mass of the mode at the start
 FINE, MOST = 0.05, 400_000  # step size and steps of what stands for continuous time
@@ -186,7 +186,8 @@ def _sharper(panel: Axes, found: Arrays) -> None:
     text = "KL(p‖q) >\nq/p − 1 − log(q/p)"
     panel.text(crossing + 0.1, 0.4, text, transform=panel.get_xaxis_transform(), fontsize=8)
     handles = [
-        Line2D([], [], color="0.3", linestyle=s, label=n) for n, s in (("logits", "-"), ("natural gradient", "--"))
+        Line2D([], [], color="0.3", linestyle=s, label=n)
+        for n, s in (("logits", ONLINE), ("natural gradient", OFFLINE))
     ]
     panel.legend(handles=handles, fontsize=8.5, loc="upper left")
     panel.set(

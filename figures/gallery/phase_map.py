@@ -157,7 +157,8 @@ def _winners(axes: Axes, scores: np.ndarray) -> None:
 def faded(hexadecimal: str, score: float) -> str:
     """The colour, towards white as the score goes from 1 to 0."""
     weight = 0.2 + 0.8 * float(np.clip(score, 0.0, 1.0))
-    return to_hex(weight * np.array(to_rgb(hexadecimal)) + (1.0 - weight))
+    red, green, blue = (weight * part + (1.0 - weight) for part in to_rgb(hexadecimal))
+    return to_hex((red, green, blue))
 
 
 def _dark(hexadecimal: str) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +15,7 @@ from figures.arms.sweeps import ROUNDS, TUNING
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.report.style import RC, bound, colour, curve
+from figures.report.style import RC, LineStyle, bound, colour, curve
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
@@ -31,7 +33,7 @@ SFT_UPDATES, RUNS = 100, 50
 UPDATES = {"table": 40, "mlp": 300}  # in 300 every arm of the table gets to the largest reward
 CEILING = 0.99  # gold reward above which an arm cannot be told from the largest reward's
 ARMS = {"dpo": "DPO", "dpo_after_sft": "DPO, after SFT on the chosen", "ppo": "PPO on the learned reward"}
-LINES = {"dpo": "-", "dpo_after_sft": "--", "ppo": "-"}
+LINES: dict[str, LineStyle] = {"dpo": "-", "dpo_after_sft": "--", "ppo": "-"}
 
 C06 = "Shift between the reference and the preference data hurts DPO more than PPO."
 C07 = "SFT on the chosen responses first repairs DPO under shift."
@@ -116,7 +118,7 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     far = [SHIFTS.index(shift) for shift in FAR]
     for policy in POLICIES:
-        setting = "bandit" if policy == "table" else "mlp"
+        setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         used = [record.hash for name, record in records.items() if name.startswith(policy)]
         final = {arm: gold(records, policy, arm) for arm in ARMS}
         slope = {arm: np.polyfit(SHIFTS, values.T, 1)[0] for arm, values in final.items()}

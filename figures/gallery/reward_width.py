@@ -68,7 +68,8 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for width, claim in CLAIMS.items():
         places = [f"{place}/{width:g}" for place in ("R1", "R2")]
-        effect = paired_effect(*(gain(records, place, ALGORITHMS) for place in places))
+        on_r1, on_r2 = (gain(records, place, ALGORITHMS) for place in places)
+        effect = paired_effect(on_r1, on_r2)
         mass = environments()[f"R1/{width:g}"].overlap_mass()
         note = (
             f"With this width {100 * mass:.0f} % of the reference's mass lies within R1's bump, whose optimum is then "

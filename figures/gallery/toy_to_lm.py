@@ -78,7 +78,7 @@ def collect(lab: Lab) -> Records:
     """The runs of lm_lengths, and toys tuned over as many learning rates."""
     wanted = METHODS[:4] if lab.quick else METHODS
     chosen = {name: arm for name, arm in toys().items() if name.split("/", 2)[2] in wanted}
-    return lab.tuned_records(chosen, dict.fromkeys(chosen, GRID)) | collect_lm(lab, wanted)
+    return lab.tuned_records(chosen, dict.fromkeys(chosen, GRID)) | dict(collect_lm(lab, wanted))
 
 
 def speed(record: Record) -> np.ndarray:

@@ -7,6 +7,7 @@ reward model read the same pairs and are compared at the same Bradley–Terry lo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.lines import Line2D
 from figures.claims import Claim, Verdict, judge
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLACK, RC, colour, curve
+from figures.report.style import BLACK, RC, LineStyle, colour, curve
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
@@ -152,7 +153,7 @@ def draw(records: Records) -> MatplotlibFigure:
     """Xu's panels for one run; unseen mass against updates; its change against coverage."""
     with plt.rc_context(RC):
         fig = plt.figure(figsize=(14.5, 10.4), layout="constrained")
-        top, middle, bottom = fig.subfigures(3, 1, height_ratios=(1.0, 1.25, 1.25))
+        top, middle, bottom = fig.subfigures(3, 1, squeeze=False, height_ratios=(1.0, 1.25, 1.25))[:, 0]
         _heat_maps(top, records)
         for panels, policy in ((middle, "table"), (bottom, "mlp")):
             axes = panels.subplots(1, 4)
@@ -222,7 +223,7 @@ def _handles() -> list[Line2D]:
     lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=label) for name, label in
              (("dpo", "DPO (right: at the reward model's loss)"), ("ppo", "PPO on the learned reward"))]  # fmt: skip
     lines.append(Line2D([], [], color=BLACK, marker="x", label="exact KL optimum of the learned reward"))
-    styles = ((":", "coverage 0.25"), ("-", "0.5"), ("--", "0.875"))
+    styles: tuple[tuple[LineStyle, str], ...] = ((":", "coverage 0.25"), ("-", "0.5"), ("--", "0.875"))
     return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
 
 
@@ -232,7 +233,7 @@ def verdicts(records: Records) -> list[Verdict]:
     coverage = np.array(COVERAGES)
     for policy in POLICIES:
         used = [record.hash for name, record in records.items() if f"/{policy}/" in name]
-        setting = "bandit" if policy == "table" else "mlp"
+        setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         dpo, ppo, best = (over_grid(records, policy, measure) for measure in MEASURES)
         ends = np.mean([[change(records[f"{t}-{c:g}/{policy}/dpo"])[:, -1] for c in COVERAGES] for t in TILTS], (0, 1))
         for part, values, when in (

@@ -5,12 +5,16 @@ from __future__ import annotations
 import colorsys
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
 from sims.statistics.intervals import band, student_interval
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # younger than the oldest matplotlib that the figures run with
 
 matplotlib.use("Agg")
 
@@ -38,9 +42,11 @@ COLOURS = {
     "negative_sum": BLACK,
     "negative_complement": "#9AA0A6",
 }
-ONLINE, OFFLINE = "-", "--"
+LineStyle = Literal["-", "--", ":", ""]
+ONLINE: LineStyle = "-"
+OFFLINE: LineStyle = "--"
 
-RC = {
+RC: dict[RcKeyType, Any] = {
     "figure.dpi": 120,
     "savefig.dpi": 160,
     "font.size": 10,

@@ -93,7 +93,7 @@ def read_parquet(path: Path, name: str) -> Located:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ImportError(f"{path}: reading Parquet needs pyarrow: pip install 'onoff[data]'") from error
+        raise ImportError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
     with ParquetFile(path) as file:
         number = 0
         for batch in file.iter_batches():
@@ -107,7 +107,7 @@ def read_hub(name: str, split: str | None, config: str | None) -> Located:
         from datasets import load_dataset
     except ImportError as error:
         raise ImportError(
-            f"{name}: not on disk, and reading it from the hub needs datasets: pip install 'onoff[data]'"
+            f"{name}: not on disk, and reading it from the hub needs datasets: pip install datasets"
         ) from error
     if split is None:
         raise ValueError(f"split=None: name the split of {name}, e.g. 'train'")

@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -53,7 +53,7 @@ def shard(module: LanguageModel, ranks: Ranks, device: torch.device) -> None:
 
 def local(x: Tensor) -> Tensor:
     """What this process holds of a tensor, in the same memory: its rows of a sharded one."""
-    return x.detach().to_local() if isinstance(x, DTensor) else x.detach()
+    return cast(DTensor, x.detach()).to_local() if isinstance(x, DTensor) else x.detach()
 
 
 class SharedModule:

@@ -28,7 +28,13 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from sims.core.spec import Spec, SpecError, setting, to_json
 
@@ -125,7 +131,7 @@ def build_model(
     pad, bos, eos: token ids, by default those of `llm.embedded.language`. Raises SpecError for a shape that cannot be.
     """
     check_shape(architecture, hidden, heads)
-    common = {"vocab_size": vocab_size, "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
+    common: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
     common["initializer_range"] = _INITIAL_SD
     llama_like = common | {
         "hidden_size": hidden,
@@ -134,6 +140,7 @@ def build_model(
         "max_position_embeddings": max_positions,
         "attention_dropout": 0.0,
     }
+    config: PretrainedConfig
     if architecture == "pythia":
         config = transformers.GPTNeoXConfig(**llama_like, intermediate_size=4 * hidden, hidden_dropout=0.0)
     elif architecture == "mistral":
@@ -254,7 +261,8 @@ def sample_responses(
     For prompts of one length only, as the language has.
     """
     ids = tokenizer(prompts, return_tensors="pt").input_ids
-    eos, cache, drawn = tokenizer.eos_token_id, None, []
+    eos, cache = tokenizer.eos_token_id, None
+    drawn: list[Tensor] = []
     while len(drawn) <= _LONGEST and not (drawn and (torch.cat(drawn, -1) == eos).any(-1).all()):
         output = model(ids, past_key_values=cache, use_cache=True)
         cache, probs = output.past_key_values, output.logits[:, -1].softmax(-1)
@@ -296,7 +304,8 @@ def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """
     path = _existing(folder)
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)  # fast: `save` wrote no other kind
+    return model.eval(), tokenizer
 
 
 def read_report(folder: str | Path) -> Report:

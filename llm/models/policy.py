@@ -40,7 +40,9 @@ class CausalLMPolicy:
         self.eos_token_ids, self.pad_token_id = tuple(eos_token_ids), pad_token_id
         self.language_model = LanguageModel(model, critic, self.scoring)
         check_parts(self.language_model)
-        self._trainable = {name: p for name, p in self.language_model.named_parameters() if p.requires_grad}
+        self._trainable: dict[str, Tensor] = {
+            name: p for name, p in self.language_model.named_parameters() if p.requires_grad
+        }
 
     @property
     def model(self) -> nn.Module:
@@ -134,8 +136,8 @@ class CausalLMPolicy:
         rows = (*_repeat(prompts, prompt_mask, shape[1]), *answers)
         size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
         parts = [
-            self._score(*trim_left(p, m), *answer, prompt_logp, values=values, entropy=entropy)
-            for p, m, *answer in _split(rows, size)
+            self._score(*trim_left(p, m), tokens, there, chosen, prompt_logp, values=values, entropy=entropy)
+            for p, m, tokens, there, chosen in _split(rows, size)
         ]
 
         def joined(name: str) -> Tensor | None:

@@ -135,7 +135,7 @@ def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device
                 dtype=stored,
                 use_safetensors=True,
                 trust_remote_code=False,
-            ).to(device)
+            ).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
         except (OSError, ValueError) as error:
             raise _not_found("model", spec.model, error) from error
     return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)

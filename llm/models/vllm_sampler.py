@@ -35,6 +35,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.noise import Noise
@@ -84,7 +85,7 @@ def check_sampler(experiment: Experiment, device: torch.device | str | None = No
     try:
         from vllm.platforms import current_platform
     except ImportError as error:
-        raise SpecError("use_vllm", True, "needs the library vllm: pip install 'onoff[vllm]'") from error
+        raise SpecError("use_vllm", True, "needs the library vllm: the extra vllm of pyproject.toml") from error
     wanted, found = torch.device(device).type, current_platform.device_type
     if found != wanted:
         raise SpecError("use_vllm", True, f"needs a GPU: vLLM runs on {found or 'no device'} here, the run on {wanted}")
@@ -259,7 +260,7 @@ class Engine:
 
 
 @torch.no_grad()
-def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """The parameters of a model of transformers as its checkpoint names them, which is how vLLM knows them.
 
     Adapters of peft inside it are added to the weights that they change, one at a time and leaving the model alone:
@@ -268,7 +269,8 @@ def checkpoint_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    adapted = {id(m.get_base_layer().weight): m for m in model.modules() if hasattr(m, "get_delta_weight")}
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "get_delta_weight")]  # peft's
+    adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             continue

@@ -2,7 +2,7 @@
 weights. Random weights, the same 64 prompts of 32 tokens and 4 responses to each, temperature 0.9.
 
 On a GPU the shape is Pythia-1.4B's under bfloat16 autocast, with responses of 256 tokens; under a CPU build of vLLM a
-small one's in float32, with 32 tokens. Needs vLLM and a device that it runs on: pip install 'onoff[vllm]'.
+small one's in float32, with 32 tokens. Needs vLLM and a device that it runs on: pip install '.[vllm]'.
 """
 
 from __future__ import annotations

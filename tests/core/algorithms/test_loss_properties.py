@@ -1,4 +1,4 @@
-"""What must hold of every algorithm on any batch. Rows are those of the table of bugs that shipped elsewhere.
+"""What must hold of every algorithm on any batch. Rows are those of `tests/BUGS.md`.
 
 Runs on a new algorithm without being told: its fields are varied by `test_every_algorithm.variants`.
 """

@@ -1,6 +1,6 @@
 """What must hold of advantages, reductions, divergences and pair losses, whoever uses them.
 
-Rows are those of the table of bugs that shipped elsewhere.
+Rows are those of `tests/BUGS.md`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What must hold of the gradients of algorithms that score their samples: sign, scale, level, and where the KL pulls.
 
-Rows are those of the table of bugs that shipped elsewhere. Runs on a new algorithm without being told, but for the
+Rows are those of `tests/BUGS.md`. Runs on a new algorithm without being told, but for the
 invariances that are a claim of one algorithm.
 """
 

@@ -1,4 +1,4 @@
-"""Row 20 of the table of bugs that shipped elsewhere: every setting changes something, or is refused.
+"""Row 20 of `tests/BUGS.md`, the bugs that shipped elsewhere: every setting changes something, or is refused.
 
 Runs on a new algorithm, and on a new field, without being told.
 """

@@ -357,7 +357,7 @@ def test_a_machine_that_cannot_is_refused_before_any_work(tmp_path, capsys, monk
         monkeypatch.setitem(sys.modules, module, None)
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
-    assert "needs the library vllm: pip install 'onoff[vllm]'" in error and "\n" not in error
+    assert "needs the library vllm: the extra vllm" in error and "\n" not in error
     assert not (tmp_path / "run").exists()
     with pytest.raises(SpecError, match="needs the library vllm"):
         Run(small(Schedule()))
