@@ -16,6 +16,8 @@ USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help 
   train       tune a model by any of the algorithms
   sample      responses of a model, to read
   evaluate    reward, length, KL and win rate of a model against its reference
+
+  --tasks     print the table of tasks: what each rewards, and what it needs
 """
 
 
@@ -25,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
+    if arguments == ["--tasks"]:
+        from llm.tasks import task_table
+
+        print(task_table())
+        return 0
     name, rest = arguments[0], arguments[1:]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenising a few texts is slower in several threads
     from transformers.utils.logging import disable_progress_bar
