@@ -17,6 +17,8 @@ USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help 
   train       tune a model by any of the algorithms
   sample      responses of a model, to read
   evaluate    reward, length, KL and win rate of a model against its reference
+
+  --tasks     print the table of tasks: what each rewards, and what it needs
 """
 
 # Each command's module, and what its `main` is told beside the options.
@@ -37,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
+    if arguments == ["--tasks"]:
+        from llm.tasks import task_table
+
+        print(task_table())
+        return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from llm.data import Example, TextEncoder, load_examples, prompt_from
+from llm.data import Example, TextEncoder, load_examples, prompt_from, template_columns
 from llm.distributed.spread import Ranks, joined
 from llm.embedded import language
 from llm.models.scoring import Scoring
@@ -66,7 +67,10 @@ class RewardData(Spec, kind="reward_data"):
     held_out_data: str | None = setting(None, "file of held-out pairs; none: see held_out_split and held_out_share")
     held_out_split: str | None = setting(None, "split of the same data that holds the held-out pairs")
     held_out_share: float = setting(
-        0.1, "share of the rows kept out of training, where no held-out data are named", above=0, below=1
+        0.1,
+        "share of the rows kept out of training, all rows of a prompt together, where no held-out data are named",
+        above=0,
+        below=1,
     )
     pairs: int = setting(1024, "pairs to train on (data = language); a quarter as many are held out", at_least=4)
     prompt_column: str | None = setting(None, "the data's name for prompt")
@@ -114,6 +118,8 @@ class RewardData(Spec, kind="reward_data"):
             raise SpecError("margin_column", self.margin_column, "belongs to the data's own labels: labels = data")
         if self.data == LANGUAGE and self.prompt_template is not None:
             raise SpecError("prompt_template", self.prompt_template, "has no effect with data = language")
+        if self.prompt_template is not None:
+            template_columns(self.prompt_template)
         if self.held_out_data is not None and self.held_out_split is not None and self.data == LANGUAGE:
             raise SpecError("held_out_data", self.held_out_data, "has no effect with data = language")
 
@@ -166,6 +172,9 @@ def _run(
 ) -> None:
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
     rows, held_out_rows = load_rows(data, tokenizer, training.seed)
+    shared = shared_prompts(rows, held_out_rows)
+    if shared and ranks.first:
+        print(f"held out: {shared} of {len(held_out_rows)} pairs have a prompt that is trained on", file=sys.stderr)
     pad = TextEncoder(tokenizer).pad
     train, test = preference_batch(rows, pad), preference_batch(held_out_rows, pad)
     margin = None if data.margin_column is None else load_margins(rows, data.margin_column)
@@ -189,7 +198,7 @@ def _run(
     settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
     longer = held_out(LongerWins(), test)
     report = settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
-    report |= {"longer_wins": longer.accuracy}
+    report |= {"longer_wins": longer.accuracy, "held_out_pairs_with_a_training_prompt": shared}
     model.save(output, tokenizer, report | {"training_pairs": train.size, "seconds": round(seconds, 1)})
     print(f"{output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}")
 
@@ -207,11 +216,40 @@ def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -
         return train, _rows(data, data.held_out_data, data.held_out_split, tokenizer)
     if data.held_out_split is not None:
         return train, _rows(data, data.data, data.held_out_split, tokenizer)
-    order = np.random.default_rng(seed).permutation(len(train))
-    count = max(1, round(data.held_out_share * len(train)))
-    if count == len(train):
-        raise SpecError("held_out_share", data.held_out_share, f"leaves none of {len(train)} rows to train on")
-    return [train[i] for i in order[count:]], [train[i] for i in order[:count]]
+    return split_by_prompt(train, data.held_out_share, seed)
+
+
+def split_by_prompt(rows: Sequence[Example], held_out_share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Rows to train on, and held-out ones: whole prompts, drawn until they have the share of the rows.
+
+    A copy of a pair, or another pair of its prompt, would else be known from training. SpecError where nothing is left
+    to train on.
+    """
+    order = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+    wanted, sizes = max(1, round(held_out_share * len(rows))), Counter(map(_prompt, order))
+    out: set[bytes] = set()
+    count = 0
+    for row in order:
+        if count >= wanted:
+            break
+        if _prompt(row) not in out:
+            out.add(_prompt(row))
+            count += sizes[_prompt(row)]
+    if count == len(rows):
+        rule = f"leaves none of {len(rows)} rows, of {len(sizes)} prompts, to train on"
+        raise SpecError("held_out_share", held_out_share, rule)
+    return [row for row in order if _prompt(row) not in out], [row for row in order if _prompt(row) in out]
+
+
+def shared_prompts(rows: Sequence[Example], held_out_rows: Sequence[Example]) -> int:
+    """How many held-out rows have a prompt that training rows have too."""
+    known = set(map(_prompt, rows))
+    return sum(_prompt(row) in known for row in held_out_rows)
+
+
+def _prompt(row: Example) -> bytes:
+    """What rows are compared by: the prompt's tokens, all that a model sees of it."""
+    return row.prompt_ids.tobytes()
 
 
 def load_margins(rows: Sequence[Example], column: str) -> Tensor:

@@ -5,9 +5,10 @@
 
 from llm.data.collate import TokenBatch, collate
 from llm.data.formats import COLUMNS, Conversation, Kind, Message, Row, RowError, Text, parse_row
-from llm.data.rows import BadRow, BadRowsError, RowReport, load_examples, prompt_from
+from llm.data.prompt_template import prompt_from, template_columns
+from llm.data.rows import BadRow, BadRowsError, RowReport, load_examples
 from llm.data.sources import read_rows
-from llm.data.tokenise import Example, Limits, TextEncoder, encode_row
+from llm.data.tokenise import Example, Limits, TextEncoder, encode_response, encode_row
 
 __all__ = [
     "COLUMNS",
@@ -25,9 +26,11 @@ __all__ = [
     "TextEncoder",
     "TokenBatch",
     "collate",
+    "encode_response",
     "encode_row",
     "load_examples",
     "parse_row",
     "prompt_from",
     "read_rows",
+    "template_columns",
 ]

@@ -35,19 +35,19 @@ def cut_short(
     examples: Sequence[Example],
     shortest: int,
     longest: int,
-    eos: int,
+    ends: Sequence[int],
     rng: np.random.Generator,
     source: str,
     log: Callable[[str], None] = beside_the_bar,
 ) -> list[Example]:
     """Each response cut to a length drawn evenly from `shortest` … `longest` tokens, and ended there by EOS.
 
-    One that is no longer than its draw stays as it is. log is given one line that counts both.
-    """
+    One that is no longer than its draw stays as it is. ends: the tokens that end a response, EOS first. log is given
+    one line that counts both. """
 
     def cut(ids: np.ndarray) -> np.ndarray:
         length = int(rng.integers(shortest, longest + 1))
-        return np.append(ids[:length], eos).astype(ids.dtype) if np.count_nonzero(ids != eos) > length else ids
+        return np.append(ids[:length], ends[0]).astype(ids.dtype) if (~np.isin(ids, ends)).sum() > length else ids
 
     found = [replace(e, completion_ids=tuple(cut(ids) for ids in e.completion_ids)) for e in examples]
     pairs = [

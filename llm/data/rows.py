@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,13 +89,6 @@ def transformed(raw: Any, transform: Callable[[Any], Any]) -> Any:
         raise RowError("missing_column", f"transform looked for {error}") from error
 
 
-def prompt_from(template: str | None) -> Callable[[Any], Any] | None:
-    """A `transform` that makes the prompt of a row's columns as str.format does; None where there is no template."""
-    if template is None:
-        return None
-    return lambda row: {**row, "prompt": template.format(**row)}
-
-
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -114,6 +107,7 @@ def load_examples(
     on_bad_rows: Literal["refuse", "drop"] = "refuse",
     on_too_long: OnTooLong = "refuse",
     log: Callable[[str], None] = to_stderr,
+    ends: Sequence[int] = (),
 ) -> tuple[list[Example], RowReport]:
     """Read, check and tokenise a whole data set.
 
@@ -124,6 +118,7 @@ def load_examples(
     on_bad_rows: "refuse" reads all, then raises BadRowsError; "drop" goes on without them.
     on_too_long: likewise, or "truncate": prompts keep their end, completions their start, then without EOS.
     log: given one line for each reason that rows were dropped or truncated for.
+    ends: further tokens that end a completion, see `TextEncoder`.
 
     Returns the examples in their order and the report.
     Errors: BadRowsError; ValueError where nothing is left, an option is wrong, or conversations meet no chat template.
@@ -132,7 +127,7 @@ def load_examples(
     check_columns(kind, columns)
     if on_bad_rows not in ("refuse", "drop"):
         raise ValueError(f"on_bad_rows={on_bad_rows!r} is not one of refuse, drop")
-    encoder = TextEncoder(tokenizer)
+    encoder = TextEncoder(tokenizer, ends)
     limits = Limits(max_prompt_length, max_completion_length, on_too_long)
     check_limits(limits, encoder)
     name = str(source) if isinstance(source, str | Path) else "rows in memory"

@@ -7,7 +7,7 @@ from those of the joint text, and a SentencePiece tokenizer begins the completio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnTooLong = Literal["refuse", "drop", "truncate"]
+_PROBE = "PROBE"  # an answer by which a chat template shows what it writes around one
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ class TextEncoder:
 
     bos is the token that the tokenizer itself puts before a text, or None where it puts none, whatever its bos_token
     says (GPT-2 and Pythia name one and use none). pad is eos where the tokenizer has no pad token: masks, never ids,
-    say what is padding.
+    say what is padding. ends: further tokens at which a policy stops, besides EOS (a generation config may name
+    several).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer.eos_token is not set: without it no completion can end")
         self.tokenizer = tokenizer
         self.eos: int = tokenizer.eos_token_id
         self.pad: int = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.ends: tuple[int, ...] = tuple(dict.fromkeys((self.eos, *ends)))
         bos = tokenizer.bos_token_id
         self.bos: int | None = bos if bos is not None and tokenizer.encode("a")[:1] == [bos] else None
 
@@ -78,20 +81,25 @@ class TextEncoder:
             raise RowError("empty", "prompt has no tokens")
         return ids if self.bos is None else [self.bos, *ids[start:]]
 
-    def completion(self, text: str) -> list[int]:
-        """Completion ids: exactly one EOS, at the end.
+    def end_of_prompt(self, ids: list[int], most: int) -> list[int]:
+        """The last `most` tokens of a prompt, its BOS among them."""
+        front = [] if self.bos is None else ids[:1]
+        return ids if len(ids) <= most else front + ids[len(ids) - most + len(front) :]
 
-        What a chat template writes after the EOS (a line break, in many) is cut: a sampler stops at EOS and never
-        writes it. Anything more there means a text that goes on after its end, and is refused.
+    def completion(self, text: str, may_be_empty: bool = False) -> list[int]:
+        """Completion ids: exactly one end, behind all else: the first that the text has, or EOS where it has none.
+
+        What a chat template writes after it (a line break, or another end, in many) is cut: a sampler stops at its
+        first end and never writes it. Anything more there means a text that goes on after its end, and is refused.
         """
         ids = self.encode(text)
-        end = ids.index(self.eos) if self.eos in ids else len(ids)
-        if end == 0:
+        end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
+        if end == 0 and not may_be_empty:
             raise RowError("empty", "a completion has no tokens before its EOS")
-        rest = self.tokenizer.decode([token for token in ids[end:] if token != self.eos])
+        rest = self.tokenizer.decode([token for token in ids[end:] if token not in self.ends])
         if str(rest).strip():
             raise RowError("malformed", "a completion goes on after its EOS token")
-        return [*ids[:end], self.eos]
+        return [*ids[:end], *(ids[end : end + 1] or [self.eos])]
 
     def render(self, row: Row) -> tuple[str, list[str]]:
         """Prompt and completions as text, conversations through the chat template.
@@ -110,6 +118,33 @@ class TextEncoder:
         if any(not text.startswith(prompt) for text in whole):
             raise RowError("malformed", "the chat template writes the prompt otherwise once an answer follows")
         return prompt, [text[len(prompt) :] for text in whole]
+
+    def content(self, ids: Sequence[int], frame: tuple[str, str] = ("", "")) -> str:
+        """The text of a response, special tokens left out, and what the template writes itself (`frame`).
+
+        The inverse of `render` and `completion`: where `ids` are an answer that went through the template, this is the
+        answer, though the template opened it with an empty think block, say, or closed it by a line break.
+        """
+        text = self.decode(ids)
+        opening, closing = frame
+        # A response that was cut off has no closing of the template's: a line break at its end is the policy's own.
+        return text.removeprefix(opening).removesuffix(closing if ids and ids[-1] in self.ends else "")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def frame(self, prompt: Text) -> tuple[str, str]:
+        """What the chat template writes before and behind an answer to a prompt, as `decode` gives it."""
+        if isinstance(prompt, str):
+            return "", ""
+        try:
+            _, (written,) = self.render(Row(prompt, ([{"role": "assistant", "content": _PROBE}],)))
+            opening, found, closing = written.partition(_PROBE)
+            closing_ids = self.completion(closing, may_be_empty=True)
+        except RowError:
+            return "", ""  # a template that cannot be undone: its data are refused, and fresh responses as they are
+        return (self.decode(self.encode(opening)), self.decode(closing_ids)) if found else ("", "")
 
     def template(self, messages: Any, add_generation_prompt: bool = False) -> str:
         rendered = self.tokenizer.apply_chat_template(
@@ -143,8 +178,7 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     most = limits.max_prompt_length
     if most is not None and len(prompt) > most:
         cuts.append(too_long("prompt_too_long", "prompt", len(prompt), most))
-        front = [] if encoder.bos is None else prompt[:1]
-        prompt = front + prompt[len(prompt) - most + len(front) :]
+        prompt = encoder.end_of_prompt(prompt, most)
     most = limits.max_completion_length
     if most is not None:
         lengths = [len(completion) for completion in completions]
@@ -159,6 +193,23 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
 
     arrays = tuple(np.array(ids, dtype=np.int32) for ids in completions)
     return Example(where, row.prompt, np.array(prompt, dtype=np.int32), arrays, row.label, row.extra), cuts
+
+
+def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limits) -> Example:
+    """A response to a prompt as token ids, those that `encode_row` makes of the same prompt and text in a row.
+
+    A reward model reads responses through this, and so as it read the rows of its training: through the chat template,
+    the prompt cut to `max_prompt_length` likewise where that truncates, EOS at the end. Unlike a row's, a response may
+    be empty, and an EOS written out in it is dropped. RowError where the chat template refuses the conversation.
+    """
+    text = text.replace(str(encoder.tokenizer.eos_token), "")
+    completion: Text = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+    asked, (answer,) = encoder.render(Row(prompt, (completion,)))
+    ids = np.array(encoder.completion(answer, may_be_empty=True), dtype=np.int32)
+    kept = encoder.prompt(asked)
+    if limits.on_too_long == "truncate" and limits.max_prompt_length is not None:
+        kept = encoder.end_of_prompt(kept, limits.max_prompt_length)
+    return Example("", prompt, np.array(kept, dtype=np.int32), (ids,))
 
 
 def too_long(reason: Reason, name: str, length: int, most: int) -> RowError:

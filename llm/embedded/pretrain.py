@@ -36,12 +36,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from llm.embedded import EMBEDDED, find_folder
 from sims.core.spec import Spec, SpecError, setting, to_json
 
 from . import language
 
 Architecture = Literal["pythia", "mistral", "gpt2"]
-EMBEDDED = {name: Path(__file__).parent / f"{name}-tiny" for name in ("pythia", "mistral")}
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
 _STREAMS = {"training": 0, "held_out": 1, "sampling": 2}  # one stream of random numbers for each use
 _WARMUP = 0.05  # of the steps
@@ -377,7 +377,7 @@ def _stream(config: PretrainConfig, use: str) -> np.random.Generator:
 
 
 def _existing(folder: str | Path) -> Path:
-    path = EMBEDDED.get(str(folder), Path(folder))
+    path = find_folder(folder)
     if not (path / _REPORT).is_file():
         raise FileNotFoundError(
             f"folder = {str(folder)!r}: must hold a saved model, or be one of {', '.join(EMBEDDED)}"

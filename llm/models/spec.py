@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from llm.embedded.pretrain import EMBEDDED
+from llm.embedded import EMBEDDED, find_folder
 from sims.core.loop.protocols import PolicySpec
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
@@ -84,7 +83,7 @@ class LanguageModelSpec(PolicySpec, kind="language_model"):
 
 def place(name: str) -> tuple[str, bool]:
     """Where a model is, and whether that is on this machine."""
-    path = EMBEDDED.get(name, Path(name))
+    path = find_folder(name)
     return str(path), path.is_dir()
 
 

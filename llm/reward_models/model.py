@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from llm.data import Example, collate
 from llm.distributed.spread import Ranks
-from llm.embedded.pretrain import EMBEDDED
+from llm.embedded import find_folder
 from llm.models.policy import CausalLMPolicy
 from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states
 from sims.core.algorithms.reward_model import RewardModelLoss
@@ -165,7 +165,7 @@ def new_reward_model(
 
 def _classifier(name: str | Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """A sequence classifier of one label, and its weights that were not found."""
-    path = EMBEDDED.get(str(name), Path(name))
+    path = find_folder(name)
     local = path.is_dir()
     with _quiet(), torch.random.fork_rng(devices=[]):  # transformers draws what it does not find
         classifier, info = AutoModelForSequenceClassification.from_pretrained(

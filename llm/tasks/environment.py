@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llm.data import Example, TextEncoder, collate, load_examples, prompt_from
+from llm.data import Example, TextEncoder, collate
 from llm.data.recorded import relabel
-from llm.embedded import language
-from llm.tasks import LANGUAGE, Answers, Reward, Task
+from llm.tasks import LANGUAGE, Completions, Reward, Task
 from sims.core.loop.protocols import Labels, Prompts
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, pick
-from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs, count_pairs
+from sims.core.objectives.preferences import Pairing, choose_pairs, count_pairs
+from sims.core.spec import SpecError
 
 _RECORDED_SEED = 0x5EED  # recorded responses are the data of a task, the same for every run
 
@@ -35,7 +35,8 @@ class TextEnvironment:
 
     Epoch e's order is a function of the runs' seed and e alone, so that `state_dict` is a few numbers. generations: K
     of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the
-    task's. eos_token_ids: what does not count as length; (): the tokenizer's.
+    task's. eos_token_ids: the tokens at which the policy stops, which do not count as length; recorded responses are
+    cut there too. (): the tokenizer's.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class TextEnvironment:
     ) -> None:
         self.task, self.tokenizer, self.device, self.dtype = task, tokenizer, device, dtype
         self.generations, self.pairing = generations, pairing
-        self.encoder = TextEncoder(tokenizer)
+        self.encoder = TextEncoder(tokenizer, eos_token_ids)
         self.eos_token_ids = tuple(eos_token_ids) or (self.encoder.eos,)
-        self.labeller = Labeller(task.label_temperature, task.flip_rate, task.correct_above)
+        self.labeller = task.labeller
         self._reward: Reward = task.reward()
         self._gold: Reward | None = task.gold()
         self.split = split or task.data_split
-        self.examples = load_prompts(task, self.encoder, self.split)
+        self.examples = task.load(self.encoder, self.split)
+        task.check_data(self.examples)
         self._recorded: list[Example] | None = None
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items dispensed so far: epoch and position in one number
@@ -96,29 +98,33 @@ class TextEnvironment:
     def score(self, examples: Sequence[Example], responses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards and gold rewards of responses (B, K, L): (B, K) each. Raises FloatingPointError for a reward that is
         not finite."""
-        answers = self.answers(examples, responses, mask)
-        rewards = self._as_tensor(self._reward(answers), mask)
-        gold = rewards if self._gold is None else self._as_tensor(self._gold(answers), mask)
+        completions = self.completions(examples, responses, mask)
+        rewards = self._as_tensor(self._reward(completions), mask)
+        gold = rewards if self._gold is None else self._as_tensor(self._gold(completions), mask)
         return rewards, gold
 
     def _as_tensor(self, rewards: Sequence[float], mask: Tensor) -> Tensor:
-        found = torch.tensor(list(rewards), dtype=self.dtype)
+        found, count = torch.tensor(list(rewards), dtype=self.dtype), mask.shape[0] * mask.shape[1]
+        if found.shape != (count,):
+            rule = f"its reward must give one number for each of {count} responses, not shape {tuple(found.shape)}"
+            raise SpecError("task", self.task.kind, rule)
         if not bool(torch.isfinite(found).all()):
             bad = int((~torch.isfinite(found)).nonzero()[0])
             raise FloatingPointError(f"reward of response {bad} = {float(found[bad])}: must be finite")
         return found.reshape(mask.shape[:2]).to(self.device)
 
-    def answers(self, examples: Sequence[Example], responses: Tensor, mask: Tensor) -> Answers:
+    def completions(self, examples: Sequence[Example], responses: Tensor, mask: Tensor) -> Completions:
         """Responses as text, flat over (B, K)."""
         generations = responses.shape[1]
         rows = zip(responses.flatten(0, 1).tolist(), mask.flatten(0, 1).tolist(), strict=True)
         ids = [[token for token, chosen in zip(*row, strict=True) if chosen] for row in rows]
         repeated = [example for example in examples for _ in range(generations)]
         names = sorted({name for example in examples for name in example.extra})
-        return Answers(
+        frames = [frame for example in examples for frame in [self.encoder.frame(example.prompt)] * generations]
+        return Completions(
             prompts=[example.prompt for example in repeated],
-            completions=self.tokenizer.batch_decode(ids, skip_special_tokens=True),
-            completion_ids=ids,
+            texts=[self.encoder.content(*row) for row in zip(ids, frames, strict=True)],
+            ids=ids,
             lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
             columns={name: [example.extra.get(name) for example in repeated] for name in names},
         )
@@ -163,7 +169,7 @@ class TextEnvironment:
                 self._record(self.examples[i], rng)
                 for i in rng.integers(len(self.examples), size=self.task.recorded_prompts)
             ]
-        rows = self.task.recorded_examples(self.examples, self.encoder.eos, np.random.default_rng(_RECORDED_SEED))
+        rows = self.task.recorded_examples(self.examples, self.encoder.ends, np.random.default_rng(_RECORDED_SEED))
         if self.task.relabel:
             uniforms = Noise(noise.runs).uniforms("recorded labels", len(rows), 1, 2)[0]
             rows, self._labels = relabel(
@@ -206,27 +212,3 @@ def response_lengths(responses: Tensor, mask: Tensor, eos_token_ids: Sequence[in
     """|y|, tokens before EOS. responses, mask: (..., L); returns (...) int64."""
     ends = torch.tensor(list(eos_token_ids), device=responses.device)
     return (mask & ~torch.isin(responses, ends)).sum(-1)
-
-
-def load_prompts(task: Task, encoder: TextEncoder, split: str | None) -> list[Example]:
-    """The rows of a task's data, token ids and all; the language has prompts alone."""
-    if task.data == LANGUAGE:
-        texts = language.all_prompts("held_out" if split == "held_out" else "train")
-        return [
-            Example(f"prompt {i}", text, np.array(encoder.prompt(text), dtype=np.int32), ())
-            for i, text in enumerate(texts)
-        ]
-    examples, _ = load_examples(
-        task.data,
-        encoder.tokenizer,
-        kind=task.data_kind,
-        split=split,
-        config=task.data_config,
-        columns=task.columns,
-        transform=prompt_from(task.prompt_template),
-        max_prompt_length=task.max_prompt_length,
-        max_completion_length=task.max_completion_length,
-        on_bad_rows=task.on_bad_rows,
-        on_too_long=task.on_too_long,
-    )
-    return examples

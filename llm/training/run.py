@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
-from llm.embedded.pretrain import EMBEDDED
+from llm.embedded import EMBEDDED
 from llm.models.policy import CausalLMPolicy
 from llm.models.spec import LanguageModelSpec, build_policy, load_tokenizer
 from llm.models.vllm_sampler import check_sampler
-from llm.tasks import LANGUAGE, MinLength, ModeLength, Task, Verifiable
+from llm.tasks import LANGUAGE, Task
 from llm.tasks.environment import TextEnvironment, response_lengths
 from sims.core.loop.learner import Learner
 from sims.core.loop.protocols import Policy
@@ -40,7 +40,7 @@ class Evaluation:
 
     numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS), kl_policy_ref
     (nats a response, from log π − log π_ref of its own samples; signed, unbiased while top_p = 1), entropy (nats a
-    token, over all tokens), and distance (| |y| − mode |) for mode_length. prompts, completions, rewards, lengths: a
+    token, over all tokens), and what the task measures (`Task.measure`). prompts, completions, rewards, lengths: a
     row each.
     """
 
@@ -222,13 +222,13 @@ def evaluate(
         "kl_policy_ref": sequence_sum(said.logp - logp_ref, samples.mask),
         "entropy": said.entropy[samples.mask],
     }
-    if isinstance(environment.task, ModeLength):
-        numbers["distance"] = (lengths - environment.task.mode).abs().double()
-    answers = environment.answers(asked.examples, samples.responses, samples.mask)
+    completions = environment.completions(asked.examples, samples.responses, samples.mask)
+    for name, values in environment.task.measure(completions).items():
+        numbers[name] = torch.tensor(values, dtype=torch.float64)
     return Evaluation(
         numbers={name: float(x.double().mean()) for name, x in numbers.items()},
-        prompts=[prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in answers.prompts],
-        completions=list(answers.completions),
+        prompts=[prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in completions.prompts],
+        completions=list(completions.texts),
         rewards=rewards.flatten().tolist(),
         golds=gold.flatten().tolist(),
         lengths=lengths.flatten().tolist(),
@@ -242,8 +242,8 @@ def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] =
     (NaN at the start); for algorithms on pairs, mean over pairs: logp_chosen, logp_rejected of the batch after that
     update (NaN at the start), and first_logp_chosen, first_logp_rejected of the pairs of the first batch, the same at
     all points. Over points: updates, samples, staleness. Over runs: diverged_at (−1: never; what follows is NaN),
-    reference_reward (the gold reward at the start) and best_reward (`best_reward`). progress is told how many updates
-    are done of a run, mean over all runs.
+    reference_reward (the gold reward at the start) and best_reward (`Task.best_reward`). progress is told how many
+    updates are done of a run, mean over all runs.
     """
     total, done, found = sum(e.runs for e in experiments), 0, []
     threads = torch.get_num_threads()
@@ -270,13 +270,6 @@ def device_for(experiment: Experiment) -> str:
     """A GPU where there is one, for models that are not embedded: those are fastest on the CPU, and keep their bits."""
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     return "cuda" if torch.cuda.is_available() and spec.model not in EMBEDDED else "cpu"
-
-
-def best_reward(task: Task) -> float:
-    """The largest gold reward that a response can have; NaN where nobody knows it."""
-    if isinstance(task, (MinLength, ModeLength)):
-        return 0.0
-    return 1.0 if isinstance(task, Verifiable) else np.nan
 
 
 def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]) -> Arrays:
@@ -321,7 +314,7 @@ def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]
         "staleness": staleness,
         "diverged_at": np.array(died),
         "reference_reward": np.array(rows[0]["gold"]),
-        "best_reward": np.array(best_reward(experiment.environment)),  # type: ignore[arg-type]
+        "best_reward": np.array(experiment.environment.best_reward()),  # type: ignore[attr-defined]
     }
 
 

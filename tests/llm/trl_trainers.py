@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 
-from llm.embedded.pretrain import EMBEDDED
+from llm.embedded import EMBEDDED
 
 TOKENIZER = AutoTokenizer.from_pretrained(EMBEDDED["pythia"])
 

@@ -19,7 +19,7 @@ from llm.tasks.environment import response_lengths
 from llm.training.memory import estimate
 from llm.training.metrics import read_json_lines
 from llm.training.presets import PRESETS
-from llm.training.run import Run, best_reward, device_for, execute
+from llm.training.run import Run, device_for, execute
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
@@ -228,8 +228,8 @@ def test_no_command_takes_the_cpu_where_a_gpu_was_asked_for(command, tmp_path, m
 
 def test_the_largest_reward_is_known_of_lengths_and_of_right_answers():
     for name, best in (("tiny-mode-length", 0.0), ("tiny-preference", 1.0)):
-        assert best_reward(PRESETS[name].environment) == best
-    assert np.isnan(best_reward(PRESETS["pythia-1.4b-alpacafarm"].environment))
+        assert PRESETS[name].environment.best_reward() == best
+    assert np.isnan(PRESETS["pythia-1.4b-alpacafarm"].environment.best_reward())
 
 
 def test_a_diverged_run_is_marked_and_the_next_goes_on():

@@ -17,6 +17,7 @@ from llm.training.presets import PRESETS
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, from_json, to_json
+from tests.llm.tiny_data import assistant, byte_level, user
 
 TOKENIZER = build_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -140,7 +141,7 @@ def test_responses_are_cut_to_lengths_drawn_evenly_and_ended():
     unfinished = np.arange(3, 60, dtype=np.int32)  # truncated when it was read
     rows = [Example("", PROMPT, np.array([5]), (long, short)), Example("", PROMPT, np.array([5]), (unfinished, long))]
     said: list[str] = []
-    found = cut_short(rows * 100, 10, 14, EOS, np.random.default_rng(0), "rows", said.append)
+    found = cut_short(rows * 100, 10, 14, [EOS], np.random.default_rng(0), "rows", said.append)
     cut = [e.completion_ids[0] for e in found] + [e.completion_ids[1] for e in found[1::2]]
     assert {len(ids) - 1 for ids in cut} == set(range(10, 15))  # 300 draws miss one of 5 with chance 4e-29
     assert all(ids[-1] == EOS and ids.dtype == np.int32 for ids in cut)
@@ -152,7 +153,9 @@ def test_responses_are_cut_to_lengths_drawn_evenly_and_ended():
 
 def test_a_length_that_is_drawn_exactly_is_no_cut():
     ids = np.array([3, 4, 5, EOS])
-    (row,) = cut_short([Example("", PROMPT, np.array([5]), (ids,))], 3, 3, EOS, np.random.default_rng(0), "", [].append)
+    (row,) = cut_short(
+        [Example("", PROMPT, np.array([5]), (ids,))], 3, 3, [EOS], np.random.default_rng(0), "", [].append
+    )
     assert row.completion_ids[0] is ids
 
 
@@ -235,3 +238,49 @@ def test_a_task_that_relabels_nothing_is_what_it_was():
     assert not {"relabel", "on_ties"} & set(to_json(plain))
     changed = plain.replace(relabel=True, on_ties="coin")
     assert to_json(changed)["relabel"] is True and from_json(to_json(changed)) == changed
+
+
+# Ends
+
+
+def chat_tokenizer():
+    """A conversation's turn is closed by an end marker and then by EOS."""
+    turn = "{{ '<|' + message.role + '|>' + message.content + ('<|end|></s>' if message.role == 'assistant' else '') }}"
+    template = (
+        f"{{% for message in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}<|assistant|>{{% endif %}}"
+    )
+    tokenizer = byte_level(chat_template=template)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["prompt_completion", "preference"])
+def test_recorded_responses_are_cut_at_the_first_of_the_policys_ends(tmp_path, kind):
+    """A policy stops at the marker: what a template writes behind it is never sampled, and not to be learned."""
+    tokenizer = chat_tokenizer()
+    answers = {"completion": "is"} if kind == "prompt_completion" else {"chosen": "is", "rejected": "sky"}
+    row = {"prompt": [user("q")]} | {name: [assistant(text)] for name, text in answers.items()}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    marker = tokenizer.convert_tokens_to_ids("<|end|>")
+    task = MinLength(data=str(file), data_kind=kind)
+    for ends, last, length in (
+        ((), [marker, tokenizer.eos_token_id], 1),
+        ((tokenizer.eos_token_id, marker), [marker], 0),
+    ):
+        env = TextEnvironment(task, tokenizer, torch.device("cpu"), eos_token_ids=ends)
+        batch = env.recorded(1, Noise.single(0))
+        ids = batch.responses[0, 0][batch.mask[0, 0]].tolist()
+        text = tokenizer.encode("is", add_special_tokens=False)
+        assert ids == [*text, *last]
+        assert -batch.rewards[0, 0].item() == len(text) + length  # without the policy's ends, the marker is a token
+
+
+def test_what_follows_the_policys_end_names_the_row(tmp_path):
+    tokenizer = chat_tokenizer()
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": [user("q")], "completion": [assistant("is<|end|>blue")]}) + "\n")
+    task = MinLength(data=str(file), data_kind="prompt_completion")
+    marker = tokenizer.convert_tokens_to_ids("<|end|>")
+    with pytest.raises(ValueError, match="line 1: malformed: a completion goes on after its EOS token"):
+        TextEnvironment(task, tokenizer, torch.device("cpu"), eos_token_ids=(tokenizer.eos_token_id, marker))

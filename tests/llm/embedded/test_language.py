@@ -13,18 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.embedded import language
-from llm.embedded.pretrain import (
-    EMBEDDED,
-    PretrainConfig,
-    build_model,
-    check,
-    load,
-    measure,
-    pretrain,
-    read_report,
-    save,
-)
+from llm.embedded import EMBEDDED, language
+from llm.embedded.pretrain import PretrainConfig, build_model, check, load, measure, pretrain, read_report, save
 from sims.core.spec import SpecError
 
 PROMPT = "two plus three cats :"

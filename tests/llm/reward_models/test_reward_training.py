@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from llm.commands.reward import LongerWins, main
-from llm.embedded import language
-from llm.embedded.pretrain import EMBEDDED, load
+from llm.embedded import EMBEDDED, language
+from llm.embedded.pretrain import load
 from llm.models.scoring import Scoring
 from llm.reward_models.calibration import calibration, wilson
 from llm.reward_models.model import (

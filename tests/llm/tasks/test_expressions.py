@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from llm.tasks import Answers, Verifiable
+from llm.tasks import Completions, Verifiable
 from llm.tasks.expressions import delimited, same_expression
 from sims.core.spec import SpecError
 
@@ -88,7 +88,9 @@ def judged(task: Verifiable, truth: str, *completions: str) -> list[float]:
     """Rewards of completions of one prompt."""
     count = len(completions)
     blank: list[list[int]] = [[]] * count
-    return list(task.reward()(Answers(["?"] * count, completions, blank, [0] * count, {"solution": [truth] * count})))
+    return list(
+        task.reward()(Completions(["?"] * count, completions, blank, [0] * count, {"solution": [truth] * count}))
+    )
 
 
 def test_the_reward_looks_behind_the_marker() -> None:

@@ -155,7 +155,7 @@ def test_a_reward_model_is_in_memory_once(tmp_path, monkeypatch):
 
 def test_a_reward_that_is_not_finite_stops_the_run():
     env = environment(MinLength())
-    env._reward = lambda answers: [float("nan")] * len(answers.completions)
+    env._reward = lambda completions: [float("nan")] * len(completions)
     tokens, mask = responses_of(["", ""])
     with pytest.raises(FloatingPointError, match="reward of response 0 = nan"):
         env.label(env.prompts(1, single()), tokens, mask, None, single())

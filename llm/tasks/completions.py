@@ -1,0 +1,33 @@
+"""What a reward sees of the responses that it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm.data import Text
+
+
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """N responses as a reward sees them, prompt by prompt.
+
+    prompts: N prompts as read, text or conversation, each as often as it has responses.
+    texts: N texts without special tokens; to a conversation, what the assistant's message holds.
+    ids: N lists of the tokens that were chosen, EOS included where the response has one.
+    lengths: N, tokens before EOS: 0 for an immediate EOS, all tokens of a response that was cut at max_new_tokens.
+    columns: further columns of the data, N values each.
+    """
+
+    prompts: Sequence[Text]
+    texts: Sequence[str]
+    ids: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+    columns: Mapping[str, Sequence[Any]]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+Reward = Callable[[Completions], Sequence[float]]  # N finite numbers, one per response

@@ -1,0 +1,89 @@
+"""Rewards that are known functions of |y|, the number of tokens before EOS. Tajwar et al. 2024, section 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llm.data import Example
+from llm.data.recorded import cut_short
+from llm.embedded import language
+from llm.tasks.completions import Completions, Reward
+from llm.tasks.data_source import LANGUAGE
+from llm.tasks.task import Task
+from sims.core.spec import SpecError, setting
+
+
+@dataclass(frozen=True)
+class MinLength(Task, kind="min_length"):
+    """r = −|y|. The best response is an immediate EOS. Tajwar et al. 2024, section 4."""
+
+    metric: ClassVar[str] = "length"
+    description: ClassVar[str] = "−length, in tokens before EOS"
+    optimum: ClassVar[str] = "0: an immediate EOS"
+
+    def reward(self) -> Reward:
+        return lambda completions: [-float(length) for length in completions.lengths]
+
+    def best_reward(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class ModeLength(Task, kind="mode_length"):
+    """r = −| |y| − mode |. With the mode amid the reference's lengths, peaks overlap. Tajwar et al. 2024."""
+
+    metric: ClassVar[str] = "distance"
+    description: ClassVar[str] = "−distance of the length from `mode`"
+    optimum: ClassVar[str] = "0: any response of that length"
+
+    mode: int = setting(24, "length that is worth most, in tokens before EOS", at_least=0)
+
+    def reward(self) -> Reward:
+        return lambda completions: [-abs(float(length - self.mode)) for length in completions.lengths]
+
+    def best_reward(self) -> float:
+        return 0.0
+
+    def measure(self, completions: Completions) -> Mapping[str, Sequence[float]]:
+        return {"distance": [abs(float(length - self.mode)) for length in completions.lengths]}
+
+
+@dataclass(frozen=True)
+class SkewLength(MinLength, kind="skew_length"):
+    """r = −|y| where recorded responses are cut short, so that data and reference overlap little. Tajwar et al. 2024.
+
+    A recorded response is cut to a length drawn evenly from `cut_from` … `cut_to` tokens and ended there by EOS. It
+    mostly stops in the middle of a sentence, where the reference almost never does, and is never as short as the
+    optimum. Responses that are no longer than their draw are drawn afresh from the embedded language; in a file they
+    stay as they are, and are counted. A row's own preference is not about what is left of its responses, so that a
+    file's pairs must be labelled again. Fresh samples know nothing of it: online, the task is min_length.
+
+    How the authors cut theirs was not found; the name of their data, skewexp_minlength, speaks of exponential lengths.
+    """
+
+    description: ClassVar[str] = "−length; recorded responses are cut short"
+
+    cut_from: int = setting(10, "shortest recorded response that was cut, in tokens before EOS", at_least=1)
+    cut_to: int = setting(22, "longest recorded response that was cut, in tokens before EOS", at_least=1)
+
+    def check(self) -> None:
+        super().check()
+        if self.data == LANGUAGE and not self.cut_from <= self.cut_to < language.MAX_RESPONSE_TOKENS:
+            rule = f"must be from cut_from = {self.cut_from} to {language.MAX_RESPONSE_TOKENS - 1}"
+            raise SpecError("cut_to", self.cut_to, rule)
+        if self.cut_to < self.cut_from:
+            raise SpecError("cut_to", self.cut_to, f"must be at least cut_from = {self.cut_from}")
+        if self.data_kind == "preference" and self.data != LANGUAGE and not self.relabel:
+            raise SpecError("relabel", False, "must be true with skew_length: a row does not compare what is cut of it")
+
+    def recorded_response(self, prompt: str, rng: Any) -> str:
+        length = int(rng.integers(self.cut_from, self.cut_to + 1))
+        while True:
+            words = language.sample_response(prompt, rng).split()
+            if len(words) > length:
+                return " ".join(words[:length])
+
+    def recorded_examples(self, examples: list[Example], ends: Sequence[int], rng: Any) -> list[Example]:
+        return cut_short(examples, self.cut_from, self.cut_to, ends, rng, self.data)

@@ -1,0 +1,86 @@
+"""What a task is: the settings of its data and labels, and what a response is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llm.data import Example
+from llm.embedded import language
+from llm.tasks.completions import Completions, Reward
+from llm.tasks.data_source import LANGUAGE, DataSource
+from llm.tasks.labels import Labels
+from sims.core.algorithms import Algorithm
+from sims.core.loop.protocols import EnvironmentSpec
+from sims.core.objectives.preferences import count_pairs
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
+
+
+@dataclass(frozen=True)
+class Task(Labels, DataSource, EnvironmentSpec):
+    """Base of all tasks; a subclass says what a response is worth. Class variables fill its row of the table."""
+
+    executor: ClassVar[str] = "llm.training.run:execute"
+    text: ClassVar[bool] = True
+    metric: ClassVar[str] = "reward"  # what its figure shows: a key of `llm.training.run.evaluate`
+    description: ClassVar[str] = ""  # the reward in one line
+    optimum: ClassVar[str] = "unknown"  # the best response, and its reward
+    needs: ClassVar[str] = "–"  # what has to be given beside the defaults
+
+    def reward(self) -> Reward:
+        """What responses are worth, ready to be called; loads what it needs."""
+        raise NotImplementedError
+
+    def gold(self) -> Reward | None:
+        """What the policy is evaluated by where that is not what the learner sees; None: the same."""
+        return None
+
+    def best_reward(self) -> float:
+        """The largest gold reward that a response can have; NaN where nobody knows it."""
+        return math.nan
+
+    def measure(self, completions: Completions) -> Mapping[str, Sequence[float]]:
+        """Further numbers of an evaluation by name, N values each; their means are recorded."""
+        return {}
+
+    def recorded_response(self, prompt: str, rng: Any) -> str:
+        """One recorded response to a prompt of the embedded language."""
+        return language.sample_response(prompt, rng)
+
+    def recorded_examples(self, examples: list[Example], ends: Sequence[int], rng: Any) -> list[Example]:
+        """A file's rows as they are learned from. ends: the tokens that end a response, EOS first."""
+        return examples
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Refuse, with SpecError, rows that lack what the reward needs; called when they are loaded, before any
+        work."""
+
+    def check(self) -> None:
+        super().check()
+        if self.relabel and self.data == LANGUAGE:
+            raise SpecError("relabel", True, "has no effect with data = language: its pairs are labelled by the reward")
+        if self.relabel and self.data_kind != "preference":
+            raise SpecError("relabel", True, "only means something with data_kind = preference")
+
+    def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
+        """Recorded data must hold what the algorithm learns from."""
+        if schedule.source == "replay":
+            rule = "must be policy, pool or dataset: the stream of a whole run of text is not kept in memory"
+            raise SpecError("source", "replay", rule)
+        if schedule.source != "dataset":
+            return
+        if self.data == LANGUAGE:
+            generations, most = schedule.num_generations, algorithm.min_generations
+            if generations < most:
+                rule = f"must be at least {most}: {algorithm.kind} compares responses to the same prompt"
+                raise SpecError("num_generations", generations, rule)
+            if algorithm.label_pairing is not None:
+                count_pairs(generations, algorithm.label_pairing)
+        elif self.data_kind == "prompt_only":
+            raise SpecError("data_kind", self.data_kind, "must be preference or prompt_completion: source = dataset")
+        elif self.data_kind != "preference" and algorithm.min_generations > 1:
+            rule = f"must be preference: {algorithm.kind} compares responses to the same prompt"
+            raise SpecError("data_kind", self.data_kind, rule)

@@ -1,0 +1,72 @@
+"""Rewards for right answers, checked by the language's arithmetic, as text, or as mathematical expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from llm.data import Example
+from llm.embedded import language
+from llm.tasks.completions import Completions, Reward
+from llm.tasks.data_source import LANGUAGE
+from llm.tasks.task import Task
+from sims.core.spec import SpecError, setting
+
+from .expressions import same_expression
+
+
+@dataclass(frozen=True)
+class Verifiable(Task, kind="verifiable"):
+    """r = 1 for the right answer, else 0.
+
+    On the embedded language the number after the last "answer" must be the prompt's. On other data the column
+    `answer_column` holds the answer, and of both what follows the last `answer_marker` is compared, all of it where
+    there is none: `exact` wants the same text, both stripped; `math_verify` asks the library of that name whether the
+    two end in the same expression (`llm.tasks.expressions`).
+    """
+
+    description: ClassVar[str] = "1 for the right answer, else 0"
+    optimum: ClassVar[str] = "1: the right answer"
+    needs: ClassVar[str] = "on a file, a column of answers"
+
+    checker: Literal["exact", "math_verify"] = setting("exact", "how an answer of a file is compared")
+    answer_column: str = setting("answer", "the data's column of right answers")
+    answer_marker: str = setting("####", "what stands before an answer, in completions and in the column")
+
+    def reward(self) -> Reward:
+        if self.data == LANGUAGE:
+            return _right_on_the_language
+        same = _same_text if self.checker == "exact" else same_expression()
+
+        def right(completions: Completions) -> list[float]:
+            rows = zip(completions.columns[self.answer_column], completions.texts, strict=True)
+            return [float(same(self._answer(str(truth)), self._answer(text))) for truth, text in rows]
+
+        return right
+
+    def best_reward(self) -> float:
+        return 1.0
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        if self.data == LANGUAGE:
+            return
+        for example in examples:
+            if self.answer_column not in example.extra:
+                known = ", ".join(example.extra) or "none"
+                rule = f"must be a column of the data, which has {known} ({example.where})"
+                raise SpecError("answer_column", self.answer_column, rule)
+            if example.extra[self.answer_column] is None:
+                raise SpecError("answer_column", self.answer_column, f"must hold an answer: {example.where} has null")
+
+    def _answer(self, text: str) -> str:
+        return text.rpartition(self.answer_marker)[2].strip()
+
+
+def _right_on_the_language(completions: Completions) -> list[float]:
+    rows = zip(completions.prompts, completions.texts, strict=True)
+    return [float(language.is_correct(str(prompt), text)) for prompt, text in rows]
+
+
+def _same_text(truth: str, answer: str) -> bool:
+    return truth == answer

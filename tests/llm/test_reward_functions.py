@@ -1,0 +1,187 @@
+"""Reward functions of users: what is accepted, and the one line that each mistake ends in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from llm.__main__ import main
+from llm.tasks import Completions, RewardFunction
+from llm.tasks.environment import TextEnvironment
+from llm.tasks.function import numbers
+from sims.core.spec import SpecError
+from tests.llm.tiny_data import CHAT_BPE, WORDS, user
+
+HERE = "tests.llm.test_reward_functions"
+TWO = Completions(["p", "q"], ["a", "b c"], [[4, 2], [5, 6, 2]], [1, 2], {"level": [1, 3]})
+
+
+def counted(completions, level, **columns):
+    return [len(text) * x for text, x in zip(completions, level, strict=True)]
+
+
+async def awaited(completions, **columns):
+    await asyncio.sleep(0)
+    return [float(len(text)) for text in completions]
+
+
+def returns_nothing(**columns):
+    pass
+
+
+def returns_a_scalar(**columns):
+    return 1.0
+
+
+def returns_a_string(**columns):
+    return "1.0"
+
+
+def returns_strings(completions, **columns):
+    return ["1.0"] * len(completions)
+
+
+def returns_none_for_a_row(completions, **columns):
+    return [0.5, None]
+
+
+def returns_nan(completions, **columns):
+    return [float("nan"), 0.5]
+
+
+def returns_infinity(completions, **columns):
+    return [0.5, float("-inf")]
+
+
+def returns_beyond_floats(completions, **columns):
+    return [0.5, 10**400]
+
+
+def returns_lists(completions, **columns):
+    return [[0.5], [0.5]]
+
+
+def returns_too_few(completions, **columns):
+    return [0.5]
+
+
+def raises(completions, **columns):
+    raise KeyError("grade")
+
+
+async def raises_when_awaited(completions, **columns):
+    raise KeyError("grade")
+
+
+def yields(completions, **columns):
+    return (len(text) for text in completions)
+
+
+def exact(prompts, completions, completion_ids):
+    return [0.0] * len(completions)
+
+
+def wants_more(completions, solution, **columns):
+    return [0.0] * len(completions)
+
+
+def of_messages(completions, **columns):
+    return [len(message["content"]) for (message,) in completions]
+
+
+NUMBER = 3.0
+
+
+def rewards(name: str) -> list[float]:
+    return list(RewardFunction(function=f"{HERE}:{name}").reward()(TWO))
+
+
+def test_what_is_accepted():
+    assert rewards("counted") == [1, 9]
+    assert rewards("awaited") == rewards("yields") == [1, 3]
+    assert numbers("f", np.array([0.5, 2]), TWO) == numbers("f", torch.tensor([0.5, 2]), TWO) == [0.5, 2]
+    assert numbers("f", [True, np.float32(0.25)], TWO) == [1, 0.25]
+
+
+def test_an_async_function_is_awaited_inside_a_running_loop():
+    """As in Jupyter."""
+
+    async def cell():
+        return rewards("awaited")
+
+    assert asyncio.run(cell()) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("returns_nothing", "must return a list of 2 numbers, one per completion, not None"),
+        ("returns_a_scalar", "must return a list of 2 numbers, one per completion, not 1.0"),
+        ("returns_a_string", "must return a list of 2 numbers, one per completion, not '1.0'"),
+        ("returns_strings", "must return finite numbers, not '1.0' for row 0, whose prompt is 'p'"),
+        ("returns_none_for_a_row", "must return finite numbers, not None for row 1, whose prompt is 'q'"),
+        ("returns_nan", "must return finite numbers, not nan for row 0, whose prompt is 'p'"),
+        ("returns_infinity", "must return finite numbers, not -inf for row 1, whose prompt is 'q'"),
+        ("returns_beyond_floats", "must return finite numbers, not 1000000000"),
+        ("returns_lists", r"must return finite numbers, not [0.5] for row 0"),
+        ("returns_too_few", "must return a number for each of 2 completions, not 1"),
+        ("raises", "must not raise; it raised KeyError: 'grade' (test_reward_functions.py, line "),
+        ("raises_when_awaited", "must not raise; it raised KeyError: 'grade' (test_reward_functions.py, line "),
+        ("NUMBER", "must be a function, not float"),
+        ("absent", "cannot be imported: AttributeError"),
+    ],
+)
+def test_mistakes_end_in_one_line(name, words):
+    with pytest.raises(SpecError, match=re.escape(words)) as found:
+        rewards(name)
+    line = str(found.value)
+    assert line.startswith(f"function = '{HERE}:{name}': ") and "\n" not in line and len(line) < 250
+
+
+def test_a_module_that_fails_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_rewards.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match="function = 'broken_rewards:f': cannot be imported: SyntaxError"):
+        RewardFunction(function="broken_rewards:f").reward()
+
+
+# Told before any work
+
+
+def environment(tmp_path, name: str, row: dict, tokenizer=WORDS) -> TextEnvironment:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    return TextEnvironment(RewardFunction(function=f"{HERE}:{name}", data=str(file)), tokenizer, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("column", ["completions", "prompts", "completion_ids"])
+def test_columns_that_are_arguments_already(tmp_path, column):
+    words = f"is given prompts, completions, completion_ids already: the data must have no column '{column}'"
+    with pytest.raises(SpecError, match=words):
+        environment(tmp_path, "counted", {"prompt": "a", "level": 1, column: "b"})
+
+
+def test_arguments_that_do_not_fit_the_columns(tmp_path):
+    environment(tmp_path, "exact", {"prompt": "a"})
+    with pytest.raises(SpecError, match=r"the rest as \*\*columns: got an unexpected keyword argument 'level'"):
+        environment(tmp_path, "exact", {"prompt": "a", "level": 1})
+    with pytest.raises(SpecError, match="missing a required argument: 'solution'"):
+        environment(tmp_path, "wants_more", {"prompt": "a", "level": 1})
+
+
+def test_conversations_come_as_messages(tmp_path):
+    env = environment(tmp_path, "of_messages", {"prompt": [user("q")]}, CHAT_BPE)
+    ids = torch.tensor([[[*CHAT_BPE.encode("blue", add_special_tokens=False), CHAT_BPE.eos_token_id]]])
+    assert env.score(env.examples, ids, torch.ones_like(ids, dtype=torch.bool))[0].tolist() == [[4.0]]
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
+    options = ["--preset", "tiny-min-length", "--task", "function", "--function", f"{HERE}:returns_nothing"]
+    assert main(["train", "--output", str(tmp_path / "run"), *options]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(said) == 1 and f"error: function = '{HERE}:returns_nothing': must return a list of" in said[0]
