@@ -17,7 +17,7 @@ from llm.tasks.function import numbers
 from sims.core.spec import SpecError
 from tests.llm.tiny_data import CHAT_BPE, WORDS, user
 
-HERE = "tests.llm.test_reward_functions"
+HERE = "tests.llm.tasks.test_reward_functions"
 TWO = Completions(["p", "q"], ["a", "b c"], [[4, 2], [5, 6, 2]], [1, 2], {"level": [1, 3]})
 
 
