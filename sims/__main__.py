@@ -22,6 +22,7 @@ from .experiments.measures import optima, scores
 from .experiments.options import OptionParser, add_options, check_folder, from_options
 from .experiments.runner import Progress, obtain
 from .experiments.store import Record, Store
+from .listings import environment_table, policy_table
 from .statistics.intervals import mean_interval
 
 EXAMPLES = """examples:
@@ -29,8 +30,9 @@ EXAMPLES = """examples:
   python -m sims --algorithm ppo --environment token-tree --num-prompts 3 --epochs 4 --plot ppo.png
   python -m sims --algorithm dpo --sync-every-updates inf      offline: fresh draws from the first policy for ever
   python -m sims --algorithm dpo --help                        every option of this algorithm
-  python -m sims --algorithms                                  the table of algorithms
+  python -m sims --algorithms                                  the table of algorithms; also --environments, --policies
 """
+TABLES = {"algorithms": algorithm_table, "environments": environment_table, "policies": policy_table}
 OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
 
 
@@ -45,11 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.algorithms:
-        print(algorithm_table())
+    tables = {name: table for name, table in TABLES.items() if getattr(options, name)}
+    if tables:
+        print("\n\n".join(table() for table in tables.values()))
         return 0
     try:
         record = run(experiment, Store(options.results), options.force)
+    except SpecError as error:  # of an environment or a policy whose numbers cannot be
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; nothing that was finished is lost", file=sys.stderr)
         return 130
@@ -111,7 +117,8 @@ def _choices(parser: OptionParser) -> OptionParser:
             f"--{name}", default=defaults[name], metavar="NAME", help=f"{listed} (default {defaults[name]})"
         )
     group = parser.add_argument_group("output")
-    group.add_argument("--algorithms", action="store_true", help="print the table of algorithms, and run nothing")
+    for name in TABLES:
+        group.add_argument(f"--{name}", action="store_true", help=f"print the table of {name}, and run nothing")
     group.add_argument("--plot", type=Path, metavar="FILE", help="draw score and KL against samples")
     group.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where records are kept")
     group.add_argument("--force", action="store_true", help="run again what is on disk")

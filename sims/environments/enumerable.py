@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sims.core.labels import check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
-from sims.core.spec import setting, to_json
+from sims.core.spec import SpecError, setting, to_json
 
 from .space import TokenSpace
 from .toy import RewardLabeller, ToyEnvironment
@@ -25,6 +26,7 @@ Tables = dict[str, np.ndarray]
 class EnumerableSpec(ToyEnvironment):
     """Settings of a problem that is a table of rewards and a data policy."""
 
+    exact: ClassVar[str] = "reward, KL, entropy, optimum"
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that change the tables' numbers, and nothing else
 
     def stack_key(self) -> Any:
@@ -60,7 +62,31 @@ class EnumerableSpec(ToyEnvironment):
         return EnumerableEnvironment(self.space, torch.from_numpy(tables["rewards"]).to(dtype), self.labeller)
 
     def build(self, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
-        return self.environment(self.tables(noise), dtype, noise)
+        return self.environment(self.checked_tables(noise), dtype, noise)
+
+    def checked_tables(self, noise: Noise) -> Tables:
+        """`tables`; SpecError if the rewards are not one finite number per prompt and response."""
+        tables, name = self.tables(noise), f"{type(self).__name__}.rewards"
+        rewards = tables["rewards"] = np.asarray(tables["rewards"])
+        lead = noise.lead if rewards.ndim == 3 else ()
+        shape = (*lead, self.num_prompts, len(self.space.all_responses[0]))
+        check_shape(name, torch.from_numpy(rewards), shape, "one number per prompt and response")
+        if not np.isfinite(rewards).all():
+            where = np.argwhere(~np.isfinite(rewards))[0].tolist()
+            raise SpecError(f"{name}{where}", float(rewards[tuple(where)]), "must be finite")
+        return tables
+
+    def checked_reference_logp(self, noise: Noise) -> np.ndarray:
+        """`reference_logp`; SpecError if it is not log-probs of every token after each prefix."""
+        logp, name = self.reference_logp(noise), f"{type(self).__name__}.reference_logp"
+        lead = noise.lead if np.ndim(logp) == 4 else ()
+        shape = (*lead, self.num_prompts, self.space.nodes, self.space.vocabulary)
+        check_shape(name, torch.from_numpy(np.asarray(logp)), shape, "one log-prob per prompt, prefix and token")
+        total = np.exp(logp).sum(-1)
+        if not (np.abs(total - 1.0) < 1e-9).all():
+            where = np.argwhere(~(np.abs(total - 1.0) < 1e-9))[0].tolist()
+            raise SpecError(f"{name}{where}", float(total[tuple(where)]), "their exp must sum to 1 over the tokens")
+        return logp
 
 
 @dataclass(frozen=True)
@@ -97,10 +123,10 @@ class SideBySide(EnumerableSpec):
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
             raise ValueError("noise = None: each run has a problem of its own, and must be known")
-        return np.concatenate([_a_run(p.reference_logp(own), own, 3) for p, own in self._parts(noise)])
+        return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
 
     def tables(self, noise: Noise) -> Tables:
-        found = [(problem.tables(own), own) for problem, own in self._parts(noise)]
+        found = [(problem.checked_tables(own), own) for problem, own in self._parts(noise)]
         return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
 
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:

@@ -29,6 +29,8 @@ class TokenBandit(ToyEnvironment):
     the largest reward is then 0.918 and not 1.
     """
 
+    exact: ClassVar[str] = "largest reward; KL and entropy after each sampled prefix"
+
     num_prompts: int = setting(100, "number of different prompts (X), tokens spread over the vocabulary", at_least=1)
     vocabulary: int = setting(100, "number of tokens", at_least=2)
     length: int = setting(9, "tokens of a response", at_least=1)

@@ -16,7 +16,8 @@ from .space import TokenSpace
 
 @dataclass(frozen=True)
 class TokenTree(EnumerableSpec, kind="token_tree"):
-    """Rewards and data policy are drawn once from `table_seed`. 3 tokens and length 3 make 15 responses."""
+    """Sequences of tokens with EOS, whose rewards and data policy are drawn once from `table_seed`. 3 tokens and length
+    3 make 15 responses."""
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed",))
 

@@ -1,5 +1,56 @@
 """What all toy environments share: settings of the labeller, prompts that are numbers, and a labeller that looks at
-rewards."""
+rewards.
+
+**To add an environment whose responses can be listed** (up to some ten thousand of them):
+
+(1) Add a frozen dataclass with a `kind` to a file of this folder; a new file is imported in `__init__`:
+
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    import numpy as np
+
+    from sims.core.numerics.noise import Noise
+    from sims.core.spec import setting
+
+    from .enumerable import EnumerableSpec
+    from .space import TokenSpace
+
+
+    @dataclass(frozen=True)
+    class TwoArms(EnumerableSpec, kind="two_arms"):
+        '''Two actions, of which the second earns `gap` more; the data policy draws both alike.'''
+
+        only_numbers: ClassVar[frozenset[str]] = frozenset(("gap",))
+
+        gap: float = setting(0.5, "how much more the second action earns", above=0)
+
+        @property
+        def space(self) -> TokenSpace:
+            return TokenSpace(2)
+
+        def rewards(self) -> np.ndarray:
+            return np.tile([0.0, self.gap], (self.num_prompts, 1))
+
+        def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
+            return np.full((self.num_prompts, self.space.nodes, 2), np.log(0.5))
+
+    Its first sentence is what the table of environments says. `space` names the responses: V tokens, at most L of them,
+    with or without EOS. `rewards` is (X, N), float64: what each of the N responses to each of the X prompts earns, in
+    the order of `space.all_responses`. `reference_logp` is (X, nodes, V): log-probs of each token after each prefix
+    under the data policy, where training starts; a bandit has one node. `only_numbers` names the settings that change
+    these two tables and nothing else: experiments that differ in them are trained as one stack.
+
+(2) Put the table that `python -m sims --environments` prints into the README.
+
+The command line and the tests of `tests/environments/test_every_environment.py` find it by its kind. All exact
+quantities, labels, pairs and policies come with it. Tables drawn anew for each run, recorded pairs and a learned
+reward: see `contextual`.
+
+**To add one whose responses are too many to list**: a subclass of `ToyEnvironment` with `space`, `build`, and
+`evaluation_samples`; and what `build` makes, a subclass of `RewardLabeller` with `reward` (..., B, K) of responses
+(..., B, K, L), and `best_responses` (X, L). A policy must know its data policy: see `token_bandit`, and
+`DataDistribution` in `sims/policies/transformer.py`."""
 
 from __future__ import annotations
 
@@ -10,6 +61,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
+from sims.core.labels import PER_RESPONSE, check_shape
 from sims.core.loop.protocols import EnvironmentSpec, Labels
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
@@ -26,6 +78,7 @@ class ToyEnvironment(EnvironmentSpec):
 
     executor: ClassVar[str] = "sims.experiments.executor:execute"
     has_data: ClassVar[bool] = False  # whether it holds recorded pairs, for source = dataset
+    exact: ClassVar[str] = "–"  # what is known without sampling, for the table of environments
 
     num_prompts: int = setting(1, "number of different prompts (X)", at_least=1)
     label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
@@ -94,6 +147,7 @@ class RewardLabeller:
     ) -> Labels:
         """Rewards; and if a pairing is asked for, its pairs and their labels. rewards: instead of its own."""
         own = self.reward(prompts, responses)
+        check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
         gold = self.gold(prompts, responses, own)
         rewards = own if rewards is None else rewards
         if pairing is None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sims.core.labels import check_labels
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import pick, sequence_sum
@@ -99,6 +100,7 @@ class SampledEvaluation:
         prompts = self.environment.prompts(self.samples, self.noise)
         (responses, mask, _), distribution = self.policy.sample_with_distributions(prompts, 1, self.noise)
         labels = self.environment.label(prompts, responses, mask, None, self.noise)
+        check_labels(f"{type(self.environment).__name__}.label", labels, responses)
         gold = labels.rewards if labels.gold is None else labels.gold
         distribution_ref = self.reference.token_distributions(prompts, responses)
         row = {

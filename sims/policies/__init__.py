@@ -1,4 +1,62 @@
-"""Policies over token sequences, all runs at once: a table of logits, a network that makes one, a transformer."""
+"""Policies over token sequences, all runs at once: a table of logits, a network that makes one, a transformer.
+
+**To add a policy**, whatever makes its logits:
+
+(1) Add a file here, imported below, with two classes: what is trained, and its settings.
+
+    from dataclasses import dataclass
+    from typing import Any
+
+    import torch
+    from torch import Tensor
+
+    from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+    from sims.core.numerics.noise import Noise
+    from sims.core.spec import SpecError
+    from sims.environments.enumerable import EnumerableSpec
+    from sims.environments.space import TokenSpace
+
+    from .categorical import CategoricalPolicy
+
+
+    class SharedPolicy(CategoricalPolicy):
+        '''One distribution for all X prompts: logits (R, 1, nodes, V), and a critic's values (R, 1, nodes).'''
+
+        def __init__(self, space: TokenSpace, prompts: int, parameters: list[Tensor]) -> None:
+            super().__init__(space, parameters)
+            self.prompts = prompts
+
+        def logits(self) -> Tensor:
+            return self._parameters[0].expand(-1, self.prompts, -1, -1)
+
+        def value_table(self) -> Tensor:
+            return self._parameters[1].expand(-1, self.prompts, -1)
+
+
+    @dataclass(frozen=True)
+    class Shared(PolicySpec, kind="shared"):
+        '''One table for all prompts; it starts at the data policy of the first.'''
+
+        def check_environment(self, environment: EnvironmentSpec) -> None:
+            if not isinstance(environment, EnumerableSpec):
+                raise SpecError("policy", self.kind, f"needs responses that can be listed: not {environment.kind}")
+
+        def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> SharedPolicy:
+            logp = torch.from_numpy(environment.checked_reference_logp(noise)).to(dtype)
+            logits = logp.expand(*noise.lead, *logp.shape[-3:])[:, :1].clone()
+            values = [torch.zeros_like(logits[..., 0])] if critic else []
+            return SharedPolicy(environment.space, environment.num_prompts, [logits, *values])
+
+    R runs lead every parameter, and no run's numbers may reach another's. Logits are (R, X, nodes, V): of each token
+    after each prefix, for each prompt. Anything random comes from `noise.uniforms`. What `build` makes is the
+    reference, from which training starts. `CategoricalPolicy` samples, scores and lists from the logits; a policy whose
+    logits cannot all be held at once inherits from `StackedPolicy` and gives `sample`, `forward` and `all_log_probs`
+    itself, as in `causal`.
+
+(2) Put the table that `python -m sims --policies` prints into the README.
+
+The command line and the tests of `tests/policies/test_every_policy.py` find it by its kind.
+"""
 
 from .categorical import CategoricalPolicy
 from .causal import TransformerPolicy

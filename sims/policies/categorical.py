@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sims.core.labels import check_shape
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf
@@ -30,6 +31,19 @@ class CategoricalPolicy(StackedPolicy):
         """(R, X, nodes), the critic's value of each prefix."""
         raise NotImplementedError
 
+    def _logits(self) -> Tensor:
+        """`logits()`; SpecError if they are of another shape."""
+        logits, space = self.logits(), self.space
+        shape = (*logits.shape[:2], space.nodes, space.vocabulary)
+        check_shape(f"{type(self).__name__}.logits", logits, shape, "(R, X, nodes, V)")
+        return logits
+
+    def _value_table(self, like: Tensor) -> Tensor:
+        """`value_table()`; SpecError if it is of another shape than the logits, `like`, without their tokens."""
+        values, shape = self.value_table(), tuple(like.shape[:-1])
+        check_shape(f"{type(self).__name__}.value_table", values, shape, "(R, X, nodes)")
+        return values
+
     @torch.no_grad()
     def sample(
         self,
@@ -41,9 +55,9 @@ class CategoricalPolicy(StackedPolicy):
         prompt_mask: Tensor | None = None,
     ) -> Samples:
         """Draw K responses a prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        logits = self.logits().detach()
+        logits = self._logits().detach()
         if blend is not None:
-            other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], 3)
+            other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], logits)
             logits = (1.0 - share) * logits.log_softmax(-1) + share * other
         runs, contexts, nodes, vocabulary = logits.shape
         logp = logits.log_softmax(-1)
@@ -102,9 +116,9 @@ class CategoricalPolicy(StackedPolicy):
         prompt_logp: bool = False,
     ) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
-        logp = self.logits().log_softmax(-1)
+        logp = self._logits().log_softmax(-1)
         contexts = logp.shape[1]
-        value = self._at_nodes(self.value_table().flatten(1), prompts, responses, contexts) if values else None
+        value = self._at_nodes(self._value_table(logp).flatten(1), prompts, responses, contexts) if values else None
         spread = -(logp.exp() * logp).sum(-1).flatten(1) if entropy else None
         return Outputs(
             logp=self._lookup(logp, prompts, responses, contexts),
@@ -114,7 +128,7 @@ class CategoricalPolicy(StackedPolicy):
 
     def all_log_probs(self) -> Tensor:
         """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""
-        logits = self.logits()
+        logits = self._logits()
         runs, contexts = logits.shape[:2]
         if self.space.length == 1:
             return logits.log_softmax(-1)[:, :, 0]

@@ -303,7 +303,7 @@ class TransformerPolicy(StackedPolicy):
         for t in range(length):
             logits = [next(reader) if t == 0 else reader.send(tokens[-1]) for reader in readers]
             if blend is not None:
-                share = over(blend[1], 2)
+                share = over(blend[1], logits[0])
                 logits[0] = (1.0 - share) * logits[0] + share * logits[1]  # normalised below
             distribution = logits[0].log_softmax(-1)
             draws = uniforms[..., t].unflatten(1, (distribution.shape[1], -1))

@@ -88,7 +88,7 @@ class MLP(PolicySpec, kind="mlp"):
             width = self.hidden[-1]
             parameters += [torch.zeros((runs, 1, width), dtype=dtype), torch.zeros((runs, 1), dtype=dtype)]
         policy = MLPPolicy(environment.space, features, parameters, len(widths) - 1, self.normalise_first)
-        self._fit(policy, torch.from_numpy(environment.reference_logp(noise)).to(dtype)[..., 0, :], noise.lead)
+        self._fit(policy, torch.from_numpy(environment.checked_reference_logp(noise)).to(dtype)[..., 0, :], noise.lead)
         return policy
 
     def _fit(self, policy: MLPPolicy, logp_data: Tensor, lead: tuple[int, ...]) -> None:

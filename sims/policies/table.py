@@ -40,6 +40,6 @@ class Table(PolicySpec, kind="table"):
             )
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> TablePolicy:
-        logp = torch.from_numpy(environment.reference_logp(noise)).to(dtype)
+        logp = torch.from_numpy(environment.checked_reference_logp(noise)).to(dtype)
         logits = logp.expand(*noise.lead, *logp.shape[-3:]).clone()
         return TablePolicy(environment.space, logits, torch.zeros_like(logits[..., 0]) if critic else None)

@@ -114,7 +114,7 @@ class DataDistribution:
         if isinstance(environment, TokenBandit):  # its prompts are tokens, embedded as they are in responses
             table, rows, embedded = np.log(environment.data_policy()), environment.prompt_tokens(), space.vocabulary
         else:
-            table, embedded = environment.reference_logp(noise), space.vocabulary + count
+            table, embedded = environment.checked_reference_logp(noise), space.vocabulary + count
             rows = np.arange(space.vocabulary, embedded)
         return cls(space, tuple(map(int, rows)), embedded, table.tobytes(), torch.from_numpy(table))
 

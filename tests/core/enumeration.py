@@ -165,7 +165,7 @@ def enumerate_batches(
 ) -> Enumeration:
     """All batches of `generations` responses to each prompt, with what the algorithm asked for and nothing else.
 
-    hard_labels: enumerate the outcomes of all judgements too; else a label is the probability of its outcome. later:
+    hard_labels: enumerate the outcomes of all labels too; else a label is the probability of its outcome. later:
     an algorithm with a state sees its second batch, after a first one that is the same in all runs.
     """
     prompts, count = problem.prompts, len(problem.responses)
@@ -183,7 +183,7 @@ def enumerate_batches(
         logp_sampler=torch.from_numpy(logp_sampler),
     )
     if algorithm.label_pairing is not None:
-        batch, probability = _judge(problem, algorithm, batch, drawn, probability, hard_labels)
+        batch, probability = _label(problem, algorithm, batch, drawn, probability, hard_labels)
     batch = _freeze(problem, algorithm, batch)
     lead = batch.lead
     state = algorithm.initial_state(lead, torch.float64, torch.device("cpu"))
@@ -194,7 +194,7 @@ def enumerate_batches(
     return Enumeration(problem, algorithm, batch, probability, state)
 
 
-def _judge(
+def _label(
     problem: Problem, algorithm: Algorithm, batch: Batch, drawn: np.ndarray, probability: np.ndarray, hard: bool
 ) -> tuple[Batch, np.ndarray]:
     """Add pairs and labels; hard ones multiply the outcomes by 2 a pair."""

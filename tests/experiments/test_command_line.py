@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims.__main__ import main, parse
+from sims.__main__ import TABLES, main, parse
 from sims.core.algorithms import algorithm_table, all_algorithms
-from sims.core.spec import SpecError
+from sims.core.loop.protocols import PolicySpec
+from sims.core.spec import Spec, SpecError, kinds_of
+from sims.environments import ToyEnvironment
 from sims.experiments.measures import optima, target_beta
 from sims.experiments.store import Store
 
@@ -145,11 +147,22 @@ def test_the_table_lists_every_algorithm(capsys: pytest.CaptureFixture[str]) -> 
     assert all(f"| {name} |" in printed for name in all_algorithms())
 
 
-def test_the_readme_shows_the_table_of_the_code() -> None:
-    """On failure: put the output of `python -m sims --algorithms` between the two comments of the README."""
+@pytest.mark.parametrize("name", TABLES)
+def test_the_readme_shows_the_tables_of_the_code(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On failure: put the output of `python -m sims --{name}` between the two comments of the README."""
+    assert main([f"--{name}"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == TABLES[name]()
     text = (Path(__file__).parents[2] / "README.md").read_text()
-    shown = text.split("python -m sims --algorithms -->\n")[1].split("\n<!-- end of algorithms")[0]
-    assert shown.strip() == algorithm_table()
+    shown = text.split(f"python -m sims --{name} -->\n")[1].split(f"\n<!-- end of {name}")[0]
+    assert shown.strip() == printed, f"put the output of `python -m sims --{name}` into the README"
+
+
+@pytest.mark.parametrize(("name", "base"), [("environments", ToyEnvironment), ("policies", PolicySpec)])
+def test_a_table_has_a_row_of_whole_cells_for_each_kind(name: str, base: type[Spec]) -> None:
+    header, _, *rows = TABLES[name]().splitlines()
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(kinds_of(base))
+    assert all(row.count(" | ") == header.count(" | ") and "|  |" not in row for row in rows)
 
 
 def test_every_option_of_every_algorithm_has_help(capsys: pytest.CaptureFixture[str]) -> None:

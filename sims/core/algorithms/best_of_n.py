@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sims.core.losses.likelihood import likelihood_loss, unlikelihood_loss
-from sims.core.objectives.batch import Batch, Outputs, masked, over, sequence_sum
+from sims.core.objectives.batch import Batch, Outputs, in_use, masked, over, sequence_sum
 from sims.core.objectives.divergences import k3
 from sims.core.spec import setting
 
@@ -103,7 +103,7 @@ class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         share = targets["share"].sum(-1)  # of the prompt: the best responses' shares add up to it
         pushed = (targets["down"] * self._negative_loss(outputs, batch, targets["weight"])).sum(-1)
-        return super().loss(outputs, batch, targets) + over(self.beta, 1) * share * pushed
+        return super().loss(outputs, batch, targets) + over(self.beta, share) * share * pushed
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ class SuperHF(BestOfN, kind="superhf"):
 
     @property
     def needs_reference(self) -> bool:
-        return isinstance(self.beta, Tensor) or self.beta > 0
+        return in_use(self.beta)
 
     def response_loss(self, outputs: Outputs, batch: Batch) -> Tensor:
         loss = super().response_loss(outputs, batch)
         if not self.needs_reference:
             return loss
         ratio = masked(outputs.logp - batch.need("logp_ref"), batch.mask)
-        return loss + over(self.beta, 2) * k3(ratio).sum(-1)
+        return loss + over(self.beta, loss) * k3(ratio).sum(-1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sims.core.losses.policy_gradient import clipped_loss, value_loss, weighted_loss
 from sims.core.objectives.advantages import at_last_token, equal_rewards, gae, standardised, whiten
-from sims.core.objectives.batch import Batch, Outputs, lengths, masked, over
+from sims.core.objectives.batch import Batch, Outputs, in_use, lengths, masked, over
 from sims.core.objectives.divergences import KL_ESTIMATORS, k1, k3
 from sims.core.objectives.reductions import TokenReduction, token_shares
 from sims.core.spec import SpecError, setting
@@ -73,7 +73,7 @@ class PPO(Algorithm, kind="ppo"):
 
     @property
     def needs_reference(self) -> bool:
-        return isinstance(self.beta, Tensor) or self.beta > 0
+        return in_use(self.beta)
 
     def initial_state(self, lead: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> State:
         if self.target_kl is None:
@@ -82,17 +82,18 @@ class PPO(Algorithm, kind="ppo"):
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         mask, values = batch.mask, masked(batch.need("values"), batch.mask)
-        rewards = at_last_token(batch.need("rewards"), mask)
+        scores = batch.need("rewards")
+        rewards = at_last_token(scores, mask)
         targets: Targets = {}
         if self.needs_reference:
             ratio = masked(batch.ratio_to_reference(), mask)
-            beta = over(state.get("beta", self.beta), 3)
+            beta = over(state.get("beta", self.beta), ratio)
             if self.kl_in == "reward":
                 rewards = rewards - beta * masked(KL_ESTIMATORS[self.kl_estimator](ratio), mask)
             else:
                 targets["beta"] = torch.zeros_like(ratio) + beta
             state = self._adapted(state, ratio, present(batch))
-        advantages = gae(rewards, values, mask, over(self.gamma, 2), over(self.lam, 2))
+        advantages = gae(rewards, values, mask, over(self.gamma, scores), over(self.lam, scores))
         targets["returns"] = advantages + values
         if self.whiten_advantages:
             advantages = whiten(advantages, mask & present(batch).unsqueeze(-1))
@@ -114,13 +115,13 @@ class PPO(Algorithm, kind="ppo"):
         if outputs.values is None:
             raise ValueError("ppo needs a critic: outputs.values is missing")
         log_ratio = masked(outputs.logp - batch.need("logp_sampler"), batch.mask)
-        clip = over(self.epsilon, 3)
+        clip = over(self.epsilon, log_ratio)
         loss = clipped_loss(log_ratio, targets["advantages"], clip, clip)
         if "beta" in targets:
             ratio = masked(outputs.logp - batch.need("logp_ref"), batch.mask)
             loss = loss + targets["beta"] * KL_ESTIMATORS[self.kl_estimator](ratio)
         values, old = masked(outputs.values, batch.mask), masked(batch.need("values"), batch.mask)
-        loss = loss + over(self.vf_coef, 3) * value_loss(values, targets["returns"], old, self.cliprange_value)
+        loss = loss + over(self.vf_coef, values) * value_loss(values, targets["returns"], old, self.cliprange_value)
         return (targets["share"] * loss).sum((-2, -1))
 
 
@@ -160,7 +161,7 @@ class GroupPolicyGradient(Algorithm):
 
     @property
     def needs_reference(self) -> bool:
-        return isinstance(self.beta, Tensor) or self.beta > 0
+        return in_use(self.beta)
 
     @property
     def level(self) -> Literal["token", "sequence"]:
@@ -193,13 +194,13 @@ class GroupPolicyGradient(Algorithm):
     def token_loss(self, logp: Tensor, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         """The surrogate of each token. logp, log_ratio: (..., B, K, L); advantages: (..., B, K, 1)."""
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        return clipped_loss(log_ratio, advantages, over(self.epsilon, 3), over(high, 3))
+        return clipped_loss(log_ratio, advantages, over(self.epsilon, log_ratio), over(high, log_ratio))
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         log_ratio = self.log_ratio(outputs.logp, batch)
         loss = self.token_loss(masked(outputs.logp, batch.mask), log_ratio, targets["advantages"].unsqueeze(-1))
         if self.needs_reference:
-            loss = loss + over(self.beta, 3) * k3(masked(outputs.logp - batch.need("logp_ref"), batch.mask))
+            loss = loss + over(self.beta, loss) * k3(masked(outputs.logp - batch.need("logp_ref"), batch.mask))
         return (targets["share"] * loss).sum((-2, -1))
 
 
@@ -318,4 +319,4 @@ class CISPO(GRPO, kind="cispo"):
 
     def token_loss(self, logp: Tensor, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        return weighted_loss(logp, log_ratio, advantages, over(self.epsilon, 3), over(high, 3))
+        return weighted_loss(logp, log_ratio, advantages, over(self.epsilon, log_ratio), over(high, log_ratio))

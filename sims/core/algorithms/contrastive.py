@@ -50,7 +50,7 @@ class DPO(PairAlgorithm, kind="dpo"):
         return per_token(ratio, batch) if self.length_normalised else ratio
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return dpo_loss(margin, over(self.beta, 2))
+        return dpo_loss(margin, over(self.beta, margin))
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ConservativeDPO(DPO, kind="cdpo"):
     label_smoothing: float = setting(0.1, "probability that a label is wrong", at_least=0, below=0.5, per_run=True)
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return conservative_dpo_loss(margin, over(self.beta, 2), over(self.label_smoothing, 2))
+        return conservative_dpo_loss(margin, over(self.beta, margin), over(self.label_smoothing, margin))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RobustDPO(DPO, kind="robust_dpo"):
     label_smoothing: float = setting(0.1, "probability that a label is flipped", at_least=0, below=0.5, per_run=True)
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return robust_dpo_loss(margin, over(self.beta, 2), over(self.label_smoothing, 2))
+        return robust_dpo_loss(margin, over(self.beta, margin), over(self.label_smoothing, margin))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class SLiC(DPO, kind="slic"):
     source: ClassVar[str] = "Zhao et al. 2023; Liu et al. 2024"
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return hinge_loss(margin, over(self.beta, 2))
+        return hinge_loss(margin, over(self.beta, margin))
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class IPO(PairAlgorithm, kind="ipo"):
         return per_token(ratio, batch) if self.length_normalised else ratio
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return ipo_loss(margin, over(self.beta, 2))
+        return ipo_loss(margin, over(self.beta, margin))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class PairsWithLikelihood(PairAlgorithm):
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         nll = pick(likelihood_loss(sequence_sum(outputs.logp, batch.mask)), batch.need("pairs"))
         likelihood = (targets["nll_share"] * torch.stack(nll, dim=-1)).sum((-2, -1))
-        return super().loss(outputs, batch, targets) + over(self.nll_weight, 1) * likelihood
+        return super().loss(outputs, batch, targets) + over(self.nll_weight, likelihood) * likelihood
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class DPOWithNLL(PairsWithLikelihood, kind="dpo_nll"):
         return self.alpha
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return dpo_loss(margin, over(self.beta, 2))
+        return dpo_loss(margin, over(self.beta, margin))
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,6 @@ class KTO(Algorithm, kind="kto"):
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         ratio = sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
-        weights = (over(self.desirable_weight, 2), over(self.undesirable_weight, 2))
-        loss = kto_loss(ratio, targets["anchor"], targets["desirable"], over(self.beta, 2), weights)
+        weights = (over(self.desirable_weight, ratio), over(self.undesirable_weight, ratio))
+        loss = kto_loss(ratio, targets["anchor"], targets["desirable"], over(self.beta, ratio), weights)
         return (targets["share"] * loss).sum(-1)

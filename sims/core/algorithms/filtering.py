@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sims.core.objectives.batch import Batch, over, sequence_sum
+from sims.core.objectives.batch import Batch, in_use, over, sequence_sum
 from sims.core.objectives.divergences import k1
 from sims.core.objectives.reductions import shares
 from sims.core.schedule import Schedule
@@ -32,7 +32,7 @@ def best_share(scores: Tensor, there: Tensor, keep: float | Tensor, top: Top) ->
     else:
         ranked, count = scores.flatten(-2).unsqueeze(-2), there.sum((-2, -1), keepdim=True)
     # 0.07 · 100 is 7.000000000000001 in floating point, and means 7.
-    last = torch.ceil(over(keep, 2) * count.double() - 1e-6).long() - 1
+    last = torch.ceil(over(keep, count) * count.double() - 1e-6).long() - 1
     threshold = ranked.sort(-1, descending=True).values.gather(-1, last.clamp(min=0))
     return (scores >= threshold) & there
 
@@ -97,7 +97,7 @@ class RAFT(RejectionSampling, kind="raft"):
 
     @property
     def needs_reference(self) -> bool:
-        return isinstance(self.beta, Tensor) or self.beta > 0
+        return in_use(self.beta)
 
     def check_schedule(self, schedule: Schedule) -> None:
         if self.top == "per_prompt" and schedule.num_generations < 2:
@@ -107,7 +107,7 @@ class RAFT(RejectionSampling, kind="raft"):
         if not self.needs_reference:
             return batch.need("rewards")
         ratio = sequence_sum(k1(batch.ratio_to_reference()), batch.mask)
-        return batch.need("rewards") - over(self.beta, 2) * ratio
+        return batch.need("rewards") - over(self.beta, ratio) * ratio
 
 
 @dataclass(frozen=True)

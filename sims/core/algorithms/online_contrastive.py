@@ -44,7 +44,7 @@ class XPO(DPO, kind="xpo"):
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         _, explored = pick(sequence_sum(outputs.logp, batch.mask), batch.need("pairs"))
         optimism = (targets["share"] * explored).sum(-1)
-        return super().loss(outputs, batch, targets) + over(self.alpha, 1) * optimism
+        return super().loss(outputs, batch, targets) + over(self.alpha, optimism) * optimism
 
 
 @dataclass(frozen=True)
@@ -77,5 +77,5 @@ class NashMD(PairAlgorithm, kind="nash_md"):
         pairs = batch.need("pairs")
         logp, _ = pick(sequence_sum(outputs.logp, batch.mask), pairs)
         ratio, _ = pick(self.score(outputs, batch), pairs)
-        loss = nash_md_loss(logp, ratio, batch.need("pair_label"), over(self.beta, 2))
+        loss = nash_md_loss(logp, ratio, batch.need("pair_label"), over(self.beta, ratio))
         return (targets["share"] * loss).sum(-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sims.core.losses.policy_gradient import clipped_loss, reinforce_loss
 from sims.core.objectives.advantages import leave_one_out, mean_so_far
-from sims.core.objectives.batch import Batch, Outputs, over, sequence_sum
+from sims.core.objectives.batch import Batch, Outputs, in_use, over, sequence_sum
 from sims.core.objectives.divergences import k1
 from sims.core.spec import setting
 
@@ -33,7 +33,7 @@ class PolicyGradient(Algorithm):
 
     @property
     def needs_reference(self) -> bool:
-        return isinstance(self.beta, Tensor) or self.beta > 0
+        return in_use(self.beta)
 
     def penalised(self, batch: Batch) -> Tensor:
         """R = r − β(ℓ − ℓ_ref), (..., B, K), ℓ of the policy at collection; 0 where a response is absent."""
@@ -41,7 +41,7 @@ class PolicyGradient(Algorithm):
         if not self.needs_reference:
             return rewards
         ratio = sequence_sum(k1(batch.ratio_to_reference()), batch.mask)
-        return rewards - over(self.beta, 2) * ratio
+        return rewards - over(self.beta, ratio) * ratio
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
         return {**targets, "share": response_shares(batch, targets)}

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sims.core.losses.contrastive import dpo_loss, log_odds, simpo_loss
-from sims.core.objectives.batch import Batch, Outputs, over, sequence_sum
+from sims.core.objectives.batch import Batch, Outputs, in_use, over, sequence_sum
 from sims.core.spec import SpecError, setting
 
 from .base import PairAlgorithm
@@ -30,7 +30,7 @@ class CPO(PairsWithLikelihood, kind="cpo"):
     alpha: float = setting(1.0, "weight of the chosen response's likelihood", at_least=0, per_run=True)
 
     def check(self) -> None:
-        if not isinstance(self.alpha, Tensor) and self.alpha == 0 and self.nll_reduction != "sequence_mean":
+        if not in_use(self.alpha) and self.nll_reduction != "sequence_mean":
             raise SpecError("nll_reduction", self.nll_reduction, "has no effect with alpha = 0: leave it out")
 
     @property
@@ -45,7 +45,7 @@ class CPO(PairsWithLikelihood, kind="cpo"):
         return sequence_sum(outputs.logp, batch.mask)
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return dpo_loss(margin, over(self.beta, 2))
+        return dpo_loss(margin, over(self.beta, margin))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SimPO(PairAlgorithm, kind="simpo"):
         return per_token(sequence_sum(outputs.logp, batch.mask), batch)
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return simpo_loss(margin, over(self.beta, 2), over(self.gamma, 2))
+        return simpo_loss(margin, over(self.beta, margin), over(self.gamma, margin))
 
 
 @dataclass(frozen=True)
@@ -98,4 +98,4 @@ class ORPO(PairsWithLikelihood, kind="orpo"):
         return log_odds(per_token(sequence_sum(outputs.logp, batch.mask), batch))
 
     def pair_loss(self, margin: Tensor) -> Tensor:
-        return over(self.beta, 2) * dpo_loss(margin, 1.0)
+        return over(self.beta, margin) * dpo_loss(margin, 1.0)

@@ -27,6 +27,6 @@ class RewardModelLoss(Spec, kind="reward_model"):
     def pair_losses(self, first: Tensor, second: Tensor, label: Tensor, margin: float | Tensor = 0.0) -> Tensor:
         """One loss a pair. first, second: scores (..., B, Q), or (Q,) without runs; label: probability that the first
         is preferred; margin: broadcastable. Returns their shape, reduced by the caller (`reductions.shares`)."""
-        believed = smoothed(label, over(self.label_smoothing, 2))
+        believed = smoothed(label, over(self.label_smoothing, label))
         loss = labelled_bradley_terry_loss(first - second, believed, margin)
-        return loss + over(self.center_rewards_coefficient, 2) * centring_loss(first, second)
+        return loss + over(self.center_rewards_coefficient, first) * centring_loss(first, second)

@@ -33,7 +33,8 @@ class RWR(LikelihoodAlgorithm, kind="rwr"):
     weight_clip: float = setting(20.0, "largest weight", above=0, infinite=True, per_run=True)
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
-        scale = exponential_weights(batch.need("rewards"), over(self.beta, 2), over(self.weight_clip, 2))
+        rewards = batch.need("rewards")
+        scale = exponential_weights(rewards, over(self.beta, rewards), over(self.weight_clip, rewards))
         return {"scale": scale}, state
 
 
@@ -76,5 +77,5 @@ class AWR(LikelihoodAlgorithm, kind="awr"):
             baseline, count = state["reward_mean"][..., None, None], state["reward_count"]
             mean, count = mean_so_far(state["reward_mean"], count, rewards, present(batch))
             state = {"reward_mean": mean, "reward_count": count}
-        scale = exponential_weights(rewards - baseline, over(self.beta, 2), over(self.weight_clip, 2))
+        scale = exponential_weights(rewards - baseline, over(self.beta, rewards), over(self.weight_clip, rewards))
         return {"scale": scale}, state

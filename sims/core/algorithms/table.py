@@ -34,6 +34,10 @@ def row(name: str, algorithm: type[Algorithm]) -> tuple[str, ...]:
 
 def algorithm_table() -> str:
     """All algorithms as a Markdown table, in the order in which their families define them."""
-    rows = [HEADER, tuple("---" for _ in HEADER)]
-    rows += [row(name, algorithm) for name, algorithm in kinds_of(Algorithm).items()]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    return markdown(HEADER, [row(name, algorithm) for name, algorithm in kinds_of(Algorithm).items()])
+
+
+def markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table. header, rows: cells."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

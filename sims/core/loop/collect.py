@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
+from sims.core.labels import check_labels, check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
@@ -62,7 +63,7 @@ class Collector:
         elif schedule.source == "replay":
             batch = self._from_stream()
         else:
-            batch = self.environment.recorded(schedule.batch_size, self.noise)
+            batch = self._recorded()
         self.batches += 1
         return self._freeze(batch)
 
@@ -71,11 +72,15 @@ class Collector:
         """Draw responses to so many prompts, and have them labelled. updates: how many are done."""
         asked = self.environment.prompts(prompts, self.noise)
         tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
+        environment, shape = type(self.environment).__name__, (*self.noise.lead, prompts)
+        if prompt_mask is None:
+            check_shape(f"{environment}.prompts", tokens, shape, "one number per prompt")
         samples = self._responses(tokens, prompt_mask)
         drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
         own = {"rewards": self._own_rewards(drawn)} if self._labels_itself(updates) else {}
         pairing = self.algorithm.label_pairing
         labels = self.environment.label(asked, samples.responses, samples.mask, pairing, self.noise, **own)
+        check_labels(f"{environment}.label", labels, samples.responses, pairing, rewarded=not own)
         self.samples += prompts * self.schedule.num_generations
         return drawn.replace(
             rewards=labels.rewards,
@@ -85,6 +90,16 @@ class Collector:
             pair_weight=labels.pair_weight,
             desirable=labels.desirable,
         )
+
+    def _recorded(self) -> Batch:
+        """The next recorded prompts, with their responses and labels."""
+        batch = self.environment.recorded(self.schedule.batch_size, self.noise)
+        whose = f"{type(self.environment).__name__}.recorded"
+        shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
+        check_shape(f"{whose}: responses", batch.responses, shape, "tokens of K responses per prompt")
+        if batch.rewards is not None:
+            check_labels(whose, batch, batch.responses, self.algorithm.label_pairing)
+        return batch
 
     def _labels_itself(self, updates: int) -> bool:
         """Whether the policy labels its own samples from here on; freezes the copy that is to go on doing so."""

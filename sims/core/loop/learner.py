@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
+from sims.core.labels import check_shape
 from sims.core.objectives.batch import Batch, Outputs
 
 from .optimise import Optimiser, PerRunOptimiser
@@ -56,6 +57,8 @@ class Learner:
         for start in range(0, batch.size, size):
             part = batch.narrow(start, min(size, batch.size - start))
             loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, start))
+            shape = (*part.lead, part.size)
+            check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
             # Runs are independent, so that the gradient of their sum is each run's own.
             ones = torch.ones_like(loss)
             found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))

@@ -155,9 +155,16 @@ class Outputs:
     prompt_logp: Tensor | None = None
 
 
-def over(value: float | Tensor, axes: int) -> float | Tensor:
-    """A hyper-parameter ready to broadcast: a float as it is, an array over runs with `axes` more axes behind."""
-    return value.reshape(value.shape + (1,) * axes) if isinstance(value, Tensor) else value
+def over(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A hyper-parameter ready to meet `like`, whose leading axes are the runs: a float as it is, an array over runs
+    with as many more axes of size 1 behind as `like` has."""
+    return value.reshape(value.shape + (1,) * (like.dim() - value.dim())) if isinstance(value, Tensor) else value
+
+
+def in_use(value: float | Tensor) -> bool:
+    """Whether a coefficient is not 0. One that is given per run is: runs in which it is 0 are never stacked with others
+    (`experiment.stack_key`)."""
+    return isinstance(value, Tensor) or value > 0
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from sims.core.objectives.preferences import count_pairs
 from sims.core.spec import SpecError
 from sims.environments.space import TokenSpace
 from sims.exact import has_population_weights
+from tests.newcomers import other_values
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 
@@ -66,23 +67,6 @@ TOGETHER: dict[str, list[dict[str, Any]]] = {
 
 # Fields that ask for what a table policy cannot give: their own family's tests have them.
 UNSERVED = {"sft": {"include_prompt"}}
-
-
-def other_values(field: dataclasses.Field[Any], hint: Any, value: Any) -> list[Any]:
-    """Values of a field other than its default, by its type and limits."""
-    options = get_args(hint) if get_origin(hint) is Literal else ()
-    if options:
-        return [option for option in options if option != value]
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [value + 1]
-    if value is None or isinstance(value, float):
-        low = field.metadata.get("above", field.metadata.get("at_least", 0.0))
-        high = field.metadata.get("below", field.metadata.get("at_most", math.inf))
-        guess = 1.7 * value if value else low + 0.3
-        return [guess if guess < high else 0.5 * ((value or low) + low)]
-    return []
 
 
 def variants(cls: type[Algorithm]) -> dict[str, Algorithm]:

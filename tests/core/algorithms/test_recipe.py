@@ -50,8 +50,8 @@ assert "| worst_of_n | Avoid the worst" in algorithm_table()
 assert find_algorithm("worst_of_n") is WorstOfN
 assert sims.__main__.main(["--algorithm", "worst-of-n", "--updates", "2", "--evaluations", "1", "--runs", "2",
                            "--results", sys.argv[1]]) == 0
-sys.exit(pytest.main(["tests/core/algorithms/test_every_algorithm.py", "-q", "-k", "worst_of_n",
-                      "-p", "no:cacheprovider"]))
+tests = ["tests/core/algorithms/test_every_algorithm.py", "tests/core/algorithms/test_every_algorithm_by_hand.py"]
+sys.exit(pytest.main([*tests, "-q", "-k", "worst_of_n", "-p", "no:cacheprovider"]))
 """
 
 

@@ -34,7 +34,7 @@ PROBLEMS = [
     pytest.param(make_problem(TokenSpace(3, 3, eos=True), prompts=1, seed=49), id="tree"),
 ]
 both = pytest.mark.parametrize("problem", PROBLEMS)
-OWN = Labelling(judge="implicit", implicit_beta=0.3)
+OWN = Labelling(labels="implicit", implicit_beta=0.3)
 
 
 def log_ratio(problem: Problem) -> np.ndarray:
@@ -57,7 +57,7 @@ class EveryPair(TablePolicy):
         return Samples(tokens, chosen, self.forward(prompts, tokens, chosen).logp)
 
 
-def every_pair(problem: Problem, temperature: float, judge: Labelling = OWN, updates: int = 0):
+def every_pair(problem: Problem, temperature: float, labelling: Labelling = OWN, updates: int = 0):
     """What the core's collector says of every pair of every prompt: a batch of N² runs, B = X and K = 2."""
     count = len(problem.responses) ** 2
 
@@ -72,7 +72,7 @@ def every_pair(problem: Problem, temperature: float, judge: Labelling = OWN, upd
     environment.prompts = lambda b, noise: torch.arange(b).expand(*noise.lead, -1)  # each prompt once
     frozen = Reference(TablePolicy(problem.space, reference), schedule)
     noise = Noise.of(0, count)
-    return Collector(policy, frozen, environment, DPO(), schedule, noise, judge).next_batch(updates)
+    return Collector(policy, frozen, environment, DPO(), schedule, noise, labelling).next_batch(updates)
 
 
 @both
@@ -82,7 +82,7 @@ def test_rewards_are_the_policys_own_and_gold_is_the_true_one(problem: Problem) 
     rows = np.arange(problem.prompts)[None, :, None]
     np.testing.assert_allclose(batch.rewards, 0.3 * log_ratio(problem)[rows, drawn[:, None]], **EXACT)
     np.testing.assert_array_equal(batch.gold, problem.rewards[rows, drawn[:, None]])
-    theirs = every_pair(problem, 0.0, Labelling(judge="implicit", implicit_after_updates=1))
+    theirs = every_pair(problem, 0.0, Labelling(labels="implicit", implicit_after_updates=1))
     assert torch.equal(theirs.rewards, theirs.gold)  # not yet
     assert torch.equal(
         every_pair(problem, 0.0, OWN.replace(implicit_after_updates=1), updates=1).rewards, batch.rewards
@@ -121,7 +121,7 @@ def test_what_equals_its_reference_has_no_opinion(problem: Problem) -> None:
 def labelled_by_itself(problem: Problem, beta: float, temperature: float) -> Problem:
     """The problem with the labels that the collector gives, as probabilities (X, N, N)."""
     batch, count = (
-        every_pair(problem, temperature, Labelling(judge="implicit", implicit_beta=beta)),
+        every_pair(problem, temperature, Labelling(labels="implicit", implicit_beta=beta)),
         len(problem.responses),
     )
     first, second = batch.rewards.numpy().transpose(2, 1, 0).reshape(2, problem.prompts, count, count)
@@ -153,7 +153,7 @@ def test_the_population_gradient_of_dpo_under_its_own_labels(
 @both
 @pytest.mark.parametrize("kappa", [0.5, 1.0, 3.0])
 def test_where_own_labels_lead(problem: Problem, kappa: float) -> None:
-    """At κ = implicit_beta/(τβ): the loss under a judge's labels is least at π_ref·(π_judge/π_ref)^κ; so at κ = 1 a
+    """At κ = implicit_beta/(τβ): the loss under such labels is least at π_ref·(π_label/π_ref)^κ; so at κ = 1 a
     policy learns nothing from itself, below it goes back to its reference, and above it goes on."""
     beta, temperature = 0.1, 0.5
     own = labelled_by_itself(problem, kappa * temperature * beta, temperature)
@@ -176,20 +176,20 @@ def chain(problem: Problem, weights: np.ndarray) -> np.ndarray:
 # In a run
 
 
-def training(judge: Labelling | None, schedule: Schedule | None = None, temperature: float = 0.0) -> Training:
+def training(labelling: Labelling | None, schedule: Schedule | None = None, temperature: float = 0.0) -> Training:
     noise, spec = Noise.of(0, 3), TokenTree(num_prompts=2, label_temperature=temperature)
     policy = Table().build(spec, noise, False, torch.float64)
     learner = Learner(policy, Optimiser(learning_rate=0.1), noise.lead)
     schedule = schedule or Schedule(batch_size=8)
-    return Training(policy, spec.build(torch.float64, noise), DPO(), schedule, learner, noise, judge)
+    return Training(policy, spec.build(torch.float64, noise), DPO(), schedule, learner, noise, labelling)
 
 
 @pytest.mark.parametrize("policy", ["sampler", "frozen"])
-def test_who_the_judge_is(policy: str) -> None:
+def test_who_labels(policy: str) -> None:
     """The policy at the last sync; or the one at `implicit_after_updates`, with the reference that it was trained
     from."""
-    judge = OWN.replace(implicit_policy=policy, implicit_after_updates=4)
-    run = training(judge, Schedule(batch_size=8, sync_every_updates=2))
+    labelling = OWN.replace(implicit_policy=policy, implicit_after_updates=4)
+    run = training(labelling, Schedule(batch_size=8, sync_every_updates=2))
     past = [run.policy.clone()]
     for update in run.train(10):
         batch = update.batch
@@ -211,9 +211,9 @@ def test_from_the_start_noiseless_labels_of_its_own_move_nothing() -> None:
 
 
 @pytest.mark.parametrize("policy", ["sampler", "frozen"])
-def test_a_restored_run_has_the_same_judge(policy: str) -> None:
-    judge = OWN.replace(implicit_policy=policy, implicit_after_updates=2)
-    whole, first, second = (training(judge, temperature=0.1) for _ in range(3))
+def test_a_restored_run_has_the_same_labeller(policy: str) -> None:
+    labelling = OWN.replace(implicit_policy=policy, implicit_after_updates=2)
+    whole, first, second = (training(labelling, temperature=0.1) for _ in range(3))
     list(whole.train(8))
     list(first.train(4))
     tensors, numbers = first.state_dict()
@@ -222,41 +222,46 @@ def test_a_restored_run_has_the_same_judge(policy: str) -> None:
     assert torch.equal(whole.policy.logits(), second.policy.logits())
 
 
-def test_another_judge_than_the_environment_is_asked_for_only_where_it_is_wanted() -> None:
+def test_somebody_else_than_the_environment_labels_only_where_it_is_wanted() -> None:
     """The default is the run that it was, bit for bit; and its JSON too."""
-    runs = [training(judge) for judge in (None, Labelling(), Labelling(judge="implicit", implicit_after_updates=99))]
+    runs = [
+        training(labelling)
+        for labelling in (None, Labelling(), Labelling(labels="implicit", implicit_after_updates=99))
+    ]
     for run in runs:
         list(run.train(6))
     assert all(torch.equal(run.policy.logits(), runs[0].policy.logits()) for run in runs)
     plain = Experiment("x", BanditR1(), Table(), find_algorithm("dpo")())
-    own = plain.replace(judge=OWN)
-    assert "judge" not in plain.to_json() and from_json(plain.to_json()) == plain
-    assert own.to_json()["judge"]["implicit_beta"] == 0.3 and from_json(json.loads(json.dumps(own.to_json()))) == own
+    own = plain.replace(labelling=OWN)
+    assert "labelling" not in plain.to_json() and from_json(plain.to_json()) == plain
+    assert (
+        own.to_json()["labelling"]["implicit_beta"] == 0.3 and from_json(json.loads(json.dumps(own.to_json()))) == own
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "schedule", "message"),
     [
         ({"implicit_beta": 0.2}, {}, "implicit_beta = 0.2: only means something when labels = implicit"),
-        ({"judge": "implicit", "implicit_policy": "frozen"}, {}, "implicit_after_updates = 0: must be at least 1"),
-        ({"judge": "implicit"}, {"source": "pool", "pool_size": 64}, "source = 'pool': must be policy"),
-        ({"judge": "implicit"}, {"sync_every_updates": math.inf}, "sync_every_updates = inf: must be finite"),
+        ({"labels": "implicit", "implicit_policy": "frozen"}, {}, "implicit_after_updates = 0: must be at least 1"),
+        ({"labels": "implicit"}, {"source": "pool", "pool_size": 64}, "source = 'pool': must be policy"),
+        ({"labels": "implicit"}, {"sync_every_updates": math.inf}, "sync_every_updates = inf: must be finite"),
         (
-            {"judge": "implicit", "implicit_policy": "frozen", "implicit_after_updates": 1},
+            {"labels": "implicit", "implicit_policy": "frozen", "implicit_after_updates": 1},
             {"reference": "ema", "reference_rate": 0.1},
             "reference = 'ema': must be fixed",
         ),
     ],
 )
-def test_judges_that_cannot_be(settings: dict, schedule: dict, message: str) -> None:
+def test_labellings_that_cannot_be(settings: dict, schedule: dict, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_run(DPO(), Schedule(**schedule), Labelling(**settings))
 
 
-def test_a_judge_that_would_never_be_asked_is_refused() -> None:
+def test_a_labelling_that_would_never_begin_is_refused() -> None:
     with pytest.raises(SpecError, match="implicit_after_updates = 5: must be below updates = 5"):
         Experiment(
-            "x", BanditR1(), Table(), DPO(), updates=5, evaluations=1, judge=OWN.replace(implicit_after_updates=5)
+            "x", BanditR1(), Table(), DPO(), updates=5, evaluations=1, labelling=OWN.replace(implicit_after_updates=5)
         )
 
 

@@ -278,10 +278,10 @@ def test_each_process_holds_its_part(runs: Path, count: int):
 def test_whoever_has_weights_in_a_state_has_them_gathered():
     """A run's state holds a tensor a parameter of each policy that is not the policy itself or its first copy."""
     spec, noise = TokenTree(), Noise.of(0, 1)
-    judge = Labelling(judge="implicit", implicit_policy="frozen", implicit_after_updates=1)
+    labelling = Labelling(labels="implicit", implicit_policy="frozen", implicit_after_updates=1)
     names: set[str] = set()
     for schedule, who in (
-        (Schedule(batch_size=4, sync_every_updates=2), judge),
+        (Schedule(batch_size=4, sync_every_updates=2), labelling),
         (Schedule(batch_size=4, reference="ema", reference_rate=0.1), None),
     ):
         policy = Table().build(spec, noise, False, torch.float64)
