@@ -41,6 +41,10 @@ class Answers:
     prompts: N prompts as read, text or conversation, each as often as it has responses. completions: N texts without
     special tokens. completion_ids: N lists of the tokens that were chosen, EOS included. lengths: N, tokens before EOS.
     columns: further columns of the data, N values each.
+
+    >>> answers = llm.Answers(["2 + 3 ="], ["5"], [[7, 0]], [1], {})
+    >>> llm.MinLength().reward()(answers)
+    [-1.0]
     """
 
     prompts: Sequence[Text]
@@ -55,7 +59,11 @@ Reward = Callable[[Answers], Sequence[float]]
 
 @dataclass(frozen=True)
 class Task(EnvironmentSpec):
-    """Where prompts come from, and how pairs are labelled; subclasses say what a response is worth."""
+    """Where prompts come from, and how pairs are labelled; subclasses say what a response is worth.
+
+    >>> isinstance(llm.MinLength(), llm.Task), llm.MinLength(label_temperature=1.0).label_temperature
+    (True, 1.0)
+    """
 
     executor: ClassVar[str] = "llm.training.run:execute"
     metric: ClassVar[str] = "reward"  # what its figure shows: a key of `llm.training.run.evaluate`
@@ -163,7 +171,11 @@ class Task(EnvironmentSpec):
 
 @dataclass(frozen=True)
 class MinLength(Task, kind="min_length"):
-    """r = −|y|. The best response is an immediate EOS. Tajwar et al. 2024, section 4."""
+    """r = −|y|. The best response is an immediate EOS. Tajwar et al. 2024, section 4.
+
+    >>> llm.MinLength(evaluation_prompts=64).kind
+    'min_length'
+    """
 
     metric: ClassVar[str] = "length"
 
@@ -173,7 +185,11 @@ class MinLength(Task, kind="min_length"):
 
 @dataclass(frozen=True)
 class ModeLength(Task, kind="mode_length"):
-    """r = −| |y| − mode |. With the mode amid the reference's lengths, peaks overlap. Tajwar et al. 2024."""
+    """r = −| |y| − mode |. With the mode amid the reference's lengths, peaks overlap. Tajwar et al. 2024.
+
+    >>> llm.ModeLength(mode=12).mode
+    12
+    """
 
     metric: ClassVar[str] = "distance"
 
@@ -194,6 +210,9 @@ class SkewLength(MinLength, kind="skew_length"):
     file's pairs must be labelled again. Fresh samples know nothing of it: online, the task is min_length.
 
     How the authors cut theirs was not found; the name of their data, skewexp_minlength, speaks of exponential lengths.
+
+    >>> isinstance(llm.SkewLength(), llm.MinLength)
+    True
     """
 
     cut_from: int = setting(10, "shortest recorded response that was cut, in tokens before EOS", at_least=1)
@@ -228,6 +247,9 @@ class Verifiable(Task, kind="verifiable"):
     `answer_column` holds the answer, and of both what follows the last `answer_marker` is compared, all of it where
     there is none: `exact` wants the same text, both stripped; `math_verify` asks the library of that name whether the
     two end in the same expression (`llm.tasks.expressions`).
+
+    >>> llm.Verifiable().kind
+    'verifiable'
     """
 
     metric: ClassVar[str] = "reward"
@@ -264,6 +286,12 @@ class RewardFunction(Task, kind="function"):
 
     Called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, it returns N floats.
     Completions are texts, or [{"role": "assistant", "content": text}] where prompts are conversations.
+
+    >>> llm.RewardFunction(function="my_rewards:brevity").function
+    'my_rewards:brevity'
+    >>> llm.RewardFunction(function="brevity")
+    Traceback (most recent call last):
+    sims.core.spec.SpecError: function = 'brevity': must be "module:function"
     """
 
     function: str = setting("", 'the function, as "module:function"')
@@ -305,6 +333,9 @@ class LearnedReward(Task, kind="learned_reward"):
     own chat template if prompts are conversations. It reads a response that was cut off as if it had ended there, and
     so pays for running into max_new_tokens where it prefers length: `missing_eos_penalty` charges for that (TRL's
     name). What we judge by is never charged.
+
+    >>> llm.LearnedReward(reward_model="runs/reward/model", missing_eos_penalty=1.0).gold_reward_model is None
+    True
     """
 
     metric: ClassVar[str] = "gold"

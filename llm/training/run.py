@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -346,3 +349,13 @@ def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tens
     """Of the two of a pair, the chosen one's number and the rejected one's; the first is chosen where label ≥ ½."""
     won = label >= 0.5
     return torch.where(won, first, second), torch.where(won, second, first)
+
+
+class _CallableModule(types.ModuleType):
+    """`llm.training.run(...)` is a function of `llm.api`, whose place this module takes once it has been imported."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return importlib.import_module("llm.api").run(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -23,7 +23,11 @@ Tables = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class EnumerableSpec(ToyEnvironment):
-    """Settings of a problem that is a table of rewards and a data policy."""
+    """Settings of a problem that is a table of rewards and a data policy.
+
+    >>> isinstance(sims.BanditR1(), sims.EnumerableSpec), isinstance(sims.TokenBanditR1(), sims.EnumerableSpec)
+    (True, False)
+    """
 
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that change the tables' numbers, and nothing else
 

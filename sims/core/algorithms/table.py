@@ -33,7 +33,12 @@ def row(name: str, algorithm: type[Algorithm]) -> tuple[str, ...]:
 
 
 def algorithm_table() -> str:
-    """All algorithms as a Markdown table, in the order in which their families define them."""
+    """All algorithms as a Markdown table, in the order in which their families define them.
+
+    >>> print(sims.algorithm_table())
+    | algorithm | in one line | on-policy | negative gradient | sample reuse | needs | source |
+    ...
+    """
     rows = [HEADER, tuple("---" for _ in HEADER)]
     rows += [row(name, algorithm) for name, algorithm in kinds_of(Algorithm).items()]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
