@@ -16,7 +16,7 @@ from pathlib import Path
 from sims import policies
 from sims.environments import toy
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def recipe(docstring: str | None, folder: str) -> str:

@@ -90,7 +90,7 @@ def collect(lab: Lab) -> Records:
 
 def optimum(record: Record, beta: float) -> tuple[float, float]:
     """Gold score and entropy of π* ∝ π_ref·e^{r/β}, exactly, mean over runs."""
-    distribution = exact.kl_optimum(*tables(record), beta)
+    distribution = exact.optimum(*tables(record), beta)
     return exact_score(record, distribution), float(exact.entropy(distribution).mean())
 
 

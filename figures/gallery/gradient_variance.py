@@ -20,7 +20,7 @@ from figures.report.style import RC, colour
 from sims.core.spec import to_json
 from sims.environments import BanditR1, BanditR2
 from sims.environments.space import TokenSpace
-from sims.exact import expected_reward, kl_optimum
+from sims.exact import expected_reward, optimum
 from sims.exact.variance import (
     Answers,
     Moments,
@@ -115,10 +115,10 @@ def halfway(reference: Answers, space: TokenSpace) -> Answers:
     aim = (reference.mean_reward + rewards.max(-1).mean()) / 2
 
     def miss(log_beta: float) -> float:
-        optimum = kl_optimum(logp, rewards, math.exp(log_beta))
-        return float(expected_reward(optimum, rewards).mean()) - aim
+        distribution = optimum(logp, rewards, math.exp(log_beta))
+        return float(expected_reward(distribution, rewards).mean()) - aim
 
-    distribution = np.exp(kl_optimum(logp, rewards, math.exp(brentq(miss, -7.0, 7.0, xtol=1e-13))))
+    distribution = np.exp(optimum(logp, rewards, math.exp(brentq(miss, -7.0, 7.0, xtol=1e-13))))
     # The distribution as a table: a token's probability is the mass that passes it over the mass that reaches its
     # prefix.
     responses, mask = (x.numpy() for x in space.all_responses)

@@ -100,7 +100,7 @@ def offline_optimum(record: Record) -> float:
     logp_ref, rewards = tables(record)
     win = 0.5 * (np.sign(rewards[..., :, None] - rewards[..., None, :]) + 1.0)
     chance = (win * np.exp(logp_ref)[..., None, :]).sum(-1)
-    return exact_score(record, exact.kl_optimum(logp_ref, chance, record.spec["algorithm"]["beta"]))
+    return exact_score(record, exact.optimum(logp_ref, chance, record.spec["algorithm"]["beta"]))
 
 
 def draw(records: Records) -> MatplotlibFigure:

@@ -59,7 +59,7 @@ def dpo_loss(logp: np.ndarray, logp_ref: np.ndarray, beta: np.ndarray, p: np.nda
 def rl_optimum(logp_ref: np.ndarray, beta: np.ndarray, p: np.ndarray, third: np.ndarray) -> np.ndarray:
     """(problems, 3) log-probs: the exact optimum for r = (logit p, 0, r_3), which fits the labels perfectly."""
     rewards = np.stack([logit(p), np.zeros_like(p), third], axis=-1)
-    return exact.kl_optimum(logp_ref, rewards / beta[:, None], 1.0)
+    return exact.optimum(logp_ref, rewards / beta[:, None], 1.0)
 
 
 def dpo_minimum(logp_ref: np.ndarray, beta: np.ndarray, p: np.ndarray, mass: np.ndarray) -> np.ndarray:

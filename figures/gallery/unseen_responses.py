@@ -111,9 +111,7 @@ def change_at_loss(record: Record, loss: np.ndarray) -> np.ndarray:
 
 def optimum(record: Record) -> np.ndarray:
     """(runs, X, N): log-probs of π_ref·e^{r/β}/Z for the learned reward of a PPO record."""
-    return exact.kl_optimum(
-        record.arrays["logp_ref"].astype(float), record.arrays["learned_rewards"].astype(float), BETA
-    )
+    return exact.optimum(record.arrays["logp_ref"].astype(float), record.arrays["learned_rewards"].astype(float), BETA)
 
 
 def change_of_optimum(record: Record) -> np.ndarray:

@@ -87,7 +87,11 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
 
 
 def find_preset(name: str) -> Experiment:
-    """A preset by its name; SpecError names the nearest."""
+    """A preset by its name; SpecError names the nearest.
+
+    >>> llm.find_preset("tiny-min-length").environment.kind
+    'min_length'
+    """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -26,7 +26,11 @@ class Decoding(Spec, kind="decoding"):
 
     temperature is part of the policy: responses are scored at it too, when they are drawn and in every update, so that
     the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an
-    update scores under the whole one, and the ratio starts below 1."""
+    update scores under the whole one, and the ratio starts below 1.
+
+    >>> llm.Decoding(max_new_tokens=16, temperature=0.7).max_new_tokens
+    16
+    """
 
     max_new_tokens: int = setting(64, "most tokens of a response, EOS included (L)", at_least=1)
     temperature: float = setting(1.0, "logits are divided by it, in sampling and in scoring", above=0)

@@ -27,7 +27,11 @@ from sims.core.spec import Spec, setting
 
 @dataclass(frozen=True)
 class Scoring(Spec, kind="scoring"):
-    """How log-probs are computed: memory against time. No setting but `precision` changes a number."""
+    """How log-probs are computed: memory against time. No setting but `precision` changes a number.
+
+    >>> llm.Scoring(gradient_checkpointing=True).precision
+    'stored'
+    """
 
     gradient_checkpointing: bool = setting(False, "keep no activations of a layer, compute it again for the gradient")
     logits_at_a_time: int = setting(

@@ -49,7 +49,11 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class LanguageModelSpec(PolicySpec, kind="language_model"):
-    """The model that training starts from, which is also its reference, and how it is sampled and scored."""
+    """The model that training starts from, which is also its reference, and how it is sampled and scored.
+
+    >>> llm.LanguageModelSpec(model="mistral", lora_rank=4).decoding.max_new_tokens == llm.Decoding().max_new_tokens
+    True
+    """
 
     model: str = setting("pythia", "an embedded model (pythia, mistral), a folder, or a hub name")
     revision: str | None = setting(None, "branch, tag or commit of a hub name")

@@ -22,6 +22,9 @@ class ScheduledOptimiser(Optimiser, kind="scheduled_optimiser"):
 
     The first update after s = 0 of a warm-up has rate 0, as it has there. A run that is resumed with another number of
     updates decays towards its new end from where the new curve is, which need not be where the old one was.
+
+    >>> llm.ScheduledOptimiser(lr_scheduler_type="linear", warmup_steps=2.0).factor(1, 10)
+    0.5
     """
 
     lr_scheduler_type: Scheduler = setting("constant", "how the learning rate changes over a run's updates")

@@ -22,6 +22,12 @@ class Schedule(Spec, kind="schedule"):
     again. `source` = replay first trains on-policy by this very schedule, then starts again from the initial policy on
     the batches that were drawn: in order this is the same run once more, shuffled it is offline data of an online
     policy's making (Tang et al. 2024).
+
+    >>> sims.Schedule(batch_size=64, minibatch_size=16, epochs=2).updates_per_batch
+    8
+    >>> sims.Schedule(batch_size=64, minibatch_size=48)
+    Traceback (most recent call last):
+    sims.core.spec.SpecError: minibatch_size = 48: must divide batch_size = 64
     """
 
     batch_size: int = setting(64, "prompts collected at a time (B)", at_least=1)

@@ -26,7 +26,12 @@ _BOUNDS = {
 
 
 class SpecError(ValueError):
-    """A setting that cannot be: one line that names the field, the value and what would be valid."""
+    """A setting that cannot be: one line that names the field, the value and what would be valid.
+
+    >>> sims.DPO(beta=-1.0)
+    Traceback (most recent call last):
+    sims.core.spec.SpecError: beta = -1.0: must be float > 0
+    """
 
     def __init__(self, field: str, value: object, valid: str) -> None:
         super().__init__(field, value, valid)
@@ -43,6 +48,14 @@ def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any
     and `per_run=True` for one that may also be given as an array over runs. A field annotated `Literal[...]` is limited
     to these choices. `omit_default=True` keeps a field out of JSON while it has its default: one that is added later
     then leaves every older spec its identity.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Annealed(sims.DPO):
+    ...     decay: float = sims.setting(0.9, "factor on beta per batch", above=0, at_most=1)
+    >>> Annealed(decay=2.0)
+    Traceback (most recent call last):
+    sims.core.spec.SpecError: decay = 2.0: must be float > 0 and <= 1
     """
     unknown = set(limits) - set(_BOUNDS) - {"per_run", "infinite", "omit_default"}
     if unknown:

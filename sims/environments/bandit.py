@@ -86,19 +86,31 @@ class Bandit(EnumerableSpec):
 
 @dataclass(frozen=True)
 class BanditR1(Bandit, kind="bandit_r1"):
-    """R1: peak at 70, which the data policy rarely hits (0.046 of its mass lies within ±10)."""
+    """R1: peak at 70, which the data policy rarely hits (0.046 of its mass lies within ±10).
+
+    >>> round(sims.BanditR1().overlap_mass(), 3)
+    0.046
+    """
 
 
 @dataclass(frozen=True)
 class BanditR2(Bandit, kind="bandit_r2"):
-    """R2: peak at 20, in the middle of the data policy (0.45 of its mass lies within ±10)."""
+    """R2: peak at 20, in the middle of the data policy (0.45 of its mass lies within ±10).
+
+    >>> round(sims.BanditR2().overlap_mass(), 2)
+    0.45
+    """
 
     peak: float = setting(20.0, "action with the largest reward", at_least=0)
 
 
 @dataclass(frozen=True)
 class BanditOverlap(Bandit, kind="bandit_overlap"):
-    """R1's reward with a Gaussian data policy moved away until just `overlap` of its mass lies within ±width."""
+    """R1's reward with a Gaussian data policy moved away until just `overlap` of its mass lies within ±width.
+
+    >>> round(sims.BanditOverlap(overlap=1e-3).overlap_mass(), 6)
+    0.001
+    """
 
     overlap: float = setting(0.05, "the data policy's mass within the bump", at_least=1e-8, at_most=0.7)
     spread: float = setting(8.0, "standard deviation of the data policy, in actions", above=0)

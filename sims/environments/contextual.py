@@ -27,6 +27,9 @@ class Contextual(EnumerableSpec, kind="contextual"):
     others up to the coverage. All pairs of covered responses are recorded, once each. Xu et al. name neither rewards,
     pairs nor reference; these are ours. The reference's logits are normal noise, then in turn tilted, moved away
     from the data, and given a stated probability of the best response.
+
+    >>> sims.run(sims.DPO(), sims.Contextual(coverage=0.5), updates=20, runs=2, source="dataset", batch_size=48)
+    Result(dpo on contextual: 2 runs of 20 updates, ...)
     """
 
     has_data: ClassVar[bool] = True

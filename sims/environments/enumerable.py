@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.core.labels import check_shape
+from sims.core.loop.checks import check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting, to_json
@@ -24,7 +24,11 @@ Tables = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class EnumerableSpec(ToyEnvironment):
-    """Settings of a problem that is a table of rewards and a data policy."""
+    """Settings of a problem that is a table of rewards and a data policy.
+
+    >>> isinstance(sims.BanditR1(), sims.EnumerableSpec), isinstance(sims.TokenBanditR1(), sims.EnumerableSpec)
+    (True, False)
+    """
 
     exact: ClassVar[str] = "reward, KL, entropy, optimum"
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that change the tables' numbers, and nothing else

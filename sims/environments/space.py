@@ -18,7 +18,11 @@ EOS = 0
 
 @dataclass(frozen=True)
 class TokenSpace:
-    """vocabulary: number of tokens (V); length: most tokens of a response (L); eos: whether token 0 ends a response."""
+    """vocabulary: number of tokens (V); length: most tokens of a response (L); eos: whether token 0 ends a response.
+
+    >>> sims.TokenSpace(vocabulary=3, length=3, eos=True).nodes  # 1 + 3 + 9 prefixes
+    13
+    """
 
     vocabulary: int
     length: int = 1

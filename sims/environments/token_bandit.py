@@ -66,12 +66,20 @@ class TokenBandit(ToyEnvironment):
 
 @dataclass(frozen=True)
 class TokenBanditR1(TokenBandit, kind="token_bandit_r1"):
-    """R1: peak at 70, which the data policy rarely hits (0.046 of a token's mass lies within ±10)."""
+    """R1: peak at 70, which the data policy rarely hits (0.046 of a token's mass lies within ±10).
+
+    >>> sims.TokenBanditR1(length=9).space
+    TokenSpace(vocabulary=100, length=9, eos=False)
+    """
 
 
 @dataclass(frozen=True)
 class TokenBanditR2(TokenBandit, kind="token_bandit_r2"):
-    """R2: peak at 20, in the middle of the data policy (0.45 of a token's mass lies within ±10)."""
+    """R2: peak at 20, in the middle of the data policy (0.45 of a token's mass lies within ±10).
+
+    >>> sims.TokenBanditR2(num_prompts=2).peak
+    20.0
+    """
 
     peak: float = setting(20.0, "token with the largest reward", at_least=0)
 
@@ -101,7 +109,11 @@ class TokenBanditEnvironment(RewardLabeller):
 @dataclass(frozen=True)
 class TokenBanditSmall(EnumerableSpec, kind="token_bandit_small"):
     """A token bandit with EOS whose 341 responses can be listed: reward = mean bump over the tokens chosen, EOS among
-    them; the data policy draws every token from the paper's histogram of so many bins."""
+    them; the data policy draws every token from the paper's histogram of so many bins.
+
+    >>> sims.TokenBanditSmall().rewards().shape
+    (1, 341)
+    """
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("peak", "width"))
 

@@ -17,7 +17,11 @@ from .space import TokenSpace
 @dataclass(frozen=True)
 class TokenTree(EnumerableSpec, kind="token_tree"):
     """Sequences of tokens with EOS, whose rewards and data policy are drawn once from `table_seed`. 3 tokens and length
-    3 make 15 responses."""
+    3 make 15 responses.
+
+    >>> sims.TokenTree(num_prompts=2).rewards().shape
+    (2, 15)
+    """
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed",))
 

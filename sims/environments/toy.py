@@ -61,7 +61,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
-from sims.core.labels import PER_RESPONSE, check_shape
+from sims.core.loop.checks import PER_RESPONSE, check_shape
 from sims.core.loop.protocols import EnvironmentSpec, Labels
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch

@@ -17,11 +17,11 @@ from .quantities import (
     entropy,
     expected_reward,
     kl_best_of_n_bound,
-    kl_optimum,
     kl_policy_ref,
     kl_ref_policy,
     objective,
     objective_weights,
+    optimum,
 )
 from .tables import chain_rule, log_softmax, token_logp
 
@@ -33,12 +33,12 @@ __all__ = [
     "expected_reward",
     "has_population_weights",
     "kl_best_of_n_bound",
-    "kl_optimum",
     "kl_policy_ref",
     "kl_ref_policy",
     "log_softmax",
     "objective",
     "objective_weights",
+    "optimum",
     "population_contrastive",
     "population_likelihood",
     "population_policy_gradient",

@@ -35,6 +35,14 @@ class Population:
     values: (X, N, L), the critic's values when the batch was collected.
     state: what the algorithm carries from earlier batches. epoch: which pass over the batch this is, from 0.
     correct_above: rewards above it count as correct, where a pairing asks.
+
+    >>> half = np.log([[[0.5], [0.5]]])  # one prompt, two responses of one token
+    >>> one_slot, label = half[None], np.array([[[0.5, 0.0], [1.0, 0.5]]])
+    >>> problem = sims.exact.Population(
+    ...     np.ones((2, 1), bool), half, half, one_slot, np.array([[0.0, 1.0]]), label, np.zeros((1, 2, 1))
+    ... )
+    >>> problem.prompts, problem.responses, problem.generations
+    (1, 2, 1)
     """
 
     mask: np.ndarray
@@ -102,7 +110,11 @@ def population(kind: str) -> Callable[[Weights], Weights]:
 
 
 def has_population_weights(kind: str) -> bool:
-    """Whether somebody wrote down what the algorithm does on average."""
+    """Whether somebody wrote down what the algorithm does on average.
+
+    >>> sims.exact.has_population_weights("dpo")
+    True
+    """
     return kind in _WEIGHTS
 
 
@@ -110,7 +122,17 @@ def population_weights(algorithm: Any, problem: Population) -> np.ndarray:
     """Expected ∂L/∂ℓ(y), (X, N), or ∂L/∂ℓ_t(y), (X, N, L), of an algorithm whose settings are plain numbers.
 
     The weights of a response are those of its loss under the distribution that draws it: a response that is never drawn
-    has weight 0. KeyError for an algorithm without population weights."""
+    has weight 0. KeyError for an algorithm without population weights.
+
+    >>> half = np.log([[[0.5], [0.5]]])  # one prompt, two responses of one token
+    >>> one_slot, label = half[None], np.array([[[0.5, 0.0], [1.0, 0.5]]])
+    >>> problem = sims.exact.Population(
+    ...     np.ones((2, 1), bool), half, half, one_slot, np.array([[0.0, 1.0]]), label, np.zeros((1, 2, 1))
+    ... )
+    >>> sims.exact.population_weights(sims.SFT(), problem)  # −ℓ, half of the time each
+    array([[[-0.5],
+            [-0.5]]])
+    """
     if algorithm.kind not in _WEIGHTS:
         raise KeyError(f"{algorithm.kind} has no population weights: register them with @population in sims/exact")
     return _WEIGHTS[algorithm.kind](algorithm, problem)

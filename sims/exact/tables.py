@@ -10,7 +10,11 @@ import numpy as np
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log of the softmax over the last axis. Any shape, returns the same."""
+    """log of the softmax over the last axis. Any shape, returns the same.
+
+    >>> np.exp(sims.exact.log_softmax(np.array([0.0, np.log(3)]))).round(12)
+    array([0.25, 0.75])
+    """
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
@@ -28,6 +32,10 @@ def token_logp(logits: np.ndarray, responses: np.ndarray, mask: np.ndarray) -> n
     """log π of each token of each response: (X, N, L), 0 in masked slots.
 
     logits: (X, nodes, V); responses, mask: (N, L).
+
+    >>> logits, responses = np.zeros((1, 1, 2)), np.array([[0], [1]])  # one prompt, one prefix, two tokens
+    >>> np.exp(sims.exact.token_logp(logits, responses, np.ones_like(responses, bool)))[0].tolist()
+    [[0.5], [0.5]]
     """
     table = log_softmax(logits)
     nodes = np.where(mask, prefix_nodes(responses, table.shape[-1]), 0)
@@ -41,6 +49,10 @@ def chain_rule(weights: np.ndarray, logits: np.ndarray, responses: np.ndarray, m
 
     weights: (X, N), one for each response, or (X, N, L), one for each token; logits: (X, nodes, V); responses, mask:
     (N, L). A response's weight is that of each of its tokens, as ℓ(y) = Σ_t ℓ_t.
+
+    >>> logits, responses = np.zeros((1, 1, 2)), np.array([[0], [1]])
+    >>> sims.exact.chain_rule(np.array([[1.0, 0.0]]), logits, responses, np.ones_like(responses, bool)).tolist()
+    [[[0.5, -0.5]]]
     """
     if weights.ndim == 2:
         weights = weights[..., None]

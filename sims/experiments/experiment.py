@@ -26,7 +26,14 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass(frozen=True)
 class Experiment(Spec, kind="experiment"):
-    """Everything that decides a record's numbers."""
+    """Everything that decides a record's numbers.
+
+    >>> experiment = sims.Experiment("mine", sims.BanditR1(), sims.Table(), sims.DPO(), updates=200, evaluations=4)
+    >>> experiment.evaluated_at
+    [0, 50, 100, 150, 200]
+    >>> experiment.replace(algorithm=sims.DPO(beta=0.5)).algorithm.beta
+    0.5
+    """
 
     name: str = setting(help="what the record is called on disk; letters, digits, _ and -")
     environment: EnvironmentSpec = setting(help="where prompts come from, and what responses are worth")

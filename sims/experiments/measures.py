@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from sims import exact
@@ -71,31 +73,44 @@ def target_beta(experiment: Experiment) -> float | None:
     return None
 
 
-def optima(record: Record, experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Reward, score, KL and entropy of the largest reward, and of the distribution aimed at (`target_beta`), mean over
-    runs.
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """What cannot be beaten, exactly: means over runs and prompts, as a record's curves are.
+
+    label: what a table calls it. kl_policy_ref, entropy: nats, NaN where they are not known. logp: (R, X, N) float64,
+    the log-probs of its responses, None where these cannot be listed.
+    """
+
+    label: str
+    reward: float
+    score: float
+    kl_policy_ref: float
+    entropy: float
+    logp: np.ndarray | None = field(repr=False)
+
+
+def optima(record: Record, experiment: Experiment) -> list[Optimum]:
+    """The largest reward, where it is known; and the distribution that the experiment aims at, where there is one
+    (`target_beta`).
 
     Where responses cannot be listed, only the largest reward is known: what always gives a best response.
     """
     if "logp_ref" not in record.arrays:
-        best = {"reward": best_reward(record), "KL(π‖π_ref)": kl_of_best_response(record)}
-        return {"largest reward": best | {"score": 1.0, "entropy": 0.0}}
+        best = best_reward(record)
+        kl, entropy = (kl_of_best_response(record), 0.0) if "kl_of_best" in record.arrays else (np.nan, np.nan)
+        return [] if np.isnan(best) else [Optimum("largest reward", best, 1.0, kl, entropy, None)]
     logp_ref = record.arrays["logp_ref"].astype(float)
     rewards = record.arrays["rewards"].astype(float)
     distributions = {"largest reward": np.broadcast_to(greedy_distribution(record), logp_ref.shape)}
     beta = target_beta(experiment)
     if beta is not None:
-        distributions[f"π* at β = {beta:g}"] = exact.kl_optimum(
-            logp_ref, np.broadcast_to(rewards, logp_ref.shape), beta
-        )
+        of_beta = exact.optimum(logp_ref, np.broadcast_to(rewards, logp_ref.shape), beta)
+        distributions[f"π* at β = {beta:g}"] = of_beta
     reference = exact.expected_reward(logp_ref, rewards).mean()
-    found = {}
-    for name, distribution in distributions.items():
-        reward = exact.expected_reward(distribution, rewards).mean()
-        found[name] = {
-            "reward": float(reward),
-            "score": float((reward - reference) / (best_reward(record) - reference)),
-            "KL(π‖π_ref)": float(exact.kl_policy_ref(distribution, logp_ref).mean()),
-            "entropy": float(exact.entropy(distribution).mean()),
-        }
+    found = []
+    for label, logp in distributions.items():
+        reward = exact.expected_reward(logp, rewards).mean()
+        score = float((reward - reference) / (best_reward(record) - reference))
+        kl = float(exact.kl_policy_ref(logp, logp_ref).mean())
+        found.append(Optimum(label, float(reward), score, kl, float(exact.entropy(logp).mean()), logp))
     return found

@@ -21,7 +21,7 @@ from sims.core.spec import Spec
 
 from .code_digest import sources_digest
 from .experiment import Experiment, stack_key
-from .store import DamagedRecord, Record, Store
+from .store import Arrays, DamagedRecord, Record, Store
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,12 @@ class _Task:
     force: bool
 
 
+def compute(stack: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
+    """The arrays of each experiment of a stack, computed here and written nowhere. progress: see `EnvironmentSpec`."""
+    module, _, function = stack[0].environment.executor.partition(":")
+    return getattr(importlib.import_module(module), function)(stack, progress)  # type: ignore[no-any-return]
+
+
 def _run(task: _Task, advance: Callable[[int, int], None]) -> None:
     """Run what is still missing of a stack, under the locks of its records, and write it."""
     store = task.store
@@ -134,10 +140,8 @@ def _run(task: _Task, advance: Callable[[int, int], None]) -> None:
         missing = experiments if task.force else [e for e in experiments if find(e, store) is None]
         if not missing:
             return
-        module, _, function = missing[0].environment.executor.partition(":")
         runs, start = sum(e.runs for e in missing), time.perf_counter()
-        execute = getattr(importlib.import_module(module), function)
-        arrays = execute(missing, lambda updates: advance(task.number, runs * updates))
+        arrays = compute(missing, lambda updates: advance(task.number, runs * updates))
         seconds = time.perf_counter() - start
         for experiment, found in zip(missing, arrays, strict=True):
             share = seconds * experiment.runs / runs

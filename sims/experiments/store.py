@@ -57,6 +57,10 @@ class Record:
     arrays: what was computed; the shapes are the writer's business.
     provenance: created (UTC), commit and dirty (None outside a git checkout), machine, python, numpy, torch, seconds,
         sources (a `sources_digest`), sha256 of the other two files, checksum of the rest of the provenance itself.
+
+    >>> record = sims.run(sims.RLOO(), sims.BanditR1(), updates=10, runs=2).record
+    >>> record.spec["algorithm"]["kind"], record.arrays["reward"].shape
+    ('rloo', (2, 11))
     """
 
     spec: dict[str, Any]
@@ -261,7 +265,11 @@ def _beside(folder: Path, what: str) -> Path:
 
 
 class Store:
-    """The records below one folder. Several processes may share it."""
+    """The records below one folder. Several processes may share it.
+
+    >>> sims.Store("results").path("mine", {"beta": 0.1}).name
+    'mine-...'
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)

@@ -23,7 +23,12 @@ from .table import Table
 @dataclass(frozen=True)
 class FineTuned(PolicySpec, kind="fine_tuned"):
     """`base` after supervised fine-tuning on the chosen responses (pref_ft): the first stage of Rafailov et al. 2023,
-    and Xu et al.'s remedy for a reference that is far from the data."""
+    and Xu et al.'s remedy for a reference that is far from the data.
+
+    >>> policy = sims.FineTuned(sims.Table(), sft_updates=10)
+    >>> sims.run(sims.DPO(), sims.Contextual(), policy, updates=20, runs=2, source="dataset", batch_size=48)
+    Result(dpo on contextual: 2 runs of 20 updates, ...)
+    """
 
     base: PolicySpec = setting(Table(), None)  # no option: it has options of its own
     sft_updates: int = setting(100, "updates of fine-tuning on the chosen responses", at_least=1)

@@ -54,6 +54,9 @@ class MLP(PolicySpec, kind="mlp"):
 
     Tajwar et al. use 100 uniform features, layers 50 (with LayerNorm), 256, 256, and 100 fitting steps:
     `MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True)`.
+
+    >>> sims.run(sims.RLOO(), sims.BanditR1(num_prompts=4), sims.MLP(hidden=(16,)), updates=20, runs=2)
+    Result(rloo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     hidden: tuple[int, ...] = setting((64, 64), "widths of the hidden layers")

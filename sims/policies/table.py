@@ -31,7 +31,11 @@ class TablePolicy(CategoricalPolicy):
 
 @dataclass(frozen=True)
 class Table(PolicySpec, kind="table"):
-    """A table that starts at the data policy itself; its critic starts at 0."""
+    """A table that starts at the data policy itself; its critic starts at 0.
+
+    >>> sims.run(sims.RLOO(), sims.TokenTree(), sims.Table(), updates=20, runs=2)
+    Result(rloo on token_tree: 2 runs of 20 updates, ...)
+    """
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
         if not isinstance(environment, EnumerableSpec):

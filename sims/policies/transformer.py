@@ -28,7 +28,12 @@ from .causal import TransformerPolicy
 @dataclass(frozen=True)
 class Transformer(PolicySpec, kind="transformer"):
     """minGPT's nano (95,000 parameters at 100 tokens), without dropout, fitted to the data policy before it serves as
-    reference: Adam on KL(π‖π_data), exact at each token, along one response of its own a step, as Tajwar et al. do."""
+    reference: Adam on KL(π‖π_data), exact at each token, along one response of its own a step, as Tajwar et al. do.
+
+    >>> small = sims.Transformer(num_layers=1, num_heads=1, hidden_size=8, fit_steps=5)
+    >>> sims.run(sims.RLOO(), sims.TokenTree(), small, updates=5, runs=2)
+    Result(rloo on token_tree: 2 runs of 5 updates, ...)
+    """
 
     largest_stack: ClassVar[int] = 40  # runs: beyond, memory goes to activations and no time is saved
     magnifies_rounding: ClassVar[bool] = True

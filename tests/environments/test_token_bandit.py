@@ -161,9 +161,9 @@ def test_scores_and_optima_of_what_cannot_be_listed() -> None:
     record = Record(arm.to_json(), execute([arm])[0], {})
     assert (scores(record)[:, 0] == 0).all()
     assert (final_scores(record) > 0.1).all()
-    best = optima(record, arm)["largest reward"]
-    assert best["reward"] == pytest.approx(1.0) and best["score"] == 1.0
-    assert best["KL(π‖π_ref)"] == kl_of_best_response(record) > 3 * -np.log(0.9)
+    (best,) = optima(record, arm)
+    assert best.reward == pytest.approx(1.0) and best.score == 1.0
+    assert best.kl_policy_ref == kl_of_best_response(record) > 3 * -np.log(0.9)
     assert max(array.size for array in record.arrays.values()) <= 2 * 4  # runs × points: no distribution is kept
 
 

@@ -32,11 +32,11 @@ from sims.exact import (
     entropy,
     expected_reward,
     kl_best_of_n_bound,
-    kl_optimum,
     kl_policy_ref,
     kl_ref_policy,
     objective,
     objective_weights,
+    optimum,
 )
 from sims.policies import TablePolicy
 
@@ -134,7 +134,7 @@ def test_chain_rule_of_token_weights_is_autograd(problem: Problem) -> None:
 def test_kl_optimum_maximises_the_objective(problem: Problem) -> None:
     """Its value is β·log Z, its gradient 0, and every other policy loses β·KL(π‖π*) to it."""
     beta, logp_ref = 0.3, problem.logp(problem.reference)
-    best = kl_optimum(logp_ref, problem.rewards, beta)
+    best = optimum(logp_ref, problem.rewards, beta)
     top = objective(best, logp_ref, problem.rewards, beta)
     partition = np.exp(logp_ref + problem.rewards / beta).sum(-1)
     np.testing.assert_allclose(top, beta * np.log(partition), **EXACT)
@@ -309,8 +309,8 @@ def test_dpo_is_minimised_by_the_kl_optimum(problem: Problem, pairing: str) -> N
     """Under Bradley–Terry labels of scale 1, whatever distribution draws the pairs: zero gradient at
     π_ref·e^{r/β}/Z."""
     judged, dpo = bradley_terry(problem), DPO(beta=0.5, pairing=pairing)
-    optimum = kl_optimum(judged.logp(judged.reference), judged.rewards, 0.5)
-    every = enumerate_batches(at(judged, optimum), dpo, 2)
+    best = optimum(judged.logp(judged.reference), judged.rewards, 0.5)
+    every = enumerate_batches(at(judged, best), dpo, 2)
     np.testing.assert_allclose(every.expected_gradient(), 0.0, **EXACT)
     np.testing.assert_allclose(every.population_gradient(), 0.0, **EXACT)
     other = enumerate_batches(judged, dpo, 2)
@@ -337,9 +337,9 @@ def test_dpo_descends_to_the_kl_optimum(problem: Problem) -> None:
 
     options = {"gtol": 1e-10, "maxiter": 500}
     end = optimize.minimize(loss_and_gradient, judged.policy.ravel(), jac=True, method="BFGS", options=options)
-    optimum = kl_optimum(judged.logp(judged.reference), judged.rewards, beta)
+    best = optimum(judged.logp(judged.reference), judged.rewards, beta)
     # The gradient is exact to 1e-10, what is found with it to its square root or so.
-    np.testing.assert_allclose(judged.logp(end.x.reshape(shape)), optimum, atol=1e-5)
+    np.testing.assert_allclose(judged.logp(end.x.reshape(shape)), best, atol=1e-5)
 
 
 @both
@@ -347,8 +347,8 @@ def test_ipo_is_minimised_by_the_preference_optimum(problem: Problem) -> None:
     """π_ref·e^{P(y ≻ μ)/β}/Z, with P(y ≻ μ) the chance to be preferred to a draw of the pairs' own distribution μ."""
     beta, distribution = 0.4, np.exp(problem.logp(problem.sampler))
     wins = np.einsum("xij,xj->xi", problem.label, distribution)
-    optimum = kl_optimum(problem.logp(problem.reference), wins, beta)
-    every = enumerate_batches(at(problem, optimum), IPO(beta=beta), 2)
+    best = optimum(problem.logp(problem.reference), wins, beta)
+    every = enumerate_batches(at(problem, best), IPO(beta=beta), 2)
     np.testing.assert_allclose(every.expected_gradient(), 0.0, **EXACT)
     assert np.abs(enumerate_batches(problem, IPO(beta=beta), 2).expected_gradient()).max() > 1e-3
 
@@ -356,9 +356,9 @@ def test_ipo_is_minimised_by_the_preference_optimum(problem: Problem) -> None:
 @both
 def test_rwr_is_minimised_by_the_optimum_around_its_samples(problem: Problem) -> None:
     """μ·e^{r/β}/Z, around the distribution that was sampled and not around the reference; a clipped weight moves it."""
-    optimum = kl_optimum(problem.logp(problem.sampler), problem.rewards, 0.5)
+    best = optimum(problem.logp(problem.sampler), problem.rewards, 0.5)
     for clip, there in ((20.0, True), (1.5, False)):
-        every = enumerate_batches(at(problem, optimum), RWR(beta=0.5, weight_clip=clip), 1)
+        every = enumerate_batches(at(problem, best), RWR(beta=0.5, weight_clip=clip), 1)
         assert np.allclose(every.expected_gradient(), 0.0, **EXACT) == there
 
 

@@ -38,7 +38,11 @@ __all__ = [
 
 
 def all_algorithms() -> dict[str, type[Algorithm]]:
-    """Every registered algorithm by its name."""
+    """Every registered algorithm by its name.
+
+    >>> sims.all_algorithms()["dpo"]().beta
+    0.1
+    """
     return kinds_of(Algorithm)
 
 

@@ -42,7 +42,11 @@ class SlotDistribution:
 
 @dataclass(frozen=True)
 class Algorithm(Spec):
-    """Base of all algorithms. Class variables say what one needs, and what the table of the README prints."""
+    """Base of all algorithms. Class variables say what one needs, and what the table of the README prints.
+
+    >>> sims.RLOO().min_generations, sims.DPO().needs_reference, sims.PPO.needs_critic
+    (2, True, True)
+    """
 
     min_generations: ClassVar[int] = 1  # responses a prompt that it cannot do without
     needs_critic: ClassVar[bool] = False
@@ -111,7 +115,11 @@ def present(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class PairAlgorithm(Algorithm):
-    """Algorithms on pairs: a loss of the margin of the first over the second, weighed by how likely the first wins."""
+    """Algorithms on pairs: a loss of the margin of the first over the second, weighed by how likely the first wins.
+
+    >>> issubclass(sims.DPO, sims.PairAlgorithm), sims.DPO(pairing="best_worst").label_pairing
+    (True, 'best_worst')
+    """
 
     min_generations: ClassVar[int] = 2
     negative_gradient: ClassVar[bool] = True

@@ -23,7 +23,11 @@ class BestOfN(LikelihoodAlgorithm, kind="best_of_n"):
     """Imitate the best of each prompt's K responses: L = −ℓ(argmax_k r_k). Ties share the weight equally.
 
     On samples of π_ref it fits the best-of-n distribution, whose KL to the reference is at most log n − (n−1)/n, with
-    equality for continuous rewards (`sims.exact.best_of_n`)."""
+    equality for continuous rewards (`sims.exact.best_of_n`).
+
+    >>> sims.run(sims.BestOfN(), sims.BanditR1(), updates=20, runs=2, num_generations=4)
+    Result(best_of_n on bandit_r1: 2 runs of 20 updates, ...)
+    """
 
     min_generations: ClassVar[int] = 2
     on_policy: ClassVar[bool] = True
@@ -53,6 +57,9 @@ class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
 
     ℓ_ref is a constant: log_ratio has the gradient of log_prob, and another loss. With both, ℓ_k falls without bound,
     as nothing ends the push: it is β·d_k whatever ℓ_k is. One of log_complement fades with e^ℓ.
+
+    >>> sims.run(sims.BestOfNNegative(), sims.BanditR1(), updates=20, runs=2, num_generations=4)
+    Result(best_of_n_negative on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     negative_gradient: ClassVar[bool] = True
@@ -114,6 +121,9 @@ class SuperHF(BestOfN, kind="superhf"):
     responses, so that it pulls where training goes and not where the policy is. The code sums over the vocabulary at
     each token; k3 of the tokens that were chosen needs log-probs alone, and has the same gradient in expectation if
     tokens were drawn from π, which filtered ones are not.
+
+    >>> sims.run(sims.SuperHF(beta=0.35), sims.BanditR1(), updates=20, runs=2, num_generations=4)
+    Result(superhf on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Mukobi et al. 2023"

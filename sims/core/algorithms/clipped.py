@@ -37,6 +37,9 @@ class PPO(Algorithm, kind="ppo"):
       only k1 gives the gradient of KL(π‖π_ref).
     - `target_kl`: Ziegler et al. adapt β after each batch, β ← β·(1 + 0.1·clip(KL/target − 1, ±0.2)), KL being the
       batch's mean of Σ_t k1. Their code's 0.1 is (samples a batch)/horizon, as verl's is.
+
+    >>> sims.run(sims.PPO(beta=0.05), sims.BanditR1(), updates=20, runs=2, epochs=4)
+    Result(ppo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     on_policy: ClassVar[bool] = True
@@ -213,6 +216,9 @@ class GRPO(GroupPolicyGradient, kind="grpo"):
     Dividing by the deviation favours prompts that are nearly solved or nearly failed; 1/|y| makes a token of a short
     response count more. `importance_sampling_level` = sequence gives every token the ratio e^{(ℓ−ℓ_old)/|y|}, as in
     TRL. TRL's default β is 0.
+
+    >>> sims.run(sims.GRPO(beta=0.04), sims.BanditR1(), updates=20, runs=2, num_generations=8, epochs=2)
+    Result(grpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Shao et al. 2024 (DeepSeekMath)"
@@ -235,6 +241,9 @@ class DrGRPO(GRPO, kind="dr_grpo"):
     every response, not by its length; (3) no KL by default. With constant_length = 1 its expected gradient on fresh
     samples is exactly (K−1)/K of the policy gradient. The constant is the longest completion allowed in the authors'
     code and in TRL, whose loss_type = dr_grpo alone still divides by the group's deviation (scale_rewards = group).
+
+    >>> sims.run(sims.DrGRPO(), sims.TokenTree(), updates=20, runs=2, num_generations=8)
+    Result(dr_grpo on token_tree: 2 runs of 20 updates, ...)
     """
 
     reduction: ClassVar[TokenReduction] = "constant_length"
@@ -260,6 +269,9 @@ class DAPO(GRPO, kind="dapo"):
     that mean; (4) no KL by default. The paper draws anew until the batch is full of mixed groups; here it shrinks, as
     a fixed number of samples wants. TRL keeps such groups in the denominator (drop_equal_groups = false). The paper's
     penalty on overlong responses belongs to the reward, and is not here.
+
+    >>> sims.run(sims.DAPO(), sims.BanditR1(), updates=20, runs=2, num_generations=8, epochs=2)
+    Result(dapo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     reduction: ClassVar[TokenReduction] = "token_mean"
@@ -284,6 +296,9 @@ class GSPO(GroupPolicyGradient, kind="gspo"):
 
     Differs from GRPO in: (1) w = e^{(ℓ−ℓ_old)/|y|}, one a response, clipped as one, whatever its tokens do; (2) clip
     ranges of 3e-4 and 4e-4, for a mean over many tokens hardly moves; (3) no KL by default.
+
+    >>> sims.run(sims.GSPO(), sims.TokenTree(), updates=20, runs=2, num_generations=8, epochs=2)
+    Result(gspo on token_tree: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Zheng et al. 2025"
@@ -306,6 +321,9 @@ class CISPO(GRPO, kind="cispo"):
     Differs from GRPO in: (1) clipping bounds a token's weight and never takes its gradient away; (2) by default only
     from above: epsilon = 1 is no bound below; (3) one mean over all tokens of the minibatch; (4) no KL by default.
     The bound is 1 + epsilon_high, as in the paper; TRL's epsilon_high is the bound itself, 5 where ours is 4.
+
+    >>> sims.run(sims.CISPO(epsilon_high=4.0), sims.BanditR1(), updates=20, runs=2, num_generations=8, epochs=2)
+    Result(cispo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     reduction: ClassVar[TokenReduction] = "token_mean"

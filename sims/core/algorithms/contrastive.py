@@ -38,6 +38,9 @@ class DPO(PairAlgorithm, kind="dpo"):
     """Direct preference optimisation: L = −log σ(β(ρ_w − ρ_l)).
 
     `length_normalised` averages ρ over the tokens of a response: TRL's `sigmoid_norm`, the DPO of Tülu 3.
+
+    >>> sims.run(sims.DPO(beta=0.1), sims.BanditR1(), updates=20, runs=2)
+    Result(dpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Rafailov et al. 2023"
@@ -60,6 +63,9 @@ class ConservativeDPO(DPO, kind="cdpo"):
     Differs from DPO: (1) the label is believed with probability 1 − ε only, so that (2) under deterministic labels
     the margin stops at βh = log((1 − ε)/ε). DPO's original code and OpenRLHF call it `label_smoothing`; in TRL 1.16
     the option of that name no longer reaches the sigmoid loss.
+
+    >>> sims.run(sims.ConservativeDPO(label_smoothing=0.1), sims.BanditR1(flip_rate=0.1), updates=20, runs=2)
+    Result(cdpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Mitchell 2023"
@@ -77,6 +83,9 @@ class RobustDPO(DPO, kind="robust_dpo"):
     Differs from DPO: (1) the mirrored loss is subtracted, where cDPO adds it, and (2) the whole is divided by 1 − 2ε.
     If labels are flipped with probability ε, the mean over the flips is then the DPO loss of the true labels. (3) One
     pair's loss has no lower bound. TRL: `robust`.
+
+    >>> sims.run(sims.RobustDPO(label_smoothing=0.1), sims.BanditR1(flip_rate=0.1), updates=20, runs=2)
+    Result(robust_dpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Chowdhury et al. 2024"
@@ -94,6 +103,9 @@ class SLiC(DPO, kind="slic"):
     Differs from DPO: (1) a hinge for the logistic loss, so that a pair told apart by 1/β teaches nothing more. Differs
     from SLiC-HF as published: (2) log-ratios to the reference for log-probs, as RSO and TRL (`hinge`) do, and (3) no
     cross-entropy to the reference's best response.
+
+    >>> sims.run(sims.SLiC(beta=1.0), sims.BanditR1(), updates=20, runs=2)
+    Result(slic on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Zhao et al. 2023; Liu et al. 2024"
@@ -109,6 +121,9 @@ class GroupDPO(DPO, kind="group_dpo"):
     Differs from DPO: (1) a prompt's pairs are correct × incorrect, all of them (the environment's `correct_above` says
     which reward is correct), and (2) a prompt without both kinds has weight 0: it counts in no denominator, as if it
     had not been drawn.
+
+    >>> sims.run(sims.GroupDPO(beta=0.1), sims.BanditR1(), updates=20, runs=2, num_generations=8)
+    Result(group_dpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Lanchantin et al. 2025"
@@ -122,6 +137,9 @@ class IPO(PairAlgorithm, kind="ipo"):
 
     `length_normalised` averages ρ over the tokens of a response, as TRL does; Azar et al., Tang et al. and OpenRLHF
     sum.
+
+    >>> sims.run(sims.IPO(beta=0.1), sims.BanditR1(), updates=20, runs=2)
+    Result(ipo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Azar et al. 2024"
@@ -182,6 +200,9 @@ class DPOWithNLL(PairsWithLikelihood, kind="dpo_nll"):
     Differs from DPO: (1) the chosen response is imitated too, so that its likelihood does not fall with the rejected
     one's. RPO's paper divides ℓ_w by its length; TRL (`loss_type=["sigmoid", "sft"]`) averages over the tokens of a
     batch: `nll_reduction`.
+
+    >>> sims.run(sims.DPOWithNLL(beta=0.1, alpha=1.0), sims.BanditR1(), updates=20, runs=2)
+    Result(dpo_nll on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Pang et al. 2024 (RPO)"
@@ -206,6 +227,9 @@ class KTO(Algorithm, kind="kto"):
     Unless a response comes labelled, it is as good as the share of its pairs that it won. z is one number a
     minibatch, without gradient, from the batch's probes: each prompt with the next prompt's responses. So do the
     paper and TRL; TRL takes the mean over a device's micro-batch first, we over the minibatch.
+
+    >>> sims.run(sims.KTO(beta=0.1), sims.BanditR1(), updates=20, runs=2)
+    Result(kto on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     needs_probes: ClassVar[bool] = True

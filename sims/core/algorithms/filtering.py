@@ -44,6 +44,9 @@ class RejectionSampling(LikelihoodAlgorithm, kind="rejection_sampling"):
     `top` = per_prompt takes the ⌈keep·K⌉ best of each prompt (Llama 2: the best one); over_all_prompts takes the
     ⌈keep·B·K⌉ best of the batch, as one flat mean, which prefers easy prompts. Compare it with SFT on as many
     responses taken at random.
+
+    >>> sims.run(sims.RejectionSampling(keep=0.25), sims.BanditR1(), updates=20, runs=2, num_generations=8)
+    Result(rejection_sampling on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     min_generations: ClassVar[int] = 2
@@ -84,6 +87,9 @@ class RAFT(RejectionSampling, kind="raft"):
     and gone through several times; (2) by default it keeps a fifth of the whole batch, as its code does
     (collection strategy "top"); its documentation says the best of each prompt (per_prompt, the code's "local");
     (3) `beta` ranks by r − βρ, the paper's extension by a KL penalty.
+
+    >>> sims.run(sims.RAFT(), sims.BanditR1(), updates=20, runs=2, epochs=2)
+    Result(raft on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     min_generations: ClassVar[int] = 1
@@ -118,6 +124,9 @@ class ReST(LikelihoodAlgorithm, kind="rest"):
     that quantile of all the batch's rewards, a run's own. Passes beyond the last quantile keep it. Differs from raft
     in: (1) the threshold rises from pass to pass, so that the set shrinks and is overfitted in the end; (2) the paper
     lowers the learning rate along with it, which is the optimiser's business and is not done here.
+
+    >>> sims.run(sims.ReST(), sims.BanditR1(), updates=20, runs=2, epochs=4)
+    Result(rest on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     on_policy: ClassVar[bool] = True

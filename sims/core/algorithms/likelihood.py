@@ -27,6 +27,9 @@ class SFT(Algorithm, kind="sft"):
       that scores prompts (`Outputs.prompt_logp`); a prompt's first token, which nothing predicts, does not count.
     - `reduction`: the papers' −ℓ sums over a response's tokens; TRL and transformers take one mean over all tokens of
       the minibatch (token_mean), in which long responses weigh more.
+
+    >>> sims.run(sims.SFT(), sims.BanditR1(), updates=20, runs=2)
+    Result(sft on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Ouyang et al. 2022"
@@ -81,6 +84,9 @@ class PrefFT(PairAlgorithm, kind="pref_ft"):
 
     Differs from DPO, whose pairs it takes, in: (1) nothing is pushed down; (2) no reference. It differs from best_of_n
     with K = 2 in that labels choose, with their noise, and not rewards.
+
+    >>> sims.run(sims.PrefFT(), sims.BanditR1(), updates=20, runs=2)
+    Result(pref_ft on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     negative_gradient: ClassVar[bool] = False

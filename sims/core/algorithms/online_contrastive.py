@@ -30,6 +30,9 @@ class XPO(DPO, kind="xpo"):
     Differs from DPO: (1) the second response ỹ of each pair is drawn from the reference, and (2) the likelihood of ỹ,
     chosen or not, is lowered: optimism about whatever the reference does not say. At α = 0 it is online DPO against
     the reference's responses.
+
+    >>> sims.run(sims.XPO(alpha=1e-5), sims.BanditR1(), updates=20, runs=2)
+    Result(xpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     on_policy: ClassVar[bool] = True
@@ -55,6 +58,9 @@ class NashMD(PairAlgorithm, kind="nash_md"):
     equilibrium π ∝ π_ref·e^{P(y ≻ π)/β}. (1) It is a policy gradient, whose reward is the preference: only y is
     trained, and only on fresh samples. (2) The KL is a score-function term over whole sequences, as in the paper; the
     per-token form of TRL's late trainer drops what a token does to the KL of the tokens after it.
+
+    >>> sims.run(sims.NashMD(), sims.BanditR1(), updates=20, runs=2)
+    Result(nash_md on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     on_policy: ClassVar[bool] = True

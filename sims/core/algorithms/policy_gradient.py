@@ -57,6 +57,9 @@ class Reinforce(PolicyGradient, kind="reinforce"):
 
     b excludes the own batch, so that fresh samples give an unbiased gradient; it is 0 on the first batch. A pool's
     rewards come back, and are then in b.
+
+    >>> sims.run(sims.Reinforce(beta=0.1), sims.BanditR1(), updates=20, runs=2, num_generations=1)
+    Result(reinforce on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Williams 1992"
@@ -84,6 +87,9 @@ class RLOO(PolicyGradient, kind="rloo"):
 
     Unbiased, and a reward's shift cancels within a prompt. TRL takes PPO's clipped surrogate of the whole sequence's
     ratio e^{ℓ−ℓ_old} in place of A·ℓ (`epsilon` = 0.2); on fresh samples its gradient is the same.
+
+    >>> sims.run(sims.RLOO(beta=0.1), sims.BanditR1(), updates=20, runs=2, num_generations=4)
+    Result(rloo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     min_generations: ClassVar[int] = 2

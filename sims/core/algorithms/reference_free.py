@@ -22,6 +22,9 @@ class CPO(PairsWithLikelihood, kind="cpo"):
     Differs from DPO: (1) no reference (as if it were uniform), and (2) the likelihood of the chosen response holds the
     policy in place of it. α is TRL's `cpo_alpha`, and 1 in the paper, which sums ℓ_w; TRL averages it over the tokens
     of a batch: `nll_reduction`. At α = 0 nothing keeps the policy near anything.
+
+    >>> sims.run(sims.CPO(beta=0.1), sims.BanditR1(), updates=20, runs=2)
+    Result(cpo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Xu et al. 2024 (CPO)"
@@ -55,6 +58,9 @@ class SimPO(PairAlgorithm, kind="simpo"):
     Differs from CPO: (1) mean log-probs a token, so that length alone wins nothing, (2) a margin γ to be beaten, and
     (3) no likelihood term (TRL keeps CPO's unless `cpo_alpha` = 0). γ is the margin itself, as in the paper and in
     TRL's `simpo_gamma`; the authors' configs give `gamma_beta_ratio` = γ/β.
+
+    >>> sims.run(sims.SimPO(beta=2.0, gamma=1.0), sims.TokenTree(), updates=20, runs=2)
+    Result(simpo on token_tree: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Meng et al. 2024"
@@ -80,6 +86,9 @@ class ORPO(PairsWithLikelihood, kind="orpo"):
     Differs from CPO: (1) log-odds of the mean log-prob a token are compared, (2) the likelihood has weight 1 and the
     comparison the weight β, the paper's λ and TRL's `beta`. TRL takes the likelihood over prompt and response
     together; here, as in the paper, over the response. TRL's gradient is NaN where e^{ℓ̄} rounds to 1; ours is not.
+
+    >>> sims.run(sims.ORPO(beta=0.1), sims.TokenTree(), updates=20, runs=2)
+    Result(orpo on token_tree: 2 runs of 20 updates, ...)
     """
 
     source: ClassVar[str] = "Hong et al. 2024"

@@ -23,6 +23,9 @@ class RWR(LikelihoodAlgorithm, kind="rwr"):
 
     Its population minimiser on samples of μ is μ·e^{r/β}/Z, the KL-regularised optimum around μ, as long as no weight
     is clipped.
+
+    >>> sims.run(sims.RWR(beta=1.0), sims.BanditR1(), updates=20, runs=2)
+    Result(rwr on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     on_policy: ClassVar[bool] = True
@@ -47,6 +50,9 @@ class AWR(LikelihoodAlgorithm, kind="awr"):
     first), which only scales the loss, or the mean of the prompt's own group. On samples of μ, unclipped, the
     population minimiser is rwr's, μ·e^{r/β}/Z; under the group's mean, which holds the own reward, β becomes
     β·K/(K−1).
+
+    >>> sims.run(sims.AWR(beta=1.0), sims.BanditR1(), updates=20, runs=2)
+    Result(awr on bandit_r1: 2 runs of 20 updates, ...)
     """
 
     on_policy: ClassVar[bool] = True

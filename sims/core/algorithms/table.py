@@ -33,11 +33,22 @@ def row(name: str, algorithm: type[Algorithm]) -> tuple[str, ...]:
 
 
 def algorithm_table() -> str:
-    """All algorithms as a Markdown table, in the order in which their families define them."""
+    """All algorithms as a Markdown table, in the order in which their families define them.
+
+    >>> print(sims.algorithm_table())
+    | algorithm | in one line | on-policy | negative gradient | sample reuse | needs | source |
+    ...
+    """
     return markdown(HEADER, [row(name, algorithm) for name, algorithm in kinds_of(Algorithm).items()])
 
 
 def markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table. header, rows: cells."""
+    """A Markdown table. header, rows: cells.
+
+    >>> print(sims.core.algorithms.table.markdown(("a", "b"), [("1", "2")]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
-from sims.core.labels import check_labels, check_shape
+from sims.core.loop.checks import check_labels, check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule

@@ -29,7 +29,11 @@ class Labelling(Spec, kind="labelling"):
 
     Noiseless labels of r̂ keep the sign of every margin and drive it on: they sharpen what the policy has.
     Bradley–Terry labels of temperature τ under DPO's β have their minimum at ∝ π_ref·(π_label/π_ref)^κ, κ =
-    implicit_beta/(τβ): at κ = 1 a policy is content with itself wherever it is."""
+    implicit_beta/(τβ): at κ = 1 a policy is content with itself wherever it is.
+
+    >>> sims.Labelling(labels="implicit", implicit_after_updates=50).implicit_policy
+    'sampler'
+    """
 
     labels: Literal["environment", "implicit"] = setting(
         "environment", "who rewards and labels fresh samples: the environment, or the policy's own implicit reward"

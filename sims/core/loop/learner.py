@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.labels import check_shape
+from sims.core.loop.checks import check_shape
 from sims.core.objectives.batch import Batch, Outputs
 
 from .optimise import Optimiser, PerRunOptimiser

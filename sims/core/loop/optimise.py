@@ -18,7 +18,11 @@ from sims.core.spec import Spec, setting
 
 @dataclass(frozen=True)
 class Optimiser(Spec, kind="optimiser"):
-    """How a gradient becomes a step."""
+    """How a gradient becomes a step.
+
+    >>> sims.Optimiser(learning_rate=0.1).method
+    'adam'
+    """
 
     method: Literal["adam", "sgd"] = setting("adam", "update rule")
     learning_rate: float = setting(1e-2, "step size", above=0, per_run=True)

@@ -23,6 +23,9 @@ def dpo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
 
     Under Bradley–Terry labels of reward scale 1 its minimiser over all pairs is π_ref·e^{r/β}/Z. With deterministic
     labels the loss has no minimum: h grows without bound.
+
+    >>> sims.losses.dpo_loss(torch.tensor([0.0, 10.0]), beta=0.1)  # log 2, log(1 + 1/e)
+    tensor([0.6931, 0.3133])
     """
     return -logsigmoid(beta * margin)
 
@@ -31,6 +34,9 @@ def conservative_dpo_loss(margin: Tensor, beta: float | Tensor, label_smoothing:
     """−(1 − ε) log σ(βh) − ε log σ(−βh). Mitchell 2023 (cDPO).
 
     The labels are believed with probability 1 − ε. Under deterministic labels its minimum is at βh = log((1 − ε)/ε).
+
+    >>> sims.losses.conservative_dpo_loss(torch.tensor(10.0), beta=0.1, label_smoothing=0.1)  # 0.9·0.3133 + 0.1·1.3133
+    tensor(0.4133)
     """
     return (1.0 - label_smoothing) * dpo_loss(margin, beta) + label_smoothing * dpo_loss(-margin, beta)
 
@@ -40,6 +46,9 @@ def robust_dpo_loss(margin: Tensor, beta: float | Tensor, label_smoothing: float
 
     If labels are flipped with probability ε, its mean over the flips is the DPO loss of the true labels: unbiased. One
     pair's loss has no lower bound: it falls like −εβh/(1 − 2ε) as h grows.
+
+    >>> sims.losses.robust_dpo_loss(torch.tensor(10.0), beta=0.1, label_smoothing=0.1)  # (0.9·0.3133 − 0.1·1.3133)/0.8
+    tensor(0.1883)
     """
     signed = (1.0 - label_smoothing) * dpo_loss(margin, beta) - label_smoothing * dpo_loss(-margin, beta)
     return signed / (1.0 - 2.0 * label_smoothing)
@@ -50,6 +59,9 @@ def ipo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
 
     The regression target bounds h even under deterministic labels. Whether log-ratios are summed over tokens (Azar,
     Tang et al., OpenRLHF) or averaged (TRL) is the caller's choice, and changes what β means.
+
+    >>> sims.losses.ipo_loss(torch.tensor([0.0, 5.0]), beta=0.1)  # 5², and 0 at the margin aimed at
+    tensor([25.,  0.])
     """
     return (margin - 1.0 / (2.0 * beta)).square()
 
@@ -58,12 +70,19 @@ def hinge_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
     """max(0, 1 − βh). Zhao et al. 2023 (SLiC-HF); Liu et al. 2024 (RSO) for the form with log-ratios.
 
     A pair that is told apart by 1/β teaches nothing more: its gradient is exactly 0.
+
+    >>> sims.losses.hinge_loss(torch.tensor([0.0, 5.0, 20.0]), beta=0.1)
+    tensor([1.0000, 0.5000, 0.0000])
     """
     return torch.relu(1.0 - beta * margin)
 
 
 def simpo_loss(margin: Tensor, beta: float | Tensor, gamma: float | Tensor) -> Tensor:
-    """−log σ(βh − γ), where h is a difference of mean log-probs a token. Meng et al. 2024 (SimPO)."""
+    """−log σ(βh − γ), where h is a difference of mean log-probs a token. Meng et al. 2024 (SimPO).
+
+    >>> sims.losses.simpo_loss(torch.tensor(0.5), beta=2.0, gamma=1.0)  # the margin is just beaten: log 2
+    tensor(0.6931)
+    """
     return -logsigmoid(beta * margin - gamma)
 
 
@@ -72,6 +91,9 @@ def log1mexp(x: Tensor) -> Tensor:
 
     log1p(−e^x) loses all its digits as x → 0, log(−expm1(x)) as x → −∞; they change places at e^x = ½. The former must
     not see x ≈ 0 even where it is not taken: its gradient there would be 0·∞.
+
+    >>> sims.losses.log1mexp(torch.tensor([-2.0, -1.0]).exp().log())  # log(1 − 0.1353), log(1 − 0.3679)
+    tensor([-0.1454, -0.4587])
     """
     near = x > -math.log(2.0)
     far_branch = torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
@@ -83,6 +105,9 @@ def log_odds(logp: Tensor) -> Tensor:
 
     A probability that has been rounded to 1 has infinite odds; it gets the largest odds of its precision, and no
     gradient.
+
+    >>> sims.losses.log_odds(torch.tensor([0.5, 0.9]).log())  # log 1, log 9
+    tensor([0.0000, 2.1972])
     """
     below_one = logp.clamp(max=-torch.finfo(logp.dtype).tiny)
     return below_one - log1mexp(below_one)
@@ -100,6 +125,10 @@ def kto_loss(
     log_ratio ρ, desirable (probability that the response is good): (..., B, K); anchor z >= 0, broadcastable, without
     gradient; weights: (λ_D, λ_U). Returns (..., B, K). Both ends saturate: a response far on the wrong side is given
     up, which shields from wrong labels, and from hard right ones.
+
+    >>> ratio, good = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    >>> sims.losses.kto_loss(ratio, anchor=torch.tensor(0.0), desirable=good, beta=0.1, weights=(1.0, 1.0))  # 1 − σ(0)
+    tensor([[0.5000, 0.5000]])
     """
     good, bad = weights
     distance = beta * (log_ratio - anchor)
@@ -114,5 +143,10 @@ def nash_md_loss(logp: Tensor, log_ratio: Tensor, preference: Tensor, beta: floa
 
     logp ℓ, log_ratio ρ, preference P (or a label drawn with it): (..., B, Q), returns the same. On samples y of π the
     gradient is −(P − ½ − βρ)·∇ℓ, the paper's: the second term's mean is ∇KL(π‖π_ref). Summed over tokens instead, ½ρ_t²
-    would drop what a token does to the KL of the tokens after it. On samples of another distribution it is neither."""
+    would drop what a token does to the KL of the tokens after it. On samples of another distribution it is neither.
+
+    >>> logp, ratio, won = torch.tensor(-1.0), torch.tensor(0.0), torch.tensor(1.0)
+    >>> sims.losses.nash_md_loss(logp, ratio, won, beta=0.1)  # −(1 − ½)·(−1)
+    tensor(0.5000)
+    """
     return reinforce_loss(logp, preference - 0.5) + beta * k2(log_ratio)

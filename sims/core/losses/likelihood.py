@@ -9,7 +9,11 @@ from .contrastive import log1mexp
 
 
 def likelihood_loss(logp: Tensor) -> Tensor:
-    """−ℓ, the negative log-likelihood of a response (or token). Any shape."""
+    """−ℓ, the negative log-likelihood of a response (or token). Any shape.
+
+    >>> sims.losses.likelihood_loss(torch.tensor([-2.0, -0.5]))
+    tensor([2.0000, 0.5000])
+    """
     return -logp
 
 
@@ -19,6 +23,9 @@ def unlikelihood_loss(logp: Tensor) -> Tensor:
     Its slope by ℓ is π/(1 − π): next to nothing for what is unlikely already, where +ℓ would push on for ever, and
     without bound as π → 1. A probability that has been rounded to 1 costs −log of the least number of its precision,
     and has no gradient; ℓ = −∞ costs nothing.
+
+    >>> sims.losses.unlikelihood_loss(torch.tensor([0.5, 0.01]).log())  # −log 0.5, −log 0.99
+    tensor([0.6931, 0.0101])
     """
     return -log1mexp(logp.clamp(max=-torch.finfo(logp.dtype).tiny))
 
@@ -28,6 +35,9 @@ def exponential_weights(rewards: Tensor, beta: float | Tensor, largest: float | 
 
     As β → 0 only the best sample counts; at β → ∞ all count alike. The clip keeps one lucky sample from drowning a
     batch, at the price of ranking nothing above it.
+
+    >>> sims.losses.exponential_weights(torch.tensor([0.0, 1.0, 9.0]), beta=1.0, largest=20.0)  # 1, e, clipped
+    tensor([ 1.0000,  2.7183, 20.0000])
     """
     limit = largest if isinstance(largest, Tensor) else rewards.new_tensor(largest)
     return torch.minimum(torch.exp(rewards / beta), limit)

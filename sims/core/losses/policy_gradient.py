@@ -12,6 +12,9 @@ def reinforce_loss(logp: Tensor, advantages: Tensor) -> Tensor:
     """−A·log π: its gradient on samples of π is that of −E[A]. Any shape, one per unit. Williams 1992.
 
     Without a correction it is the policy gradient only on samples of the current policy.
+
+    >>> sims.losses.reinforce_loss(logp=torch.tensor([-1.0, -2.0]), advantages=torch.tensor([1.0, -1.0]))
+    tensor([ 1., -2.])
     """
     return -advantages * logp
 
@@ -21,6 +24,10 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor
 
     The smaller of the two never rewards leaving the clip range, yet lets a policy that has left it come back. At w = 1
     the gradient is REINFORCE's. Schulman et al. 2017 (clip_low = clip_high); Yu et al. 2025 (DAPO: clip_high larger).
+
+    >>> ratio = torch.tensor([0.5, 1.0, 2.0])
+    >>> sims.losses.clipped_loss(ratio.log(), torch.ones(3), clip_low=0.2, clip_high=0.2)  # only 2 is clipped, to 1.2
+    tensor([-0.5000, -1.0000, -1.2000])
     """
     # Bounded before the exponential: of a ratio that overflows, the clipped side would get 0·∞ as its gradient.
     lowest, highest = _log_bounds(clip_low, clip_high)
@@ -35,6 +42,10 @@ def weighted_loss(
 
     Unlike `clipped_loss` no unit loses its gradient, however far its ratio went: the clip bounds how much it counts.
     Without the log π there would be no gradient at all. MiniMax 2025 (CISPO).
+
+    >>> logp, ratio = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 9.0])
+    >>> sims.losses.weighted_loss(logp, ratio.log(), torch.ones(2), clip_low=1.0, clip_high=4.0)  # a weight of 1, of 5
+    tensor([1., 5.])
     """
     lowest, highest = _log_bounds(clip_low, clip_high)
     weight = _at_least(_at_most(log_ratio.detach(), highest), lowest).exp()
@@ -46,6 +57,10 @@ def value_loss(values: Tensor, returns: Tensor, values_old: Tensor, clip: float 
 
     The larger of the two: a value that left the range gets no gradient for leaving it. Schulman's PPO code; Huang et
     al. 2024 (N+ details).
+
+    >>> value, target, old = torch.tensor(1.0), torch.tensor(3.0), torch.tensor(1.0)
+    >>> sims.losses.value_loss(value, target, old, clip=None)  # ½·2²
+    tensor(2.)
     """
     error = (values - returns).square()
     if clip is not None:

@@ -12,6 +12,9 @@ def bradley_terry_loss(difference: Tensor, margin: float | Tensor = 0.0) -> Tens
 
     difference: r_w − r_l, one a pair; margin: how much better the winner was rated, broadcastable. Scores are
     determined up to a constant a prompt, which nothing but `centring_loss` holds in place.
+
+    >>> sims.losses.bradley_terry_loss(torch.tensor([0.0, 1.0]))  # log 2, log(1 + 1/e)
+    tensor([0.6931, 0.3133])
     """
     return -logsigmoid(difference - margin)
 
@@ -21,12 +24,19 @@ def labelled_bradley_terry_loss(difference: Tensor, label: Tensor, margin: float
 
     difference, label: (..., Q), returns the same; the margin is the winner's, whichever that is. Without margin the
     minimum is at σ(d) = p: soft labels are what a calibrated labeller would say.
+
+    >>> sims.losses.labelled_bradley_terry_loss(torch.tensor(1.0), label=torch.tensor(0.0))  # log(1 + e)
+    tensor(1.3133)
     """
     return label * bradley_terry_loss(difference, margin) + (1.0 - label) * bradley_terry_loss(-difference, margin)
 
 
 def smoothed(label: Tensor, label_smoothing: float | Tensor) -> Tensor:
-    """(1 − ε)·p + ε·(1 − p): labels believed with probability 1 − ε. Any shape."""
+    """(1 − ε)·p + ε·(1 − p): labels believed with probability 1 − ε. Any shape.
+
+    >>> sims.losses.smoothed(torch.tensor([0.0, 1.0]), label_smoothing=0.1)
+    tensor([0.1000, 0.9000])
+    """
     return (1.0 - label_smoothing) * label + label_smoothing * (1.0 - label)
 
 
@@ -34,6 +44,9 @@ def centring_loss(first: Tensor, second: Tensor) -> Tensor:
     """(r_1 + r_2)². Any shape. Eisenstein et al. 2023; TRL's `center_rewards_coefficient` weighs it.
 
     Pulls the mean score of a pair to 0, which the likelihood leaves free; the difference is not touched.
+
+    >>> sims.losses.centring_loss(torch.tensor(3.0), torch.tensor(-1.0))
+    tensor(4.)
     """
     return (first + second).square()
 
@@ -45,6 +58,9 @@ def aggregate_aspects(label: Tensor, present: Tensor | None = None) -> Tensor:
     where an aspect was labelled, None: everywhere. Returns (..., Q), ½ where no aspect was labelled; what stands in an
     absent slot, NaN included, does not matter. It differs from the label of the mean score: an aspect counts by who
     is ahead, not by how much.
+
+    >>> sims.losses.aggregate_aspects(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    tensor(0.5000)
     """
     if present is None:
         return label.mean(-1)

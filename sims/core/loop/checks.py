@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .objectives.preferences import Pairing
-from .spec import SpecError
+from sims.core.objectives.preferences import Pairing
+from sims.core.spec import SpecError
 
 if TYPE_CHECKING:
-    from .loop.protocols import Labels
-    from .objectives.batch import Batch
+    from sims.core.objectives.batch import Batch
+
+    from .protocols import Labels
 
 PER_RESPONSE = "one number per response"
 

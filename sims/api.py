@@ -1,0 +1,136 @@
+"""From Python in one call: `run` makes an `Experiment`, and `run_experiment` gives its `Result`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Unpack
+
+from tqdm import tqdm
+
+from .core.algorithms import Algorithm
+from .core.loop.labelling import Labelling
+from .core.loop.optimise import Optimiser
+from .core.loop.protocols import EnvironmentSpec, PolicySpec
+from .core.schedule import Schedule
+from .core.spec import SpecError
+from .experiments.experiment import Experiment
+from .experiments.options import check_folder
+from .experiments.results import Result
+from .experiments.runner import Progress, compute, obtain, sources_of
+from .experiments.store import Record, Store
+from .policies import Table
+from .settings import Settings, changed
+
+_TABLE, _SCHEDULE, _OPTIMISER = Table(), Schedule(), Optimiser()
+
+
+def run(
+    algorithm: Algorithm,
+    environment: EnvironmentSpec,
+    policy: PolicySpec = _TABLE,
+    *,
+    updates: int = 1000,
+    runs: int = 20,
+    seed: int = 0,
+    schedule: Schedule = _SCHEDULE,
+    optimiser: Optimiser = _OPTIMISER,
+    results: str | Path | None = None,
+    progress: bool = False,
+    **settings: Unpack[Settings],
+) -> Result:
+    """Train `runs` independent policies by an algorithm on an environment, and evaluate them along the way.
+
+    schedule, optimiser: how on-policy, and how a gradient becomes a step; their fields can also be given by name:
+    learning_rate, batch_size, sync_every_updates and so on (`Settings` lists them). results: a folder; a record that
+    is there is read, not run again, and `python -m sims` finds it under the same name. Without it nothing is written.
+    progress: whether to show a bar. Raises SpecError, in one line, for settings that cannot be.
+
+    >>> online = sims.run(sims.DPO(beta=0.1), sims.BanditR1(), updates=100, runs=4, learning_rate=0.1)
+    >>> offline = sims.run(
+    ...     sims.DPO(beta=0.1), sims.BanditR1(), updates=100, runs=4, learning_rate=0.1, sync_every_updates=np.inf
+    ... )
+    >>> bool((online.score[:, -1] > offline.score[:, -1]).all())
+    True
+    >>> sims.run(sims.DPO(), sims.BanditR1(), lerning_rate=0.1)
+    Traceback (most recent call last):
+    sims.core.spec.SpecError: lerning_rate = 0.1: no such setting; did you mean learning_rate?
+    """
+    whole = {"algorithm": algorithm, "environment": environment, "policy": policy}
+    for field, part in {**whole, "schedule": schedule, "optimiser": optimiser}.items():
+        _check_part(field, part)
+    parts = changed(
+        {"schedule": schedule, "optimiser": optimiser, "labelling": Labelling()},
+        settings,
+        ("name", "evaluations", "precision"),
+        (algorithm, environment, policy),
+    )
+    numbers = {"updates": updates, "runs": runs, "seed": seed}
+    defaults: dict[str, Any] = {"name": f"{algorithm.kind}-{environment.kind}"}
+    if isinstance(updates, int) and 0 < updates < 20:
+        defaults["evaluations"] = updates
+    return run_experiment(Experiment(**defaults | whole | numbers | parts), results, progress=progress)
+
+
+_PARTS: dict[str, tuple[type, str]] = {
+    "algorithm": (Algorithm, "sims.DPO()"),
+    "environment": (EnvironmentSpec, "sims.BanditR1()"),
+    "policy": (PolicySpec, "sims.Table()"),
+    "schedule": (Schedule, "sims.Schedule()"),
+    "optimiser": (Optimiser, "sims.Optimiser()"),
+}
+
+
+def _check_part(field: str, part: Any) -> None:
+    """Refuse, with SpecError, a part that is no instance of what it should be."""
+    base, example = _PARTS[field]
+    if isinstance(part, type) and issubclass(part, base):
+        raise SpecError(field, part.__name__, f"must be an instance: {part.__name__}()")
+    if not isinstance(part, base):
+        raise SpecError(field, part, f"must be an instance of {base.__name__}, such as {example}")
+
+
+def run_experiment(
+    experiment: Experiment, results: str | Path | None = None, *, force: bool = False, progress: bool = False
+) -> Result:
+    """The result of an experiment. results: a folder to keep its record in, which is read if it is there already.
+
+    force: run it again even so. Raises SpecError for a folder that cannot be one, or for a class from a notebook cell:
+    without its source nobody could tell whether a kept record is of today's code.
+
+    >>> experiment = sims.Experiment("mine", sims.BanditR2(), sims.Table(), sims.RLOO(), updates=20, runs=4)
+    >>> sims.run_experiment(experiment).experiment == experiment
+    True
+    """
+    total = experiment.runs * experiment.updates
+    with _bar(f"{experiment.name} {experiment.runs} run{'s' if experiment.runs > 1 else ''}", total, progress) as show:
+        if results is None:
+            arrays = compute([experiment], lambda updates: show(experiment.runs * updates))[0]
+            show(total)
+            return Result(experiment, Record(experiment.to_json(), arrays, provenance={}))
+        folder = Path(results)
+        check_folder("results", folder)
+        try:
+            sources_of(experiment)
+        except (OSError, TypeError) as error:
+            rule = f"must be left out: a record cannot be kept without the source that made it ({error})"
+            raise SpecError("results", str(results), rule) from error
+
+        def tell(state: Progress) -> None:
+            show(state.work_done if state.work else total)
+
+        return Result(experiment, obtain([experiment], Store(folder), force=force, progress=tell)[0])
+
+
+@contextmanager
+def _bar(label: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar, told how many run-updates are done."""
+    form = "{desc} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}"
+    with tqdm(total=total, desc=label, bar_format=form, disable=not shown) as bar:
+
+        def show(done: int) -> None:
+            bar.n = done
+            bar.refresh()
+
+        yield show

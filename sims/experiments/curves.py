@@ -1,0 +1,87 @@
+"""Curves of one result, or of several in one figure: means over runs with their bands, and the exact optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sims.core.spec import SpecError
+from sims.statistics.intervals import band
+
+from .measures import Optimum
+from .results import UNITS, Result
+
+LABELS = {"score": "score (0: reference, 1: largest reward)", "kl_policy_ref": "KL(policy ‖ reference), nats"}
+LINES = {"largest reward": ":"}  # of optima; any other is dashed
+
+
+def draw(result: Result, names: Sequence[str], figure: Figure | None, label: str | None) -> Figure:
+    """A panel for each array, in a new figure or in one that this function made. See `Result.plot`."""
+    for name in names:
+        if result.axes.get(name) != ("run", "evaluation"):
+            known = ", ".join(name for name, axes in result.axes.items() if axes == ("run", "evaluation"))
+            raise SpecError("names", name, f"must be among the arrays over runs and evaluations: {known}")
+    first = figure is None
+    figure = figure or _empty(result, names)
+    if len(figure.axes) != len(names):
+        raise SpecError("figure", figure, f"must have {len(names)} panels, one for each of {', '.join(names)}")
+    experiment = result.experiment
+    label = label or experiment.algorithm.kind
+    x = result.updates if _by_updates(result) else result.samples
+    for axes, name in zip(figure.axes, names, strict=True):
+        _curve(axes, x, result.arrays[name].astype(float), label)
+        for optimum in result.optima:
+            _line(axes, optimum, name)
+        axes.legend(frameon=False, fontsize=8)
+    if first:
+        runs = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''}"
+        figure.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {runs}")
+    else:
+        figure.suptitle(f"{experiment.environment.kind}")
+    return figure
+
+
+def _by_updates(result: Result) -> bool:
+    """Whether the count of samples stands still, as that of a pool does: it is drawn once."""
+    return result.experiment.schedule.source == "pool"
+
+
+def _empty(result: Result, names: Sequence[str]) -> Figure:
+    """Panels with their labels. Jupyter's inline backend shows open figures of its own accord, and what a cell returns
+    as well: there the figure is closed, so as not to appear twice."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.8), layout="constrained", squeeze=False)
+    if "inline" in plt.get_backend():
+        plt.close(figure)
+    for axes, name in zip(panels.flat, names, strict=True):
+        unit = f", {UNITS[name]}" if name in UNITS else ""
+        axes.set_xlabel("updates" if _by_updates(result) else "samples drawn")
+        axes.set_ylabel(LABELS.get(name, f"{name}{unit}"))
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def _curve(axes: Axes, x: np.ndarray, runs: np.ndarray, label: str) -> None:
+    """Mean and band, as far as every run has a number. runs: (runs, evaluations)."""
+    known = np.isfinite(runs).all(0)
+    x, runs = x[known], runs[:, known]
+    if len(runs) == 1:
+        axes.plot(x, runs[0], label=label)
+        return
+    mean, low, high = band(runs)
+    (line,) = axes.plot(x, mean, label=label)
+    axes.fill_between(x, low, high, alpha=0.2, linewidth=0, color=line.get_color())
+
+
+def _line(axes: Axes, optimum: Optimum, name: str) -> None:
+    """The optimum's value as a horizontal line, once a figure. The largest reward's KL and entropy are left out: they
+    are those of always giving one response, so far away that the curves would be squeezed."""
+    value = getattr(optimum, "reward" if name == "gold" else name, np.nan)
+    far = optimum.label in LINES and name not in ("reward", "gold", "score")
+    drawn = [line.get_label() for line in axes.get_lines()]
+    if not far and np.isfinite(value) and optimum.label not in drawn:
+        axes.axhline(value, color="black", linewidth=1, linestyle=LINES.get(optimum.label, "--"), label=optimum.label)

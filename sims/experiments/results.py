@@ -1,0 +1,182 @@
+"""What an experiment came to: arrays with named axes, scores, the exact optimum, a table and a plot."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sims.statistics.intervals import mean_interval
+
+from .experiment import Experiment
+from .measures import Optimum, optima, scores
+from .store import Record
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+    from .summary import Summary
+
+UNITS = {  # of a record's arrays; what is not here has no unit
+    "updates": "updates",
+    "samples": "samples",
+    "staleness": "updates",
+    "kl_policy_ref": "nats",
+    "entropy": "nats",
+    "logp_chosen": "nats",
+    "logp_rejected": "nats",
+    "first_logp_chosen": "nats",
+    "first_logp_rejected": "nats",
+    "logp_ref": "nats",
+    "logp_final": "nats",
+    "kl_of_best": "nats",
+    "length": "tokens",
+    "distance": "tokens",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """An experiment and its record. Each array of the record is an attribute: `result.reward`, `result.kl_policy_ref`.
+
+    Their axes, in `axes`, are run, evaluation (the start, then evenly spread over the updates), prompt and response.
+    `updates` and `samples` say when each evaluation was; `logp_ref` and `logp_final` are the policies at the start and
+    at the end, where responses can be listed.
+
+    >>> result = sims.run(sims.RLOO(), sims.BanditR2(), updates=100, runs=4, evaluations=2)
+    >>> result.reward.shape, result.axes["reward"]
+    ((4, 3), ('run', 'evaluation'))
+    >>> result.updates
+    array([  0,  50, 100])
+    >>> result.rewards.shape, result.axes["rewards"]
+    ((1, 100), ('prompt', 'response'))
+    >>> result.kl
+    Traceback (most recent call last):
+    AttributeError: no array kl in this record; did you mean kl_policy_ref?
+    """
+
+    experiment: Experiment
+    record: Record
+
+    @property
+    def score(self) -> np.ndarray:
+        """(runs, evaluations): 0 is the reference, 1 the largest reward (`sims.experiments.measures.scores`); 0 once a
+        run has diverged. NaN where the largest reward is not known."""
+        return scores(self.record)
+
+    @property
+    def optima(self) -> list[Optimum]:
+        """The largest reward, where it is known; then the distribution aimed at, where there is one.
+
+        >>> result = sims.run(sims.RLOO(beta=0.1), sims.BanditR1(), updates=10, runs=2)
+        >>> [optimum.label for optimum in result.optima]
+        ['largest reward', 'π* at β = 0.1']
+        """
+        return optima(self.record, self.experiment)
+
+    @property
+    def optimum(self) -> Optimum | None:
+        """The exact optimum of what the experiment aims at: π_ref·e^{r/β}/Z where its β is known, else the largest
+        reward; None where not even that is known. It has label, reward, score, kl_policy_ref, entropy and logp.
+
+        >>> sims.run(sims.DPO(), sims.BanditR1(), updates=10, runs=2).optimum.reward
+        1.0
+        """
+        return self.optima[-1] if self.optima else None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array of the record, and the score, by name."""
+        return {"score": self.score, **self.record.arrays}
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The names of the axes of each array."""
+        return {name: _axes(name, array) for name, array in self.arrays.items()}
+
+    def table(self) -> Summary:
+        """Start, end and 95 % interval over runs of what was evaluated, beside the exact optimum. Print it, or let
+        Jupyter show it.
+
+        >>> print(sims.run(sims.RLOO(), sims.BanditR1(), updates=100, runs=20).table())
+                             start      end      95 % interval   largest reward
+        reward              0.0390   0.0...   [0.0..., 0.0...]           1.0000
+        score               0.0000   0.0...   [0.0..., 0.0...]           1.0000
+        KL(π‖π_ref), nats   0.0000   0.0...   [0.0..., 0.0...]           6.1602
+        entropy, nats       4.1173   4.3...   [4.3..., 4.3...]           0.0000
+        <BLANKLINE>
+        20 runs, 100 updates, 12800 samples per run, 0 diverged (score 0), record ...
+        """
+        from .summary import summarise
+
+        return summarise(self)
+
+    def plot(self, *names: str, figure: Figure | None = None, label: str | None = None) -> Figure:
+        """Curves over samples: mean over runs and its 95 % band, and the optimum as a line. Returns the figure.
+
+        names: arrays with axes (run, evaluation), a panel each; score and kl_policy_ref unless given. figure: one that
+        `plot` made, to draw another result into; label: what its legend calls this one (the algorithm).
+
+        >>> online, offline = (
+        ...     sims.run(sims.DPO(), sims.BanditR1(), updates=40, runs=4, sync_every_updates=sync) for sync in (1, 40)
+        ... )
+        >>> figure = online.plot(label="online")
+        >>> figure = offline.plot(figure=figure, label="offline")
+        >>> [panel.get_ylabel() for panel in figure.axes]
+        ['score (0: reference, 1: largest reward)', 'KL(policy ‖ reference), nats']
+        """
+        from .curves import draw
+
+        return draw(self, names or ("score" if self.optima else "reward", "kl_policy_ref"), figure, label)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """All arrays as an `xarray.Dataset` with named dimensions, units, and the experiment's JSON among its
+        attributes. Needs xarray: pip install xarray."""
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError("to_xarray needs the package xarray: pip install xarray") from error
+        variables = {
+            name: (self.axes[name], array, {"units": UNITS[name]} if name in UNITS else {})
+            for name, array in self.arrays.items()
+        }
+        attributes = {"experiment": json.dumps(self.record.spec), "hash": self.record.hash}
+        return xarray.Dataset(variables, attrs=attributes).set_coords(["updates", "samples"])
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        arrays = self.record.arrays
+        if name not in arrays:
+            near = difflib.get_close_matches(name, arrays, n=1) or [x for x in arrays if x.startswith(name)]
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(arrays))}"
+            raise AttributeError(f"no array {name} in this record; {hint}", name=name, obj=self)
+        return arrays[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.record.arrays})
+
+    def __repr__(self) -> str:
+        experiment = self.experiment
+        name = "score" if self.optima else "reward"
+        end = self.arrays[name][:, -1].astype(float)
+        said = f"{end.mean():.2f}"
+        if len(end) > 1 and np.isfinite(end).all():
+            interval = mean_interval(end)
+            said += f" [{interval.low:.2f}, {interval.high:.2f}]"
+        what = f"{experiment.algorithm.kind} on {experiment.environment.kind}"
+        size = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''} of {experiment.updates} updates"
+        return f"Result({what}: {size}, final {name} {said})"
+
+
+def _axes(name: str, array: np.ndarray) -> tuple[str, ...]:
+    """What the axes of a record's array are: see `sims.experiments.executor` and `llm.training.run.execute`."""
+    if name in ("updates", "samples", "staleness"):
+        return ("evaluation",)
+    if name == "rewards":
+        return ("prompt", "response")
+    return ("run", "evaluation")[: array.ndim] if array.ndim < 3 else ("run", "prompt", "response")
