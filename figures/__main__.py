@@ -19,6 +19,7 @@ from sims.experiments.options import OptionParser, check_folder
 from sims.experiments.runner import Progress
 from sims.experiments.store import DamagedRecord, Store
 
+from . import catalogue
 from .arms import language_model as lm
 from .claims import write_claims
 from .figure import Figure, Records, all_figures
@@ -45,6 +46,7 @@ def parser() -> OptionParser:
     )
     command.add_argument("figures", nargs="*", metavar="NAME_OR_TAG", help="which figures; none: all")
     command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    command.add_argument("--claims", action="store_true", help="print the catalogue of claims, and run nothing")
     command.add_argument("--quick", action="store_true", help="shrunken runs, in seconds; no verdicts follow from them")
     command.add_argument("--full", action="store_true", help="compute even what is committed as a record")
     command.add_argument(
@@ -96,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         for figure in chosen:
             print(f"{figure.name:24} {', '.join(figure.claims):24} {', '.join(figure.tags):28} {figure.title}")
+        return 0
+    if options.claims:
+        print(catalogue.table(out / "claims.json"))
         return 0
     if options.dry_run:
         lab = lab_of(options)

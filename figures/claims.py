@@ -7,43 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from sims.statistics.intervals import Interval, verdict
 
-Setting = Literal["bandit", "mlp", "token", "lm"]
-
+from .catalogue import Claim, Setting
 
 RULE = (
     "Supported: the 95 % interval of the effect lies wholly where the claim puts it, beyond its margin on one side, or",
     "within the margins if the claim is that there is no effect. Refuted, of an effect: wholly on the other side of 0,",
     "or wholly within the margins; of none: wholly outside them. Else inconclusive; and always so under 10 runs.",
 )
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim as it stands before its runs: one scalar effect, its sign, and a margin that would matter.
-
-    kind: "effect" if the claim is that there is one, "none" if it is that there is none. unit: of effect and margin.
-    part: a few words that tell apart several effects of one claim.
-    """
-
-    id: str
-    part: str
-    text: str
-    effect: str
-    margin: float
-    sign: int = 1
-    kind: Literal["effect", "none"] = "effect"
-    unit: str = "score"
-
-    @property
-    def claimed(self) -> str:
-        """Where the claim puts its effect: '> 0.05', '< −0.05' or 'within ±0.05'."""
-        if self.kind == "none":
-            return f"within ±{self.margin:g}"
-        return f"> {self.margin:g}" if self.sign > 0 else f"< −{self.margin:g}"
 
 
 @dataclass(frozen=True)
@@ -75,8 +48,8 @@ class Verdict:
         return f"{self.claimed or format(self.margin, 'g')} {self.unit}"
 
 
-def judge(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes: Sequence[str], note: str) -> Verdict:
-    """Apply the rule of `sims.statistics.intervals.verdict`."""
+def row_of(claim: Claim, setting: Setting, effect: Interval, figure: str, hashes: Sequence[str], note: str) -> Verdict:
+    """The row of a claim: what the rule of `sims.statistics.intervals.verdict` says of its effect."""
     return Verdict(
         id=claim.id,
         setting=setting,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import ROUNDS, TUNING
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.report.style import RC, LineStyle, bound, colour, curve
@@ -42,10 +44,6 @@ ONLINE_RL = ("rloo", "ppo")
 PROMPTS, GENERATIONS = 32, 4  # an update's
 UPDATES, RUNS = 250, 50
 SAMPLES = UPDATES * PROMPTS * GENERATIONS
-
-C49 = "Only online RL finds behaviour absent from the data."
-C64 = "Preference tuning cannot add what the reference lacks."
-BEST = "the policy's final probability of the best response, which no recorded pair shows"
 
 
 def arms() -> dict[str, Experiment]:
@@ -161,12 +159,14 @@ def verdicts(records: Records) -> list[Verdict]:
     """Within reach, rare, and impossible; and whether it takes RL to find it."""
     rows = []
 
+    def hashes(policy: str, arms: Iterable[str], masses: tuple[float, ...]) -> list[str]:
+        return [records[f"{policy}/{m:g}/{arm}"].hash for arm in arms for m in masses]
+
     def mean(policy: str, arms: tuple[str, ...], masses: tuple[float, ...]) -> np.ndarray:
         return np.mean([best_probability(records, f"{policy}/{m:g}/{arm}") for arm in arms for m in masses], axis=0)
 
     for policy in POLICIES:
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
-        used = [record.hash for name, record in records.items() if name.startswith(policy)]
         given = {mass: f"{reference_probability(records, policy, mass):.2g}" for mass in MASSES}
         for part, other, masses, note in (
             ("against offline DPO, within reach", "dpo_offline", WITHIN_REACH, "Online RL asks the gold reward of what "
@@ -177,28 +177,23 @@ def verdicts(records: Records) -> list[Verdict]:
              "responses: where online DPO does as well, it does not take RL."),
         ):  # fmt: skip
             listed = ", ".join(given[mass] for mass in masses)
-            effect = f"{BEST}: mean of RLOO and PPO minus {other}, mean over reference masses {listed}"
-            claim = Claim("C49", part, C49, effect, 0.1, unit="probability")
             found = paired_effect(mean(policy, ONLINE_RL, masses), mean(policy, (other,), masses))
-            rows.append(judge(claim, setting, found, FIGURE.name, used, note))
+            used = hashes(policy, (*ONLINE_RL, other), masses)
+            rows.append(row_of(claim("C49", part, masses=listed), setting, found, FIGURE.name, used, note))
         tried = {arm: mean(policy, (arm,), (MASSES[-1],)) for arm in ARMS}
         best = max(tried, key=lambda arm: float(tried[arm].mean()))
-        effect = f"{BEST}, at {given[MASSES[-1]]} under the reference; largest of all arms ({best})"
-        claim = Claim("C64", "all but lacking", C64, effect, 0.01, kind="none", unit="probability")
+        lacking = claim("C64", "all but lacking", mass=given[MASSES[-1]], best=best)
         note = (
             "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A "
             "network may give mass to what it never drew nor saw, because its weights are shared."
         )
-        rows.append(judge(claim, setting, mean_interval(tried[best]), FIGURE.name, used, note))
-    lacking = {arm: best_probability(records, f"table/0/{arm}") for arm in ARMS}
-    best = max(lacking, key=lambda arm: float(lacking[arm].mean()))
-    claim = Claim(
-        "C64", "exactly 0", C64, f"{BEST}, at 0 under the reference; largest of all arms", 1e-6, kind="none",
-        unit="probability",
-    )  # fmt: skip
+        used = hashes(policy, ARMS, (MASSES[-1],))
+        rows.append(row_of(lacking, setting, mean_interval(tried[best]), FIGURE.name, used, note))
+    tried = {arm: best_probability(records, f"table/0/{arm}") for arm in ARMS}
+    best = max(tried, key=lambda arm: float(tried[arm].mean()))
     note = "It holds by arithmetic, since 0 times anything is 0; no softmax with finite logits has such a reference."
-    used = [records[f"table/0/{arm}"].hash for arm in ARMS]
-    rows.append(judge(claim, "bandit", mean_interval(lacking[best]), FIGURE.name, used, note))
+    used = hashes("table", ARMS, (0.0,))
+    rows.append(row_of(claim("C64", "exactly 0"), "bandit", mean_interval(tried[best]), FIGURE.name, used, note))
     return rows
 
 

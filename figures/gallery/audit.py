@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import HashableList
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
@@ -46,21 +47,12 @@ CONDITIONS = {
 }
 UPDATES, RUNS, TUNING_RUNS = 100, 20, 5
 
-FASTER = "A negative gradient speeds learning: contrastive training is ahead of Best-of-N on on-policy samples."
-SPEED = "IPO − Best-of-N, score averaged over 100 gradient steps, both on-policy, paired by run"
 GAPS = {
-    (place, condition): Claim("C27", f"{place}, {scoring} scoring, {rates} learning rates", FASTER, SPEED, margin=0.05)
+    (place, condition): claim("C27", f"{place}, {scoring} scoring, {rates} learning rates")
     for place in PLACES
     for condition, (scoring, rates) in CONDITIONS.items()
 }
-INTERACTION = Claim(
-    "C25",
-    "token bandit, R1 against R2",
-    "On-policy sampling matters when the reward's optimum is unlikely under the reference, and not otherwise.",
-    "(on-policy − offline on R1) − (the same on R2); final score at equal samples, mean of IPO and Best-of-N, right "
-    "scoring, tuned, paired by run",
-    margin=0.05,
-)
+INTERACTION = claim("C25", "token bandit, R1 against R2")
 
 
 def arm(place: str, scoring: str, algorithm: str, online: bool = True) -> Experiment:
@@ -176,10 +168,10 @@ def verdicts(records: Records) -> list[Verdict]:
         "five tuning runs, and IPO's runs on R1 differ much from seed to seed. Another β might serve it better.",
     }
     rows = []
-    for (place, condition), claim in GAPS.items():
+    for (place, condition), judged in GAPS.items():
         used = [records[f"{place}/{condition}/{algorithm}"].hash for algorithm in ALGORITHMS]
         effect = paired_effect(*gap(records, place, condition))
-        rows.append(judge(claim, "token", effect, FIGURE.name, used, notes[condition]))
+        rows.append(row_of(judged, "token", effect, FIGURE.name, used, notes[condition]))
     gains, used = {}, []
     for place in PLACES:
         final = {c: [records[f"{place}/{c}/{algorithm}"] for algorithm in ALGORITHMS] for c in ("d", "offline")}
@@ -190,7 +182,7 @@ def verdicts(records: Records) -> list[Verdict]:
         "R1's optimum is unlikely, not absent; where both arms come near the largest reward on R2, the ceiling alone "
         "makes an interaction. Ten passes over each batch make the on-policy arms up to nine updates stale."
     )
-    rows.append(judge(INTERACTION, "token", paired_effect(gains["R1"], gains["R2"]), FIGURE.name, used, note))
+    rows.append(row_of(INTERACTION, "token", paired_effect(gains["R1"], gains["R2"]), FIGURE.name, used, note))
     return rows
 
 

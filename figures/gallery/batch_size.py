@@ -25,7 +25,8 @@ from figures.arms.sweeps import (
     shortfall,
     tables,
 )
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import Claim, claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
@@ -46,29 +47,10 @@ FRESH, STALE = BATCHES[0], BATCHES[-2]
 BUDGETS = {"short": 2048, "long": 8192}
 RUNS = 50
 
-BETTER = "Smaller, fresher batches are better."
-SCORED = "final score at B = 16 samples − at B = 1,024, 16 samples an update; R1, mean over the algorithms, paired"
-SHORT = Claim("C26", "R1, 2,048 samples", BETTER, SCORED, margin=0.05)
-LONG = Claim("C26", "R1, 8,192 samples", BETTER, SCORED, margin=0.05)
-NETWORK = Claim("C26", "R1, 2,048 samples, network", BETTER, SCORED, margin=0.05)
-SUFFICE = "Where the optimum is likely under the reference, offline and supervised methods suffice."
-LOST = (
-    "best on-policy arm − best arm that sees only the reference's responses, each chosen on the other half of the "
-    "runs; 0 if negative; final score on R2, paired"
-)
-SUFFICES = {
-    "short": Claim("C31", "R2, 2,048 samples", SUFFICE, LOST, margin=0.05, kind="none"),
-    "long": Claim("C31", "R2, 8,192 samples", SUFFICE, LOST, margin=0.05, kind="none"),
-}
-LIKELIHOOD = Claim(
-    "C31",
-    "R2, 8,192 samples, supervised alone",
-    SUFFICE,
-    LOST.replace("best arm", "best supervised arm"),
-    0.05,
-    1,
-    "none",
-)
+SHORT, LONG = claim("C26", "R1, 2,048 samples"), claim("C26", "R1, 8,192 samples")
+NETWORK = claim("C26", "R1, 2,048 samples, network")
+SUFFICES = {"short": claim("C31", "R2, 2,048 samples"), "long": claim("C31", "R2, 8,192 samples")}
+LIKELIHOOD = claim("C31", "R2, 8,192 samples, supervised alone")
 
 
 def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
@@ -168,7 +150,7 @@ def _learning(axes: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C26 at both budgets on R1, and on the network; C31 on R2."""
     rows = []
-    for claim, place, budget, names, note in (
+    for judged, place, budget, names, note in (
         (
             SHORT,
             "R1",
@@ -189,12 +171,12 @@ def verdicts(records: Records) -> list[Verdict]:
         fresh, stale = (np.mean([final_scores(record) for record in used[b]], axis=0) for b in (FRESH, STALE))
         hashes = [record.hash for batch in used.values() for record in batch]
         setting: Literal["bandit", "mlp"] = "mlp" if place == "network" else "bandit"
-        rows.append(judge(claim, setting, paired_effect(fresh, stale), FIGURE.name, hashes, note))
-    rows += [_suffices(records, claim, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, claim in SUFFICES.items()]
+        rows.append(row_of(judged, setting, paired_effect(fresh, stale), FIGURE.name, hashes, note))
+    rows += [_suffices(records, judged, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, judged in SUFFICES.items()]
     return [*rows, _suffices(records, LIKELIHOOD, "long", ("best_of_n", "rwr", OFFLINE_ONLY))]
 
 
-def _suffices(records: Records, claim: Claim, budget: str, offline: tuple[str, ...]) -> Verdict:
+def _suffices(records: Records, judged: Claim, budget: str, offline: tuple[str, ...]) -> Verdict:
     online = {name: records[f"R2/{budget}/{name}/{FRESH:g}"] for name in ALGORITHMS}
     stale = {name: records[f"R2/{budget}/{name}/inf"] for name in offline}
     scores = [{name: final_scores(record) for name, record in group.items()} for group in (online, stale)]
@@ -205,7 +187,7 @@ def _suffices(records: Records, claim: Claim, budget: str, offline: tuple[str, .
         "Offline means fresh responses of the reference for ever: a fixed pool may run dry." + cut_to_nothing(lost)
     )
     hashes = [record.hash for record in (*online.values(), *stale.values())]
-    return judge(claim, "bandit", lost, FIGURE.name, hashes, note)
+    return row_of(judged, "bandit", lost, FIGURE.name, hashes, note)
 
 
 def caption(records: Records) -> str:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
 from figures.report.style import OFFLINE, ONLINE, RC, colour, points
@@ -36,19 +37,11 @@ SCHEDULES = {
     "reinforcement": Schedule(batch_size=4, num_generations=4),
 }
 
-CLAIM = "Too low a β collapses, too high a β learns nothing."
-EFFECT = "final gold score at the best interior β − at β = {}; mean over two algorithms and R1 and R2, paired by run"
 ENDS = {"low": BETAS[0], "high": BETAS[-1]}
 DATA = {"contrastive": "noisy pool", "reinforcement": "on-policy"}
 RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
 CLAIMS = {
-    (family, end, rate): Claim(
-        "C51",
-        f"{family}, {DATA[family]}: too {end}, {RATES[rate]}",
-        CLAIM,
-        EFFECT.format(f"{ENDS[end]:g}"),
-        margin=0.05,
-    )
+    (family, end, rate): claim("C51", f"{family}, {DATA[family]}: too {end}, {RATES[rate]}")
     for family in FAMILIES
     for end in ENDS
     for rate in RATES
@@ -147,16 +140,16 @@ def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place:
 def verdicts(records: Records) -> list[Verdict]:
     """Both ends of the axis, for each family and each way of setting the learning rate."""
     rows = []
-    for (family, end, rate), claim in CLAIMS.items():
+    for (family, end, rate), judged in CLAIMS.items():
         gains, hashes = [], []
         for place in PLACES:
             for algorithm in FAMILIES[family]:
                 cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
                 final = np.array([final_scores(cell) for cell in cells])
                 gains.append(crossfit_best(final[1:-1]) - final[BETAS.index(ENDS[end])])
-                hashes += [cell.hash for cell in cells]
+                hashes += [cell.hash for cell in (*cells[1:-1], cells[BETAS.index(ENDS[end])])]
         effect = paired_effect(np.mean(gains, axis=0), np.zeros(len(gains[0])))
-        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes, _note(family, rate)))
+        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes, _note(family, rate)))
     return rows
 
 

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.claims import Claim, Setting, Verdict, judge
+from figures.catalogue import Setting, claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
@@ -54,23 +55,12 @@ SHADES = {1: GREEN, 10: ORANGE, 100: VERMILION}
 PAIRS_A_PROMPT, UPDATES, RUNS = 4, 150, 50
 MARGIN = 2.0  # nats that the mean margin has grown by where arms are compared
 
-FALLS = "log π(chosen) falls while the margin grows."
-CHANGE = f"change of mean log π(chosen) over the pool until the mean margin has grown by {MARGIN:g} nats"
-MEAN = "mean of DPO and IPO"
 CLAIMS = {
-    ("table", MANY): Claim("C22", f"table, {MANY} prompts", FALLS, f"{CHANGE}, {MEAN}", 0.1, sign=-1, unit="nats"),
-    ("wide", FEW): Claim("C22", f"network, {FEW} prompt", FALLS, f"{CHANGE}, {MEAN}", 0.1, sign=-1, unit="nats"),
-    ("wide", MANY): Claim("C22", f"network, {MANY} prompts", FALLS, f"{CHANGE}, {MEAN}", 0.1, sign=-1, unit="nats"),
+    ("table", MANY): claim("C22", f"table, {MANY} prompts"),
+    ("wide", FEW): claim("C22", f"network, {FEW} prompt"),
+    ("wide", MANY): claim("C22", f"network, {MANY} prompts"),
 }
-FEW_MANY = Claim(
-    "C22",
-    "network, many against few",
-    "With few prompts the chosen rise, with many they fall too.",
-    f"{CHANGE}: {MANY} prompts − {FEW} prompt, {MEAN}, paired by run",
-    margin=0.1,
-    sign=-1,
-    unit="nats",
-)
+FEW_MANY = claim("C22", "network, many against few")
 
 
 def arms() -> dict[str, Experiment]:
@@ -256,7 +246,7 @@ def verdicts(records: Records) -> list[Verdict]:
         return np.mean([at_margin(path(records, name, prompts, algorithm)) for algorithm in ALGORITHMS], axis=0)
 
     def hashes(name: str, *numbers: int) -> list[str]:
-        return [records[f"{name}/{prompts}/{algorithm}"].hash for prompts in numbers for algorithm in ALGORITHMS]
+        return [records[f"{name}/{prompts}/{part}"].hash for prompts in numbers for part in (*ALGORITHMS, "pool")]
 
     notes = {
         ("table", MANY): "Four pairs among 100 actions seldom contradict each other; with 64 a prompt, what is "
@@ -266,13 +256,13 @@ def verdicts(records: Records) -> list[Verdict]:
         "which are in no pair; at 3 nats of margin the fall is larger, at 1 there is none.",
     }
     rows = []
-    for (name, prompts), claim in CLAIMS.items():
+    for (name, prompts), judged in CLAIMS.items():
         effect = mean_interval(change(name, prompts))
         setting = CAPACITIES[name].setting
-        rows.append(judge(claim, setting, effect, FIGURE.name, hashes(name, prompts), notes[name, prompts]))
+        rows.append(row_of(judged, setting, effect, FIGURE.name, hashes(name, prompts), notes[name, prompts]))
     effect = paired_effect(change("wide", MANY), change("wide", FEW))
     note = "Prompts and pairs grow together, as they do in data sets: it is not told which of the two it takes."
-    rows.append(judge(FEW_MANY, "mlp", effect, FIGURE.name, hashes("wide", FEW, MANY), note))
+    rows.append(row_of(FEW_MANY, "mlp", effect, FIGURE.name, hashes("wide", FEW, MANY), note))
     return rows
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 from scipy.optimize import brentq
 
-from figures.claims import Claim, Setting, Verdict, judge
+from figures.catalogue import Setting, claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import RC, colour
@@ -77,16 +78,7 @@ ESTIMATORS = {
 }
 ORDER = list(ESTIMATORS)
 
-C50 = Claim(
-    "C50",
-    "RLOO against a perfect critic",
-    "A mean-reward baseline can stand in for a critic.",
-    f"log2 of the gradient's noise under RLOO with groups of {JUDGED}, over that under PPO with a perfect critic; "
-    "noise: tr Cov/|mean|² by the responses drawn, given the prompts; equal samples, mean over reference and halfway",
-    margin=round(math.log2(1.25), 3),
-    kind="none",
-    unit="octaves",
-)
+C50 = claim("C50", "RLOO against a perfect critic")
 
 
 def bandit(environment: BanditR1 | BanditR2) -> Answers:
@@ -264,7 +256,7 @@ def verdicts(records: Records) -> list[Verdict]:
         )
         larger = f"RLOO with groups of {TWICE} {octaves(record, 'rloo', TWICE).mean():+.2f}"
         note = f"{note} No real critic is perfect, and GRPO's mean is biased. The same effect of {larger}, {others}."
-        rows.append(judge(C50, setting, mean_interval(octaves(record, "rloo")), FIGURE.name, [record.hash], note))
+        rows.append(row_of(C50, setting, mean_interval(octaves(record, "rloo")), FIGURE.name, [record.hash], note))
     return rows
 
 

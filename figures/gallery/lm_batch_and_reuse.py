@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms.sweeps import largest, shortfall
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import collect as collect_lengths
 from figures.gallery.lm_lengths import learning_rate
@@ -31,26 +32,9 @@ UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
 COLLECTED = 3  # batches of the reuse arms, whatever T
 
-BETTER = "Smaller, fresher batches are better."
-FRESHER = "final score at B = 32 samples − at B = 256, 32 an update, equal samples; mean of rloo and dpo, paired by run"
-C26 = Claim("C26", "min length", BETTER, FRESHER, margin=0.05)
-DROP = "PPO's final score at T = 1 − at T, for the worst of T = 2, 4, 8; 0 where reuse helps; paired by run"
-C29 = Claim(
-    "C29",
-    "min length, settings of T = 1",
-    "Moderate reuse of a batch (T ≤ 8) is harmless for PPO.",
-    DROP,
-    0.05,
-    kind="none",
-)
-EXTRA = "(final score at T = 1 − at 8), the mean of best_of_n and rwr, − the same of PPO; paired by run"
-C30 = Claim(
-    "C30",
-    "min length, settings of T = 1",
-    "Maximum-likelihood methods are more sensitive to reuse than PPO.",
-    EXTRA,
-    margin=0.05,
-)
+C26 = claim("C26", "min length")
+C29 = claim("C29", "min length, settings of T = 1")
+C30 = claim("C30", "min length, settings of T = 1")
 
 
 def arms(scale: str) -> dict[str, Experiment]:
@@ -133,22 +117,27 @@ def verdicts(records: Records) -> list[Verdict]:
         (
             C26,
             paired_effect(fresh, stale),
-            "batch",
+            [f"batch/{name}/{batches}" for name in STALE for batches in (BATCHES[0], BATCHES[-1])],
             f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them "
             f"apart; a larger one would lose more when they are stale. {_each(final)}",
         ),
         (
             C29,
             largest([shortfall(ppo[0], reused) for reused in ppo[1:]]),
-            "reuse/ppo",
+            [f"reuse/ppo/{passes}" for passes in PASSES],
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
             "from the optimum. Equal steps would show what fresh samples are worth.",
         ),
-        (C30, interaction(once, often, ppo[0], ppo[-1]), "reuse", tuned),
+        (
+            C30,
+            interaction(once, often, ppo[0], ppo[-1]),
+            [f"reuse/{name}/{passes}" for name in REUSED for passes in (1, PASSES[-1])],
+            tuned,
+        ),
     )
     return [
-        judge(claim, "lm", effect, FIGURE.name, [r.hash for name, r in records.items() if name.startswith(part)], note)
-        for claim, effect, part, note in rows
+        row_of(judged, "lm", effect, FIGURE.name, [records[name].hash for name in used], note)
+        for judged, effect, used, note in rows
     ]
 
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, apply, product
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
@@ -35,12 +36,7 @@ ROWS = {
     "kl_policy_ref": "KL(policy ‖ reference), nats",
 }
 
-CLAIM = "On-policy sampling matters when the reward's optimum is unlikely under the data, and not otherwise."
-SCORED = "final score at equal samples, paired by run"
-SKEW = Claim(
-    "C25", "skew against min length", CLAIM, f"(online − offline DPO on skew) − (the same on min); {SCORED}", margin=0.1
-)
-MODE = Claim("C25", "mode length", CLAIM, f"online − offline DPO on mode; {SCORED}", margin=0.1, kind="none")
+SKEW, MODE = claim("C25", "skew against min length"), claim("C25", "mode length")
 
 
 def arms(scale: str) -> dict[str, Experiment]:
@@ -156,12 +152,12 @@ def verdicts(records: Records) -> list[Verdict]:
             "more updates would let offline DPO extrapolate further."
         )
         effect = interaction(online, final["skew/dpo/off"], online, final["min/dpo/off"])
-        used = [records[key].hash for key in ("min/dpo/on", "min/dpo/off", "skew/dpo/off")]
-        rows.append(judge(SKEW, "lm", effect, FIGURE.name, used, note))
+        used = [records[key].hash for key in ("min/dpo/off", "skew/dpo/off")]  # the online arm cancels
+        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, used, note))
     note = "DPO alone, at the learning rates that suit min length; longer runs would pull the arms further apart."
     effect = paired_effect(final["mode/dpo/on"], final["mode/dpo/off"])
     used = [records[f"mode/dpo/{sampler}"].hash for sampler in ("on", "off")]
-    return [*rows, judge(MODE, "lm", effect, FIGURE.name, used, note)]
+    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, used, note)]
 
 
 def caption(records: Records) -> str:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery import lm_lengths
 from figures.lab import Lab
@@ -23,14 +24,8 @@ SAMPLERS = {"on": ("online", ONLINE), "off": ("offline", OFFLINE)}
 COLOURS = {"chosen": BLUE, "rejected": VERMILION}
 TITLES = lm_lengths.TITLES | {"mode": "Mode length"}
 
-CLAIM = "Under contrastive losses log π(chosen) falls while the margin to the rejected grows."
-CHANGE = (
-    "change of log π(chosen) from the reference to the end, nats a response, mean over the pairs of the first batch"
-)
 JUDGED = {
-    f"{task}/dpo/{sampler}": Claim(
-        "C22", f"{SAMPLERS[sampler][0]} DPO, {task} length", CLAIM, CHANGE, 1.0, -1, unit="nats"
-    )
+    f"{task}/dpo/{sampler}": claim("C22", f"{SAMPLERS[sampler][0]} DPO, {task} length")
     for task in ("min", "mode")
     for sampler in SAMPLERS
 }
@@ -103,7 +98,7 @@ def _handles() -> list[Line2D]:
 def verdicts(records: Records) -> list[Verdict]:
     """One row for each sampler on min and on mode."""
     rows = []
-    for name, claim in JUDGED.items():
+    for name, judged in JUDGED.items():
         record = records[name]
         grown = mean_interval(margin(record)[:, -1])
         note = (
@@ -112,7 +107,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
         rows.append(
-            judge(claim, "lm", mean_interval(change(record, "chosen")[:, -1]), FIGURE.name, [record.hash], note)
+            row_of(judged, "lm", mean_interval(change(record, "chosen")[:, -1]), FIGURE.name, [record.hash], note)
         )
     return rows
 

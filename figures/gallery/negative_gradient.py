@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import ROUNDS, TUNING
-from figures.claims import Claim, Setting, Verdict, judge
+from figures.catalogue import Claim, Setting, claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
@@ -90,9 +91,6 @@ PLACES = {
 SAMPLERS = {"off": math.inf, "on": None}
 PROMPTS, GENERATIONS, RUNS = 16, 4, 50
 
-FASTER = "A negative gradient speeds learning."
-COMPOUND = "On-policy sampling and a negative gradient compound."
-
 
 def parts(place: Place) -> dict[str, tuple[str, ...]]:
     """Which algorithms with a negative gradient are judged together."""
@@ -101,23 +99,11 @@ def parts(place: Place) -> dict[str, tuple[str, ...]]:
 
 def claims() -> dict[tuple[str, str], tuple[Claim, Claim]]:
     """C27 and C28 of each part and place."""
-    found = {}
-    for key, place in PLACES.items():
-        budgets = ", ".join(map(str, place.budgets))
-        scored = f"score at the end, mean over budgets of {budgets} updates, paired by run"
-        for part, names in parts(place).items():
-            who = f"mean of {', '.join(ARMS[name].label for name in names)}"
-            found[part, key] = (
-                Claim("C27", f"{part}, {key}", FASTER, f"({who}) − Best-of-N, same samples; {scored}", margin=0.05),
-                Claim(
-                    "C28",
-                    f"{part}, {key}",
-                    COMPOUND,
-                    f"(({who}) − Best-of-N) on-policy − the same on the reference's samples; {scored}",
-                    margin=0.05,
-                ),
-            )
-    return found
+    return {
+        (part, key): (claim("C27", f"{part}, {key}"), claim("C28", f"{part}, {key}"))
+        for key, place in PLACES.items()
+        for part in parts(place)
+    }
 
 
 def arms() -> dict[str, Experiment]:
@@ -270,7 +256,7 @@ def verdicts(records: Records) -> list[Verdict]:
         with_on, alone_on, with_off, alone_off = (
             speed(records, place, arms, sampler) for sampler in ("on", "off") for arms in (names, base)
         )
-        for claim, effect, note, samplers in (
+        for judged, effect, note, samplers in (
             (faster, paired_effect(with_off, alone_off), C27_NOTE, ("off",)),
             (compound, interaction(with_on, alone_on, with_off, alone_off), C28_NOTE, ("on", "off")),
         ):
@@ -280,7 +266,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 for s in samplers
                 for b in PLACES[place].budgets
             ]
-            rows.append(judge(claim, PLACES[place].setting, effect, FIGURE.name, used, NOTES[part] + note))
+            rows.append(row_of(judged, PLACES[place].setting, effect, FIGURE.name, used, NOTES[part] + note))
     return rows
 
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut_to_nothing, equal_grid, shortfall
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
@@ -58,13 +59,8 @@ def cost(algorithm: str, passes: int) -> Cost:
 
 
 COMPUTE = SAMPLES * cost("dpo", 1).total  # passes that online DPO without reuse takes for all samples
-MATCHES = "Online contrastive training matches or beats PPO at lower cost."
-LOST = (
-    "PPO's final score − the mean of DPO's and IPO's, 0 if negative; each at the number of passes that is better on "
-    "the other half of the runs, paired"
-)
 CLAIMS = {
-    (place, equal): Claim("C68", f"{place}, equal {equal}", MATCHES, LOST, margin=0.05, kind="none")
+    (place, equal): claim("C68", f"{place}, equal {equal}")
     for place in ("R1", "R2")
     for equal in ("samples", "compute")
 }
@@ -164,7 +160,7 @@ def _measured(axes: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """One row a place and a way of comparing; the claim as a whole falls only where both ways are refuted."""
     rows = []
-    for (place, equal), claim in CLAIMS.items():
+    for (place, equal), judged in CLAIMS.items():
         used = {name: {str(p): records[f"{place}/{equal}/{name}/{p}"] for p in PASSES} for name in ALGORITHMS}
         scored = {name: {p: final_scores(record) for p, record in group.items()} for name, group in used.items()}
         passes = {name: best_arm(group) for name, group in scored.items()}
@@ -178,7 +174,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "rises first." + cut_to_nothing(lost)
         )
         hashes = [record.hash for group in used.values() for record in group.values()]
-        rows.append(judge(claim, "bandit", lost, FIGURE.name, hashes, note))
+        rows.append(row_of(judged, "bandit", lost, FIGURE.name, hashes, note))
     return rows
 
 

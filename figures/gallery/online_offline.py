@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
@@ -30,13 +31,7 @@ OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
 UPDATES, RUNS = 500, 50
 
-CLAIM = "On-policy sampling matters when the reward's optimum is unlikely under the reference, and not otherwise."
-SCORED = "final score at equal samples, mean over the algorithms, paired by run"
-R1_R2 = Claim("C25", "R1 against R2", CLAIM, f"(on-policy − offline on R1) − (the same on R2); {SCORED}", margin=0.05)
-OVERLAP = Claim(
-    "C25", "overlap axis", CLAIM, f"(on-policy − offline at overlap 1e-6) − (the same at 0.5); {SCORED}", margin=0.05
-)
-OTHERWISE = Claim("C25", "not otherwise", CLAIM, f"on-policy − offline on R2; {SCORED}", margin=0.05, kind="none")
+R1_R2, OVERLAP, OTHERWISE = (claim("C25", part) for part in ("R1 against R2", "overlap axis", "not otherwise"))
 
 
 def environments() -> dict[str, Bandit]:
@@ -151,7 +146,7 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """The interaction on R1 against R2 and along the overlap axis; and that nothing is gained where it is likely."""
     rows = []
-    for claim, unlikely, likely, note in (
+    for judged, unlikely, likely, note in (
         (
             R1_R2,
             "R1",
@@ -171,7 +166,7 @@ def verdicts(records: Records) -> list[Verdict]:
         likely_gain = gain(records, likely, ALGORITHMS) if likely else np.zeros_like(unlikely_gain)
         effect = paired_effect(unlikely_gain, likely_gain)
         places = [place for place in (unlikely, likely) if place]
-        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes(records, places), note))
+        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes(records, places), note))
     return rows
 
 

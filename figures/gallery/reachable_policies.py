@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from scipy.special import log_expit, logit
 
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLACK, RC, colour
@@ -25,9 +26,6 @@ from sims.statistics.intervals import mean_interval
 MASSES = (0.0, 1e-9, 1e-6, 1e-3, 1e-2, 0.1, 0.3)  # of the third response under the reference
 PROBLEMS, SEED = 200, 0
 GRID = 401  # values of r_3 over which the nearest RL optimum is sought
-
-C01 = "Policies reachable by a reward model and RL are a subset of those reachable by DPO."
-C02 = "The inclusion is strict: DPO's loss has minima that no reward model followed by RL reaches."
 
 
 def draw_problems(problems: int, seed: int) -> dict[str, np.ndarray]:
@@ -147,26 +145,23 @@ def verdicts(records: Records) -> list[Verdict]:
     arrays, used = record.arrays, [record.hash]
     excess, distance = np.abs(arrays["excess"]).max(0), arrays["distance"]
     rows = [
-        judge(
-            Claim(
-                "C01", "three responses", C01,
-                "DPO loss of an exact RL optimum above its minimum, largest over reference masses", 1e-6, kind="none",
-                unit="nats",
-            ),
-            "bandit", mean_interval(excess), FIGURE.name, used,
+        row_of(
+            claim("C01", "three responses"),
+            "bandit",
+            mean_interval(excess),
+            FIGURE.name,
+            used,
             "One comparison of three responses and perfect optimisers on both sides: what each reaches by training is "
             "another question.",
         )
-    ]  # fmt: skip
-    measure = "total variation from a minimum of DPO's loss to the nearest RL optimum"
+    ]
     for part, values, note in (
         ("reference without the response", distance[0], "DPO's minimum is free where the reference has no support; "
          "which one training ends at depends on the parametrisation, and a softmax cannot have such a reference."),
         ("reference with full support", distance[1:].max(0), "With any positive reference mass, down to 1e-9, the "
          "implicit reward of a DPO minimum is a reward whose RL optimum it is; the reward may be very large."),
     ):  # fmt: skip
-        claim = Claim("C02", part, C02, f"{measure}, {part}", 0.01, unit="total variation")
-        rows.append(judge(claim, "bandit", mean_interval(values), FIGURE.name, used, note))
+        rows.append(row_of(claim("C02", part), "bandit", mean_interval(values), FIGURE.name, used, note))
     return rows
 
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import ROUNDS, TUNING
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
 from figures.report.style import RC, LineStyle, bound, colour, curve
@@ -34,10 +35,6 @@ UPDATES = {"table": 40, "mlp": 300}  # in 300 every arm of the table gets to the
 CEILING = 0.99  # gold reward above which an arm cannot be told from the largest reward's
 ARMS = {"dpo": "DPO", "dpo_after_sft": "DPO, after SFT on the chosen", "ppo": "PPO on the learned reward"}
 LINES: dict[str, LineStyle] = {"dpo": "-", "dpo_after_sft": "--", "ppo": "-"}
-
-C06 = "Shift between the reference and the preference data hurts DPO more than PPO."
-C07 = "SFT on the chosen responses first repairs DPO under shift."
-SLOPE = "least-squares slope of the final gold reward on the shift (reference's mass on responses not in the data)"
 
 
 def arms() -> dict[str, Experiment]:
@@ -119,17 +116,16 @@ def verdicts(records: Records) -> list[Verdict]:
     far = [SHIFTS.index(shift) for shift in FAR]
     for policy in POLICIES:
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
-        used = [record.hash for name, record in records.items() if name.startswith(policy)]
         final = {arm: gold(records, policy, arm) for arm in ARMS}
         slope = {arm: np.polyfit(SHIFTS, values.T, 1)[0] for arm, values in final.items()}
         longer = " In 300 updates all arms get to the largest reward at every shift." if policy == "table" else ""
         rows.append(
-            judge(
-                Claim("C06", "slope", C06, f"{SLOPE}: PPO's minus DPO's", 0.05, unit="gold reward"),
+            row_of(
+                claim("C06", "slope"),
                 setting,
                 paired_effect(slope["ppo"], slope["dpo"]),
                 FIGURE.name,
-                used,
+                [records[f"{policy}/{shift:g}/{arm}"].hash for shift in SHIFTS for arm in ("ppo", "dpo")],
                 "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that "
                 "knows more of unseen responses, or another number of updates, would change the slopes."
                 + longer
@@ -137,15 +133,13 @@ def verdicts(records: Records) -> list[Verdict]:
             )
         )
         gain, plain = (final[arm][:, far].mean(-1) for arm in ("dpo_after_sft", "dpo"))
-        shifts = ", ".join(f"{shift:g}" for shift in FAR)
-        effect = f"final gold reward of DPO after SFT on the chosen minus DPO's, mean over shifts {shifts}"
         rows.append(
-            judge(
-                Claim("C07", "under shift", C07, effect, 0.05, unit="gold reward"),
+            row_of(
+                claim("C07", "under shift"),
                 setting,
                 paired_effect(gain, plain),
                 FIGURE.name,
-                used,
+                [records[f"{policy}/{shift:g}/{arm}"].hash for shift in FAR for arm in ("dpo_after_sft", "dpo")],
                 f"The fine-tuned arm takes {SFT_UPDATES} updates more, on the same pairs; DPO alone for as many more "
                 "updates might close part of the gap." + _ceiling(gain[:, None], plain[:, None]),
             )

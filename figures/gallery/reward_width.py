@@ -3,8 +3,6 @@ bandit's R1 and R2 with the published widths of the bump."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,16 +10,17 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
-from figures.claims import Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.gallery.online_offline import ALGORITHMS, R1_R2, arms, gain, hashes
+from figures.gallery.online_offline import ALGORITHMS, arms, gain, hashes
 from figures.lab import Lab
 from figures.report.style import RC, colour, points
 from sims.environments import Bandit, BanditR1, BanditR2
 from sims.statistics.intervals import paired_effect
 
 WIDTHS = (10.0, 20.0, 30.0)  # the first is judged with the overlap axis, by online_offline
-CLAIMS = {width: replace(R1_R2, part=f"{R1_R2.part}, width {width:g}") for width in WIDTHS[1:]}
+CLAIMS = {width: claim("C25", f"R1 against R2, width {width:g}") for width in WIDTHS[1:]}
 
 
 def environments() -> dict[str, Bandit]:
@@ -66,7 +65,7 @@ def _panel(axes: Axes, records: Records, place: str) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """The interaction of R1 and R2 at the widths that online_offline does not judge."""
     rows = []
-    for width, claim in CLAIMS.items():
+    for width, judged in CLAIMS.items():
         places = [f"{place}/{width:g}" for place in ("R1", "R2")]
         on_r1, on_r2 = (gain(records, place, ALGORITHMS) for place in places)
         effect = paired_effect(on_r1, on_r2)
@@ -75,7 +74,7 @@ def verdicts(records: Records) -> list[Verdict]:
             f"With this width {100 * mass:.0f} % of the reference's mass lies within R1's bump, whose optimum is then "
             "less unlikely than with width 10; the overlap axis of online_offline changes that mass alone."
         )
-        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes(records, places), note))
+        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes(records, places), note))
     return rows
 
 

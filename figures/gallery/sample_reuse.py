@@ -9,7 +9,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import TRIED, TUNING, cut_to_nothing, equal_grid, largest, shortfall
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import RC, bound, colour, points
@@ -37,18 +38,14 @@ PANELS = {
     "R1/steps": f"R1 · equal gradient steps ({STEPS})",
     "R2/samples": f"R2 · equal samples ({BATCHES * PROMPTS * GENERATIONS:,})",
 }
-HARMLESS = "Moderate reuse of a batch (T ≤ 8) is harmless for PPO."
-DROP = "PPO's score at T = 1 − at T, for the worst of T = 2, 4, 8; 0 where reuse helps; paired by run"
-SENSITIVE = "Maximum-likelihood methods are more sensitive to reuse than PPO."
-EXTRA = "(score at T = 1 − at 32), the mean of best_of_n and rwr, − the same of PPO; paired by run"
 PARTS = {
     "R1/samples": "R1, equal samples",
     "R1/held": "R1, equal samples, settings of T = 1",
     "R1/steps": "R1, equal gradient steps",
     "R2/samples": "R2, equal samples",
 }
-C29 = {panel: Claim("C29", part, HARMLESS, DROP, margin=0.05, kind="none") for panel, part in PARTS.items()}
-C30 = {panel: Claim("C30", part, SENSITIVE, EXTRA, margin=0.05) for panel, part in PARTS.items() if panel[:2] == "R1"}
+C29 = {panel: claim("C29", part) for panel, part in PARTS.items()}
+C30 = {panel: claim("C30", part) for panel, part in PARTS.items() if panel[:2] == "R1"}
 NOTES = {
     "R1/samples": "Each T has its own learning rate; whoever reuses a batch also takes more steps on as many samples.",
     "R1/held": "How far a learning rate carries, which differs between algorithms; not what reuse costs at its best.",
@@ -130,19 +127,19 @@ def verdicts(records: Records) -> list[Verdict]:
         return records[f"{panel}/{algorithm}/{passes}"]
 
     rows = []
-    for panel, claim in C29.items():
+    for panel, judged in C29.items():
         used = [cell(panel, "ppo", passes) for passes in (1, *MODERATE)]
         fresh, *reused = (final_scores(record) for record in used)
         drop = largest([shortfall(fresh, score) for score in reused])
         note = NOTES[panel] + cut_to_nothing(drop)
-        rows.append(judge(claim, "bandit", drop, FIGURE.name, [record.hash for record in used], note))
-    for panel, claim in C30.items():
+        rows.append(row_of(judged, "bandit", drop, FIGURE.name, [record.hash for record in used], note))
+    for panel, judged in C30.items():
         once, often = ([cell(panel, name, passes) for name in LIKELIHOOD] for passes in (1, MANY))
         ppo = [cell(panel, "ppo", passes) for passes in (1, MANY)]
         likelihood = [np.mean([final_scores(record) for record in group], axis=0) for group in (once, often)]
         effect = interaction(*likelihood, *(final_scores(record) for record in ppo))
         hashes = [record.hash for record in (*once, *often, *ppo)]
-        rows.append(judge(claim, "bandit", effect, FIGURE.name, hashes, NOTES[panel]))
+        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes, NOTES[panel]))
     return rows
 
 

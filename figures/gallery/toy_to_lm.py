@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from figures.arms import language_model as lm
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import METHODS, cells
 from figures.gallery.lm_lengths import arms as lm_arms
@@ -41,10 +42,7 @@ UPDATES, RUNS, SAMPLES = 100, 50, 32
 TOY_TEMPERATURE = 0.2  # of RWR: as large a share of the rewards' range as 10 tokens are of 58
 RESAMPLES = 2000
 
-CLAIM = "The toys' rankings of algorithms carry over to a language model."
-EFFECT = "Spearman's rank correlation over seven algorithms, mean over the tasks; each by its {score} at equal samples"
-FINAL = Claim("toy→lm", "final score", CLAIM, EFFECT.format(score="final score"), margin=0.3, unit="ρ")
-DURING = Claim("toy→lm", "score over the run", CLAIM, EFFECT.format(score="mean score over the run"), 0.3, unit="ρ")
+FINAL, DURING = (claim("toy→lm", part) for part in ("final score", "score over the run"))
 
 
 def toys() -> dict[str, Experiment]:
@@ -188,8 +186,8 @@ def verdicts(records: Records) -> list[Verdict]:
     )
     used = [record.hash for record in records.values()]
     return [
-        judge(claim, "lm", correlations(records, MEASURES[claim.part])["all"], FIGURE.name, used, note)
-        for claim in (FINAL, DURING)
+        row_of(judged, "lm", correlations(records, MEASURES[judged.part])["all"], FIGURE.name, used, note)
+        for judged in (FINAL, DURING)
     ]
 
 

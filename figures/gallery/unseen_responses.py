@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.claims import Claim, Verdict, judge
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLACK, RC, LineStyle, colour, curve
@@ -38,15 +39,6 @@ POLICIES: dict[str, tuple[PolicySpec, float]] = {
 }
 BETA, MATCHED_LOSS = 0.5, 0.2
 UPDATES, RUNS = 600, 50
-
-UNIT = "probability"
-RISE = "change of the policy's mass on responses that no recorded pair shows, from the reference's"
-GRID = f"mean over coverage {', '.join(f'{c:g}' for c in COVERAGES)} × three references"
-C03 = "DPO raises the probability of responses absent from the data."
-C04 = "PPO on a learned reward avoids raising the probability of responses absent from the data, as DPO does."
-C05 = "More coverage of the data shrinks the rise."
-MARGIN = 0.02
-ITS_LOSS = "the loss at which the same run's reward model stopped"
 
 
 def arms() -> dict[str, Experiment]:
@@ -230,35 +222,28 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     coverage = np.array(COVERAGES)
     for policy in POLICIES:
-        used = [record.hash for name, record in records.items() if f"/{policy}/" in name]
+        hashes = {
+            name: [records[f"{tilt}-{c:g}/{policy}/{name}"].hash for tilt in TILTS for c in COVERAGES]
+            for name in ("dpo", "ppo")
+        }
+        used = [*hashes["dpo"], *hashes["ppo"]]  # PPO's record has the loss at which DPO is read
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         dpo, ppo, best = (over_grid(records, policy, measure) for measure in MEASURES)
         ends = np.mean([[change(records[f"{t}-{c:g}/{policy}/dpo"])[:, -1] for c in COVERAGES] for t in TILTS], (0, 1))
-        for part, values, when in (
-            ("at one loss", dpo.mean((0, 1)), f"at {ITS_LOSS}"),
-            ("at the end", ends, f"after {UPDATES} updates"),
-        ):
+        for part, values, of in (("at one loss", dpo.mean((0, 1)), used), ("at the end", ends, hashes["dpo"])):
             cells = f"it rises in {int((dpo.mean(-1) > 0).sum())} of {dpo[..., 0].size} cells at one loss"
-            claim = Claim("C03", part, C03, f"{RISE}, {when}; {GRID}", MARGIN, unit=UNIT)
             note = f"A mean over a grid that we chose; {cells}, most where the reference favours losers."
-            rows.append(judge(claim, setting, mean_interval(values), FIGURE.name, used, note))
+            rows.append(row_of(claim("C03", part), setting, mean_interval(values), FIGURE.name, of, note))
         for part, other, note in (
             ("sampled PPO", ppo, f"PPO with β = {BETA:g} and one sampled run each; a reward model of another "
              "architecture than the policy's may generalise otherwise."),
             ("exact KL optimum", best, "The optimum of the learned reward itself, which no optimiser's failing blurs."),
         ):  # fmt: skip
-            claim = Claim(
-                "C04", part, C04, f"DPO's {RISE} minus the other's, both at {ITS_LOSS}; {GRID}", MARGIN, unit=UNIT,
-            )  # fmt: skip
             effect = paired_effect(dpo.mean((0, 1)), other.mean((0, 1)))
-            rows.append(judge(claim, setting, effect, FIGURE.name, used, note))
+            rows.append(row_of(claim("C04", part), setting, effect, FIGURE.name, used, note))
         slopes = np.polyfit(coverage, dpo.mean(0), 1)[0]
-        claim = Claim(
-            "C05", "slope", C05, f"least-squares slope of DPO's {RISE} on coverage, at {ITS_LOSS}", 0.05, sign=-1,
-            unit=f"{UNIT} per 100 % of coverage",
-        )  # fmt: skip
         note = "Where the mass falls rather than rises, more coverage leaves less of it to fall: the slope is positive."
-        rows.append(judge(claim, setting, mean_interval(slopes), FIGURE.name, used, note))
+        rows.append(row_of(claim("C05", "slope"), setting, mean_interval(slopes), FIGURE.name, used, note))
     return rows
 
 

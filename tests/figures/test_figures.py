@@ -13,7 +13,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
 from figures.__main__ import main, parser, run
-from figures.claims import Claim, as_markdown, judge, write_claims
+from figures.catalogue import Claim
+from figures.claims import as_markdown, row_of, write_claims
 from figures.committed import Tuned
 from figures.figure import Records, all_figures
 from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Lab, product
@@ -132,9 +133,9 @@ def test_quick_runs_are_other_records(tmp_path: Path) -> None:
 
 def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
     claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1)
-    rows = [judge(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), name, ["h"], "n.") for name in ("f", "g")]
+    rows = [row_of(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), name, ["h"], "n.") for name in ("f", "g")]
     write_claims(rows, tmp_path)
-    write_claims([judge(claim, "bandit", mean_interval(np.linspace(-0.01, 0.01, 20)), "f", ["h"], "n.")], tmp_path)
+    write_claims([row_of(claim, "bandit", mean_interval(np.linspace(-0.01, 0.01, 20)), "f", ["h"], "n.")], tmp_path)
     found = {row["figure"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
     assert {name: row["verdict"] for name, row in found.items()} == {"f": "refuted", "g": "supported"}
     columns = {"id", "setting", "verdict", "effect", "low", "high", "margin", "runs", "spec_hashes", "figure"}
@@ -150,7 +151,7 @@ def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
 def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], claimed: str, tmp_path: Path) -> None:
     """+0.05 within a margin of 0.1 refutes a claim of an effect, and supports a claim of none."""
     claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1, **changes)
-    row = judge(claim, "bandit", mean_interval(np.linspace(0.04, 0.06, 20)), "f", ["h"], "n.")
+    row = row_of(claim, "bandit", mean_interval(np.linspace(0.04, 0.06, 20)), "f", ["h"], "n.")
     assert row.verdict == ("supported" if claim.kind == "none" else "refuted")
     write_claims([row], tmp_path)
     report.write(tmp_path)

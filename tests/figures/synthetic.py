@@ -1,0 +1,163 @@
+"""Records without runs: what a figure's verdicts read, with effects of a known size in them.
+
+`skeleton(figure)` collects a figure from a lab that runs nothing: it gets the keys and the specs of its records as they
+would be, tuning taken to choose the middle of each grid. `filled(record, levels)` then gives one its arrays, of the
+right shapes. All that a verdict may look at is held by a few quantities of a record, one number per run each:
+`QUANTITIES`. Their mean over the runs is exact, in the odd runs and in the even ones (`crossfit_best` looks at halves),
+and their noise is small beside a margin; so that an effect which is a sum of means is known to rounding.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from figures.figure import Figure
+from figures.gallery import gradient_variance, reachable_policies, unseen_responses
+from figures.lab import Lab, Point, apply
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Arrays, Record, Store
+
+QUANTITIES = {
+    "score": 0.5,  # after the start, at every point
+    "best": 0.5,  # final probability of the best response
+    "unseen": 0.5,  # mass on responses that no data show; the reference's is ½
+    "optimum": 0.5,  # the same of the exact optimum of the learned reward
+    "chosen": 0.0,  # change of log π(chosen) since the reference
+    "octaves": 0.0,  # log2 of RLOO's noise; a perfect critic's is "perfect"
+    "perfect": 0.0,
+    "excess": 0.0,  # DPO's loss of an RL optimum above its minimum
+    "without": 0.0,  # distance from a DPO minimum to the nearest RL optimum: reference without the response
+    "with": 0.0,  # and with full support
+}
+REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
+TABLES = 50
+
+Levels = Mapping[str, float]  # quantity → its mean
+
+
+class SyntheticLab(Lab):
+    """Gives every arm a record of its spec and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(Store("nothing is read or written here"))
+
+    def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+        return {name: Record(arm.to_json(), {}, {}) for name, arm in arms.items()}
+
+    def tuned_records(
+        self,
+        arms: Mapping[str, Experiment],
+        grids: Mapping[str, Sequence[Point]],
+        tuning_runs: int = 10,
+        finalists: int = 0,
+    ) -> dict[str, Record]:
+        return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
+
+    def exact(
+        self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
+    ) -> Record:
+        return Record({**spec, "name": name}, {}, {})
+
+
+class SyntheticRecord(Record):
+    """A record whose hash is its key in the figure, under "key" in its spec: a row then says which records it names."""
+
+    @property
+    def hash(self) -> str:
+        return str(self.spec["key"])
+
+
+def skeleton(figure: Figure) -> dict[str, Record]:
+    """Every record of a figure by its key, without arrays."""
+    found = figure.collect(SyntheticLab())
+    return {key: SyntheticRecord({**record.spec, "key": key}, {}, {}) for key, record in found.items()}
+
+
+def filled(record: Record, levels: Levels, noise: float, moved: float = 0.0) -> Record:
+    """The record with arrays. levels: means of quantities that differ from QUANTITIES. noise: standard deviation over
+    runs of every quantity. moved: by how much every quantity is shifted, and with them what no quantity says: what is
+    in a pool, and the loss at which a reward model stopped."""
+    return SyntheticRecord(record.spec, _arrays(record.spec, levels, noise, moved), {})
+
+
+def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float) -> Arrays:
+    runs = spec["of"]["runs"] if "of" in spec else spec.get("runs", TABLES)
+    wobble = noise * balanced(spec["key"], runs)
+    level = {name: levels.get(name, base) + wobble + moved for name, base in QUANTITIES.items()}
+    if spec["name"] == "reachable_policies":
+        masses = len(reachable_policies.MASSES)
+        distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
+        return {"excess": np.stack([level["excess"]] * masses), "distance": distance}
+    if spec["name"] == "chosen_likelihood-pool":
+        chosen = np.full((runs, 1, 2), 1.0)
+        chosen[..., 0] += 10 * abs(moved)
+        return {"chosen": chosen, "rejected": np.ones((runs, 1, 2))}
+    if spec["name"].startswith("gradient_variance"):
+        return {"within": _noise_of_gradients(level, len(spec["group_sizes"]))}
+    if "updates" not in spec:
+        return {}  # exact, and nothing is claimed of it
+    return _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0)
+
+
+def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool) -> Arrays:
+    """What `sims.experiments.executor` and `llm.training.run` write, for one prompt with two responses."""
+    runs = len(level["score"])
+
+    def path(start: float, then: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.full((runs, 1), start), np.repeat(then[:, None], points - 1, axis=1)], axis=1)
+
+    def distribution(second: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.log(np.stack([1.0 - second, second], axis=-1))[:, None]
+
+    loss = path(np.log(2), np.full(runs, 0.2))
+    if points > 2:
+        loss[:, 1] = 0.4  # so that 0.2 is reached at the second point, by when the mass has moved
+    with np.errstate(invalid="ignore", divide="ignore"):
+        odds = np.log(level["optimum"] / (1.0 - level["optimum"])) - (REFERENCE[1] - REFERENCE[0])
+    learned = np.stack([np.zeros(runs), unseen_responses.BETA * odds], axis=-1)[:, None]
+    start = REFERENCE.mean()  # of a pool that counts both responses once
+    counted = np.linspace(0, updates, points).astype(int)
+    found = {
+        "updates": counted,
+        "samples": counted * 16,
+        "gold": path(0.0, level["score"]),
+        "reward": path(0.0, level["score"]),
+        "reference_reward": np.zeros(runs),
+        "best_reward": np.ones(runs),
+        "diverged_at": np.full(runs, -1),
+        "rewards": np.array([[0.0, 1.0]]),
+        "logp_ref": np.broadcast_to(REFERENCE, (runs, 1, 2)),
+        "logp_final": distribution(level["best"]),
+        "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
+        "unseen_mass": path(0.5, level["unseen"]),
+        "loss": loss,
+        "learned_rewards": learned,
+        "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
+    }
+    for name, begin in (("logp", start), ("first_logp", start)):
+        found[f"{name}_chosen"] = path(begin, start + level["chosen"])
+        found[f"{name}_rejected"] = path(begin, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    return found
+
+
+def _noise_of_gradients(level: Mapping[str, np.ndarray], sizes: int) -> np.ndarray:
+    """(tables, policies, estimators, group sizes)."""
+    order = gradient_variance.ORDER
+    within = np.ones((len(level["octaves"]), len(gradient_variance.POLICIES), len(order), sizes))
+    within[:, :, order.index("rloo")] = 2.0 ** level["octaves"][:, None, None]
+    # The noise of the runs is in the numerator: what is left in the critic's is the level.
+    within[:, :, order.index("perfect")] = 2.0 ** level["perfect"].mean()
+    return within
+
+
+def balanced(key: str, runs: int) -> np.ndarray:
+    """(runs,): normal noise of this record; mean 0 in the even runs and in the odd ones, standard deviation 1."""
+    noise = np.random.default_rng(zlib.crc32(key.encode())).normal(size=runs)
+    for half in (0, 1):
+        noise[half::2] -= noise[half::2].mean()
+    return noise / noise.std()

@@ -1,0 +1,181 @@
+"""The catalogue of claims: what it holds, what it refuses, and that figures agree with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from figures.__main__ import main
+from figures.catalogue import NOT_JUDGED, CatalogueError, catalogue, claim, row, table
+from figures.figure import all_figures
+from figures.gallery import (
+    batch_size,
+    beta_sweep,
+    chosen_likelihood,
+    gradient_variance,
+    lm_batch_and_reuse,
+    negative_gradient,
+    reference_shift,
+    sample_reuse,
+    unseen_responses,
+)
+
+GOOD = """
+[[claim]]
+id = "C99"
+text = "Something matters."
+source = "somebody"
+test = "try it"
+refuted_if = "it does not"
+
+[[claim.row]]
+part = "here"
+figure = "kl_dynamics"
+settings = ["bandit"]
+effect = "a − b at {mass}"
+kind = "effect"
+sign = -1
+margin = 0.1
+unit = "score"
+history = [{ date = 2026-01-31, change = "first catalogued" }]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "claims.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_row_is_read_as_it_is_written(tmp_path: Path) -> None:
+    found = row("C99", "here", write(tmp_path, GOOD))
+    assert (found.claim.text, found.claim.claimed, found.figure) == ("Something matters.", "< −0.1", "kl_dynamics")
+    assert found.history[0].change == "first catalogued"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('id = "C99"\n', "", "a [[claim]] without an id: id: is missing"),
+        ('source = "somebody"\n', "", "C99: source: is missing: must have id, source, test, text"),
+        ('test = "try it"', 'tset = "try it"', "C99: test: is missing"),
+        ('refuted_if = "it does not"\n', "", "C99: must have either refuted_if or against"),
+        ('unit = "score"\n', "", "C99, here: unit: is missing"),
+        ("sign = -1\n", "", "C99, here: sign: is missing"),
+        ("sign = -1", "sign = 2", "C99, here: sign = 2: must be +1 or -1"),
+        ('kind = "effect"', 'kind = "none"', "C99, here: sign: is not a field"),  # of none there is no claimed side
+        ('kind = "effect"', 'kind = "nothing"', "C99, here: kind = 'nothing': must be one of effect, none"),
+        ("margin = 0.1", "margin = 0", "C99, here: margin = 0: must be a number above 0"),
+        ("margin = 0.1", "margin = inf", "C99, here: margin = inf: must be a number above 0"),
+        ("margin = 0.1", 'margin = "0.1"', "C99, here: margin = '0.1': must be a number above 0"),
+        ('["bandit"]', '["bandits"]', "C99, here: settings: 'bandits': must be of bandit, mlp, token, lm"),
+        ('["bandit"]', "[]", "C99, here: settings: None: must be of bandit"),
+        ('{ date = 2026-01-31, change = "first catalogued" }', "", "C99, here: history: must have a line"),
+        (", change =", ", what =", "C99, here, history: change: is missing"),
+        ("\n[[claim.row]]", "\nrows = 1\n[[claim.row]]", "C99: rows: is not a field"),
+        ("[[claim]]", "[claim", "claims.toml: is not TOML"),
+        ("\n[[claim]]", GOOD + "\n[[claim]]", "C99: stands twice"),
+        (
+            "first catalogued",
+            'x" }, { date = 2025-01-01, change = "y',
+            "C99, here: history: must have the newest line last",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(old: str, new: str, message: str, tmp_path: Path) -> None:
+    assert old in GOOD
+    with pytest.raises(CatalogueError) as error:
+        catalogue(write(tmp_path, GOOD.replace(old, new, 1)))
+    assert str(error.value).startswith(message) and "\n" not in str(error.value).strip()
+
+
+def test_a_part_stands_once(tmp_path: Path) -> None:
+    twice = GOOD + GOOD[GOOD.index("[[claim.row]]") :]
+    with pytest.raises(CatalogueError, match="C99: part = 'here': stands twice"):
+        catalogue(write(tmp_path, twice))
+
+
+def test_a_look_up_that_finds_nothing_says_what_there_is() -> None:
+    with pytest.raises(CatalogueError, match=r"claim = 'C100': must be in claims.toml, which has C01, C02"):
+        claim("C100", "here")
+    with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'slope'"):
+        claim("C06", "slop")
+    with pytest.raises(CatalogueError, match=r"C13: part = 'here': must be .*: not judged yet"):
+        claim("C13", "here")
+
+
+def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
+    found = claim("C49", "against offline DPO, rare", masses="0.001, 1e-06")
+    assert found.effect.endswith("reference masses 0.001, 1e-06")
+    with pytest.raises(CatalogueError, match="words given for none: must be for the braces in its effect: masses"):
+        claim("C49", "against offline DPO, rare")
+    with pytest.raises(CatalogueError, match="words given for mass: must be for the braces in its effect: none"):
+        claim("C06", "slope", mass="0.1")
+
+
+def test_every_claim_is_there_once_and_in_order() -> None:
+    ids = list(catalogue())
+    assert ids[:-1] == [f"C{number:02}" for number in range(1, 90)] and ids[-1] == "toy→lm"
+
+
+def test_figures_and_catalogue_name_the_same_claims() -> None:
+    """A figure names the ids that it judges; the catalogue names the figure of each row."""
+    judged: dict[str, set[str]] = {name: set() for name in all_figures()}
+    for entry in catalogue().values():
+        for found in entry.rows:
+            assert found.figure in judged, f"{entry.id}, {found.claim.part}: figure = {found.figure!r}"
+            judged[found.figure].add(entry.id)
+    assert judged == {name: set(figure.claims) for name, figure in all_figures().items()}
+
+
+def test_what_an_effect_says_is_what_its_figure_runs() -> None:
+    """The catalogue is words: where it gives a number of a figure, the figure has that number."""
+
+    def says(id: str, part: str, *words: object) -> None:
+        effect = row(id, part).claim.effect
+        for word in words:
+            assert str(word) in effect, f"{id}, {part}: {word} is not in {effect!r}"
+
+    def listed(numbers: object) -> str:
+        return ", ".join(f"{x:g}" for x in numbers)  # type: ignore[attr-defined]
+
+    for part in ("at one loss", "at the end"):
+        says("C03", part, f"coverage {listed(unseen_responses.COVERAGES)}")
+    says("C03", "at the end", f"after {unseen_responses.UPDATES} updates")
+    says("C07", "under shift", f"shifts {listed(reference_shift.FAR)}")
+    says("C22", "table, 100 prompts", f"grown by {chosen_likelihood.MARGIN:g} nats")
+    says("C22", "network, many against few", chosen_likelihood.MANY, chosen_likelihood.FEW)
+    says("C26", "R1, 2,048 samples", f"B = {batch_size.FRESH:g}", f"B = {batch_size.STALE:,.0f}")
+    says("C29", "R1, equal samples", listed(sample_reuse.MODERATE))
+    says("C30", "R1, equal samples", f"at {sample_reuse.MANY})")
+    says("C30", "min length, settings of T = 1", f"at {lm_batch_and_reuse.PASSES[-1]})")
+    says("C50", "RLOO against a perfect critic", f"groups of {gradient_variance.JUDGED},")
+    for end, beta in beta_sweep.ENDS.items():
+        says("C51", f"reinforcement, on-policy: too {end}, learning rate tuned for each β", f"at β = {beta:g};")
+    for place, what in negative_gradient.PLACES.items():
+        labels = [negative_gradient.ARMS[name].label for name in negative_gradient.CONTRASTIVE]
+        says("C27", f"contrastive, {place}", f"budgets of {listed(what.budgets)} updates", *labels)
+
+
+def test_it_is_read_without_torch() -> None:
+    code = (
+        "import sys, figures.catalogue as c; c.catalogue(); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_the_table_has_every_claim_and_the_states_that_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "claims.json"
+    path.write_text(json.dumps([{"id": "C06", "part": "slope", "setting": "mlp", "verdict": "refuted"}]))
+    lines = table(path).splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalogue())
+    slope = next(line for line in lines if "reference_shift" in line and "slope" in line)
+    assert slope.endswith("slope [> 0.05 gold reward] bandit: no verdict here, mlp: refuted")
+    assert lines[lines.index(next(line for line in lines if line.startswith("C13"))) + 1].strip() == NOT_JUDGED
+
+
+def test_the_command_prints_it_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--claims", "--out", str(tmp_path / "out")]) == 0
+    assert "C89" in capsys.readouterr().out and not (tmp_path / "out").exists()

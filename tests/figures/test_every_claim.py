@@ -1,0 +1,215 @@
+"""Every row of every figure, on records with a planted effect: does the verdict say what was planted?
+
+Nothing runs: records are made up (`synthetic`), and what each row should answer is said by hand (`planted`). The noise
+of the runs is fixed and small beside the margins, so that no test here has a chance to fail by luck.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from figures.catalogue import catalogue, row
+from figures.claims import Verdict
+from figures.figure import all_figures
+from figures.gallery import toy_to_lm
+from figures.gallery.lm_lengths import METHODS, TASKS
+from sims.experiments.store import Record
+from sims.statistics import intervals as statistics
+from sims.statistics.bootstrap import mean_bounds
+from tests.figures.planted import PLANTED, Planted, Term
+from tests.figures.synthetic import QUANTITIES, Levels, balanced, filled, skeleton
+
+RANKED = "toy_to_lm"  # its effect is a rank correlation, which has tests of its own below
+NAMES = {f"{p.figure}: {p.id}, {p.part} ({p.setting})": p for p in PLANTED}
+WITH_CLAIMS = [name for name, figure in all_figures().items() if figure.claims]
+
+
+@functools.cache
+def empty(figure: str) -> Mapping[str, Record]:
+    return skeleton(all_figures()[figure])
+
+
+@functools.cache
+def level(figure: str, noise: float, base: float | None = None) -> Mapping[str, Record]:
+    """Records of a figure in which all arms are alike but for their noise."""
+    levels = {} if base is None else dict.fromkeys(QUANTITIES, base)
+    return {key: filled(record, levels, noise) for key, record in empty(figure).items()}
+
+
+def judged(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
+    """Rows by id, part and setting."""
+    return {(r.id, r.part, r.setting): r for r in all_figures()[figure].label(records)}
+
+
+def matching(figure: str, arms: str) -> list[str]:
+    """Keys of records; a pattern that matches none is a mistake of the line in `planted`."""
+    found = [key for key in empty(figure) if re.fullmatch(arms, key)]
+    assert found, f"{figure}: no record is called {arms}"
+    return found
+
+
+# The rows that there are.
+
+
+@pytest.mark.parametrize("name", WITH_CLAIMS)
+def test_a_figure_gives_the_rows_of_the_catalogue(name: str) -> None:
+    found = judged(name, level(name, 0.01))
+    listed = {
+        (entry.id, r.claim.part, setting)
+        for entry in catalogue().values()
+        for r in entry.rows
+        if r.figure == name
+        for setting in r.settings
+    }
+    assert set(found) == listed
+    for (id, part, _), verdict in found.items():
+        claim = row(id, part).claim
+        assert verdict.figure == name and verdict.command == f"python -m figures {name}"
+        assert (verdict.claim, verdict.margin, verdict.unit) == (claim.text, claim.margin, claim.unit)
+        assert verdict.claimed == claim.claimed and verdict.note.endswith(".")
+        assert "{" not in verdict.measure
+
+
+def test_every_row_has_a_line_in_planted() -> None:
+    rows = {(r.figure, e.id, r.claim.part, s) for e in catalogue().values() for r in e.rows for s in r.settings}
+    lines = [(p.figure, p.id, p.part, p.setting) for p in PLANTED]
+    assert len(lines) == len(set(lines))
+    assert {line for line in rows if line[0] != RANKED} == set(lines)
+
+
+# Planted effects.
+
+
+def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
+    """The row where `term` alone differs, by what should give the effect."""
+    start = QUANTITIES if line.base is None else dict.fromkeys(QUANTITIES, line.base)
+    by = (effect if line.base is None else effect - line.base) / term.times
+    levels: Levels = {**start, term.quantity: start[term.quantity] + by}
+    raised = {key: filled(empty(line.figure)[key], levels, noise) for key in matching(line.figure, term.arms)}
+    found = judged(line.figure, {**level(line.figure, noise, line.base), **raised})
+    return found[line.id, line.part, line.setting]
+
+
+def expected(line: Planted, effect: float, margin: float) -> str:
+    """The state by the words of the rule; at ±margin itself the interval has it inside."""
+    if np.isclose(abs(effect), margin):
+        beyond_0 = line.claimed and effect * line.claimed < 0  # an effect on the other side of 0 is no support
+        return "refuted" if beyond_0 else "inconclusive"
+    if line.claimed == 0:
+        return "supported" if abs(effect) < margin else "refuted"
+    return "supported" if effect * line.claimed > margin else "refuted"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_planted_effect_gives_its_state(name: str) -> None:
+    """Supported, refuted and inconclusive; each term of the effect by itself, on both sides of 0."""
+    line = NAMES[name]
+    margin = row(line.id, line.part).claim.margin
+    told = set()
+    for term in line.terms:
+        for times in (-3.0, -1.0, 0.0, 1.0, 3.0):
+            if line.base is not None and times < 0:
+                continue  # a probability or a distance
+            effect = margin * times
+            if line.base is not None and times == 0:
+                effect = line.base
+            found = plant(line, term, effect, margin / 50)
+            if line.cut:
+                effect = max(effect, 0.0)
+            assert found.effect == pytest.approx(effect, rel=1e-6, abs=1e-6 * margin), (term, times)
+            assert found.verdict == expected(line, effect, margin), (term, times, found)
+            told.add(found.verdict)
+    assert told == {"supported", "refuted", "inconclusive"}
+
+
+# Which records a row rests on.
+
+
+@functools.cache
+def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
+    """For each row: the records that its hashes name, and those that move its interval when they are moved."""
+    start = level(name, 1e-3)
+    # Student's ends and a few resamples are enough to see an interval move.
+    students = mock.patch.object(statistics, "mean_bounds", lambda x, level, _, seed: mean_bounds(x, level, None, seed))
+    with mock.patch.object(toy_to_lm, "RESAMPLES", 100), students:
+        before = judged(name, start)
+        found = {place: (set(r.spec_hashes), set[str]()) for place, r in before.items()}
+        for key, record in empty(name).items():
+            for by in (0.3, -0.3):  # the best of several moves an effect only upwards, the worst only downwards
+                for place, after in judged(name, {**start, key: filled(record, {}, 1e-3, moved=by)}).items():
+                    if _interval(after) != _interval(before[place]):
+                        found[place][1].add(key)
+    return found
+
+
+def _interval(verdict: Verdict) -> tuple[float, float, float]:
+    return verdict.effect, verdict.low, verdict.high
+
+
+@pytest.mark.parametrize("name", WITH_CLAIMS)
+def test_the_hashes_of_a_row_name_the_records_that_move_it(name: str) -> None:
+    for place, (named, moving) in movers(name).items():
+        assert named == moving, f"{place}: named in vain {sorted(named - moving)}; unnamed {sorted(moving - named)}"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if NAMES[n].figure != "reachable_policies"])
+def test_a_row_rests_on_the_arms_that_its_claim_is_about(name: str) -> None:
+    line = NAMES[name]
+    patterns = [term.arms for term in line.terms] + ([line.also] if line.also else [])
+    about = {key for pattern in patterns for key in matching(line.figure, pattern)}
+    assert movers(line.figure)[line.id, line.part, line.setting][1] == about
+
+
+# Rank correlations.
+
+
+def ranked(order_of_models: np.ndarray, noise: float = 1e-3) -> dict[tuple[str, str, str], Verdict]:
+    """Toys rank the seven methods 0 … 6 on every task; the models as given, whatever the task."""
+    records = {}
+    for key, record in empty(RANKED).items():
+        toy = key.startswith("toy/")
+        place = METHODS.index(key.split("/", 2 if toy else 1)[-1])
+        records[key] = filled(record, {"score": 0.1 * (place if toy else order_of_models[place])}, noise)
+    return judged(RANKED, records)
+
+
+@pytest.mark.parametrize("part", ["final score", "score over the run"])
+@pytest.mark.parametrize(
+    ("order", "rho", "state"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6], 1.0, "supported"),
+        ([6, 5, 4, 3, 2, 1, 0], -1.0, "refuted"),
+        ([0, 1, 2, 6, 5, 4, 3], 0.642857, "supported"),  # 1 − 6·(9 + 1 + 1 + 9)/(7·48)
+        ([3, 4, 5, 6, 0, 1, 2], -0.5, "refuted"),  # 1 − 6·(4·9 + 3·16)/(7·48)
+        ([3, 0, 6, 2, 5, 1, 4], 0.142857, "refuted"),  # within ±0.3: 1 − 6·(9 + 1 + 16 + 1 + 1 + 16 + 4)/(7·48)
+    ],
+)
+def test_a_planted_ranking_gives_its_state(order: list[int], rho: float, state: str, part: str) -> None:
+    found = ranked(np.array(order))["toy→lm", part, "lm"]
+    assert found.effect == pytest.approx(rho, abs=1e-5)
+    assert found.verdict == state
+
+
+@pytest.mark.parametrize("part", ["final score", "score over the run"])
+def test_rankings_that_the_runs_do_not_tell_are_inconclusive(part: str) -> None:
+    """Noise of 4 ranks a run: by chance of the 20 runs ρ is anything. The noise is fixed."""
+    assert ranked(np.arange(7), noise=1.0)["toy→lm", part, "lm"].verdict == "inconclusive"
+
+
+def test_a_correlation_is_of_the_same_method_on_both_sides() -> None:
+    """One method that is first on toys and last on the model costs 1 − 6·(36 + 6)/(7·48) = 0.25 of a perfect ρ."""
+    order = np.array([1, 2, 3, 4, 5, 6, 0])
+    assert ranked(order)["toy→lm", "final score", "lm"].effect == pytest.approx(0.25)
+    assert set(toy_to_lm.cells(empty(RANKED))) == set(TASKS)
+
+
+def test_noise_is_balanced() -> None:
+    noise = balanced("a", 20)
+    assert noise[::2].mean() == pytest.approx(0) and noise[1::2].mean() == pytest.approx(0)
+    assert noise.std() == pytest.approx(1) and not np.allclose(noise, balanced("b", 20))

@@ -1,0 +1,166 @@
+"""States, p-values and gates, by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sims.core import gates
+from sims.statistics.gates import Gate
+from sims.statistics.intervals import Interval
+from sims.statistics.verdicts import outcome, over_tunings, p_value, p_value_of_difference, state, survive, theorem
+
+
+def interval(low: float, high: float, runs: int = 20) -> Interval:
+    return Interval((low + high) / 2, low, high, 0.95, runs, "by hand")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "effect", "none"),
+    [
+        (0.11, 0.3, "supported", "opposite"),
+        (0.1, 0.3, "inconclusive", "inconclusive"),  # beyond excludes the margin itself
+        (0.05, 0.2, "inconclusive", "inconclusive"),
+        (-0.05, 0.1, "too small", "supported"),  # within includes it
+        (-0.1, 0.1, "too small", "supported"),
+        (-0.2, 0.05, "too small", "inconclusive"),
+        (-0.2, -0.1, "too small", "inconclusive"),
+        (-0.3, -0.11, "opposite", "opposite"),
+        (-0.3, 0.3, "inconclusive", "inconclusive"),
+    ],
+)
+def test_states_by_hand(low: float, high: float, effect: str, none: str) -> None:
+    found = interval(low, high)
+    assert state(found, 0.1) == effect
+    assert state(interval(-high, -low), 0.1, sign=-1) == effect
+    assert state(found, 0.1, kind="none") == none
+    assert state(interval(low, high, runs=9), 0.1) == state(found, 0.1, runs=9) == "inconclusive"
+
+
+def test_what_no_state_follows_from_is_refused() -> None:
+    for arguments, message in (((0.0,), "margin: 0.0"), ((0.1, 0), "sign: 0: must be 1 or -1")):
+        with pytest.raises(ValueError, match=message):
+            state(interval(0.2, 0.3), *arguments)
+    with pytest.raises(ValueError, match=r"level: 0.9"):
+        state(Interval(0.2, 0.1, 0.3, 0.9, 20, ""), 0.1)
+
+
+def test_a_closed_gate_comes_before_the_interval() -> None:
+    open_, closed = Gate("room", True, "there is"), Gate("placebo", False, "none was run")
+    found = outcome(interval(0.2, 0.3), 0.1, gates=(open_, closed))
+    assert (found.state, found.why, found.gates) == ("no test", "placebo: none was run", (open_, closed))
+    assert outcome(interval(0.2, 0.3), 0.1, gates=(open_,)).state == "supported"
+
+
+def test_a_state_that_flips_is_fragile() -> None:
+    assert outcome(interval(0.11, 0.3), 0.1, again=[interval(0.12, 0.3)]).state == "supported"
+    found = outcome(interval(0.11, 0.3), 0.1, again=[interval(0.09, 0.3)])
+    assert found.state == "inconclusive" and found.why.startswith("fragile: supported, but inconclusive")
+
+
+def test_the_direction_of_what_was_claimed_to_be_none_is_said() -> None:
+    assert outcome(interval(-0.3, -0.2), 0.1, kind="none").why.endswith("below 0")
+    assert outcome(interval(0.2, 0.3), 0.1, kind="none").why.endswith("above 0")
+
+
+def test_a_theorem_has_no_interval_and_must_hold() -> None:
+    assert theorem(1e-12, 1e-9, 200).state == "theorem"
+    for worst in (1e-6, float("nan")):
+        with pytest.raises(ValueError, match="must hold to 1e-09 on all of 200"):
+            theorem(worst, 1e-9, 200)
+
+
+def test_tunings_are_held_by_one_interval() -> None:
+    found = over_tunings([interval(0.1, 0.3), interval(0.2, 0.6, runs=10)])
+    assert (found.estimate, found.low, found.high, found.runs) == (pytest.approx(0.3), 0.1, 0.6, 10)
+
+
+# p-values.
+
+
+def test_p_values_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.3, 0.2, 20), rng.normal(0.1, 0.4, 12)
+    assert p_value(a, 0.1) == pytest.approx(stats.ttest_1samp(a, 0.1, alternative="greater").pvalue)
+    assert p_value(a, 0.1, sign=-1) == pytest.approx(stats.ttest_1samp(a, -0.1, alternative="less").pvalue)
+    welch = stats.ttest_ind(a - 0.05, b, equal_var=False, alternative="greater").pvalue
+    assert p_value_of_difference(a, b, 0.05) == pytest.approx(welch)
+    both = [stats.ttest_1samp(a, m, alternative=side).pvalue for m, side in ((0.4, "less"), (-0.4, "greater"))]
+    assert p_value(a, 0.4, kind="none") == pytest.approx(max(both))
+
+
+def test_runs_without_spread_prove_nothing() -> None:
+    assert p_value(np.ones(20), 0.1) == p_value_of_difference(np.ones(9), np.zeros(9), 0.1) == 1
+
+
+def test_rows_that_survive_by_hand() -> None:
+    """Benjamini and Hochberg at 5 %, five rows: the largest k with p₍k₎ ≤ k/5 · 0.05 is 3."""
+    assert survive([0.001, 0.9, 0.029, 0.012, 0.06]).tolist() == [True, False, True, True, False]
+    assert survive([]).tolist() == []
+
+
+# Gates.
+
+
+def test_room() -> None:
+    ceiling, middle, floor = np.full(20, 0.99), np.full(20, 0.5), np.full(20, -0.98)
+    assert gates.room(ceiling, middle, 0.0, 1.0, 0.05).open and gates.room(middle, ceiling, 0.0, 1.0, 0.05).open
+    closed = gates.room(ceiling, ceiling, 0.0, 1.0, 0.05)
+    assert not closed.open and "above it" in closed.why and "shorter" in closed.why
+    assert not gates.room(floor, floor, -1.0, 1.0, 0.05).open and gates.room(floor, floor, -2.0, 1.0, 0.05).open
+
+
+def test_positive_control() -> None:
+    assert (
+        gates.positive_control(interval(0.06, 0.2), 0.05).open
+        and gates.positive_control(interval(-0.2, -0.06), 0.05).open
+    )
+    assert not gates.positive_control(interval(0.04, 0.2), 0.05).open and not gates.positive_control(None, 0.05).open
+
+
+def test_runs_at_a_bound() -> None:
+    some = np.append(np.full(19, 0.5), 0.995)
+    assert not gates.runs_at_a_bound({"a": some}, 0.0, 1.0).open
+    assert not gates.runs_at_a_bound({"a": 1 - some}, 0.0, 1.0).open
+    assert gates.runs_at_a_bound({"a": np.tile(some, 5)}, 0.0, 1.0).open
+    assert gates.runs_at_a_bound({"a": some[:19]}, 0.0, 1.0).open
+
+
+def test_grid_edge() -> None:
+    grid = [{"learning_rate": r, "beta": 0.1} for r in (0.1, 0.3, 1.0)]  # one β: it has no edge
+    grids = {"a": grid}
+    assert gates.grid_edge({"a": {"learning_rate": 0.3, "beta": 0.1}}, grids).open
+    for rate in (0.1, 1.0):
+        closed = gates.grid_edge({"a": {"learning_rate": rate}}, grids)
+        assert not closed.open and f"a took learning_rate = {rate:g} of 0.1 … 1" in closed.why
+        assert gates.grid_edge({"a": {"learning_rate": rate}}, grids, plateaus=["a"]).open
+
+
+def test_placebo() -> None:
+    assert gates.placebo(interval(-0.05, 0.04), 0.05).open and not gates.placebo(interval(-0.05, 0.06), 0.05).open
+    assert not gates.placebo(None, 0.05).open and gates.placebo(None, 0.05, "a claim about a mechanism").open
+
+
+def test_shared_arms() -> None:
+    assert gates.shared_arms(["a"], ["b"], ["c"], ["d"]).open
+    for arms in ("abad", "abcb", "aacd", "abcc"):
+        assert not gates.shared_arms(*([arm] for arm in arms)).open
+
+
+def test_geometry() -> None:
+    assert [gates.overlap(m) for m in (0.2, 0.1, 0.05)] == ["in", "between", "out"]
+    assert gates.geometry({"R1": 0.046, "R2": 0.4}, {"R1": "out", "R2": "in"}).open
+    closed = gates.geometry({"min": 0.17}, {"min": "out"})
+    assert not closed.open and closed.why == "min is between (0.17), not out"
+
+
+def test_estimand() -> None:
+    ipo, best, flat = interval(-0.3, -0.2), interval(0.1, 0.3), interval(-0.1, 0.1)
+    assert gates.estimand({"best": best, "flat": flat}).open and gates.estimand({"ipo": ipo, "flat": flat}).open
+    assert not gates.estimand({"ipo": ipo, "best": best}).open
+
+
+def test_trained() -> None:
+    moved, still = np.linspace(0.1, 0.2, 20), np.linspace(-0.1, 0.1, 20)
+    assert gates.trained({"a": moved, "b": -moved}).open
+    closed = gates.trained({"a": moved, "b": still})
+    assert not closed.open and closed.why.startswith("b did not move")
