@@ -1,7 +1,7 @@
 """What must hold of the gradients of algorithms that score their samples: sign, scale, level, and where the KL pulls.
 
-Rows are those of `tests/BUGS.md`. Runs on a new algorithm without being told, but for the
-invariances that are a claim of one algorithm.
+Rows are those of `tests/BUGS.md`. Runs on a new algorithm without being told, but for the invariances that are a claim
+of one algorithm.
 """
 
 from __future__ import annotations
