@@ -176,7 +176,7 @@ def test_arguments_that_do_not_fit_the_columns(tmp_path):
 
 def test_conversations_come_as_messages(tmp_path):
     env = environment(tmp_path, "of_messages", {"prompt": [user("q")]}, CHAT_BPE)
-    ids = torch.tensor([[CHAT_BPE.encode("blue", add_special_tokens=False) + [CHAT_BPE.eos_token_id]]])
+    ids = torch.tensor([[[*CHAT_BPE.encode("blue", add_special_tokens=False), CHAT_BPE.eos_token_id]]])
     assert env.score(env.examples, ids, torch.ones_like(ids, dtype=torch.bool))[0].tolist() == [[4.0]]
 
 
