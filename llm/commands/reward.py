@@ -220,24 +220,25 @@ def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -
 
 
 def split_by_prompt(rows: Sequence[Example], held_out_share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Rows to train on, and held-out ones: whole prompts, drawn until they have the share of the rows.
+    """Rows to train on, and held-out ones: whole prompts, as many as the share has room for.
 
-    A copy of a pair, or another pair of its prompt, would else be known from training. SpecError where nothing is left
-    to train on.
+    A copy of a pair, or another pair of its prompt, would else be known from training. Where no prompt is small enough
+    for the share, the smallest is held out; where there is only one, rows are (`shared_prompts` counts them). SpecError
+    where nothing is left to train on.
     """
     order = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-    wanted, sizes = max(1, round(held_out_share * len(rows))), Counter(map(_prompt, order))
-    out: set[bytes] = set()
-    count = 0
-    for row in order:
-        if count >= wanted:
-            break
-        if _prompt(row) not in out:
-            out.add(_prompt(row))
-            count += sizes[_prompt(row)]
-    if count == len(rows):
-        rule = f"leaves none of {len(rows)} rows, of {len(sizes)} prompts, to train on"
-        raise SpecError("held_out_share", held_out_share, rule)
+    wanted = max(1, round(held_out_share * len(rows)))
+    if wanted >= len(rows):
+        raise SpecError("held_out_share", held_out_share, f"leaves none of {len(rows)} rows to train on")
+    sizes = Counter(map(_prompt, order))
+    if len(sizes) == 1:
+        return order[wanted:], order[:wanted]
+    out, count = set(), 0
+    for prompt, size in sizes.items():
+        if count + size <= wanted:
+            out.add(prompt)
+            count += size
+    out = out or {min(sizes, key=sizes.__getitem__)}
     return [row for row in order if _prompt(row) not in out], [row for row in order if _prompt(row) in out]
 
 

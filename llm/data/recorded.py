@@ -42,8 +42,9 @@ def cut_short(
 ) -> list[Example]:
     """Each response cut to a length drawn evenly from `shortest` … `longest` tokens, and ended there by EOS.
 
-    One that is no longer than its draw stays as it is. ends: the tokens that end a response, EOS first. log is given
-    one line that counts both."""
+    One that is no longer than its draw stays as it is. ends: the tokens that end a response,
+    EOS first. log is given one line that counts both.
+    """
 
     def cut(ids: np.ndarray) -> np.ndarray:
         length = int(rng.integers(shortest, longest + 1))

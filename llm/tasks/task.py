@@ -55,8 +55,7 @@ class Task(Labels, DataSource, EnvironmentSpec):
         return examples
 
     def check_data(self, examples: Sequence[Example]) -> None:
-        """Refuse, with SpecError, rows that lack what the reward needs; called when they are loaded, before any
-        work."""
+        """Refuse, with SpecError, rows that lack what the reward needs; called when they are loaded."""
 
     def check(self) -> None:
         super().check()

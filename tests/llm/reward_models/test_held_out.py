@@ -40,12 +40,19 @@ def test_rows_of_different_prompts_are_split_as_rows(tmp_path):
     assert [row.where for row in held_out + rows] == order and len(held_out) == 3
 
 
-def test_one_prompt_leaves_nothing_to_train_on(tmp_path):
+def test_a_prompt_with_most_of_the_rows_is_trained_on(tmp_path):
+    first, second = all_prompts("train")[:2]
+    data = RewardData(data=written(tmp_path, "pairs.jsonl", (*[first] * 95, *[second] * 5)), held_out_share=0.01)
+    for seed in range(3):
+        assert {row.prompt for row in load_rows(data, TOKENIZER, seed)[1]} == {second}
+
+
+def test_rows_of_one_prompt_are_split_as_rows_and_counted(tmp_path):
     data = RewardData(data=written(tmp_path, "pairs.jsonl", all_prompts("train")[:1], copies=9))
-    with pytest.raises(SpecError, match=r"held_out_share = 0\.1: leaves none of 9 rows, of 1 prompts, to train on"):
-        load_rows(data, TOKENIZER, 0)
-    with pytest.raises(SpecError, match="leaves none of 0 rows"):
-        split_by_prompt([], 0.1, 0)
+    rows, held_out = load_rows(data, TOKENIZER, 0)
+    assert (len(rows), len(held_out), shared_prompts(rows, held_out)) == (8, 1, 1)
+    with pytest.raises(SpecError, match=r"held_out_share = 0.99: leaves none of 9 rows to train on"):
+        split_by_prompt(rows + held_out, 0.99, 0)
 
 
 def test_an_overlap_with_named_held_out_data_is_counted(tmp_path, capsys):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+import figures.arms.audit_scoring  # noqa: F401  (importing them registers the kinds of committed records)
 import sims.environments
-import sims.policies  # noqa: F401  (importing registers them)
+import sims.policies  # noqa: F401
 from llm.__main__ import USAGE, main
 from llm.embedded.language import build_tokenizer
 from llm.models.sampling import Decoding
