@@ -27,8 +27,9 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
+from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, SpecError, setting, to_json
 
 from . import language
@@ -253,10 +254,11 @@ def sample_responses(
     For prompts of one length only, as the language has.
     """
     ids = tokenizer(prompts, return_tensors="pt").input_ids
-    eos, cache, drawn = tokenizer.eos_token_id, None, []
+    eos, drawn = tokenizer.eos_token_id, []
+    cache = DynamicCache(config=model.config)
     while len(drawn) <= _LONGEST and not (drawn and (torch.cat(drawn, -1) == eos).any(-1).all()):
-        output = model(ids, past_key_values=cache, use_cache=True)
-        cache, probs = output.past_key_values, output.logits[:, -1].softmax(-1)
+        logits = model(ids, use_cache=True, **{cache_keyword(type(model)): cache}).logits
+        probs = logits[:, -1].softmax(-1)
         ids = torch.multinomial(probs, 1, generator=generator)
         drawn.append(ids)
     rows = torch.cat(drawn, -1).tolist()
