@@ -1,17 +1,37 @@
 # make reproduce   every CPU figure and the claims report        make test    the test suite
 # make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
+# make test-all    the long tests too, then all again in another order on another instruction set
+# make test-oldest the tests with the oldest versions of the dependencies that pyproject.toml declares
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test lint bench mutants clean
+.PHONY: reproduce test test-all test-oldest lint bench mutants clean
 reproduce: .venv/.core
 	$(BIN)/python -m figures --jobs $(JOBS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# The second time with the plainest instructions that torch and oneDNN have, last test first, in another language and
+# time zone: no result may depend on any of them.
+PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 LC_ALL=C TZ=Pacific/Kiritimati PYTHONHASHSEED=1
+test-all: .venv/.test
+	$(BIN)/python -m pytest -n $(JOBS) -m ''
+	env $(PLAIN) $(BIN)/python -m pytest -n $(JOBS) --last-first
+
+# TRL, which some tests compare with, wants newer versions.
+test-oldest: .venv-oldest/.test
+	.venv-oldest/bin/python -m pytest -n $(JOBS) --ignore-glob '*/test_trl_*.py'
+
+.venv-oldest/.test: pyproject.toml tests/oldest.py
+	$(PYTHON) -m venv --clear .venv-oldest
+	$(PYTHON) -m tests.oldest > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -41,4 +61,4 @@ mutants: .venv/.test
 	@touch $@
 
 clean:
-	rm -rf .venv results figures/out
+	rm -rf .venv .venv-oldest results figures/out

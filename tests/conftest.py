@@ -1,10 +1,26 @@
-"""One thread a process: idle threads spin, and results keep their bits only so."""
+"""One thread per process: idle threads spin, and results keep their bits only so. No limits by the clock."""
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may download anything
 
+import hypothesis
+import pytest
 import torch
 
 torch.set_num_threads(1)
+# How fast examples are made and tried says how busy the machine is.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--last-first", action="store_true", help="run the tests in reverse order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("last_first"):
+        items.reverse()

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Generic, Literal, Self, TypeVar
 
 import torch
@@ -33,6 +34,9 @@ from sims.core.spec import SpecError
 P = TypeVar("P", bound=Policy)
 Sharding = Literal["none", "update", "full"]  # where weights are split over processes (llm.distributed.sharded)
 _LARGE = 1 << 20  # entries of a tensor that is worth a message of its own
+# How long processes wait for each other. torch's ten minutes on GPUs end a run whose first process saves or loads for
+# longer than that; a process that died ends the others by the launcher, long before this.
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
     if running == 1:
         yield Ranks()
         return
-    dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"))
+    dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"), timeout=_PATIENCE)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

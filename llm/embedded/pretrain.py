@@ -31,12 +31,14 @@ from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from llm.embedded import EMBEDDED, find_folder
+from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, SpecError, setting, to_json
 
 from . import language
@@ -261,11 +263,11 @@ def sample_responses(
     For prompts of one length only, as the language has.
     """
     ids = tokenizer(prompts, return_tensors="pt").input_ids
-    eos, cache = tokenizer.eos_token_id, None
+    eos, cache = tokenizer.eos_token_id, DynamicCache(config=model.config)
     drawn: list[Tensor] = []
     while len(drawn) <= _LONGEST and not (drawn and (torch.cat(drawn, -1) == eos).any(-1).all()):
-        output = model(ids, past_key_values=cache, use_cache=True)
-        cache, probs = output.past_key_values, output.logits[:, -1].softmax(-1)
+        logits = model(ids, use_cache=True, **{cache_keyword(type(model)): cache}).logits
+        probs = logits[:, -1].softmax(-1)
         ids = torch.multinomial(probs, 1, generator=generator)
         drawn.append(ids)
     rows = torch.cat(drawn, -1).tolist()

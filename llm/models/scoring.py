@@ -8,11 +8,12 @@ computes each chunk again instead of keeping it.
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -163,9 +164,18 @@ def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache:
         input_ids=tokens,
         attention_mask=attention.long(),
         position_ids=positions,
-        past_key_values=cache,
         use_cache=cache is not None,
+        **({} if cache is None else {cache_keyword(type(backbone)): cache}),
     ).last_hidden_state
+
+
+@lru_cache
+def cache_keyword(kind: type[nn.Module]) -> str:
+    """What a model of this class calls the key-value cache that it is given.
+
+    transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
+    """
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 def log_distribution(logits: Tensor, temperature: float) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sims.core.spec import SpecError
@@ -14,7 +16,10 @@ _DELIMITED = re.compile(r"\$|\\[(\[]|\\boxed")
 _LATEX = re.compile(r"[\\^_{}()\[\]<>=]")
 _COMMANDS = re.compile(r"\\text\w*\{[^}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2}")
-SECONDS = 5  # for reading one text, and for comparing two, before the answer counts as wrong
+# Of the processor, for reading one text and for comparing two, before the answer counts as wrong. By the clock on the
+# wall, as the library counts them, a busy machine would make right answers wrong.
+SECONDS = 5.0
+_BY_THE_WALL = 3600  # the library's own limit; it warns if there is none
 
 
 def same_expression() -> Callable[[str, str], bool]:
@@ -27,27 +32,54 @@ def same_expression() -> Callable[[str, str], bool]:
     """
     try:
         from math_verify import parse, verify
+        from math_verify.errors import TimeoutException
     except ImportError as error:
         rule = "needs the library: pip install math-verify; or take exact"
         raise SpecError("checker", "math_verify", rule) from error
 
-    def timeout() -> int | None:
-        # The library's clock is a signal, which only the main thread may set: elsewhere it would read every text as
+    def timed(call: Callable[[int | None], Any], otherwise: Any) -> Any:
+        # A clock is a signal, which only the main thread may set: elsewhere the library would read every text as
         # empty, and every answer as wrong.
-        return SECONDS if threading.current_thread() is threading.main_thread() else None
+        if threading.current_thread() is not threading.main_thread():
+            return call(None)
+        try:
+            with _processor_time(SECONDS, TimeoutException):
+                return call(_BY_THE_WALL)
+        except TimeoutException:
+            return otherwise
 
-    @functools.lru_cache(maxsize=1 << 16)
-    def read(truth: str) -> list[Any]:
-        return parse(delimited(truth), parsing_timeout=timeout())
+    def expressions(text: str) -> list[Any]:
+        return timed(lambda limit: parse(delimited(text), parsing_timeout=limit), [])  # type: ignore[no-any-return]
+
+    read = functools.lru_cache(maxsize=1 << 16)(expressions)
 
     def same(truth: str, answer: str) -> bool:
         expected = read(truth)
         if not expected:
             return truth.strip() == answer.strip()
-        found = parse(delimited(answer), parsing_timeout=timeout())
-        return bool(verify(expected, found, timeout_seconds=timeout()))
+        found = expressions(answer)
+        return bool(timed(lambda limit: verify(expected, found, timeout_seconds=limit), False))
 
     return same
+
+
+@contextmanager
+def _processor_time(seconds: float, error: type[BaseException]) -> Iterator[None]:
+    """Raises `error` inside once this process has computed for so long; on the main thread only."""
+    if not hasattr(signal, "setitimer"):  # Windows: the library's own limit must do
+        yield
+        return
+
+    def expired(*_: Any) -> None:
+        raise error(f"no answer after {seconds:g} seconds of processor time")
+
+    before = signal.signal(signal.SIGPROF, expired)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before or signal.SIG_DFL)
 
 
 def delimited(text: str) -> str:

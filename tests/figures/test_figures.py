@@ -101,7 +101,7 @@ def test_a_figure_is_drawn_while_the_next_is_computed(tmp_path: Path) -> None:
     computing, waited = threading.Event(), []
 
     def draw(records: Records) -> MatplotlibFigure:
-        waited.append(computing.wait(30))
+        waited.append(computing.wait(3600))  # one after the other, it would wait in vain
         return MatplotlibFigure()
 
     def collect(lab: Lab) -> Records:

@@ -29,6 +29,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from tests.llm.reward_models.test_reward_training import tiny_batch, tiny_reward_model
 from tests.llm.tiny_models import pad_left, tiny_policy
+from tests.processes import end_of
 
 PROMPTS = [[3, 4, 5, 6], [7], [8, 9], [4, 4, 10], [11, 3, 5, 7, 9]]  # 5: no multiple of 2 or 3
 SCHEDULE = Schedule(batch_size=5, num_generations=4)
@@ -132,11 +133,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.Popen(command, env=os.environ | given | {"RANK": str(rank)}, cwd=Path(__file__).parents[3])
         for rank in range(3)
     ]
-    try:
-        assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
-    finally:
-        for process in started:
-            process.kill()
+    assert end_of(started) == [0, 0, 0]
     return folder
 
 

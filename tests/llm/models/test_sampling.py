@@ -189,7 +189,7 @@ def test_sampling_makes_no_graph_and_draws_what_a_clone_draws():
 def test_logits_that_are_not_finite_are_an_error():
     for value in (torch.nan, torch.inf):
         policy = tiny_policy()
-        policy.language_model.model.lm_head.weight.data[4] = value
+        policy.language_model.head.weight.data[4] = value
         with pytest.raises(FloatingPointError, match="logits of response token 0 are not finite"):
             draw(policy)
 

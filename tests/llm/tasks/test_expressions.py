@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from typing import Any
 
+import math_verify
 import pytest
 
 from llm.tasks import Completions, Verifiable
@@ -75,6 +78,24 @@ def test_off_the_main_thread_answers_are_what_they_are() -> None:
         thread.start()
         thread.join()
     assert found == [True, False]
+
+
+def test_a_busy_machine_makes_no_answer_wrong_and_an_endless_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm.tasks.expressions.SECONDS", 0.2)
+    real = math_verify.verify
+
+    def waits(*arguments: Any, **options: Any) -> bool:
+        time.sleep(0.5)
+        return real(*arguments, **options)
+
+    def never_ends(*arguments: Any, **options: Any) -> bool:
+        while True:
+            pass
+
+    monkeypatch.setattr(math_verify, "verify", waits)
+    assert same_expression()("0.5", "1/2")
+    monkeypatch.setattr(math_verify, "verify", never_ends)
+    assert not same_expression()("0.5", "1/2")
 
 
 def test_what_is_put_between_dollars() -> None:
