@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from llm.embedded import pretrain as pretraining
+from llm.training import pretrain as pretraining
 from sims.experiments.options import OptionParser, add_options, from_options
 
 

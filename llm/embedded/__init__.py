@@ -1,6 +1,6 @@
 """The language models that come with the package: their names, and where they lie.
 
-Each folder holds weights (safetensors), configuration, tokenizer and report.json, as `llm.embedded.pretrain` made them.
+Each folder holds weights (safetensors), configuration, tokenizer and report.json, as `llm.training.pretrain` made them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from transformers import AutoModelForSequenceClassification
 
 from llm.commands.reward import LongerWins, main
 from llm.embedded import EMBEDDED, language
-from llm.embedded.pretrain import load
 from llm.models.scoring import Scoring
 from llm.reward_models.calibration import calibration, wilson
 from llm.reward_models.model import (
@@ -30,6 +29,7 @@ from llm.reward_models.model import (
     new_reward_model,
     preference_batch,
 )
+from llm.training.pretrain import load
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.loop.protocols import evaluate

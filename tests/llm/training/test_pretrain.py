@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from llm.embedded import EMBEDDED, language
-from llm.embedded.pretrain import PretrainConfig, build_model, check, load, measure, pretrain, read_report, save
+from llm.training.pretrain import PretrainConfig, build_model, check, load, measure, pretrain, read_report, save
 from sims.core.spec import SpecError
 
 PROMPT = "two plus three cats :"

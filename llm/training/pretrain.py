@@ -391,11 +391,11 @@ def _commit() -> str | None:
     """The commit of the sources that train, marked when they differ from it; None without git."""
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parent
+        here = Path(__file__).parents[1]
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "language.py", "pretrain.py")
+        changed = git("status", "--porcelain", "--", "embedded/language.py", "training/pretrain.py")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
