@@ -8,6 +8,7 @@ advantages    what a response was worth, beyond what was expected
 losses/       one pure function a loss, under its equation
 algorithms/   one frozen dataclass an algorithm: hyper-parameters, needs, targets, loss; and the table of them
 preferences   rewards to labels
+labels        what an environment says, checked before anything learns from it
 sampling      uniforms to tokens
 noise         one random stream a run
 protocols     what a policy and an environment must offer

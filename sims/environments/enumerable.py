@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.core.labels import check_shape
+from sims.core.loop.checks import check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting, to_json

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sims.core.labels import check_labels
+from sims.core.loop.checks import check_labels
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import pick, sequence_sum

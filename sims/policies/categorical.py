@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from sims.core.labels import check_shape
+from sims.core.loop.checks import check_shape
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import sims.policies  # noqa: F401  (importing registers them)
 from sims.core.algorithms import find_algorithm
-from sims.core.labels import check_labels
+from sims.core.loop.checks import check_labels
 from sims.core.loop.protocols import Labels
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Pairing, count_pairs, desirable_from_pairs, preference_probability
