@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[1]
 
 def recipe(docstring: str | None, folder: str) -> str:
     """The code of a recipe, as it would stand in a file of that folder; imports made absolute."""
-    blocks = re.findall(r"\n\n((?:    .*\n|\n)*?    from dataclasses.*\n(?:    .*\n|\n)*)", docstring or "")
-    code = textwrap.dedent(blocks[0])
-    code = code[: code.index("\n\nIts first sentence" if "Its first" in code else "\n\nR runs lead")]
+    found = re.search(r"(?:^    .*\n|^\n)+", (docstring or "").partition("imported ")[2], re.MULTILINE)
+    assert found
+    code = textwrap.dedent(found[0]).strip() + "\n"
     return code.replace("from ..", "from sims.").replace("from .", f"from sims.{folder}.")
 
 
@@ -45,20 +45,15 @@ def variant(code: str, kind: str, name: str, *changes: tuple[str, str]) -> str:
     return code.replace(f'kind="{kind}"', f'kind="{kind}_{name}"')
 
 
-def failures(done: subprocess.CompletedProcess[str], kind: str) -> dict[str, set[str]]:
-    """Which tests failed, by the name of the variant; "" for the recipe as it stands."""
+def failing_tests(file: str, kind: str, code: str, folder: Path) -> dict[str, set[str]]:
+    """Which of the universal tests of `file` fail for each variant in `code`, by its name; "" is the recipe itself."""
+    run = f'import pytest, sims.policies\npytest.main(["{file}", "-q", "-k", "{kind}", "-p", "no:cacheprovider"])'
+    done = python(f"{code}\n{run}", folder)
+    assert "[100%]" in done.stdout, done.stdout + done.stderr
     found: dict[str, set[str]] = {}
     for test, name in re.findall(rf"^(?:FAILED|ERROR) \S*?::(\w+)\[.*?\b{kind}_?(\w*)", done.stdout, re.MULTILINE):
         found.setdefault(name, set()).add(test)
     return found
-
-
-def tested(file: str, kind: str, code: str, folder: Path) -> dict[str, set[str]]:
-    """What the universal tests of `file` say of every variant in `code`."""
-    run = f'import pytest, sims.policies\npytest.main(["{file}", "-q", "-k", "{kind}", "-p", "no:cacheprovider"])'
-    done = python(f"{code}\n{run}", folder)
-    assert "passed" in done.stdout + done.stderr or "." in done.stdout, done.stdout + done.stderr
-    return failures(done, kind)
 
 
 def commands(code: str, lines: list[str], folder: Path) -> list[tuple[int, str, str]]:
@@ -135,7 +130,7 @@ BROKEN_ENVIRONMENTS = {
 CHANGED_ENVIRONMENTS = {
     "shape": (("np.tile([0.0, self.gap], (self.num_prompts, 1))", "np.array([0.0, self.gap])"),),
     "nan": (("np.tile([0.0, self.gap], (self.num_prompts, 1))", "np.full((self.num_prompts, 2), np.nan)"),),
-    "distribution": (("np.log(0.5)", "0.5"),),
+    "unnormalised": (("np.log(0.5)", "0.5"),),
     "constant": (("[0.0, self.gap]", "[self.gap, self.gap]"),),
     "stack": (('("gap",)', '("gap", "num_prompts")'),),
     "helpless": (('setting(0.5, "how much more the second action earns", above=0)', "setting(0.5, above=0)"),),
@@ -152,7 +147,7 @@ REFUSED_ENVIRONMENTS = {
     "sick": r"Sick.label: rewards\[\d, \d, \d\] = nan: must be finite: one such reward would end its run",
     "shape": r"Shape.rewards: shape = \(2,\): must be \(1, 2\), one number per prompt and response",
     "nan": r"Nan.rewards\[0, 0\] = nan: must be finite",
-    "distribution": r"SlotDistribution.reference_logp\[0, 0\] = 3.29\d*: their exp must sum to 1 over the tokens",
+    "unnormalised": r"Unnormalised.reference_logp\[0, 0\] = 3.29\d*: their exp must sum to 1 over the tokens",
 }
 
 
@@ -172,7 +167,7 @@ def test_the_environment_of_the_recipe_runs_and_a_broken_one_is_refused_in_a_lin
 
 
 def test_a_broken_environment_fails_a_test_and_the_recipe_none(tmp_path: Path) -> None:
-    found = tested("tests/environments/test_every_environment.py", "two_arms", all_environments(), tmp_path)
+    found = failing_tests("tests/environments/test_every_environment.py", "two_arms", all_environments(), tmp_path)
     assert set(found) == {*BROKEN_ENVIRONMENTS, *CHANGED_ENVIRONMENTS}, found
     assert "test_noiseless_labels_follow_the_rewards" in found["turned"]
     assert "test_a_run_alone_is_the_run_among_many" in found["mixed_runs"]
@@ -203,7 +198,7 @@ BROKEN_POLICIES = {
     "mixed_runs": (LOGITS, LOGITS + " + self._parameters[0].mean(0)"),
     "unused": ("[logits, *values]", "[logits, *values, torch.zeros_like(logits)]"),
     "detached": (LOGITS, LOGITS + ".detach()"),
-    "shared": (VALUES, VALUES + ITSELF),
+    "aliased": (VALUES, VALUES + ITSELF),
     "global_noise": ("values = [", "logits += 0.01 * torch.rand(logits.shape)\n        values = ["),
     "no_critic": ("if critic else []", "if False else []"),
 }
@@ -236,9 +231,9 @@ def test_the_policy_of_the_recipe_runs_and_a_broken_one_is_refused_in_a_line(tmp
 
 
 def test_a_broken_policy_fails_a_test_and_the_recipe_none(tmp_path: Path) -> None:
-    found = tested("tests/policies/test_every_policy.py", "shared", all_policies(), tmp_path)
+    found = failing_tests("tests/policies/test_every_policy.py", "shared", all_policies(), tmp_path)
     assert set(found) == set(BROKEN_POLICIES), found
     assert "test_forward_says_what_sample_said" in found["sign"]
     assert "test_a_run_alone_is_the_run_among_many" in found["mixed_runs"]
     assert found["unused"] >= {"test_the_gradient_reaches_every_parameter_of_its_own_run_alone"}
-    assert "test_a_clone_is_its_own" in found["shared"]
+    assert "test_a_clone_is_its_own" in found["aliased"]

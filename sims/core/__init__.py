@@ -11,6 +11,7 @@ algorithms/   one frozen dataclass an algorithm: hyper-parameters, needs, target
               for adding one (`algorithms/base.py`)
 loop/         from a policy and an environment to updates
     protocols     what a policy and an environment must offer, and their settings
+    checks        what an environment says, checked before anything learns from it
     reference     what the KL is measured to
     labelling     who says what samples are worth: the environment, or the policy itself
     collect       where batches come from

@@ -35,11 +35,11 @@ rewards.
         def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
             return np.full((self.num_prompts, self.space.nodes, 2), np.log(0.5))
 
-    Its first sentence is what the table of environments says. `space` names the responses: V tokens, at most L of them,
-    with or without EOS. `rewards` is (X, N), float64: what each of the N responses to each of the X prompts earns, in
-    the order of `space.all_responses`. `reference_logp` is (X, nodes, V): log-probs of each token after each prefix
-    under the data policy, where training starts; a bandit has one node. `only_numbers` names the settings that change
-    these two tables and nothing else: experiments that differ in them are trained as one stack.
+Its first sentence is what the table of environments says. `space` names the responses: V tokens, at most L of them,
+with or without EOS. `rewards` is (X, N), float64: what each of the N responses to each of the X prompts earns, in
+the order of `space.all_responses`. `reference_logp` is (X, nodes, V): log-probs of each token after each prefix
+under the data policy, where training starts; a bandit has one node. `only_numbers` names the settings that change
+these two tables and nothing else: experiments that differ in them are trained as one stack.
 
 (2) Put the table that `python -m sims --environments` prints into the README.
 

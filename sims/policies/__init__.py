@@ -47,11 +47,11 @@
             values = [torch.zeros_like(logits[..., 0])] if critic else []
             return SharedPolicy(environment.space, environment.num_prompts, [logits, *values])
 
-    R runs lead every parameter, and no run's numbers may reach another's. Logits are (R, X, nodes, V): of each token
-    after each prefix, for each prompt. Anything random comes from `noise.uniforms`. What `build` makes is the
-    reference, from which training starts. `CategoricalPolicy` samples, scores and lists from the logits; a policy whose
-    logits cannot all be held at once inherits from `StackedPolicy` and gives `sample`, `forward` and `all_log_probs`
-    itself, as in `causal`.
+R runs lead every parameter, and no run's numbers may reach another's. Logits are (R, X, nodes, V): of each token
+after each prefix, for each prompt. Anything random comes from `noise.uniforms`. What `build` makes is the
+reference, from which training starts. `CategoricalPolicy` samples, scores and lists from the logits; a policy whose
+logits cannot all be held at once inherits from `StackedPolicy` and gives `sample`, `forward` and `all_log_probs`
+itself, as in `causal`.
 
 (2) Put the table that `python -m sims --policies` prints into the README.
 

@@ -11,7 +11,9 @@ The walk of one batch through an algorithm:
 `kind` to the family's file in this folder (a new file is imported in `__init__`); (3) put the table that
 `python -m sims --algorithms` prints into the README: the command line and the tests of
 `tests/core/algorithms/test_every_algorithm.py` and `test_loss_properties*.py` find the algorithm by its kind; (4) give
-`sims/exact` its population weights, without which the exactness test fails and names it.
+`sims/exact` its population weights, without which the exactness test fails and names it; (5) give
+`tests/core/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, which a loss and an
+oracle with the same mistake cannot both meet.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
-from sims.core.loop.checks import check_labels, check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 
+from .checks import check_labels, check_shape
 from .labelling import Labelling, implicit_reward
 from .protocols import Environment, Policy, Prompts, Samples, evaluate
 from .reference import Reference

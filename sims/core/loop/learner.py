@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.loop.checks import check_shape
 from sims.core.objectives.batch import Batch, Outputs
 
+from .checks import check_shape
 from .optimise import Optimiser, PerRunOptimiser
 from .protocols import Policy, evaluate
 

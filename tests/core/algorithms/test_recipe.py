@@ -1,8 +1,10 @@
-"""The recipe of `sims/core/algorithms/base.py`, followed: an algorithm is one dataclass, and its population weights.
+"""The recipe of `sims/core/algorithms/base.py`, followed: an algorithm is one dataclass, its population weights, and a
+value derived by hand. Broken on purpose, it is refused in a line that teaches, or a test fails.
 
 In a process of its own, so that the algorithm is not there for the other tests.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,12 @@ class WorstOfN(LikelihoodAlgorithm, kind="worst_of_n"):
 def worst_of_n_weights(algorithm, problem):
     return best_of_n(np.log(problem.shared_distribution), -problem.rewards, problem.generations) / problem.prompts
 '''
+BY_HAND = """
+sys.path.insert(0, "tests/core")
+from test_every_algorithm_by_hand import BY_HAND, ByHand
+
+BY_HAND["worst_of_n"] = [ByHand(-3.0)]  # the log-prob of b, which earned less
+"""
 RUN = """
 import sys
 
@@ -62,13 +70,65 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_added_algorithm_is_found_and_proven_without_being_told(tmp_path: Path) -> None:
-    done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ADDED}{RUN}", tmp_path)
+    done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ADDED}{BY_HAND}{RUN}", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout or "." in done.stdout
 
 
 def test_an_added_algorithm_that_is_wrong_is_caught(tmp_path: Path) -> None:
     wrong = ADDED.replace("-worst.to(", "worst.to(")
-    done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{wrong}{RUN}", tmp_path)
+    done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{wrong}{BY_HAND}{RUN}", tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "worst_of_n" in done.stdout
+
+
+WRONG = {
+    "both_signs": [("-worst.to(", "worst.to("), ("    return best_of_n(", "    return -best_of_n(")],
+    "nan": [("-worst.to(rewards.dtype)", "0.0 * worst.to(rewards.dtype) / 0.0")],
+    "shape": [('return {"weight"', 'return {"shape": worst, "weight"')],
+    "no_value": [],
+    "no_weights": [('@population("worst_of_n")', "")],
+    "silent": [("negative_gradient = True", "negative_gradient = False")],
+}
+SHAPED = """
+
+    def loss(self, outputs, batch, targets):
+        return targets["share"] * self.response_loss(outputs, batch)
+
+
+@population"""
+
+
+def broken(name: str) -> str:
+    code = ADDED.replace("@population", SHAPED, 1) if name == "shape" else ADDED
+    for old, new in WRONG[name]:
+        assert old in code
+        code = code.replace(old, new)
+    return code.replace("worst_of_n", f"worst_of_n_{name}").replace("WorstOfN", f"WorstOfN_{name}")
+
+
+def test_every_way_of_being_wrong_fails_a_test(tmp_path: Path) -> None:
+    """A sign that is turned in loss and oracle alike, among them: the exact gradients agree, and are both wrong."""
+    code = "".join(broken(name) for name in WRONG) + BY_HAND
+    code += "".join(f"BY_HAND['worst_of_n_{name}'] = BY_HAND['worst_of_n']\n" for name in WRONG if name != "no_value")
+    tests = [f"tests/core/test_every_algorithm{end}.py" for end in ("", "_by_hand")]
+    main = f'import pytest\nsys.exit(pytest.main([*{tests}, "-q", "-k", "worst_of_n", "-p", "no:cacheprovider"]))'
+    done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}\n{main}", tmp_path)
+    found: dict[str, set[str]] = {}
+    for test, name in re.findall(r"^FAILED \S*?::(\w+)\[worst_of_n_(\w+)", done.stdout, re.MULTILINE):
+        found.setdefault(name, set()).add(test)
+    assert set(found) == set(WRONG), done.stdout + done.stderr
+    assert found["both_signs"] >= {"test_what_is_better_becomes_likelier", "test_loss_is_the_value_derived_by_hand"}
+    assert "test_expected_gradient_is_the_population_gradient" not in found["both_signs"]
+    assert found["no_value"] == {"test_loss_is_the_value_derived_by_hand"}
+    assert "has no value derived by hand: add to BY_HAND" in done.stdout
+    assert found["no_weights"] == {"test_has_population_weights"}
+    assert found["silent"] == {"test_says_whether_it_pushes_down"}
+
+
+def test_a_loss_of_the_wrong_shape_is_refused_in_a_line_that_teaches(tmp_path: Path) -> None:
+    options = "--algorithm worst-of-n-shape --updates 2 --evaluations 1 --runs 2 --batch-size 4 --results"
+    main = f"import sims.__main__\nsys.exit(sims.__main__.main([*{options.split()}, sys.argv[1]]))"
+    done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{broken('shape')}\n{main}", tmp_path)
+    line = "error: WorstOfN_shape.loss: shape = (2, 4, 2): must be (2, 4), each prompt's part of the loss"
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, line), done.stderr
