@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .reading import SETTINGS, Row
 from .states import rank
 
-FEW = 3  # rows of a state that are named, rather than counted
+FEW, SHORT = 2, 110  # as many rows of a state, and letters, are named; more rows, or longer names, are counted
 
 UNANIMOUS = {
     "supported": "Yes",
@@ -39,7 +39,8 @@ def answer(rows: Sequence[Row]) -> tuple[str, str]:
         head = "It depends"
     else:
         head = "Not as claimed"
-    parts = [_said(state, [row for row in rows if row.state == state], len(rows)) for state in states]
+    ordered = sorted(states, key=rank)
+    parts = [_said(state, [row for row in rows if row.state == state], len(rows)) for state in ordered]
     return head, "; ".join(parts) + "."
 
 
@@ -55,6 +56,7 @@ def join(words: Sequence[str]) -> str:
 
 
 def _said(state: str, rows: Sequence[Row], of: int) -> str:
-    if len(rows) > FEW:
+    names = join([f"“{row.part}” ({row.setting})" for row in rows])
+    if len(rows) > FEW or len(names) > SHORT:
         return f"{state} in {len(rows)} of {of} rows"
-    return f"{state} for " + " and ".join(f"{row.part} ({row.setting})" for row in rows)
+    return f"{state} for {names}"

@@ -1,7 +1,7 @@
 """What the report is made from: rows of claims.json, and the files of figures. None of it is trusted.
 
 A row may be older or newer than this code: fields that came later are read where they are there, and others are
-ignored. A number that is none, or a file that is no figure's, is refused in one line.
+ignored. A number that is none, or a file that is no figure's, is refused in one line (`SpecError`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sims.core.spec import SpecError
+
 GALLERY = Path(__file__).parents[1] / "gallery"
 SETTINGS = ("bandit", "mlp", "token", "lm")
-
-
-class ReportError(ValueError):
-    """What is wrong with a file that the report is made from, in one line."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,9 @@ def read_rows(path: Path) -> list[Row]:
         return []
     tables = _json(path)
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ReportError(f"{path.name}: must be a list of rows")
+        raise SpecError(
+            path.name, type(tables).__name__, "must be a list of rows; remove it and draw the figures again"
+        )
     return [_row(table, f"{path.name}, row {i}") for i, table in enumerate(tables)]
 
 
@@ -85,9 +85,10 @@ def _figure(path: Path) -> dict[str, Any]:
     wanted = {"name": str, "title": str, "caption": str, "tuned": list}
     for name, kind in wanted.items():
         if not isinstance(found, dict) or not isinstance(found.get(name), kind):
-            raise ReportError(f"{path.name}: {name}: must be a {kind.__name__}, as in the file that a figure writes")
+            value = found.get(name) if isinstance(found, dict) else found
+            raise SpecError(f"{path.name}: {name}", value, f"must be {_NAMES[kind]}; draw the figure again")
     if found["name"] != path.stem:
-        raise ReportError(f"{path.name}: name = {found['name']!r}: must be that of its file")
+        raise SpecError(f"{path.name}: name", found["name"], "must be that of its file")
     return dict(found)
 
 
@@ -95,7 +96,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ReportError(f"{path.name}: is not JSON: {error}; draw its figures again") from error
+        raise SpecError(path.name, str(error), "must be JSON; remove it and draw its figures again") from error
 
 
 def _row(table: Mapping[str, Any], where: str) -> Row:
@@ -104,7 +105,7 @@ def _row(table: Mapping[str, Any], where: str) -> Row:
         try:
             return kind(value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise ReportError(f"{where}: {name} = {value!r}: must be {_NAMES[kind]}") from error
+            raise SpecError(f"{where}: {name}", value, f"must be {_NAMES[kind]}") from error
 
     words = ("id", "part", "setting", "claim", "measure", "unit", "claimed", "note", "figure", "command")
     numbers = ("effect", "low", "high", "margin")

@@ -31,7 +31,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """The rows of a claim that share a unit, on one axis, by the words in which each set of them was claimed."""
+    """The rows of a claim that share a unit, on one axis, by the words in which each set of them was claimed; "" where
+    these are the claim's own."""
 
     unit: str
     axis: Axis
@@ -103,7 +104,7 @@ def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
         head=head,
         answer=said,
         cells={setting: _cell([row for row in rows if row.setting == setting]) for setting in SETTINGS},
-        plots=_plots(rows),
+        plots=_plots(rows, entry.text),
         notes=_shared(rows, lambda row: [row.note]),
         history=_shared(rows, lambda row: _history(entry, row)),
         figures=_distinct(row.figure for row in rows),
@@ -117,19 +118,20 @@ def _cell(rows: Sequence[Row]) -> list[tuple[State, int]]:
     return [(state_of(word), found[word]) for word in sorted(found, key=rank)]
 
 
-def _plots(rows: Sequence[Row]) -> list[Plot]:
+def _plots(rows: Sequence[Row], text: str) -> list[Plot]:
+    """text: the claim's own words; the rows that were claimed in these come first, and need no heading."""
     plots = []
     for unit in _distinct(row.unit for row in rows):
         shared = [row for row in rows if row.unit == unit]
         line = axis(shared)
         groups = []
-        for claim in _distinct(row.claim for row in shared):
+        for claim in sorted(_distinct(row.claim for row in shared), key=lambda claim: claim != text):
             above, lines = None, []
             for row in (row for row in shared if row.claim == claim):
                 measure = "" if row.measure == above else row.measure
                 lines.append(Line(row, state_of(row.state), mark(row, line), measure))
                 above = row.measure
-            groups.append((claim, lines))
+            groups.append(("" if claim == text else claim, lines))
         plots.append(Plot(unit, line, groups))
     return plots
 
@@ -179,7 +181,7 @@ def described(title: str, figure: str, rows: Sequence[Row]) -> str:
         for row in rows
         if row.figure == figure
     )
-    return f"Chart: {title} " + (f"What it came to: {said}." if said else "It judges no claim; its caption describes it.")
+    return f"Chart: {title} " + (f"What it came to: {said}." if said else "No claim is judged by it.")
 
 
 def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -211,7 +213,7 @@ def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Arm:
-    """How an arm was tuned, in a line. at_edge: fields of which an end of the grid was taken: a wider one may do better."""
+    """How an arm was tuned, in a line. at_edge: fields of which an end of the grid was taken; more may lie beyond."""
 
     name: str
     taken: str
@@ -238,7 +240,9 @@ def _arm(table: Mapping[str, Any]) -> Arm:
         name=str(table["arm"]),
         taken=", ".join(f"{name} {value:g}" for name, value in chosen.items()),
         score=finals.get(table["chosen"], float(table["scores"][table["chosen"]])),
-        runs=f"{table['runs']}, then {table['final_runs']} for the best {len(finals)}" if finals else f"{table['runs']}",
+        runs=f"{table['runs']}, then {table['final_runs']} for the best {len(finals)}"
+        if finals
+        else f"{table['runs']}",
         grid=f"{len(points)} points: {'; '.join(spans)}",
         at_edge=", ".join(edges),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class State:
-    """word: as in claims.json. css: the class that gives its colour in style.css. meaning: a sentence for the legend."""
+    """word: as in claims.json. css: the class that colours it in style.css. meaning: a sentence for the legend."""
 
     word: str
     symbol: str
@@ -22,7 +22,9 @@ class State:
 STATES = {
     state.word: state
     for state in (
-        State("supported", "✓", "supported", "The 95 % interval lies wholly where the claim puts it, beyond its margin."),
+        State(
+            "supported", "✓", "supported", "The 95 % interval lies wholly where the claim puts it, beyond its margin."
+        ),
         State("opposite", "⇄", "opposite", "The interval lies wholly beyond the margin, on the side not claimed."),
         State("refuted", "✗", "refuted", "The interval lies wholly off the claim: on the other side, or too small."),
         State("too small", "≈", "too-small", "The effect is smaller than the margin that would matter."),
