@@ -199,5 +199,4 @@ FIGURE = Figure(
     verdicts=verdicts,
     caption=caption,
     arms=arms,
-    live=("min/rloo/on",),
 )

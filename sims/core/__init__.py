@@ -20,8 +20,12 @@ optimise      SGD and Adam, one learning rate a run
 learner       one update
 train         the one training loop
 experiment    an arm as data
-obtain        from experiments to records: read, or stacked, run and written
-store         records on disk
+obtain        from experiments to records: read, or stacked, run and written; one queue for all who ask
+workers       the processes that run them
+costs         what they will cost, from what others did
+record_file   a file of records: a stack's, or what the repository keeps of a figure
+record_schema what each array of a record is
+store         a folder of such files
 sources       which code ran
 resampling    how intervals are found
 statistics    intervals and verdicts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class TablePolicy(CategoricalPolicy):
 @dataclass(frozen=True)
 class Table(PolicySpec, kind="table"):
     """A table that starts at the data policy itself; its critic starts at 0."""
+
+    largest_stack: ClassVar[int] = 1024  # runs: measured half as costly per run as 256, for policy gradient and DPO
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
         if not isinstance(environment, EnumerableSpec):
