@@ -35,7 +35,7 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {"sims", "llm"}  # whose __init__ hands on what lies in their rooms, lazily
-PROGRAMS = {"figures.__main__", "figures.figure"}  # find the gallery by looking into its folder
+PROGRAMS = {"figures.__main__", "figures.entries", "figures.figure", "figures.drawing"}  # put the rooms together
 
 
 def name_of(path: Path) -> str:

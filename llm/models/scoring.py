@@ -170,8 +170,8 @@ def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache:
 
 
 @lru_cache
-def cache_keyword(kind: type[nn.Module]) -> str:
-    """What a model of this class calls the key-value cache that it is given.
+def cache_keyword(kind: Any) -> str:
+    """What a model of this class (of nn.Module) calls the key-value cache that it is given.
 
     transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
     """
