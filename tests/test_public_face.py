@@ -29,7 +29,7 @@ from sims.experiments.results import Result
 from sims.experiments.store import Record
 from sims.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 QUICK = {"updates": 4, "runs": 3, "batch_size": 4}
 
 
