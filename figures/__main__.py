@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ EXAMPLES = """examples:
   python -m figures --list              names, tags and claims
   python -m figures online_offline      one figure by its name; a tag or a claim (C25) takes all that have it
   python -m figures --quick             shrunken runs in seconds, to see the machinery; judges nothing
+  python -m figures C25 --set algorithm.beta=0.3 --margin 0.1   one thing changed, beside what is published
+  python -m figures C25 --sensitivity   in which share of a stated list of changes a verdict holds
   python -m figures --full              tune and compute everything, also what is committed (hours; can be stopped)
   python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
   python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
@@ -50,6 +53,19 @@ def parser() -> OptionParser:
     )
     command.add_argument(
         "--keep", action="store_true", help="write figures/records, to be committed: judged records, twins and tunings"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        metavar="PART.FIELD=VALUE",
+        help="change one setting of every arm that has it, as tuned without it, and print the verdicts beside the "
+        "published ones: algorithm.beta=0.3, updates=x2; may be given again; draws nothing",
+    )
+    command.add_argument("--margin", type=float, metavar="NUMBER", help="judge by another margin; draws nothing")
+    command.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="make each of a stated list of changes, and say in which share of them a verdict holds; draws nothing",
     )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=int, help="independent runs an arm, instead of each figure's own number")
@@ -94,7 +110,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.dry_run:
         return dry_run(chosen, options)
+    if options.set or options.sensitivity or options.margin is not None:
+        return what_if(chosen, options)
     return draw(chosen, options, folder(options))
+
+
+def what_if(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
+    """Print verdicts with something changed; returns the exit status."""
+    from .figure import load
+    from .what_if import Change, compare
+
+    try:
+        for text in options.set or ():
+            Change.parse(text)
+        for line in compare([load(entry) for entry in chosen], options):
+            print(line)
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept", file=sys.stderr)
+        return 130
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int:
@@ -168,6 +205,10 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise SpecError(name, value, f"must be int >= {least}")
+    if options.margin is not None and not 0 <= options.margin < math.inf:
+        raise SpecError("margin", options.margin, "must be float >= 0")
+    if (options.set or options.sensitivity) and (options.quick or options.keep):
+        raise SpecError("set", options.set, "leave out --quick and --keep: changed arms are neither shown nor kept")
     if not options.budget >= 0:
         raise SpecError("budget", options.budget, "must be float >= 0")
     if options.keep and (options.quick or options.runs):

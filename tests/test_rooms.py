@@ -35,7 +35,13 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {"sims", "llm"}  # whose __init__ hands on what lies in their rooms, lazily
-PROGRAMS = {"figures.__main__", "figures.entries", "figures.figure", "figures.drawing"}  # put the rooms together
+PROGRAMS = {
+    "figures.__main__",
+    "figures.entries",
+    "figures.figure",
+    "figures.drawing",
+    "figures.what_if",
+}  # put the rooms together
 
 
 def name_of(path: Path) -> str:
