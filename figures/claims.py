@@ -42,6 +42,15 @@ class Verdict:
     unit: str
     part: str
     claimed: str = ""  # a row that an older version wrote has its margin alone
+    computed: str = "live"  # or "committed", or "stale": what its records are (`figures.drawing.where_from`)
+    agrees: bool | None = None  # whether live records agree with committed ones; None where there is nothing to compare
+
+    @property
+    def records(self) -> str:
+        """What its records are, and whether those computed here agree with what is committed."""
+        if self.agrees is None:
+            return self.computed
+        return f"{self.computed}, {'agree' if self.agrees else 'disagree'}"
 
     @property
     def wanted(self) -> str:
@@ -79,8 +88,8 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
         "",
         *RULE,
         "",
-        "| claim | part | setting | verdict | effect | 95 % interval | claimed | runs | figure |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| claim | part | setting | verdict | effect | 95 % interval | claimed | runs | records | figure |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         cells = [
@@ -91,7 +100,9 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
             f"{row.effect:+.3f}",
             f"{row.low:+.3f} … {row.high:+.3f}",
         ]
-        cells = [_plain(cell).replace("|", "\\|") for cell in [*cells, row.wanted, str(row.runs), row.figure]]
+        cells = [
+            _plain(cell).replace("|", "\\|") for cell in [*cells, row.wanted, str(row.runs), row.records, row.figure]
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     for row in rows:
         said = [

@@ -39,7 +39,9 @@ PARTS = ("style.css", "script.js")
 COLOURS = 64  # of a picture in the report: lines and bands have a dozen, and their antialiased edges the rest
 
 
-def save_figure(figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, out: Path) -> None:
+def save_figure(
+    figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, out: Path, stamps: Mapping[str, str]
+) -> None:
     """<name>.png, .svg and .webp with the hashes of the specs in their metadata, and <name>.json for the report.
 
     Two equal figures give equal bytes, and an SVG's text is text.
@@ -59,8 +61,9 @@ def save_figure(figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, o
         "caption": caption,
         "claims": figure.claims,
         "spec_hashes": hashes,
-        "stale": sorted(set(lab.stale)),
-        "again": [asdict(again) for again in lab.again],
+        "where_from": lab.where_from,
+        "compared": [asdict(compared) for compared in lab.compared],
+        "stamps": dict(stamps),
         "tuned": [asdict(tuned) for tuned in lab.tuned],
     }
     write_text(out / f"{figure.name}.json", json.dumps(data, indent=1, default=float) + "\n")

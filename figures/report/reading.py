@@ -7,15 +7,14 @@ ignored. A number that is none, or a file that is no figure's, is refused in one
 from __future__ import annotations
 
 import json
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figures.entries import entries
 from sims.core.spec import SpecError
 
-GALLERY = Path(__file__).parents[1] / "gallery"
 SETTINGS = ("bandit", "mlp", "token", "lm")
 
 
@@ -76,8 +75,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def read_figures(folder: Path) -> list[dict[str, Any]]:
     """What figures of the gallery left in a folder, by name; other files there are not looked at."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(GALLERY)]))
-    return [_figure(path) for name in names if (path := folder / f"{name}.json").exists()]
+    return [_figure(path) for name in entries() if (path := folder / f"{name}.json").exists()]
 
 
 def _figure(path: Path) -> dict[str, Any]:

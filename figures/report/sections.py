@@ -187,11 +187,6 @@ def described(title: str, figure: str, rows: Sequence[Row]) -> str:
 def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What is to be said of a figure's records, and warnings: of records that are stale or disagree."""
     said, warnings = [], []
-    for arm in figure.get("again", []):
-        said.append(
-            f"{arm['arm']} is committed and was run again for this figure: mean final score {arm['now']:+.3f}, and "
-            f"{arm['committed']:+.3f} in the record."
-        )
     sources = list(figure.get("where_from", {}).values())
     if sources:
         known = ("live", "committed", "stale")
@@ -205,9 +200,9 @@ def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         for arm in compared
         if not arm.get("agrees", True)
     ]
-    stale = [*figure.get("stale", []), *(hash for hash, s in figure.get("where_from", {}).items() if s == "stale")]
+    stale = [hash for hash, source in figure.get("where_from", {}).items() if source == "stale"]
     if stale:
-        warnings.append(f"Stale records: {', '.join(map(str, stale))}; their twins disagree. Try --full.")
+        warnings.append(f"Stale records: {', '.join(stale)}; their twins disagree. Try --full.")
     return said, warnings
 
 
