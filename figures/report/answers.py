@@ -33,7 +33,9 @@ def answer(rows: Sequence[Row]) -> tuple[str, str]:
         many = "its one row" if len(rows) == 1 else f"all {len(rows)} rows"
         return UNANIMOUS.get(state, "Other"), f"{state} in {many} ({settings or 'no known setting'})."
     decided = set(states) - {"inconclusive", "no test"}
-    if decided == {"supported"} or decided == {"theorem"}:
+    if not decided:
+        head = "Undecided"
+    elif decided <= {"supported", "theorem"}:
         head = "Yes, where decided"
     elif "supported" in decided or "theorem" in decided:
         head = "It depends"
