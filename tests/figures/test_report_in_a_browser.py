@@ -116,11 +116,13 @@ def wait_until(driver: Any, condition: str) -> None:
 def test_nothing_is_wider_than_the_window(size: tuple[int, int], driver: Any, address: str) -> None:
     open_page(driver, address, *size)
     driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    assert driver.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    wide, room = driver.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
+    assert wide <= room <= size[0]
     # Pictures and wide tables scroll in their own frame.
     outside = driver.execute_script(
         "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && !e.closest('.unseen')"
-        " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+        " && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)"
+        ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert outside == []
     assert console_errors(driver) == []
@@ -153,6 +155,23 @@ def test_every_text_stands_out_from_its_paper_by_day_and_by_night(dark: bool, dr
     assert len(found) > 100
     weak = {name for name, text, behind in found if contrast(text, behind) < 4.5}
     assert weak == set()
+
+
+def test_it_is_printed_on_white_also_in_the_dark(driver: Any, address: str) -> None:
+    """Also what is narrow on paper stays a table there."""
+    open_page(driver, address, 720, 1000, dark=True)
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        paper, zone, table, controls = driver.execute_script(
+            "const style = (selector) => getComputedStyle(document.querySelector(selector));"
+            "return [style('body').backgroundColor, style('.zone').fill,"
+            " style('.forest').display, style('#controls').display]"
+        )
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert luminance(paper) > 0.9 and luminance(zone) > 0.7
+    assert (table, controls) == ("table", "none")
 
 
 def luminance(colour: str) -> float:
