@@ -61,7 +61,7 @@ class Schedule(Spec, kind="schedule"):
     )
     reference: Literal["fixed", "copy", "ema"] = setting(
         "fixed",
-        "reference policy of the KL penalty: fixed: the initial policy; copy: a copy of the policy, renewed every "
+        "reference policy: fixed: the initial policy; copy: a copy of the policy, renewed every "
         "reference_every_updates; ema: an exponential moving average of the policy",
     )
     reference_every_updates: int | None = setting(

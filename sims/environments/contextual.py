@@ -121,7 +121,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
-            raise ValueError("noise = None: must be given: this environment draws a reference for each run")
+            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
         covered, rewards = self.covered(noise), self.rewards()
         uniforms = _of_problem(noise).uniforms("reference logits", self.num_prompts, self.num_responses, 2).numpy()
         normal = np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1])  # Box–Muller

@@ -126,7 +126,7 @@ class SideBySide(EnumerableSpec):
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
-            raise ValueError("noise = None: must be given: each run has an environment of its own")
+            raise ValueError("noise = None: must be given, as each run has its own environment")
         return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
 
     def tables(self, noise: Noise) -> Tables:

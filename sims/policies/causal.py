@@ -213,7 +213,7 @@ class TransformerPolicy(StackedPolicy):
         first = self.prompt_rows[prompts][..., None, None].expand(*responses.shape[:-1], 1)
         return torch.cat([first, responses[..., :-1]], dim=-1).flatten(1, 2)
 
-    def token_distributions(self, prompts: Tensor, responses: Tensor) -> Tensor:
+    def token_log_probs(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Log-probs of every token after each prefix of responses (R, B, K, L): (R, B, K, L, V)."""
         logits = self.logits(self.hidden(self._rows(prompts, responses)))
         return logits.log_softmax(-1).view(*responses.shape, logits.shape[-1])
@@ -284,10 +284,10 @@ class TransformerPolicy(StackedPolicy):
         prompt_mask: Tensor | None = None,
     ) -> Samples:
         """Draw K responses per prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        return self.sample_with_distributions(prompts, num_generations, noise, stream, blend)[0]
+        return self.sample_with_log_probs(prompts, num_generations, noise, stream, blend)[0]
 
     @torch.no_grad()
-    def sample_with_distributions(
+    def sample_with_log_probs(
         self,
         prompts: Tensor,
         num_generations: int,
@@ -295,28 +295,28 @@ class TransformerPolicy(StackedPolicy):
         stream: str = "responses",
         blend: tuple[Self, float | Tensor] | None = None,
     ) -> tuple[Samples, Tensor]:
-        """`sample`, and the distributions that it drew from as `token_distributions` gives them: (R, B, K, L, V)."""
+        """`sample`, and the log-probs of all tokens at each position, as `token_log_probs` gives them: (R, B, K, L, V)."""
         (runs, batch), length = prompts.shape, self.space.length
         uniforms = noise.uniforms(stream, batch, num_generations, length).flatten(1, 2)
         readers = [p.steps(prompts, num_generations) for p in ((self,) if blend is None else (self, blend[0]))]
         tokens: list[Tensor] = []
-        distributions: list[Tensor] = []
+        steps: list[Tensor] = []
         for t in range(length):
             logits = [next(reader) if t == 0 else reader.send(tokens[-1]) for reader in readers]
             if blend is not None:
                 share = over(blend[1], logits[0])
                 logits[0] = (1.0 - share) * logits[0] + share * logits[1]  # normalised below
-            distribution = logits[0].log_softmax(-1)
-            draws = uniforms[..., t].unflatten(1, (distribution.shape[1], -1))
-            token = inverse_cdf(distribution.exp(), draws).flatten(1)
+            log_probs = logits[0].log_softmax(-1)
+            draws = uniforms[..., t].unflatten(1, (log_probs.shape[1], -1))
+            token = inverse_cdf(log_probs.exp(), draws).flatten(1)
             if tokens and self.space.eos:
                 token = torch.where(tokens[-1] == EOS, EOS, token)  # only padding after EOS
             tokens.append(token)
-            distributions.append(distribution.repeat_interleave(num_generations, 1) if t == 0 else distribution)
+            steps.append(log_probs.repeat_interleave(num_generations, 1) if t == 0 else log_probs)
         responses = torch.stack(tokens, dim=-1).view(runs, batch, num_generations, length)
-        distribution = torch.stack(distributions, dim=2).view(*responses.shape, -1)
-        logp = distribution.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
-        return Samples(responses, self.space.mask(responses), logp), distribution
+        log_probs = torch.stack(steps, dim=2).view(*responses.shape, -1)
+        logp = log_probs.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
+        return Samples(responses, self.space.mask(responses), logp), log_probs
 
     def all_log_probs(self) -> Tensor:
         """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""

@@ -43,9 +43,8 @@ class FineTuned(PolicySpec, kind="fine_tuned"):
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> CategoricalPolicy:
         policy: CategoricalPolicy = self.base.build(environment, noise, critic, dtype)
-        own = Noise(
-            noise.runs
-        )  # separate streams, so that the training after this stage draws the same numbers as without it
+        # Separate streams, so that the training after this stage draws the same numbers as without it.
+        own = Noise(noise.runs)
         learner = Learner(policy, Optimiser(learning_rate=self.sft_learning_rate), own.lead)
         schedule = Schedule(batch_size=self.sft_batch_size, source="dataset")
         data = environment.without_reward_model.build(dtype, own)

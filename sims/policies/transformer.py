@@ -165,7 +165,7 @@ def fitted(
     for _ in range(spec.fit_steps):
         prompts = (noise.uniforms("fit prompts", spec.fit_samples) * len(data.prompts)).long()
         responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
-        distance = kl(policy.token_distributions(prompts, responses), data.along(prompts, responses).to(dtype))
+        distance = kl(policy.token_log_probs(prompts, responses), data.along(prompts, responses).to(dtype))
         loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
         gradients = torch.autograd.grad(loss, parameters)
         optimiser.step(gradients, optimiser.grad_norm(gradients))

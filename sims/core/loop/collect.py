@@ -120,10 +120,8 @@ class Collector:
         are drawn together."""
         drawn = []
         for distribution, slots in itertools.groupby(self.algorithm.slot_distributions(self.schedule.num_generations)):
-            count, stream = (
-                len(list(slots)),
-                "responses" if distribution.name == "policy" else f"{distribution.name} responses",
-            )
+            count = len(list(slots))
+            stream = "responses" if distribution.name == "policy" else f"{distribution.name} responses"
             if distribution.name == "reference":
                 drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
             else:
