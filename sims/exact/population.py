@@ -33,7 +33,7 @@ class Population:
     rewards: (X, N). label: (X, N, N) probability that the first is preferred to the second.
     values: (X, N, L), the critic's values when the batch was collected.
     state: what the algorithm carries from earlier batches. epoch: which pass over the batch this is, from 0.
-    correct_above: rewards above it count as correct, where a pairing asks.
+    correct_above: rewards above it are correct (pairing = correct_incorrect).
 
     >>> half = np.log([[[0.5], [0.5]]])  # one prompt, two responses of one token
     >>> one_slot, label = half[None], np.array([[[0.5, 0.0], [1.0, 0.5]]])

@@ -160,7 +160,7 @@ def nash_md_weights(algorithm: NashMD, problem: Population) -> np.ndarray:
 
 
 def chosen_shares(algorithm: PairsWithLikelihood, problem: Population) -> np.ndarray:
-    """Expected share of each response's ℓ among the chosen ones, normalised as the algorithm says: (X, N)."""
+    """Expected share of each response's ℓ among the chosen ones, normalised as in the algorithm: (X, N)."""
     rows = np.arange(problem.prompts)[:, None]
 
     def batch_weights(batches: np.ndarray) -> np.ndarray:

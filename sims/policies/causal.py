@@ -295,7 +295,7 @@ class TransformerPolicy(StackedPolicy):
         stream: str = "responses",
         blend: tuple[Self, float | Tensor] | None = None,
     ) -> tuple[Samples, Tensor]:
-        """`sample`, and the log-probs of all tokens at each position, as `token_log_probs` gives them: (R, B, K, L, V)."""
+        """`sample`, and log-probs of all tokens at each position, as `token_log_probs` gives them: (R, B, K, L, V)."""
         (runs, batch), length = prompts.shape, self.space.length
         uniforms = noise.uniforms(stream, batch, num_generations, length).flatten(1, 2)
         readers = [p.steps(prompts, num_generations) for p in ((self,) if blend is None else (self, blend[0]))]

@@ -29,7 +29,7 @@ class Reference(Generic[P]):
             return evaluate(self.policy, batch).logp
 
     def after_update(self, update: int, policy: P) -> None:
-        """Renew as the schedule says; `update` counts from 1."""
+        """Renew by the schedule's rule; `update` counts from 1."""
         if self.schedule.reference == "copy" and update % (self.schedule.reference_every_updates or 1) == 0:
             self.policy.copy_from(policy)
             self.version += 1

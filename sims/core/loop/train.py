@@ -112,8 +112,8 @@ class Training:
         """Train a second policy on-policy with the same schedule and noise, and keep the batches that it drew."""
         collector, schedule = self.collector, self.schedule.replace(source="policy", replay_window=None)
         learner, policy = self.learner, self.policy.clone()
-        twin = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
-        run = Training(policy, collector.environment, self.algorithm, schedule, twin, self.noise)
+        other = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
+        run = Training(policy, collector.environment, self.algorithm, schedule, other, self.noise)
         stream = run.train(updates)
         collector.pool = Batch.join([as_drawn(x.batch) for x in stream if x.number % schedule.updates_per_batch == 0])
         collector.samples = run.collector.samples
