@@ -44,7 +44,7 @@ class Result:
     """An experiment and its record. Each array of the record is an attribute: `result.reward`, `result.kl_policy_ref`.
 
     Their axes, in `axes`, are run, evaluation (the start, then evenly spread over the updates), prompt and response.
-    `updates` and `samples` are the counts at each evaluation; `logp_ref` and `logp_final` are the log-probs at the start
+    `updates` and `samples` are the counts at each evaluation; `logp_ref` and `logp_final` are log-probs at the start
     and at the end, where responses can be listed.
 
     >>> result = sims.run(sims.RLOO(), sims.BanditR2(), updates=100, runs=4, evaluations=2)
