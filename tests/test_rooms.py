@@ -29,13 +29,19 @@ FLOORS = (
     ("llm.training",),
     ("llm.commands",),
     ("llm",),
-    ("figures",),
+    ("figures",),  # what figures are made by: labs, plans, claims
     ("figures.arms", "figures.report"),
     ("figures.gallery",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {"sims", "llm"}  # whose __init__ hands on what lies in their rooms, lazily
-PROGRAMS = {"figures.__main__", "figures.figure"}  # find the gallery by looking into its folder
+PROGRAMS = {
+    "figures.__main__",
+    "figures.entries",
+    "figures.figure",
+    "figures.drawing",
+    "figures.what_if",
+}  # put the rooms together
 
 
 def name_of(path: Path) -> str:

@@ -178,7 +178,7 @@ def _label(axes: Axes, overlaps: list[float], periods: list[float], left: bool, 
         axes.set_xlabel("sync period s (updates)")
 
 
-def judge_nothing(records: Records) -> list[Verdict]:
+def no_verdicts(records: Records) -> list[Verdict]:
     """A map to look at: the claims along its axes are judged by figures made for them."""
     return []
 
@@ -214,6 +214,6 @@ FIGURE = Figure(
     claims=(),
     collect=collect,
     draw=draw,
-    judge=judge_nothing,
+    verdicts=no_verdicts,
     caption=caption,
 )

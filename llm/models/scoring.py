@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -165,17 +165,21 @@ def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache:
         attention_mask=attention.long(),
         position_ids=positions,
         use_cache=cache is not None,
-        **({} if cache is None else {cache_keyword(type(backbone)): cache}),
+        **({} if cache is None else {cache_keyword(backbone): cache}),
     ).last_hidden_state
 
 
-@lru_cache
-def cache_keyword(kind: type[nn.Module]) -> str:
-    """What a model of this class calls the key-value cache that it is given.
+def cache_keyword(model: nn.Module) -> str:
+    """What a model calls the key-value cache that it is given.
 
     transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
     """
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+    return _cache_keyword(type(model).forward)
+
+
+@lru_cache
+def _cache_keyword(forward: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def log_distribution(logits: Tensor, temperature: float) -> Tensor:

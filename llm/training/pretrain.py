@@ -37,11 +37,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llm.embedded import EMBEDDED, find_folder
+from llm.embedded import EMBEDDED, find_folder, language
 from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, SpecError, setting, to_json
-
-from . import language
 
 Architecture = Literal["pythia", "mistral", "gpt2"]
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
@@ -266,7 +264,7 @@ def sample_responses(
     eos, cache = tokenizer.eos_token_id, DynamicCache(config=model.config)
     drawn: list[Tensor] = []
     while len(drawn) <= _LONGEST and not (drawn and (torch.cat(drawn, -1) == eos).any(-1).all()):
-        logits = model(ids, use_cache=True, **{cache_keyword(type(model)): cache}).logits
+        logits = model(ids, use_cache=True, **{cache_keyword(model): cache}).logits
         probs = logits[:, -1].softmax(-1)
         ids = torch.multinomial(probs, 1, generator=generator)
         drawn.append(ids)

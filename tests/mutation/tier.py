@@ -17,7 +17,18 @@ import pytest
 import scipy.optimize  # noqa: F401
 import torch
 
-COPIED = ("sims", "tests/conftest.py", "tests/core", "tests/sims", "pyproject.toml", "README.md")
+COPIED = (
+    "sims",
+    "tests/conftest.py",
+    "tests/core",
+    "tests/environments",
+    "tests/exact",
+    "tests/experiments",
+    "tests/policies",
+    "tests/statistics",
+    "pyproject.toml",
+    "README.md",
+)
 
 FILES = (
     "tests/core/test_survivors.py",
