@@ -193,7 +193,7 @@ def test_a_stack_of_runs_is_each_run_by_itself(function: Callable[[Tensor, Tenso
 
 
 def test_leave_one_out_needs_two() -> None:
-    with pytest.raises(ValueError, match="leave_one_out: 1 response a prompt: must be at least 2"):
+    with pytest.raises(ValueError, match="leave_one_out: 1 response per prompt: must be at least 2"):
         leave_one_out(tensor([1.0], [2.0]))
 
 

@@ -265,8 +265,8 @@ def test_a_labelling_that_would_never_begin_is_refused() -> None:
         )
 
 
-def test_a_reference_that_only_the_judge_looks_at_may_move() -> None:
+def test_a_reference_that_only_the_labelling_uses_may_change() -> None:
     schedule = Schedule(reference="copy", reference_every_updates=3)
-    with pytest.raises(SpecError, match="looks at no reference"):
+    with pytest.raises(SpecError, match="uses no reference"):
         check_run(find_algorithm("best_of_n")(), schedule)
     check_run(find_algorithm("best_of_n")(), schedule, OWN)

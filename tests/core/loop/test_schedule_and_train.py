@@ -183,7 +183,7 @@ def test_runs_that_cannot_be(algorithm: str, settings: dict[str, object], field:
 
 
 def test_updates_must_end_on_a_batch_boundary() -> None:
-    with pytest.raises(SpecError, match="multiple of the 2 updates a batch"):
+    with pytest.raises(SpecError, match="multiple of the 2 updates per batch"):
         next(training(Schedule(batch_size=4, epochs=2)).train(3))
 
 
