@@ -37,11 +37,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llm.embedded import EMBEDDED, find_folder
+from llm.embedded import EMBEDDED, find_folder, language
 from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, SpecError, setting, to_json
-
-from . import language
 
 Architecture = Literal["pythia", "mistral", "gpt2"]
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
