@@ -17,8 +17,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from llm.data import RowError, read_rows
+from llm.models.architectures import Architecture, build_model, check_shape
 from llm.reward_models.model import check_absent
-from llm.training.pretrain import Architecture, build_model, check_shape
 from sims.core.spec import Spec, SpecError, setting, to_json
 from sims.experiments.options import OptionParser, add_options, from_options
 

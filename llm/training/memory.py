@@ -11,8 +11,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
+from llm.models.loading import load_config, locate, meta_model
 from llm.models.scoring import checkpoint_layers
-from llm.models.spec import SHAPES, LanguageModelSpec, load_config, meta_model, place
+from llm.models.shapes import SHAPES
+from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import LearnedReward
 from sims.experiments.experiment import Experiment
@@ -144,7 +146,7 @@ def _reward_models(experiment: Experiment) -> set[str]:
 
 
 def _reward_model_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
-    known = name in SHAPES or place(name)[1]
+    known = name in SHAPES or locate(name)[1]
     config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
     config.num_labels = 1
     with torch.device("meta"):

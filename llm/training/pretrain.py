@@ -20,7 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,20 +32,18 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from llm.embedded import EMBEDDED, find_folder, language
+from llm.models.architectures import Architecture, build_model, check_shape
 from llm.models.scoring import cache_keyword
-from sims.core.spec import Spec, SpecError, setting, to_json
+from sims.core.spec import Spec, setting, to_json
 
-Architecture = Literal["pythia", "mistral", "gpt2"]
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
 _STREAMS = {"training": 0, "held_out": 1, "sampling": 2}  # one stream of random numbers for each use
 _WARMUP = 0.05  # of the steps
-_INITIAL_SD = 0.08  # of the weights; 0.02, made for widths in the thousands, learns more slowly at width 64
 _REPORT = "report.json"
 
 
@@ -109,62 +107,6 @@ class Comparison(NamedTuple):
     @property
     def holds(self) -> bool:
         return abs(self.committed - self.rerun) <= self.tolerance
-
-
-def build_model(
-    architecture: str,
-    vocab_size: int,
-    hidden: int = 64,
-    layers: int = 4,
-    heads: int = 4,
-    max_positions: int = 128,
-    *,
-    seed: int = 0,
-    pad: int = 0,
-    bos: int = 1,
-    eos: int = 2,
-) -> PreTrainedModel:
-    """A causal language model with random weights in float32, dropout off, in evaluation mode.
-
-    pythia: GPT-NeoX (rotary on a quarter of each head, parallel residual); mistral: rotary, RMS norm, gated MLP, one
-    key-value head for two heads where they pair up, no sliding window; gpt2: learned positions, tied embeddings.
-    pad, bos, eos: token ids, by default those of `llm.embedded.language`. Raises SpecError for a shape that cannot be.
-    """
-    check_shape(architecture, hidden, heads)
-    common: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
-    common["initializer_range"] = _INITIAL_SD
-    llama_like = common | {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": max_positions,
-        "attention_dropout": 0.0,
-    }
-    config: PretrainedConfig
-    if architecture == "pythia":
-        config = transformers.GPTNeoXConfig(**llama_like, intermediate_size=4 * hidden, hidden_dropout=0.0)
-    elif architecture == "mistral":
-        config = transformers.MistralConfig(
-            **llama_like,
-            intermediate_size=8 * math.ceil(hidden / 3),  # three matrices of 8/3 are as much as two of 4
-            num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
-            head_dim=hidden // heads,
-            sliding_window=None,
-        )
-    else:
-        config = transformers.GPT2Config(
-            **common,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=heads,
-            n_positions=max_positions,
-            attn_pdrop=0.0,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-        )
-    with torch.random.fork_rng(devices=[]):  # initialisation draws from the global generator and nothing else
-        torch.default_generator.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def pretrain(config: PretrainConfig, progress: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Report]:
@@ -334,16 +276,6 @@ def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
     cumulative = [np.cumsum(report.sampled_lengths) / sum(report.sampled_lengths) for report in (old, new)]
     gap = float(np.abs(cumulative[0] - cumulative[1]).max())
     return [*rows, Comparison("sampled_lengths_ks", 0.0, gap, 0.1)]
-
-
-def check_shape(architecture: str, hidden: int, heads: int) -> None:
-    """Raise SpecError for a width that the heads do not divide."""
-    if architecture not in get_args(Architecture):
-        raise SpecError("architecture", architecture, f"must be one of {', '.join(get_args(Architecture))}")
-    if hidden % heads or (hidden // heads) % 8:
-        raise SpecError(
-            "hidden", hidden, f"must be a multiple of 8 × heads = {8 * heads}, so that rotary pairs come out"
-        )
 
 
 def _train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, progress: bool) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
+from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.spec import LanguageModelSpec, build_policy, load_tokenizer
+from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import check_sampler
 from llm.tasks import LANGUAGE, Task
 from llm.tasks.environment import TextEnvironment, response_lengths

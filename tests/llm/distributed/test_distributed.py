@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm.distributed.spread import DistributedLearner, Ranks, SpreadPolicy, check_processes, joined
 from llm.models.policy import CausalLMPolicy
-from llm.reward_models.model import RewardTraining, fit
+from llm.reward_models.fit import RewardTraining, fit
 from sims.core.algorithms import Algorithm, Targets, all_algorithms
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser

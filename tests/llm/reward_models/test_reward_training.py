@@ -17,18 +17,9 @@ from llm.commands.reward import LongerWins, main
 from llm.embedded import EMBEDDED, language
 from llm.models.scoring import Scoring
 from llm.reward_models.calibration import calibration, wilson
-from llm.reward_models.model import (
-    ImplicitReward,
-    RewardModel,
-    RewardTraining,
-    TextScorer,
-    fit,
-    held_out,
-    label_pairs,
-    load_reward_model,
-    new_reward_model,
-    preference_batch,
-)
+from llm.reward_models.fit import RewardTraining, fit
+from llm.reward_models.model import RewardModel, load_reward_model, new_reward_model
+from llm.reward_models.scoring import ImplicitReward, TextScorer, held_out, label_pairs, preference_batch
 from llm.training.pretrain import load
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.reward_model import RewardModelLoss
@@ -327,7 +318,7 @@ def test_the_command_saves_a_model_and_what_it_measured(tmp_path: Path, capsys: 
     assert report["longer_wins"] == 1.0  # four words against two, in each pair
     assert report["reward_data"]["data"] == str(data)
     report = json.loads((proxy / "report.json").read_text())
-    assert report["reward_data"]["judge"] == str(gold) and report["reward_model"]["label_smoothing"] == 0.1
+    assert report["reward_data"]["labels"] == str(gold) and report["reward_model"]["label_smoothing"] == 0.1
     assert report["training_pairs"] == 16 and report["held_out"]["pairs"] == 4
     assert load_reward_model(proxy).classifier.config.num_labels == 1
     printed = capsys.readouterr().out
@@ -368,10 +359,10 @@ def test_the_command_hands_on_margins(
     ("arguments", "message"),
     [
         (["--processes", "2"], "processes = 2: only 1 runs"),
-        (["--labels", "data"], "judge = 'data': the language's pairs come unlabelled"),
+        (["--labels", "data"], "labels = 'data': the language's pairs come unlabelled"),
         (["--labels", "implicit"], "implicit_policy = None: must be given with labels = implicit"),
         (["--implicit-policy", "pythia"], "implicit_policy = 'pythia': only means something with labels = implicit"),
-        (["--labels", "pythia"], "judge = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
+        (["--labels", "pythia"], "labels = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
         (["--margin-column", "m"], "margin_column = 'm': belongs to the data's own labels: labels = data"),
         (["--held-out-share", "0"], "held_out_share = 0.0: must be float > 0 and < 1"),
     ],

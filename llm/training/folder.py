@@ -1,0 +1,87 @@
+"""The folder of a run: what it holds, how it is begun or resumed, and the table that closes it.
+
+<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sims.core.spec import SpecError
+from sims.experiments.experiment import Experiment
+
+from . import checkpoint
+from .checkpoint import Checkpoint
+from .loggers import Logger, read_json_lines
+from .run import Evaluation, Run
+
+SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
+SHOWN = 4  # completions kept of each evaluation
+
+
+def prepare(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, None to start; the folder then holds the spec. Raises SpecError."""
+    spec, file = {"experiment": experiment.to_json(), "run": run}, folder / SPEC
+    if file.exists() and overwrite:
+        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+        for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
+            shutil.rmtree(path, ignore_errors=True)
+    if file.exists() and not resume:
+        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
+    if file.exists():
+        before = json.loads(file.read_text())
+        if _without_end(before) != _without_end(spec):
+            raise SpecError(
+                "output", str(folder), "holds a run of another spec: only updates and evaluations may change"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(file, json.dumps(spec, indent=1) + "\n")
+    return checkpoint.load(folder)
+
+
+def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
+
+
+def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
+    """The row of an evaluation; its first completions go to the samples."""
+    rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
+    for prompt, completion, reward, length in list(rows)[:SHOWN]:
+        samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
+    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
+
+
+def save_model(run: Run, place: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """The trained model and its tokenizer, in the format of transformers; the folder appears whole. weights: instead of
+    what the model holds."""
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".model-") as scratch:
+        new = Path(scratch) / "new"
+        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
+        run.tokenizer.save_pretrained(new)
+        if place.exists():
+            shutil.rmtree(place)
+        new.rename(place)
+
+
+def closing_table(folder: Path) -> str:
+    """Evaluations at the start and at the end, and the last completions."""
+    rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
+    first, last = rows[0], rows[-1]
+    lines = [f"\n{'':16}{'start':>10}{'update ' + str(last['update']):>14}"]
+    names = [name for name in last if name.startswith("eval_")]
+    lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
+    drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
+    lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
+    return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
+
+
+def _line(text: str) -> str:
+    """A text of several lines on one."""
+    return " ".join(text.split())
