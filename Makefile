@@ -1,4 +1,5 @@
 # make reproduce   every CPU figure and the claims report        make test    the test suite
+#                  (FULL=1: tune and compute everything again, hours; BUDGET=5: core-minutes of what is computed)
 # make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
 # make test-all    the long tests too, then all again in another order on another instruction set
 # make test-oldest the tests with the oldest versions of the dependencies that pyproject.toml declares
@@ -10,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: reproduce test test-all test-oldest lint bench mutants clean
 reproduce: .venv/.core
-	$(BIN)/python -m figures --jobs $(JOBS)
+	$(BIN)/python -m figures --jobs $(JOBS) $(if $(FULL),--full) $(if $(BUDGET),--budget $(BUDGET))
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -41,6 +41,15 @@ class Verdict:
     unit: str
     part: str
     claimed: str = ""  # a row that an older version wrote has its margin alone
+    computed: str = "live"  # or "committed", or "stale": what its records are (`figures.drawing.where_from`)
+    agrees: bool | None = None  # whether live records agree with committed ones; None where there is nothing to compare
+
+    @property
+    def records(self) -> str:
+        """What its records are, and whether those computed here agree with what is committed."""
+        if self.agrees is None:
+            return self.computed
+        return f"{self.computed}, {'agree' if self.agrees else 'disagree'}"
 
     @property
     def wanted(self) -> str:
@@ -78,8 +87,8 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
         "",
         *RULE,
         "",
-        "| claim | part | setting | verdict | effect | 95 % interval | claimed | runs | figure |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| claim | part | setting | verdict | effect | 95 % interval | claimed | runs | records | figure |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         cells = [
@@ -90,7 +99,7 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
             f"{row.effect:+.3f}",
             f"{row.low:+.3f} … {row.high:+.3f}",
         ]
-        lines.append("| " + " | ".join([*cells, row.wanted, str(row.runs), row.figure]) + " |")
+        lines.append("| " + " | ".join([*cells, row.wanted, str(row.runs), row.records, row.figure]) + " |")
     for row in rows:
         lines += ["", f"## {row.id} ({row.setting}, {row.part}): {row.verdict}", "", f"**Claim.** {row.claim}", ""]
         lines += [f"**Effect.** {row.measure}", "", f"**What it does not show.** {row.note}", ""]

@@ -1,25 +1,29 @@
-"""Records that cost too much for everybody to compute: kept in the repository, each with a shrunken twin of itself.
+"""What the repository keeps of a figure: figures/records/<figure>.npz, every judged record and how arms were tuned.
 
-A record is drawn as it is. Its twin is run again: if the code of today no longer gives the twin's numbers, the record
-is stale, and the report says so. `python -m figures NAME --full` computes the record itself again, `--keep` replaces
-it. How the arms were tuned is kept beside their records, so that drawing them tunes nothing again.
+A record is drawn from there where computing it would take too long; its `source` is then "committed". Beside it lies a
+shrunken twin of itself. Where today's sources are not those that made the record, the twin is run: if it gives other
+numbers, the record is "stale", and the report says so. Sources whose twin agreed are noted in the file, and a twin
+that was run lies in the store, so that none is run twice. `python -m figures NAME --keep` writes the file.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sims.experiments.experiment import Experiment
-from sims.experiments.store import CommittedRecord, DamagedRecord, Record, load_committed, save_committed, spec_hash
+from sims.experiments.record_file import DamagedRecord, Record, RecordFile, encode, write_file
+from sims.experiments.store import record_key, spec_hash
 
 FOLDER = Path(__file__).parent / "records"
-TOLERANCE = 1e-3  # other processors differ in the last bits, which some tens of updates make larger
+TOLERANCE = 1e-3  # of a twin: other processors differ in the last bits, which some tens of updates make larger
+LARGE = 4096  # bytes of an array that a twin leaves out: it is compared by its curves
+COMPARED = ("gold", "reward", "kl_policy_ref", "entropy", "diverged_at")  # what every twin keeps
 
 Point = Mapping[str, float]
 
@@ -64,51 +68,137 @@ def shrink(arm: Experiment) -> Experiment:
     return arm.replace(name=f"{arm.name}-quick", runs=2 if costly else 4, **small)
 
 
-def load(arm: Experiment, folder: Path = FOLDER) -> CommittedRecord | None:
-    """The committed record of an arm and its twin, None if there is none."""
-    return load_committed(folder, arm.name, arm.to_json())
-
-
-def keep(arm: Experiment, record: Record, twin: Record, folder: Path = FOLDER) -> None:
-    """Put a finished record and its twin into the repository, with the commit, machine and cost of both."""
-    save_committed(folder, arm.name, record, twin)
-
-
 def agree(before: Record, now: Record) -> bool:
     """Whether a twin that was run again gives its old numbers, to a relative TOLERANCE."""
-    return before.arrays.keys() == now.arrays.keys() and all(
-        np.allclose(before.arrays[name], now.arrays[name], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    return before.arrays.keys() <= now.arrays.keys() and all(
+        before.arrays[name].shape == now.arrays[name].shape
+        and np.allclose(before.arrays[name], now.arrays[name], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         for name in before.arrays
     )
 
 
-def load_tuning(candidates: Mapping[str, Sequence[Experiment]], folder: Path = FOLDER) -> list[Tuned] | None:
-    """How the arms were tuned when their records were kept, None if they were not, or not over these candidates.
+class Committed:
+    """The committed records of one figure; none where there is no file. DamagedRecord if it is not whole."""
 
-    candidates: the tuning runs of each arm, a point of its grid each. DamagedRecord if the file cannot be read.
-    """
-    path = _tuning_path(candidates, folder)
-    if not path.exists():
-        return None
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["tuned"]
-        found = [Tuned(**e | {"finals": [tuple(final) for final in e.get("finals", [])]}) for e in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedRecord(path, f"it cannot be read: {error}") from error
-    if [tuned.arm for tuned in found] != list(candidates):
-        raise DamagedRecord(path, "it is of other arms")
-    return found
+    def __init__(self, figure: str, folder: Path | None = None) -> None:
+        self.path = (folder or FOLDER) / f"{figure}.npz"
+        self.file = RecordFile(self.path) if self.path.exists() else None
+        notes = self.file.notes if self.file else {}
+        self.twins: dict[str, str] = notes.get("twins", {})
+        self.tunings: dict[str, Any] = notes.get("tunings", {})
+        self.agreed: dict[str, list[str]] = notes.get("agreed", {})
+
+    def record(self, name: str, spec: Mapping[str, Any]) -> Record | None:
+        """The record of a spec; its source says "committed", which is for `proven` and the twin to make true."""
+        key = record_key(name, spec)
+        if self.file is None or key not in self.file.keys:
+            return None
+        return self.file.record(key, spec, "committed")
+
+    def twin(self, arm: Experiment) -> Record | None:
+        """What the shrunken twin of an arm gave when its record was made."""
+        key = self.twins.get(record_key(arm.name, arm.to_json()))
+        return None if self.file is None or key is None else self.file.record(key)
+
+    def proven(self, key: str, sources: str) -> bool:
+        """Whether these sources are known to give a record: they made it, or its twin agreed under them."""
+        return self.file is not None and (self.file.keys[key] == sources or sources in self.agreed.get(key, ()))
+
+    def tuning(self, key: str) -> list[Tuned] | None:
+        """How arms were tuned; None if they were not, or not over this grid (see `tuning_key`)."""
+        if key not in self.tunings:
+            return None
+        try:
+            return [Tuned(**_with_infinities(entry)) for entry in self.tunings[key]]
+        except (KeyError, TypeError) as error:
+            raise DamagedRecord(self.path, f"a tuning cannot be read: {error}") from error
+
+    def core_seconds(self) -> dict[str, float]:
+        """What each judged record cost to compute, by its key."""
+        if self.file is None:
+            return {}
+        judged = self.file.keys.keys() - self.twins.values()
+        costs = {key: self.file.provenance(key) for key in sorted(judged)}
+        return {key: float(p.get("core_seconds", p["seconds"])) for key, p in costs.items()}
 
 
-def keep_tuning(candidates: Mapping[str, Sequence[Experiment]], tuned: Sequence[Tuned], folder: Path = FOLDER) -> None:
-    """Put the grid of every arm, its scores and the choice into the repository, beside the judged records."""
-    path = _tuning_path(candidates, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    temporary.write_text(json.dumps({"tuned": [asdict(entry) for entry in tuned]}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def tuning_key(arms: Mapping[str, Experiment], grids: Mapping[str, Sequence[Point]], **how: int) -> str:
+    """Of all that decides how arms are tuned: other arms, points, seeds or numbers of runs are another tuning."""
+    tried = {name: [dict(point) for point in grids[name]] for name in arms}
+    return spec_hash({"arms": {name: arm.to_json() for name, arm in arms.items()}, "grids": tried, "how": how})
 
 
-def _tuning_path(candidates: Mapping[str, Sequence[Experiment]], folder: Path) -> Path:
-    """Named by the specs of all tuning runs: other arms, points, seeds or numbers of runs are another file."""
-    return folder / f"tuning-{spec_hash({arm: [e.to_json() for e in tried] for arm, tried in candidates.items()})}.json"
+@dataclass
+class Kept:
+    """What a figure puts into the repository. used: the arrays of each record that were looked at."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    twins: dict[str, tuple[str, Record]] = field(default_factory=dict)
+    tunings: dict[str, list[Tuned]] = field(default_factory=dict)
+    agreed: dict[str, list[str]] = field(default_factory=dict)
+    used: dict[str, set[str]] = field(default_factory=dict)
+
+    def watch(self, key: str, record: Record) -> Record:
+        """The record, noting which of its arrays are used."""
+        self.records[key] = record
+        arrays = Watched(record.arrays, self.used.setdefault(key, set()))
+        return Record(record.spec, arrays, record.provenance, record.source)
+
+    def write(self, figure: str, folder: Path | None = None) -> Path:
+        """figures/records/<figure>.npz, with the arrays that drawing and judging used, and no others."""
+        path = (folder or FOLDER) / f"{figure}.npz"
+        chosen = {}
+        for key, record in self.records.items():
+            names = self.used[key] or {"gold"}
+            chosen[key] = _only(record, [name for name in record.arrays if name in names])
+        for key, (twin_key, twin) in self.twins.items():
+            names = (self.used[key] | set(COMPARED)) & set(twin.arrays)
+            chosen[twin_key] = _only(twin, [name for name in sorted(names) if twin.arrays[name].nbytes <= LARGE])
+        notes = {
+            "twins": {key: twin_key for key, (twin_key, _) in self.twins.items()},
+            "tunings": {key: [_without_infinities(entry) for entry in tuned] for key, tuned in self.tunings.items()},
+            "agreed": self.agreed,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, encode(chosen, notes, compress=True))
+        return path
+
+
+def _without_infinities(tuned: Tuned) -> dict[str, Any]:
+    """As JSON, which knows no −∞, the score of what gave none."""
+    entry = asdict(tuned)
+    scores = [None if math.isinf(score) else score for score in tuned.scores]
+    return entry | {"scores": scores, "finals": [[i, None if math.isinf(s) else s] for i, s in tuned.finals]}
+
+
+def _with_infinities(entry: Mapping[str, Any]) -> dict[str, Any]:
+    scores = [-math.inf if score is None else score for score in entry["scores"]]
+    return dict(entry) | {"scores": scores, "finals": [(i, -math.inf if s is None else s) for i, s in entry["finals"]]}
+
+
+def _only(record: Record, names: Sequence[str]) -> Record:
+    return Record(record.spec, {name: record.arrays[name] for name in names}, record.provenance)
+
+
+@dataclass(frozen=True, eq=False)
+class Watched(Mapping[str, np.ndarray]):
+    """Arrays that note which of them are used; to ask whether one is there is to use it."""
+
+    arrays: Mapping[str, np.ndarray]
+    used: set[str]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.arrays[name]
+        self.used.add(name)
+        return array
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.arrays:
+            self.used.add(str(name))
+        return name in self.arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)

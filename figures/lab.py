@@ -1,43 +1,56 @@
-"""Where figures get their records: from disk, from the repository, or from a run; and how arms are tuned fairly."""
+"""Where figures get their records: computed, or read from the repository; and how arms are tuned fairly."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
-from sims.experiments.runner import Progress, obtain
-from sims.experiments.store import Arrays, CommittedRecord, Record, Store
+from sims.experiments.record_file import Arrays, Record
+from sims.experiments.runner import Progress, Runner, obtain, sources_of
+from sims.experiments.store import Store, record_key
 
 from . import committed
-from .committed import Point, Tuned
+from .committed import Committed, Kept, Point, Tuned, tuning_key
 
 TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these seeds; judged runs never do
 FINAL_RUNS = 12
+AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: about half an interval of 50 runs
+
+_one_at_a_time = threading.Lock()  # computations without runs are done here, one beside the workers
 
 
 @dataclass(frozen=True)
-class Again:
-    """An arm that was run though it is committed: its mean final score then and now. Equal but for the processor."""
+class Compared:
+    """An arm that was computed though it is committed: whether to the same bits, and else how far its mean final score
+    is away; where a record has no score, its largest relative difference."""
 
     arm: str
-    committed: float
-    now: float
+    hash: str
+    same_bits: bool
+    difference: float
+    agrees: bool
 
 
 @dataclass
 class Lab:
     """What a figure asks for records.
 
-    quick: shrunken runs, for looking at the machinery; no verdict follows from them. full: compute even what is
-    committed. runs: overrides the runs of judged arms. keep: commit what was judged (see `committed`). live: names of
-    arms that are run even where they are committed, and drawn from that run. Filled while working: tuned, every choice
-    made by tuning; hashes of the judged records; stale, those whose twins disagree; again, what live arms came to.
+    quick: shrunken runs, for looking at the machinery; no verdict follows from them. full: compute and tune
+    everything, though it be committed. runs: overrides the runs of judged arms. kept: where to note what is to be
+    committed, if anything. kept_before: what is committed. live: keys of committed records that are computed all the
+    same. runner: a queue shared with other figures; without one, records are run as they are asked for. urgency: the
+    smaller, the sooner that queue serves this figure. change: what is changed on every judged arm.
+    Filled while working: tuned, every choice made by tuning; where each judged record is from, by its hash; compared,
+    what live arms came to beside their committed records.
     """
 
     store: Store
@@ -46,23 +59,31 @@ class Lab:
     full: bool = False
     force: bool = False
     runs: int | None = None
-    keep: bool = False
     progress: Callable[[Progress], None] = lambda progress: None
     scale: str = "tiny"
-    live: Sequence[str] = ()
+    kept_before: Committed | None = None
+    kept: Kept | None = None
+    live: Collection[str] = ()
+    runner: Runner | None = None
+    urgency: float = 0.0
+    change: Callable[[Experiment], Experiment] | None = None
     tuned: list[Tuned] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    again: list[Again] = field(default_factory=list)
+    where_from: dict[str, str] = field(default_factory=dict)
+    compared: list[Compared] = field(default_factory=list)
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of the judged records."""
+        return list(self.where_from)
+
+    @property
+    def stale(self) -> list[str]:
+        """Hashes of committed records that today's code no longer gives."""
+        return [record for record, source in self.where_from.items() if source == "stale"]
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
-        arms = self.sized(arms)
-        found = self._obtain(arms)
-        if self.keep and not self.quick:
-            self._keep(arms, found)
-        self.hashes += [record.hash for record in found.values()]
-        return found
+        return self._judged(self.sized(arms))
 
     def tuned_records(
         self,
@@ -76,24 +97,20 @@ class Lab:
         grids: the points that each arm tries, as many for every arm: a comparison of unequal budgets is refused. The
         point with the largest mean final score is taken; with finalists, so many of each arm's best are first run
         again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
-        one that looks best was lucky. What is committed was tuned before it was: its grid and scores are read, and
-        nothing is run.
+        one that looks best was lucky. A tuning that is committed is read, and nothing is run.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
-        candidates = {
-            name: [
-                apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
-                for point in grids[name]
-            ]
-            for name, arm in arms.items()
-        }
-        tuned = self._kept_tuning(arms, candidates, finalists) or self._tune(grids, candidates, finalists)
+        seeds = {"seed": TUNING_SEED, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
+        key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **seeds)
+        tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
+        if tuned is None:
+            tuned = self._tune(arms, grids, tuning_runs, finalists)
         self.tuned += tuned
-        if self.keep:
-            committed.keep_tuning(candidates, tuned)
+        if self.kept is not None:
+            self.kept.tunings[key] = tuned
         return self.records({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in tuned})
 
     def exact(
@@ -104,36 +121,92 @@ class Lab:
         modules: where its code starts; if that, or what it imports, changes, it is computed again.
         """
         sources = sources_digest(modules, packages=("sims", "llm", "figures"))
-        record = self.store.get_or_run(
-            f"{name}-quick" if self.quick else name, spec, compute, sources, force=self.force
-        )
-        self.hashes.append(record.hash)
-        return record
+        name = f"{name}-quick" if self.quick else name
+        key, before = record_key(name, spec), self._committed(name, spec)
+        if before is not None and key not in self.live and self.kept_before.proven(key, sources):  # type: ignore[union-attr]
+            record = before
+        else:
+            with _one_at_a_time:
+                record = self.store.get_or_run(name, spec, compute, sources, force=self.force)
+        return self._note(name, key, record, before)
 
     def sized(self, arms: Mapping[str, Experiment]) -> Mapping[str, Experiment]:
         """The arms with as many runs and updates as are asked for."""
+        if self.change is not None:
+            arms = {name: self.change(arm) for name, arm in arms.items()}
         if self.quick:
             return {name: committed.shrink(arm) for name, arm in arms.items()}
         if self.runs is not None:
             return {name: arm.replace(runs=self.runs) for name, arm in arms.items()}
         return arms
 
-    def _kept_tuning(
-        self, arms: Mapping[str, Experiment], candidates: Mapping[str, Sequence[Experiment]], finalists: int
-    ) -> list[Tuned] | None:
-        """How the arms were tuned when they were committed; None unless every arm it chose lies there as a record."""
-        found = None if self.full else committed.load_tuning(candidates)
-        if found is None or any(len(t.finals) != min(finalists, len(t.points)) for t in found):
-            return None
-        chosen = self.sized({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in found})
-        return found if all(committed.load(arm) is not None for arm in chosen.values()) else None
+    def _judged(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+        """Computed, or committed and proven; what is committed is stale if its twin disagrees."""
+        keys = {name: record_key(arm.name, arm.to_json()) for name, arm in arms.items()}
+        before = {name: self._committed(arm.name, arm.to_json()) for name, arm in arms.items()}
+        drawn = {n for n, arm in arms.items() if before[n] and not self._is_live(keys[n], arm)}
+        doubted = {n for n in drawn if not self.kept_before.proven(keys[n], sources_of(arms[n]))}  # type: ignore[union-attr]
+        twinned = list(arms) if self.kept is not None else [n for n in arms if n in doubted]
+        wanted = [arms[n] for n in arms if n not in drawn] + [committed.shrink(arms[n]) for n in twinned]
+        found = iter(self._obtain(wanted))
+        records = {name: next(found) for name in arms if name not in drawn}
+        twins = {name: next(found) for name in twinned}
+        judged = {}
+        for name, arm in arms.items():
+            record = before[name] if name in drawn else records[name]
+            assert record is not None
+            if name in doubted:
+                twin = self.kept_before.twin(arm)  # type: ignore[union-attr]
+                if twin is None or not committed.agree(twin, twins[name]):
+                    record = Record(record.spec, record.arrays, record.provenance, "stale")
+            if self.kept is not None:
+                self._keep(keys[name], arm, record, twins[name])
+            judged[name] = self._note(name, keys[name], record, None if name in drawn else before[name])
+        return judged
+
+    def _committed(self, name: str, spec: Mapping[str, Any]) -> Record | None:
+        return self.kept_before.record(name, spec) if self.kept_before is not None else None
+
+    def _is_live(self, key: str, arm: Experiment) -> bool:
+        """Whether an arm that is committed is computed, or was."""
+        if self.full or key in self.live:
+            return True
+        return not self.force and self.store.load_key(key, sources_of(arm)) is not None
+
+    def _keep(self, key: str, arm: Experiment, record: Record, twin: Record) -> None:
+        assert self.kept is not None
+        small = committed.shrink(arm)
+        self.kept.twins[key] = (record_key(small.name, small.to_json()), twin)
+        if record.source == "committed":
+            self.kept.agreed[key] = [sources_of(arm)]
+
+    def _note(self, name: str, key: str, record: Record, before: Record | None) -> Record:
+        """Remember where a judged record is from, and how it compares with the committed one."""
+        self.where_from[record.hash] = record.source
+        if before is not None and record.source == "live" and record.hash not in {c.hash for c in self.compared}:
+            self.compared.append(compare(name, record, before))
+        return record if self.kept is None else self.kept.watch(key, record)
 
     def _tune(
-        self, grids: Mapping[str, Sequence[Point]], candidates: Mapping[str, Sequence[Experiment]], finalists: int
+        self,
+        arms: Mapping[str, Experiment],
+        grids: Mapping[str, Sequence[Point]],
+        tuning_runs: int,
+        finalists: int,
     ) -> list[Tuned]:
         """Run every candidate, and the best of them again; take the best of the last that were run."""
+        candidates = {
+            name: [
+                apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
+                for point in grids[name]
+            ]
+            for name, arm in arms.items()
+        }
+        last_runs = [e.replace(seed=FINAL_SEED, runs=FINAL_RUNS) for c in candidates.values() for e in c[:finalists]]
+        self._expect([*last_runs, *self.sized(arms).values()])
         scores = self._mean_scores({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
         best = {name: sorted(range(len(tried)), key=lambda i: -scores[name, i]) for name, tried in candidates.items()}
+        self._expect(list(self.sized(arms).values()))
         last = self._mean_scores(
             {
                 (name, i): candidates[name][i].replace(seed=FINAL_SEED, runs=FINAL_RUNS)
@@ -141,6 +214,7 @@ class Lab:
                 for i in order[:finalists]
             }
         )
+        self._expect([])
         tuned = []
         for name, tried in candidates.items():
             every = [scores[name, i] for i in range(len(tried))]
@@ -150,34 +224,37 @@ class Lab:
             tuned.append(Tuned(name, list(grids[name]), every, tried[0].runs, chosen, finals, runs))
         return tuned
 
+    def _expect(self, later: Sequence[Experiment]) -> None:
+        """Tell the queue what this figure will still ask for."""
+        if self.runner is not None:
+            self.runner.expect(id(self), later)
+
     def _mean_scores(self, runs: Mapping[Any, Experiment]) -> dict[Any, float]:
         """Mean final score of each; what gives none is behind all that do."""
-        means = {key: float(final_scores(record).mean()) for key, record in self._obtain(runs).items()}
+        records = dict(zip(runs, self._obtain(list(runs.values())), strict=True))
+        means = {key: float(final_scores(record).mean()) for key, record in records.items()}
         return {key: -math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
-    def _obtain(self, arms: Mapping[Any, Experiment]) -> dict[Any, Record]:
-        """Committed records where there are any, noted as stale if their twins no longer agree; the rest is run."""
-        kept: dict[Any, CommittedRecord] = {}
-        if not self.full and not self.quick:
-            kept = {name: there for name, arm in arms.items() if (there := committed.load(arm)) is not None}
-        wanted = {name: arm for name, arm in arms.items() if name not in kept or name in self.live}
-        twins = [committed.shrink(arms[name]) for name in kept]
-        found = obtain([*wanted.values(), *twins], self.store, self.jobs, self.force, self.progress)
-        for held, twin in zip(kept.values(), found[len(wanted) :], strict=True):
-            if not committed.agree(held.twin, twin):
-                self.stale.append(held.record.hash)
-        records = {name: held.record for name, held in kept.items()}
-        for name, record in zip(wanted, found, strict=False):
-            if name in records:
-                before, now = (float(final_scores(x).mean()) for x in (records[name], record))
-                self.again.append(Again(str(name), before, now))
-            records[name] = record
-        return {name: records[name] for name in arms}
+    def _obtain(self, arms: Sequence[Experiment]) -> list[Record]:
+        if self.runner is not None:
+            return self.runner.records(arms, self.urgency)
+        return obtain(arms, self.store, self.jobs, self.force, self.progress)
 
-    def _keep(self, arms: Mapping[str, Experiment], records: Mapping[str, Record]) -> None:
-        twins = obtain([committed.shrink(arm) for arm in arms.values()], self.store, self.jobs, False, self.progress)
-        for (name, arm), twin in zip(arms.items(), twins, strict=True):
-            committed.keep(arm, records[name], twin)
+
+def compare(arm: str, live: Record, before: Record) -> Compared:
+    """A record that was computed beside the committed one. They agree if their mean final scores are AGREEMENT apart
+    at most; without a score, if all numbers are equal to a relative `committed.TOLERANCE`."""
+    if all(name in live.arrays and _same_bits(live.arrays[name], before.arrays[name]) for name in before.arrays):
+        return Compared(arm, live.hash, True, 0.0, True)
+    try:
+        difference = abs(float(final_scores(live).mean()) - float(final_scores(before).mean()))
+        return Compared(arm, live.hash, False, difference, difference <= AGREEMENT)
+    except KeyError:
+        return Compared(arm, live.hash, False, math.nan, committed.agree(before, live))
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc")
 
 
 def product(**values: Sequence[float]) -> list[Point]:

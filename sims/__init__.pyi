@@ -12,7 +12,7 @@ from .core.loop.labelling import Labelling as Labelling
 from .core.loop.optimise import Optimiser as Optimiser
 from .core.schedule import Schedule as Schedule
 from .core.spec import SpecError as SpecError
-from .experiments.store import Record as Record
+from .experiments.record_file import Record as Record
 from .experiments.store import Store as Store
 
 # Pure functions: losses of PyTorch tensors, exact answers in NumPy, intervals and comparisons of runs.

@@ -118,7 +118,7 @@ def run_experiment(
             raise SpecError("results", str(results), rule) from error
 
         def tell(state: Progress) -> None:
-            show(state.work_done if state.work else total)
+            show(round(total * state.work_done / state.work) if state.work else total)
 
         return Result(experiment, obtain([experiment], Store(folder), force=force, progress=tell)[0])
 

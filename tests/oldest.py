@@ -27,8 +27,9 @@ def oldest(requirement: str) -> str:
 def requirements(pyproject: Path) -> list[str]:
     """The oldest of all that the package and its tests need."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    found = [oldest(requirement) for requirement in declared]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["test"], *extras["data"]]
+    found = list(dict.fromkeys(oldest(requirement) for requirement in declared))
     return [requirement for requirement in found if re.split(r"\W", requirement)[0] not in _NEWER]
 
 

@@ -30,5 +30,6 @@ def test_what_is_no_requirement_is_refused() -> None:
 def test_every_dependency_of_the_package_has_a_lower_bound() -> None:
     found = requirements(Path(__file__).parents[1] / "pyproject.toml")
     assert "transformers==4.57.1" in found and "numpy==1.26" in found
+    assert "datasets==3" in found and len(found) == len(set(found))
     assert all("==" in requirement for requirement in found)
     assert not any(requirement.startswith(("trl", "ruff")) for requirement in found)

@@ -29,7 +29,7 @@ FLOORS = (
     ("llm.training",),
     ("llm.commands",),
     ("llm",),
-    ("figures",),
+    ("figures",),  # what figures are made by: labs, plans, claims
     ("figures.arms", "figures.report"),
     ("figures.gallery",),
 )

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from figures.entries import SCALES
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.best_of_n import BestOfN
 from sims.core.algorithms.clipped import PPO
@@ -29,7 +30,6 @@ from sims.experiments.store import Record
 TaskName = Literal["min", "mode", "skew"]
 Sampler = Literal["on", "off"]
 
-SCALES = ("tiny", "pythia-1.4b", "mistral-7b")
 TINY_UPDATES, TINY_EVALUATIONS, TINY_RUNS, TINY_SAMPLES = 16, 4, 20, 32
 LARGE_RUNS = 3
 

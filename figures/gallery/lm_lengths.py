@@ -195,5 +195,4 @@ FIGURE = Figure(
     verdicts=verdicts,
     caption=caption,
     arms=arms,
-    live=("min/rloo/on",),
 )

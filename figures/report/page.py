@@ -8,6 +8,7 @@ import html
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +33,9 @@ details { margin: 0.6rem 0; }
 """
 
 
-def save_figure(figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, out: Path) -> None:
+def save_figure(
+    figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, out: Path, stamps: Mapping[str, str]
+) -> None:
     """<name>.png and .svg with the hashes of the specs in their metadata, and <name>.json for the report."""
     hashes = sorted(set(lab.hashes))
     about = {"Title": figure.title, "Description": f"onoff figure {figure.name}; specs {' '.join(hashes)}"}
@@ -48,8 +51,9 @@ def save_figure(figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, o
         "caption": caption,
         "claims": figure.claims,
         "spec_hashes": hashes,
-        "stale": sorted(set(lab.stale)),
-        "again": [asdict(again) for again in lab.again],
+        "where_from": lab.where_from,
+        "compared": [asdict(compared) for compared in lab.compared],
+        "stamps": dict(stamps),
         "tuned": [asdict(tuned) for tuned in lab.tuned],
     }
     write_text(out / f"{figure.name}.json", json.dumps(data, indent=1, default=float) + "\n")
@@ -75,7 +79,7 @@ def _summary(rows: list[Verdict]) -> str:
         f'<td><a href="#{row.figure}">{_escape(row.figure)}</a></td></tr>'
         for row in rows
     )
-    head = "<tr><th>claim<th><th>setting<th>verdict<th>effect [95&nbsp;%]<th>claimed<th>runs<th>figure</tr>"
+    head = "<tr><th>claim<th><th>setting<th>verdict<th>effect [95&nbsp;%]<th>claimed<th>runs<th>records<th>figure</tr>"
     return f"<p>{_escape(rule)}</p><table>{head}{lines}</table>"
 
 
@@ -84,6 +88,7 @@ def _verdict_cells(row: Verdict) -> str:
         f'<td class="verdict {row.verdict}">{row.verdict}</td>'
         f'<td class="number">{row.effect:+.3f}<br>[{row.low:+.3f}, {row.high:+.3f}]</td>'
         f'<td class="number">{_escape(row.wanted)}</td><td class="number">{row.runs}</td>'
+        f"<td>{_escape(row.records)}</td>"
     )
 
 
@@ -99,27 +104,28 @@ def _section(figure: dict, rows: list[Verdict], out: Path) -> str:
         f'<h2 id="{figure["name"]}">{_escape(figure["title"])}</h2>{verdicts}'
         f'<figure><img alt="{_escape(figure["title"])}" src="data:image/png;base64,{image}">'
         f"<figcaption>{_escape(figure['caption'])}</figcaption></figure>"
-        f"{_stale(figure['stale'])}{_again(figure.get('again', []))}"
+        f"{_records(figure['where_from'], figure['compared'])}"
         f"<p><code>python -m figures {figure['name']}</code></p>{_tuning(figure['tuned'])}"
     )
 
 
-def _stale(hashes: list[str]) -> str:
-    """A warning where committed records are not what the code of today would give."""
-    if not hashes:
-        return ""
-    command = "<code>--full</code>"
-    return f'<p class="refuted"><b>Stale records</b>: {", ".join(hashes)}; their twins disagree. Try {command}.</p>'
-
-
-def _again(arms: list[dict]) -> str:
-    """Committed arms that were run again for this drawing."""
-    parts = (
-        f"<p class=note>{_escape(arm['arm'])} is committed and was run again for this figure: mean final score "
-        f"{arm['now']:+.3f}, and {arm['committed']:+.3f} in the record.</p>"
-        for arm in arms
-    )
-    return "".join(parts)
+def _records(where_from: dict[str, str], compared: list[dict]) -> str:
+    """How many records were computed and how many are the repository's; and a warning where they are not what the
+    code of today gives."""
+    stale = [record for record, source in where_from.items() if source == "stale"]
+    sources = list(where_from.values())
+    count = ", ".join(f"{sources.count(s)} {s}" for s in ("live", "committed", "stale") if s in sources)
+    same = sum(arm["same_bits"] for arm in compared)
+    said = f"Records: {count}. Of {len(compared)} that were computed here and are committed, {same} have the same bits."
+    warnings = [
+        f"{arm['arm']} disagrees with its committed record {arm['hash']} by {arm['difference']:.3f}."
+        for arm in compared
+        if not arm["agrees"]
+    ]
+    if stale:
+        warnings.append(f"Stale records: {', '.join(stale)}; their twins disagree. Try --full.")
+    warned = f'<p class="refuted"><b>{_escape(" ".join(warnings))}</b></p>' if warnings else ""
+    return f"<p class=note>{_escape(said)}</p>{warned}"
 
 
 def _tuning(tuned: list[dict]) -> str:

@@ -10,12 +10,14 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from torch import Tensor
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a record, and of an array in one
 
 _BOUNDS = {
     "above": (lambda x, b: x > b, ">"),
@@ -23,6 +25,12 @@ _BOUNDS = {
     "below": (lambda x, b: x < b, "<"),
     "at_most": (lambda x, b: x <= b, "<="),
 }
+
+
+def _is_tensor(value: Any) -> bool:
+    # Not imported: options are read, and errors told, without torch, which takes seconds to load.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 class SpecError(ValueError):
@@ -135,7 +143,7 @@ class Spec:
         hints = self.hints()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor) and field.metadata.get("per_run"):
+            if field.metadata.get("per_run") and _is_tensor(value):
                 continue  # stacked from values that were each checked
             self._check_field(field, value, hints[field.name])
             if type(value) is int and not matches_int(hints[field.name]):

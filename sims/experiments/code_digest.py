@@ -10,14 +10,14 @@ import json
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "llm")) -> str:
     """SHA-256 of the source files that a run goes through, blind to comments, docstrings and formatting.
 
     modules: dotted names to start from; their imports are followed wherever they stand in a file, within `packages`.
-    Found out once per process. Not seen: modules imported by a computed name, data files, other packages. Python's
-    syntax tree differs between its minor versions, so another Python counts as other sources.
+    Found out once per process. Not seen: modules imported by a computed name, data files, other packages.
     """
     return _digest(tuple(modules), tuple(packages))
 
@@ -62,7 +62,18 @@ def _read_source(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             has_docstring = ast.get_docstring(node, clean=False) is not None
             del node.body[:has_docstring]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+    return hashlib.sha256(_plain(tree).encode()).hexdigest(), imported
+
+
+def _plain(node: Any) -> str:
+    """A syntax tree as text. Unlike `ast.dump`, it leaves out what is empty: fields that a newer Python has added would
+    else make the same code another. f-strings may still count as other code."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({','.join(f'{name}={_plain(value)}' for name, value in fields)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_plain, node))}]"
+    return repr(node)
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:

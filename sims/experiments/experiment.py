@@ -17,9 +17,7 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
 from sims.core.loop.train import check_run
 from sims.core.schedule import Schedule
-from sims.core.spec import Spec, SpecError, setting, to_json
-
-from .store import NAME
+from sims.core.spec import NAME, Spec, SpecError, setting, to_json
 
 S = TypeVar("S", bound=Spec)
 

@@ -1,48 +1,45 @@
-"""From experiments to records: what is on disk is read, the rest is stacked, run in worker processes, and written."""
+"""From experiments to records: what is on disk is read, the rest is stacked, run in worker processes, and written.
+
+One queue for all who ask. `Runner.records` may be called from several threads, one a figure: what they ask for is run
+together, arms of several figures in one stack, and each goes on as soon as its own records are there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import inspect
-import multiprocessing
-import os
-import queue
-import signal
+import math
+import threading
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sims.core.spec import Spec
 
 from .code_digest import sources_digest
+from .costs import Costs
 from .experiment import Experiment, stack_key
-from .store import Arrays, DamagedRecord, Record, Store
+from .record_schema import check
+from .store import Arrays, Finished, Record, Store, record_key
+from .workers import Workers
+
+SMALL = 3.0  # predicted core-seconds that are run at once here: to start workers takes as long
+LEAST_STACK = 256  # runs that a stack keeps when it is split so that all workers have something to do
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a call of `obtain` is: records asked for, found on disk, done now; and run-updates done of how many."""
+    """How far a runner is: records asked for, found on disk, done now; and work done of how much, in predicted
+    core-seconds."""
 
     asked: int
     cached: int
     done: int
-    work_done: int
-    work: int
+    work_done: float
+    work: float
     running: str
-
-
-def find(experiment: Experiment, store: Store) -> Record | None:
-    """The finished record of an experiment, if the sources that made it are today's. A damaged one is named."""
-    try:
-        return store.load(experiment.name, experiment.to_json(), sources_of(experiment))
-    except DamagedRecord as damage:
-        warnings.warn(f"{damage}; computing it again", stacklevel=2)
-        return None
 
 
 def sources_of(experiment: Experiment) -> str:
@@ -56,6 +53,11 @@ def sources_of(experiment: Experiment) -> str:
     return hashlib.sha256("".join([digest, *foreign]).encode()).hexdigest() if foreign else digest
 
 
+def find(experiment: Experiment, store: Store) -> Record | None:
+    """The finished record of an experiment, if the sources that made it are today's. A damaged file is named."""
+    return store.load(experiment.name, experiment.to_json(), sources_of(experiment))
+
+
 def obtain(
     experiments: Sequence[Experiment],
     store: Store,
@@ -65,62 +67,304 @@ def obtain(
 ) -> list[Record]:
     """The records of experiments, in their order; those that are missing are run first.
 
-    jobs: worker processes, each at one thread; 1 runs here. force: run all again. Stopping at any moment loses what is
-    running and nothing that is finished. Two callers never compute the same record at once: the second waits for it.
+    jobs: worker processes, each at one thread; 1 runs here. force: run all again. Stopping at any moment loses the
+    stacks that are running and nothing that is finished. Two callers never compute the same record at once: the second
+    waits for it.
     """
-    unique = {store.path(e.name, e.to_json()): e for e in experiments}
-    found = {} if force else {path: record for path, e in unique.items() if (record := find(e, store))}
-    missing = [e for path, e in unique.items() if path not in found]
-    tasks = [_Task(number, store, stack, force) for number, stack in enumerate(stacks(missing))]
-    report = _Report(progress, len(unique), len(unique) - len(missing), tasks)
-    report.show()
-    alone = jobs == 1 or len(tasks) < 2
-    with closing(_done_here(tasks, report) if alone else _done_in_processes(tasks, jobs, report)) as done:
-        for task in done:
-            report.finish(task)
-            found |= {store.path(e.name, e.to_json()): _read(e, store) for e in task.experiments}
-    return [found[store.path(e.name, e.to_json())] for e in experiments]
+    runner = Runner(store, jobs, force, progress)
+    asked = runner.ask(experiments)
+    runner.serve(asked.ready.is_set)
+    return runner.answer(asked)
 
 
-def _read(experiment: Experiment, store: Store) -> Record:
-    """A record that was there a moment ago; under its lock if somebody is replacing it just now."""
-    name, spec = experiment.name, experiment.to_json()
-    record = store.load(name, spec)
-    if record is None:
-        with store.lock(name, spec):
-            record = store.load(name, spec)
-    if record is None:
-        raise FileNotFoundError(f"{store.path(name, spec)}: removed while it was in use")
-    return record
+@dataclass(eq=False)
+class _Wanted:
+    """An experiment that is to be run, or has been. urgency: the smaller, the sooner."""
+
+    key: str
+    experiment: Experiment
+    spec: dict[str, Any]
+    sources: str
+    stack_key: str
+    cost: float
+    urgency: float
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A call of `Runner.ask`: the records that are there, and the keys of those that are not yet."""
+
+    keys: list[str]
+    specs: dict[str, dict[str, Any]]
+    missing: set[str]
+    found: dict[str, Record] = field(default_factory=dict)
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def take(self, found: Mapping[str, Record]) -> None:
+        """Of some records, those that are still missing."""
+        self.found.update({key: found[key] for key in self.missing & found.keys()})
+        self.missing.difference_update(found)
+        if not self.missing:
+            self.ready.set()
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    number: int
+    wanted: list[_Wanted]
+
+    @property
+    def cost(self) -> float:
+        return sum(w.cost for w in self.wanted)
+
+    @property
+    def urgency(self) -> float:
+        return min(w.urgency for w in self.wanted)
+
+
+class Runner:
+    """Finds, runs and saves records for all who ask.
+
+    The thread that calls `serve` runs them, or hands them to workers; the others wait in `records`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        jobs: int = 1,
+        force: bool = False,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.store, self.jobs, self.force, self.progress = store, jobs, force, progress
+        self.costs = Costs(store.root / "costs.json")
+        self._lock = threading.RLock()
+        self._pending: dict[str, _Wanted] = {}
+        self._underway: set[str] = set()  # keys that are being run
+        self._ours: set[str] = set()  # keys that were run by this runner, and are not forced to run again
+        self._asked: list[Asked] = []
+        self._stacks: list[_Stack] | None = None  # of what is pending; None: to be made anew
+        self._running: dict[int, tuple[_Stack, float]] = {}  # with the share that is done
+        self._numbers = 0
+        self._expected: dict[object, float] = {}
+        self._done = self._cached = 0
+        self._seconds_done = 0.0
+        self._failure: BaseException | None = None
+
+    def records(self, experiments: Sequence[Experiment], urgency: float = 0.0) -> list[Record]:
+        """The records of experiments, in their order; waits until they are there."""
+        asked = self.ask(experiments, urgency)
+        asked.ready.wait()
+        return self.answer(asked)
+
+    def ask(self, experiments: Sequence[Experiment], urgency: float = 0.0) -> Asked:
+        """Queue what is missing. urgency: the smaller, the sooner it is run."""
+        named = [(e, e.to_json()) for e in experiments]
+        keys = [record_key(e.name, spec) for e, spec in named]
+        unique = dict(zip(keys, named, strict=True))
+        asked = Asked(keys, {key: spec for key, (_, spec) in unique.items()}, set(unique))
+        with self._lock:
+            self._asked.append(asked)  # from now on it gets what is finished
+            if self._failure is not None:
+                asked.ready.set()
+        for key, (experiment, spec) in unique.items():
+            self._find_or_queue(asked, key, experiment, spec, urgency)
+        with self._lock:
+            asked.take({})
+            self._show()
+        return asked
+
+    def answer(self, asked: Asked) -> list[Record]:
+        """The records of a call of `ask` that is ready. Raises what stopped the runner, if something did."""
+        if asked.missing:
+            raise self._failure or RuntimeError("the records are not there yet")
+        records = {key: Record(asked.specs[key], r.arrays, r.provenance) for key, r in asked.found.items()}
+        return [records[key] for key in asked.keys]
+
+    def _find_or_queue(
+        self, asked: Asked, key: str, experiment: Experiment, spec: dict[str, Any], urgency: float
+    ) -> None:
+        with self._lock:
+            if key in self._pending:
+                self._pending[key].urgency = min(urgency, self._pending[key].urgency)
+            if key in self._pending or key in self._underway or key in asked.found:
+                return
+            run_before = key in self._ours
+        sources = sources_of(experiment)
+        record = self.store.load_key(key, sources) if run_before or not self.force else None
+        with self._lock:
+            if record is not None:
+                self._cached += key in asked.missing and not run_before
+                asked.take({key: record})
+            elif not (key in self._pending or key in self._underway or key in asked.found):
+                cost = self.costs.predict(spec)
+                self._pending[key] = _Wanted(key, experiment, spec, sources, stack_key(experiment), cost, urgency)
+                self._stacks = None
+
+    # Work still to be asked for
+
+    def expect(self, who: object, experiments: Iterable[Experiment]) -> None:
+        """Somebody will ask for these later, when what was asked first is there: count them as work to be done."""
+        with self._lock:
+            self._expected[who] = sum(self.costs.predict(e.to_json()) for e in experiments)
+
+    # Running
+
+    def serve(self, finished: Callable[[], bool]) -> None:
+        """Run what is asked for until `finished`. Whatever stops it stops those who wait, and the workers."""
+        workers: Workers | None = None
+        try:
+            while not finished():
+                with self._lock:
+                    self._form_stacks()
+                    waiting, predicted = bool(self._stacks), sum(w.cost for w in self._pending.values())
+                alone = self.jobs == 1 or (workers is None and (predicted < SMALL or len(self._stacks or ()) < 2))
+                if waiting and alone:
+                    self._run_here(self._next())
+                elif waiting or self._running:
+                    workers = workers or _hired(self.jobs)
+                    self._hand_out(workers)
+                else:
+                    time.sleep(0.02)  # those who ask are thinking
+            if workers is not None:
+                _workers[self.jobs] = workers
+        except BaseException as error:
+            if workers is not None:
+                workers.end()
+            self.stop(error)
+            raise
+        finally:
+            self.costs.save()
+
+    def _run_here(self, stack: _Stack) -> None:
+        name, cores = _run(self._task(stack), lambda share: self._advance(stack.number, share))
+        self._finish(stack, name, cores, adopt=False)
+
+    def _hand_out(self, workers: Workers) -> None:
+        while workers.free and self._stacks:
+            stack = self._next()
+            workers.start(stack.number, _run, self._task(stack))
+        for number, done, content in workers.events(0.05):
+            if done:
+                name, cores = content
+                self._finish(self._running[number][0], name, cores, adopt=True)
+            else:
+                self._advance(number, content)
+
+    def _task(self, stack: _Stack) -> _Task:
+        return _Task(self.store, [(w.experiment, w.spec, w.sources) for w in stack.wanted], self.force)
+
+    def _form_stacks(self) -> None:
+        if self._stacks is None:
+            self._stacks = []
+            for wanted in stacked(list(self._pending.values()), self.jobs):
+                self._numbers += 1
+                self._stacks.append(_Stack(self._numbers, wanted))
+
+    def _next(self) -> _Stack:
+        """The stack to run now: one of the workers takes the costliest, so that none is left for the end; the others
+        finish one who asks after the other, the most urgent first."""
+        with self._lock:
+            assert self._stacks
+            costliest = max(self._stacks, key=lambda s: s.cost)
+            busy_with_large = any(s.cost >= costliest.cost for s, _ in self._running.values())
+            most_urgent = min(self._stacks, key=lambda s: (s.urgency, -s.cost))
+            alone = self.jobs == 1 or not self._running
+            stack = most_urgent if alone or busy_with_large else costliest
+            self._stacks.remove(stack)
+            for wanted in stack.wanted:
+                del self._pending[wanted.key]
+                self._underway.add(wanted.key)
+            self._running[stack.number] = (stack, 0.0)
+            self._show()
+            return stack
+
+    def _advance(self, number: int, share: float) -> None:
+        with self._lock:
+            if number in self._running:
+                self._running[number] = (self._running[number][0], share)
+                self._show()
+
+    def _finish(self, stack: _Stack, file: str | None, cores: Mapping[str, float], adopt: bool) -> None:
+        """A stack is written, or was found done by another process. cores: core-seconds of what was run now."""
+        if file is not None and adopt:
+            self.store.adopt(file)
+        found: dict[str, Record] = {}
+        for wanted in stack.wanted:
+            record = self.store.load_key(wanted.key, wanted.sources)
+            if record is None:
+                raise FileNotFoundError(f"{self.store.root}: record {wanted.key} was removed while it was in use")
+            found[wanted.key] = record
+            if wanted.key in cores:
+                self.costs.learn(wanted.spec, cores[wanted.key])
+        with self._lock:
+            del self._running[stack.number]
+            self._seconds_done += stack.cost
+            self._done += len(stack.wanted)
+            self._underway -= found.keys()
+            self._ours |= found.keys()
+            for asked in self._asked:
+                asked.take(found)
+            self._asked = [asked for asked in self._asked if asked.missing]
+            self._show()
+
+    def stop(self, error: BaseException) -> None:
+        """End the waiting of all who ask, now and later: with this error."""
+        with self._lock:
+            self._failure = error
+            for asked in self._asked:
+                asked.ready.set()
+
+    def _show(self) -> None:
+        """Tell where things stand. The caller holds the lock."""
+        running = sum(stack.cost * share for stack, share in self._running.values())
+        work = self._seconds_done + sum(stack.cost for stack, _ in self._running.values())
+        work += sum(w.cost for w in self._pending.values()) + sum(self._expected.values())
+        names = ", ".join(sorted({stack.wanted[0].experiment.name for stack, _ in self._running.values()}))
+        asked = self._cached + self._done + len(self._pending) + len(self._underway)
+        self.progress(Progress(asked, self._cached, self._done, self._seconds_done + running, work, names))
 
 
 def stacks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Experiments that can run as one, at most their policy's `largest_stack` of runs together; costly stacks first."""
-    groups: dict[str, list[Experiment]] = {}
-    for experiment in experiments:
-        groups.setdefault(stack_key(experiment), []).append(experiment)
-    found: list[list[Experiment]] = []
+    """Experiments that can run as one, at most their policy's `largest_stack` of runs together."""
+    wanted = [
+        _Wanted(str(i), e, {}, "", stack_key(e), float(e.runs * e.updates), 0.0) for i, e in enumerate(experiments)
+    ]
+    return [[w.experiment for w in stack] for stack in stacked(wanted, 1)]
+
+
+def stacked(wanted: Sequence[_Wanted], jobs: int) -> list[list[_Wanted]]:
+    """`stacks`, costly ones first; with several jobs split further, so that all have something to do to the end."""
+    groups: dict[str, list[_Wanted]] = {}
+    for w in sorted(wanted, key=lambda w: w.urgency):
+        groups.setdefault(w.stack_key, []).append(w)
+    share = sum(w.cost for w in wanted) / (2 * jobs)
+    found: list[list[_Wanted]] = []
     for group in groups.values():
+        largest = group[0].experiment.policy.largest_stack
+        runs = sum(w.experiment.runs for w in group)
+        parts = math.ceil(runs / largest)
+        if jobs > 1 and share > 0:
+            parts = max(parts, min(round(sum(w.cost for w in group) / share), runs // LEAST_STACK))
+        size = min(largest, math.ceil(runs / max(parts, 1)))
         found.append([])
-        for experiment in group:
-            if found[-1] and sum(e.runs for e in found[-1]) + experiment.runs > experiment.policy.largest_stack:
+        for w in group:
+            if found[-1] and sum(other.experiment.runs for other in found[-1]) + w.experiment.runs > size:
                 found.append([])
-            found[-1].append(experiment)
-    return sorted(found, key=lambda stack: -_work(stack))
-
-
-def _work(stack: Sequence[Experiment]) -> int:
-    return sum(e.runs * e.updates for e in stack)
+            found[-1].append(w)
+    return sorted(found, key=lambda stack: -sum(w.cost for w in stack))
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One stack, as it travels to another process."""
+    """One stack, as it travels to another process: experiments with their specs as JSON and digests of sources."""
 
-    number: int
     store: Store
-    experiments: list[Experiment]
+    experiments: list[tuple[Experiment, dict[str, Any], str]]
     force: bool
+    keys: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", [record_key(e.name, spec) for e, spec, _ in self.experiments])
 
 
 def compute(stack: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
@@ -129,128 +373,37 @@ def compute(stack: Sequence[Experiment], progress: Callable[[int], None] = lambd
     return getattr(importlib.import_module(module), function)(stack, progress)  # type: ignore[no-any-return]
 
 
-def _run(task: _Task, advance: Callable[[int, int], None]) -> None:
-    """Run what is still missing of a stack, under the locks of its records, and write it."""
+def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[str, float]]:
+    """Run what is still missing of a stack, and write it: the file, and the core-seconds of each record.
+
+    tell: which share of it is done.
+    """
     store = task.store
-    # One order for all, so that two processes never wait for each other.
-    experiments = sorted(task.experiments, key=lambda e: store.path(e.name, e.to_json()))
-    with ExitStack() as locks:
-        for experiment in experiments:
-            locks.enter_context(store.lock(experiment.name, experiment.to_json()))
-        missing = experiments if task.force else [e for e in experiments if find(e, store) is None]
+    with store.claim(task.keys):
+        missing = [
+            (key, *what)
+            for key, what in zip(task.keys, task.experiments, strict=True)
+            if task.force or store.load_key(key, what[2]) is None
+        ]
         if not missing:
-            return
-        runs, start = sum(e.runs for e in missing), time.perf_counter()
-        arrays = compute(missing, lambda updates: advance(task.number, runs * updates))
-        seconds = time.perf_counter() - start
-        for experiment, found in zip(missing, arrays, strict=True):
-            share = seconds * experiment.runs / runs
-            spec = experiment.to_json()
-            store.save(experiment.name, spec, found, seconds=share, sources=sources_of(experiment))
+            return None, {}
+        experiments = [experiment for _, experiment, _, _ in missing]
+        runs, updates = sum(e.runs for e in experiments), experiments[0].updates
+        start, core = time.perf_counter(), time.thread_time()
+        arrays = compute(experiments, lambda done: tell(done / updates))
+        seconds, core = time.perf_counter() - start, time.thread_time() - core
+        for experiment, found in zip(experiments, arrays, strict=True):
+            check(found, experiment.runs, experiment.evaluations + 1)
+        shares = {key: e.runs / runs for key, e, _, _ in missing}
+        finished = [
+            Finished(e.name, spec, found, seconds * shares[key], sources, core * shares[key])
+            for (key, e, spec, sources), found in zip(missing, arrays, strict=True)
+        ]
+        return store.save_stack(finished), {key: core * share for key, share in shares.items()}
 
 
-class _Report:
-    """Adds up what the stacks say of themselves."""
-
-    def __init__(self, tell: Callable[[Progress], None], asked: int, cached: int, tasks: Sequence[_Task]) -> None:
-        self.tell, self.asked, self.cached = tell, asked, cached
-        self.work = sum(_work(task.experiments) for task in tasks)
-        self.finished = self.done = 0
-        self.ended: set[int] = set()
-        self.names = {task.number: task.experiments[0].name for task in tasks}
-        self.running: dict[int, int] = {}
-
-    def show(self) -> None:
-        """Tell the caller where things stand."""
-        work = min(self.work, self.finished + sum(self.running.values()))
-        names = ", ".join(sorted({self.names[number] for number in self.running}))
-        self.tell(Progress(self.asked, self.cached, self.done, work, self.work, names))
-
-    def advance(self, number: int, work: int) -> None:
-        """So many run-updates of a stack are done."""
-        self.running[number] = work
-        self.show()
-
-    def finish(self, task: _Task) -> None:
-        """A stack is written."""
-        self.running.pop(task.number, None)
-        self.ended.add(task.number)
-        self.finished += _work(task.experiments)
-        self.done += len(task.experiments)
-        self.show()
+_workers: dict[int, Workers] = {}  # by their number: they stay for the next call, since to start them takes seconds
 
 
-def _done_here(tasks: Sequence[_Task], report: _Report) -> Generator[_Task]:
-    for task in tasks:
-        _run(task, report.advance)
-        yield task
-
-
-class _Workers:
-    """Worker processes, which stay for the next call: to start them takes as long as to make a small figure."""
-
-    def __init__(self, jobs: int) -> None:
-        # Started afresh, not forked: a fork would copy threads and locks in an unknown state.
-        context = multiprocessing.get_context("spawn")
-        with _worker_environment():
-            self.manager = context.Manager()
-            self.messages = self.manager.Queue()
-            # A Ctrl-C reaches the workers too; they leave it to this process, which ends them.
-            self.pool = ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-            self.pool.submit(int)  # with the first task all of them start, and take over the environment
-
-    def end(self) -> None:
-        """Stop everything at once, whatever is running."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
-
-
-_workers: dict[int, _Workers] = {}  # by the number of processes
-
-
-def _done_in_processes(tasks: Sequence[_Task], jobs: int, report: _Report) -> Generator[_Task]:
-    """Every task as soon as it is done: what the caller then does with it, it does while the others run."""
-    workers = _workers.pop(jobs, None) or _Workers(jobs)
-    waiting = {workers.pool.submit(_run_and_tell, task, workers.messages): task for task in tasks}
-    try:
-        while waiting:
-            done, _ = wait(waiting, timeout=0.2, return_when="FIRST_COMPLETED")
-            _drain(workers.messages, report)
-            for future in done:
-                future.result()
-                yield waiting.pop(future)
-    except BaseException:
-        workers.end()
-        raise
-    _workers[jobs] = workers
-
-
-def _run_and_tell(task: _Task, messages: Any) -> None:
-    _run(task, lambda number, work: messages.put((number, work)))
-
-
-def _drain(messages: Any, report: _Report) -> None:
-    latest: dict[int, int] = {}
-    try:
-        while True:
-            number, work = messages.get_nowait()
-            latest[number] = work
-    except queue.Empty:
-        for number, work in latest.items():
-            if number not in report.ended:
-                report.advance(number, work)
-
-
-@contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Worker processes start with one thread, which must stand in the environment before they import torch."""
-    ours = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    before = {name: os.environ[name] for name in ours if name in os.environ}
-    os.environ |= ours
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name)
-        os.environ |= before
+def _hired(jobs: int) -> Workers:
+    return _workers.pop(jobs, None) or Workers(jobs)

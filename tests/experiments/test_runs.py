@@ -61,6 +61,12 @@ def test_two_runs_among_64_are_two_runs(algorithm: str, place: str) -> None:
     assert_same(execute([few])[0], execute([few.replace(runs=64)])[0], slice(0, 2))
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo", "rwr"])
+def test_two_runs_in_the_largest_stack_of_tables_are_two_runs(algorithm: str) -> None:
+    few = experiment(algorithm, "prompts", updates=3)
+    assert_same(execute([few])[0], execute([few.replace(runs=Table.largest_stack)])[0], slice(0, 2))
+
+
 @pytest.mark.parametrize("algorithm", all_algorithms())
 def test_one_seed_gives_one_record_and_touches_no_global_generator(algorithm: str) -> None:
     torch.manual_seed(1)

@@ -1,5 +1,14 @@
-"""Worker processes: their records are those of one process, they stay for the next call, and a failure ends them."""
+"""Worker processes: their records are those of one process, they stay for the next call, a failure ends them, a death
+is survived, and they end with their parent."""
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +19,48 @@ from sims.core.schedule import Schedule
 from sims.environments import BanditR1
 from sims.experiments import runner as room
 from sims.experiments.experiment import Experiment
-from sims.experiments.runner import obtain
-from sims.experiments.store import Store
+from sims.experiments.runner import Progress, Runner, obtain, stacks
+from sims.experiments.store import Record, Store
+from sims.experiments.workers import WorkerDied, Workers
 from sims.policies import Table
 
 
-def experiments(seed: int) -> list[Experiment]:
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started however little there is to do."""
+    monkeypatch.setattr(room, "SMALL", 0.0)
+
+
+def experiments(seed: int, updates: int = 4) -> list[Experiment]:
     """Two stacks, so that two workers have something to do."""
     return [
-        Experiment("arm", BanditR1(), Table(), find_algorithm("rloo")(), schedule, updates=4, evaluations=2)
+        Experiment("arm", BanditR1(), Table(), find_algorithm("rloo")(), schedule, updates=updates, evaluations=2)
         .replace(runs=2, seed=seed)
         for schedule in (Schedule(batch_size=4), Schedule(batch_size=8))
     ]  # fmt: skip
 
 
+def assert_same(some: list[Record], others: list[Record]) -> None:
+    for a, b in zip(some, others, strict=True):
+        assert a.arrays.keys() == b.arrays.keys()
+        assert all(np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for name in a.arrays)
+
+
 def test_workers_give_the_same_records_and_stay_for_the_next_call(tmp_path: Path) -> None:
     alone = obtain(experiments(0), Store(tmp_path / "alone"))
-    together = obtain(experiments(0), Store(tmp_path / "together"), jobs=2)
-    for a, b in zip(alone, together, strict=True):
-        assert all(np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for name in a.arrays)
-    first = set(room._workers[2].pool._processes)
+    assert_same(alone, obtain(experiments(0), Store(tmp_path / "together"), jobs=2))
+    first = room._workers[2].processes
     seen = []
-    obtain(experiments(1), Store(tmp_path / "together"), jobs=2, progress=lambda p: seen.append(p.work_done / p.work))
-    assert set(room._workers[2].pool._processes) == first
-    assert seen[0] == 0 and seen[-1] == 1 and seen == sorted(seen)  # nothing is left over from the call before
+
+    def see(progress: Progress) -> None:
+        seen.append(progress.work_done / progress.work if progress.work else 0.0)
+
+    obtain(experiments(1), Store(tmp_path / "together"), jobs=2, progress=see)
+    assert room._workers[2].processes == first
+    assert seen[0] == 0 and seen[-1] == pytest.approx(1) and seen == sorted(seen)
+    cached = []
+    assert_same(obtain(experiments(0), Store(tmp_path / "together"), jobs=2, progress=cached.append), alone)
+    assert (cached[-1].cached, cached[-1].done, cached[-1].work) == (2, 0, 0)
 
 
 def test_an_interruption_ends_the_workers_and_the_next_call_has_new_ones(tmp_path: Path) -> None:
@@ -45,3 +72,158 @@ def test_an_interruption_ends_the_workers_and_the_next_call_has_new_ones(tmp_pat
         obtain(experiments(2), Store(tmp_path), jobs=2, progress=interrupt)
     assert 2 not in room._workers
     assert len(obtain(experiments(2), Store(tmp_path), jobs=2)) == 2
+
+
+def test_what_a_worker_raises_is_raised_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(experiments(0)[0].environment), "executor", "sims.experiments.executor:no_such_function")
+    workers = Workers(1)
+    try:
+        with pytest.raises(AttributeError, match="no_such_function") as caught:
+            workers.start(1, fail, "no_such_function")
+            while True:
+                list(workers.events(1.0))
+        assert "in a worker process" in caught.value.__notes__[0]
+    finally:
+        workers.end()
+
+
+def fail(name: str, tell: Callable[[object], None]) -> object:
+    return getattr(room, name)
+
+
+def die_once(marker: str, tell: Callable[[object], None]) -> str:
+    """Its process is killed the first time, as by a system that is short of memory."""
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    tell("alive")
+    return "done"
+
+
+def die(argument: str, tell: Callable[[object], None]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_workers_death_is_survived_once(tmp_path: Path) -> None:
+    workers = Workers(1)
+    try:
+        workers.start(7, die_once, str(tmp_path / "marker"))
+        seen = []
+        while not seen or not seen[-1][1]:
+            seen += list(workers.events(1.0))
+        assert seen == [(7, False, "alive"), (7, True, "done")] and workers.free == 1
+        workers.start(8, die, "")
+        with pytest.raises(WorkerDied, match="died twice"):
+            while True:
+                list(workers.events(1.0))
+    finally:
+        workers.end()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from sims.core import obtain as room
+from sims.experiments.store import Store
+from tests.experiments.test_workers import experiments
+if __name__ == "__main__":
+    room.SMALL = 0.0
+    def show(progress):
+        if progress.work_done:  # both have begun
+            print(*{w.process.pid for w in room_workers()}, flush=True)
+    def room_workers():
+        import gc
+        return [x for x in gc.get_objects() if type(x).__name__ == "_Worker"]
+    arms = [arm.replace(evaluations=100_000) for arm in experiments(0, 1_000_000)]  # hours
+    room.obtain(arms, Store(sys.argv[1]), jobs=2, progress=show)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(PARENT))
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    command = [sys.executable, str(script), str(tmp_path / "results")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2 and all(is_running(pid) for pid in workers)
+    parent.send_signal(how)
+    parent.wait()
+    while any(is_running(pid) for pid in workers):  # a test that hangs here has failed
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return sys.platform != "linux"
+    return state != "Z"
+
+
+def test_all_who_ask_are_served_from_one_queue_and_in_one_stack(tmp_path: Path) -> None:
+    """Two threads ask for arms that can run together, one of them for both."""
+    first, second = experiments(0)[0], experiments(1)[0]
+    runner, found = Runner(Store(tmp_path)), {}
+
+    def ask(name: str, arms: list[Experiment]) -> None:
+        found[name] = runner.records(arms)
+
+    threads = [threading.Thread(target=ask, args=a) for a in (("a", [first]), ("b", [second, first, second]))]
+    for thread in threads:
+        thread.start()
+    while len(runner._pending) < 2:
+        time.sleep(0.01)
+    runner.serve(lambda: not any(thread.is_alive() for thread in threads))
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+    assert [r.spec["seed"] for r in found["b"]] == [1, 0, 1]
+    assert_same(found["a"] + found["b"], obtain([first, second, first, second], Store(tmp_path / "other")))
+
+
+def test_what_stops_the_runner_is_told_to_all_who_wait(tmp_path: Path) -> None:
+    runner, told = Runner(Store(tmp_path)), []
+
+    def ask() -> None:
+        with pytest.raises(ZeroDivisionError):
+            runner.records(experiments(0))
+        told.append(True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not runner._pending:
+        time.sleep(0.01)
+    with pytest.raises(ZeroDivisionError):
+        runner.serve(lambda: 1 // 0 > 0)
+    thread.join()
+    assert told == [True]
+
+
+def test_force_runs_again_what_is_there_but_once(tmp_path: Path) -> None:
+    first = obtain(experiments(0), Store(tmp_path))
+    runner = Runner(Store(tmp_path), force=True)
+    for _ in range(2):
+        asked = runner.ask(experiments(0))
+        runner.serve(asked.ready.is_set)
+        assert_same(runner.answer(asked), first)
+        done = runner._done
+    assert done == 2
+
+
+def test_stacks_are_split_for_workers_only_where_they_are_large() -> None:
+    def sizes(runs: int, jobs: int) -> list[int]:
+        arms = [experiments(seed)[0].replace(runs=runs) for seed in range(8)]
+        wanted = [room._Wanted("", e, {}, "", room.stack_key(e), float(e.runs), 0.0) for e in arms]
+        return [sum(w.experiment.runs for w in stack) for stack in room.stacked(wanted, jobs)]
+
+    largest = Table().largest_stack
+    assert sizes(10, 1) == sizes(10, 2) == [80]
+    assert sizes(128, 1) == [min(largest, 1024)] * (1024 // min(largest, 1024))
+    assert sizes(128, 2) == [256] * 4
+    assert len(stacks([experiments(0)[0].replace(runs=largest), experiments(1)[0]])) == 2

@@ -1,140 +1,205 @@
-"""Committed records: drawn as they are, rerun through their twins, and marked when today's code disagrees."""
+"""Committed records: drawn as they are, proven by sources or twins, and marked when today's code disagrees."""
 
-import json
-import shutil
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from figures import committed
-from figures.lab import Lab, Tuned, product
+from figures import lab as room
+from figures.committed import FOLDER, Committed, Kept, Tuned, Watched
+from figures.lab import AGREEMENT, Lab, compare, product
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.environments import TokenBanditSmall, TokenTree
 from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.experiments.record_file import DamagedRecord, Record
 from sims.experiments.runner import obtain
-from sims.experiments.store import DamagedRecord, Record, Store
+from sims.experiments.store import Store, record_key
 from sims.policies import Table, Transformer
 
 ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)
+KEY = record_key(ARM.name, ARM.to_json())
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """figures/records, for the length of a test."""
-    for function in (committed.load, committed.keep, committed.load_tuning, committed.keep_tuning):
-        monkeypatch.setattr(function, "__defaults__", (tmp_path / "records",))
-    return tmp_path / "records"
+def keep(folder: Path, arms: dict[str, Experiment], change: float = 0.0, twin_change: float = 0.0) -> dict[str, Record]:
+    """Put arms into a figure's file, with numbers that were changed; returns what they were."""
+    lab = Lab(Store(folder / "kept"), kept=Kept())
+    records = lab.records(arms)
+    assert lab.kept is not None
+    for record in records.values():
+        final_scores(record)  # what a figure would use
+    for key, record in lab.kept.records.items():
+        arrays = dict(record.arrays) | {"gold": record.arrays["gold"] + np.float32(change)}
+        lab.kept.records[key] = Record(record.spec, arrays, record.provenance)
+    for key, (name, twin) in lab.kept.twins.items():
+        arrays = dict(twin.arrays) | {"gold": twin.arrays["gold"] + np.float32(twin_change)}
+        lab.kept.twins[key] = (name, Record(twin.spec, arrays, twin.provenance))
+    lab.kept.write("figure", folder)
+    return records
 
 
-def test_a_kept_record_is_drawn_and_not_computed(folder: Path, tmp_path: Path) -> None:
-    kept = Lab(Store(tmp_path / "a"), keep=True).records({"x": ARM})["x"]
-    lab = Lab(Store(tmp_path / "b"))
-    drawn = lab.records({"x": ARM})["x"]
-    assert np.array_equal(kept.arrays["reward"], drawn.arrays["reward"])
-    assert [p.name.split("-")[1] for p in (tmp_path / "b").glob("arm*")] == ["quick"]  # only the twin was run
-    assert lab.stale == []
-    assert {"commit", "machine", "seconds"} <= set(drawn.provenance)
+def drawn(folder: Path, store: str = "b", **options: object) -> tuple[Record, Lab]:
+    lab = Lab(Store(folder / store), kept_before=Committed("figure", folder), **options)
+    return lab.records({"x": ARM})["x"], lab
 
 
-def test_full_computes_it_again(folder: Path, tmp_path: Path) -> None:
-    Lab(Store(tmp_path / "a"), keep=True).records({"x": ARM})
-    Lab(Store(tmp_path / "b"), full=True).records({"x": ARM})
-    assert sorted(p.name.split("-")[1] for p in (tmp_path / "b").glob("arm*")) != ["quick"]
+def names(folder: Path, store: str = "b") -> list[str]:
+    return [spec["name"] for spec in Store(folder / store).specs().values()]
 
 
-def test_a_live_arm_is_run_though_it_is_committed(folder: Path, tmp_path: Path) -> None:
-    arms = {"x": ARM.replace(seed=3), "y": ARM}
-    records = dict(zip(arms, obtain(list(arms.values()), Store(tmp_path / "a")), strict=True))
-    for name, twin in zip(
-        arms, obtain([committed.shrink(a) for a in arms.values()], Store(tmp_path / "a")), strict=True
-    ):
-        lower = records[name].arrays | {"gold": records[name].arrays["gold"] - 0.1}
-        committed.keep(arms[name], Record(records[name].spec, lower, records[name].provenance), twin)
-    lab = Lab(Store(tmp_path / "b"), live=("y",))
-    drawn = lab.records(arms)
-    change = {name: drawn[name].arrays["gold"] - records[name].arrays["gold"] for name in arms}
-    assert list(drawn) == ["x", "y"] and np.allclose(change["x"], -0.1) and not change["y"].any()
-    (again,) = lab.again
-    assert again.arm == "y" and again.now - again.committed > 0.01
-    assert lab.stale == []
+def other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "sources_of", lambda experiment: "other")
+    monkeypatch.setattr("sims.experiments.runner.sources_of", lambda experiment: "other")
 
 
-def test_a_twin_that_disagrees_marks_its_record(folder: Path, tmp_path: Path) -> None:
-    record, twin = obtain([ARM, committed.shrink(ARM)], Store(tmp_path / "a"))
-    other = Record(twin.spec, twin.arrays | {"reward": twin.arrays["reward"] + 0.01}, twin.provenance)
-    committed.keep(ARM, record, other)
-    lab = Lab(Store(tmp_path / "b"))
-    lab.records({"x": ARM})
-    assert lab.stale == [record.hash]
+def test_what_these_sources_made_is_drawn_and_nothing_is_run(tmp_path: Path) -> None:
+    kept = keep(tmp_path, {"x": ARM})["x"]
+    record, lab = drawn(tmp_path)
+    assert record.source == "committed" and lab.where_from == {record.hash: "committed"} and names(tmp_path) == []
+    assert sorted(record.arrays) == sorted(["gold", "reference_reward", "best_reward", "diverged_at", "updates"])
+    for name in record.arrays:
+        np.testing.assert_array_equal(record.arrays[name], kept.arrays[name], strict=True)
+    assert {"commit", "machine", "seconds"} <= set(record.provenance)
 
 
-def test_a_damaged_committed_record_is_named(folder: Path, tmp_path: Path) -> None:
-    Lab(Store(tmp_path / "a"), keep=True).records({"x": ARM})
-    file = next(folder.glob("arm-*/record.npz"))
+@pytest.mark.parametrize("options", [{"full": True}, {"live": {KEY}}])
+def test_full_and_live_compute_it_again_and_compare(tmp_path: Path, options: dict) -> None:
+    keep(tmp_path, {"x": ARM})
+    record, lab = drawn(tmp_path, **options)
+    assert record.source == "live" and names(tmp_path) == ["arm"]
+    (compared,) = lab.compared
+    assert compared.same_bits and compared.agrees and compared.hash == record.hash
+
+
+def test_what_was_computed_here_before_is_live(tmp_path: Path) -> None:
+    keep(tmp_path, {"x": ARM})
+    obtain([ARM], Store(tmp_path / "b"))
+    assert drawn(tmp_path)[0].source == "live"
+
+
+def test_live_numbers_that_are_others_are_told(tmp_path: Path) -> None:
+    keep(tmp_path, {"x": ARM}, change=-0.1)
+    (compared,) = drawn(tmp_path, full=True)[1].compared
+    assert not compared.same_bits and not compared.agrees and compared.difference > AGREEMENT
+
+
+def test_agreement_is_of_mean_final_scores(tmp_path: Path) -> None:
+    record = obtain([ARM], Store(tmp_path))[0]
+    span = float(record.arrays["best_reward"][0] - record.arrays["reference_reward"][0])
+    for shift, agrees in ((0.5 * AGREEMENT, True), (2 * AGREEMENT, False)):
+        moved = Record(record.spec, dict(record.arrays) | {"gold": record.arrays["gold"] + shift * span}, {})
+        found = compare("x", record, moved)
+        assert (found.same_bits, found.agrees) == (False, agrees)
+        assert found.difference == pytest.approx(shift, rel=1e-3)
+
+
+def test_under_other_sources_the_twin_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(tmp_path, {"x": ARM})
+    other_sources(monkeypatch)
+    assert drawn(tmp_path)[0].source == "committed" and names(tmp_path) == ["arm-quick"]
+    monkeypatch.setattr("sims.experiments.executor.execute", None)  # it is in the store now: nothing is run again
+    assert drawn(tmp_path)[0].source == "committed"
+
+
+def test_sources_whose_twin_agreed_are_noted_when_it_is_kept_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path, {"x": ARM})
+    other_sources(monkeypatch)
+    lab = Lab(Store(tmp_path / "b"), kept_before=Committed("figure", tmp_path), kept=Kept())
+    final_scores(lab.records({"x": ARM})["x"])
+    assert lab.kept is not None
+    lab.kept.write("figure", tmp_path)
+    assert Committed("figure", tmp_path).proven(KEY, "other")
+    assert drawn(tmp_path, "c")[0].source == "committed" and names(tmp_path, "c") == []
+
+
+def test_a_twin_that_disagrees_makes_its_record_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(tmp_path, {"x": ARM}, twin_change=0.01)
+    other_sources(monkeypatch)
+    record, lab = drawn(tmp_path)
+    assert record.source == "stale" and lab.stale == [record.hash]
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    keep(tmp_path, {"x": ARM})
+    file = tmp_path / "figure.npz"
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(DamagedRecord, match=r"record\.npz"):
-        Lab(Store(tmp_path / "b")).records({"x": ARM})
+    with pytest.raises(DamagedRecord, match=r"figure\.npz"):
+        Committed("figure", tmp_path)
+
+
+def test_arrays_are_kept_if_they_are_used_or_asked_after(tmp_path: Path) -> None:
+    used: set[str] = set()
+    arrays = Watched({"a": np.ones(1), "b": np.ones(1), "c": np.ones(1)}, used)
+    assert arrays["a"] == 1 and "b" in arrays and "d" not in arrays and len(arrays) == 3
+    assert used == {"a", "b"}
 
 
 GRIDS = {"x": product(learning_rate=(1e-4, 0.3)), "y": product(learning_rate=(0.01, 0.1))}
 
 
-def tuned(store: Path, grids: dict = GRIDS, **options: bool) -> tuple[list[Tuned], int]:
+def tuned(
+    folder: Path, store: str, grids: dict = GRIDS, keeping: bool = False, **options: object
+) -> tuple[list[Tuned], int]:
     """How two arms were tuned, and how many tuning runs it took to know."""
-    lab = Lab(Store(store), **options)
-    lab.tuned_records({"x": ARM, "y": ARM.replace(seed=5)}, grids, tuning_runs=2)
-    return lab.tuned, len(list(store.glob("arm-tuning-*")))
+    lab = Lab(Store(folder / store), kept_before=Committed("figure", folder), kept=Kept() if keeping else None)
+    lab.full = bool(options.pop("full", False))
+    records = lab.tuned_records({"x": ARM, "y": ARM.replace(seed=5)}, grids, tuning_runs=2, **options)
+    for record in records.values():
+        final_scores(record)
+    if lab.kept is not None:
+        lab.kept.write("figure", folder)
+    return lab.tuned, names(folder, store).count("arm-tuning")
 
 
-def test_what_is_kept_is_not_tuned_again(folder: Path, tmp_path: Path) -> None:
-    kept, runs = tuned(tmp_path / "a", keep=True)
+def test_what_is_kept_is_not_tuned_again(tmp_path: Path) -> None:
+    kept, runs = tuned(tmp_path, "a", keeping=True)
     assert runs == 4 and len(kept[0].scores) == 2
-    assert tuned(tmp_path / "b") == (kept, 0)  # the same grid and scores, for the report, without a run
-    assert tuned(tmp_path / "c", full=True)[1] == 4
+    assert tuned(tmp_path, "b") == (kept, 0)  # the same grid and scores, for the report, without a run
+    assert tuned(tmp_path, "c", full=True)[1] == 4
     others = {"x": product(learning_rate=(1e-4, 0.2)), "y": GRIDS["y"]}
-    assert tuned(tmp_path / "d", others)[1] == 4
+    assert tuned(tmp_path, "d", others)[1] == 4
 
 
-def test_finalists_are_kept_and_their_number_is_part_of_the_tuning(folder: Path, tmp_path: Path) -> None:
-    def chosen(store: str, **options: int) -> tuple[list[Tuned], int]:
-        lab = Lab(Store(tmp_path / store), keep=store == "a")
-        lab.tuned_records({"x": ARM}, {"x": GRIDS["x"]}, tuning_runs=2, **options)
-        return lab.tuned, len(list((tmp_path / store).glob("arm-tuning-*")))
-
-    kept, runs = chosen("a", finalists=2)
-    assert runs == 4 and len(kept[0].finals) == 2
-    assert chosen("b", finalists=2) == (kept, 0)
-    assert chosen("c")[1] == 2
+def test_finalists_are_kept_and_their_number_is_part_of_the_tuning(tmp_path: Path) -> None:
+    kept, runs = tuned(tmp_path, "a", keeping=True, finalists=2)
+    assert runs == 8 and len(kept[0].finals) == 2
+    assert tuned(tmp_path, "b", finalists=2) == (kept, 0)
+    assert tuned(tmp_path, "c")[1] == 4
 
 
-def test_tuning_is_read_only_where_every_chosen_record_is_kept(folder: Path, tmp_path: Path) -> None:
-    tuned(tmp_path / "a", keep=True)
-    shutil.rmtree(next(folder.glob("arm-*")))
-    assert tuned(tmp_path / "b")[1] == 4
-
-
-def test_a_damaged_tuning_is_named(folder: Path, tmp_path: Path) -> None:
-    tuned(tmp_path / "a", keep=True)
-    file = next(folder.glob("tuning-*.json"))
-    whole = file.read_text()
-    for broken in (whole[:-5], whole.replace('"y"', '"z"')):
-        file.write_text(broken)
-        with pytest.raises(DamagedRecord, match="tuning-"):
-            tuned(tmp_path / "b")
+def test_a_score_that_is_none_comes_back(tmp_path: Path) -> None:
+    entry = Tuned("x", [{"learning_rate": 0.1}] * 2, [-math.inf, 0.5], 2, 1, [(1, -math.inf)], 12)
+    kept = Kept(tunings={"t": [entry]})
+    kept.write("figure", tmp_path)
+    assert Committed("figure", tmp_path).tuning("t") == [entry]
+    assert Committed("figure", tmp_path).tuning("u") is None
 
 
 def test_what_the_repository_holds_is_whole() -> None:
-    """Every committed record is readable, is what its folder says, and names its commit, machine and cost."""
-    for path in committed.FOLDER.glob("*/provenance.json"):
-        provenance = json.loads(path.read_text())
-        assert provenance["commit"] and provenance["machine"] and provenance["seconds"] >= 0
-        assert path.parent.stat().st_size < 2_000_000
+    """Every committed record is readable, is what its key says, and names its commit, machine and cost."""
+    total = 0
+    for path in FOLDER.glob("*.npz"):
+        held = Committed(path.stem)
+        assert held.file is not None
+        for key, spec in held.file.specs.items():
+            provenance = held.file.provenance(key)
+            name = spec["name"] if "environment" in spec else key.rpartition("-")[0]
+            assert record_key(name, spec) == key
+            assert provenance["commit"] and provenance["machine"] and provenance["seconds"] >= 0
+            for array in held.file.record(key).arrays.values():
+                assert array.dtype.kind in "biufSU"
+        total += path.stat().st_size
+    assert total < 12_000_000
 
 
 def test_twins_of_what_magnifies_rounding_are_in_float64() -> None:
-    deep = ARM.replace(environment=TokenBanditSmall(), policy=Transformer())
+    deep = replace(ARM, environment=TokenBanditSmall(), policy=Transformer())
     twin = committed.shrink(deep)
     assert (twin.precision, twin.optimiser.learning_rate) == ("float64", deep.optimiser.learning_rate / 10)
     assert (committed.shrink(ARM).precision, committed.shrink(ARM).optimiser) == ("float32", ARM.optimiser)

@@ -3,6 +3,8 @@
 import html
 import json
 import math
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,15 @@ import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
-from figures.__main__ import main, parser, run
+from figures.__main__ import main, parser
 from figures.catalogue import Claim
 from figures.claims import as_markdown, row_of, write_claims
 from figures.committed import Tuned
+from figures.drawing import run, where_from
+from figures.entries import choose, entries
 from figures.figure import Records, all_figures
-from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Lab, product
+from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Compared, Lab, product
+from figures.plan import choose_live
 from figures.report import page as report
 from figures.report.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
@@ -70,7 +75,7 @@ def test_tuning_runs_never_judge_and_budgets_are_equal(tmp_path: Path) -> None:
     grids = {"a": product(learning_rate=(1e-4, 0.3)), "b": product(learning_rate=(0.01, 0.1))}
     found = lab.tuned_records({"a": arm(), "b": arm(seed=5)}, grids, tuning_runs=2)
     assert [found[name].spec["seed"] for name in "ab"] == [0, 5]
-    seeds = {json.loads(p.read_text())["seed"] for p in tmp_path.glob("arm-tuning-*/spec.json")}
+    seeds = {spec["seed"] for spec in Store(tmp_path).specs().values() if spec["name"] == "arm-tuning"}
     assert seeds == {TUNING_SEED}
     tuned = {t.arm: t for t in lab.tuned}
     assert len(tuned["a"].scores) == 2 and tuned["a"].chosen == int(np.argmax(tuned["a"].scores))
@@ -93,26 +98,35 @@ def test_finalists_are_run_again_on_another_seed_and_decide_alone(tmp_path: Path
     found = lab.tuned_records({"a": arm()}, {"a": grid}, tuning_runs=2, finalists=2)["a"]
     assert lab.tuned == [Tuned("a", grid, [0.75, 0.5, -math.inf, 0.25], 2, 1, [(0, 0.5), (1, 0.625)], FINAL_RUNS)]
     assert (found.spec["optimiser"]["learning_rate"], found.spec["seed"], found.spec["runs"]) == (0.2, 0, arm().runs)
-    specs = [json.loads(path.read_text()) for path in tmp_path.glob("arm-tuning-*/spec.json")]
+    specs = [spec for spec in Store(tmp_path).specs().values() if spec["name"] == "arm-tuning"]
     assert sorted((s["seed"], s["runs"]) for s in specs) == [(TUNING_SEED, 2)] * 4 + [(FINAL_SEED, FINAL_RUNS)] * 2
 
 
-def test_a_figure_is_drawn_while_the_next_is_computed(tmp_path: Path) -> None:
-    computing, waited = threading.Event(), []
+def quickly(*more: str, results: Path) -> object:
+    return parser().parse_strictly(["--quick", "--jobs", "1", "--results", str(results), *more])
+
+
+def test_figures_are_collected_together_and_each_is_drawn_when_it_has_its_own(tmp_path: Path) -> None:
+    """The first is drawn while the second still asks; both ask before anything is run."""
+    drawn, asked = threading.Event(), threading.Barrier(2)
 
     def draw(records: Records) -> MatplotlibFigure:
-        waited.append(computing.wait(3600))  # one after the other, it would wait in vain
+        drawn.set()
         return MatplotlibFigure()
 
-    def collect(lab: Lab) -> Records:
-        computing.set()
-        return {}
+    def collect_first(lab: Lab) -> Records:
+        asked.wait(60)
+        return lab.records({"x": arm()})
+
+    def collect_second(lab: Lab) -> Records:
+        asked.wait(60)
+        assert drawn.wait(60)
+        return lab.records({"x": arm(), "y": arm(seed=1)})
 
     some = all_figures()["kl_dynamics"]
-    first = replace(some, collect=lambda lab: {}, draw=draw, caption=lambda records: "first")
-    second = replace(first, name="second", collect=collect)
-    assert len(run([first, second], parser().parse_strictly(["--quick"]), tmp_path)) == 2
-    assert waited == [True, True]
+    first = replace(some, collect=collect_first, draw=draw, caption=lambda records: "first")
+    second = replace(first, name="second", collect=collect_second)
+    assert len(run([first, second], quickly(results=tmp_path / "r"), tmp_path)) == 2
     assert (tmp_path / "kl_dynamics.png").exists() and (tmp_path / "second.png").exists()
 
 
@@ -122,7 +136,68 @@ def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
 
     broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw)
     with pytest.raises(ZeroDivisionError):
-        run([broken], parser().parse_strictly(["--quick"]), tmp_path)
+        run([broken], quickly(results=tmp_path / "r"), tmp_path)
+
+
+def test_what_was_drawn_by_this_code_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["kl_dynamics", "--quick", "--jobs", "1", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
+    picture = tmp_path / "o" / "kl_dynamics.png"
+    assert main(line) == 0
+    written = picture.stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(line) == 0
+    assert picture.stat().st_mtime_ns == written and "1 of 1 figures were drawn before" in capsys.readouterr().out
+    picture.unlink()
+    assert main(line) == 0 and picture.exists()
+    data = tmp_path / "o" / "kl_dynamics.json"
+    said = json.loads(data.read_text())
+    for change in ({"code": "another"}, {"settings": "others"}):
+        data.write_text(json.dumps(said | {"stamps": said["stamps"] | change}))
+        written = picture.stat().st_mtime_ns
+        assert main(line) == 0
+        assert picture.stat().st_mtime_ns > written
+
+
+def test_the_entries_say_what_the_figures_say() -> None:
+    found = entries()
+    for name, figure in all_figures().items():
+        entry = found[name]
+        assert (entry.title, entry.tags, entry.claims) == (figure.title, figure.tags, figure.claims)
+        assert entry.has_scale == (figure.arms is not None)
+    assert [entry.name for entry in choose(["C51"])] == ["beta_sweep"]
+
+
+def test_listing_loads_neither_torch_nor_matplotlib() -> None:
+    code = "import sys; from figures.__main__ import main; main(['--list']); print(sorted(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "online_offline" in said
+    assert not [heavy for heavy in ("torch", "matplotlib", "scipy", "transformers") if f"'{heavy}'" in said]
+
+
+def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_figures_the_cheapest_first() -> None:
+    costs = {
+        "cheap": {"a": 1.0, "b": 2.0},
+        "dear": {"c": 10.0, "d": 50.0, "e": 11.0},
+        "shares": {"a": 1.0, "f": 30.0},
+        "empty": {},
+    }
+    assert choose_live(costs, 0) == set()
+    assert choose_live(costs, 0.1) == {"a", "c"}  # an arm of each, whatever the budget: "a" is of two figures
+    assert choose_live(costs, 13) == {"a", "c", "b"}  # 1 + 10 + 2
+    assert choose_live(costs, 30) == {"a", "b", "c", "e"}  # neither f nor d: what is left buys the cheapest single one
+    assert choose_live(costs, 45) == {"a", "b", "c", "f"}  # all of "shares" before more of "dear"
+    assert choose_live(costs, 1e9) == set("abcdef")
+
+
+def test_a_row_says_what_its_records_are(tmp_path: Path) -> None:
+    claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1)
+    lab = Lab(Store(tmp_path))
+    lab.where_from = {"l": "live", "c": "committed", "s": "stale"}
+    lab.compared = [Compared("a", "l", True, 0.0, True), Compared("b", "m", False, 1.0, False)]
+    for hashes, computed, agrees in (("l", "live", True), ("lc", "committed", True), ("cs", "stale", None)):
+        row = where_from(row_of(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), "f", hashes, "n."), lab)
+        assert (row.computed, row.agrees) == (computed, agrees)
+    assert where_from(replace(row, spec_hashes=["l", "m"]), lab).agrees is False
 
 
 def test_quick_runs_are_other_records(tmp_path: Path) -> None:
@@ -187,6 +262,8 @@ def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixtu
         (["--jobs", "0"], "jobs = 0: must be int >= 1"),
         (["--runs", "1"], "runs = 1: must be int >= 2"),
         (["--quick", "--keep"], "only full runs are kept"),
+        (["--budget", "-1"], "budget = -1.0: must be float >= 0"),
+        (["--budget", "nan"], "budget = nan: must be float >= 0"),
     ):
         assert main(line) == 2
         error = capsys.readouterr().err

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from figures import committed
-from figures.__main__ import folder, lab_of, main, parser
+from figures.__main__ import folder, main, parser
 from figures.arms import language_model as lm
+from figures.committed import Committed
+from figures.drawing import jobs_of
 from figures.figure import all_figures
 from figures.gallery import lm_lengths, lm_likelihoods, toy_to_lm
 from figures.lab import Lab
 from llm.training.memory import estimate, meta_model
 from llm.training.presets import PRESETS
 from sims.core.spec import SpecError, from_json
-from sims.experiments.runner import obtain
 from sims.experiments.store import Record, Store
 
 SHAPES = functools.lru_cache(meta_model)
@@ -120,7 +121,7 @@ def test_scales_and_dry_runs_that_cannot_be_are_refused(capsys: pytest.CaptureFi
 def test_another_scale_is_drawn_in_a_folder_of_its_own_by_one_process() -> None:
     def parsed(*line: str) -> tuple[Path, int]:
         options = parser().parse_strictly(line)
-        return folder(options), lab_of(options).jobs
+        return folder(options), jobs_of(options)
 
     out, jobs = parsed("lm_lengths")
     assert jobs == 2 and parsed("lm_lengths", "--scale", "mistral-7b") == (out / "mistral-7b", 1)
@@ -132,7 +133,7 @@ def test_what_cannot_be_loaded_is_an_error_in_a_line(tmp_path: Path, capsys, mon
     def missing(*args: object) -> None:
         raise SpecError("model", "nobody/nothing", "cannot be loaded")
 
-    monkeypatch.setattr("figures.__main__.run", missing)
+    monkeypatch.setattr("figures.drawing.run", missing)
     assert main(["lm_lengths", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: model = 'nobody/nothing': cannot be loaded\n"
 
@@ -149,31 +150,19 @@ def test_arms_of_stale_and_reused_batches() -> None:
 # Committed records
 
 
-@pytest.mark.parametrize("name", ["lm_lengths", "lm_likelihoods", "lm_batch_and_reuse", "toy_to_lm"])
+@pytest.mark.parametrize("name", ["lm_lengths", "lm_likelihoods", "lm_batch_and_reuse"])
 def test_committed_records_are_drawn_without_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lab, "_obtain", _without_twins)
     monkeypatch.setattr("llm.training.run.execute", None)  # calling it would raise
-    lab = Lab(Store(tmp_path))
+    monkeypatch.setattr(Committed, "proven", lambda self, key, sources: True)  # twins have tests of their own
+    lab = Lab(Store(tmp_path), kept_before=Committed(name))
     figure = all_figures()[name]
     records = figure.collect(lab)
     of_models = [r for r in records.values() if r.spec["policy"]["kind"] == "language_model"]
-    assert of_models and all(len(r.arrays["gold"]) == lm.TINY_RUNS for r in of_models)
+    assert of_models and all(r.spec["runs"] == lm.TINY_RUNS for r in of_models)
+    assert {r.source for r in of_models} == {"committed"}
     figure.draw(records)
     assert {row.setting for row in figure.verdicts(records)} == {"lm"}
     assert figure.caption(records)
-
-
-def _without_twins(lab: Lab, arms: dict) -> dict:
-    kept = {name: found.record for name, arm in arms.items() if (found := committed.load(arm)) is not None}
-    toys = {name: arm for name, arm in arms.items() if name not in kept}
-    return kept | dict(zip(toys, obtain(list(toys.values()), lab.store), strict=True))
-
-
-def test_committed_records_of_language_models_are_small() -> None:
-    folders = [path for path in committed.FOLDER.glob("lm_*") if path.is_dir()]
-    assert len(folders) >= 36
-    for place in folders:
-        assert sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) < 20_000, place.name
 
 
 def test_a_language_models_twin_is_short() -> None:

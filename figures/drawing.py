@@ -1,0 +1,155 @@
+"""Figures together: one queue computes what all need, and each is drawn and judged as soon as it has its own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from filelock import FileLock
+
+from sims.experiments.record_file import Record
+from sims.experiments.runner import Runner
+from sims.experiments.store import Store
+
+from .claims import Verdict, write_claims
+from .committed import Committed, Kept
+from .entries import SCALES
+from .figure import Figure
+from .lab import Lab
+from .plan import choose_live
+from .progress import Bar
+from .report import page as report
+
+_artist = threading.Lock()  # matplotlib draws one figure at a time
+
+
+def run(
+    chosen: Sequence[Figure], options: argparse.Namespace, out: Path, stamps: Mapping[str, str] | None = None
+) -> list[float]:
+    """Compute, draw, judge and write figures; returns after how many seconds each was there."""
+    committed = {figure.name: Committed(figure.name) for figure in chosen}
+    costs = {name: found.core_seconds() for name, found in committed.items()}
+    live = choose_live(costs, 60 * options.budget)
+    with Bar(len(chosen)) as bar:
+        runner = Runner(Store(options.results), jobs_of(options), options.force, bar.show)
+        for name, found in committed.items():
+            if found.file is not None:
+                specs = {key: found.file.specs[key] for key in costs[name]}
+                runner.costs.learn_all((s, costs[name][k]) for k, s in specs.items() if "schedule" in s)
+        works = []
+        for figure in chosen:
+            urgency = sum(cost for key, cost in costs[figure.name].items() if options.full or key in live)
+            lab = lab_of(options, runner, committed[figure.name], live, urgency)
+            works.append(_Work(figure, lab, out, bar, stamps or {}))
+        for work in works:
+            work.start()
+        runner.serve(lambda: not any(work.is_alive() for work in works) or any(work.error for work in works))
+        for work in works:
+            if work.error is not None:
+                runner.stop(work.error)
+                raise work.error
+        return [work.seconds for work in works]
+
+
+def jobs_of(options: argparse.Namespace) -> int:
+    """Worker processes: as many as asked for, else 2, and 1 where a GPU is shared."""
+    return int(options.jobs or (2 if options.scale == SCALES[0] else 1))
+
+
+def lab_of(
+    options: argparse.Namespace,
+    runner: Runner,
+    committed: Committed | None = None,
+    live: set[str] | None = None,
+    urgency: float = 0.0,
+) -> Lab:
+    """Where a figure gets its records, by the options."""
+    o = options
+    return Lab(
+        runner.store,
+        quick=o.quick,
+        full=o.full,
+        force=o.force,
+        runs=o.runs,
+        scale=o.scale,
+        kept_before=committed,
+        kept=Kept() if o.keep else None,
+        live=live or set(),
+        runner=runner,
+        urgency=urgency,
+    )
+
+
+class _Work(threading.Thread):
+    """One figure, from its first question to its picture. A daemon: a stop waits for none of them."""
+
+    def __init__(self, figure: Figure, lab: Lab, out: Path, bar: Bar, stamps: Mapping[str, str]) -> None:
+        super().__init__(daemon=True)
+        self.figure, self.lab, self.out, self.bar, self.stamps = figure, lab, out, bar, stamps
+        self.seconds = 0.0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            start = time.perf_counter()
+            records = self.figure.collect(self.lab)
+            with _artist:
+                lines = finish(self.figure, self.lab, records, self.out, self.stamps)
+            self.seconds = time.perf_counter() - start
+            self.bar.finished(lines)
+        except BaseException as error:
+            self.error = error
+
+
+def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, stamps: Mapping[str, str]) -> list[str]:
+    """Draw, judge and write one figure; returns what there is to say of it."""
+    fig = figure.draw(records)
+    caption = figure.caption(records)
+    rows = [] if lab.quick else [where_from(row, lab) for row in figure.verdicts(records)]
+    with FileLock(out / ".lock"):  # another call may be writing its own figures here
+        report.save_figure(figure, fig, caption, lab, out, stamps)
+        if rows:
+            write_claims(rows, out)
+        report.write(out)
+    plt.close(fig)
+    if lab.kept is not None:
+        lab.kept.write(figure.name)
+    return [*map(in_a_line, rows), *of_records(figure.name, lab)]
+
+
+def where_from(row: Verdict, lab: Lab) -> Verdict:
+    """The row, saying what its records are: live if all were computed by this code; stale if one is; else committed.
+    agrees: whether its live records agree with what is committed; None where nothing could be compared."""
+    sources = {lab.where_from.get(record, "live") for record in row.spec_hashes}
+    computed = next((source for source in ("stale", "committed") if source in sources), "live")
+    compared = [c.agrees for c in lab.compared if c.hash in row.spec_hashes]
+    return dataclasses.replace(row, computed=computed, agrees=all(compared) if compared else None)
+
+
+def in_a_line(row: Verdict) -> str:
+    """A verdict, for a terminal."""
+    interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    return f"{row.id} ({row.setting}, {row.part}) {row.verdict}: {interval}, {row.runs} runs, {row.computed}"
+
+
+def of_records(name: str, lab: Lab) -> list[str]:
+    """How many records were computed and how many read; which are stale, and which disagree."""
+    sources = list(lab.where_from.values())
+    count = ", ".join(f"{sources.count(s)} {s}" for s in ("live", "committed", "stale") if s in sources)
+    same = sum(c.same_bits for c in lab.compared)
+    agreeing = (
+        f"; of {len(lab.compared)} compared with the repository {same} have the same bits" if lab.compared else ""
+    )
+    lines = [f"{name}: {count} records{agreeing}"]
+    lines += [
+        f"{name}: {c.arm} disagrees with its committed record {c.hash} by {c.difference:.3f}"
+        for c in lab.compared
+        if not c.agrees
+    ]
+    lines += [f"{name}: committed record {h} is stale: its twin disagrees; --full computes it again" for h in lab.stale]
+    return lines

@@ -1,0 +1,54 @@
+"""One bar over all figures on a terminal; elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from sims.experiments.runner import Progress
+
+EVERY = 30.0  # seconds between two lines where nobody watches
+
+
+class Bar:
+    """How far some figures are. Work is counted in predicted core-seconds, so that half of the bar is half of the
+    time; it may grow while arms are tuned, as what follows becomes known."""
+
+    def __init__(self, figures: int) -> None:
+        self.figures, self.drawn = figures, 0
+        self.start = self.told = time.monotonic()
+        self.watched = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        layout = "{desc:72.72} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
+        self._bar = tqdm(total=1, bar_format=layout, leave=False, disable=not self.watched)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """What the runner says of itself."""
+        said = f"{self.drawn} of {self.figures} figures; {progress.cached + progress.done} of {progress.asked} records"
+        with self._lock:
+            if self.watched:
+                self._bar.total = max(progress.work, 1e-9)
+                self._bar.set_description_str(f"{said}; {progress.running or 'reading'}", refresh=False)
+                self._bar.update(progress.work_done - self._bar.n)
+            elif time.monotonic() - self.told > EVERY and progress.work_done > 0:
+                self.told = time.monotonic()
+                share = progress.work_done / progress.work
+                left = (self.told - self.start) * (1 - share) / share / 60
+                print(f"{said}; {share:.0%} of the predicted work; about {left:.1f} min left", file=sys.stderr)
+
+    def finished(self, lines: list[str]) -> None:
+        """A figure is drawn; what there is to say of it."""
+        with self._lock:
+            self.drawn += 1
+            tqdm.write("\n".join([*lines, f"({self.drawn} of {self.figures} figures drawn)"]))
