@@ -47,9 +47,11 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> OptionParser:
     """The options of `reward`."""
     parser = OptionParser("python -m llm reward", description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where the model is saved")
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="refuse to run unless N processes were started (torchrun)"
+        "--output", required=True, type=Path, metavar="FOLDER", help="folder for the reward model; must not exist"
+    )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="refuse to run unless N processes were started (see torchrun)"
     )
     add_options(parser, RewardData, "pairs and labels")
     add_options(parser, Labeller, "noise of the labels", skip=("correct_above",))
@@ -60,7 +62,7 @@ def parser() -> OptionParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Fit, measure, save, print. Exit status: 0 done, 2 for what cannot be."""
+    """Fit, evaluate on held-out pairs, save, print. Exit status: 0 for success, 2 for an error."""
     try:
         data, labeller = from_options(options, RewardData), from_options(options, Labeller)
         loss, training = from_options(options, RewardModelLoss), from_options(options, RewardTraining)
@@ -99,14 +101,14 @@ def _run(
         del scorer
     model = new_reward_model(data.model, training.seed, scoring).to(device)
     before, started = held_out(model, test), time.perf_counter()
-    steps = tqdm(
+    bar = tqdm(
         fit(model, train, loss, training, margin, ranks),
         total=training.updates(train.size),
         desc="reward",
         disable=None if ranks.first else True,
     )
-    for step in steps:
-        steps.set_postfix(loss=f"{step.loss:.3f}", accuracy=f"{step.accuracy:.2f}", refresh=False)
+    for update in bar:
+        bar.set_postfix(loss=f"{update.loss:.3f}", accuracy=f"{update.accuracy:.2f}", refresh=False)
     after, seconds = held_out(model, test), time.perf_counter() - started
     if not ranks.first:
         return
@@ -120,7 +122,7 @@ def _run(
 
 @dataclass(frozen=True)
 class LongerWins:
-    """The longer response is the better one: what a reward model has to beat to have learned more than length."""
+    """Scores a response by its length: a baseline that shows whether a reward model has learned more than length."""
 
     def score(self, prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> Tensor:
         """(B, K); see `Scorer`."""
@@ -128,8 +130,8 @@ class LongerWins:
 
 
 def table(before: HeldOut, after: HeldOut, longer: HeldOut) -> str:
-    """Held-out accuracy, log loss and calibration before and after, how far length alone goes, and the reliability
-    bins after."""
+    """Held-out accuracy, log loss and calibration error before and after fitting, the accuracy of length alone, and the
+    reliability bins after fitting."""
     lines = [f"{'held out, ' + format(after.pairs, 'g') + ' pairs':<26}{'before':>8}{'after':>8}"]
     for name in ("accuracy", "log_loss", "calibration_error"):
         line = f"{name:<26}{getattr(before, name):>8.3f}{getattr(after, name):>8.3f}"

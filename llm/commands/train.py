@@ -1,4 +1,4 @@
-"""python -m llm train, and sft: one run with progress, metrics, samples and checkpoints in a folder.
+"""python -m llm train tunes a language model; sft fine-tunes it on recorded responses. Their output is a folder.
 
 <output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
@@ -55,30 +55,41 @@ _BAR = {
 
 
 def main(arguments: Sequence[str], command: str = "train") -> int:
-    """Exit status: 0 done; SpecError is the caller's, 1 for a run that could not go on."""
+    """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
     group = parser.add_argument_group("run")
-    group.add_argument("--output", type=Path, metavar="DIR", help="where the run is kept (default runs/NAME)")
-    group.add_argument("--run", type=int, default=0, metavar="INT", help="which of the experiment's runs (default 0)")
-    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
-    group.add_argument("--overwrite", action="store_true", help="replace a run that is in the folder")
-    group.add_argument("--dry-run", action="store_true", help="print spec, parameters and memory; load nothing")
-    group.add_argument("--log-every", type=int, default=1, metavar="INT", help="updates between rows (default 1)")
+    group.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument(
-        "--save-every", type=int, metavar="INT", help="updates between checkpoints (default: at evaluations)"
+        "--run", type=int, default=0, metavar="INT", help="index of the run; it selects the random numbers (default 0)"
+    )
+    group.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
+    group.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
+    group.add_argument("--dry-run", action="store_true", help="print the spec and estimated memory; load nothing")
+    group.add_argument(
+        "--log-every", type=int, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
     )
     group.add_argument(
-        "--report-to", action="append", default=[], choices=("tensorboard", "wandb"), help="log there too"
+        "--save-every", type=int, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
     )
     group.add_argument(
-        "--processes", type=int, metavar="INT", help="refuse to run in another number of processes (see torchrun)"
+        "--report-to",
+        action="append",
+        default=[],
+        choices=("tensorboard", "wandb"),
+        help="log metrics there, beside metrics.jsonl",
+    )
+    group.add_argument(
+        "--processes",
+        type=int,
+        metavar="INT",
+        help="refuse to run unless so many processes were started (see torchrun)",
     )
     group.add_argument(
         "--sharding",
         default="none",
         choices=get_args(Sharding),
-        help="full: split weights, gradients and moments over the processes (FSDP); update: likewise, but gather the "
-        "weights once to sample, which is faster where they fit; none: every process holds all (default none)",
+        help="full: split weights, gradients and optimiser moments over the processes (FSDP); update: likewise, but "
+        "gather all weights for sampling, which is faster if they fit; none: each process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
     experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
@@ -107,7 +118,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if not 0 <= options.run < experiment.runs:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:
-        raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
+        raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
 
@@ -118,7 +129,7 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     device = device_of(options)
     with joined(options.processes, device) as ranks:
         held = prepare(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # the folder is ready once all are here
+        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has prepared the folder
         if not ranks.first:
             held = checkpoint.load(folder)
         try:
@@ -190,10 +201,8 @@ def _loop(
             if update.number in points:
                 log(show(run.evaluate(), update.number, samples))
                 since = time.perf_counter()
-            wanted = (
-                update.number in points if options.save_every is None else update.number - saved >= options.save_every
-            )
-            if training.between_batches and (wanted or update.number == experiment.updates):
+            due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
+            if training.between_batches and (due or update.number == experiment.updates):
                 tensors, numbers = run.state_dict()
                 if first:
                     checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())

@@ -31,8 +31,8 @@ def build_model(
     """A causal language model with random weights in float32, dropout off, in evaluation mode.
 
     pythia: GPT-NeoX (rotary on a quarter of each head, parallel residual); mistral: rotary, RMS norm, gated MLP, one
-    key-value head for two heads where they pair up, no sliding window; gpt2: learned positions, tied embeddings.
-    pad, bos, eos: token ids, by default those of `llm.embedded.language`. Raises SpecError for a shape that cannot be.
+    key-value head per two heads if their number is even, no sliding window; gpt2: learned positions, tied embeddings.
+    pad, bos, eos: token ids, by default those of `llm.embedded.language`. Raises SpecError for an invalid shape.
     """
     check_shape(architecture, hidden, heads)
     common: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
@@ -72,10 +72,12 @@ def build_model(
 
 
 def check_shape(architecture: str, hidden: int, heads: int) -> None:
-    """Raise SpecError for a width that the heads do not divide."""
+    """Raise SpecError for an unknown architecture, or a width that the heads do not divide."""
     if architecture not in get_args(Architecture):
         raise SpecError("architecture", architecture, f"must be one of {', '.join(get_args(Architecture))}")
     if hidden % heads or (hidden // heads) % 8:
         raise SpecError(
-            "hidden", hidden, f"must be a multiple of 8 × heads = {8 * heads}, so that rotary pairs come out"
+            "hidden",
+            hidden,
+            f"must be a multiple of 8 × heads = {8 * heads}: rotary positions take a quarter of a head, in pairs",
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def locate(name: str) -> tuple[str, bool]:
-    """Where a model is, and whether that is on this machine."""
+    """A model's folder or hub name, and whether it is a folder on this machine."""
     path = find_folder(name)
     return str(path), path.is_dir()
 
@@ -53,8 +53,8 @@ def load_tokenizer(spec: LanguageModelSpec) -> PreTrainedTokenizerBase:
 
 
 def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The model on its device, with fresh adapters if asked for. Weights come from safetensors alone, never pickled; on
-    the device `meta` there are none, and nothing is read."""
+    """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
+    from pickles; on the device `meta` there are none, and nothing is read."""
     if device.type == "meta":
         return meta_model(spec, dtype)
     stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
@@ -80,7 +80,7 @@ def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device
 
 
 def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
-    """The model with shapes and no memory."""
+    """The model on the device `meta`: shapes without memory."""
     stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False).eval()
@@ -110,7 +110,7 @@ def add_adapters(model: nn.Module, spec: LanguageModelSpec, dtype: torch.dtype) 
 
 
 def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-    """What ends a response: the tokenizer's EOS, and whatever else the model's generation config names."""
+    """Tokens that end a response: the tokenizer's EOS, and those of the model's generation config."""
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     known = [named] if isinstance(named, int) else list(named or ())
     if tokenizer.eos_token_id is None:
@@ -126,7 +126,7 @@ def build_policy(
     dtype: torch.dtype,
     device: torch.device,
 ) -> CausalLMPolicy:
-    """The policy of a spec, with a critic if asked for."""
+    """The policy of a spec. critic: whether it has one."""
     model = load_model(spec, dtype, device)
     ends = eos_token_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]

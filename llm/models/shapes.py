@@ -1,4 +1,4 @@
-"""Shapes of models on the hub, as their config.json has them: `--dry-run` estimates memory without the network."""
+"""Shapes of models on the hub, as their config.json has them: `--dry-run` needs no network access for these."""
 
 from __future__ import annotations
 

@@ -27,16 +27,22 @@ class LanguageModelSpec(PolicySpec, kind="language_model"):
 
     model: str = setting("pythia", "an embedded model (pythia, mistral), a folder, or a hub name")
     revision: str | None = setting(None, "branch, tag or commit of a hub name")
-    tokenizer: str | None = setting(None, "its tokenizer, where it is not the model's own: likewise")
-    weights: Literal["pretrained", "random"] = setting("pretrained", "load weights, or draw them: to measure speed")
+    tokenizer: str | None = setting(
+        None, "tokenizer, if not the model's own: an embedded model, a folder, or a hub name"
+    )
+    weights: Literal["pretrained", "random"] = setting(
+        "pretrained", "load the weights, or draw them at random, to measure speed"
+    )
     base_precision: Literal["as_run", "bfloat16"] = setting(
-        "as_run", "precision of a frozen base under adapters; weights that are trained have the run's"
+        "as_run", "precision of the frozen base under LoRA adapters; trained weights have that of the run"
     )
     lora_rank: int | None = setting(None, "rank of LoRA adapters; none: train all weights", at_least=1)
     lora_alpha: float = setting(16.0, "adapters are scaled by lora_alpha / lora_rank", above=0)
-    critic: Literal["shared", "own"] = setting("shared", "backbone of a critic, where the algorithm needs one")
+    critic: Literal["shared", "own"] = setting(
+        "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
+    )
     micro_batch_size: int | None = setting(
-        None, "prompts that go through an update together; none: all. Cuts memory, changes no gradient", at_least=1
+        None, "prompts per forward and backward pass of an update; none: all. Less memory, same gradient", at_least=1
     )
     decoding: Decoding = setting(Decoding(), "the distribution that tokens are drawn from")
     scoring: Scoring = setting(Scoring(), "how log-probs are computed")
@@ -48,7 +54,7 @@ class LanguageModelSpec(PolicySpec, kind="language_model"):
     def check_environment(self, environment: Any) -> None:
         if not environment.text:
             raise SpecError(
-                "environment", environment.kind, "must be a task of llm.tasks: a language model answers text"
+                "environment", environment.kind, "must be a task of llm.tasks: a language model needs prompts of text"
             )
 
     def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> CausalLMPolicy:

@@ -23,42 +23,49 @@ _COLUMNS = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class RewardData(Spec, kind="reward_data"):
-    """Which pairs a reward model learns from, and who says which of a pair is better."""
+    """The pairs that a reward model is trained on, and how they are labelled."""
 
     model: str = setting("pythia", "language model to start from: pythia, mistral, a folder, or a hub name")
     data: str = setting(LANGUAGE, "preferences: pairs of the embedded language, a file, a folder, or a hub name")
-    data_split: str | None = setting(None, "split of a folder or hub name")
-    data_config: str | None = setting(None, "configuration of a hub data set")
-    held_out_data: str | None = setting(None, "file of held-out pairs; none: see held_out_split and held_out_share")
-    held_out_split: str | None = setting(None, "split of the same data that holds the held-out pairs")
+    data_split: str | None = setting(None, "split of a folder or a hub data set")
+    data_config: str | None = setting(None, "configuration (subset) of a hub data set")
+    held_out_data: str | None = setting(
+        None, "held-out pairs: a file, a folder, or a hub name; none: those of held_out_split"
+    )
+    held_out_split: str | None = setting(
+        None, "split with the held-out pairs; none: rows of `data`, see held_out_share"
+    )
     held_out_share: float = setting(
         0.1,
-        "share of the rows kept out of training, all rows of a prompt together, where no held-out data are named",
+        "share of the rows that is held out, whole prompts at a time, without held_out_data and held_out_split",
         above=0,
         below=1,
     )
     pairs: int = setting(1024, "pairs to train on (data = language); a quarter as many are held out", at_least=4)
-    prompt_column: str | None = setting(None, "the data's name for prompt")
+    prompt_column: str | None = setting(None, "column of prompts; none: prompt")
     prompt_template: str | None = setting(
-        None, "prompt made of a row's columns, as str.format does; must be the one that the policy is asked with"
+        None, "prompt made of a row's columns by str.format; must be that of the policy that is tuned"
     )
-    chosen_column: str | None = setting(None, "the data's name for chosen")
-    rejected_column: str | None = setting(None, "the data's name for rejected")
+    chosen_column: str | None = setting(None, "column of chosen responses; none: chosen")
+    rejected_column: str | None = setting(None, "column of rejected responses; none: rejected")
     margin_column: str | None = setting(
-        None, "column of numbers: by how much the chosen score has to win, as TRL's `margin`; none: 0 (labels = data)"
+        None, "column of numbers: margin of the chosen score in the loss, as TRL's `margin` (labels = data); none: 0"
     )
-    max_prompt_length: int | None = setting(None, "most tokens of a prompt; none: no limit", at_least=1)
-    max_completion_length: int | None = setting(None, "most tokens of a response; none: no limit", at_least=1)
-    on_bad_rows: Literal["refuse", "drop"] = setting("refuse", "what to do with rows that cannot be used")
-    on_too_long: Literal["refuse", "drop", "truncate"] = setting("refuse", "what to do with texts over the limits")
+    max_prompt_length: int | None = setting(None, "longest prompt in tokens; none: no limit", at_least=1)
+    max_completion_length: int | None = setting(None, "longest response in tokens; none: no limit", at_least=1)
+    on_bad_rows: Literal["refuse", "drop"] = setting("refuse", "unusable rows: refuse (stop with an error) or drop")
+    on_too_long: Literal["refuse", "drop", "truncate"] = setting(
+        "refuse", "texts over the limits: refuse (stop with an error), drop the row, or truncate"
+    )
     labels: str | None = setting(
         None,
-        "who labels: data (as the rows say; default of a file), min_length (default of the language), verifiable "
-        "(right answers, language only), implicit (a policy's own reward), or the folder or hub name of a reward model",
+        "labels: data (those of the rows; default of a file), min_length (the shorter response; default of the "
+        "language), verifiable (right answers; language only), implicit (the implicit reward of a policy), or the "
+        "folder or hub name of a reward model",
     )
-    implicit_policy: str | None = setting(None, "policy whose implicit reward labels (labels = implicit)")
-    implicit_reference: str | None = setting(None, "its reference (labels = implicit)")
-    implicit_beta: float = setting(0.1, "beta of its implicit reward (labels = implicit)", above=0)
+    implicit_policy: str | None = setting(None, "policy whose implicit reward gives the labels (labels = implicit)")
+    implicit_reference: str | None = setting(None, "reference of that policy (labels = implicit)")
+    implicit_beta: float = setting(0.1, "beta of that implicit reward (labels = implicit)", above=0)
 
     @property
     def labels_name(self) -> str:
@@ -76,11 +83,11 @@ class RewardData(Spec, kind="reward_data"):
                 )
                 raise SpecError(name, value, rule)
         if self.data == LANGUAGE and self.labels_name == "data":
-            raise SpecError("labels", self.labels, "the language's pairs come unlabelled: must be another labeller")
+            raise SpecError("labels", self.labels, "the language's pairs come unlabelled: must be another one")
         if self.data != LANGUAGE and self.labels_name == "verifiable":
-            raise SpecError("labels", self.labels, "knows the answers of data = language alone")
+            raise SpecError("labels", self.labels, "only means something with data = language, whose answers are known")
         if self.margin_column is not None and self.labels_name != "data":
-            raise SpecError("margin_column", self.margin_column, "belongs to the data's own labels: labels = data")
+            raise SpecError("margin_column", self.margin_column, "only means something with labels = data")
         if self.data == LANGUAGE and self.prompt_template is not None:
             raise SpecError("prompt_template", self.prompt_template, "has no effect with data = language")
         if self.prompt_template is not None:
@@ -90,7 +97,7 @@ class RewardData(Spec, kind="reward_data"):
 
 
 def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[list[Example], list[Example]]:
-    """Pairs to train on, and held-out ones. seed: of the language's draws, or of which rows are held out."""
+    """Pairs to train on, and held-out pairs. seed: of the language's draws, or of the choice of held-out rows."""
     if data.data == LANGUAGE:
         sizes: tuple[tuple[int, language.Split], ...] = ((data.pairs, "train"), (data.pairs // 4, "held_out"))
         rngs = [np.random.default_rng([seed, i]) for i in range(2)]
@@ -106,22 +113,22 @@ def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -
 
 
 def split_by_prompt(rows: Sequence[Example], held_out_share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Rows to train on, and held-out ones: whole prompts, as many as the share has room for.
+    """Rows to train on, and held-out rows: whole prompts, drawn until they make up the share.
 
-    A copy of a pair, or another pair of its prompt, would else be known from training. Where no prompt is small enough
-    for the share, the smallest is held out; where there is only one, rows are (`shared_prompts` counts them). SpecError
-    where nothing is left to train on.
+    Else a copy of a pair, or another pair of its prompt, would leak from training into evaluation. If every prompt has
+    more rows than the share, the one with fewest is held out; if there is only one prompt, single rows are
+    (`shared_prompts` counts them). SpecError where no row is left to train on.
     """
     order = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-    wanted = max(1, round(held_out_share * len(rows)))
-    if wanted >= len(rows):
+    most = max(1, round(held_out_share * len(rows)))
+    if most >= len(rows):
         raise SpecError("held_out_share", held_out_share, f"leaves none of {len(rows)} rows to train on")
     sizes = Counter(map(_prompt, order))
     if len(sizes) == 1:
-        return order[wanted:], order[:wanted]
+        return order[most:], order[:most]
     out, count = set(), 0
     for prompt, size in sizes.items():
-        if count + size <= wanted:
+        if count + size <= most:
             out.add(prompt)
             count += size
     out = out or {min(sizes, key=sizes.__getitem__)}
@@ -129,13 +136,13 @@ def split_by_prompt(rows: Sequence[Example], held_out_share: float, seed: int) -
 
 
 def shared_prompts(rows: Sequence[Example], held_out_rows: Sequence[Example]) -> int:
-    """How many held-out rows have a prompt that training rows have too."""
+    """Number of held-out rows whose prompt is also that of a training row."""
     known = set(map(_prompt, rows))
     return sum(_prompt(row) in known for row in held_out_rows)
 
 
 def _prompt(row: Example) -> bytes:
-    """What rows are compared by: the prompt's tokens, all that a model sees of it."""
+    """The prompt's tokens as bytes, by which rows are compared."""
     return row.prompt_ids.tobytes()
 
 
@@ -168,7 +175,7 @@ def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTraine
 
 
 def language_pairs(count: int, rng: np.random.Generator, split: language.Split, encoder: TextEncoder) -> list[Example]:
-    """Two different responses to each of `count` prompts, drawn from the language's distribution; not labelled yet."""
+    """`count` prompts with two different responses each, drawn from the language's distribution; without labels."""
     found: list[Example] = []
     while len(found) < count:
         prompt = language.prompts(1, rng, split)[0]

@@ -23,15 +23,19 @@ from .model import RewardModel
 
 @dataclass(frozen=True)
 class RewardTraining(Spec, kind="reward_training"):
-    """How a reward model is fitted. One pass: a second one over-fits large models (Stiennon et al. 2020)."""
+    """How a reward model is fitted: for one epoch, as a second one over-fits large models (Stiennon et al. 2020)."""
 
-    batch_size: int = setting(32, "prompts an update, each with all its pairs", at_least=1)
+    batch_size: int = setting(32, "prompts per update, each with all its pairs", at_least=1)
     epochs: int = setting(1, "passes over the pairs", at_least=1)
-    learning_rate: float = setting(1e-3, "constant step size of Adam; 1e-5 for models of billions", above=0)
+    learning_rate: float = setting(
+        1e-3, "constant learning rate of Adam; about 1e-5 for models of billions of parameters", above=0
+    )
     weight_decay: float = setting(0.0, "decoupled weight decay (AdamW)", at_least=0)
-    max_grad_norm: float | None = setting(1.0, "largest gradient norm; none: no clipping", above=0)
-    micro_batch_size: int | None = setting(None, "prompts that go through the model together; none: all", at_least=1)
-    seed: int = setting(0, "of the order of the pairs, and of a new head", at_least=0)
+    max_grad_norm: float | None = setting(1.0, "gradients are clipped to this norm; none: no clipping", above=0)
+    micro_batch_size: int | None = setting(
+        None, "prompts per forward and backward pass; none: all. Less memory, same gradient", at_least=1
+    )
+    seed: int = setting(0, "seed of the order of the pairs, and of a new head", at_least=0)
 
     def optimiser(self) -> Optimiser:
         return Optimiser(
@@ -39,12 +43,12 @@ class RewardTraining(Spec, kind="reward_training"):
         )
 
     def updates(self, prompts: int) -> int:
-        """How many updates so many prompts give; the last of a pass may be smaller."""
+        """Number of updates for so many prompts; the last one of an epoch may have fewer prompts."""
         return self.epochs * math.ceil(prompts / self.batch_size)
 
 
 @dataclass(frozen=True)
-class FitStep:
+class FitUpdate:
     """One update: its number from 1, the loss and the share of pairs ordered rightly before it, the gradient's norm."""
 
     update: int
@@ -60,12 +64,12 @@ def fit(
     training: RewardTraining | None = None,
     margin: Tensor | None = None,
     ranks: Ranks | None = None,
-) -> Iterator[FitStep]:
-    """Train on the batch's pairs, in place, one step of the iterator an update.
+) -> Iterator[FitUpdate]:
+    """Train the model in place on the batch's pairs; the iterator yields after each update.
 
     margin: (B, Q), how much better the winner was rated (Touvron et al. 2023). ranks: the processes that share each
-    minibatch, all given the same arguments. Errors: ValueError for a batch without pairs; FloatingPointError, before
-    the step, where loss or gradient is not finite.
+    minibatch; all must have the same arguments. Errors: ValueError for a batch without pairs; FloatingPointError for a
+    loss or gradient that is not finite, before weights change.
     """
     loss, training, ranks = loss or RewardModelLoss(), training or RewardTraining(), ranks or Ranks()
     label = batch.need("pair_label")
@@ -73,7 +77,7 @@ def fit(
     weight = torch.ones_like(label) if weight is None else weight
     margin = torch.zeros_like(label) if margin is None else margin
     if margin.shape != label.shape:
-        raise ValueError(f"margin of shape {tuple(margin.shape)}: must be {tuple(label.shape)}, one a pair")
+        raise ValueError(f"margin of shape {tuple(margin.shape)}: must be {tuple(label.shape)}, one per pair")
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = PerRunOptimiser(parameters, (), training.optimiser())
     noise, update = Noise.single(training.seed), 0
@@ -88,7 +92,7 @@ def fit(
             if not math.isfinite(value + float(norm)):
                 raise FloatingPointError(f"update {update}: loss = {value}, gradient norm = {float(norm)}")
             optimiser.step(gradients, norm)
-            yield FitStep(update, value, accuracy, float(norm))
+            yield FitUpdate(update, value, accuracy, float(norm))
 
 
 def _gradient(
@@ -101,7 +105,7 @@ def _gradient(
     training: RewardTraining,
     ranks: Ranks,
 ) -> tuple[list[Tensor], Tensor]:
-    """Gradients, and loss and accuracy (2,), summed over the minibatch by the pairs' shares of it (B, Q)."""
+    """Gradients, and (loss, accuracy) (2,): sums over the minibatch, weighted by the pairs' shares of it (B, Q)."""
     gradients = [torch.zeros_like(p) for p in parameters]
     numbers = torch.zeros(2, dtype=torch.float64, device=model.device)
     start, length = ranks.span(batch.size)

@@ -1,4 +1,4 @@
-"""Who labels the pairs that a reward model is trained on: the scorer that `RewardData.labels` names."""
+"""The scorer that labels the pairs of a reward model's training, as `RewardData.labels` names it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABELS = ("data", "min_length", "verifiable", "implicit")
 
 
 def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring: Scoring, device: str) -> Scorer:
-    """The scorer that `labels` names. SpecError where it reads other tokens than the model that learns from it."""
+    """The scorer that `labels` names. SpecError where its vocabulary is not that of the model to be trained."""
     name = data.labels_name
     if name == "min_length":
         return TextScorer(_shorter(tokenizer), tokenizer)

@@ -26,10 +26,10 @@ from sims.core.spec import SpecError
 
 
 class RewardModel(nn.Module):
-    """A backbone of transformers and a linear head, read at the last token that is there.
+    """A backbone of transformers and a linear head on the hidden state of the last real token.
 
     classifier: a sequence classifier of one label, head named `score` (GPT-NeoX, Mistral, GPT-2 and most others). Its
-    own pooling is not used: it looks for the padding id, which may be the id of EOS. Always in evaluation mode.
+    own pooling is not used: it searches for the padding id, which may be the id of EOS. Always in evaluation mode.
     """
 
     def __init__(self, classifier: nn.Module, scoring: Scoring | None = None) -> None:
@@ -71,14 +71,14 @@ class RewardModel(nn.Module):
             states = hidden_states(core.base_model, tokens, attention)
         last = attention.shape[1] - 1 - attention.flip(-1).int().argmax(-1)
         state = states[torch.arange(len(states), device=states.device), last]
-        wide = torch.promote_types(core.score.weight.dtype, torch.float32)  # bfloat16 tells scores apart by 0.4 % only
+        wide = torch.promote_types(core.score.weight.dtype, torch.float32)  # bfloat16 resolves 0.4 % only
         bias = None if core.score.bias is None else core.score.bias.to(wide)
         return F.linear(state.to(wide), core.score.weight.to(wide), bias).squeeze(-1)
 
     def forward(self, prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> Tensor:
         """(B, K) scores with gradient; arguments as in `Scorer.score`.
 
-        A masked slot inside a response is read, as in `CausalLMPolicy.forward`; those behind its last token are not.
+        A masked slot inside a response is read, as in `CausalLMPolicy.forward`; those after its last token are not.
         """
         return self.score_rows(*_rows(prompts, prompt_mask, responses, mask)).unflatten(0, mask.shape[:2])
 
@@ -95,7 +95,7 @@ class RewardModel(nn.Module):
     ) -> None:
         """Weights (safetensors), configuration and tokenizer, in the format of transformers; `report` as report.json.
 
-        The folder appears whole: it is written beside its place and renamed. One that is there is not replaced.
+        Atomic: the folder is written under a temporary name and renamed. An existing one is not replaced.
         """
         folder = Path(folder)
         check_absent(folder)
@@ -125,8 +125,8 @@ def new_reward_model(
 ) -> RewardModel:
     """A language model with a new head, drawn from N(0, 1/(H + 1)) by `seed` (Stiennon et al. 2020).
 
-    name: an embedded model (`pythia`, `mistral`), a folder, or a hub name; a reward model loses the head it has. The
-    global generator is left alone. Errors: ValueError where other weights are missing.
+    name: an embedded model (`pythia`, `mistral`), a folder, or a hub name; the head of a reward model is replaced.
+    The global generator is not used. Errors: ValueError where other weights are missing.
     """
     classifier, missing = _classifier(name, dtype)
     if set(missing) - {"score.weight"}:
@@ -139,10 +139,10 @@ def new_reward_model(
 
 
 def _classifier(name: str | Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """A sequence classifier of one label, and its weights that were not found."""
+    """A sequence classifier of one label, and the names of its weights that were not found."""
     path = find_folder(name)
     local = path.is_dir()
-    with _quiet(), torch.random.fork_rng(devices=[]):  # transformers draws what it does not find
+    with _quiet(), torch.random.fork_rng(devices=[]):  # transformers draws missing weights at random
         classifier, info = AutoModelForSequenceClassification.from_pretrained(
             path if local else str(name),
             num_labels=1,
@@ -157,7 +157,7 @@ def _classifier(name: str | Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars and reports of transformers: missing weights are told by errors here."""
+    """No progress bars and reports of transformers: missing weights raise errors here."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -170,7 +170,7 @@ def _quiet() -> Iterator[None]:
 
 
 def check_absent(folder: Path) -> None:
-    """SpecError if something stands where a folder is to be written."""
+    """SpecError if the folder that is to be written exists."""
     if folder.exists():
         raise SpecError("output", str(folder), "is there already: name another folder, or remove it")
 

@@ -28,7 +28,7 @@ from .model import full_mask
 
 
 class Scorer(Protocol):
-    """Whatever can say how good responses are, up to a constant a prompt."""
+    """Scores responses; scores of one prompt are comparable, up to a constant per prompt."""
 
     def score(self, prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> Tensor:
         """(B, K), without gradient. prompts, prompt_mask: (B, P); responses, mask: (B, K, L), as in `Batch`."""
@@ -36,10 +36,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ImplicitReward:
-    """The policy as its own judge: r = β·(log π − log π_ref), what DPO's policy says of its own data.
+    """The policy's implicit reward r = β·(log π − log π_ref), as DPO defines it (Rafailov et al. 2023).
 
-    Rafailov et al. 2023; as the label of the next round: Chen et al. 2024 (DICE), and for the idea Yuan et al. 2024.
-    Shorter and longer responses compare as sums, as in DPO. Only differences within a prompt mean anything.
+    Chen et al. 2024 (DICE) label pairs with it for a next round of DPO; Yuan et al. 2024 let the policy reward itself
+    too. Log-probs are summed over tokens, whatever the length. Only differences within a prompt are meaningful.
     """
 
     policy: CausalLMPolicy
@@ -54,19 +54,20 @@ class ImplicitReward:
 
 @dataclass(frozen=True)
 class TextScorer:
-    """A judge of text. judge(prompts, completions) gives a number for each, special tokens left out of both."""
+    """Scores text by a function like TRL's judges: judge(prompts, completions) gives a number for each completion.
+    Neither text has special tokens."""
 
     judge: Callable[[list[str], list[str]], Sequence[float]]
     tokenizer: PreTrainedTokenizerBase
 
     def score(self, prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> Tensor:
         """(B, K); see `Scorer`. ValueError unless there is one number for each response."""
-        asked = [self._text(x, m) for x, m in zip(prompts, full_mask(prompts, prompt_mask), strict=True)]
-        answers = [self._text(x, m) for x, m in zip(responses.flatten(0, 1), mask.flatten(0, 1), strict=True)]
+        texts = [self._text(x, m) for x, m in zip(prompts, full_mask(prompts, prompt_mask), strict=True)]
+        completions = [self._text(x, m) for x, m in zip(responses.flatten(0, 1), mask.flatten(0, 1), strict=True)]
         generations = mask.shape[1]
-        scores = self.judge([text for text in asked for _ in range(generations)], answers)
-        if len(scores) != len(answers):
-            raise ValueError(f"judge gave {len(scores)} scores: must be one for each of {len(answers)} responses")
+        scores = self.judge([text for text in texts for _ in range(generations)], completions)
+        if len(scores) != len(completions):
+            raise ValueError(f"judge gave {len(scores)} scores: must be one for each of {len(completions)} responses")
         return torch.tensor(list(scores), dtype=torch.float64).unflatten(0, mask.shape[:2])
 
     def _text(self, tokens: Tensor, mask: Tensor) -> str:
@@ -89,9 +90,10 @@ def preference_batch(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def label_pairs(batch: Batch, scorer: Scorer, labeller: Labeller, noise: Noise, pairing: Pairing = "drawn") -> Batch:
-    """The batch with `scorer` as its judge: its scores as rewards, and pairs that `labeller` labels by them.
+    """The batch with the scores of `scorer` as rewards, and pairs that `labeller` labels by them.
 
-    With a gold model as the scorer this makes the data of a proxy; with `ImplicitReward`, a policy's own labels.
+    With a gold model as the scorer, this gives the training data of a proxy; with `ImplicitReward`, a policy's own
+    labels.
     """
     scores = scorer.score(batch.prompts, batch.prompt_mask, batch.responses, batch.mask).cpu()
     pairs, weight = choose_pairs(scores, pairing, labeller.correct_above)

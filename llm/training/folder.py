@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, how it is begun or resumed, and the table that closes it.
+"""The folder of a run: its files, how it is started or resumed, and the table printed at the end.
 
 <output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
@@ -26,7 +26,10 @@ SHOWN = 4  # completions kept of each evaluation
 
 
 def prepare(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, None to start; the folder then holds the spec. Raises SpecError."""
+    """Write the spec into the folder. Returns the checkpoint to resume from, None for a new run.
+
+    Raises SpecError where the folder holds a run and neither resume nor overwrite is set, or a run of another spec.
+    """
     spec, file = {"experiment": experiment.to_json(), "run": run}, folder / SPEC
     if file.exists() and overwrite:
         for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
@@ -51,27 +54,26 @@ def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
-    """The row of an evaluation; its first completions go to the samples."""
+    """The row of metrics of an evaluation; its first completions are logged as samples."""
     rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
     for prompt, completion, reward, length in list(rows)[:SHOWN]:
         samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
     return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
 
 
-def save_model(run: Run, place: Path, weights: dict[str, Tensor] | None = None) -> None:
-    """The trained model and its tokenizer, in the format of transformers; the folder appears whole. weights: instead of
-    what the model holds."""
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".model-") as scratch:
+def save_model(run: Run, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write model and tokenizer in transformers' format, atomically. weights: in place of the model's."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model-") as scratch:
         new = Path(scratch) / "new"
         run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
         run.tokenizer.save_pretrained(new)
-        if place.exists():
-            shutil.rmtree(place)
-        new.rename(place)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
 
 
 def closing_table(folder: Path) -> str:
-    """Evaluations at the start and at the end, and the last completions."""
+    """A table of the first and the last evaluation, and the last completions."""
     rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
     first, last = rows[0], rows[-1]
     lines = [f"\n{'':16}{'start':>10}{'update ' + str(last['update']):>14}"]
@@ -83,5 +85,5 @@ def closing_table(folder: Path) -> str:
 
 
 def _line(text: str) -> str:
-    """A text of several lines on one."""
+    """The text on one line."""
     return " ".join(text.split())

@@ -13,7 +13,7 @@ from .checkpoint import write_text
 
 
 class Logger(Protocol):
-    """A place for rows."""
+    """Writes rows of metrics."""
 
     def log(self, row: dict[str, Any]) -> None: ...
 
@@ -21,7 +21,7 @@ class Logger(Protocol):
 
 
 class Silent:
-    """No place at all, for processes that do not write."""
+    """Discards rows, for processes that write no files."""
 
     def log(self, row: dict[str, Any]) -> None:
         pass
@@ -31,9 +31,9 @@ class Silent:
 
 
 class JsonLines:
-    """Rows in a file, one JSON object a line, each written to the disk at once.
+    """Rows in a file, one JSON object per line, flushed after each row.
 
-    keep_until: rows after this update belong to a part of the run that is done again, and are removed.
+    keep_until: rows after this update are removed, because a resumed run repeats them.
     """
 
     def __init__(self, path: Path, keep_until: int) -> None:
@@ -52,7 +52,7 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a last line that was cut off by a kill is passed over."""
+    """The rows of a file; an incomplete last line, as a killed process leaves it, is ignored."""
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
@@ -60,7 +60,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 class TensorBoard:
     """Scalars for TensorBoard, in an event file.
 
-    keep_until: what an earlier file of the folder says of later updates, which are done again, is not shown.
+    keep_until: later updates in earlier event files of the folder are hidden, because a resumed run repeats them.
     """
 
     def __init__(self, folder: Path, keep_until: int) -> None:

@@ -22,16 +22,16 @@ Row = dict[str, float]
 
 @torch.no_grad()
 def update_metrics(run: Run, update: Update) -> Row:
-    """Numbers of one update.
+    """Metrics of one update.
 
     Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold,
-    completions/… in tokens before EOS (clipped_ratio: the share that never ended), kl (nats a response, mean of Σ_t log
-    π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats a token, mean of
-    −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and rewards/…
-    (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for clipped
-    algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range. Recorded
-    data have no sampler, and so neither kl nor entropy: evaluations have both. Of a watched sampler's last draw:
-    sampling/… (`sampler_mismatch`)."""
+    completions/… in tokens before EOS (clipped_ratio: the share that never ended), kl (nats per response, mean of Σ_t
+    log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats per token,
+    mean of −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and
+    rewards/… (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for
+    clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
+    Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
+    draw: sampling/… (`sampler_mismatch`)."""
     batch, algorithm = update.batch, run.experiment.algorithm
     row: Row = {
         "update": update.number,
@@ -52,8 +52,8 @@ def update_metrics(run: Run, update: Update) -> Row:
         row |= {"reward": float(batch.rewards.mean()), "reward_std": float(batch.rewards.std(correction=0))}
     if batch.gold is not None:
         row["gold"] = float(batch.gold.mean())
-    wants_reference = batch.logp_sampler is not None or batch.pairs is not None
-    logp_ref = run.training.reference.score(batch) if batch.logp_ref is None and wants_reference else batch.logp_ref
+    needs_reference = batch.logp_sampler is not None or batch.pairs is not None
+    logp_ref = run.training.reference.score(batch) if batch.logp_ref is None and needs_reference else batch.logp_ref
     if batch.logp_sampler is not None and logp_ref is not None:
         row["kl"] = float(sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean())
         row["entropy"] = float(-batch.logp_sampler[batch.mask].double().mean())
@@ -83,10 +83,10 @@ def update_metrics(run: Run, update: Update) -> Row:
 
 
 class WatchedSampler:
-    """A sampler whose log-probs are compared with its own model's at every draw, before an update moves the weights.
+    """A sampler whose log-probs are compared with its own model's at every draw, before an update changes the weights.
 
-    Of a stale sampler the comparison is with the weights that it drew by: the numbers are those of two computations of
-    one distribution, and hold no staleness.
+    A stale sampler is compared under the weights that it sampled with. So the numbers show how far two computations of
+    one distribution differ, and nothing of staleness.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -109,7 +109,7 @@ class WatchedSampler:
         blend: tuple[Any, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """As the sampler's own. A blend is no distribution of its model, and not compared."""
+        """The sampler's `sample`. A mixture with another policy (blend) is not compared: no single model has it."""
         drawn = self.policy.sample(prompts, num_generations, noise, stream, blend, prompt_mask)
         if blend is None:
             logp = self.policy.forward(prompts, drawn.responses, drawn.mask, prompt_mask=prompt_mask).logp
@@ -124,8 +124,8 @@ def sampler_mismatch(logp_sampler: Tensor, logp_trainer: Tensor, mask: Tensor) -
     """How far the trainer's log-probs are from the sampler's of the same tokens: (B, K, L) all.
 
     Mean and largest |log π_trainer − log π_sampler| over tokens, in nats, and π_trainer/π_sampler over responses, which
-    is 1 where the two agree; not clipped, where TRL's ratio is. With top_p < 1 both hold the mass that the sampler cut
-    off, as in TRL: the trainer scores under the whole distribution.
+    is 1 where the two agree; TRL clips this ratio, here it is not clipped. With top_p < 1 both include the mass that
+    the sampler truncated, as in TRL: the trainer scores under the full distribution.
     """
     difference = (logp_trainer - logp_sampler).double()
     tokens = difference[mask].abs()

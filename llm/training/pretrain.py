@@ -1,12 +1,13 @@
-"""Makes the two embedded models: a Pythia- and a Mistral-shaped transformer trained from scratch on
+"""Pretraining of the two embedded models, transformers of the shapes of Pythia and Mistral, on
 `llm.embedded.language`.
 
-About a minute each on one core. The loss is on the response and its EOS only, as in supervised fine-tuning: which
-prompts come is the environment's business, not the policy's. In training, the number that an answer gives weighs more
-than other tokens: it is one token in 25 and the hardest, and weights by position leave the best model the same.
-Documents are drawn afresh at every step from the training prompts, so no draw is used twice; everything reported is
+It takes about a minute each on one core. The loss is on the response and its EOS only, as in supervised fine-tuning:
+prompts belong to the environment, not to the policy. In training, the number in an answer has a larger weight than
+other tokens: it is one token in 25 and the hardest to predict, and weights by position do not change the optimal model.
+New documents are drawn for every update from the training prompts, so none is used twice; everything reported is
 measured on the held-out prompts. One seed gives the same weights bit for bit on one machine with the same number of
-threads, and the same loss and length distribution on any (`check`). Global generators are left alone.
+threads, and elsewhere the same loss and length distribution up to rounding (`check`). Global random generators are
+not used.
 """
 
 from __future__ import annotations
@@ -49,21 +50,23 @@ _REPORT = "report.json"
 
 @dataclass(frozen=True)
 class PretrainConfig(Spec, kind="pretrain"):
-    """Everything that decides the weights and what is reported of them."""
+    """Everything that the weights and their report depend on."""
 
-    architecture: Architecture = setting("pythia", "shape of the transformer")
-    hidden: int = setting(64, "width of the residual stream", at_least=1)
-    layers: int = setting(4, "transformer blocks", at_least=1)
-    heads: int = setting(4, "attention heads", at_least=1)
-    max_positions: int = setting(128, "longest sequence that the model can take", at_least=_PROMPT + _LONGEST + 1)
+    architecture: Architecture = setting("pythia", "architecture of the transformer")
+    hidden: int = setting(64, "width of the hidden states", at_least=1)
+    layers: int = setting(4, "number of transformer blocks", at_least=1)
+    heads: int = setting(4, "attention heads per block", at_least=1)
+    max_positions: int = setting(128, "longest sequence in tokens", at_least=_PROMPT + _LONGEST + 1)
     steps: int = setting(1000, "updates of AdamW", at_least=1)
-    batch_size: int = setting(32, "documents an update", at_least=1)
-    learning_rate: float = setting(4e-3, "peak; linear warm-up over 5 % of the steps, then a cosine to 0", above=0)
-    answer_weight: float = setting(10.0, "weight of an answer's number in the training loss; 1 in 25 tokens", above=0)
-    weight_decay: float = setting(0.01, "decoupled, on every weight", at_least=0)
-    seed: int = setting(0, "of the initial weights, the documents and the samples", at_least=0)
-    held_out_documents: int = setting(1024, "documents over held-out prompts for the reported loss", at_least=1)
-    samples: int = setting(2048, "responses sampled for the reported lengths and answers", at_least=2)
+    batch_size: int = setting(32, "documents per update", at_least=1)
+    learning_rate: float = setting(
+        4e-3, "peak rate; linear warm-up over 5 % of the updates, then cosine decay to 0", above=0
+    )
+    answer_weight: float = setting(10.0, "weight of the number in an answer, in the training loss", above=0)
+    weight_decay: float = setting(0.01, "decoupled weight decay (AdamW)", at_least=0)
+    seed: int = setting(0, "seed of the initial weights, documents and samples", at_least=0)
+    held_out_documents: int = setting(1024, "documents on held-out prompts, for the reported loss", at_least=1)
+    samples: int = setting(2048, "responses sampled, for the reported lengths and answers", at_least=2)
 
     def check(self) -> None:
         check_shape(self.architecture, self.hidden, self.heads)
@@ -71,10 +74,10 @@ class PretrainConfig(Spec, kind="pretrain"):
 
 @dataclass(frozen=True)
 class Report:
-    """What a checkpoint is and does. Losses in nats per token of the response, EOS counted; lengths without EOS.
+    """Configuration and measurements of a model. Losses in nats per token, EOS included; lengths without EOS.
 
-    `entropy` is the loss of the language's own distribution on the same held-out documents: no model is below it by
-    more than chance. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the
+    `entropy` is the loss of the language's own distribution on the same held-out documents: a model is below it by
+    chance only. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the
     longest."""
 
     config: dict[str, Any]
@@ -149,8 +152,8 @@ def response_loss(
 ) -> tuple[Tensor, int]:
     """Summed −log p(response, EOS | prompt) of the documents in nats, a scalar, and the number of tokens in the sum.
 
-    answer_weight: factor on the numbers that answers give. Padding stands on the right, where causal attention never
-    looks; no target is the padding token.
+    answer_weight: weight of the numbers in answers. Padding is on the right, where causal attention does not reach it;
+    no target is the padding token.
     """
     texts = [f"{document.prompt} {document.response} {language.EOS}" for document in documents]
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
@@ -217,7 +220,7 @@ def sample_responses(
 def save(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, report: Report) -> None:
     """Write weights (safetensors, float32), configuration, tokenizer and report.json.
 
-    The folder appears whole: it is written beside its place and renamed. One that is there already is replaced.
+    Atomic: the folder is written under a temporary name and renamed. An existing one is replaced.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +243,7 @@ def save(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A saved model in evaluation mode and its tokenizer, never asking the network.
+    """A saved model in evaluation mode and its tokenizer, without network access.
 
     folder: a path, or the name of an embedded model (`pythia`, `mistral`).
     """
@@ -258,10 +261,10 @@ def read_report(folder: str | Path) -> Report:
 def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
     """Train again from the saved configuration and compare loss, answers and length distribution with the report.
 
-    The tolerances allow for other processors and thread counts, where training drifts apart bit by bit; on the same
-    machine the differences are 0. Lengths are also compared whole, by the largest gap between the two cumulative
+    The tolerances allow for other processors and thread counts, whose rounding differs and adds up; on the same machine
+    the differences are 0. The distributions of lengths are compared too, by the largest gap between the two cumulative
     distributions (Kolmogorov–Smirnov): two sets of 2,048 draws from one distribution exceed 0.07 once in 10,000 times,
-    and the rest of the 0.1 allowed is for the drift."""
+    and the rest of the 0.1 allowed is for rounding."""
     old = read_report(folder)
     settings = {name: value for name, value in old.config.items() if name != "kind"}
     _, _, new = pretrain(PretrainConfig(**settings), progress)
@@ -318,14 +321,16 @@ def _existing(folder: str | Path) -> Path:
 
 
 def _commit() -> str | None:
-    """The commit of the sources that train, marked when they differ from it; None without git."""
+    """The git commit of the code that trains, marked if that code has changed since; None without git."""
 
     def git(*arguments: str) -> str:
         here = Path(__file__).parents[1]
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "embedded/language.py", "training/pretrain.py")
+        changed = git(
+            "status", "--porcelain", "--", "embedded/language.py", "models/architectures.py", "training/pretrain.py"
+        )
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -158,7 +158,7 @@ def test_processes_fit_the_reward_model_of_one(runs: Path, count: int):
 
 def test_a_process_that_differs_is_named(runs: Path):
     messages = [(runs / f"{rank}.error").read_text() for rank in range(3)]
-    assert messages == ["seed: process 2 has another than process 0; were they started with one seed?"] * 3
+    assert messages == ["seed: process 2 has other values than process 0; were they started with the same seed?"] * 3
 
 
 def test_one_process_is_the_plain_learner():

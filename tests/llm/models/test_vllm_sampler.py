@@ -331,7 +331,7 @@ BAD = [
     (["--use-vllm", "--precision", "float64"], "precision = 'float64': must be float32 with use_vllm"),
     (
         ["--use-vllm", "--sharding", "full", "--processes", "2"],
-        "sharding = 'full': must be none with use_vllm: each process's vLLM is given whole weights",
+        "sharding = 'full': must be none with use_vllm: each process's vLLM needs the full weights",
     ),
     (["--use-vllm", "--algorithm", "nash-md"], "use_vllm = True: nash_md draws from a mixture of two policies"),
 ]

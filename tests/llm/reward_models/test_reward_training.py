@@ -149,7 +149,7 @@ def test_calibration_by_hand():
     assert [b.accuracy for b in found.bins if b.pairs] == pytest.approx([0.5, 0.5, 0.8])
     # gaps by bin: 0.5 − 0.5 once, 0.65 − 0.5 for two pairs, 0.95 − 0.8 once
     assert found.calibration_error == pytest.approx((0.0 + 2 * 0.15 + 0.15) / 4, rel=1e-5)
-    with pytest.raises(ValueError, match="none counts"):
+    with pytest.raises(ValueError, match="all weights are 0"):
         calibration(d, label, torch.zeros(5))
 
 
@@ -363,7 +363,7 @@ def test_the_command_hands_on_margins(
         (["--labels", "implicit"], "implicit_policy = None: must be given with labels = implicit"),
         (["--implicit-policy", "pythia"], "implicit_policy = 'pythia': only means something with labels = implicit"),
         (["--labels", "pythia"], "labels = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
-        (["--margin-column", "m"], "margin_column = 'm': belongs to the data's own labels: labels = data"),
+        (["--margin-column", "m"], "margin_column = 'm': only means something with labels = data"),
         (["--held-out-share", "0"], "held_out_share = 0.0: must be float > 0 and < 1"),
     ],
 )
