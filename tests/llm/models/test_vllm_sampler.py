@@ -333,7 +333,7 @@ BAD = [
         ["--use-vllm", "--sharding", "full", "--processes", "2"],
         "sharding = 'full': must be none with use_vllm: each process's vLLM needs the full weights",
     ),
-    (["--use-vllm", "--algorithm", "nash-md"], "use_vllm = True: nash_md draws from a mixture of two policies"),
+    (["--use-vllm", "--algorithm", "nash-md"], "use_vllm = True: nash_md samples from a mixture of two policies"),
 ]
 
 
