@@ -53,15 +53,22 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Spec], title: str, skip: Iterable[str] = ()) -> None:
-    """An option for each field of a spec, in a group of its own."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    cls: type[Spec],
+    title: str,
+    skip: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """An option for each field of a spec, in a group of its own. defaults: shown instead of the fields' own."""
     group = parser.add_argument_group(title)
     hints, skipped = cls.hints(), set(skip)
     for field in dataclasses.fields(cls):
         if field.name in skipped or field.metadata.get("help") is None:
             continue
         hint = hints[field.name]
-        default = "" if field.default is MISSING else f", default {show(field.default)}"
+        value = (defaults or {}).get(field.name, field.default)
+        default = "" if value is MISSING else f", default {show(value)}"
         text = f"{field.metadata['help']} ({describe(field, hint)}{default})".replace("%", "%%")
         name = option_name(field.name)
         metavar = type_name(hint).split(" ")[0].upper() if get_origin(hint) is not Literal else "NAME"
