@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from enumeration import enumerate_batches, make_problem
-from test_every_algorithm import CASES
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, SlotDistribution, all_algorithms
@@ -39,6 +37,8 @@ from sims.core.objectives.reductions import pair_weights, shares, token_shares
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, describe
 from sims.environments.space import TokenSpace
+from tests.core.algorithms.test_every_algorithm import CASES
+from tests.core.enumeration import enumerate_batches, make_problem
 
 
 def tensor(*values: Any) -> Tensor:

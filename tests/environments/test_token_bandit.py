@@ -222,4 +222,4 @@ def test_arms_of_one_stack_start_alike_and_learn_apart() -> None:
 
 def test_stacks_are_no_larger_than_their_policy_allows() -> None:
     found = stacks([experiment(runs=10, seed=seed) for seed in range(9)])
-    assert [sum(arm.runs for arm in stack) for stack in found] == [40, 40, 10]
+    assert [sum(arm.runs for arm in stack) for stack in found] == [30, 30, 30]  # of at most 40, equally many in each

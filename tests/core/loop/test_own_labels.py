@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from enumeration import Problem, enumerate_batches, make_problem
 
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.contrastive import DPO
@@ -27,6 +26,7 @@ from sims.environments import BanditR1, EnumerableEnvironment, TokenTree
 from sims.environments.space import TokenSpace
 from sims.experiments.experiment import Experiment
 from sims.policies import Table, TablePolicy
+from tests.core.enumeration import Problem, enumerate_batches, make_problem
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 PROBLEMS = [
