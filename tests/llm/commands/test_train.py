@@ -353,4 +353,4 @@ def test_the_closing_table_has_a_line_a_completion(tmp_path):
 
 def test_an_unknown_command_lists_the_known(capsys):
     assert main(["tarin"]) == 2
-    assert "must be one of pretrain, new, sft, train" in capsys.readouterr().err
+    assert "must be one of pretrain, new, sft, reward, train" in capsys.readouterr().err
