@@ -4,6 +4,7 @@ quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-
 tables        log-probs of a table policy, and the one chain rule from weights on responses to its logits
 population    what an algorithm does on average: expected weight ∂L/∂ℓ on each response; its algorithms by family in
               population_likelihood, population_policy_gradient and population_contrastive
+dynamics      gradient descent on such a population loss, update by update, without sampling
 kl_dynamics   gradient descent on either direction of the KL, by coordinates
 variance      exact noise of policy-gradient estimators: what a batch gives beyond its mean
 
@@ -11,6 +12,7 @@ Written from the equations and not from the code of `sims.core`, which is tested
 """
 
 from . import population_contrastive, population_likelihood, population_policy_gradient
+from .dynamics import follow_gradient, preference_matrix
 from .population import Population, has_population_weights, population_weights
 from .quantities import (
     best_of_n,
@@ -31,6 +33,7 @@ __all__ = [
     "chain_rule",
     "entropy",
     "expected_reward",
+    "follow_gradient",
     "has_population_weights",
     "kl_best_of_n_bound",
     "kl_policy_ref",
@@ -43,5 +46,6 @@ __all__ = [
     "population_likelihood",
     "population_policy_gradient",
     "population_weights",
+    "preference_matrix",
     "token_logp",
 ]
