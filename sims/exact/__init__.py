@@ -12,7 +12,7 @@ Written from the equations and not from the code of `sims.core`, which is tested
 """
 
 from . import population_contrastive, population_likelihood, population_policy_gradient
-from .dynamics import follow_gradient, preference_matrix
+from .dynamics import follow_gradient, one_prompt, preference_matrix
 from .population import Population, has_population_weights, population_weights
 from .quantities import (
     best_of_n,
@@ -41,6 +41,7 @@ __all__ = [
     "log_softmax",
     "objective",
     "objective_weights",
+    "one_prompt",
     "optimum",
     "population_contrastive",
     "population_likelihood",

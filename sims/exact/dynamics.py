@@ -27,6 +27,31 @@ def preference_matrix(rewards: ArrayLike, temperature: float) -> np.ndarray:
     return (np.sign(gap) + 1.0) / 2.0 if temperature == 0 else sigmoid(gap / temperature)
 
 
+def one_prompt(
+    logp: ArrayLike, logp_ref: ArrayLike, rewards: ArrayLike, sampler: ArrayLike, label_temperature: float = 0.0
+) -> Population:
+    """One prompt with N responses of one token each. logp, logp_ref, rewards: (N,); sampler: (K, N) probabilities,
+    which draw the K slots; label_temperature: see `preference_matrix`.
+
+    >>> half = np.log([0.5, 0.5])
+    >>> problem = sims.exact.one_prompt(half, half, [0.0, 1.0], sampler=np.exp([half, half]))
+    >>> sims.exact.population_weights(sims.BestOfN(), problem).round(12)  # −P(best of two)
+    array([[-0.25, -0.75]])
+    """
+    logp, logp_ref, gain = (np.asarray(x, dtype=np.float64) for x in (logp, logp_ref, rewards))
+    with np.errstate(divide="ignore"):  # what is never drawn has log-prob −∞
+        logp_sampler = np.log(np.asarray(sampler, dtype=np.float64))
+    return Population(
+        mask=np.ones((len(gain), 1), bool),
+        logp=logp[None, :, None],
+        logp_ref=logp_ref[None, :, None],
+        logp_sampler=logp_sampler[:, None, :, None],
+        rewards=gain[None],
+        label=preference_matrix(gain, label_temperature)[None],
+        values=np.zeros((1, len(gain), 1)),
+    )
+
+
 def follow_gradient(
     algorithm: Any | Weights,
     logp_ref: ArrayLike,
@@ -58,26 +83,15 @@ def follow_gradient(
     >>> bool(np.allclose(followed[-1], sims.exact.optimum(logp_ref, rewards, beta=0.5)))
     True
     """
-    ref, gain = np.asarray(logp_ref, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
-    label = preference_matrix(gain, label_temperature)[None]
+    ref = np.asarray(logp_ref, dtype=np.float64)
     spread = np.eye(len(ref)) if kernel is None else np.asarray(kernel, dtype=np.float64)
     weights: Weights = algorithm if callable(algorithm) else lambda problem: population_weights(algorithm, problem)
-    mask, zeros = np.ones((len(ref), 1), bool), np.zeros((1, len(ref), 1))
-    with np.errstate(divide="ignore"):  # what recorded data never show has log-prob −∞
-        slots = np.log(np.tile(np.exp(ref), (num_generations, 1)) if sampler is None else np.asarray(sampler))
+    drawn = np.tile(np.exp(ref), (num_generations, 1)) if sampler is None else np.asarray(sampler)
     logits, followed = ref.copy(), [log_softmax(ref)]
     for update in range(updates):
         if sampler is None and not np.isinf(sync_every_updates) and update % int(sync_every_updates) == 0:
-            slots = np.tile(followed[-1], (num_generations, 1))
-        problem = Population(
-            mask=mask,
-            logp=followed[-1][None, :, None],
-            logp_ref=ref[None, :, None],
-            logp_sampler=slots[:, None, :, None],
-            rewards=gain[None],
-            label=label,
-            values=zeros,
-        )
+            drawn = np.tile(np.exp(followed[-1]), (num_generations, 1))
+        problem = one_prompt(followed[-1], ref, rewards, drawn, label_temperature)
         pull = np.asarray(weights(problem)).reshape(len(ref))
         logits = logits - learning_rate * spread @ (pull - np.exp(followed[-1]) * pull.sum())
         followed.append(log_softmax(logits))

@@ -86,24 +86,29 @@ dpo_loss = Exercise(
 )
 
 
+def _move(p: np.ndarray, rejected: int) -> np.ndarray:
+    """What a small step that makes `rejected` rarer adds to the logits: −∂(log p_rejected)/∂z."""
+    return p - np.eye(len(p))[rejected]
+
+
 def _falls(p: np.ndarray, rejected: int) -> np.ndarray:
-    """d/dη log p_j < 0 as z ← z − η·∂(log p_rejected)/∂z = z + η·(p − e_rejected)."""
-    move = p - np.eye(len(p))[rejected]
-    return move - (p * move).sum() < 0
+    """Whether d(log p_j) = dz_j − Σ p·dz is negative."""
+    move = _move(p, rejected)
+    return move < (p * move).sum()
 
 
 falls_when_pushed = Exercise(
     problem=_policy_and_rejected,
     exact=_falls,
     faults={
-        "You let only the rejected response fall. Every other logit rises, but a probability falls where its logit rises "
-        "less than the average logit Σ p·Δz does.": lambda p, rejected: np.arange(len(p)) == rejected,
+        "You let only the rejected response fall. Every other logit rises, but a probability falls where its logit "
+        "rises less than the average logit Σ p·Δz does.": lambda p, rejected: np.arange(len(p)) == rejected,
         "The rejected response's own term is left out of the average Σ p·Δz.": lambda p, rejected: (
-            (move := p - np.eye(len(p))[rejected]) - (p * p).sum() < 0
+            _move(p, rejected) < (p * p).sum()
         ),
         "You answer for a step that makes the response likelier: the sign of the gradient is wrong.": (
-            lambda p, rejected: (move := np.eye(len(p))[rejected] - p) - (p * move).sum() < 0
+            lambda p, rejected: -_move(p, rejected) < -(p * _move(p, rejected)).sum()
         ),
     },
-    done="log p_j changes by Δz_j − Σ p·Δz with Δz = p − e_rejected: what is rarer than Σ p·Δz falls with the rejected.",
+    done="d(log p_j) = Δz_j − Σ p·Δz with Δz = p − e_rejected: what is rarer than Σ p·Δz falls with the rejected one.",
 )

@@ -36,8 +36,9 @@ gradient_on_logits = Exercise(
     exact=lambda weights, p: weights - p * weights.sum(),
     faults={
         "This is the weight itself: a logit also lowers all other responses, through the normaliser.": lambda w, p: w,
-        "The weights are counted as if they were multiplied by p already missing: this is p·(w − Σ p·w), for rewards "
-        "under the policy's own draws.": lambda w, p: p * (w - (p * w).sum()),
+        "This is p·(w − Σ p·w): the weights are multiplied by p, as rewards of the policy's own draws would be.": (
+            lambda w, p: p * (w - (p * w).sum())
+        ),
         "The normaliser's part is w − p·mean(w): the weights are summed, not averaged.": lambda w, p: w - p * w.mean(),
         "Every logit is lowered alike: response y loses its share p(y) of Σ w.": lambda w, p: w - w.mean(),
         "The normaliser's part has the wrong sign.": lambda w, p: w + p * w.sum(),
