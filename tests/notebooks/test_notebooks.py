@@ -88,7 +88,9 @@ def test_a_number_that_moved_is_seen() -> None:
 def test_what_widgets_leave_is_not_kept() -> None:
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "slider"}
     shown = nbformat.v4.new_output("display_data", data=view)
-    notebook = nbformat.v4.new_notebook(metadata={"widgets": {"state": {}}, "language_info": {"version": "3"}})
+    notebook = nbformat.v4.new_notebook(
+        metadata={"widgets": {"state": {}}, "language_info": {"name": "python", "version": "3"}}
+    )
     notebook.cells = [nbformat.v4.new_code_cell("slider", outputs=[shown], metadata={"execution": {"iopub": "now"}})]
     text = json.dumps(clean(notebook))
     assert "widget" not in text and "iopub" not in text and "version" not in text
