@@ -171,12 +171,12 @@ with picture(width=7, height=4) as (_, (axes,)):
     )
     for n, x, y in zip(counts, best_of_kl, best_of_reward, strict=True):
         if n in (1, 4, 16, 64, 256, 1024):
-            axes.annotate(f"n = {n}", (x, y), textcoords="offset points", xytext=(8, -10), fontsize=9)
+            axes.annotate(f"n = {n}", (x, y), textcoords="offset points", xytext=(9, -4), fontsize=9)
     for price in (0.3, 0.1, 0.03):
         logp = optima[price]
         x, y = sims.exact.kl_policy_ref(logp, logp_ref), sims.exact.expected_reward(logp, rewards)
         axes.plot(x, y, marker="*", markersize=12, color="#D55E00", linestyle="")
-        axes.annotate(f"β = {price}", (x, y), textcoords="offset points", xytext=(-12, 9), fontsize=9)
+        axes.annotate(f"β = {price}", (x, y), textcoords="offset points", xytext=(-48, 5), fontsize=9)
     axes.set_title("What a nat of KL buys")
     axes.legend(loc="lower right")
 
@@ -185,9 +185,11 @@ lost = on_frontier - best_of_reward
 near = np.array([sims.exact.optimum(logp_ref, rewards, price) for price in (0.101, 0.099)])
 slope = np.diff(sims.exact.expected_reward(near, rewards))[0] / np.diff(sims.exact.kl_policy_ref(near, logp_ref))[0]
 say(
-    f"**Verdict.** Best-of-n is close, and below: it loses at most {lost.max():.3f} of reward against the frontier at its "
-    f"own KL (at n = {counts[lost.argmax()]}), and its cost is n samples for each answer. The slope of the frontier at "
-    f"β = 0.1 is {slope:.3f}: β itself. That is why β is a price: at the optimum the next nat buys just what it costs."
+    f"**Verdict.** Best-of-n lies below: at n = {counts[lost.argmax()]} it earns {lost.max():.3f} less than the frontier at "
+    f"its own KL. Most responses here are worth next to nothing, and to pick the best of a few of them moves mass, which "
+    f"costs KL, from one worthless response to another. From n = 128 on it loses {lost[7]:.4f} or less, at a cost of n samples per "
+    f"answer. The slope of the frontier at β = 0.1 is {slope:.3f}: β itself. That is why β is a price: at the optimum the "
+    f"next nat buys just what it costs."
 )
 keep(worst_loss=lost.max())
 
@@ -249,10 +251,9 @@ keep(tolerance=0.02, sized=True, paying_reward=paying.reward[:, -1].mean(), left
 keep(tolerance=0.3, sized=True, paying_kl=paying.kl_policy_ref[:, -1].mean(), free_kl=free.kl_policy_ref[:, -1].mean())
 
 # %% [markdown]
-# Look at the bulge of the trained policy near response 20, where the reference has its mode. Responses that the policy no
-# longer gives are no longer sampled, so nothing corrects their probability any more: on the log scale the trained policy
-# is wrong where it hardly ever goes. That costs next to nothing of $J$, since π weighs it. An algorithm that learns from
-# *other* samples than its own is wrong in other places: notebooks 4 and 5.
+# Outside of the bump the trained policies lie above the exact one, for all their reward. Responses that a policy hardly
+# gives any more are hardly sampled any more, so nothing corrects their probability. It costs next to nothing of $J$, since
+# π weighs it. An algorithm that learns from *other* samples than its own is wrong in other places: notebooks 4 and 5.
 #
 # ## Exercises
 #

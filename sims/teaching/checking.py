@@ -127,14 +127,16 @@ class Exercise:
             return "The sign is wrong: every number is the negative of the exact one."
         if all(b.size > 1 and (b > 0).all() for b in given) and self.same([np.log(a) for a in given], exact):
             return "These are probabilities: the log of them is asked for."
-        ratios = [float((a * b).sum() / (b * b).sum()) if b.any() else 1.0 for a, b in zip(given, exact, strict=True)]
-        if self.same([a / ratio if ratio else a for a, ratio in zip(given, ratios, strict=True)], exact):
-            shown = ", ".join(f"{ratio:.4g}" for ratio in ratios)
-            return (
-                f"A factor is missing or too much: on {len(ratios)} problems you have {shown} times the exact answer."
-            )
-        offsets = [float((a - b).mean()) for a, b in zip(given, exact, strict=True)]
         several = any(b.size > 1 for b in exact)
+        ratios = [float((a * b).sum() / (b * b).sum()) if b.any() else 1.0 for a, b in zip(given, exact, strict=True)]
+        if several or np.ptp(ratios) < self.tolerance:  # of a single number any other is a multiple
+            scaled = [a / ratio if ratio else a for a, ratio in zip(given, ratios, strict=True)]
+            if self.same(scaled, exact):
+                shown = ", ".join(f"{ratio:.4g}" for ratio in ratios)
+                return (
+                    f"A factor is missing or too much: on {len(ratios)} problems you have {shown} times what is exact."
+                )
+        offsets = [float((a - b).mean()) for a, b in zip(given, exact, strict=True)]
         if several and self.same([a - offset for a, offset in zip(given, offsets, strict=True)], exact):
             shown = ", ".join(f"{offset:+.4g}" for offset in offsets)
             return f"All numbers are off by the same constant, {shown} on {len(offsets)} problems: is it normalised?"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ def asked(source: Path) -> list[tuple[str, str]]:
     """Of each exercise of a notebook: the checker's call, and the code of its solution."""
     cells = jupytext.read(source, fmt="py:percent").cells
     found = []
-    for cell, following in zip(cells, cells[1:], strict=False):
+    for cell, following in itertools.pairwise(cells):
         if cell.cell_type == "code" and "answer = ..." in cell.source:
             call = ast.unparse(ast.parse(cell.source).body[-1])
             solution = SOLUTION.search(following.source)
