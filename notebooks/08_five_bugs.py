@@ -184,12 +184,11 @@ with picture(columns=2) as (_, (left, right)):
     right.set(xlabel="updates", ylabel="mean length, tokens", title="Who looks at the lengths?", ylim=(0.9, 4.1))
     left.legend()
 
-early = slice(1, 5)
 say(
-    f"Over the first quarter of the updates the loss with the bug falls from {wrong_mask.loss[:, 1].mean():.2f} to its lowest "
-    f"{wrong_mask.loss[:, early].mean(0).min():.2f}, below which it would be stopped early and shipped. By then its responses "
-    f"have {mean_length(wrong_mask)[:, 4].mean():.2f} tokens, those of the right one {mean_length(right_mask)[:, 4].mean():.2f}; "
-    f"the reference's had {mean_length(wrong_mask)[:, 0].mean():.2f}."
+    f"At the first evaluation the loss with the bug is {wrong_mask.loss[:, 1].mean():.2f} nats, and the right one "
+    f"{right_mask.loss[:, 1].mean():.2f}: it looks ahead. Its responses have {mean_length(wrong_mask)[:, 1].mean():.2f} tokens by "
+    f"then, those of the right one {mean_length(right_mask)[:, 1].mean():.2f}; the reference's had "
+    f"{mean_length(wrong_mask)[:, 0].mean():.2f}. At the end they have {mean_length(wrong_mask)[:, -1].mean():.2f}, of 4 at most."
 )
 
 # %% [markdown]
