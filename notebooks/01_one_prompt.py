@@ -171,7 +171,9 @@ with picture(width=7, height=4) as (_, (axes,)):
     )
     for n, x, y in zip(counts, best_of_kl, best_of_reward, strict=True):
         if n in (1, 4, 16, 64, 256, 1024):
-            axes.annotate(f"n = {n}", (x, y), textcoords="offset points", xytext=(9, -4), fontsize=9)
+            axes.annotate(
+                f"n = {n}", (x, y), textcoords="offset points", xytext=(8, -12 if n > 100 else -4), fontsize=9
+            )
     for price in (0.3, 0.1, 0.03):
         logp = optima[price]
         x, y = sims.exact.kl_policy_ref(logp, logp_ref), sims.exact.expected_reward(logp, rewards)

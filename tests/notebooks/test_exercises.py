@@ -21,7 +21,7 @@ import torch
 import sims
 import sims.exact
 from notebooks.build import sources
-from sims.teaching import exercises_01
+from sims.teaching import exercises_01, exercises_02, exercises_08, exercises_09
 from sims.teaching.checking import Exercise, Verdict
 
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -98,6 +98,31 @@ TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_01.implied_reward, "no β", lambda p, q, b: p - q, "β is missing"),
     (exercises_01.implied_reward, "sign", lambda p, q, b: b * (q - p), "sign"),
     (exercises_01.implied_reward, "no reference", lambda p, q, b: b * p, "reference"),
+    (exercises_02.score, "one-hot", lambda p, y: np.eye(len(p))[y], "normaliser"),
+    (exercises_02.score, "sign", lambda p, y: p - np.eye(len(p))[y], "sign"),
+    (exercises_02.leave_one_out, "all", lambda r: r - np.mean(r), "own reward"),
+    (exercises_02.leave_one_out, "divided", lambda r: (r - r.mean()) / r.std(ddof=1), "standard deviation"),
+    (exercises_02.best_baseline, "mean", lambda p, r: (p * r).sum(), "mean reward"),
+    (exercises_02.best_baseline, "even", lambda p, r: r.sum() / len(r), "equally likely"),
+    (exercises_08.kl_penalty, "k1", lambda p, q: p - q, "k1"),
+    (exercises_08.kl_penalty, "k3", lambda p, q: torch.exp(q - p) - 1 - (q - p), "k3"),
+    (exercises_08.kl_penalty, "mean", lambda p, q: (p - q).mean(), "one number for each"),
+    (exercises_08.kl_penalty, "detached", lambda p, q: (p - q).detach(), "no gradient"),
+    (exercises_08.mask, "no EOS", lambda r: r != 0, "EOS is masked"),
+    (exercises_08.mask, "all", lambda r: r >= 0, "Padding"),
+    (
+        exercises_08.accumulated,
+        "means",
+        lambda x, m: np.mean([a[b > 0].mean() for a, b in zip(x, m, strict=True)]),
+        "own",
+    ),
+    (exercises_08.accumulated, "padded", lambda x, m: np.mean(np.concatenate(x) * np.concatenate(m)), "padding"),
+    (exercises_09.chosen_rate, "logit", lambda f, p: f[0] @ (f[0] - f[1]), "normaliser"),
+    (exercises_09.chosen_rate, "even", lambda f, p: (f[0] - f.mean(0)) @ (f[0] - f[1]), "unweighted"),
+    (exercises_09.negative_k1, "count", lambda p, q: np.mean(p < q), "equally likely"),
+    (exercises_09.negative_k1, "reference", lambda p, q: np.exp(q)[p < q].sum(), "π_ref"),
+    (exercises_09.seen_by_any, "linear", lambda m, n, s: m * n * s, "exceed 1"),
+    (exercises_09.seen_by_any, "one", lambda m, n, s: 1 - (1 - m) ** n, "one seed"),
 ]
 
 
@@ -119,3 +144,11 @@ def test_an_answer_cannot_spoil_its_problem() -> None:
         return logp_ref
 
     assert exercises_01.optimum(spoiling).right
+
+
+def test_the_penalty_that_is_right_has_the_gradient_of_the_exact_kl() -> None:
+    random = np.random.default_rng(4)
+    logits, logp_ref = random.normal(size=5), sims.exact.log_softmax(random.normal(size=5))
+    found = exercises_08.expected_gradient(exercises_08.kl_penalty.exact, logits, logp_ref)
+    pi, ratio = np.exp(sims.exact.log_softmax(logits)), sims.exact.log_softmax(logits) - logp_ref
+    np.testing.assert_allclose(found, pi * (ratio - pi @ ratio), rtol=0, atol=1e-12)
