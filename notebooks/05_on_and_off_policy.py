@@ -123,7 +123,7 @@ exercises_05.in_reach(answer)
 # PPO, which weighs stale samples by π/π_old and clips?
 
 # %%
-batches = (16, 64, 256) if QUICK else (16, 64, 256, 1024)
+batches = (16, 256) if QUICK else (16, 64, 256, 1024)
 algorithms = {"Best-of-2": sims.BestOfN(), "DPO": sims.DPO(beta=0.1), "PPO": sims.PPO()}
 common = dict(runs=RUNS, learning_rate=0.1, evaluations=4)
 score = {}
@@ -236,7 +236,7 @@ exercises_05.effective_share(answer)
 # for?
 
 # %%
-passes = (1, 2, 4, 8)
+passes = (1, 8) if QUICK else (1, 2, 4, 8)
 turns = 24 if QUICK else 48
 reused = {
     name: np.array([

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sims import exact, losses
+from sims import exact
+from sims.core.losses.contrastive import dpo_loss as package_dpo_loss
 
 from .checking import Exercise, Problem
 
@@ -49,7 +50,7 @@ preference_probability = Exercise(
 
 
 def _exact_dpo(w: np.ndarray, x: np.ndarray, rw: np.ndarray, rx: np.ndarray, beta: float) -> np.ndarray:
-    return losses.dpo_loss(torch.from_numpy((w - rw) - (x - rx)), beta).numpy()
+    return package_dpo_loss(torch.from_numpy((w - rw) - (x - rx)), beta).numpy()
 
 
 def _logistic(margin: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sims import exact, losses
+from sims import exact
+from sims.core.losses.policy_gradient import clipped_loss
 
 from .checking import Exercise, Problem
 
@@ -56,7 +57,7 @@ effective_share = Exercise(
 def _clipped_slope(ratio: np.ndarray, advantage: np.ndarray, epsilon: float) -> np.ndarray:
     """∂/∂log π of −min(wA, clip(w)A), by automatic differentiation of the package's loss."""
     logp = torch.log(torch.from_numpy(ratio)).requires_grad_()
-    losses.clipped_loss(logp, torch.from_numpy(advantage), epsilon, epsilon).sum().backward()
+    clipped_loss(logp, torch.from_numpy(advantage), epsilon, epsilon).sum().backward()
     return np.asarray(logp.grad)
 
 
