@@ -4,6 +4,7 @@ quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-
 tables        log-probs of a table policy, and the chain rule from weights on responses to its logits
 population    expected gradient of an algorithm: weight ∂L/∂ℓ on each response; the algorithms by family in
               population_likelihood, population_policy_gradient and population_contrastive
+dynamics      gradient descent on such a population loss, update by update, without sampling
 kl_dynamics   gradient descent on either direction of the KL, in three coordinate systems
 variance      exact variance of policy-gradient estimators
 
@@ -11,6 +12,7 @@ Written from the equations and not from the code of `sims.core`, which is tested
 """
 
 from . import population_contrastive, population_likelihood, population_policy_gradient
+from .dynamics import follow_gradient, one_prompt, preference_matrix
 from .population import Population, has_population_weights, population_weights
 from .quantities import (
     best_of_n,
@@ -31,6 +33,7 @@ __all__ = [
     "chain_rule",
     "entropy",
     "expected_reward",
+    "follow_gradient",
     "has_population_weights",
     "kl_best_of_n_bound",
     "kl_policy_ref",
@@ -38,10 +41,12 @@ __all__ = [
     "log_softmax",
     "objective",
     "objective_weights",
+    "one_prompt",
     "optimum",
     "population_contrastive",
     "population_likelihood",
     "population_policy_gradient",
     "population_weights",
+    "preference_matrix",
     "token_logp",
 ]
