@@ -48,7 +48,7 @@ from sims.teaching import QUICK, curve, exercises_08, keep, picture, say, style
 from sims.teaching.enumeration import every_group, gradients
 
 style()
-RUNS, UPDATES = (4, 100) if QUICK else (10, 300)
+RUNS, UPDATES = (3, 60) if QUICK else (10, 300)
 
 # %% [markdown]
 # Each of these bugs was in a public library for preference tuning, some for months (`tests/BUGS.md` says where). None of
