@@ -20,7 +20,7 @@
     if (!Number.isFinite(x)) return "–";
     const size = Math.abs(x);
     if (size < 1e-15) return "0";
-    const digits = size >= 1000 || size < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(3)));
+    const digits = size >= 10000 || size < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(3)));
     const [mantissa, power] = digits.split("e");
     const raised = power === undefined ? "" : "·10" + superscript(Number(power));
     return (mantissa.replace(/\.0$/, "") + raised).replace("-", "−");

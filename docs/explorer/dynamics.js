@@ -36,25 +36,36 @@
       chanceToWin(state, settings, problem);
       for (let a = 0; a < N; a++) state.fixed[a] *= -2 * state.mu[a];
     },
-    // -P(a is the best of n draws of μ), equally good draws sharing the win: by order statistics.
-    best_of_n(state, settings, problem) {
-      for (let a = 0; a < N; a++) {
-        let below = 0, level = 0;
-        for (let b = 0; b < N; b++) {
-          if (problem.reward[b] < problem.reward[a]) below += state.mu[b];
-          else if (problem.reward[b] === problem.reward[a]) level += state.mu[b];
+    // -P(a is the best of n draws of μ), equally good draws sharing the win: by order statistics, from the least reward.
+    best_of_n(state, settings, { reward, byReward }) {
+      let below = 0;
+      for (let first = 0, next; first < N; first = next) {
+        let level = 0;
+        for (next = first; next < N && reward[byReward[next]] === reward[byReward[first]]; next++) {
+          level += state.mu[byReward[next]];
         }
         const win = (below + level) ** settings.n - below ** settings.n;
-        state.fixed[a] = level > 0 ? (-state.mu[a] * win) / level : 0;
+        for (let k = first; k < next; k++) {
+          const a = byReward[k];
+          state.fixed[a] = level > 0 ? (-state.mu[a] * win) / level : 0;
+        }
+        below += level;
       }
     },
   };
 
+  // fixed_a = Σ_b μ_b·P(a ≻ b), with P(b ≻ a) = 1 - P(a ≻ b).
   function chanceToWin(state, settings, problem) {
+    const { mu, fixed } = state, { label } = problem;
     for (let a = 0; a < N; a++) {
-      let total = 0;
-      for (let b = 0; b < N; b++) total += state.mu[b] * problem.label[a * N + b];
-      state.fixed[a] = total;
+      const mass = mu[a];
+      let total = mass * label[a * N + a];
+      for (let b = 0; b < a; b++) {
+        const wins = label[a * N + b];
+        total += mu[b] * wins;
+        fixed[b] += mass * (1 - wins);
+      }
+      fixed[a] = total;
     }
   }
 

@@ -124,7 +124,8 @@
     {
       id: "near", group: "5 · On-policy, off-policy, in between", title: "Reward near: offline suffices (C25, C31)",
       run: { algorithm: "ipo", overlap: 0.5, rate: 1 }, compare: { sync: Infinity },
-      question: "The same, but half of the reference lies near the reward. What is the difference now?",
+      question: "Half of the reference lies near the reward. Fresh pairs, or the reference's pairs for ever: what is the " +
+        "difference now?",
       answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}: none that matters at the end. On the way, fresh pairs ` +
         `are ahead.`,
       limits: "One reward, one learning rate. The phase map in the README has more of both, and samples.",
@@ -141,7 +142,7 @@
     {
       id: "stale", group: "5 · On-policy, off-policy, in between", title: "Too stale: past the optimum",
       run: { problem: "bandit_r1", sync: 100 }, compare: { sync: 1 },
-      question: "And every 100 updates? Look at the score, and then at the KL.",
+      question: "The sampler is renewed only every 100 updates. Look at the score, and then at the KL.",
       answer: (a, b) => `The score is higher, ${f(end(a.score))} against ${f(end(b.score))}, and it is no success: the KL is ` +
         `${f(end(a.kl))}, the optimum's ${f(a.problem.atOptimum.kl)}. Between syncs nothing pulls the policy back.`,
       limits: "Score minus β·KL, in the table of numbers, is what was asked for.",

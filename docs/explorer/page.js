@@ -17,13 +17,19 @@
     const since = performance.now();
     if (state.compare) state.compare.updates = state.run.updates;
     run = onoff.simulate(state.run);
-    other = state.compare && onoff.simulate(state.compare);
+    other = state.compare && comparison(state.compare);
     state.at = Math.min(state.at, state.run.updates);
     showControls(state.run);
     find("at").max = state.run.updates;
     draw();
     redraws.push(performance.now() - since);
     if (redraws.length > 200) redraws.shift();
+  }
+
+  // It stays as it is while the sliders of the other run move.
+  function comparison(settings) {
+    const same = other && Object.keys(settings).every((name) => settings[name] === other.settings[name]);
+    return same ? other : onoff.simulate(settings);
   }
 
   function draw() {
@@ -58,7 +64,9 @@
     if (state.run.sync > 1) curves.push({ name: "sampler", p: onoff.samplerAt(run, at).map(Math.exp) });
     curves.push({ name: "policy", p: onoff.policyAt(run, at).map(Math.exp) });
     onoff.drawPolicies(find("policies"), state.scale, problem, curves);
-    onoff.drawSteps(find("steps"), onoff.nextStep(run, at));
+    const steps = onoff.nextStep(run, at);
+    onoff.drawSteps(find("steps"), steps);
+    describePictures(at, steps);
   }
 
   function drawTrends() {
@@ -95,14 +103,12 @@
     find("diverged").textContent = stopped.length
       ? `The run diverges after ${stopped[0].updates} updates: this learning rate is too large.`
       : "";
-    describePictures(at);
   }
 
   // Alternative text: what the eye would read off.
-  function describePictures(at) {
+  function describePictures(at, steps) {
     const likeliest = (p) => p.reduce((best, x, a) => (x > p[best] ? a : best), 0);
     const policy = onoff.policyAt(run, at), { problem } = run;
-    const steps = onoff.nextStep(run, at);
     const label = (id, words) => find(id).setAttribute("aria-label", words);
     label("policies", `After ${at} updates the policy is largest at action ${likeliest(policy)} with probability ` +
       `${format(Math.exp(Math.max(...policy)))}; the reference at ${likeliest(problem.reference)}, the optimum at ` +

@@ -43,7 +43,9 @@ globalThis.onoff = globalThis.onoff || {};
   }
 
   function massNear(distribution, peak) {
-    return sum(distribution.filter((_, a) => Math.abs(a - peak) <= WIDTH));
+    let mass = 0;
+    for (let a = 0; a < ACTIONS; a++) if (Math.abs(a - peak) <= WIDTH) mass += distribution[a];
+    return mass;
   }
 
   // A Gaussian moved to the left of the peak until its mass within ±WIDTH of it is `overlap`: its centre, by bisection.
@@ -106,15 +108,29 @@ globalThis.onoff = globalThis.onoff || {};
     return { score, kl, entropy };
   }
 
+  // The latest answer of a function to the same arguments: most sliders leave reference and labels as they are.
+  function remembering(compute) {
+    let key = null, answer;
+    return (...given) => {
+      if (String(given) !== key) [key, answer] = [String(given), compute(...given)];
+      return answer;
+    };
+  }
+
+  const referenceOf = remembering((problem, overlap) =>
+    problem === "bandit_overlap" ? shiftedReference(PEAKS[problem], overlap) : cauchyReference(),
+  );
+  const labelsOf = remembering((peak, temperature, flip) => labels(bump(peak), temperature, flip));
+
   // All that the dynamics need to know of the settings' problem.
   function build(settings) {
     const peak = PEAKS[settings.problem];
     const reward = bump(peak);
-    const reference =
-      settings.problem === "bandit_overlap" ? shiftedReference(peak, settings.overlap) : cauchyReference();
+    const reference = referenceOf(settings.problem, settings.overlap);
     const logReference = reference.map(Math.log);
-    const label = labels(reward, settings.temperature, settings.flip);
+    const label = labelsOf(peak, settings.temperature, settings.flip);
     const problem = { peak, reward, reference, logReference, label, overlap: massNear(reference, peak) };
+    problem.byReward = Array.from(reward.keys()).sort((a, b) => reward[a] - reward[b]);
     problem.unseen = reference.map((p) => (1 - p) ** UNSEEN_DRAWS); // P(no draw of so many shows the action)
     problem.logOptimum = optimum(logReference, reward, settings.beta);
     problem.atOptimum = measures(problem.logOptimum, problem.logOptimum.map(Math.exp), problem);

@@ -12,12 +12,11 @@ import pytest
 
 import sims
 from sims.exact import Population, chain_rule, entropy, expected_reward, kl_policy_ref, population_weights, token_logp
-from tests.browser import SELENIUM, browser, console_errors, set_window
+from tests.browser import browser, console_errors, set_window, wait_until
 
-Keys = pytest.importorskip("selenium.webdriver.common.keys", reason=SELENIUM).Keys
-WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui", reason=SELENIUM).WebDriverWait
 PAGE = (Path(__file__).parents[2] / "docs" / "explorer.html").as_uri()
 DESKTOP, PHONE = (1280, 900), (390, 844)
+ARROW_RIGHT = "\ue014"  # as WebDriver writes the key
 PARTS = ("question", "answer", "limits")  # of a lesson
 PROBLEMS = {
     "bandit_overlap": lambda settings: sims.BanditOverlap(overlap=settings["overlap"]),
@@ -58,7 +57,7 @@ def drawn_settings(count: int) -> list[dict[str, Any]]:
             {
                 "algorithm": algorithm,
                 "problem": list(PROBLEMS)[int(generator.integers(len(PROBLEMS)))],
-                "overlap": float(10 ** generator.uniform(-6.0, math.log10(0.7))),
+                "overlap": float(10 ** generator.uniform(-2.0, math.log10(0.7))),
                 "beta": beta,
                 "sync": [1, 3, 10, "inf"][int(generator.integers(4))],
                 "temperature": float(generator.choice([0.0, generator.uniform(0.05, 2.0)])),
@@ -79,7 +78,7 @@ def labels(rewards: np.ndarray, temperature: float, flip: float) -> np.ndarray:
 
 
 def exact_run(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log π after every update of gradient descent along `sims.exact`'s gradient, (updates + 1, N); rewards; log π_ref."""
+    """Gradient descent along `sims.exact`'s gradient: log π after every update, (updates + 1, N), rewards, log π_ref."""
     problem, algorithm = PROBLEMS[settings["problem"]](settings), ALGORITHMS[settings["algorithm"]](settings["beta"])
     generations = settings["n"] if settings["algorithm"] == "best_of_n" else 2
     rewards, logits = problem.rewards(), problem.reference_logp()
@@ -104,7 +103,7 @@ def test_a_run_is_that_of_the_exact_gradient(page: Any, settings: dict[str, Any]
     code = "const run = onoff.simulate(arguments[0]); return [Array.from(run.logp), run.score, run.kl, run.entropy]"
     logp, score, kl, entropies = (np.array(x, dtype=float) for x in page.execute_script(code, settings))
     course, rewards, reference = exact_run(settings)
-    assert np.ptp(course[:, np.argmax(rewards)]) > 1e-9  # something is learned
+    assert np.abs(course[-1] - course[0]).max() > 1e-2  # something is learned
     np.testing.assert_allclose(logp.reshape(course.shape), course, atol=1e-9, rtol=1e-11)
     np.testing.assert_allclose(score, expected_reward(course, rewards), atol=1e-9)
     np.testing.assert_allclose(kl, kl_policy_ref(course, reference), atol=1e-9)
@@ -166,14 +165,14 @@ def test_moving_a_control_reaches_the_address_and_the_run(page: Any) -> None:
     open_page(page, "#algorithm=dpo&beta=0.1&updates=50")
     slider = page.find_element("id", "set-beta")
     before = page.find_element("id", "score").get_attribute("innerHTML")
-    slider.send_keys(Keys.ARROW_RIGHT)  # the next value above 0.1
+    slider.send_keys(ARROW_RIGHT)  # the next value above 0.1
     assert page.execute_script("return onoff.state().run.beta") == 0.12
     assert slider.get_attribute("aria-valuetext") == "0.12"
     assert page.find_element("id", "score").get_attribute("innerHTML") != before
-    WebDriverWait(page, 60).until(lambda driver: "beta=0.12&" in driver.current_url)
+    wait_until(page, lambda driver: "beta=0.12&" in driver.current_url)
     page.find_element("id", "keep").click()
-    slider.send_keys(Keys.ARROW_RIGHT)
-    WebDriverWait(page, 60).until(lambda driver: "compare=beta%3A0.12" in driver.current_url)
+    slider.send_keys(ARROW_RIGHT)
+    wait_until(page, lambda driver: "compare=beta%3A0.12" in driver.current_url)
     assert page.find_element("id", "compare-note").text == "Compared with: β 0.12."
     assert console_errors(page) == []
 
@@ -200,7 +199,7 @@ def test_play_pause_and_steps(page: Any) -> None:
         page.find_element("id", button).click()
         assert page.execute_script(at) == expected
     page.find_element("id", "play").click()
-    WebDriverWait(page, 60).until(lambda driver: driver.execute_script(at) > 1)
+    wait_until(page, lambda driver: driver.execute_script(at) > 1)
     page.find_element("id", "last").click()  # pauses, too
     assert page.find_element("id", "play").text == "Play"
 
@@ -212,12 +211,13 @@ def test_nothing_overflows_and_every_control_has_a_name(page: Any, size: tuple[i
     open_page(page)
     page.execute_script("onoff.openLesson('stale')")
     assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
-    inside = "const box = x.getBoundingClientRect(); return box.left >= 0 && box.right <= innerWidth + 0.5"
-    code = f"return [...document.querySelectorAll('button, select, input, svg')].filter((x) => !((x) => {{{inside}}})(x))"
-    assert page.execute_script(f"{code}.map((x) => x.id)") == []
-    unnamed = """return [...document.querySelectorAll("button, select, input, svg")].filter((x) => !x.hidden &&
-        !(x.getAttribute("aria-label") || x.textContent.trim() || x.labels?.length)).map((x) => x.id)"""
-    assert page.execute_script(unnamed) == []
+    code = """const all = [...document.querySelectorAll("button, select, input, svg")].filter((x) => !x.hidden);
+        const inside = ({ left, right }) => left >= 0 && right <= innerWidth + 0.5;
+        const named = (x) => x.getAttribute("aria-label") || x.textContent.trim() || x.labels?.length;
+        return [all.filter((x) => !inside(x.getBoundingClientRect())), all.filter((x) => !named(x))]
+            .map((some) => some.map((x) => x.id))"""
+    outside, unnamed = page.execute_script(code)
+    assert outside == unnamed == []
     ground = page.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 200) is dark
     set_window(page, *DESKTOP)
