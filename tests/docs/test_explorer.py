@@ -78,7 +78,7 @@ def labels(rewards: np.ndarray, temperature: float, flip: float) -> np.ndarray:
 
 
 def exact_run(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradient descent along `sims.exact`'s gradient: log π after every update, (updates + 1, N), rewards, log π_ref."""
+    """Descent along `sims.exact`'s gradient: log π after every update, (updates + 1, N), rewards, log π_ref."""
     problem, algorithm = PROBLEMS[settings["problem"]](settings), ALGORITHMS[settings["algorithm"]](settings["beta"])
     generations = settings["n"] if settings["algorithm"] == "best_of_n" else 2
     rewards, logits = problem.rewards(), problem.reference_logp()
@@ -213,7 +213,7 @@ def test_nothing_overflows_and_every_control_has_a_name(page: Any, size: tuple[i
     assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
     code = """const all = [...document.querySelectorAll("button, select, input, svg")].filter((x) => !x.hidden);
         const inside = ({ left, right }) => left >= 0 && right <= innerWidth + 0.5;
-        const named = (x) => x.getAttribute("aria-label") || x.textContent.trim() || x.labels?.length;
+        const named = (x) => x.getAttribute("aria-label") || (x.matches("button") ? x.textContent.trim() : x.labels?.length);
         return [all.filter((x) => !inside(x.getBoundingClientRect())), all.filter((x) => !named(x))]
             .map((some) => some.map((x) => x.id))"""
     outside, unnamed = page.execute_script(code)
