@@ -213,7 +213,8 @@ def test_nothing_overflows_and_every_control_has_a_name(page: Any, size: tuple[i
     assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
     code = """const all = [...document.querySelectorAll("button, select, input, svg")].filter((x) => !x.hidden);
         const inside = ({ left, right }) => left >= 0 && right <= innerWidth + 0.5;
-        const named = (x) => x.getAttribute("aria-label") || (x.matches("button") ? x.textContent.trim() : x.labels?.length);
+        const text = (x) => x.matches("button") ? x.textContent.trim() : x.labels?.length;
+        const named = (x) => x.getAttribute("aria-label") || text(x);
         return [all.filter((x) => !inside(x.getBoundingClientRect())), all.filter((x) => !named(x))]
             .map((some) => some.map((x) => x.id))"""
     outside, unnamed = page.execute_script(code)
