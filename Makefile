@@ -2,6 +2,7 @@
 #                  (FULL=1: tune and compute everything again, hours; BUDGET=5: core-minutes of what is computed)
 # make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
 # make test-all    the long tests too, then all again in another order on another instruction set
+# make notebooks   install Jupyter, and say how to start it      make notebooks-build   execute them again
 # make test-oldest the tests with the oldest versions of the dependencies that pyproject.toml declares
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all test-oldest lint bench mutants clean
+.PHONY: reproduce test test-all test-oldest lint notebooks notebooks-build bench mutants clean
 reproduce: .venv/.core
 	$(BIN)/python -m figures --jobs $(JOBS) $(if $(FULL),--full) $(if $(BUDGET),--budget $(BUDGET))
 
@@ -39,6 +40,12 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+notebooks: .venv/.notebooks
+	@echo "Installed. To start Jupyter: $(BIN)/jupyter lab notebooks/01_one_prompt.ipynb"
+
+notebooks-build: .venv/.test
+	$(BIN)/python -m notebooks.build
+
 bench: .venv/.test
 	$(BIN)/python -m tests.benchmarks
 
@@ -59,6 +66,10 @@ mutants: .venv/.test
 
 .venv/.test: pyproject.toml .venv/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/.notebooks: pyproject.toml .venv/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks]'
 	@touch $@
 
 clean:

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help lists them
 
-  pretrain    make an embedded model again, from scratch, and check it against the committed one
-  new         a tokenizer trained on your own texts, and an untrained model behind it
-  sft         imitate recorded responses
+  pretrain    train an embedded model again from scratch, or check a saved one
+  new         train a tokenizer on your own texts, and make an untrained model for it
+  sft         supervised fine-tuning on recorded responses
   reward      fit a reward model to preferences
-  train       tune a model by any of the algorithms
-  sample      responses of a model, to read
+  train       tune a model with any of the algorithms
+  sample      print responses of a model
   evaluate    reward, length, KL and win rate of a model against its reference
 
-  --tasks     print the table of tasks: what each rewards, and what it needs
+  --tasks     print the table of tasks: the reward of each, and the settings it needs
 """
 
-# Each command's module, and what its `main` is told beside the options.
+# Each command's module, and further arguments of its `main`.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "pretrain": ("pretrain",),
     "new": ("new",),
@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 for a run that could not go on, 2 for options that cannot be."""
+    """Exit status: 0 for success, 1 for a run that failed, 2 for invalid options."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from sims.core.spec import SpecError
 
-    disable_progress_bar()  # one bar is ours, the training's
+    disable_progress_bar()  # they would be drawn into the training's own
     module, *more = COMMANDS[name]
     try:
         return int(importlib.import_module(f"llm.commands.{module}").main(rest, *more))

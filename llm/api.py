@@ -35,12 +35,11 @@ def run(
 ) -> Result:
     """Tune a language model, and evaluate it along the way on fresh samples.
 
-    experiment: a preset's name (`llm.PRESETS`), or an experiment with a `LanguageModelSpec`. algorithm: instead of its
-    own. changes: any field of the experiment, of its schedule, optimiser (`ScheduledOptimiser`'s too), task, model,
-    decoding or scoring by its name: updates, runs, learning_rate, max_new_tokens; or a whole part: environment=
-    llm.ModeLength(mode=12). results: a folder; a record that is there is read, not run again; without it nothing is
-    written. progress: whether to show a bar, which moves at each evaluation. Raises SpecError, in one line, for
-    settings that cannot be.
+    experiment: a preset's name (`llm.PRESETS`), or an experiment with a `LanguageModelSpec`. algorithm: replaces the
+    experiment's. changes: any field of the experiment, of its schedule, optimiser (`ScheduledOptimiser`'s too), task,
+    model, decoding or scoring by its name: updates, runs, learning_rate, max_new_tokens; or a whole part: environment=
+    llm.ModeLength(mode=12). results: a folder of records; one that is there already is read instead of run again. None:
+    nothing is written. progress: show a bar, which moves at each evaluation. Raises SpecError for invalid settings.
 
     A tiny preset takes a minute on one core. Beside the arrays of every result there are length (tokens before the end
     of a response) and finished (the share that ended); rewards, KL and entropy are means over samples, and the only
@@ -62,7 +61,7 @@ def run(
 
 @contextmanager
 def _no_loading_bars() -> Iterator[None]:
-    """transformers shows a bar whenever weights are loaded, which would run into ours."""
+    """No progress bars of transformers while weights load: they would be drawn into the training's own."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -73,7 +72,7 @@ def _no_loading_bars() -> Iterator[None]:
 
 
 def _changed(experiment: str | Experiment, algorithm: Algorithm | None, changes: dict[str, Any]) -> Experiment:
-    """The experiment with another algorithm, and with settings in whichever part has them."""
+    """The experiment with another algorithm and changed settings, each in the part that has a field of its name."""
     base = find_preset(experiment) if isinstance(experiment, str) else experiment
     if not isinstance(base, Experiment) or not isinstance(base.policy, LanguageModelSpec):
         raise SpecError("experiment", experiment, "must be a preset's name, or an experiment of a language model")

@@ -23,7 +23,7 @@ from .listings import environment_table, policy_table
 EXAMPLES = """examples:
   python -m sims --algorithm dpo --beta 0.1 --environment bandit-r1 --sync-every-updates 10 --runs 20
   python -m sims --algorithm ppo --environment token-tree --num-prompts 3 --epochs 4 --plot ppo.png
-  python -m sims --algorithm dpo --sync-every-updates inf      offline: fresh draws from the first policy for ever
+  python -m sims --algorithm dpo --sync-every-updates inf      offline: all samples from the initial policy
   python -m sims --algorithm dpo --help                        every option of this algorithm
   python -m sims --algorithms                                  the table of algorithms; also --environments, --policies
 """
@@ -32,7 +32,7 @@ OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 for options that cannot be."""
+    """Exit status: 0 done, 2 for invalid options, 130 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         experiment, options = parse(arguments)
@@ -48,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         result = run_experiment(experiment, options.results, force=options.force, progress=True)
-    except SpecError as error:  # of an environment or a policy whose numbers cannot be
+    except SpecError as error:  # from an environment or a policy with invalid arrays
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; nothing that was finished is lost", file=sys.stderr)
+        print("stopped; finished records are kept", file=sys.stderr)
         return 130
     print(result.table())
     if options.plot is not None:
@@ -65,21 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_picture(file: Path) -> None:
-    """Refuse, with SpecError, a picture that could not be written when the run is over."""
+    """Raise SpecError, before the run, for a picture that could not be written."""
     if file.suffix not in (".png", ".svg", ".pdf"):
         raise SpecError("plot", str(file), "must end in .png, .svg or .pdf")
     if not file.parent.is_dir():
-        raise SpecError("plot", str(file), "must lie in a folder that is there")
+        raise SpecError("plot", str(file), "must be in an existing folder")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
-    """The experiment that the options describe. The first pass finds the choices, the second their own options."""
+    """The experiment that the options describe. A first pass reads the choices, a second the options of each."""
     first = _choices(OptionParser("python -m sims", add_help=False)).parse_known_args(list(arguments))[0]
     algorithm = find_algorithm(first.algorithm.replace("-", "_"))
     environment = find_kind(first.environment.replace("-", "_"), ToyEnvironment, "environment")
     policy = find_kind(first.policy.replace("-", "_"), PolicySpec, "policy")
     parser = _choices(
-        OptionParser("python -m sims", description="Run one experiment, all its runs at once.", epilog=EXAMPLES)
+        OptionParser(
+            "python -m sims", description="Run one experiment: all its independent runs at once.", epilog=EXAMPLES
+        )
     )
     parts: list[tuple[type, str]] = [
         (algorithm, f"algorithm {algorithm.kind}"),
@@ -106,7 +108,9 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
 
 
 def _choices(parser: OptionParser) -> OptionParser:
-    group = parser.add_argument_group("choices; each brings options of its own, which --help then shows")
+    group = parser.add_argument_group(
+        "choices; each adds options of its own, listed by --help together with the choice"
+    )
     kinds = {"algorithm": Algorithm, "environment": ToyEnvironment, "policy": PolicySpec}
     defaults = {"algorithm": "rloo", "environment": "bandit-r1", "policy": "table"}
     for name, base in kinds.items():
@@ -116,10 +120,14 @@ def _choices(parser: OptionParser) -> OptionParser:
         )
     group = parser.add_argument_group("output")
     for name in TABLES:
-        group.add_argument(f"--{name}", action="store_true", help=f"print the table of {name}, and run nothing")
-    group.add_argument("--plot", type=Path, metavar="FILE", help="draw score and KL against samples")
-    group.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="where records are kept")
-    group.add_argument("--force", action="store_true", help="run again what is on disk")
+        group.add_argument(f"--{name}", action="store_true", help=f"print the table of {name} and exit")
+    group.add_argument(
+        "--plot", type=Path, metavar="FILE", help="save a plot of score and KL over samples: .png, .svg or .pdf"
+    )
+    group.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of records (default results)"
+    )
+    group.add_argument("--force", action="store_true", help="run again even if there is a record")
     return parser
 
 

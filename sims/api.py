@@ -1,4 +1,4 @@
-"""From Python in one call: `run` makes an `Experiment`, and `run_experiment` gives its `Result`."""
+"""Experiments from Python in one call: `run` builds an `Experiment`, and `run_experiment` returns its `Result`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def run(
 ) -> Result:
     """Train `runs` independent policies by an algorithm on an environment, and evaluate them along the way.
 
-    schedule, optimiser: how on-policy, and how a gradient becomes a step; their fields can also be given by name:
-    learning_rate, batch_size, sync_every_updates and so on (`Settings` lists them). results: a folder; a record that
-    is there is read, not run again, and `python -m sims` finds it under the same name. Without it nothing is written.
-    progress: whether to show a bar. Raises SpecError, in one line, for settings that cannot be.
+    schedule, optimiser: settings of collection and optimiser; their fields can also be given by name: learning_rate,
+    batch_size, sync_every_updates and so on (`Settings` lists them). results: a folder of records; an existing record
+    is read instead of run, and `python -m sims` finds it under the same name. Without it nothing is written. progress:
+    whether to show a progress bar. Raises SpecError, one line, for invalid settings.
 
     >>> online = sims.run(sims.DPO(beta=0.1), sims.BanditR1(), updates=100, runs=4, learning_rate=0.1)
     >>> offline = sims.run(
@@ -83,7 +83,7 @@ _PARTS: dict[str, tuple[type, str]] = {
 
 
 def _check_part(field: str, part: Any) -> None:
-    """Refuse, with SpecError, a part that is no instance of what it should be."""
+    """Raise SpecError for a part of the wrong class."""
     base, example = _PARTS[field]
     if isinstance(part, type) and issubclass(part, base):
         raise SpecError(field, part.__name__, f"must be an instance: {part.__name__}()")
@@ -94,10 +94,10 @@ def _check_part(field: str, part: Any) -> None:
 def run_experiment(
     experiment: Experiment, results: str | Path | None = None, *, force: bool = False, progress: bool = False
 ) -> Result:
-    """The result of an experiment. results: a folder to keep its record in, which is read if it is there already.
+    """The result of an experiment. results: a folder for its record; an existing record is read instead of run.
 
-    force: run it again even so. Raises SpecError for a folder that cannot be one, or for a class from a notebook cell:
-    without its source nobody could tell whether a kept record is of today's code.
+    force: run it even if there is a record. Raises SpecError if the folder cannot be created, or if a class is defined
+    in a notebook cell: without its source file a record could not be checked against the current code.
 
     >>> experiment = sims.Experiment("mine", sims.BanditR2(), sims.Table(), sims.RLOO(), updates=20, runs=4)
     >>> sims.run_experiment(experiment).experiment == experiment
@@ -117,15 +117,15 @@ def run_experiment(
             rule = f"must be left out: a record cannot be kept without the source that made it ({error})"
             raise SpecError("results", str(results), rule) from error
 
-        def tell(state: Progress) -> None:
+        def report(state: Progress) -> None:
             show(round(total * state.work_done / state.work) if state.work else total)
 
-        return Result(experiment, obtain([experiment], Store(folder), force=force, progress=tell)[0])
+        return Result(experiment, obtain([experiment], Store(folder), force=force, progress=report)[0])
 
 
 @contextmanager
 def _bar(label: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar, told how many run-updates are done."""
+    """A progress bar over run-updates."""
     form = "{desc} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}"
     with tqdm(total=total, desc=label, bar_format=form, disable=not shown) as bar:
 

@@ -1,7 +1,7 @@
-"""Packages whose names load on first use (PEP 562), listed once: in the stub that type checkers read.
+"""Packages whose names are imported on first use (PEP 562), listed once: in the stub that type checkers read.
 
-`import sims` takes milliseconds so, where PyTorch alone takes a second. The convention is that of Scientific Python
-(SPEC 1, https://scientific-python.org/specs/spec-0001/).
+This way `import sims` takes milliseconds, while PyTorch alone takes a second. The convention is that of Scientific
+Python (SPEC 1, https://scientific-python.org/specs/spec-0001/).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def summary(spec: type[Spec]) -> str:
 
 
 def settings(spec: type[Spec], base: type[Spec]) -> str:
-    """The options that a class adds to its base's, with their defaults; the first few of many."""
+    """The options that a class adds to or changes of its base's, with their defaults; at most SETTINGS_SHOWN."""
     own = [f for f in dataclasses.fields(spec) if f.name not in base.names() and f.metadata.get("help") is not None]
     changed = [f for f in dataclasses.fields(spec) if f.name in base.names() and f.default != _default(base, f.name)]
     shown = [f"{f.name} = {show(f.default)}" for f in (*changed, *own)]
@@ -38,12 +38,12 @@ def _default(spec: type[Spec], name: str) -> object:
 
 
 def policies_of(environment: EnvironmentSpec) -> list[str]:
-    """The kinds of the policies that can answer an environment, at their default settings."""
+    """The kinds of the policies that support an environment, at their default settings."""
     return [kind for kind, policy in kinds_of(PolicySpec).items() if _answers(policy(), environment)]
 
 
 def environments_of(policy: PolicySpec) -> list[str]:
-    """The kinds of the environments, at their default settings, that a policy can answer."""
+    """The kinds of the environments, at their default settings, that a policy supports."""
     return [kind for kind, environment in kinds_of(ToyEnvironment).items() if _answers(policy, environment())]
 
 
@@ -57,7 +57,7 @@ def _answers(policy: PolicySpec, environment: EnvironmentSpec) -> bool:
 
 def environment_table() -> str:
     """All environments as a Markdown table."""
-    header = ("environment", "in one line", "settings", "what is exact", "recorded pairs", "policies that can answer")
+    header = ("environment", "in one line", "settings", "what is exact", "recorded pairs", "policies")
     return markdown(header, [_environment(kind, cls) for kind, cls in kinds_of(ToyEnvironment).items()])
 
 
@@ -68,7 +68,7 @@ def _environment(kind: str, cls: type[ToyEnvironment]) -> tuple[str, ...]:
 
 def policy_table() -> str:
     """All policies as a Markdown table."""
-    header = ("policy", "in one line", "settings", "environments that it can answer")
+    header = ("policy", "in one line", "settings", "environments")
     kinds: Mapping[str, type[PolicySpec]] = kinds_of(PolicySpec)
     return markdown(header, [_policy(kind, cls) for kind, cls in kinds.items()])
 

@@ -1,4 +1,4 @@
-"""The pure losses, under one roof: tensors of log-probs, margins or advantages in, one loss a unit out.
+"""All pure losses: tensors of log-probs, margins or advantages in, one loss per token, response or pair out.
 
     >>> sims.losses.dpo_loss(torch.tensor([0.0, 10.0]), beta=0.1)  # log 2, and log(1 + 1/e)
     tensor([0.6931, 0.3133])

@@ -10,7 +10,7 @@ from .core.spec import Spec, SpecError
 
 
 class Settings(TypedDict, total=False):
-    """The fields of `Schedule`, `Optimiser` and `Labelling`, and the lesser ones of `Experiment`, with their types."""
+    """The fields of `Schedule`, `Optimiser` and `Labelling`, and some of `Experiment`, with their types."""
 
     name: str
     evaluations: int
@@ -47,8 +47,8 @@ def changed(
 ) -> dict[str, Any]:
     """The parts with the settings in them, each in the first part that has its field; and those in `own` as they are.
 
-    An unknown setting raises SpecError with the nearest known one. elsewhere: specs that are changed where they are
-    made, which the error then says.
+    An unknown setting raises SpecError with the nearest known one. elsewhere: specs whose fields must be set where they
+    are created, as the error then explains.
     """
     own = list(own)
     found: dict[str, Any] = dict(parts)
@@ -67,7 +67,7 @@ def changed(
 
 
 def _unknown(name: str, known: Iterable[str], elsewhere: Iterable[Spec]) -> str:
-    """Why a setting is not one, and what may have been meant."""
+    """An error message for an unknown setting, with the nearest known one."""
     owner = next((spec for spec in elsewhere if name in spec.names()), None)
     if owner is not None:
         return f"belongs to {owner.kind}: {type(owner).__name__}({name}=...)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,3 +50,10 @@ def set_window(driver: Any, width: int, height: int, dark: bool = False) -> None
 def console_errors(driver: Any) -> list[str]:
     """What the page complained about since the last call."""
     return [entry["message"] for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def wait_until(driver: Any, condition: Callable[[Any], Any], seconds: float = 120) -> None:
+    """Returns once condition(driver) is true; TimeoutException if it never is, however loaded the machine."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, seconds).until(condition)

@@ -19,6 +19,7 @@ FLOORS = (
     ("sims.exact", "sims.statistics", "sims.environments"),
     ("sims.policies",),
     ("sims.experiments",),
+    ("sims.teaching",),
     ("sims",),
     ("llm.embedded",),
     ("llm.data",),

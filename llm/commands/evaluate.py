@@ -1,4 +1,4 @@
-"""python -m llm evaluate: what a model's samples are like, beside another's."""
+"""python -m llm evaluate: a model's samples compared with those of a reference."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from .sample import evaluated, run_of
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what a model's samples are like, beside the reference's on the same prompts and uniforms."""
-    parser = OptionParser("python -m llm evaluate", description="Reward, length, KL and win rate of a model.")
-    parser.add_argument("--against", metavar="NAME", help="model that it is measured against (default: the preset's)")
+    """Print means over samples of a model and of a reference, on the same prompts and uniforms."""
+    parser = OptionParser(
+        "python -m llm evaluate", description="Reward, length, KL and win rate of a model against a reference."
+    )
+    parser.add_argument(
+        "--against",
+        metavar="NAME",
+        help="reference: pythia, mistral, a folder or a hub name (default: the model that the preset starts from)",
+    )
     run, options = run_of(parser, arguments)
     name = options.against or preset_model(options.preset)
     policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`python -m llm new`: a tokenizer trained on one's own texts, and an untrained model of any small size."""
+"""`python -m llm new`: train a tokenizer on your own texts, and make a small untrained model for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from llm.data import RowError, read_rows
+from llm.models.architectures import Architecture, build_model, check_shape
 from llm.reward_models.model import check_absent
-from llm.training.pretrain import Architecture, build_model, check_shape
 from sims.core.spec import Spec, SpecError, setting, to_json
 from sims.experiments.options import OptionParser, add_options, from_options
 
@@ -32,33 +32,33 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class NewModel(Spec, kind="new_model"):
-    """What a new tokenizer reads, and how large a model stands behind it."""
+    """The texts that a new tokenizer is trained on, and the size of the new model."""
 
     data: str = setting(help="texts: a .jsonl, .jsonl.gz or .parquet file, a folder of them, or a hub name")
-    data_split: str | None = setting(None, "split of a folder or hub name")
-    data_config: str | None = setting(None, "configuration of a hub data set")
+    data_split: str | None = setting(None, "split to read, of a folder or a hub data set")
+    data_config: str | None = setting(None, "configuration (subset) of a hub data set")
     text_columns: tuple[str, ...] = setting(
-        ("prompt", "chosen", "rejected", "completion"), "columns that the tokenizer reads, those that a row has"
+        ("prompt", "chosen", "rejected", "completion"), "columns that the tokenizer is trained on; a row may lack some"
     )
     vocab_size: int = setting(
-        4096, "tokens: 256 bytes, 3 special ones, and merges", at_least=len(_BYTES) + len((PAD, BOS, EOS))
+        4096, "largest vocabulary: 256 bytes, 3 special tokens, and merges", at_least=len(_BYTES) + len((PAD, BOS, EOS))
     )
-    architecture: Architecture = setting("pythia", "shape of the transformer")
-    hidden: int = setting(128, "width of the residual stream", at_least=1)
-    layers: int = setting(4, "transformer blocks", at_least=1)
-    heads: int = setting(4, "attention heads", at_least=1)
-    max_positions: int = setting(512, "longest sequence that the model can take", at_least=2)
-    seed: int = setting(0, "of the weights", at_least=0)
+    architecture: Architecture = setting("pythia", "architecture of the transformer")
+    hidden: int = setting(128, "width of the hidden states", at_least=1)
+    layers: int = setting(4, "number of transformer blocks", at_least=1)
+    heads: int = setting(4, "attention heads per block", at_least=1)
+    max_positions: int = setting(512, "longest sequence that the model accepts, in tokens", at_least=2)
+    seed: int = setting(0, "seed of the random weights", at_least=0)
 
     def check(self) -> None:
         check_shape(self.architecture, self.hidden, self.heads)
 
 
 def texts(config: NewModel) -> Iterator[str]:
-    """Every text of the data in the columns asked for; of a conversation, the content of each message.
+    """Every text in the columns `text_columns`; of a conversation, the content of each message.
 
-    Rows that cannot be read are passed over here: the commands that train on them name them. Raises SpecError where no
-    row has such a column.
+    Invalid rows are skipped here: the commands that train on the data report them. Raises SpecError where no row has
+    such a column.
     """
     found = False
     for _, row in read_rows(config.data, config.data_split, config.data_config):
@@ -71,13 +71,13 @@ def texts(config: NewModel) -> Iterator[str]:
                 text = message.get("content") if isinstance(message, dict) else None
                 if isinstance(text, str):
                     found = True
-                    yield text.encode(errors="ignore").decode()  # half of a surrogate pair is no text
+                    yield text.encode(errors="ignore").decode()  # a lone surrogate cannot be encoded
     if not found:
-        raise SpecError("text_columns", config.text_columns, f"must name a column of text: no row of {config.data} has")
+        raise SpecError("text_columns", config.text_columns, f"must name a text column of {config.data}")
 
 
 def train_tokenizer(lines: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, which can write any text. It puts a BOS in front of a text, no EOS behind. Sennrich et al. 2016.
+    """Byte-level BPE, which can encode any text (Sennrich et al. 2016). It adds BOS before a text and no EOS after it.
 
     vocab_size: an upper bound; little text gives fewer merges.
     """
@@ -101,7 +101,7 @@ def train_tokenizer(lines: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def create(config: NewModel, folder: Path) -> tuple[int, int]:
-    """Write tokenizer and model to a folder, which appears whole; the sizes of vocabulary and model are returned."""
+    """Write tokenizer and model to a folder, atomically. Returns the numbers of tokens and of parameters."""
     check_absent(folder)
     tokenizer = train_tokenizer(texts(config), config.vocab_size)
     shape = (config.hidden, config.layers, config.heads, config.max_positions)
@@ -117,10 +117,12 @@ def create(config: NewModel, folder: Path) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the folder, and say what is in it."""
+    """Write the folder and print the sizes."""
     description: Any = (__doc__ or "").split("`: ")[1]
     parser = OptionParser("python -m llm new", description=description, epilog=EXAMPLES)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the two are saved")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder for tokenizer and model; must not exist"
+    )
     add_options(parser, NewModel, "texts and sizes")
     options: argparse.Namespace = parser.parse_strictly(arguments)
     vocabulary, parameters = create(from_options(options, NewModel), options.output)

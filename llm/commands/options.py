@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 
@@ -30,9 +30,10 @@ _NESTED = ("decoding", "scoring")
 
 
 def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[Experiment, argparse.Namespace]:
-    """The experiment that the options describe, beside the options that `parser` has of its own.
+    """The experiment that the options describe, and all options, those that `parser` has already among them.
 
-    preset: the default one. The first pass finds the choices, the second their own options. Raises SpecError.
+    preset: the default one. A first pass finds preset, task and algorithm; a second pass parses the options that these
+    have. Raises SpecError.
     """
     first = _choices(OptionParser("python -m llm", add_help=False), preset).parse_known_args(list(arguments))[0]
     base = find_preset(first.preset)
@@ -43,33 +44,26 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
     if first.algorithm is not None:
         algorithm = find_algorithm(first.algorithm.replace("-", "_"))
     _choices(parser, preset)
-    parts: list[tuple[type[Spec], str, tuple[str, ...]]] = [
-        (task, f"task {task.kind}", ()),
-        (LanguageModelSpec, "model", _NESTED),
-        (VLLMDecoding, "decoding", ()),
-        (Scoring, "scoring", ("precision",)),
-        (algorithm, f"algorithm {algorithm.kind}", ()),
-        (Schedule, "schedule", ()),
-        (ScheduledOptimiser, "optimiser", ()),
-        (Labelling, "labelling", ()),
-        (Experiment, "experiment", _PARTS),
-    ]
-    for cls, title, skip in parts:
-        add_options(parser, cls, f"{title} (defaults are those without a preset)", skip)
-    # A run and its log-probs both have a precision.
-    parser.add_argument(
-        "--compute-precision",
-        choices=get_args(Scoring.hints()["precision"]),
-        help="of sampling and scoring: that of the weights, or bfloat16 under autocast",
-    )
-    parser.add_argument(
-        "--use-vllm", action=argparse.BooleanOptionalAction, help="draw with vLLM, beside the trainer on its GPU"
-    )
-    options = parser.parse_strictly(arguments)
-    computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     policy: LanguageModelSpec = base.policy  # type: ignore[assignment]
     changed = base.algorithm if algorithm is type(base.algorithm) else algorithm()
     name = base.name if algorithm is type(base.algorithm) else f"{base.name}-{algorithm.kind}"
+    parts: list[tuple[type[Spec], str, tuple[str, ...], dict[str, Any]]] = [
+        (task, f"task {task.kind}", (), _kept(base.environment, task)),
+        (LanguageModelSpec, "model", _NESTED, _values(policy)),
+        (VLLMDecoding, "decoding", (), _values(policy.decoding)),
+        (Scoring, "scoring", ("precision",), _values(policy.scoring)),
+        (algorithm, f"algorithm {algorithm.kind}", (), _values(changed)),
+        (Schedule, "schedule", (), _values(base.schedule)),
+        (ScheduledOptimiser, "optimiser", (), _values(base.optimiser)),
+        (Labelling, "labelling", (), _values(base.labelling)),
+        (Experiment, "experiment", _PARTS, _values(base) | {"name": name}),
+    ]
+    for cls, title, skip, defaults in parts:
+        whose = "its own defaults" if cls is algorithm is not type(base.algorithm) else f"defaults of {first.preset}"
+        add_options(parser, cls, f"{title} ({whose})", skip, defaults)
+    _add_computation(parser, policy)
+    options = parser.parse_strictly(arguments)
+    computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     experiment = base.replace(
         **{"name": name, "environment": _task(base.environment, task, options)},
         policy=policy.replace(
@@ -87,7 +81,7 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
 
 
 def find_preset(name: str) -> Experiment:
-    """A preset by its name; SpecError names the nearest.
+    """A preset by its name. SpecError for an unknown name suggests the nearest.
 
     >>> llm.find_preset("tiny-min-length").environment.kind
     'min_length'
@@ -100,12 +94,43 @@ def find_preset(name: str) -> Experiment:
 
 
 def _choices(parser: OptionParser, preset: str) -> OptionParser:
-    group = parser.add_argument_group("choices; each brings options of its own, which --help then shows")
-    group.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default {preset})")
+    group = parser.add_argument_group("choices; each has options of its own: --help after a choice lists them")
+    group.add_argument(
+        "--preset",
+        default=preset,
+        metavar="NAME",
+        help=f"experiment to start from: {', '.join(PRESETS)} (default {preset})",
+    )
     for name, base in (("task", Task), ("algorithm", Algorithm)):
         listed = ", ".join(kind.replace("_", "-") for kind in kinds_of(base))
         group.add_argument(f"--{name}", metavar="NAME", help=f"{listed} (default: the preset's)")
     return parser
+
+
+def _add_computation(parser: OptionParser, policy: LanguageModelSpec) -> None:
+    """Options whose names are not those of one field. `precision` alone is the experiment's."""
+    group = parser.add_argument_group("computation")
+    group.add_argument(
+        "--compute-precision",
+        choices=get_args(Scoring.hints()["precision"]),
+        help="precision of sampling and scoring: stored (that of the weights), or bfloat16 (autocast) "
+        f"(default {policy.scoring.precision})",
+    )
+    group.add_argument(
+        "--use-vllm",
+        action=argparse.BooleanOptionalAction,
+        help="sample responses with vLLM, in the training process and on its GPU",
+    )
+
+
+def _values(spec: Spec) -> dict[str, Any]:
+    """A spec's fields by name."""
+    return {name: getattr(spec, name) for name in spec.names()}
+
+
+def _kept(base: Spec, cls: type[Task]) -> dict[str, Any]:
+    """The settings of the preset's task that a task of class `cls` keeps: all, or those that every task has."""
+    return {name: getattr(base, name) for name in (base.names() if cls is type(base) else Task.names())}
 
 
 def _changed(spec: S, options: argparse.Namespace) -> S:
@@ -113,7 +138,7 @@ def _changed(spec: S, options: argparse.Namespace) -> S:
 
 
 def _decoding(base: Decoding, options: argparse.Namespace) -> Decoding:
-    """The preset's decoding changed, drawn by vLLM or not; a spec says which by its kind."""
+    """The preset's decoding with changes: a `VLLMDecoding` where vLLM samples."""
     uses_vllm = isinstance(base, VLLMDecoding) if options.use_vllm is None else options.use_vllm
     cls, changed = VLLMDecoding if uses_vllm else Decoding, given(options, VLLMDecoding)
     for name, value in changed.items():
@@ -124,7 +149,7 @@ def _decoding(base: Decoding, options: argparse.Namespace) -> Decoding:
 
 
 def _optimiser(base: Optimiser, options: argparse.Namespace) -> Optimiser:
-    """The preset's optimiser changed; a plain one while its rate is constant, so that such a spec is what it was."""
+    """The preset's optimiser with changes; a plain `Optimiser` for a constant rate, so that the spec's hash stays."""
     changed = {name: getattr(base, name) for name in base.names()} | given(options, ScheduledOptimiser)
     found = ScheduledOptimiser(**changed)
     if found.lr_scheduler_type != "constant":
@@ -133,13 +158,12 @@ def _optimiser(base: Optimiser, options: argparse.Namespace) -> Optimiser:
 
 
 def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
-    """The preset's task changed; another task takes over what all tasks have: data and labels."""
-    kept = base.names() if cls is type(base) else Task.names()
-    return cls(**{name: getattr(base, name) for name in kept} | given(options, cls))
+    """The preset's task with changes; another task keeps the settings that all tasks have: data and labels."""
+    return cls(**_kept(base, cls) | given(options, cls))
 
 
 def _lengths(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
-    """The experiment's own fields; fewer updates than the preset evaluates at mean fewer evaluations."""
+    """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
     found = given(options, Experiment, _PARTS)
     updates = found.get("updates", base.updates)
     if "evaluations" not in found and base.evaluations > updates:
@@ -148,17 +172,20 @@ def _lengths(base: Experiment, options: argparse.Namespace) -> dict[str, object]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Where to compute."""
+    """Options for the device and the threads of the CPU."""
     parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU where there is one"
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute; auto: on a GPU if there is one (default auto)",
     )
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="INT", help="of the CPU; 1 is fastest for tiny models (default 1)"
+        "--threads", type=int, default=1, metavar="INT", help="CPU threads; 1 is fastest for tiny models (default 1)"
     )
 
 
 def device_of(options: argparse.Namespace) -> str:
-    """The device that the options of `add_device` come to here; SpecError for a GPU where there is none."""
+    """The device that the options name on this machine. SpecError for cuda where there is no GPU."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("device", "cuda", "there is no GPU here: must be cpu or auto")
     return "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""python -m llm pretrain: make an embedded model again, from scratch, or check one."""
+"""python -m llm pretrain: train an embedded model again from scratch, or check a saved one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from sims.experiments.options import OptionParser, add_options, from_options
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make an embedded model, or check one."""
+    """Train an embedded model, or check a saved one."""
     parser = OptionParser("python -m llm pretrain", description="Train a tiny model on the embedded language.")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to save it (default runs/pretrain-NAME)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the model (default runs/pretrain-NAME)")
     parser.add_argument(
-        "--check", metavar="NAME", help="train a saved one again (pythia, mistral or a folder) and compare"
+        "--check",
+        metavar="NAME",
+        help="train a saved model (pythia, mistral or a folder) again, and compare with its report",
     )
     add_options(parser, pretraining.PretrainConfig, "pretraining")
     options = parser.parse_strictly(arguments)
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     model, tokenizer, report = pretraining.pretrain(config, progress=True)
     folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
     pretraining.save(folder, model, tokenizer, report)
-    print(f"loss {report.held_out_loss:.4f} nats a token, of which the language's own entropy {report.entropy:.4f}")
+    print(f"loss {report.held_out_loss:.4f} nats per token; the entropy of the language is {report.entropy:.4f}")
     print(f"length sampled {report.sampled_length_mean:.1f} ± {report.sampled_length_sd:.1f}, ", end="")
     print(f"data {report.data_length_mean:.1f} ± {report.data_length_sd:.1f}; right answers {report.correct_rate:.2f}")
     print(folder)

@@ -1,4 +1,4 @@
-"""python -m llm sample: responses of a model, to read."""
+"""python -m llm sample: print responses of a model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,19 @@ from .options import add_device, device_of, parse
 
 def main(arguments: Sequence[str]) -> int:
     """Print responses of a model to given prompts, or to the task's."""
-    parser = OptionParser("python -m llm sample", description="Responses of a model, to read.")
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be given again")
-    parser.add_argument("--count", type=int, default=5, metavar="INT", help="prompts of the task, without --prompt")
+    parser = OptionParser(
+        "python -m llm sample", description="Print responses of a model to given prompts, or to the task's."
+    )
+    parser.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: prompts of the task)"
+    )
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=5,
+        metavar="INT",
+        help="number of prompts of the task, without --prompt (default 5)",
+    )
     run, options = run_of(parser, arguments)
     if options.prompt is None:
         if options.count < 1:
@@ -40,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argparse.Namespace]:
-    """The run that the options describe, and the options, a device among them."""
+    """The run that the options describe, and the options; adds those for the device."""
     add_device(parser)
     experiment, options = parse(parser, arguments, "tiny-min-length")
     torch.set_num_threads(options.threads)
@@ -48,7 +58,7 @@ def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argpars
 
 
 def evaluated(run: Run, prompts: int) -> Evaluation:
-    """Samples of the run's policy on so many prompts of its evaluation, rewarded."""
+    """Samples of the run's policy on `prompts` of its evaluation prompts, with rewards."""
     noise: Noise = run.noise
     return draw_and_reward(
         run.policy, run.training.reference.policy, run.evaluation_environment, prompts, noise.runs[0]

@@ -1,4 +1,4 @@
-"""python -m llm train, and sft: one run with progress, metrics, samples and checkpoints in a folder.
+"""python -m llm train tunes a language model; sft fine-tunes it on recorded responses. Their output is a folder.
 
 <output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
@@ -7,34 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.checkpoint import Checkpoint, CheckpointError
+from llm.training.folder import METRICS, MODEL, SAMPLES, closing_table, prepare, save_model, show
+from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
 from llm.training.memory import estimate
-from llm.training.metrics import (
-    JsonLines,
-    Logger,
-    Silent,
-    TensorBoard,
-    WatchedSampler,
-    WeightsAndBiases,
-    read_json_lines,
-    update_metrics,
-)
-from llm.training.run import Evaluation, Run, RunError
+from llm.training.metrics import WatchedSampler, update_metrics
+from llm.training.run import Run, RunError
 from sims.core.spec import SpecError
 from sims.experiments.experiment import Experiment
 from sims.experiments.options import OptionParser
@@ -50,8 +40,6 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node 2 -m llm train --processes 2
   torchrun --nproc-per-node 8 -m llm train --preset pythia-1.4b-min-length --processes 8 --sharding full
 """
-SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
-SHOWN = 4  # completions kept of each evaluation
 _BAR = {
     "reward": "reward",
     "kl": "kl",
@@ -67,30 +55,41 @@ _BAR = {
 
 
 def main(arguments: Sequence[str], command: str = "train") -> int:
-    """Exit status: 0 done; SpecError is the caller's, 1 for a run that could not go on."""
+    """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
     group = parser.add_argument_group("run")
-    group.add_argument("--output", type=Path, metavar="DIR", help="where the run is kept (default runs/NAME)")
-    group.add_argument("--run", type=int, default=0, metavar="INT", help="which of the experiment's runs (default 0)")
-    group.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
-    group.add_argument("--overwrite", action="store_true", help="replace a run that is in the folder")
-    group.add_argument("--dry-run", action="store_true", help="print spec, parameters and memory; load nothing")
-    group.add_argument("--log-every", type=int, default=1, metavar="INT", help="updates between rows (default 1)")
+    group.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument(
-        "--save-every", type=int, metavar="INT", help="updates between checkpoints (default: at evaluations)"
+        "--run", type=int, default=0, metavar="INT", help="index of the run; it selects the random numbers (default 0)"
+    )
+    group.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
+    group.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
+    group.add_argument("--dry-run", action="store_true", help="print the spec and estimated memory; load nothing")
+    group.add_argument(
+        "--log-every", type=int, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
     )
     group.add_argument(
-        "--report-to", action="append", default=[], choices=("tensorboard", "wandb"), help="log there too"
+        "--save-every", type=int, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
     )
     group.add_argument(
-        "--processes", type=int, metavar="INT", help="refuse to run in another number of processes (see torchrun)"
+        "--report-to",
+        action="append",
+        default=[],
+        choices=("tensorboard", "wandb"),
+        help="log metrics there, beside metrics.jsonl",
+    )
+    group.add_argument(
+        "--processes",
+        type=int,
+        metavar="INT",
+        help="refuse to run unless so many processes were started (see torchrun)",
     )
     group.add_argument(
         "--sharding",
         default="none",
         choices=get_args(Sharding),
-        help="full: split weights, gradients and moments over the processes (FSDP); update: likewise, but gather the "
-        "weights once to sample, which is faster where they fit; none: every process holds all (default none)",
+        help="full: split weights, gradients and optimiser moments over the processes (FSDP); update: likewise, but "
+        "gather all weights for sampling, which is faster if they fit; none: each process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
     experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
@@ -119,7 +118,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if not 0 <= options.run < experiment.runs:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:
-        raise SpecError("overwrite", True, "means nothing with --resume: take one of the two")
+        raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
 
@@ -129,8 +128,8 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     torch.set_num_threads(options.threads)
     device = device_of(options)
     with joined(options.processes, device) as ranks:
-        held = prepare(experiment, folder, options) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # the folder is ready once all are here
+        held = prepare(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
+        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has prepared the folder
         if not ranks.first:
             held = checkpoint.load(folder)
         try:
@@ -174,31 +173,6 @@ def _train(
         print(closing_table(folder))
 
 
-def prepare(experiment: Experiment, folder: Path, options: argparse.Namespace) -> Checkpoint | None:
-    """The checkpoint to go on from, None to start; the folder then holds the spec. Raises SpecError."""
-    spec, file = {"experiment": experiment.to_json(), "run": options.run}, folder / SPEC
-    if file.exists() and options.overwrite:
-        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
-            path.unlink(missing_ok=True)
-        for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
-            shutil.rmtree(path, ignore_errors=True)
-    if file.exists() and not options.resume:
-        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
-    if file.exists():
-        before = json.loads(file.read_text())
-        if _without_end(before) != _without_end(spec):
-            raise SpecError(
-                "output", str(folder), "holds a run of another spec: only updates and evaluations may change"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(file, json.dumps(spec, indent=1) + "\n")
-    return checkpoint.load(folder)
-
-
-def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
-    return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
-
-
 def _loop(
     run: Run, folder: Path, options: argparse.Namespace, loggers: list[Logger], samples: Logger, first: bool
 ) -> None:
@@ -227,48 +201,9 @@ def _loop(
             if update.number in points:
                 log(show(run.evaluate(), update.number, samples))
                 since = time.perf_counter()
-            wanted = (
-                update.number in points if options.save_every is None else update.number - saved >= options.save_every
-            )
-            if training.between_batches and (wanted or update.number == experiment.updates):
+            due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
+            if training.between_batches and (due or update.number == experiment.updates):
                 tensors, numbers = run.state_dict()
                 if first:
                     checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
                 saved = update.number
-
-
-def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
-    """The row of an evaluation; its first completions go to the samples."""
-    rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
-    for prompt, completion, reward, length in list(rows)[:SHOWN]:
-        samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
-    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
-
-
-def save_model(run: Run, place: Path, weights: dict[str, Tensor] | None = None) -> None:
-    """The trained model and its tokenizer, in the format of transformers; the folder appears whole. weights: instead of
-    what the model holds."""
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".model-") as scratch:
-        new = Path(scratch) / "new"
-        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
-        run.tokenizer.save_pretrained(new)
-        if place.exists():
-            shutil.rmtree(place)
-        new.rename(place)
-
-
-def closing_table(folder: Path) -> str:
-    """Evaluations at the start and at the end, and the last completions."""
-    rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
-    first, last = rows[0], rows[-1]
-    lines = [f"\n{'':16}{'start':>10}{'update ' + str(last['update']):>14}"]
-    names = [name for name in last if name.startswith("eval_")]
-    lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
-    drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
-    lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
-    return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
-
-
-def _line(text: str) -> str:
-    """A text of several lines on one."""
-    return " ".join(text.split())

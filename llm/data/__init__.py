@@ -1,6 +1,15 @@
 """Preference, prompt-only, prompt-completion and unpaired data in TRL's formats, from a file to padded tensors.
 
-`load_examples` reads, checks and tokenises; `collate` pads. Every row that cannot be used is named, never passed over.
+`load_examples` reads, checks and tokenises; `collate` pads. Every row that cannot be used is reported, never skipped
+silently.
+
+    sources           rows of files, folders and hub data sets
+    formats           TRL's kinds of rows, checked
+    prompt_template   a prompt made of several columns
+    tokenise          rows to token ids
+    rows              all of these, with a report of unusable rows
+    collate           examples to padded tensors
+    recorded          recorded responses, truncated or relabelled
 """
 
 from llm.data.collate import TokenBatch, collate

@@ -14,7 +14,7 @@ from llm.data.tokenise import Example
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """B examples as tensors, in the axes of `sims.core.objectives.batch.Batch`; None where the kind has no such thing.
+    """B examples as tensors, in the axes of `sims.core.objectives.batch.Batch`; None where the kind has no such field.
 
     prompts: (B, P) int64, padded on the left; prompt_mask: (B, P) bool, True on the prompt's tokens, BOS included.
     responses: (B, K, L) int64, padded on the right; mask: (B, K, L) bool, True on its tokens, EOS included.
@@ -23,7 +23,7 @@ class TokenBatch:
     desirable: (B, 1) float32, 1 where an unpaired completion is labelled good, else 0.
     examples: the rows themselves, for reward functions (prompt as read, extra columns).
 
-    Masks alone say what is padding: the pad id may be the EOS id.
+    Padding is known from the masks only: the pad id may be the EOS id.
     """
 
     prompts: Tensor
@@ -37,7 +37,7 @@ class TokenBatch:
 
 
 def pad(rows: Sequence[np.ndarray], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
-    """Rows of ids to one rectangle. Returns ids (N, longest) int64 and mask (N, longest) bool."""
+    """Rows of ids to one rectangular tensor. Returns ids (N, longest) int64 and mask (N, longest) bool."""
     longest = max(len(row) for row in rows)
     ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
     mask = np.zeros((len(rows), longest), dtype=bool)

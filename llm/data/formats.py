@@ -1,10 +1,10 @@
 """TRL's row kinds, plain or conversational, each turned into one `Row` or into a reason why not.
 
 Differences from TRL, each because the mask must hold exactly what a policy chose:
-1. a conversational completion is one assistant message; several would put the user's words under the loss;
+1. a conversational completion is one assistant message; with several, the loss would include the user's messages;
 2. an implicit prompt never ends inside a word ("The sky is b|lue" against "b|rown" splits before the b), and two texts
    of which one begins the other are refused as empty, where TRL cuts one character early;
-3. a prompt ends with a user's or a tool's message, never with a half-written answer.
+3. a prompt ends with a user's or a tool's message, never with a partial response.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOO_LONG: tuple[Reason, ...] = ("prompt_too_long", "completion_too_long")
 
 
 class RowError(ValueError):
-    """Why one row cannot be used: a reason to count by, and a detail to read."""
+    """Why one row cannot be used: a reason, by which reports count, and a detail for the message."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -105,9 +105,9 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
 
 
 def preference_row(texts: Mapping[str, Text], extra: Mapping[str, Any]) -> Row:
-    """A preference row from its checked columns; without a prompt, the prompt is what both answers begin with.
+    """A preference row from its checked columns; without a prompt, it is the common beginning of both responses.
 
-    A plain prompt beside whole conversations (as in UltraFeedback) repeats their first message and counts as none.
+    A plain prompt beside whole conversations (as in UltraFeedback) repeats their first message and is ignored.
     extra: further columns.
     """
     prompt, chosen, rejected = texts.get("prompt"), texts["chosen"], texts["rejected"]

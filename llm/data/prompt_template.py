@@ -14,10 +14,10 @@ _WIDTHS = re.compile(r"\d{4}")  # a width of 999999999 would fill the memory
 
 
 def template_columns(template: str) -> tuple[str, ...]:
-    """The columns that a template names. SpecError for one that names none, or asks for more than a column's value.
+    """The columns that a template names. SpecError for one that names none, or uses more than a column's value.
 
     {column} and {column:spec} are valid, with widths below 1,000; {{ and }} stand for braces. Attributes, indices,
-    numbered fields and fields within a spec are not: what a row holds must not decide what is computed.
+    numbered fields and fields within a spec are not: the content of a row must not control the formatting.
     """
     rule = "must name columns in braces, as in 'Question: {question} Answer:'"
     try:
@@ -41,7 +41,7 @@ def template_columns(template: str) -> tuple[str, ...]:
 def prompt_from(template: str | None) -> Callable[[Any], Any] | None:
     """A `transform` that makes the prompt of a row's columns; None where there is no template.
 
-    A column that is null (AlpacaFarm's `input`, in some copies) stands for no text; a row whose columns are all null,
+    A column that is null (AlpacaFarm's `input`, in some copies) is an empty text; a row whose columns are all null,
     or hold what is neither text nor a number, is a bad row.
     """
     if template is None:
@@ -50,7 +50,7 @@ def prompt_from(template: str | None) -> Callable[[Any], Any] | None:
 
     def transform(row: Any) -> Any:
         if not isinstance(row, Mapping):
-            return row  # `parse_row` says what is wrong with it
+            return row  # `parse_row` reports it
         values = {name: row[name] for name in columns}
         if all(value is None for value in values.values()):
             raise RowError("empty", f"prompt_template has no text: {', '.join(columns)} null")

@@ -1,6 +1,6 @@
-"""What becomes of a file's recorded responses before they are learned from: cut short, labelled again by a reward.
+"""Changes to a file's recorded responses before training: cut short, or pairs relabelled by a reward.
 
-Both are done once, when the data are loaded, and say what they did; nothing is written.
+Both are done once, when the data are loaded, and logged; no file is written.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _ROWS = 256  # scored at a time
 Score = Callable[[Sequence[Example], Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def beside_the_bar(line: str) -> None:
-    """Recorded data are loaded when the first batch is wanted: a run's progress bar is there already."""
+def above_the_bar(line: str) -> None:
+    """Print a line above a run's progress bar, which is shown already when the first batch loads recorded data."""
     tqdm.write(line, file=sys.stderr)
 
 
@@ -38,12 +38,12 @@ def cut_short(
     ends: Sequence[int],
     rng: np.random.Generator,
     source: str,
-    log: Callable[[str], None] = beside_the_bar,
+    log: Callable[[str], None] = above_the_bar,
 ) -> list[Example]:
-    """Each response cut to a length drawn evenly from `shortest` … `longest` tokens, and ended there by EOS.
+    """Each response cut to a length drawn uniformly from `shortest` … `longest` tokens, and ended there by EOS.
 
-    One that is no longer than its draw stays as it is. ends: the tokens that end a response,
-    EOS first. log is given one line that counts both.
+    A response that is no longer than the length drawn for it is kept. ends: the tokens that end a response, EOS first.
+    log: called with one line that counts both.
     """
 
     def cut(ids: np.ndarray) -> np.ndarray:
@@ -72,14 +72,14 @@ def relabel(
     on_ties: OnTies,
     pad: int,
     source: str,
-    log: Callable[[str], None] = beside_the_bar,
+    log: Callable[[str], None] = above_the_bar,
 ) -> tuple[list[Example], Tensor]:
-    """Preference rows labelled by a reward, whatever the rows say: those that are kept, and (N, 1) labels that the
-    first of each pair is preferred.
+    """Preference rows with labels from a reward instead of their own: the rows that are kept, and labels (N, 1), the
+    probability that the first of the pair is preferred.
 
-    uniforms: (rows, 1, 2), one for each labels and one for each flip. on_ties: a pair of equal rewards is dropped,
-    or labelled by a fair coin, which then is flipped as any other label. log is given one line that counts rows, labels
-    that differ from the rows' own, and ties. Raises ValueError where every pair is a tie to be dropped.
+    uniforms: (rows, 1, 2), one for the label and one for the flip. on_ties: a pair of equal rewards is dropped,
+    or labelled by a fair coin, which may be flipped like any other label. log: called with one line that counts rows,
+    labels that differ from the rows' own, and ties. Raises ValueError where every pair is a tie to be dropped.
     """
     rewards = torch.cat([_scores(examples[at : at + _ROWS], score, pad) for at in range(0, len(examples), _ROWS)])
     first, second = rewards.split(1, -1)
@@ -88,10 +88,10 @@ def relabel(
     label = torch.where(tied, coin.label(first, second, uniforms), labeller.label(first, second, uniforms))
     ties = [example.where for example, tie in zip(examples, tied.flatten().tolist(), strict=True) if tie]
     kept = ~tied.flatten() if on_ties == "drop" else torch.ones_like(tied.flatten())
-    turned = int((label[kept] < 0.5).sum())
+    changed = int((label[kept] < 0.5).sum())
     what = {"drop": "dropped", "coin": "labelled by a coin"}[on_ties]
     log(
-        f"{source}: relabelled {int(kept.sum())} of {len(examples)} pairs, {turned} of them against the row; "
+        f"{source}: relabelled {int(kept.sum())} of {len(examples)} pairs, {changed} of them against the row's label; "
         f"{len(ties)} ties {what}{': ' + first_of(ties) if ties else ''}"
     )
     if not bool(kept.any()):

@@ -1,4 +1,4 @@
-"""From a source to token ids, every unusable row named, counted, and refused or dropped as asked."""
+"""From a source to token ids; every unusable row is reported, and refused or dropped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED = 3  # rows named in a message; the report holds them all
 
 @dataclass(frozen=True)
 class BadRow:
-    """One row's place in the source (line or row, from 1), the reason, and what is wrong in particular."""
+    """One row's position in the source (line or row, from 1), the reason, and a detail."""
 
     where: str
     reason: Reason
@@ -112,16 +112,17 @@ def load_examples(
     """Read, check and tokenise a whole data set.
 
     source, split, config: see `read_rows`. kind, columns: see `parse_row`.
-    transform: applied to each row as read, before columns are renamed; for data whose winner is named by a column. It
-        may raise RowError to name a row as bad.
+    transform: applied to each row as read, before columns are renamed; for example where a column names the preferred
+        response. It may raise RowError for an unusable row.
     max_prompt_length, max_completion_length: in tokens, BOS and EOS counted.
-    on_bad_rows: "refuse" reads all, then raises BadRowsError; "drop" goes on without them.
+    on_bad_rows: "refuse" reads all rows, then raises BadRowsError; "drop" continues without the bad ones.
     on_too_long: likewise, or "truncate": prompts keep their end, completions their start, then without EOS.
-    log: given one line for each reason that rows were dropped or truncated for.
+    log: called with one line for each reason why rows were dropped or truncated.
     ends: further tokens that end a completion, see `TextEncoder`.
 
     Returns the examples in their order and the report.
-    Errors: BadRowsError; ValueError where nothing is left, an option is wrong, or conversations meet no chat template.
+    Errors: BadRowsError; ValueError where nothing is left, an option is wrong, or a tokenizer has no chat template for
+        conversations.
     """
     columns = columns or {}
     check_columns(kind, columns)

@@ -1,4 +1,4 @@
-"""Rows from JSONL, Parquet, a folder of either, or a data set on the hub, each with the place it stands at."""
+"""Rows from JSONL, Parquet, a folder of either, or a data set on the hub, each with its position."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Located = Iterator[tuple[str, Any]]
 def read_rows(
     source: str | Path | Iterable[Mapping[str, Any]], split: str | None = None, config: str | None = None
 ) -> Located:
-    """Yield (place, row); a line that is not JSON yields a RowError in the row's stead, so that the reader decides.
+    """Yield (position, row); for a line that is not JSON, the row is a RowError, for the caller to raise or drop.
 
     source: a .jsonl, .jsonl.gz or .parquet file; a folder that holds `<split>` files of these, whole or in shards
         (train.jsonl, train-00000-of-00002.parquet, also under data/); a hub name `owner/name`; or rows in memory.
     split: for a folder or a hub name, where it is needed; a single file has none.
     config: a hub data set's configuration, e.g. "main".
-    Blank lines hold no row and are passed over; lines and rows count from 1.
+    Blank lines are ignored; lines and rows count from 1.
     """
     if not isinstance(source, str | Path):
         return ((f"row {number}", row) for number, row in enumerate(source, 1))
@@ -46,7 +46,7 @@ def read_rows(
 
 def split_files(folder: Path, split: str | None) -> list[Path]:
     """The files of one split, in order of their names."""
-    held = sorted(file for place in (folder, folder / "data") if place.is_dir() for file in place.iterdir())
+    held = sorted(file for parent in (folder, folder / "data") if parent.is_dir() for file in parent.iterdir())
     held = [file for file in held if file.name.endswith(SUFFIXES)]
     if split is not None:
         pattern = re.compile(re.escape(split) + r"(-\d+-of-\d+(-\w+)?)?\.(?P<suffix>jsonl\.gz|jsonl|parquet)")
@@ -60,7 +60,7 @@ def split_files(folder: Path, split: str | None) -> list[Path]:
 
 
 def read_file(path: Path, name: str = "") -> Located:
-    """name: put before each place, where one source is several files."""
+    """name: prefix of each position, where one source is several files."""
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return read_jsonl(path, name)
     if path.name.endswith(".parquet"):
@@ -125,7 +125,7 @@ def read_hub(name: str, split: str | None, config: str | None) -> Located:
 def exported_files(name: str, split: str, config: str | None) -> dict[str, str]:
     """Where the hub keeps its own Parquet export of a data set that is a script (tatsu-lab/alpaca_farm is one).
 
-    datasets 4 runs no scripts any more; 3 reads this export of itself. split: may be a part, as "train[:90%]".
+    datasets 4 no longer runs scripts; version 3 reads this export by itself. split: may be a part, as "train[:90%]".
     """
     whole = split.partition("[")[0]
     return {whole: f"hf://datasets/{name}@refs%2Fconvert%2Fparquet/{config or 'default'}/{whole}/*.parquet"}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnTooLong = Literal["refuse", "drop", "truncate"]
-_PROBE = "PROBE"  # an answer by which a chat template shows what it writes around one
+_PROBE = "PROBE"  # stands for a response, to find what a chat template writes around one
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Limits:
 class Example:
     """A row as token ids.
 
-    where: the row's place in its source. prompt: as read, for reward functions; extra: further columns.
+    where: the row's position in its source. prompt: as read, for reward functions; extra: further columns.
     prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated.
     """
 
@@ -52,9 +52,9 @@ class TextEncoder:
     """A tokenizer with its special tokens made explicit.
 
     bos is the token that the tokenizer itself puts before a text, or None where it puts none, whatever its bos_token
-    says (GPT-2 and Pythia name one and use none). pad is eos where the tokenizer has no pad token: masks, never ids,
-    say what is padding. ends: further tokens at which a policy stops, besides EOS (a generation config may name
-    several).
+    is (GPT-2 and Pythia define one and do not use it). pad is eos where the tokenizer has no pad token: padding is
+    known from masks, never from ids. ends: further tokens at which a policy stops, besides EOS (a generation config may
+    name several).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
@@ -68,11 +68,11 @@ class TextEncoder:
         self.bos: int | None = bos if bos is not None and tokenizer.encode("a")[:1] == [bos] else None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids with nothing added; verbose=False as limits are ours to check."""
+        """Token ids with nothing added; verbose=False, because limits are checked here."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def prompt(self, text: str) -> list[int]:
-        """Prompt ids: exactly one BOS in front if the tokenizer uses one, were there none or several in the text."""
+        """Prompt ids: exactly one BOS in front if the tokenizer uses one, whether the text has none or several."""
         ids = self.encode(text)
         start = 0
         while self.bos is not None and ids[start : start + 1] == [self.bos]:
@@ -87,10 +87,10 @@ class TextEncoder:
         return ids if len(ids) <= most else front + ids[len(ids) - most + len(front) :]
 
     def completion(self, text: str, may_be_empty: bool = False) -> list[int]:
-        """Completion ids: exactly one end, behind all else: the first that the text has, or EOS where it has none.
+        """Completion ids: exactly one end token, the last: the first that the text has, or EOS where it has none.
 
         What a chat template writes after it (a line break, or another end, in many) is cut: a sampler stops at its
-        first end and never writes it. Anything more there means a text that goes on after its end, and is refused.
+        first end and never writes it. Any other text after the end is refused.
         """
         ids = self.encode(text)
         end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
@@ -116,18 +116,18 @@ class TextEncoder:
         except TemplateError as error:
             raise RowError("malformed", f"the chat template refuses the conversation: {error}") from error
         if any(not text.startswith(prompt) for text in whole):
-            raise RowError("malformed", "the chat template writes the prompt otherwise once an answer follows")
+            raise RowError("malformed", "the chat template writes the prompt otherwise once a response follows")
         return prompt, [text[len(prompt) :] for text in whole]
 
     def content(self, ids: Sequence[int], frame: tuple[str, str] = ("", "")) -> str:
         """The text of a response, special tokens left out, and what the template writes itself (`frame`).
 
-        The inverse of `render` and `completion`: where `ids` are an answer that went through the template, this is the
-        answer, though the template opened it with an empty think block, say, or closed it by a line break.
+        The inverse of `render` and `completion`: where `ids` are a message that went through the template, this is the
+        message, even if the template adds an empty think block before it or a line break after it.
         """
         text = self.decode(ids)
         opening, closing = frame
-        # A response that was cut off has no closing of the template's: a line break at its end is the policy's own.
+        # A response that was cut off lacks the template's closing: a line break at its end is the policy's.
         return text.removeprefix(opening).removesuffix(closing if ids and ids[-1] in self.ends else "")
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -135,7 +135,7 @@ class TextEncoder:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def frame(self, prompt: Text) -> tuple[str, str]:
-        """What the chat template writes before and behind an answer to a prompt, as `decode` gives it."""
+        """What the chat template writes before and after a response to a prompt, as `decode` gives it."""
         if isinstance(prompt, str):
             return "", ""
         try:
@@ -143,7 +143,7 @@ class TextEncoder:
             opening, found, closing = written.partition(_PROBE)
             closing_ids = self.completion(closing, may_be_empty=True)
         except RowError:
-            return "", ""  # a template that cannot be undone: its data are refused, and fresh responses as they are
+            return "", ""  # a template that cannot be inverted: its data are refused, fresh responses left as they are
         return (self.decode(self.encode(opening)), self.decode(closing_ids)) if found else ("", "")
 
     def template(self, messages: Any, add_generation_prompt: bool = False) -> str:
@@ -167,7 +167,7 @@ def check_limits(limits: Limits, encoder: TextEncoder) -> None:
 def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tuple[Example, list[RowError]]:
     """Ids of one row, and what had to be truncated to get them.
 
-    A prompt is cut to its end (its BOS stays in front), a completion to its start, which then has no EOS.
+    A prompt is cut to its end (its BOS is kept), a completion to its start, which then has no EOS.
     Raises RowError: too long and not to be truncated; empty; or chosen and rejected the same tokens.
     """
     prompt_text, completion_texts = encoder.render(row)
@@ -198,15 +198,15 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
 def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limits) -> Example:
     """A response to a prompt as token ids, those that `encode_row` makes of the same prompt and text in a row.
 
-    A reward model reads responses through this, and so as it read the rows of its training: through the chat template,
-    the prompt cut to `max_prompt_length` likewise where that truncates, EOS at the end. Unlike a row's, a response may
+    Reward models tokenise responses with this, just as the rows of their training: through the chat template, the
+    prompt truncated to `max_prompt_length` if `on_too_long` is truncate, EOS at the end. Unlike a row's, a response may
     be empty, and an EOS written out in it is dropped. RowError where the chat template refuses the conversation.
     """
     text = text.replace(str(encoder.tokenizer.eos_token), "")
     completion: Text = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-    asked, (answer,) = encoder.render(Row(prompt, (completion,)))
-    ids = np.array(encoder.completion(answer, may_be_empty=True), dtype=np.int32)
-    kept = encoder.prompt(asked)
+    prompt_text, (response,) = encoder.render(Row(prompt, (completion,)))
+    ids = np.array(encoder.completion(response, may_be_empty=True), dtype=np.int32)
+    kept = encoder.prompt(prompt_text)
     if limits.on_too_long == "truncate" and limits.max_prompt_length is not None:
         kept = encoder.end_of_prompt(kept, limits.max_prompt_length)
     return Example("", prompt, np.array(kept, dtype=np.int32), (ids,))

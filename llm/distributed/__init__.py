@@ -1,1 +1,6 @@
-"""Runs that several processes share."""
+"""Runs on several processes.
+
+spread          data parallel: each process has all weights and a slice of the prompts
+sharded         fully sharded (FSDP): each process has a part of the weights
+shared_module   the one sharded module that all policies of a run compute with
+"""

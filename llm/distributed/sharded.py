@@ -1,23 +1,23 @@
-"""One run whose weights are spread over processes: each holds a part, and all gather a block's to compute with it.
+"""One run whose weights are sharded over processes: each holds a part, and gathers a block's weights to compute.
 
 Weights, gradients and the optimiser's moments take 1/N of their memory on each of N processes, copies of the policy
 (the reference, the sampler) too. Samples, losses and gradients are those of one process up to the rounding of sums.
-ZeRO's third stage (Rajbhandari et al. 2020) by torch's `fully_shard`. What to know of it:
+ZeRO's third stage (Rajbhandari et al. 2020) by torch's `fully_shard`. Its properties:
 
 1. Matrices are sharded, by rows. Vectors (gains, biases, the critic's head: a thousandth of all) are whole everywhere.
-2. A unit is a block of the transformer, gathered before it computes and dropped after; one more, the root, holds
-   embeddings and head, and stays gathered while the head goes through its chunks of tokens.
-3. To gather is a collective: all processes must call the module equally often. In an update each goes through as many
-   micro-batches as the one with most, the missing ones with weight 0. Without gradient, whoever is done keeps company
-   (`keep_company`) until all are: responses end at different times.
-4. A copy of a policy is a set of weights, not a module: it is laid into the one module while it computes. So copies
-   share a frozen base under adapters, and a copy costs its trained weights / N.
-5. Under bfloat16, blocks are gathered in it and the root in the stored precision: what autocast computes with, no more.
-   Weights are kept, and gradients summed over processes, in the stored precision.
+2. A unit is a block of the transformer, gathered before it computes and freed after; one more, the root, holds
+   embeddings and head, and stays gathered while the head computes its chunks of tokens.
+3. Gathering is a collective: all processes must call the module equally often. In an update each computes as many
+   micro-batches as the process with most, additional ones with weight 0. Without gradient, a process that is done
+   goes on calling the module until all are (`call_until_all_done`): responses end at different times.
+4. A copy of a policy is a set of weights, not a module: they are swapped into the one module while it computes. So
+   copies share a frozen base under adapters, and a copy costs its trained weights / N.
+5. Under bfloat16, blocks are gathered in it and the root in the stored precision: what autocast computes with.
+   Weights are stored, and gradients summed over processes, in the stored precision.
 
 accelerate's FSDP2 plugin is not used: it makes the head a unit of its own, so that each chunk of tokens is a
-collective, of which processes have different numbers; it averages gradients; and it wants to own the optimiser. This
-needs torch 2.7 or later, and was seen to work on 2.11 and 2.13, on CPUs.
+collective, of which processes have different numbers; it averages gradients; and it must wrap the optimiser. This
+needs torch 2.7 or later, and was run on 2.11 and 2.13, on CPUs.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from sims.core.objectives.batch import Batch, Outputs
 from .shared_module import SharedModule, Weights, local
 from .spread import DistributedLearner, Ranks
 
-# What `Training.state_dict` calls tensors that go with parameter i.
+# Names in `Training.state_dict` of tensors that belong to parameter i.
 _BY_PARAMETER = re.compile(r"(?:policy|sampler|reference|labeller|learner\.mean|learner\.square)\.(\d+)")
 
 
 class ShardedModel:
-    """What one policy sees of the shared module: a `LanguageModel` with weights of its own."""
+    """The shared module with the weights of one policy: to the policy, a `LanguageModel`."""
 
     def __init__(self, shared: SharedModule, weights: Weights) -> None:
         self.shared, self.weights = shared, weights
@@ -58,7 +58,7 @@ class ShardedModel:
     def __call__(self, *arguments: Any, **options: Any) -> Outputs:
         if not torch.is_grad_enabled():
             return self._in_step(self.shared.module, *arguments, **options)  # type: ignore[no-any-return]
-        if self.weights is not self.shared.laid:
+        if self.weights is not self.shared.active:
             raise RuntimeError("a copy of a sharded policy has no gradient: its weights are in the module too briefly")
         return self.shared.module(*arguments, **options)  # type: ignore[no-any-return]
 
@@ -66,27 +66,27 @@ class ShardedModel:
         return self._in_step(self.shared.module.next_logits, *arguments)  # type: ignore[no-any-return]
 
     def _in_step(self, call: Any, *arguments: Any, **options: Any) -> Any:
-        with self.shared.laid_in(self.weights):
-            self.shared.anyone(busy=True)
+        with self.shared.swapped_in(self.weights):
+            self.shared.any_busy(busy=True)
             return call(*arguments, **options)
 
 
-def keep_company(models: Sequence[ShardedModel], values: bool = False) -> None:
-    """Call the module with the others until all are done. models: those that take turns in what the others compute.
+def call_until_all_done(models: Sequence[ShardedModel], values: bool = False) -> None:
+    """Call the module with the other processes until all are done. models: those that these call in turn.
 
-    What this process computes is of no use, but its rows are: the others gather them.
+    The results are discarded, but the others gather the weights that this process holds.
     """
     for model in itertools.cycle(models):
-        if not model.shared.anyone(busy=False):
+        if not model.shared.any_busy(busy=False):
             return
-        with model.shared.laid_in(model.weights):
+        with model.shared.swapped_in(model.weights):
             model.shared.idle(values)
 
 
 class ShardedPolicy(CausalLMPolicy):
     """A policy that holds its part of the weights. Each process must make every call, as `SpreadPolicy` does.
 
-    Made from a policy whose module it takes over; see `SharedModule`. `parameters` are what this process holds.
+    Made from a policy, whose module it shards; see `SharedModule`. `parameters` are what this process holds.
     """
 
     language_model: ShardedModel  # type: ignore[assignment]
@@ -95,7 +95,7 @@ class ShardedPolicy(CausalLMPolicy):
         self, policy: CausalLMPolicy, ranks: Ranks, device: torch.device, gathers_to_sample: bool = False
     ) -> None:
         self.__dict__.update(policy.__dict__)
-        ends = [policy.eos_token_ids]  # part of them stands with the weights, which only the first process has read
+        ends = [policy.eos_token_ids]  # some are in the model's files, which only the first process has read
         dist.broadcast_object_list(ends, group=ranks.members, group_src=0)
         (self.eos_token_ids,) = ends
         self.shared = SharedModule(policy.language_model, ranks, device, gathers_to_sample)
@@ -120,13 +120,13 @@ class ShardedPolicy(CausalLMPolicy):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        if blend is not None:  # two policies' weights take turns in the module
+        if blend is not None:  # two policies' weights are in the module in turn
             drawn = super().sample(prompts, num_generations, noise, stream, blend, prompt_mask)
-            keep_company([self.language_model, blend[0].language_model])
+            call_until_all_done([self.language_model, blend[0].language_model])
             return drawn
-        with self.shared.laid_in(self._trainable), self.shared.whole_to_sample():
+        with self.shared.swapped_in(self._trainable), self.shared.whole_to_sample():
             drawn = super().sample(prompts, num_generations, noise, stream, None, prompt_mask)
-            keep_company([self.language_model])
+            call_until_all_done([self.language_model])
             return drawn
 
     def forward(
@@ -139,10 +139,10 @@ class ShardedPolicy(CausalLMPolicy):
         prompt_mask: Tensor | None = None,
         prompt_logp: bool = False,
     ) -> Outputs:
-        with nullcontext() if torch.is_grad_enabled() else self.shared.laid_in(self._trainable):
+        with nullcontext() if torch.is_grad_enabled() else self.shared.swapped_in(self._trainable):
             found = super().forward(prompts, responses, mask, values, entropy, prompt_mask, prompt_logp)
-            if not torch.is_grad_enabled():  # else the learner sees to it that all call equally often
-                keep_company([self.language_model], values)
+            if not torch.is_grad_enabled():  # with gradient, the learner makes all call equally often
+                call_until_all_done([self.language_model], values)
         return found
 
     def full_state(self, tensors: Weights) -> Weights:
@@ -179,12 +179,12 @@ class ShardedPolicy(CausalLMPolicy):
 
 
 class ShardedLearner(DistributedLearner):
-    """A learner whose gradient and moments are spread as the weights are."""
+    """A learner whose gradient and moments are sharded as the weights are."""
 
     policy: ShardedPolicy
 
     def check_parameters(self) -> None:
-        """Nothing to compare: all are parts of the first process's."""
+        """Nothing to compare: all weights come from the first process."""
 
     @property
     def sources(self) -> list[Tensor]:
@@ -200,7 +200,7 @@ class ShardedLearner(DistributedLearner):
         total = torch.zeros((), dtype=torch.float64, device=batch.responses.device)
         for done in range(0, most, size):
             count = min(size, length - done)
-            # Where no prompt is left, the first once more, with no weight: for the others' collectives.
+            # Where no prompt is left, the first again with weight 0, for the other processes' collectives.
             at, weight = (start + done, 1.0) if count > 0 else (0, 0.0)
             part = batch.narrow(at, max(count, 1))
             loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, at))
@@ -216,7 +216,7 @@ class ShardedLearner(DistributedLearner):
         return gradients, total
 
     def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Of the whole gradient: the rows of all processes, and once what all have alike."""
+        """The norm of the whole gradient: sharded rows of all processes, and replicated vectors once."""
         square = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
         for gradient, source in zip(gradients, self.sources, strict=True):
             if isinstance(source, DTensor) or self.ranks.first:

@@ -22,12 +22,12 @@ from sims.core.spec import SpecError
 
 from .spread import Ranks
 
-register_dataclass(Outputs)  # or torch 2.11 does not find the tensors in it that a gradient comes from
+register_dataclass(Outputs)  # torch 2.11 needs this to find its tensors, which a gradient comes from
 Weights = dict[str, Tensor]
 
 
 def shard(module: LanguageModel, ranks: Ranks, device: torch.device) -> None:
-    """Spread a module over the processes, in place, and move it to the device."""
+    """Shard a module over the processes, in place, and move it to the device."""
     blocks = checkpoint_layers(module)
     if not blocks:
         raise SpecError("sharding", "full", f"{type(module.core).__name__} has no blocks that transformers names")
@@ -45,7 +45,7 @@ def shard(module: LanguageModel, ranks: Ranks, device: torch.device) -> None:
         fully_shard(block, mp_policy=half if module.scoring.precision == "bfloat16" else stored, **options)
     fully_shard(module, mp_policy=stored, **options)
     for unit in _units(module):
-        # Sums: what a mean divides by was fixed on the whole minibatch.
+        # Sums, not means: losses are already divided by counts of the whole minibatch.
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(module, "next_logits")
@@ -59,9 +59,9 @@ def local(x: Tensor) -> Tensor:
 class SharedModule:
     """The module that all policies of a run compute with.
 
-    It starts from the weights of the first process; those of the others are not looked at, and may be on the device
+    It starts from the weights of the first process; those of the others are ignored, and may be on the device
     `meta`. weights: what this process holds of the trained ones, by name; sources: the module's own parameters for
-    them, where gradients appear. gathers_to_sample: be whole, once for all tokens, while responses are drawn.
+    them, where gradients appear. gathers_to_sample: gather all weights once while responses are drawn.
     """
 
     def __init__(self, module: LanguageModel, ranks: Ranks, device: torch.device, gathers_to_sample: bool) -> None:
@@ -74,15 +74,15 @@ class SharedModule:
             module.to_empty(device=device)
         self.module, self.ranks, self.device = module, ranks, device
         self.gathers_to_sample, self.gathered = gathers_to_sample, False
-        self.idle(values=False)  # the first call of a sharded module settles where its weights are
+        self.idle(values=False)  # the first call of a sharded module fixes the memory of its weights
         self._receive(whole)
         parameters = dict(module.named_parameters())
         self.sources = {name: parameters[name] for name in trained}
         self.weights: Weights = {name: local(p) for name, p in self.sources.items()}
-        self.laid = self.weights
+        self.active = self.weights
 
     def _receive(self, whole: Weights) -> None:
-        """Take this process's part of the first one's tensors, one after another."""
+        """Receive this process's part of the first one's tensors, one after another."""
         for name, x in _tensors(self.module).items():
             full = whole[name].to(self.device) if self.ranks.first else local(x).new_empty(x.shape)
             dist.broadcast(full, group=self.ranks.members, group_src=0)
@@ -109,16 +109,16 @@ class SharedModule:
         return self.ranks.whole(part, self._start(source), len(source)) if isinstance(source, DTensor) else part
 
     @contextmanager
-    def laid_in(self, weights: Weights) -> Iterator[None]:
-        """The module computes with these weights, and they hold its own meanwhile."""
-        before, self.laid = self.laid, weights
+    def swapped_in(self, weights: Weights) -> Iterator[None]:
+        """Inside the block the module computes with these weights; its own are kept in their memory."""
+        before, self.active = self.active, weights
         if weights is not before:
             self._exchange(before)
             self._exchange(weights)
         try:
             yield
         finally:
-            self.laid = before
+            self.active = before
             if weights is not before:
                 self._exchange(weights)
                 self._exchange(before)
@@ -133,7 +133,7 @@ class SharedModule:
 
     @contextmanager
     def whole_to_sample(self) -> Iterator[None]:
-        """Where that was asked for: gathered once, so that calls are no collectives."""
+        """With `gathers_to_sample`: all weights are gathered once, so that calls need no collectives."""
         units = _units(self.module) if self.gathers_to_sample else []
         for unit in units:
             unit.set_reshard_after_forward(False, recurse=False)
@@ -147,8 +147,8 @@ class SharedModule:
                 unit.set_reshard_after_forward(True, recurse=False)
                 unit.reshard()
 
-    def anyone(self, busy: bool) -> bool:
-        """Whether any process still computes; each says so before every call of the module."""
+    def any_busy(self, busy: bool) -> bool:
+        """Whether any process still computes; each calls this before every call of the module."""
         if self.gathered:
             return busy
         count = torch.tensor([int(busy)], device=self.device)
@@ -157,7 +157,7 @@ class SharedModule:
 
     @torch.no_grad()
     def idle(self, values: bool) -> None:
-        """Compute something of no use, with all the collectives that a call without gradient has."""
+        """Call the module on one token and discard the result: the collectives of a call without gradient."""
         token, there = (torch.zeros((1, 1), dtype=kind, device=self.device) for kind in (torch.long, torch.bool))
         self.module(token, ~there, token, ~there, values=values)
 
@@ -167,6 +167,6 @@ def _units(module: nn.Module) -> list[FSDPModule]:
 
 
 def _tensors(module: nn.Module) -> Weights:
-    """By all names that they have: on some processes two may be one tensor, on others not any more."""
+    """Parameters and buffers under all their names: tied ones may be separate tensors on other processes."""
     every = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
     return dict(itertools.chain(*every))

@@ -1,10 +1,9 @@
-"""One run on several processes: each has a slice of the prompts, and all take the same step.
+"""One run on several processes: each has a slice of the prompts, and all make the same update.
 
-What ties a minibatch together (the number of its tokens, the mean of its rewards) is fixed on the whole minibatch
-before it is sliced, so that any number of processes gives the gradient of one, whatever the lengths of the responses.
-Every process holds the whole weights (llm.distributed.sharded splits them) and the whole batch of token ids; what it
-saves is the time to sample and to compute gradients. The random numbers are those of one process too: each draws all,
-uses its own.
+Quantities of a whole minibatch (the number of its tokens, the mean of its rewards) are computed before it is sliced, so
+that any number of processes gives the gradient of one, whatever the lengths of the responses. Every process holds all
+weights (llm.distributed.sharded splits them) and the whole batch of token ids; sampling and gradients are divided. The
+random numbers are those of one process too: each draws all of them and uses its slice.
 
 Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that sets the same environment variables, as
 `accelerate launch --multi_gpu --num_processes 2 -m llm ...` does, on the CPU too (its `--cpu` starts one process).
@@ -33,15 +32,15 @@ from sims.core.spec import SpecError
 
 P = TypeVar("P", bound=Policy)
 Sharding = Literal["none", "update", "full"]  # where weights are split over processes (llm.distributed.sharded)
-_LARGE = 1 << 20  # entries of a tensor that is worth a message of its own
-# How long processes wait for each other. torch's ten minutes on GPUs end a run whose first process saves or loads for
-# longer than that; a process that died ends the others by the launcher, long before this.
-_PATIENCE = timedelta(hours=12)
+_LARGE = 1 << 20  # entries of a tensor that is sent in a message of its own
+# How long processes wait for each other. torch's default on GPUs, ten minutes, would end a run whose first process
+# saves or loads for longer. If a process dies, the launcher ends the others long before this.
+_TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `count`. By default the only one, for which nothing is sent anywhere."""
+    """The rank of this process among `count`. By default it is the only one, and nothing is communicated."""
 
     rank: int = 0
     count: int = 1
@@ -72,7 +71,7 @@ class Ranks:
                 dist.all_reduce(x, group=self.group)
             else:
                 kinds.setdefault(x.dtype, []).append(x)
-        for small in kinds.values():  # sent as one: a message costs more than its content
+        for small in kinds.values():  # joined, because a message costs more than its content
             joint = torch.cat([x.reshape(-1) for x in small])
             dist.all_reduce(joint, group=self.group)
             for x, total in zip(small, joint.split([x.numel() for x in small]), strict=True):
@@ -89,9 +88,9 @@ class Ranks:
         return numbers.to(part.dtype)
 
     def check_same(self, name: str, x: Tensor) -> None:
-        """RuntimeError on every process unless all have the same tensor: slices of different wholes make no sense.
+        """RuntimeError on every process unless all have the same tensor, without which slices do not fit together.
 
-        Compares a checksum of the bits, so that a difference goes unseen once in 2⁶³ times.
+        Compares a checksum of the bits, which misses one difference in 2⁶³.
         """
         if self.count == 1:
             return
@@ -100,24 +99,27 @@ class Ranks:
         self.sum([sums])
         if not bool((sums == sums[0]).all()):
             odd = int((sums != sums[0]).nonzero()[0])
-            raise RuntimeError(f"{name}: process {odd} has another than process 0; were they started with one seed?")
+            raise RuntimeError(
+                f"{name}: process {odd} has other values than process 0; were they started with the same seed?"
+            )
 
 
-def check_processes(asked: int | None) -> int:
-    """How many processes run (the launcher's WORLD_SIZE, else 1); SpecError if that is not what was asked for.
+def check_processes(expected: int | None) -> int:
+    """How many processes run (the launcher's WORLD_SIZE, else 1); SpecError if that is not `expected`.
 
-    A launcher that starts too few, or none, else gives a run that is silently slower, and one that starts too many a
-    run whose processes overwrite each other's files.
+    Otherwise too few processes would give a slower run without notice, and too many would overwrite each other's files.
     """
     running = int(os.environ.get("WORLD_SIZE", "1"))
-    if asked is not None and asked != running:
+    if expected is not None and expected != running:
         count = f"only {running} runs" if running == 1 else f"{running} run"
-        raise SpecError("processes", asked, f"{count}; start them with torchrun --nproc-per-node {asked} -m llm ...")
+        raise SpecError(
+            "processes", expected, f"{count}; start them with torchrun --nproc-per-node {expected} -m llm ..."
+        )
     return running
 
 
 def check_sharding(sharding: Sharding, processes: int) -> None:
-    """Refuse, with SpecError, to split weights over one process."""
+    """SpecError for sharding over one process."""
     if sharding != "none" and processes == 1:
         raise SpecError(
             "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
@@ -126,9 +128,9 @@ def check_sharding(sharding: Sharding, processes: int) -> None:
 
 @contextmanager
 def joined(processes: int | None = None, device: str = "cpu", backend: str | None = None) -> Iterator[Ranks]:
-    """This process among those that the launcher started; it leaves them at the end.
+    """Join the process group that the launcher started, and leave it at the end.
 
-    processes: how many are asked for; None: as many as run. device: `cuda` takes the GPU of LOCAL_RANK as the current
+    processes: their expected number; None: as many as run. device: `cuda` takes the GPU of LOCAL_RANK as the current
     one. backend: None takes gloo on the CPU and nccl on GPUs. Errors: SpecError when another number runs, or when a
     process has no GPU of its own.
     """
@@ -141,16 +143,16 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
     if running == 1:
         yield Ranks()
         return
-    dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"), timeout=_PATIENCE)
+    dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"), timeout=_TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:
-        if dist.is_initialized():  # vLLM takes the group along when it stops
+        if dist.is_initialized():  # vLLM destroys the group when it stops
             dist.destroy_process_group()
 
 
 class DistributedLearner(Learner):
-    """A learner whose minibatch is spread over processes. Each must be given the same whole minibatch and targets."""
+    """A learner whose minibatch is sliced over processes. Each must be given the same whole minibatch and targets."""
 
     def __init__(self, policy: Policy, optimiser: Optimiser, ranks: Ranks, micro_batch_size: int | None = None) -> None:
         super().__init__(policy, optimiser, (), micro_batch_size)
@@ -158,12 +160,12 @@ class DistributedLearner(Learner):
         self.check_parameters()
 
     def check_parameters(self) -> None:
-        """Refuse, with RuntimeError, to start from different weights."""
+        """RuntimeError if processes start from different weights."""
         for i, parameter in enumerate(self.parameters):
             self.ranks.check_same(f"parameter {i}", parameter.detach())
 
     def check_batch(self, batch: Batch) -> None:
-        """Refuse, with RuntimeError, to slice different batches."""
+        """RuntimeError if processes have different batches."""
         self.ranks.check_same("batch.responses", batch.responses)
         self.ranks.check_same("batch.mask", batch.mask)
 
@@ -192,10 +194,10 @@ class DistributedLearner(Learner):
 
 
 class SpreadPolicy(Generic[P]):
-    """A policy as the training loop sees it: each process samples and scores its slice, and all get the whole.
+    """A policy for the training loop: each process samples and scores its slice, and all get the whole batch.
 
-    The learner is given `policy` itself, because nothing here has a gradient. No numbers differ from those of one
-    process, beyond the rounding of sums that depend on what stands together in a tensor.
+    The learner is given `policy` itself, because nothing here has a gradient. Numbers are those of one process, up
+    to the rounding of sums, which depends on the shape of a tensor.
     """
 
     def __init__(self, policy: P, ranks: Ranks) -> None:
@@ -210,7 +212,7 @@ class SpreadPolicy(Generic[P]):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """As the policy's own. Errors: SpecError for fewer prompts than processes."""
+        """The policy's `sample`. Errors: SpecError for fewer prompts than processes."""
         start, length = self._span(len(prompts))
         own = _SliceOfNoise(noise, len(prompts), start, length)
         inner = None if blend is None else (blend[0].policy, blend[1])
@@ -229,11 +231,11 @@ class SpreadPolicy(Generic[P]):
         prompt_mask: Tensor | None = None,
         prompt_logp: bool = False,
     ) -> Outputs:
-        """As the policy's own, without gradient."""
+        """The policy's `forward`, without gradient."""
         start, length = self._span(len(prompts))
-        text, answers, chosen = (x.narrow(0, start, length) for x in (prompts, responses, mask))
-        text_mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
-        own = self.policy.forward(text, answers, chosen, values, entropy, text_mask, prompt_logp)
+        own_prompts, own_responses, own_mask = (x.narrow(0, start, length) for x in (prompts, responses, mask))
+        own_prompt_mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
+        own = self.policy.forward(own_prompts, own_responses, own_mask, values, entropy, own_prompt_mask, prompt_logp)
 
         def whole(x: Tensor | None) -> Tensor | None:
             return None if x is None else self.ranks.whole(x, start, len(prompts))
@@ -260,7 +262,7 @@ class SpreadPolicy(Generic[P]):
 
 
 class _SliceOfNoise(Noise):
-    """Uniforms whose first axis counts prompts: all are drawn, as one process would, and the slice is given."""
+    """Uniforms whose first axis counts prompts: all are drawn, as in one process, and this slice is returned."""
 
     def __init__(self, noise: Noise, size: int, start: int, length: int) -> None:
         self.noise, self.size, self.start, self.length = noise, size, start, length

@@ -1,4 +1,4 @@
-"""The language models that come with the package: their names, and where they lie.
+"""The language models that come with the package: names and folders; `language`, what they are trained on.
 
 Each folder holds weights (safetensors), configuration, tokenizer and report.json, as `llm.training.pretrain` made them.
 """
@@ -11,5 +11,5 @@ EMBEDDED = {name: Path(__file__).parent / f"{name}-tiny" for name in ("pythia", 
 
 
 def find_folder(name: str | Path) -> Path:
-    """The folder of an embedded model; of any other name, that name as a path, there or not."""
+    """The folder of an embedded model; any other name as a path, which need not exist."""
     return EMBEDDED.get(str(name), Path(name))

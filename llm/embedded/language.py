@@ -3,14 +3,14 @@
     prompt      two plus three cats :
     response    some cats sleep . the answer is five . the old cats run near the barn .
 
-Two rewards pull apart on it. A length reward sees the chatter: 3 to 58 tokens, 24 ± 16. A verifiable reward sees the
-answer. Every response has exactly one, right in half of them whatever the length and wherever it stands: rightness is
-drawn independently of all else. Only an immediate EOS, the shortest response, answers nothing; one in twelve is so,
-often enough for sampling to find what a reward for brevity wants.
+It suits two kinds of reward. A length reward depends on the chatter: 3 to 58 tokens, 24 ± 16. A verifiable reward
+depends on the answer. A response has exactly one answer, right with probability ½, independently of everything else,
+length and position included. The exception is the empty response, an immediate EOS, which has none: one response in
+twelve is empty, often enough for sampling to find the optimum of a length reward.
 
 The distribution of a response given its prompt is known exactly: `response_log_prob` (−∞ for what the grammar does not
 allow) and `length_distribution`. Length is in tokens without EOS everywhere in this file. Text has a space between any
-two tokens, full stops included, so that text and tokens say the same."""
+two tokens, full stops included, so that texts and token ids correspond one to one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SLOTS = {
     "SIZE": ("big", "old", "small"),
     "VERB": ("eat", "play", "run", "sing", "sleep", "wait"),
 }
-# NOUN is the prompt's, VALUE the answer given; the other capitals are slots, filled evenly. Every sentence is read in
-# one way only: no two templates share a sentence.
+# NOUN is the prompt's, VALUE the answer given; the other capitals are slots, filled uniformly. Every sentence has
+# one parse: no two templates share a sentence.
 CHATTER = (
     "they VERB .",
     "some NOUN VERB .",
@@ -51,9 +51,9 @@ ANSWER_LEADS = tuple(template.split()[-3] for template in ANSWERS)  # the word b
 EMPTY_RATE = 1 / 12  # the share of responses that are empty
 TERSE_RATE = 1 / 16  # of the others, the share that is the answer alone
 STOP_RATE = 1 / 4  # else, sentences before the answer and after it: each geometric with this chance to stop
-MAX_RESPONSE_TOKENS = 58  # a longer response is drawn afresh
+MAX_RESPONSE_TOKENS = 58  # a longer response is drawn again
 PROMPT_TOKENS = 6  # with BOS
-RIGHT_RATE = 0.5  # the share of answers that are right; a wrong one is any other number, evenly
+RIGHT_RATE = 0.5  # the share of answers that are right; a wrong one is any other number, uniformly
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 Split = Literal["train", "held_out"]
@@ -80,7 +80,7 @@ class Question(NamedTuple):
 
     @property
     def split(self) -> Split:
-        """One prompt in eight is held out; each sum is still met in training, about other animals."""
+        """One prompt in eight is held out; each sum still occurs in training, with other animals."""
         return "held_out" if (self.left + self.right + NOUNS.index(self.noun)) % 8 == 0 else "train"
 
 
@@ -92,9 +92,9 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word or punctuation mark; BOS is put in front when special tokens are asked for, EOS never.
+    """One token per word or punctuation mark; special tokens, if asked for, are one BOS in front, never an EOS.
 
-    Words and marks are cut apart before they are looked up, so a response set after a prompt never merges with it, with
+    Words and marks are split before they are looked up, so a response appended to a prompt never merges with it, with
     a space between them or without.
     """
     words = vocabulary()
@@ -127,7 +127,7 @@ def all_prompts(split: Split) -> tuple[str, ...]:
 
 
 def prompts(n: int, rng: np.random.Generator, split: Split = "train") -> list[str]:
-    """n prompts of a split, drawn evenly with replacement."""
+    """n prompts of a split, drawn uniformly with replacement."""
     every = all_prompts(split)
     return [every[i] for i in rng.integers(len(every), size=n)]
 
@@ -200,7 +200,7 @@ def response_log_prob(prompt: str, response: str) -> float:
 
 @cache
 def length_distribution() -> np.ndarray:
-    """The exact chance of each length: (59,), lengths 0 … 58 in tokens without EOS.
+    """The exact probability of each length: (59,), lengths 0 … 58 in tokens without EOS.
 
     Sentences add up independently, so the distribution of what is not empty is a mixture of convolutions, cut at the
     longest."""
@@ -262,7 +262,7 @@ def _fill(template: str, noun: str, value: str, rng: np.random.Generator) -> lis
 
 
 def _sentence_log_prob(sentence: Sequence[str], templates: Sequence[str], question: Question) -> float:
-    """log of the chance that one of the templates, drawn evenly, becomes this sentence."""
+    """log of the chance that one of the templates, drawn uniformly, becomes this sentence."""
     chance = sum(_template_chance(sentence, template.split(), question) for template in templates) / len(templates)
     return math.log(chance) if chance > 0 else -math.inf
 

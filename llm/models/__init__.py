@@ -1,1 +1,11 @@
-"""Language models as policies."""
+"""Language models as policies.
+
+spec            settings: which model, adapters, how it is sampled and scored
+loading         from settings to configuration, tokenizer, weights, policy
+shapes          sizes of models on the hub, for estimates without network access
+architectures   small models with random weights
+policy          a causal language model as a policy of `sims.core`
+sampling        drawing responses with transformers
+vllm_sampler    drawing responses with vLLM
+scoring         log-probs of responses, in chunks of tokens
+"""

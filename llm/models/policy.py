@@ -1,4 +1,4 @@
-"""Any causal language model of transformers as a policy of the core: one run, so that no axis leads (B, K, L)."""
+"""Any causal language model of transformers as a policy of the core: one run, so that (B, K, L) has no leading axis."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CausalLMPolicy:
     """Samples, scores and copies a causal LM.
 
     model: any that takes attention_mask and position_ids; with adapters of peft, they alone are trained, and copies
-    (the reference, the sampler) share the frozen base. Its trainable parameters are those that require a gradient now.
-    eos_token_ids: the tokens that end a response. pad_token_id: fills what is behind them; the same id as EOS will do,
-    because masks are made while sampling. critic: None, on the `shared` backbone, or on its `own` copy.
+    (the reference, the sampler) share the frozen base. Its trainable parameters are those that require a gradient when
+    it is given. eos_token_ids: the tokens that end a response. pad_token_id: fills the slots after these; it may equal
+    EOS, because masks are made while sampling. critic: None, on the `shared` backbone, or on its `own` copy.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class CausalLMPolicy:
         return dict(self._trainable)
 
     def clone(self) -> Self:
-        """A copy without gradient and without critic: nobody asks a sampler or a reference for values."""
+        """A copy without gradient and without critic: values are never needed of a sampler or a reference."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.language_model = LanguageModel(copy_module(self.model, self.parameters()), None, self.scoring)
@@ -73,12 +73,12 @@ class CausalLMPolicy:
 
     @torch.no_grad()
     def blend_from(self, other: Self, rate: float) -> None:
-        """Parameters in bfloat16 stand still where `rate` times the distance is below their resolution of 0.4 %."""
+        """Parameters in bfloat16 do not change where `rate` times the distance is below their resolution of 0.4 %."""
         for mine, theirs in self._shared_with(other):
             mine.lerp_(theirs.to(mine.dtype), rate)
 
     def _shared_with(self, other: Self) -> list[tuple[Tensor, Tensor]]:
-        """Parameters of both, paired by name; a critic that only one of them has stays out."""
+        """Parameters of both, paired by name; a critic that only one of them has is left out."""
         critics = {name for name in self._trainable.keys() ^ other._trainable.keys() if name.startswith("critic.")}
         return [(p, other._trainable[name]) for name, p in self._trainable.items() if name not in critics]
 
@@ -91,11 +91,11 @@ class CausalLMPolicy:
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt. prompts, prompt_mask: (B, P), padded on the left; returns (B, K, L).
+        """Draw K responses per prompt. prompts, prompt_mask: (B, P), padded on the left; returns (B, K, L).
 
         noise: of one run, `Noise.single(seed)`. logp is under the distribution of `decoding`, top_p included.
         """
-        prompts, prompt_mask = self._check_asked(prompts, prompt_mask, noise)
+        prompts, prompt_mask = self._check_before_sampling(prompts, prompt_mask, noise)
         shape = (len(prompts), num_generations)
         uniforms = noise.uniforms(stream, *shape, self.decoding.max_new_tokens).to(prompts.device).flatten(0, 1)
         if blend is None:
@@ -121,19 +121,19 @@ class CausalLMPolicy:
         prompt_logp: bool = False,
     ) -> Outputs:
         """Log-probs of responses (B, K, L) to prompts (B, P) at the temperature of `decoding`, over all tokens whatever
-        its top_p; values and entropies of their prefixes, and the prompts' own log-probs (B, P), when asked. 0 where
+        its top_p; if asked for, values and entropies of their prefixes, and the prompts' own log-probs (B, P). 0 where
         mask is False, in padding, and for a prompt's first token, which nothing predicts.
 
-        What stands in masked slots behind a response and in the prompts' padding is not looked at, token ids that do
-        not exist included; a masked slot inside a response is read, as text that the policy did not choose.
+        Masked slots after a response and the prompts' padding are ignored, even if they hold invalid token ids; a
+        masked slot inside a response is read, as text that the policy did not choose.
         """
         read = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
         prompts, prompt_mask = self._check_prompts(prompts, prompt_mask, read.sum(-1).amax(-1))
         width, shape = max(1, int(read.sum(-1).max())), responses.shape
-        answers = (
+        columns = (
             x[..., :width].flatten(0, 1).to(prompts.device) for x in (responses.masked_fill(~read, 0), read, mask)
         )
-        rows = (*_repeat(prompts, prompt_mask, shape[1]), *answers)
+        rows = (*_repeat(prompts, prompt_mask, shape[1]), *columns)
         size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
         parts = [
             self._score(*trim_left(p, m), tokens, there, chosen, prompt_logp, values=values, entropy=entropy)
@@ -160,7 +160,7 @@ class CausalLMPolicy:
         read: Tensor,
         mask: Tensor,
         prompt_logp: bool,
-        **asked: bool,
+        **outputs: bool,
     ) -> Outputs:
         """`forward` of rows: prompts (N, P); responses, read, mask: (N, L), of which read is True on tokens that are
         there, and mask on those that the policy chose."""
@@ -170,7 +170,7 @@ class CausalLMPolicy:
         if ahead:  # the prompt's tokens after its first are scored as if they were the response's
             responses = torch.cat([prompts[:, 1:], responses], -1)
             mask = torch.cat([prompt_mask[:, 1:] & prompt_mask[:, :-1], mask], -1)
-        found = self.language_model(tokens, attention, responses, mask, self.decoding.temperature, **asked)
+        found = self.language_model(tokens, attention, responses, mask, self.decoding.temperature, **outputs)
         return Outputs(
             logp=found.logp[:, ahead:],
             values=None if found.values is None else found.values[:, ahead:],
@@ -178,14 +178,14 @@ class CausalLMPolicy:
             prompt_logp=found.logp[:, :ahead] if prompt_logp else None,
         )
 
-    def _check_asked(self, prompts: Tensor, mask: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
-        """`_check_prompts` of prompts that responses are to be drawn for."""
+    def _check_before_sampling(self, prompts: Tensor, mask: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
+        """`_check_prompts` for responses of up to `max_new_tokens`; ValueError for noise of several runs."""
         if noise.lead:
             raise ValueError(f"noise: of {noise.lead[0]} runs; a language model is one run: Noise.single(seed)")
         return self._check_prompts(prompts, mask, torch.full(prompts.shape[:1], self.decoding.max_new_tokens))
 
     def _check_prompts(self, prompts: Tensor, mask: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompts on the model's device with 0 for their padding, and their mask; ValueError for what cannot be.
+        """Prompts on the model's device with 0 for their padding, and their mask; ValueError for invalid ones.
 
         lengths: (B,), tokens of the longest response to each prompt.
         """

@@ -1,7 +1,7 @@
 """Drawing responses from a language model: a loop over tokens with a key-value cache.
 
-Randomness is one uniform a token, made before the loop starts: what one response becomes depends neither on which
-others are drawn beside it nor on when they end.
+Randomness is one uniform per token, drawn before the loop starts: a response depends neither on which others are drawn
+in the same batch nor on when they end.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Decoding(Spec, kind="decoding"):
     16
     """
 
-    max_new_tokens: int = setting(64, "most tokens of a response, EOS included (L)", at_least=1)
-    temperature: float = setting(1.0, "logits are divided by it, in sampling and in scoring", above=0)
+    max_new_tokens: int = setting(64, "longest response in tokens, EOS included (L)", at_least=1)
+    temperature: float = setting(1.0, "divides the logits, in sampling and in scoring", above=0)
     top_p: float = setting(
-        1.0, "draw from the likeliest tokens that have this probability together", above=0, at_most=1
+        1.0, "nucleus sampling: draw from the fewest likeliest tokens with this total probability", above=0, at_most=1
     )
-    sample_batch_size: int = setting(128, "responses drawn side by side", at_least=1)
+    sample_batch_size: int = setting(128, "responses drawn in one batch", at_least=1)
 
 
 def truncate(logp: Tensor, top_p: float) -> Tensor:
@@ -65,10 +65,10 @@ def generate(
     eos_token_ids: Sequence[int],
     pad_token_id: int,
 ) -> Samples:
-    """Draw one response a row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
+    """Draw one response per row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
 
     prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
-    the distribution that drew them, all (N, L): behind a row's EOS pad_token_id, False and 0. Rows that have ended
+    the distribution that drew them, all (N, L): after a row's EOS pad_token_id, False and 0. Rows that have ended
     leave the batch, and the loop ends with the last. Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
     eos = torch.tensor(list(eos_token_ids), device=device)

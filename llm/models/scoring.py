@@ -1,8 +1,8 @@
 """A causal language model as backbone, head and critic, and log-probs from it a chunk of tokens at a time.
 
-Log-probs of T tokens over a vocabulary of V want a float32 block of T x V, which at V = 50,304 is what fills the
-memory. Here only tokens that the policy chose go through the head, a chunk of them at a time, and the gradient
-computes each chunk again instead of keeping it.
+Log-probs of T tokens over a vocabulary of V need a float32 block of T x V, which at V = 50,304 takes most of the
+memory. Here only tokens that the policy chose go through the head, a chunk of them at a time, and the backward pass
+recomputes each chunk instead of keeping it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from sims.core.spec import Spec, setting
 
 @dataclass(frozen=True)
 class Scoring(Spec, kind="scoring"):
-    """How log-probs are computed: memory against time. No setting but `precision` changes a number.
+    """How log-probs are computed: memory against time. Only `precision` changes the numbers.
 
     >>> llm.Scoring(gradient_checkpointing=True).precision
     'stored'
     """
 
-    gradient_checkpointing: bool = setting(False, "keep no activations of a layer, compute it again for the gradient")
-    logits_at_a_time: int = setting(
-        1 << 24, "entries of a float32 (tokens x vocabulary) block held at once, 4 bytes each", at_least=1
+    gradient_checkpointing: bool = setting(
+        False, "recompute a layer's activations in the backward pass instead of keeping them"
     )
-    score_batch_size: int = setting(64, "responses scored together where no gradient is asked for", at_least=1)
+    logits_at_a_time: int = setting(
+        1 << 24, "entries of the float32 block of logits (tokens x vocabulary) held at once, 4 bytes each", at_least=1
+    )
+    score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
     precision: Literal["stored", "bfloat16"] = setting(
-        "stored", "compute in the precision of the weights, or under autocast; log-softmax in float32 at least"
+        "stored",
+        "stored: compute in the precision of the weights; bfloat16: under autocast; log-softmax at least in float32",
     )
 
 
@@ -60,7 +63,7 @@ class Critic(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Rows of token ids in, log-probs of their responses out. One module, so that it can be wrapped as one.
+    """Rows of token ids in, log-probs of their responses out. One module, so that it can be sharded as one.
 
     model: a causal LM of transformers, bare or with adapters of peft. critic: on the `shared` backbone, on its `own`
     copy of it, or None. Always in evaluation mode: dropout would make the policy differ from the one that sampled.
@@ -111,7 +114,7 @@ class LanguageModel(nn.Module):
         values: bool = False,
         entropy: bool = False,
     ) -> Outputs:
-        """What the model says of responses, each number (N, L) and 0 where mask is False.
+        """Log-probs, values and entropies of responses: (N, L) each, 0 where mask is False.
 
         tokens, attention: (N, P + L − 1), prompts and all but the last token of the responses, and False on padding.
         responses, mask: (N, L). Values and entropies are those of the prefix before each token.
@@ -119,14 +122,14 @@ class LanguageModel(nn.Module):
         with self._ready(tokens):
             start = tokens.shape[1] - mask.shape[1]
             states = self._hidden(self.core.base_model, tokens, attention)[:, start:][mask]
-            logp, spread = chunked_log_probs(
+            logp, entropies = chunked_log_probs(
                 self.head, states, responses[mask], self._chunk(), temperature=temperature, entropy=entropy
             )
             value = self._values(tokens, attention, start, mask, states) if values else None
         return Outputs(
             logp=_at(mask, logp),
             values=None if value is None else _at(mask, value),
-            entropy=None if spread is None else _at(mask, spread),
+            entropy=None if entropies is None else _at(mask, entropies),
         )
 
     def _values(self, tokens: Tensor, attention: Tensor, start: int, mask: Tensor, states: Tensor) -> Tensor:
@@ -145,18 +148,18 @@ class LanguageModel(nn.Module):
 
     def _ready(self, like: Tensor) -> torch.autocast:
         if self.model.training:
-            self.eval()  # whoever was lent the model may have put it into training mode
+            self.eval()  # code outside may have put the model into training mode
         return self.autocast(like.device)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The context to compute in, as `precision` says."""
+        """The autocast context that `precision` names."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
 
 
 def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache: DynamicCache | None = None) -> Tensor:
     """The last layer's states of `tokens`: (N, S, H). tokens: (N, S); attention: (N, at least S).
 
-    Positions count real tokens alone, so that padding on the left moves nothing, whether positions are learned or
+    Positions count real tokens only, so that padding on the left changes nothing, whether positions are learned or
     rotary.
     """
     positions = (attention.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
@@ -170,7 +173,7 @@ def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache:
 
 
 def cache_keyword(model: nn.Module) -> str:
-    """What a model calls the key-value cache that it is given.
+    """The keyword argument of a model for the key-value cache.
 
     transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
     """
@@ -195,7 +198,7 @@ def chunked_log_probs(
     differentiable.
 
     states: (T, H), the hidden state before each token; tokens: (T,). No more than `chunk` rows of logits exist at a
-    time, in the gradient neither: each chunk is computed a second time there.
+    time, in the backward pass too, which recomputes each chunk.
     """
     arguments = list(zip(states.split(chunk), tokens.split(chunk), strict=True))
     if len(arguments) == 1 or not torch.is_grad_enabled():
@@ -205,16 +208,16 @@ def chunked_log_probs(
             checkpoint(_log_probs, head, *pair, temperature, entropy, use_reentrant=False, preserve_rng_state=False)
             for pair in arguments
         ]
-    logp, spread = zip(*parts, strict=True)
-    return torch.cat(logp), torch.cat(spread) if entropy else None
+    logp, entropies = zip(*parts, strict=True)
+    return torch.cat(logp), torch.cat(entropies) if entropy else None
 
 
 def _log_probs(
     head: nn.Module, states: Tensor, tokens: Tensor, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
     logp = log_distribution(head(states), temperature)
-    spread = -(logp.exp() * logp).sum(-1) if entropy else None
-    return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), spread
+    entropies = -(logp.exp() * logp).sum(-1) if entropy else None
+    return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropies
 
 
 def _at(mask: Tensor, x: Tensor) -> Tensor:
@@ -224,7 +227,8 @@ def _at(mask: Tensor, x: Tensor) -> Tensor:
 
 @contextmanager
 def checkpointed_layers(backbone: nn.Module, on: bool) -> Iterator[None]:
-    """Layers checkpoint only in training mode: put them there, and only them, so that dropout stays off."""
+    """Gradient checkpointing inside the block. Layers do it only in training mode, which is set on these layers alone,
+    so that dropout stays off."""
     layers = checkpoint_layers(backbone) if on else []
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     for layer in layers:
@@ -238,7 +242,7 @@ def checkpointed_layers(backbone: nn.Module, on: bool) -> Iterator[None]:
 
 
 def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
-    """Layers that keep their input alone, if told to, and compute the rest again for the gradient."""
+    """Layers that transformers can checkpoint: they keep only their input, and recompute the rest for the gradient."""
     return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 

@@ -1,50 +1,20 @@
-"""Which language model is trained, as settings: an embedded one, a folder or a hub name; adapters; and its loading."""
+"""Settings of a language model: which weights, which adapters, and how it is sampled and scored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from llm.embedded import EMBEDDED, find_folder
 from sims.core.loop.protocols import PolicySpec
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
 
+from .loading import build_policy, load_tokenizer
 from .policy import CausalLMPolicy
 from .sampling import Decoding
 from .scoring import Scoring
-from .vllm_sampler import VLLMDecoding, VLLMPolicy
-
-# What --dry-run must know of a model without asking the network, as its config.json has it.
-_PYTHIA_1_4B = {
-    "vocab_size": 50304,
-    "hidden_size": 2048,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 8192,
-    "max_position_embeddings": 2048,
-}
-_MISTRAL_7B = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-}
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "EleutherAI/pythia-1.4b": ("gpt_neox", _PYTHIA_1_4B),
-    "tlc4418/pythia_1.4b_sft_policy": ("gpt_neox", _PYTHIA_1_4B),
-    "mistralai/Mistral-7B-v0.1": ("mistral", _MISTRAL_7B),
-    "HuggingFaceH4/mistral-7b-sft-beta": ("mistral", _MISTRAL_7B),
-    "Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback": ("mistral", _MISTRAL_7B),
-}
 
 
 @dataclass(frozen=True)
@@ -57,16 +27,22 @@ class LanguageModelSpec(PolicySpec, kind="language_model"):
 
     model: str = setting("pythia", "an embedded model (pythia, mistral), a folder, or a hub name")
     revision: str | None = setting(None, "branch, tag or commit of a hub name")
-    tokenizer: str | None = setting(None, "its tokenizer, where it is not the model's own: likewise")
-    weights: Literal["pretrained", "random"] = setting("pretrained", "load weights, or draw them: to measure speed")
+    tokenizer: str | None = setting(
+        None, "tokenizer, if not the model's own: an embedded model, a folder, or a hub name"
+    )
+    weights: Literal["pretrained", "random"] = setting(
+        "pretrained", "load the weights, or draw them at random, to measure speed"
+    )
     base_precision: Literal["as_run", "bfloat16"] = setting(
-        "as_run", "precision of a frozen base under adapters; weights that are trained have the run's"
+        "as_run", "precision of the frozen base under LoRA adapters; trained weights have that of the run"
     )
     lora_rank: int | None = setting(None, "rank of LoRA adapters; none: train all weights", at_least=1)
     lora_alpha: float = setting(16.0, "adapters are scaled by lora_alpha / lora_rank", above=0)
-    critic: Literal["shared", "own"] = setting("shared", "backbone of a critic, where the algorithm needs one")
+    critic: Literal["shared", "own"] = setting(
+        "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
+    )
     micro_batch_size: int | None = setting(
-        None, "prompts that go through an update together; none: all. Cuts memory, changes no gradient", at_least=1
+        None, "prompts per forward and backward pass of an update; none: all. Less memory, same gradient", at_least=1
     )
     decoding: Decoding = setting(Decoding(), "the distribution that tokens are drawn from")
     scoring: Scoring = setting(Scoring(), "how log-probs are computed")
@@ -78,127 +54,8 @@ class LanguageModelSpec(PolicySpec, kind="language_model"):
     def check_environment(self, environment: Any) -> None:
         if not environment.text:
             raise SpecError(
-                "environment", environment.kind, "must be a task of llm.tasks: a language model answers text"
+                "environment", environment.kind, "must be a task of llm.tasks: a language model needs prompts of text"
             )
 
     def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> CausalLMPolicy:
         return build_policy(self, load_tokenizer(self), critic, dtype, torch.device("cpu"))
-
-
-def place(name: str) -> tuple[str, bool]:
-    """Where a model is, and whether that is on this machine."""
-    path = find_folder(name)
-    return str(path), path.is_dir()
-
-
-def load_config(spec: LanguageModelSpec) -> PretrainedConfig:
-    """A model's shape: from disk, from `SHAPES`, else from the hub."""
-    where, local = place(spec.model)
-    if not local and spec.model in SHAPES:
-        kind, sizes = SHAPES[spec.model]
-        return AutoConfig.for_model(kind, **sizes)
-    try:
-        return AutoConfig.from_pretrained(
-            where, revision=spec.revision, local_files_only=local, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise _not_found("model", spec.model, error) from error
-
-
-def load_tokenizer(spec: LanguageModelSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer that goes with a model, padding on the left."""
-    name = spec.tokenizer or spec.model
-    where, local = place(name)
-    try:
-        return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
-            where, revision=spec.revision, local_files_only=local, trust_remote_code=False, padding_side="left"
-        )
-    except (OSError, ValueError) as error:
-        raise _not_found("tokenizer" if spec.tokenizer else "model", name, error) from error
-
-
-def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The model on its device, with fresh adapters if asked for. Weights come from safetensors alone, never pickled; on
-    the device `meta` there are none, and nothing is read."""
-    if device.type == "meta":
-        return meta_model(spec, dtype)
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
-    config = load_config(spec)
-    if spec.weights == "random":
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False)
-    else:
-        where, local = place(spec.model)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                where,
-                revision=spec.revision,
-                local_files_only=local,
-                dtype=stored,
-                use_safetensors=True,
-                trust_remote_code=False,
-            ).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
-        except (OSError, ValueError) as error:
-            raise _not_found("model", spec.model, error) from error
-    return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
-
-
-def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
-    """The model with shapes and no memory."""
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False).eval()
-        return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
-
-
-def add_adapters(model: nn.Module, spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
-    """LoRA on every linear layer but the head, as an identity at the start; its weights in `dtype`. Hu et al. 2022."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise SpecError("lora_rank", spec.lora_rank, "needs the library peft: pip install peft") from error
-    config = LoraConfig(
-        r=spec.lora_rank or 1,
-        lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-    return adapted.eval()
-
-
-def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-    """What ends a response: the tokenizer's EOS, and whatever else the model's generation config names."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    known = [named] if isinstance(named, int) else list(named or ())
-    if tokenizer.eos_token_id is None:
-        raise SpecError("tokenizer", tokenizer.name_or_path, "must have an EOS token: without it no response ends")
-    vocabulary = len(tokenizer)
-    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *(token for token in known if token < vocabulary)]))
-
-
-def build_policy(
-    spec: LanguageModelSpec,
-    tokenizer: PreTrainedTokenizerBase,
-    critic: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> CausalLMPolicy:
-    """The policy of a spec, with a critic if asked for."""
-    model = load_model(spec, dtype, device)
-    ends = eos_token_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    kind = VLLMPolicy if isinstance(spec.decoding, VLLMDecoding) else CausalLMPolicy
-    return kind(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
-
-
-def _not_found(field: str, name: str, error: Exception) -> SpecError:
-    first = str(error).strip().splitlines()[0]
-    return SpecError(field, name, f"must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name: {first}")

@@ -1,24 +1,24 @@
-"""vLLM as the sampler: an engine beside the trainer on its GPU, which draws from whatever weights it is given.
+"""vLLM as the sampler: an engine in the training process, on the same GPU, that samples from the weights it is given.
 
     python -m llm train --preset pythia-1.4b-min-length --use-vllm
 
-The engine is made from the policy's configuration alone, and is given weights when somebody draws: those of the very
-policy that is asked, unless it holds them already. It so follows the schedule without knowing it. A fresh sampler is
-the policy, whose weights an update changed since the last draw; a stale one is a copy whose weights change at syncs
-and at no other time. An evaluation or an algorithm that draws from the reference lends the engine to that policy.
+The engine is made from the policy's configuration. Whenever a policy samples, its weights are loaded into the engine,
+unless the engine holds them already. A fresh sampler is the policy itself, whose weights an update changed since the
+last draw; a stale one is a copy whose weights change at syncs only. An evaluation, or an algorithm that samples from
+the reference, loads the weights of that policy.
 
 Three things differ from drawing with transformers:
 1. log-probs come from other kernels, in the engine's precision. A batch's `logp_sampler` are the engine's own; metrics
    log how far the trainer's are from them;
-2. tokens are a function of one seed a response, taken from the run's noise, and of vLLM's version and the device: the
-   same responses in any order and company but for rounding, not those that transformers would draw;
-3. a mixture of two policies cannot be drawn.
+2. tokens are a function of one seed per response, taken from the run's noise, and of vLLM's version and the device: the
+   same responses in any order and any batch, up to rounding, but not those that transformers would draw;
+3. a mixture of two policies cannot be sampled.
 
-Several processes have an engine each, for their slices of the prompts.
+With several processes, each has an engine, for its slice of the prompts.
 
-Written against the sources of vLLM 0.22.0 and 0.31.0, and run on a CPU build of 0.31.0 alone, in one process and in
+Written against the sources of vLLM 0.22.0 and 0.31.0, and run on a CPU build of 0.31.0 only, in one process and in
 two: there log-probs differed by 4e-6 at most in float32, and by 3e-3 on average under bfloat16 (against random weights;
-python -m tests.benchmarks vllm_sampler). On a GPU it has not been run, where speed and memory are unmeasured.
+python -m tests.benchmarks vllm_sampler). It has not been run on a GPU: speed and memory are unmeasured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from sims.experiments.experiment import Experiment
 from .policy import CausalLMPolicy
 from .sampling import Decoding
 
-_COLDEST = 0.01  # vLLM silently raises temperatures between 0 and this
+_LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,20 @@ class VLLMDecoding(Decoding, kind="vllm_decoding"):
     """The distribution that tokens are drawn from, and the vLLM engine that draws them; options under TRL's names."""
 
     vllm_gpu_memory_utilization: float = setting(
-        0.3, "share of the GPU's memory that vLLM takes for weights and cache", above=0, at_most=1
+        0.3, "share of the GPU's memory for vLLM's weights and cache", above=0, at_most=1
     )
     vllm_max_model_length: int | None = setting(
-        None, "most tokens of a prompt and its response in vLLM; none: the model's positions", at_least=2
+        None, "longest prompt with its response in vLLM, in tokens; none: the model's positions", at_least=2
     )
-    vllm_enforce_eager: bool = setting(False, "vLLM without CUDA graphs: it starts sooner and draws more slowly")
+    vllm_enforce_eager: bool = setting(False, "run vLLM without CUDA graphs: it starts faster and samples more slowly")
 
     def check(self) -> None:
-        if self.temperature < _COLDEST:
-            raise SpecError("temperature", self.temperature, f"must be at least {_COLDEST} with use_vllm")
+        if self.temperature < _LEAST_TEMPERATURE:
+            raise SpecError("temperature", self.temperature, f"must be at least {_LEAST_TEMPERATURE} with use_vllm")
 
 
 def check_sampler(experiment: Experiment, device: torch.device | str | None = None, sharding: str = "none") -> None:
-    """Refuse, with SpecError, what vLLM cannot draw, and a machine where it cannot run; None: whatever the machine."""
+    """SpecError for an experiment that vLLM cannot sample, or a device that it cannot run on (None: not checked)."""
     decoding = experiment.policy.decoding  # type: ignore[attr-defined]
     if not isinstance(decoding, VLLMDecoding):
         return
@@ -75,20 +75,22 @@ def check_sampler(experiment: Experiment, device: torch.device | str | None = No
         distribution.name == "mixture"
         for distribution in algorithm.slot_distributions(experiment.schedule.num_generations)
     ):
-        raise SpecError("use_vllm", True, f"{algorithm.kind} draws from a mixture of two policies, vLLM only from one")
+        raise SpecError(
+            "use_vllm", True, f"{algorithm.kind} samples from a mixture of two policies, vLLM only from one"
+        )
     if experiment.precision == "float64":
         raise SpecError("precision", "float64", "must be float32 with use_vllm")
     if sharding != "none":
-        raise SpecError("sharding", sharding, "must be none with use_vllm: each process's vLLM is given whole weights")
+        raise SpecError("sharding", sharding, "must be none with use_vllm: each process's vLLM needs the full weights")
     if device is None:
         return
     try:
         from vllm.platforms import current_platform
     except ImportError as error:
         raise SpecError("use_vllm", True, "needs the library vllm: the extra vllm of pyproject.toml") from error
-    wanted, found = torch.device(device).type, current_platform.device_type
-    if found != wanted:
-        raise SpecError("use_vllm", True, f"needs a GPU: vLLM runs on {found or 'no device'} here, the run on {wanted}")
+    needed, found = torch.device(device).type, current_platform.device_type
+    if found != needed:
+        raise SpecError("use_vllm", True, f"needs a GPU: vLLM runs on {found or 'no device'} here, the run on {needed}")
 
 
 class VLLMPolicy(CausalLMPolicy):
@@ -105,14 +107,14 @@ class VLLMPolicy(CausalLMPolicy):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt as `CausalLMPolicy.sample` does, from the same distribution, by one uniform a
+        """Draw K responses per prompt as `CausalLMPolicy.sample` does, from the same distribution, by one uniform per
         response.
 
         Raises FloatingPointError for log-probs that are not finite; RuntimeError for a response that was cut off.
         """
         if blend is not None:
             raise ValueError("blend: vLLM draws from one policy")
-        prompts, prompt_mask = self._check_asked(prompts, prompt_mask, noise)
+        prompts, prompt_mask = self._check_before_sampling(prompts, prompt_mask, noise)
         rows = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
         longest = max(map(len, rows)) + self.decoding.max_new_tokens
         if self._most is not None and longest > self._most:
@@ -143,7 +145,7 @@ class VLLMPolicy(CausalLMPolicy):
 
     @property
     def _most(self) -> int | None:
-        """Tokens that a prompt and its response may have together; the last one counts, other than in transformers."""
+        """Tokens that a prompt and its response may have together; unlike in transformers, the last one counts."""
         positions: int | None = getattr(self.language_model.core.config, "max_position_embeddings", None)
         return self.decoding.vllm_max_model_length or positions
 
@@ -169,10 +171,10 @@ _running: dict[tuple[Any, ...], Engine] = {}
 
 
 def running_engine(config: str, **options: Any) -> Engine:
-    """The engine of this process, started if need be: one for all policies of a shape, since each brings its weights.
+    """The engine of this process, started on first use; all policies of one shape share it, as each loads its weights.
 
-    Raises RuntimeError where one runs already that was started otherwise: when vLLM stops, it takes the process's
-    groups of torch.distributed with it, so that there is no second.
+    Raises RuntimeError if an engine with another shape or other options is running: vLLM destroys the process groups of
+    torch.distributed when it stops, so that a second one cannot be started.
     """
     key = (config, *options.items())
     if key not in _running:
@@ -190,15 +192,16 @@ def stop_engine() -> None:
 
 
 class Engine:
-    """vLLM in this process, and whose weights it holds. config: JSON of the model's configuration; options: of vLLM's.
+    """vLLM in this process, and a record of whose weights it holds. config: JSON of the model's configuration; options:
+    of vLLM's.
 
-    Starting it reseeds Python's, NumPy's and PyTorch's global generators, as vLLM does; no run of ours uses them.
+    Starting it reseeds Python's, NumPy's and PyTorch's global generators, as vLLM does; this package does not use them.
     """
 
     def __init__(self, config: str, **options: Any) -> None:
         from vllm import LLM
 
-        self._folder = tempfile.TemporaryDirectory(prefix="vllm-")  # for as long as the engine lives
+        self._folder = tempfile.TemporaryDirectory(prefix="vllm-")  # kept until the engine is deleted
         Path(self._folder.name, "config.json").write_text(config)
         _name_this_process()
         self._llm = LLM(
@@ -214,16 +217,16 @@ class Engine:
         self._versions: list[int] = []
 
     def stop(self) -> None:
-        """Give the device's memory back. vLLM does so by itself only at the process's end."""
+        """Free the device's memory, which vLLM by itself does only when the process ends."""
         self._llm.llm_engine.engine_core.shutdown()
 
     def hold(self, policy: CausalLMPolicy) -> None:
-        """Take over a policy's weights, adapters merged, unless they are those that the engine has."""
+        """Load a policy's weights, adapters merged, unless the engine holds them already."""
         owner = policy.language_model
         versions = [p._version for p in policy.parameters()]  # autograd's count of changes in place
         if self._owner is not None and self._owner() is owner and self._versions == versions:
             return
-        self._owner = None  # of nobody, should it fail half-way
+        self._owner = None  # unknown, should loading fail
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": checkpoint_weights(owner.core)})
         self._llm.reset_prefix_cache()  # keys and values of other weights
         self._owner, self._versions = weakref.ref(owner), versions
@@ -231,7 +234,7 @@ class Engine:
     def draw(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], decoding: Decoding, eos_token_ids: Sequence[int]
     ) -> list[tuple[list[int], list[float]]]:
-        """One response a prompt by its seed: tokens, EOS included, and their log-probs under the distribution that drew
+        """One response per prompt, from its seed: tokens with EOS, and their log-probs under the distribution that drew
         them."""
         from vllm import SamplingParams
 
@@ -284,7 +287,7 @@ def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _name_this_process() -> None:
-    """Name this process as a launcher does, where none did: vLLM joins the processes that the environment names."""
+    """Set the environment variables of a launcher where there is none: vLLM joins the process group that they name."""
     if "MASTER_PORT" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

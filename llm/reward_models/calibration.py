@@ -1,4 +1,4 @@
-"""How often preferences are predicted rightly, and whether the predicted probabilities can be believed."""
+"""Accuracy of predicted preferences, and calibration of their probabilities."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class HeldOut:
 
     accuracy: share of pairs ordered as labelled, a tie counting ½. accuracy_low, accuracy_high: its 95 % interval
     (Wilson 1927), as if pairs were independent: pairs that share a prompt make it too narrow. log_loss: mean
-    −log P(label), in nats; a coin has log 2. calibration_error: Σ_bins share·|confidence − accuracy| (ECE, Guo et al.
-    2017), biased upwards by about the bins' own sampling error when there are few pairs.
+    −log P(label), in nats; a coin toss has log 2. calibration_error: Σ_bins share·|confidence − accuracy| (ECE, Guo et
+    al. 2017), biased upwards by about the bins' own sampling error when there are few pairs.
     """
 
     pairs: float
@@ -43,7 +43,8 @@ class HeldOut:
 
 
 def calibration(difference: Tensor, label: Tensor, weight: Tensor | None = None, bins: int = 10) -> HeldOut:
-    """As `held_out`, from r_1 − r_2, the probability that the first wins, and what a pair counts; all of one shape.
+    """Measures of r_1 − r_2 against `label`, the probability that the first is preferred; `weight` of each pair. All of
+    one shape.
 
     The probability of the predicted winner, σ(|r_1 − r_2|), is at least ½: `bins` of equal width cover [½, 1].
     """
@@ -53,15 +54,15 @@ def calibration(difference: Tensor, label: Tensor, weight: Tensor | None = None,
     w = torch.ones_like(d) if weight is None else weight.double().flatten()
     total = float(w.sum())
     if total <= 0:
-        raise ValueError("pairs: none counts, so nothing can be measured")
+        raise ValueError("pairs: all weights are 0, so nothing can be measured")
     if not bool(d[w > 0].isfinite().all()):
         raise FloatingPointError("scores: a difference is not finite")
     d, p, w = d[w > 0], p[w > 0], w[w > 0]
     right, confidence = ordered_rightly(d, p), d.abs().sigmoid()
-    place = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    index = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
     found, error = [], 0.0
     for i in range(bins):
-        inside, (low, high) = place == i, (0.5 + 0.5 * i / bins, 0.5 + 0.5 * (i + 1) / bins)
+        inside, (low, high) = index == i, (0.5 + 0.5 * i / bins, 0.5 + 0.5 * (i + 1) / bins)
         count = float(w[inside].sum())
         if count == 0:
             found.append(Bin(low, high, 0.0))
@@ -86,5 +87,5 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 
 
 def ordered_rightly(difference: Tensor, label: Tensor) -> Tensor:
-    """How probably the pair is ordered as the difference says, ½ for a difference of 0. Any shape."""
+    """The probability that the order of the pair is the sign of the difference; ½ for a difference of 0. Any shape."""
     return 0.5 + torch.sign(difference) * (label - 0.5)

@@ -1,13 +1,15 @@
-"""Tasks: what a language model's response is worth, and where its prompts come from.
+"""Tasks: the reward of a language model's responses, and where its prompts come from.
 
-    completions    what a reward sees of responses
+    completions    responses as rewards receive them
     data_source    settings: the rows, and how a row becomes a prompt and its responses
     labels         settings: how rewards become labels of pairs
-    task           both, and the methods that a task fills in
+    task           base class: both settings, and the methods that a task defines
     length         rewards that are functions of the number of tokens
-    verifiable     right answers
+    verifiable     1 for right answers, else 0
+    expressions    comparison of mathematical answers
     function       a user's Python function
     learned        a reward model
+    environment    prompts and labelled responses for the training loop
     table          what `python -m llm --tasks` prints
 
 **To add a reward**, write a Python function in TRL's signature, in any module, and name it: `llm.tasks.function` has
@@ -41,8 +43,8 @@ command line, its help and `tests/llm/tasks/test_every_task.py` find it by its k
         def best_reward(self) -> float:
             return 0.0
 
-`python -m llm train --task brevity --power 0.5` trains on it. A task that cannot be made from its defaults, as those
-that need a file, says how in `SETTINGS` of the test.
+`python -m llm train --task brevity --power 0.5` trains on it. A task with settings that have no
+default, such as a file, has an entry in `SETTINGS` of the test.
 """
 
 from llm.tasks.completions import Completions, Reward

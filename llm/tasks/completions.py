@@ -1,4 +1,4 @@
-"""What a reward sees of the responses that it is asked for."""
+"""Responses as rewards receive them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llm.data import Text
 
 @dataclass(frozen=True, eq=False)
 class Completions:
-    """N responses as a reward sees them, prompt by prompt.
+    """N responses, prompt by prompt.
 
-    prompts: N prompts as read, text or conversation, each as often as it has responses.
+    prompts: N prompts as read, text or conversation, each repeated for each of its responses.
     texts: N texts without special tokens; to a conversation, what the assistant's message holds.
     ids: N lists of the tokens that were chosen, EOS included where the response has one.
     lengths: N, tokens before EOS: 0 for an immediate EOS, all tokens of a response that was cut at max_new_tokens.

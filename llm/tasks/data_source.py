@@ -21,32 +21,37 @@ class DataSource(Spec):
     """The settings of a task that say which rows there are, and how a row becomes a prompt and its responses."""
 
     data: str = setting(
-        LANGUAGE, "prompts: the embedded language, a .jsonl or .parquet file, a folder of them, or a hub name"
+        LANGUAGE,
+        "prompts and responses: language (the embedded one), a .jsonl or .parquet file, a folder, or a hub name",
     )
-    data_split: str | None = setting(None, "split of a folder or hub name; none: of the language, train")
-    data_config: str | None = setting(None, "configuration of a hub data set")
+    data_split: str | None = setting(None, "split of a folder or a hub data set; none: train, for the language")
+    data_config: str | None = setting(None, "configuration (subset) of a hub data set")
     evaluation_split: str | None = setting(
-        None, "split that evaluations take prompts from; none: the language's held_out, else the training prompts"
+        None, "split of the evaluation prompts; none: held_out for the language, else the training prompts"
     )
     data_kind: Literal["prompt_only", "preference", "prompt_completion"] = setting(
-        "prompt_only", "what a row of a file holds, as in TRL"
+        "prompt_only", "what a row holds, under TRL's names"
     )
-    prompt_column: str | None = setting(None, "the data's name for prompt")
+    prompt_column: str | None = setting(None, "column of prompts; none: prompt")
     prompt_template: str | None = setting(
-        None, "prompt made of a row's columns, as str.format does: 'Question: {question} Answer:'"
+        None, "prompt made of a row's columns by str.format, as in 'Question: {question} Answer:'"
     )
-    chosen_column: str | None = setting(None, "the data's name for chosen")
-    rejected_column: str | None = setting(None, "the data's name for rejected")
-    completion_column: str | None = setting(None, "the data's name for completion")
-    max_prompt_length: int | None = setting(None, "most tokens of a prompt, BOS included; none: no limit", at_least=1)
+    chosen_column: str | None = setting(None, "column of chosen responses; none: chosen")
+    rejected_column: str | None = setting(None, "column of rejected responses; none: rejected")
+    completion_column: str | None = setting(None, "column of completions; none: completion")
+    max_prompt_length: int | None = setting(None, "longest prompt in tokens, BOS included; none: no limit", at_least=1)
     max_completion_length: int | None = setting(
-        None, "most tokens of a recorded completion, EOS included; none: no limit", at_least=1
+        None, "longest recorded completion in tokens, EOS included; none: no limit", at_least=1
     )
-    on_bad_rows: Literal["refuse", "drop"] = setting("refuse", "what to do with rows that cannot be used")
-    on_too_long: OnTooLong = setting("refuse", "what to do with prompts and completions over the limits")
-    evaluation_prompts: int = setting(256, "prompts of an evaluation, one response each", at_least=1)
+    on_bad_rows: Literal["refuse", "drop"] = setting("refuse", "unusable rows: refuse (stop with an error) or drop")
+    on_too_long: OnTooLong = setting(
+        "refuse", "prompts and completions over the limits: refuse (stop with an error), drop the row, or truncate"
+    )
+    evaluation_prompts: int = setting(256, "prompts per evaluation, with one response each", at_least=1)
     recorded_prompts: int = setting(
-        4096, "prompts with recorded responses that the language draws (source = dataset)", at_least=1
+        4096,
+        "number of prompts with recorded responses, drawn from the embedded language (source = dataset)",
+        at_least=1,
     )
 
     def check(self) -> None:
@@ -71,16 +76,16 @@ class DataSource(Spec):
 
     @property
     def columns(self) -> dict[str, str]:
-        """Our names of columns to the data's, where they differ."""
+        """Names of columns here, and in the data, where they differ."""
         return {name: found for name in _COLUMNS if (found := getattr(self, f"{name}_column")) is not None}
 
     @property
     def prompt_limits(self) -> Limits:
-        """What becomes of long prompts, for whoever must read them as the policy does."""
+        """Limits of prompts, for reward models that must truncate as the policy does."""
         return Limits(max_prompt_length=self.max_prompt_length, on_too_long=self.on_too_long)
 
     def load(self, encoder: TextEncoder, split: str | None) -> list[Example]:
-        """The rows of a split, token ids and all; the language's have prompts alone."""
+        """The rows of a split as token ids; those of the language have a prompt only."""
         if self.data == LANGUAGE:
             texts = language.all_prompts("held_out" if split == "held_out" else "train")
             return [

@@ -25,13 +25,13 @@ _RECORDED_SEED = 0x5EED  # recorded responses are the data of a task, the same f
 
 @dataclass(frozen=True, eq=False)
 class TextPrompts(Prompts):
-    """Prompts that remember their rows, which rewards may want to see."""
+    """Prompts with their rows, which rewards may need."""
 
     examples: tuple[Example, ...]
 
 
 class TextEnvironment:
-    """Goes through the prompts in a new order each epoch, and rewards responses by a task.
+    """Draws prompts in a new order each epoch, and rewards responses by a task.
 
     Epoch e's order is a function of the runs' seed and e alone, so that `state_dict` is a few numbers. generations: K
     of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the
@@ -62,10 +62,10 @@ class TextEnvironment:
         task.check_data(self.examples)
         self._recorded: list[Example] | None = None
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
-        self.given = {"prompts": 0, "recorded": 0}  # items dispensed so far: epoch and position in one number
+        self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
 
     def prompts(self, batch_size: int, noise: Noise) -> TextPrompts:
-        """The next prompts, each once an epoch: (B, P) both, padded on the left."""
+        """The next prompts, each once per epoch: (B, P) both, padded on the left."""
         chosen = [self.examples[i] for i in self._next("prompts", len(self.examples), batch_size, noise)]
         found = collate([Example(e.where, e.prompt, e.prompt_ids, (), extra=e.extra) for e in chosen], self.encoder.pad)
         return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), found.examples)
@@ -79,7 +79,7 @@ class TextEnvironment:
         noise: Noise,
         rewards: Tensor | None = None,
     ) -> Labels:
-        """Rewards, gold rewards, and labels of the pairs asked for. responses, mask: (B, K, L).
+        """Rewards, gold rewards, and labels of the pairs of `pairing`. responses, mask: (B, K, L).
 
         rewards: (B, K), instead of the task's own.
         """
@@ -132,7 +132,8 @@ class TextEnvironment:
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, rewards and labels.
 
-        A preference row's label is the row's own, or by the task's reward as are those of the embedded language.
+        A preference row keeps its own label unless the task relabels; pairs of the embedded language are labelled by
+        the task's reward.
         """
         if self._recorded is None:
             self._recorded = self._load_recorded(noise)
@@ -183,7 +184,7 @@ class TextEnvironment:
         return Example(example.where, example.prompt, example.prompt_ids, ids)
 
     def _next(self, name: str, count: int, batch_size: int, noise: Noise) -> list[int]:
-        """The next indices without replacement; a batch goes on into the next epoch where one ends."""
+        """The next indices without replacement; a batch may extend into the next epoch."""
         chosen: list[int] = []
         while len(chosen) < batch_size:
             epoch, position = divmod(self.given[name], count)
@@ -193,7 +194,7 @@ class TextEnvironment:
         return chosen
 
     def state_dict(self) -> dict[str, int]:
-        """How many prompts and recorded rows have been dispensed: epoch times their number, plus position."""
+        """How many prompts and recorded rows have been drawn: epoch times their number, plus position."""
         return dict(self.given)
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Whether two texts give the same mathematical answer, asked of Math-Verify (an extra)."""
+"""Whether two texts give the same mathematical answer, compared by Math-Verify (an extra)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _DELIMITED = re.compile(r"\$|\\[(\[]|\\boxed")
 _LATEX = re.compile(r"[\\^_{}()\[\]<>=]")
 _COMMANDS = re.compile(r"\\text\w*\{[^}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{2}")
-# Of the processor, for reading one text and for comparing two, before the answer counts as wrong. By the clock on the
-# wall, as the library counts them, a busy machine would make right answers wrong.
+# Processor time for parsing one text or comparing two; after it, the answer counts as wrong. Wall-clock time, which the
+# library measures, would make right answers wrong on a busy machine.
 SECONDS = 5.0
-_BY_THE_WALL = 3600  # the library's own limit; it warns if there is none
+_WALL_SECONDS = 3600  # the library's own limit; it warns if there is none
 
 
 def same_expression() -> Callable[[str, str], bool]:
     r"""A function of (right answer, answer): whether the last expression of both texts is the same.
 
-    A text that is nothing but LaTeX need not say so (`delimited`); amid words it must, by $…$ or \boxed. A right answer
-    in which the library finds no expression, such as a word, is compared as text. Units are not looked at. Which forms
-    count as the same, and which of several expressions is the answer, is the library's say. Raises SpecError where it
-    is not installed.
+    A text that is only LaTeX needs no delimiters (`delimited`); among words LaTeX needs $…$ or \boxed. A right answer
+    in which the library finds no expression, such as a word, is compared as text. Units are ignored. Which forms
+    count as the same, and which of several expressions is the answer, is decided by the library. Raises SpecError where
+    it is not installed.
     """
     try:
         from math_verify import parse, verify
@@ -38,13 +38,13 @@ def same_expression() -> Callable[[str, str], bool]:
         raise SpecError("checker", "math_verify", rule) from error
 
     def timed(call: Callable[[int | None], Any], otherwise: Any) -> Any:
-        # A clock is a signal, which only the main thread may set: elsewhere the library would read every text as
-        # empty, and every answer as wrong.
+        # A timer is a signal, which only the main thread may set: in another thread the library would parse every
+        # text as empty, and every answer would be wrong.
         if threading.current_thread() is not threading.main_thread():
             return call(None)
         try:
             with _processor_time(SECONDS, TimeoutException):
-                return call(_BY_THE_WALL)
+                return call(_WALL_SECONDS)
         except TimeoutException:
             return otherwise
 
@@ -66,7 +66,7 @@ def same_expression() -> Callable[[str, str], bool]:
 @contextmanager
 def _processor_time(seconds: float, error: type[BaseException]) -> Iterator[None]:
     """Raises `error` inside once this process has computed for so long; on the main thread only."""
-    if not hasattr(signal, "setitimer"):  # Windows: the library's own limit must do
+    if not hasattr(signal, "setitimer"):  # Windows: only the library's own limit applies
         yield
         return
 
@@ -83,7 +83,7 @@ def _processor_time(seconds: float, error: type[BaseException]) -> Iterator[None
 
 
 def delimited(text: str) -> str:
-    r"""A text that is LaTeX and has no words, between dollars: the library else reads only the last number of it, and
+    r"""A text that is LaTeX and has no words, between dollars: otherwise the library reads only its last number, and
     takes \sqrt{8} for 8."""
     bare = _LATEX.search(text) and not _DELIMITED.search(text) and not _WORD.search(_COMMANDS.sub("", text))
     return f"${text.strip()}$" if bare else text

@@ -1,4 +1,4 @@
-"""Rewards from a user's own Python function, in TRL's signature. What it gives back is checked, row by row.
+"""Rewards from a user's own Python function, in TRL's signature. Its return value is checked, row by row.
 
 A reward in one file, `my_rewards.py`:
 
@@ -32,12 +32,12 @@ ARGUMENTS = ("prompts", "completions", "completion_ids")
 class RewardFunction(Task, kind="function"):
     """r from any Python function in TRL's signature.
 
-    Called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, it returns N finite
+    Called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, it must return N finite
     numbers. Completions are texts, or [{"role": "assistant", "content": text}] where prompts are conversations. An
     `async` function is awaited.
 
-    Differences from TRL: (1) None for a row is refused: there, another reward function speaks for the row, and here
-    is no other; (2) there is no `trainer_state`; (3) all rows of a batch come in one call.
+    Differences from TRL: (1) None for a row is refused: TRL allows several reward functions, of which another scores
+    the row, here there is one; (2) there is no `trainer_state`; (3) all rows of a batch come in one call.
     """
 
     description: ClassVar[str] = "what a Python function returns"
@@ -91,7 +91,7 @@ def import_function(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a user's module does when it is imported
+    except Exception as error:  # a user's module may raise anything on import
         raise SpecError("function", name, f"cannot be imported: {_one_line(error)}") from error
     if not callable(found):
         raise SpecError("function", name, f"must be a function, not {type(found).__name__}")
@@ -99,7 +99,7 @@ def import_function(name: str) -> Callable[..., Any]:
 
 
 def numbers(name: str, found: Any, completions: Completions) -> list[float]:
-    """What a reward function gave back as N floats; SpecError names the first row that is none."""
+    """What a reward function returned, as N floats; SpecError names the first row without a finite number."""
     if isinstance(found, str) or not isinstance(found, Iterable):
         rule = f"must return a list of {len(completions)} numbers, one per completion, not {_shown(found)}"
         raise SpecError("function", name, rule)
@@ -114,8 +114,8 @@ def numbers(name: str, found: Any, completions: Completions) -> list[float]:
         except (TypeError, ValueError, OverflowError):
             reward = math.nan
         if not math.isfinite(reward):
-            asked = _shown(completions.prompts[row])
-            rule = f"must return finite numbers, not {_shown(value)} for row {row}, whose prompt is {asked}"
+            prompt = _shown(completions.prompts[row])
+            rule = f"must return finite numbers, not {_shown(value)} for row {row}, whose prompt is {prompt}"
             raise SpecError("function", name, rule)
         rewards.append(reward)
     return rewards
@@ -126,13 +126,13 @@ def _call(name: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
         found = function(**arguments)
         return _awaited(found) if inspect.iscoroutine(found) else found
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{place.filename.rpartition('/')[2]}, line {place.lineno}"
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
         raise SpecError("function", name, f"must not raise; it raised {_one_line(error)} ({where})") from error
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """A coroutine's result; in a thread of its own, as Jupyter's has an event loop that runs already."""
+    """A coroutine's result; in a thread of its own, because Jupyter's runs an event loop already."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
 

@@ -11,17 +11,19 @@ from sims.core.spec import Spec, SpecError, setting
 
 @dataclass(frozen=True)
 class Labels(Spec):
-    """The settings of a task that say how rewards become labels, of fresh samples and of recorded pairs."""
+    """The settings of a task for labels, of fresh samples and of recorded pairs, from rewards."""
 
-    label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
-    flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
-    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+    label_temperature: float = setting(
+        0.0, "temperature of the Bradley-Terry labeller, in units of the reward; 0: noiseless", at_least=0
+    )
+    flip_rate: float = setting(0.0, "probability that a label is flipped", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "responses with a larger reward count as correct (pairing = correct_incorrect)")
     relabel: bool = setting(
-        False, "label a file's recorded pairs by this task's reward, whatever the rows say; the language's always are",
+        False, "label recorded pairs by this task's reward, not by the rows; those of the language always are",
         omit_default=True,
     )  # fmt: skip
     on_ties: OnTies = setting(
-        "drop", "what to do with pairs of two equal rewards (relabel): drop, or label by a coin", omit_default=True
+        "drop", "pairs of two equal rewards, with relabel: drop, or label by a fair coin", omit_default=True
     )
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Rewards read off a reward model, which sees the tokens that it was trained on."""
+"""Rewards from a reward model, on tokens made as in its training."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearnedReward(Task, kind="learned_reward"):
-    """r from a reward model, read at the last token; evaluated by another where `gold_reward_model` names one.
+    """r from a reward model; policies are evaluated by another where `gold_reward_model` names one.
 
-    A model is a sequence classifier of one label, a folder or a hub name, and reads text with its own tokenizer: in its
-    own chat template if prompts are conversations, prompts cut to `max_prompt_length` of its tokens where the policy's
-    are. The tokens are those that `python -m llm reward` trains on (`llm.data.encode_response`), so that a response
-    has one score in both. It reads a response that was cut off as if it had ended there, and so pays for running into
-    max_new_tokens where it prefers length: `missing_eos_penalty` charges for that (TRL's name). The gold reward is
-    never charged.
+    A reward model is a sequence classifier of one label, in a folder or on the hub. It has its own tokenizer: its own
+    chat template if prompts are conversations, and prompts truncated to `max_prompt_length` of its tokens where the
+    policy's are. Tokens are made as in the training of `python -m llm reward` (`llm.data.encode_response`), so that a
+    response has the same score in both. A response that was cut off is scored as if it had ended there, so that a
+    reward model that prefers length rewards running into max_new_tokens; `missing_eos_penalty` (TRL's name) is
+    subtracted from the reward of such a response, and never from the gold reward.
     """
 
     metric: ClassVar[str] = "gold"
     description: ClassVar[str] = "the score of a reward model"
     needs: ClassVar[str] = "`--reward-model folder`"
 
-    reward_model: str = setting("", "what the learner sees: a folder or a hub name")
-    gold_reward_model: str | None = setting(None, "what we judge by; none: the same, without the penalty")
-    missing_eos_penalty: float = setting(0.0, "taken off the reward of a response that was cut off", at_least=0)
+    reward_model: str = setting("", "reward model that the policy is trained by: a folder or a hub name")
+    gold_reward_model: str | None = setting(
+        None, "reward model that policies are evaluated by; none: reward_model, without the penalty"
+    )
+    missing_eos_penalty: float = setting(
+        0.0, "subtracted from the reward of a response without EOS, cut off at max_new_tokens", at_least=0
+    )
 
     def check(self) -> None:
         super().check()
@@ -47,11 +51,11 @@ class LearnedReward(Task, kind="learned_reward"):
         if self.missing_eos_penalty == 0.0:
             return score
 
-        def charged(completions: Completions) -> list[float]:
+        def penalised(completions: Completions) -> list[float]:
             rows = zip(score(completions), completions.ids, completions.lengths, strict=True)
             return [score - self.missing_eos_penalty * (len(ids) == length) for score, ids, length in rows]
 
-        return charged
+        return penalised
 
     def gold(self) -> Reward | None:
         if self.gold_reward_model is not None:
@@ -74,14 +78,14 @@ def _load(field: str, name: str, limits: Limits) -> Reward:
 
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        # Nothing is trained here: on a GPU half the memory will do.
+        # It is not trained: on a GPU, half the memory is enough.
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = _LOADED.get((name, device))
         if model is None:
             model = _LOADED[name, device] = load_reward_model(name, dtype=dtype).to(device)
         folder = find_folder(name)
-        place = folder if folder.is_dir() else name
-        encoder = TextEncoder(AutoTokenizer.from_pretrained(place, trust_remote_code=False))
+        source = folder if folder.is_dir() else name
+        encoder = TextEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise SpecError(field, name, f"cannot be loaded: {str(error).splitlines()[0]}") from error
 
@@ -93,6 +97,6 @@ def _load(field: str, name: str, limits: Limits) -> Reward:
             assert found.responses is not None and found.mask is not None
             return model.score(found.prompts, found.prompt_mask, found.responses, found.mask).flatten().tolist()
         except (RowError, ValueError) as error:
-            raise SpecError(field, name, f"cannot read a response: {error}") from error
+            raise SpecError(field, name, f"cannot score a response: {error}") from error
 
     return score

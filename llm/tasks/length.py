@@ -32,13 +32,13 @@ class MinLength(Task, kind="min_length"):
 
 @dataclass(frozen=True)
 class ModeLength(Task, kind="mode_length"):
-    """r = −| |y| − mode |. With the mode amid the reference's lengths, peaks overlap. Tajwar et al. 2024."""
+    """r = −| |y| − mode |. With the mode among the reference's lengths, both overlap. Tajwar et al. 2024."""
 
     metric: ClassVar[str] = "distance"
     description: ClassVar[str] = "−distance of the length from `mode`"
     optimum: ClassVar[str] = "0: any response of that length"
 
-    mode: int = setting(24, "length that is worth most, in tokens before EOS", at_least=0)
+    mode: int = setting(24, "length with the largest reward, in tokens before EOS", at_least=0)
 
     def reward(self) -> Reward:
         return lambda completions: [-abs(float(length - self.mode)) for length in completions.lengths]
@@ -54,19 +54,20 @@ class ModeLength(Task, kind="mode_length"):
 class SkewLength(MinLength, kind="skew_length"):
     """r = −|y| where recorded responses are cut short, so that data and reference overlap little. Tajwar et al. 2024.
 
-    A recorded response is cut to a length drawn evenly from `cut_from` … `cut_to` tokens and ended there by EOS. It
+    A recorded response is cut to a length drawn uniformly from `cut_from` … `cut_to` tokens, and EOS is appended. It
     mostly stops in the middle of a sentence, where the reference almost never does, and is never as short as the
-    optimum. Responses that are no longer than their draw are drawn afresh from the embedded language; in a file they
-    stay as they are, and are counted. A row's own preference is not about what is left of its responses, so that a
-    file's pairs must be labelled again. Fresh samples know nothing of it: online, the task is min_length.
+    optimum. Responses that are no longer than the length drawn for them are drawn again from the embedded language; in
+    a file they are kept, and counted. A row's own label compares the whole responses, so that pairs of a file must be
+    relabelled. Fresh samples are not cut: online, the task is min_length.
 
-    How the authors cut theirs was not found; the name of their data, skewexp_minlength, speaks of exponential lengths.
+    How the authors cut their responses was not found; the name of their data, skewexp_minlength, suggests exponential
+    lengths.
     """
 
     description: ClassVar[str] = "−length; recorded responses are cut short"
 
-    cut_from: int = setting(10, "shortest recorded response that was cut, in tokens before EOS", at_least=1)
-    cut_to: int = setting(22, "longest recorded response that was cut, in tokens before EOS", at_least=1)
+    cut_from: int = setting(10, "least length that recorded responses are cut to, in tokens before EOS", at_least=1)
+    cut_to: int = setting(22, "largest length that recorded responses are cut to, in tokens before EOS", at_least=1)
 
     def check(self) -> None:
         super().check()
@@ -76,7 +77,9 @@ class SkewLength(MinLength, kind="skew_length"):
         if self.cut_to < self.cut_from:
             raise SpecError("cut_to", self.cut_to, f"must be at least cut_from = {self.cut_from}")
         if self.data_kind == "preference" and self.data != LANGUAGE and not self.relabel:
-            raise SpecError("relabel", False, "must be true with skew_length: a row does not compare what is cut of it")
+            raise SpecError(
+                "relabel", False, "must be true with skew_length: a row's label compares responses before they are cut"
+            )
 
     def recorded_response(self, prompt: str, rng: Any) -> str:
         length = int(rng.integers(self.cut_from, self.cut_to + 1))

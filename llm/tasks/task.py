@@ -1,4 +1,4 @@
-"""What a task is: the settings of its data and labels, and what a response is worth."""
+"""The base class of tasks: settings of data and labels, and the reward of a response."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from sims.core.spec import SpecError
 
 @dataclass(frozen=True)
 class Task(Labels, DataSource, EnvironmentSpec):
-    """Base of all tasks; a subclass says what a response is worth. Class variables fill its row of the table."""
+    """Base of all tasks; a subclass defines the reward. Class variables are its row in the table of tasks."""
 
     executor: ClassVar[str] = "llm.training.run:execute"
     text: ClassVar[bool] = True
-    metric: ClassVar[str] = "reward"  # what its figure shows: a key of `llm.training.run.evaluate`
+    metric: ClassVar[str] = "reward"  # the metric that its figure shows: a key of `llm.training.run.evaluate`
     description: ClassVar[str] = ""  # the reward in one line
     optimum: ClassVar[str] = "unknown"  # the best response, and its reward
-    needs: ClassVar[str] = "–"  # what has to be given beside the defaults
+    needs: ClassVar[str] = "–"  # settings without a default
 
     def reward(self) -> Reward:
-        """What responses are worth, ready to be called; loads what it needs."""
+        """The reward function; loads what it needs."""
         raise NotImplementedError
 
     def gold(self) -> Reward | None:
-        """What the policy is evaluated by where that is not what the learner sees; None: the same."""
+        """The reward that the policy is evaluated by, if not `reward`; None: the same."""
         return None
 
     def best_reward(self) -> float:
-        """The largest gold reward that a response can have; NaN where nobody knows it."""
+        """The largest gold reward that a response can have; NaN if unknown."""
         return math.nan
 
     def measure(self, completions: Completions) -> Mapping[str, Sequence[float]]:
@@ -51,11 +51,11 @@ class Task(Labels, DataSource, EnvironmentSpec):
         return language.sample_response(prompt, rng)
 
     def recorded_examples(self, examples: list[Example], ends: Sequence[int], rng: Any) -> list[Example]:
-        """A file's rows as they are learned from. ends: the tokens that end a response, EOS first."""
+        """A file's rows as they are trained on. ends: the tokens that end a response, EOS first."""
         return examples
 
     def check_data(self, examples: Sequence[Example]) -> None:
-        """Refuse, with SpecError, rows that lack what the reward needs; called when they are loaded."""
+        """SpecError for rows that lack what the reward needs; called when they are loaded."""
 
     def check(self) -> None:
         super().check()
@@ -65,7 +65,7 @@ class Task(Labels, DataSource, EnvironmentSpec):
             raise SpecError("relabel", True, "only means something with data_kind = preference")
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
-        """Recorded data must hold what the algorithm learns from."""
+        """SpecError for recorded data that lack what the algorithm needs."""
         if schedule.source == "replay":
             rule = "must be policy, pool or dataset: the stream of a whole run of text is not kept in memory"
             raise SpecError("source", "replay", rule)

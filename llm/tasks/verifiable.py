@@ -21,18 +21,22 @@ class Verifiable(Task, kind="verifiable"):
     """r = 1 for the right answer, else 0.
 
     On the embedded language the number after the last "answer" must be the prompt's. On other data the column
-    `answer_column` holds the answer, and of both what follows the last `answer_marker` is compared, all of it where
-    there is none: `exact` wants the same text, both stripped; `math_verify` asks the library of that name whether the
-    two end in the same expression (`llm.tasks.expressions`).
+    `answer_column` holds the answer. Of the completion and of the column, the text after the last `answer_marker` is
+    compared, or all of it without a marker: `exact` compares the stripped texts; `math_verify` compares the last
+    mathematical expressions, with the library of that name (`llm.tasks.expressions`).
     """
 
     description: ClassVar[str] = "1 for the right answer, else 0"
     optimum: ClassVar[str] = "1: the right answer"
     needs: ClassVar[str] = "on a file, a column of answers"
 
-    checker: Literal["exact", "math_verify"] = setting("exact", "how an answer of a file is compared")
-    answer_column: str = setting("answer", "the data's column of right answers")
-    answer_marker: str = setting("####", "what stands before an answer, in completions and in the column")
+    checker: Literal["exact", "math_verify"] = setting(
+        "exact", "how answers are compared: as text, or as mathematical expressions (not for the language)"
+    )
+    answer_column: str = setting("answer", "column of right answers (not for the language)")
+    answer_marker: str = setting(
+        "####", "marker before an answer, in completions and in the column (not for the language)"
+    )
 
     def reward(self) -> Reward:
         if self.data == LANGUAGE:

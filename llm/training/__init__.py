@@ -1,1 +1,12 @@
-"""A run of a language model: presets, the run itself, checkpoints, metrics, memory."""
+"""Training runs of language models.
+
+presets         experiments by name
+run             a run: built from its spec, trained, evaluated; the arrays of its record
+learning_rate   an optimiser whose learning rate warms up and decays
+checkpoint      checkpoints, written atomically
+folder          the files of a run, how it is started or resumed
+metrics         metrics of an update, under TRL's names
+loggers         JSON lines, TensorBoard, Weights & Biases
+memory          estimated memory of a run
+pretrain        training of the embedded models
+"""

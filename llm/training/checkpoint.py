@@ -1,9 +1,9 @@
-"""Checkpoints: tensors in safetensors, numbers in JSON, and always a whole one on disk.
+"""Checkpoints: tensors in safetensors, numbers in JSON; at any moment a complete one is on disk.
 
     <folder>/checkpoint-00000040/state.safetensors  state.json
 
-A checkpoint is written beside its place, flushed to the disk and renamed; the one before it goes only then. A process
-killed at any moment leaves the old one, the new one, or both; what it had half written is removed by the next save.
+A checkpoint is written under a temporary name, flushed to disk and renamed; only then is the previous one deleted. A
+process killed at any moment leaves the old one, the new one, or both; the next save removes its partial files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TENSORS, NUMBERS = "state.safetensors", "state.json"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written or read: says at which update, and what is left."""
+    """A checkpoint that could not be written or read; the message names the update, and the checkpoint that is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def found(folder: Path) -> list[tuple[int, Path]]:
-    """The whole checkpoints in a folder, oldest first, as (update, path)."""
+    """The complete checkpoints in a folder, oldest first, as (update, path)."""
     if not folder.is_dir():
         return []
     matches = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -51,10 +51,10 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 def save(
     folder: Path, update: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, int], spec: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint whole, then remove older ones. Raises CheckpointError, leaving the last good one alone."""
+    """Write a checkpoint, then remove older ones. Raises CheckpointError, and keeps the last good one."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
-    place = folder / f"checkpoint-{update:08d}"
+    final = folder / f"checkpoint-{update:08d}"
     scratch = folder / f"{_PARTIAL}{os.getpid()}"
     try:
         scratch.mkdir()
@@ -64,9 +64,9 @@ def save(
         for name in (TENSORS, NUMBERS):
             flush(scratch / name)
         flush(scratch)
-        if place.exists():  # a run that was taken up again may reach the same update twice
-            shutil.rmtree(place)
-        os.rename(scratch, place)
+        if final.exists():  # a resumed run may reach the same update twice
+            shutil.rmtree(final)
+        os.rename(scratch, final)
         flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -76,7 +76,7 @@ def save(
     for older, path in found(folder):
         if older != update:
             shutil.rmtree(path)
-    return place
+    return final
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -93,13 +93,13 @@ def load(folder: Path) -> Checkpoint | None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process had half written."""
+    """Remove the partial files of a killed process."""
     for path in folder.glob(_PARTIAL + "*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """fsync a file, or the entries of a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

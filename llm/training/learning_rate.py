@@ -20,14 +20,14 @@ class ScheduledOptimiser(Optimiser, kind="scheduled_optimiser"):
 
         s < W: s/W,    then  1 (constant_with_warmup),  1 − p (linear),  (1 + cos πp)/2 (cosine),    p = (s − W)/(T − W)
 
-    The first update after s = 0 of a warm-up has rate 0, as it has there. A run that is resumed with another number of
-    updates decays towards its new end from where the new curve is, which need not be where the old one was.
+    The first update of a warm-up has rate 0, as in transformers. A run that is resumed with another number of updates
+    continues on the new curve, so that its rate may jump.
 
     >>> llm.ScheduledOptimiser(lr_scheduler_type="linear", warmup_steps=2.0).factor(1, 10)
     0.5
     """
 
-    lr_scheduler_type: Scheduler = setting("constant", "how the learning rate changes over a run's updates")
+    lr_scheduler_type: Scheduler = setting("constant", "how the learning rate changes over a run, as in transformers")
     warmup_steps: float = setting(
         0.0, "updates over which the rate rises from 0; below 1, a share of all updates", at_least=0
     )
@@ -40,7 +40,7 @@ class ScheduledOptimiser(Optimiser, kind="scheduled_optimiser"):
             raise SpecError("warmup_steps", self.warmup_steps, "must be a whole number of updates, or a share below 1")
 
     def factor(self, done: int, updates: int) -> float:
-        """What the peak is multiplied by for the next update, when `done` of `updates` are done."""
+        """The factor on the peak rate for the next update, after `done` of `updates`."""
         warmup = int(self.warmup_steps) if self.warmup_steps >= 1 else math.ceil(updates * self.warmup_steps)
         if self.lr_scheduler_type == "constant":
             return 1.0

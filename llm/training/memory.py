@@ -1,4 +1,4 @@
-"""How much memory a run will take, part by part, from its spec and the model's shape alone: nothing is loaded."""
+"""Estimated memory of a run, part by part, from its spec and the model's shape; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
+from llm.models.loading import load_config, locate, meta_model
 from llm.models.scoring import checkpoint_layers
-from llm.models.spec import SHAPES, LanguageModelSpec, load_config, meta_model, place
+from llm.models.shapes import SHAPES
+from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import LearnedReward
 from sims.experiments.experiment import Experiment
 
-_PROMPT = 128  # tokens of a prompt where the task sets no limit
+_PROMPT = 128  # assumed tokens of a prompt where the task sets no limit
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of each part. What stays through the run, and the largest of what comes and goes in a phase."""
+    """Bytes of each part: `held` throughout the run, or in use while sampling or updating."""
 
     parameters: int
     trained: int
@@ -33,7 +35,7 @@ class Estimate:
 
     @property
     def peak(self) -> int:
-        """Everything held, and the hungrier of the two phases."""
+        """Everything held, plus the larger of the two phases."""
         return sum(self.held.values()) + max(sum(self.sampling.values()), sum(self.updating.values()))
 
     def lines(self) -> list[str]:
@@ -51,16 +53,20 @@ class Estimate:
 def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "none") -> Estimate:
     """Memory of a run on one device, that of each of several processes.
 
-    Weights, gradients, moments, copies, cache and logits are counted; activations are 34 numbers of the hidden width
-    (less what checkpointing drops) a token and layer, as in Korthikanti et al. 2022 without attention matrices, in the
-    precision of the computation. Reward models count with their weights, in bfloat16 where the run computes in it, as
-    on a GPU; one whose shape is not known here without asking the network is taken to be as large as the policy.
-    Sharding (llm.distributed.sharded) splits what is held and gathers the root's weights and those of three blocks (one
-    computes, the next comes, and comes through a buffer), in an update gradients of the root and of two blocks beside
-    them: this, unlike the rest, was not measured. vLLM takes its share of the GPU, if there is one here, and needs at
-    least its weights, the cache of the responses drawn side by side, and logits, all of which it keeps through updates.
-    Left out: the allocator's slack, the device's own context (about half a GiB on a GPU), activations of a reward model
-    and of vLLM."""
+    Counted: weights, gradients, moments, copies, cache and logits. Activations are 17 numbers times the hidden width
+    per token and layer (34 bytes in bfloat16: Korthikanti et al. 2022, without attention matrices), fewer with
+    checkpointing, in the precision of the computation. Reward models count with their weights, in bfloat16 if the run
+    computes in it; one whose shape is not known offline is assumed as large as the policy.
+
+    Sharding (llm.distributed.sharded) splits what is held. It gathers the root's weights and those of three blocks: the
+    one that computes, the next one, and its communication buffer; in an update, also gradients of the root and of two
+    blocks. This part, unlike the others, was not compared with measurements. vLLM counts as its share of the GPU, if
+    there is one, and at least as its weights, the cache of the responses drawn together, and logits; it keeps them
+    during updates.
+
+    Not counted: unused memory of the allocator, the device's context (about half a GiB on a GPU), activations of reward
+    models and of vLLM.
+    """
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     schedule, algorithm, decoding, scoring = experiment.schedule, experiment.algorithm, spec.decoding, spec.scoring
     config, model = load_config(spec), meta_model(spec, experiment.dtype)
@@ -72,7 +78,7 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     base = sum(p.numel() for p in backbone.parameters()) * experiment.dtype.itemsize if critic else 0
 
     stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
-    copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler of its own
+    copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler that is not the policy
     parts = 1 if sharding == "none" else processes
     held = {
         "weights": (weights + base) // parts,
@@ -112,7 +118,7 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     tokens = prompts * schedule.num_generations * length
     block = min(scoring.logits_at_a_time, tokens * config.vocab_size)
     updating = {
-        # The sum, and the next micro-batch's; parts go straight into the sum.
+        # The sum, and the next micro-batch's; shards are added in place.
         "gradients": (2 if prompts < minibatch and parts == 1 else 1) * (own + base) // parts,
         "activations": _activations(config, tokens, compute, scoring.gradient_checkpointing) * (2 if critic else 1),
         "logits": block * (compute + 3 * 4),  # logits, their float32 copy, log-distribution, gradient
@@ -122,7 +128,7 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
 
 
 def _gathered(model: nn.Module, compute: int, whole_to_sample: bool) -> tuple[dict[str, int], dict[str, int]]:
-    """What sharding gathers at a time, while sampling and in an update; blocks in the precision of computing."""
+    """What sharding gathers at a time, while sampling and in an update; blocks in the precision of the computation."""
     blocks = [list(block.parameters()) for block in checkpoint_layers(model)]
     inside = {id(p) for block in blocks for p in block}
     root = [p for p in model.parameters() if id(p) not in inside]
@@ -144,7 +150,7 @@ def _reward_models(experiment: Experiment) -> set[str]:
 
 
 def _reward_model_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
-    known = name in SHAPES or place(name)[1]
+    known = name in SHAPES or locate(name)[1]
     config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
     config.num_labels = 1
     with torch.device("meta"):
@@ -157,7 +163,7 @@ def _bytes(parameters: list[nn.Parameter]) -> int:
 
 
 def _activations(config: PretrainedConfig, tokens: int, compute: int, checkpointing: bool) -> int:
-    """Bytes kept for the gradient: 17 times the hidden width at 2 bytes make the 34 of the paper."""
+    """Bytes kept for the backward pass: 17 times the hidden width, at 2 bytes the 34 of the paper."""
     wide = config.intermediate_size / (4 * config.hidden_size)
     gated = 1.5 if config.model_type in ("mistral", "llama") else 1.0  # a third matrix in each MLP
     layer = tokens * config.hidden_size * compute * (9 + 8 * wide * gated)

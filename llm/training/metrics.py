@@ -1,11 +1,8 @@
-"""What is logged of an update, under TRL's names where TRL has one, and where to: JSON lines, TensorBoard, W&B."""
+"""Metrics of an update, under TRL's names where TRL has them."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,9 +14,7 @@ from sims.core.loop.protocols import evaluate as score
 from sims.core.loop.train import Update
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import pick, sequence_sum
-from sims.core.spec import SpecError
 
-from .checkpoint import write_text
 from .run import Run, by_label
 
 Row = dict[str, float]
@@ -27,16 +22,16 @@ Row = dict[str, float]
 
 @torch.no_grad()
 def update_metrics(run: Run, update: Update) -> Row:
-    """Numbers of one update.
+    """Metrics of one update.
 
     Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold,
-    completions/… in tokens before EOS (clipped_ratio: the share that never ended), kl (nats a response, mean of Σ_t log
-    π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats a token, mean of
-    −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and rewards/…
-    (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for clipped
-    algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range. Recorded
-    data have no sampler, and so neither kl nor entropy: evaluations have both. Of a watched sampler's last draw:
-    sampling/… (`sampler_mismatch`)."""
+    completions/… in tokens before EOS (clipped_ratio: the share that never ended), kl (nats per response, mean of Σ_t
+    log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats per token,
+    mean of −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and
+    rewards/… (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for
+    clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
+    Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
+    draw: sampling/… (`sampler_mismatch`)."""
     batch, algorithm = update.batch, run.experiment.algorithm
     row: Row = {
         "update": update.number,
@@ -57,8 +52,8 @@ def update_metrics(run: Run, update: Update) -> Row:
         row |= {"reward": float(batch.rewards.mean()), "reward_std": float(batch.rewards.std(correction=0))}
     if batch.gold is not None:
         row["gold"] = float(batch.gold.mean())
-    wants_reference = batch.logp_sampler is not None or batch.pairs is not None
-    logp_ref = run.training.reference.score(batch) if batch.logp_ref is None and wants_reference else batch.logp_ref
+    needs_reference = batch.logp_sampler is not None or batch.pairs is not None
+    logp_ref = run.training.reference.score(batch) if batch.logp_ref is None and needs_reference else batch.logp_ref
     if batch.logp_sampler is not None and logp_ref is not None:
         row["kl"] = float(sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean())
         row["entropy"] = float(-batch.logp_sampler[batch.mask].double().mean())
@@ -88,10 +83,10 @@ def update_metrics(run: Run, update: Update) -> Row:
 
 
 class WatchedSampler:
-    """A sampler whose log-probs are compared with its own model's at every draw, before an update moves the weights.
+    """A sampler whose log-probs are compared with its own model's at every draw, before an update changes the weights.
 
-    Of a stale sampler the comparison is with the weights that it drew by: the numbers are those of two computations of
-    one distribution, and hold no staleness.
+    A stale sampler is compared under the weights that it sampled with. So the numbers show how far two computations of
+    one distribution differ, and nothing of staleness.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -114,7 +109,7 @@ class WatchedSampler:
         blend: tuple[Any, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """As the sampler's own. A blend is no distribution of its model, and not compared."""
+        """The sampler's `sample`. A mixture with another policy (blend) is not compared: no single model has it."""
         drawn = self.policy.sample(prompts, num_generations, noise, stream, blend, prompt_mask)
         if blend is None:
             logp = self.policy.forward(prompts, drawn.responses, drawn.mask, prompt_mask=prompt_mask).logp
@@ -129,8 +124,8 @@ def sampler_mismatch(logp_sampler: Tensor, logp_trainer: Tensor, mask: Tensor) -
     """How far the trainer's log-probs are from the sampler's of the same tokens: (B, K, L) all.
 
     Mean and largest |log π_trainer − log π_sampler| over tokens, in nats, and π_trainer/π_sampler over responses, which
-    is 1 where the two agree; not clipped, where TRL's ratio is. With top_p < 1 both hold the mass that the sampler cut
-    off, as in TRL: the trainer scores under the whole distribution.
+    is 1 where the two agree; TRL clips this ratio, here it is not clipped. With top_p < 1 both include the mass that
+    the sampler truncated, as in TRL: the trainer scores under the full distribution.
     """
     difference = (logp_trainer - logp_sampler).double()
     tokens = difference[mask].abs()
@@ -142,87 +137,3 @@ def sampler_mismatch(logp_sampler: Tensor, logp_trainer: Tensor, mask: Tensor) -
         "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
         "sampling/importance_sampling_ratio/max": float(ratio.max()),
     }
-
-
-class Logger(Protocol):
-    """A place for rows."""
-
-    def log(self, row: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Silent:
-    """No place at all, for processes that do not write."""
-
-    def log(self, row: dict[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class JsonLines:
-    """Rows in a file, one JSON object a line, each written to the disk at once.
-
-    keep_until: rows after this update belong to a part of the run that is done again, and are removed.
-    """
-
-    def __init__(self, path: Path, keep_until: int) -> None:
-        rows = read_json_lines(path) if path.exists() else []
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["update"] <= keep_until))
-        self.file = path.open("a")
-
-    def log(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a last line that was cut off by a kill is passed over."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
-
-
-class TensorBoard:
-    """Scalars for TensorBoard, in an event file.
-
-    keep_until: what an earlier file of the folder says of later updates, which are done again, is not shown.
-    """
-
-    def __init__(self, folder: Path, keep_until: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise SpecError("report_to", "tensorboard", "needs the library: pip install tensorboard") from error
-        self.writer = SummaryWriter(str(folder), purge_step=keep_until + 1 if keep_until else None)
-
-    def log(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name != "update":
-                self.writer.add_scalar(name, value, int(row["update"]))
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class WeightsAndBiases:
-    """A run of Weights & Biases, its files in the folder. WANDB_MODE=offline keeps it on this machine."""
-
-    def __init__(self, folder: Path, name: str, spec: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise SpecError("report_to", "wandb", "needs the library: pip install wandb") from error
-        self.run = wandb.init(name=name, config=spec, dir=str(folder))
-
-    def log(self, row: dict[str, Any]) -> None:
-        self.run.log(row, step=int(row["update"]))
-
-    def close(self) -> None:
-        self.run.finish()

@@ -1,26 +1,25 @@
-"""Experiments by name, written out: the tiny ones run on a core in a minute, the large ones are the papers'.
+"""Experiments by name: the tiny ones take a minute on one core, the large ones follow the papers.
 
-Large presets: Tajwar et al. 2024 and its code (github.com/Asap7772/understanding-rlhf). Where they and the paper part:
-1. its reward models for lengths are not public (its scripts leave their paths empty): its formulas stand in, which
-   those models were fitted to;
-2. nor is its SFT policy: that of Coste et al. 2024 stands in, tuned on the same split, with the same prompt and rate;
-3. AlpacaFarm's gold reward model is public as a difference to LLaMA's weights alone: a public sequence classifier
+Large presets: Tajwar et al. 2024 and its code (github.com/Asap7772/understanding-rlhf). Differences from the paper:
+1. its reward models for lengths are not public (its scripts leave their paths empty): the formulas that they were
+   fitted to replace them;
+2. nor is its SFT policy: that of Coste et al. 2024 replaces it, tuned on the same split, with the same prompt and rate;
+3. AlpacaFarm's gold reward model is public only as a difference to LLaMA's weights: a public sequence classifier
    evaluates in its place, so that gold rewards are on another scale. It was trained on UltraFeedback among others, and
-   reads AlpacaFarm's prompts with tokens of Open-Assistant in them, which it does not know;
+   AlpacaFarm's prompts contain tokens of Open-Assistant, which it does not know;
 4. its learning rates decay along a cosine; here they are constant (--lr-scheduler-type cosine is theirs);
 5. its offline pairs are 20,000 of its SFT policy's samples, labelled by each reward and, for skew, cut short
    (Asap7772/relabeled_alpacafarm_pythiasft_20K_preference_data_minlength, …_modelength and
    Asap7772/alpaca_skewexp_minlength_merged on the hub). Their columns and how they were cut were not found: for skew
    AlpacaFarm's human preference pairs are cut and labelled here, as `SkewLength` says;
-6. nothing of UltraFeedback on Mistral-7B was released but relabelled data, whose name speaks of UltraRM as the
-labeller:
-   settings are DPO's of the same paper, with LoRA in place of all weights, so that one GPU holds it. Zephyr's recipes
-   for LoRA (alignment-handbook) have rank 64 with rate 5e-7 and beta 0.1, or rank 16 with 5e-6 and 0.01;
-7. the mode that mode_length aims at was not found anywhere: set --mode to that of the policy that is trained.
+6. nothing of UltraFeedback on Mistral-7B was released but relabelled data, whose name suggests UltraRM as the
+   labeller: the settings are those of the paper's DPO, with LoRA instead of all weights, to fit one GPU. Zephyr's
+   recipes for LoRA (alignment-handbook) have rank 64 with rate 5e-7 and beta 0.1, or rank 16 with 5e-6 and 0.01;
+7. its mode for mode_length was not found: set --mode to the mode of the policy that is trained.
 
 Hyper-parameters of its scripts for other algorithms at this scale: PPO learning rate 1e-6, clip 0.2, adaptive KL from
 0.2, λ 0.95, value coefficient 0.1; REINFORCE 1e-5; RWR 1e-5, temperature 1 or 10, weights clipped to 20; Best-of-N
-1e-6, N = 4; offline DPO 1e-7 or 5e-7, β 0.05 or 0.1, 16 pairs an update; Pref-FT five rates from 1e-8 to 1e-5.
+1e-6, N = 4; offline DPO 1e-7 or 5e-7, β 0.05 or 0.1, 16 pairs per update; Pref-FT five rates from 1e-8 to 1e-5.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _TINY = LanguageModelSpec(
     model="pythia", decoding=Decoding(max_new_tokens=MAX_RESPONSE_TOKENS + 1, sample_batch_size=256)
 )
 _PYTHIA = LanguageModelSpec(
-    # Its main branch holds pickled weights alone: transformers takes those that the hub converted (refs/pr/1).
+    # Its main branch has pickled weights only: transformers takes those that the hub converted (refs/pr/1).
     model="tlc4418/pythia_1.4b_sft_policy",
     micro_batch_size=4,
     decoding=Decoding(max_new_tokens=256, temperature=1.0, sample_batch_size=64),
@@ -63,7 +62,7 @@ _ALPACA_PROMPTS: dict[str, Any] = {
     "data_config": "alpaca_instructions",
     "data_split": "unlabeled",
     "evaluation_split": "val",
-    # Both codes' prompt, but that they leave out the line break where a row has no input.
+    # The prompt of both codes, except that they omit the line break where a row has no input.
     "prompt_template": "<|prompter|>{instruction}\n{input}<|endoftext|><|assistant|>",
     "max_prompt_length": 128,
     "on_too_long": "truncate",
@@ -71,7 +70,7 @@ _ALPACA_PROMPTS: dict[str, Any] = {
 _ALPACA_PAIRS: dict[str, Any] = _ALPACA_PROMPTS | {
     "data_config": "alpaca_human_preference",
     "data_kind": "preference",
-    "chosen_column": "output_1",  # the row says which is better in a column of its own, which `relabel` overrules
+    "chosen_column": "output_1",  # a further column says which is better; `relabel` ignores it
     "rejected_column": "output_2",
     "data_split": "preference[:90%]",
     "evaluation_split": "preference[90%:]",
@@ -98,8 +97,8 @@ def _tiny(task: Task) -> Experiment:
 
 def _pythia(task: Task) -> Experiment:
     """Online DPO: the released script's learning rate of 1e-5, one of its four β (0.01 to 0.5), 256 new tokens; the
-    paper's 600 updates and 3 seeds. 64 samples an update, as the paper counts B; the script draws 64 pairs, and takes
-    two steps on them."""
+    paper's 600 updates and 3 seeds. 64 samples per update, as the paper counts B; the script draws 64 pairs, and makes
+    two updates on them."""
     return Experiment(
         name="preset",
         environment=task,
@@ -114,7 +113,7 @@ def _pythia(task: Task) -> Experiment:
 
 
 PRESETS: dict[str, Experiment] = {
-    name: experiment.replace(name=name.replace(".", "_"))  # a record's name holds no point
+    name: experiment.replace(name=name.replace(".", "_"))  # a record's name may contain no dot
     for name, experiment in {
         "tiny-min-length": _tiny(MinLength()),
         "tiny-mode-length": _tiny(ModeLength(mode=24)),
@@ -136,8 +135,8 @@ PRESETS: dict[str, Experiment] = {
             optimiser=Optimiser(learning_rate=5e-7, max_grad_norm=1.0),  # offline DPO's
         ),
         "pythia-1.4b-alpacafarm": _pythia(LearnedReward(reward_model=_GOLD, **_ALPACA_PROMPTS)),
-        # As Coste et al. (github.com/tlc4418/llm_optimization): 8e-6, 32 rows an update, 3 epochs of 10,000 rows.
-        # Tajwar et al.: 8e-6 too, 4 rows an update, 10 epochs, Adafactor.
+        # As Coste et al. (github.com/tlc4418/llm_optimization): 8e-6, 32 rows per update, 3 epochs of 10,000 rows.
+        # Tajwar et al.: 8e-6 too, 4 rows per update, 10 epochs, Adafactor.
         "pythia-1.4b-sft": Experiment(
             name="sft",
             environment=MinLength(

@@ -1,12 +1,13 @@
-"""Makes the two embedded models: a Pythia- and a Mistral-shaped transformer trained from scratch on
+"""Pretraining of the two embedded models, transformers of the shapes of Pythia and Mistral, on
 `llm.embedded.language`.
 
-About a minute each on one core. The loss is on the response and its EOS only, as in supervised fine-tuning: which
-prompts come is the environment's business, not the policy's. In training, the number that an answer gives weighs more
-than other tokens: it is one token in 25 and the hardest, and weights by position leave the best model the same.
-Documents are drawn afresh at every step from the training prompts, so no draw is used twice; everything reported is
+It takes about a minute each on one core. The loss is on the response and its EOS only, as in supervised fine-tuning:
+prompts belong to the environment, not to the policy. In training, the number in an answer has a larger weight than
+other tokens: it is one token in 25 and the hardest to predict, and weights by position do not change the optimal model.
+New documents are drawn for every update from the training prompts, so none is used twice; everything reported is
 measured on the held-out prompts. One seed gives the same weights bit for bit on one machine with the same number of
-threads, and the same loss and length distribution on any (`check`). Global generators are left alone.
+threads, and elsewhere the same loss and length distribution up to rounding (`check`). Global random generators are
+not used.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,40 +33,40 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from llm.embedded import EMBEDDED, find_folder, language
+from llm.models.architectures import Architecture, build_model, check_shape
 from llm.models.scoring import cache_keyword
-from sims.core.spec import Spec, SpecError, setting, to_json
+from sims.core.spec import Spec, setting, to_json
 
-Architecture = Literal["pythia", "mistral", "gpt2"]
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
 _STREAMS = {"training": 0, "held_out": 1, "sampling": 2}  # one stream of random numbers for each use
 _WARMUP = 0.05  # of the steps
-_INITIAL_SD = 0.08  # of the weights; 0.02, made for widths in the thousands, learns more slowly at width 64
 _REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class PretrainConfig(Spec, kind="pretrain"):
-    """Everything that decides the weights and what is reported of them."""
+    """Everything that the weights and their report depend on."""
 
-    architecture: Architecture = setting("pythia", "shape of the transformer")
-    hidden: int = setting(64, "width of the residual stream", at_least=1)
-    layers: int = setting(4, "transformer blocks", at_least=1)
-    heads: int = setting(4, "attention heads", at_least=1)
-    max_positions: int = setting(128, "longest sequence that the model can take", at_least=_PROMPT + _LONGEST + 1)
+    architecture: Architecture = setting("pythia", "architecture of the transformer")
+    hidden: int = setting(64, "width of the hidden states", at_least=1)
+    layers: int = setting(4, "number of transformer blocks", at_least=1)
+    heads: int = setting(4, "attention heads per block", at_least=1)
+    max_positions: int = setting(128, "longest sequence in tokens", at_least=_PROMPT + _LONGEST + 1)
     steps: int = setting(1000, "updates of AdamW", at_least=1)
-    batch_size: int = setting(32, "documents an update", at_least=1)
-    learning_rate: float = setting(4e-3, "peak; linear warm-up over 5 % of the steps, then a cosine to 0", above=0)
-    answer_weight: float = setting(10.0, "weight of an answer's number in the training loss; 1 in 25 tokens", above=0)
-    weight_decay: float = setting(0.01, "decoupled, on every weight", at_least=0)
-    seed: int = setting(0, "of the initial weights, the documents and the samples", at_least=0)
-    held_out_documents: int = setting(1024, "documents over held-out prompts for the reported loss", at_least=1)
-    samples: int = setting(2048, "responses sampled for the reported lengths and answers", at_least=2)
+    batch_size: int = setting(32, "documents per update", at_least=1)
+    learning_rate: float = setting(
+        4e-3, "peak rate; linear warm-up over 5 % of the updates, then cosine decay to 0", above=0
+    )
+    answer_weight: float = setting(10.0, "weight of the number in an answer, in the training loss", above=0)
+    weight_decay: float = setting(0.01, "decoupled weight decay (AdamW)", at_least=0)
+    seed: int = setting(0, "seed of the initial weights, documents and samples", at_least=0)
+    held_out_documents: int = setting(1024, "documents on held-out prompts, for the reported loss", at_least=1)
+    samples: int = setting(2048, "responses sampled, for the reported lengths and answers", at_least=2)
 
     def check(self) -> None:
         check_shape(self.architecture, self.hidden, self.heads)
@@ -73,10 +74,10 @@ class PretrainConfig(Spec, kind="pretrain"):
 
 @dataclass(frozen=True)
 class Report:
-    """What a checkpoint is and does. Losses in nats per token of the response, EOS counted; lengths without EOS.
+    """Configuration and measurements of a model. Losses in nats per token, EOS included; lengths without EOS.
 
-    `entropy` is the loss of the language's own distribution on the same held-out documents: no model is below it by
-    more than chance. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the
+    `entropy` is the loss of the language's own distribution on the same held-out documents: a model is below it by
+    chance only. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the
     longest."""
 
     config: dict[str, Any]
@@ -109,62 +110,6 @@ class Comparison(NamedTuple):
     @property
     def holds(self) -> bool:
         return abs(self.committed - self.rerun) <= self.tolerance
-
-
-def build_model(
-    architecture: str,
-    vocab_size: int,
-    hidden: int = 64,
-    layers: int = 4,
-    heads: int = 4,
-    max_positions: int = 128,
-    *,
-    seed: int = 0,
-    pad: int = 0,
-    bos: int = 1,
-    eos: int = 2,
-) -> PreTrainedModel:
-    """A causal language model with random weights in float32, dropout off, in evaluation mode.
-
-    pythia: GPT-NeoX (rotary on a quarter of each head, parallel residual); mistral: rotary, RMS norm, gated MLP, one
-    key-value head for two heads where they pair up, no sliding window; gpt2: learned positions, tied embeddings.
-    pad, bos, eos: token ids, by default those of `llm.embedded.language`. Raises SpecError for a shape that cannot be.
-    """
-    check_shape(architecture, hidden, heads)
-    common: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
-    common["initializer_range"] = _INITIAL_SD
-    llama_like = common | {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": max_positions,
-        "attention_dropout": 0.0,
-    }
-    config: PretrainedConfig
-    if architecture == "pythia":
-        config = transformers.GPTNeoXConfig(**llama_like, intermediate_size=4 * hidden, hidden_dropout=0.0)
-    elif architecture == "mistral":
-        config = transformers.MistralConfig(
-            **llama_like,
-            intermediate_size=8 * math.ceil(hidden / 3),  # three matrices of 8/3 are as much as two of 4
-            num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
-            head_dim=hidden // heads,
-            sliding_window=None,
-        )
-    else:
-        config = transformers.GPT2Config(
-            **common,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=heads,
-            n_positions=max_positions,
-            attn_pdrop=0.0,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-        )
-    with torch.random.fork_rng(devices=[]):  # initialisation draws from the global generator and nothing else
-        torch.default_generator.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def pretrain(config: PretrainConfig, progress: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Report]:
@@ -207,8 +152,8 @@ def response_loss(
 ) -> tuple[Tensor, int]:
     """Summed −log p(response, EOS | prompt) of the documents in nats, a scalar, and the number of tokens in the sum.
 
-    answer_weight: factor on the numbers that answers give. Padding stands on the right, where causal attention never
-    looks; no target is the padding token.
+    answer_weight: weight of the numbers in answers. Padding is on the right, where causal attention does not reach it;
+    no target is the padding token.
     """
     texts = [f"{document.prompt} {document.response} {language.EOS}" for document in documents]
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
@@ -275,7 +220,7 @@ def sample_responses(
 def save(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, report: Report) -> None:
     """Write weights (safetensors, float32), configuration, tokenizer and report.json.
 
-    The folder appears whole: it is written beside its place and renamed. One that is there already is replaced.
+    Atomic: the folder is written under a temporary name and renamed. An existing one is replaced.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +243,7 @@ def save(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A saved model in evaluation mode and its tokenizer, never asking the network.
+    """A saved model in evaluation mode and its tokenizer, without network access.
 
     folder: a path, or the name of an embedded model (`pythia`, `mistral`).
     """
@@ -316,10 +261,10 @@ def read_report(folder: str | Path) -> Report:
 def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
     """Train again from the saved configuration and compare loss, answers and length distribution with the report.
 
-    The tolerances allow for other processors and thread counts, where training drifts apart bit by bit; on the same
-    machine the differences are 0. Lengths are also compared whole, by the largest gap between the two cumulative
+    The tolerances allow for other processors and thread counts, whose rounding differs and adds up; on the same machine
+    the differences are 0. The distributions of lengths are compared too, by the largest gap between the two cumulative
     distributions (Kolmogorov–Smirnov): two sets of 2,048 draws from one distribution exceed 0.07 once in 10,000 times,
-    and the rest of the 0.1 allowed is for the drift."""
+    and the rest of the 0.1 allowed is for rounding."""
     old = read_report(folder)
     settings = {name: value for name, value in old.config.items() if name != "kind"}
     _, _, new = pretrain(PretrainConfig(**settings), progress)
@@ -334,16 +279,6 @@ def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
     cumulative = [np.cumsum(report.sampled_lengths) / sum(report.sampled_lengths) for report in (old, new)]
     gap = float(np.abs(cumulative[0] - cumulative[1]).max())
     return [*rows, Comparison("sampled_lengths_ks", 0.0, gap, 0.1)]
-
-
-def check_shape(architecture: str, hidden: int, heads: int) -> None:
-    """Raise SpecError for a width that the heads do not divide."""
-    if architecture not in get_args(Architecture):
-        raise SpecError("architecture", architecture, f"must be one of {', '.join(get_args(Architecture))}")
-    if hidden % heads or (hidden // heads) % 8:
-        raise SpecError(
-            "hidden", hidden, f"must be a multiple of 8 × heads = {8 * heads}, so that rotary pairs come out"
-        )
 
 
 def _train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, progress: bool) -> None:
@@ -386,14 +321,16 @@ def _existing(folder: str | Path) -> Path:
 
 
 def _commit() -> str | None:
-    """The commit of the sources that train, marked when they differ from it; None without git."""
+    """The git commit of the code that trains, marked if that code has changed since; None without git."""
 
     def git(*arguments: str) -> str:
         here = Path(__file__).parents[1]
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "embedded/language.py", "training/pretrain.py")
+        changed = git(
+            "status", "--porcelain", "--", "embedded/language.py", "models/architectures.py", "training/pretrain.py"
+        )
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

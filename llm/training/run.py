@@ -1,4 +1,4 @@
-"""A run of a language model: built from its spec, stepped by the core's loop, evaluated on fresh samples."""
+"""A run of a language model: built from its spec, trained by the loop of `sims.core`, evaluated on fresh samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
+from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.spec import LanguageModelSpec, build_policy, load_tokenizer
+from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import check_sampler
 from llm.tasks import LANGUAGE, Task
 from llm.tasks.environment import TextEnvironment, response_lengths
@@ -31,17 +32,17 @@ Arrays = dict[str, np.ndarray]
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on: says at which update, and why."""
+    """A run that cannot continue; the message names the update and the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Fresh samples of a policy, one response a prompt, and what they are like.
+    """Fresh samples of a policy, one response per prompt, and their metrics.
 
     numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS), kl_policy_ref
-    (nats a response, from log π − log π_ref of its own samples; signed, unbiased while top_p = 1), entropy (nats a
-    token, over all tokens), and what the task measures (`Task.measure`). prompts, completions, rewards, lengths: a
-    row each.
+    (nats per response, log π − log π_ref of its own samples; it can be negative, and is unbiased while top_p = 1),
+    entropy (nats per token, over all tokens), and what the task measures (`Task.measure`). prompts, completions,
+    rewards, golds, lengths: one entry per response.
     """
 
     numbers: dict[str, float]
@@ -53,11 +54,11 @@ class Evaluation:
 
 
 class Run:
-    """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as on toys.
+    """Run `index` of an experiment, in progress. Its noise is the stream (seed, index), as in the simulations.
 
-    ranks: the processes that share it; each does every call of this class, and gets the same numbers. sharding: none,
-    each holds all weights; full, its part of them (llm.distributed.sharded); update, likewise, but all while it
-    samples."""
+    ranks: the processes that share it; each must make every call of this class, and gets the same numbers. sharding:
+    none, each process holds all weights; full, its part of them (llm.distributed.sharded); update, its part, but all
+    of them while it samples."""
 
     def __init__(
         self,
@@ -76,9 +77,9 @@ class Run:
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
         # Of a sharded model the first process reads the weights, on the CPU, and the others get their parts from it.
-        place = self.device if sharding == "none" else torch.device("cpu" if ranks.first else "meta")
+        loaded_on = self.device if sharding == "none" else torch.device("cpu" if ranks.first else "meta")
         self.policy: CausalLMPolicy = build_policy(
-            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, place
+            spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, loaded_on
         )
         self.sharded: Any = None
         policy, learner = self._spread(ranks, sharding)
@@ -103,7 +104,7 @@ class Run:
         )
 
     def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
-        """The policy as the loop sees it, and its learner, for as many processes as there are."""
+        """The policy that the training loop uses, and its learner, for one process or several."""
         optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
         if ranks.count == 1:
             return self.policy, Learner(self.policy, optimiser, (), size)
@@ -115,23 +116,23 @@ class Run:
         return SpreadPolicy(self.sharded, ranks), ShardedLearner(self.sharded, optimiser, ranks, size)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """`Training.state_dict` with whole tensors, however they are spread; each process must call it, and the first
-        has the tensors."""
+        """`Training.state_dict` with full tensors, sharded or not; each process must call it, and the first gets
+        them."""
         tensors, numbers = self.training.state_dict()
         return (tensors if self.sharded is None else self.sharded.full_state(tensors)), numbers
 
     def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken, by a run of the same spec on any number of processes, sharded or not."""
+        """Continue from the `state_dict` of a run of the same spec on any number of processes, sharded or not."""
         own = tensors if self.sharded is None else self.sharded.part_of_state(tensors)
         self.training.load_state_dict({name: x.to(self.device) for name, x in own.items()}, numbers)
 
     def model_weights(self) -> dict[str, Tensor] | None:
-        """What the model is saved with: None for what it holds; of a sharded one the whole weights on the first
-        process. Each process must call it."""
+        """Weights to save: None for those that the model holds; of a sharded model all of them, on the first process.
+        Each process must call it."""
         return None if self.sharded is None else self.sharded.model_weights()
 
     def train(self) -> Iterator[Update]:
-        """Train to the end. Raises RunError, naming the update, for a loss that is not finite or too little memory.
+        """Train to the end. Raises RunError, naming the update, for a loss that is not finite, or lack of memory.
 
         An update whose loss or gradient is not finite has changed no weight.
         """
@@ -156,7 +157,7 @@ class Run:
             yield update
 
     def _set_learning_rate(self) -> None:
-        """Give the optimiser the rate of the coming update, where rates change."""
+        """Set the learning rate of the next update, under a `ScheduledOptimiser`."""
         spec, optimiser = self.experiment.optimiser, self.training.learner.optimiser
         if isinstance(spec, ScheduledOptimiser):
             rate = spec.learning_rate * spec.factor(self.training.updates, self.experiment.updates)
@@ -166,7 +167,7 @@ class Run:
     def evaluate(self) -> Evaluation:
         """The policy as it is now, against the reference, on the same prompts and uniforms every time.
 
-        Raises RunError for a policy that cannot be sampled any more.
+        Raises RunError for a policy whose logits are not finite.
         """
         task: Task = self.experiment.environment  # type: ignore[assignment]
         given = self.evaluation_environment.state_dict()
@@ -186,14 +187,14 @@ class Run:
 
 
 def single_noise(seed: int, run: int) -> Noise:
-    """Run `run` of a seed, without a leading axis."""
+    """The noise of run `run` of a seed, without an axis of runs."""
     noise = Noise([(seed, run)])
     noise.lead = ()
     return noise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a device's, or the machine's, lack of memory."""
+    """Whether an error is lack of memory, of the device or of the machine."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -207,22 +208,22 @@ def evaluate(
 ) -> Evaluation:
     """Draw one response to each of the next prompts and reward it. run: (seed, index), whose noise is used."""
     noise = single_noise(*run)
-    asked = environment.prompts(prompts, noise)
-    samples = policy.sample(asked.tokens, 1, noise, "evaluation responses", None, asked.mask)
-    rewards, gold = environment.score(asked.examples, samples.responses, samples.mask)
-    said = policy.forward(asked.tokens, samples.responses, samples.mask, entropy=True, prompt_mask=asked.mask)
-    logp_ref = reference.forward(asked.tokens, samples.responses, samples.mask, prompt_mask=asked.mask).logp
-    assert said.entropy is not None
+    drawn = environment.prompts(prompts, noise)
+    samples = policy.sample(drawn.tokens, 1, noise, "evaluation responses", None, drawn.mask)
+    rewards, gold = environment.score(drawn.examples, samples.responses, samples.mask)
+    scored = policy.forward(drawn.tokens, samples.responses, samples.mask, entropy=True, prompt_mask=drawn.mask)
+    logp_ref = reference.forward(drawn.tokens, samples.responses, samples.mask, prompt_mask=drawn.mask).logp
+    assert scored.entropy is not None
     lengths = response_lengths(samples.responses, samples.mask, environment.eos_token_ids)
     numbers = {
         "reward": rewards,
         "gold": gold,
         "length": lengths.double(),
         "finished": (lengths < samples.mask.sum(-1)).double(),
-        "kl_policy_ref": sequence_sum(said.logp - logp_ref, samples.mask),
-        "entropy": said.entropy[samples.mask],
+        "kl_policy_ref": sequence_sum(scored.logp - logp_ref, samples.mask),
+        "entropy": scored.entropy[samples.mask],
     }
-    completions = environment.completions(asked.examples, samples.responses, samples.mask)
+    completions = environment.completions(drawn.examples, samples.responses, samples.mask)
     for name, values in environment.task.measure(completions).items():
         numbers[name] = torch.tensor(values, dtype=torch.float64)
     return Evaluation(
@@ -267,7 +268,7 @@ def execute(experiments: Sequence[Experiment], progress: Callable[[int], None] =
 
 
 def device_for(experiment: Experiment) -> str:
-    """A GPU where there is one, for models that are not embedded: those are fastest on the CPU, and keep their bits."""
+    """cuda where there is a GPU, but cpu for embedded models: they are fastest there, and reproducible bit for bit."""
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     return "cuda" if torch.cuda.is_available() and spec.model not in EMBEDDED else "cpu"
 
@@ -336,6 +337,6 @@ def pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the two of a pair, the chosen one's number and the rejected one's; the first is chosen where label ≥ ½."""
+    """The values of the chosen and of the rejected response of each pair; the first is chosen where label ≥ ½."""
     won = label >= 0.5
     return torch.where(won, first, second), torch.where(won, second, first)

@@ -1,4 +1,4 @@
-"""Settings that check themselves.
+"""Validated settings.
 
 Every hyper-parameter of the package is a field of a frozen dataclass made here, so that one declaration gives the
 default, the range, the help of the command line, the JSON of a record and the error message.
@@ -34,7 +34,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 class SpecError(ValueError):
-    """A setting that cannot be: one line that names the field, the value and what would be valid.
+    """An invalid setting: one line that names the field, the value and what would be valid.
 
     >>> sims.DPO(beta=-1.0)
     Traceback (most recent call last):
@@ -50,12 +50,12 @@ class SpecError(ValueError):
 
 
 def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any:
-    """Declare a field with its help and its limits; without help (None) it is no option of a command line.
+    """Declare a field with its help text and limits; with help=None it is not a command-line option.
 
     limits: any of `above`, `at_least`, `below`, `at_most` (numbers), `infinite=True` for a float that may be infinite,
     and `per_run=True` for one that may also be given as an array over runs. A field annotated `Literal[...]` is limited
-    to these choices. `omit_default=True` keeps a field out of JSON while it has its default: one that is added later
-    then leaves every older spec its identity.
+    to these choices. `omit_default=True` keeps a field out of JSON while it has its default: a field that is added
+    later then changes no older spec's JSON and hash.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def matches(value: object, hint: Any) -> bool:
 
 
 def matches_int(hint: Any) -> bool:
-    """Whether the annotation itself has room for an int, so that one need not become a float."""
+    """Whether the annotation allows an int, so that one is not converted to float."""
     return any(option is int or get_origin(option) is Literal for option in (hint, *get_args(hint)))
 
 
 def type_name(hint: Any) -> str:
-    """A type as a user would say it: 'float', 'int or none', 'tuple of int'."""
+    """A type in words: 'float', 'int or none', 'tuple of int'."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(type_name(option) for option in get_args(hint))
     if get_origin(hint) is Literal:
@@ -116,14 +116,14 @@ _KINDS: dict[str, type[Spec]] = {}
 S = TypeVar("S", bound="Spec")
 
 
-@functools.cache  # to resolve them takes longer than to check the settings
+@functools.cache  # resolving them takes longer than checking the settings
 def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A frozen set of settings, checked when made. Subclasses extend `check` for rules over several fields.
+    """A frozen set of settings, validated when created. Subclasses extend `check` for rules over several fields.
 
     `class DPO(Algorithm, kind="dpo")` registers a name under which JSON and the command line find the class.
     """
@@ -144,10 +144,10 @@ class Spec:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata.get("per_run") and _is_tensor(value):
-                continue  # stacked from values that were each checked
+                continue  # stacked from values that were checked one by one
             self._check_field(field, value, hints[field.name])
             if type(value) is int and not matches_int(hints[field.name]):
-                object.__setattr__(self, field.name, float(value))  # 1 and 1.0 are one setting, with one JSON
+                object.__setattr__(self, field.name, float(value))  # 1 and 1.0 are the same setting, with the same JSON
         self.check()
 
     def _check_field(self, field: Field[Any], value: Any, hint: Any) -> None:
@@ -192,7 +192,7 @@ def kinds_of(base: type[S]) -> dict[str, type[S]]:
 
 
 def find_kind(kind: str, base: type[S], field: str = "kind") -> type[S]:
-    """The class registered as `kind` below `base`; SpecError names the near misses."""
+    """The class registered as `kind` below `base`; SpecError names the nearest known kind."""
     known = kinds_of(base)
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=1)

@@ -1,4 +1,14 @@
-"""Problems to learn: rewards and data policies under full control."""
+"""Toy environments: prompts, rewards, labels, and the data policy that training starts from.
+
+bandit           one prompt, 100 actions, one reward peak: R1, R2, and one with a chosen overlap
+contextual       prompts × responses, with recorded pairs and learned rewards
+token_bandit     sequences of tokens, each rewarded like an action of the bandit
+token_tree       short sequences with EOS and random rewards
+toy              what all of them share, and how to add one
+enumerable       environments whose responses can all be listed: tables of rewards
+space            token sequences of bounded length
+learned_reward   a reward model fitted to recorded pairs
+"""
 
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
 from .contextual import Contextual, ContextualEnvironment

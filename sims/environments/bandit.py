@@ -1,5 +1,5 @@
-"""The 1-D bandit of Tajwar et al. 2024: 100 actions, a bump of reward, and a data policy that rarely or often hits
-it."""
+"""The 1-D bandit of Tajwar et al. 2024: 100 actions, one reward peak, and a data policy with little or much probability
+near it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bump(actions: int, peak: float, width: float) -> np.ndarray:
 def cauchy_data_policy(actions: int) -> np.ndarray:
     """The paper's π_data: the histogram on [−1, 1] of tanh(Cauchy(−0.7, 0.4)), exactly. Returns (actions,).
 
-    Its heavy tails pile up in the first and last bins (0.08 and 0.04 of the mass), where tanh saturates.
+    The first and last bins hold 0.08 and 0.04 of the mass: the heavy tails, where tanh saturates.
     """
     edges = np.arctanh(np.linspace(-1.0, 1.0, actions + 1)[1:-1])
     cumulative = np.concatenate([[0.0], stats.cauchy.cdf(edges, loc=-0.7, scale=0.4), [1.0]])
@@ -34,7 +34,7 @@ def cauchy_data_policy(actions: int) -> np.ndarray:
 def shifted_data_policy(actions: int, peak: float, width: float, overlap: float, spread: float) -> np.ndarray:
     """A discretised Gaussian moved to the left of the peak until its mass within ±width of it is `overlap`.
 
-    Returns (actions,). Moving changes the overlap alone: the shape stays, and there are no spikes at the edges.
+    Returns (actions,). The shape is the same at every overlap, without the spikes of `cauchy_data_policy` at the edges.
     """
     positions = np.arange(actions)
     inside = np.abs(positions - peak) <= width
@@ -52,13 +52,13 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
 
 @dataclass(frozen=True)
 class Bandit(EnumerableSpec):
-    """A bump of reward over a line of actions; the data policy is the paper's, whatever the peak."""
+    """One reward peak on a line of actions; the data policy is the paper's, wherever the peak is."""
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("kind", "peak", "width", "overlap", "spread"))
 
     num_actions: int = setting(100, "number of actions", at_least=2)
     peak: float = setting(70.0, "action with the largest reward", at_least=0)
-    width: float = setting(10.0, "width of the reward's bump, in actions", above=0)
+    width: float = setting(10.0, "width of the reward peak, exp(-((a - peak)/width)^2), in actions", above=0)
 
     def check(self) -> None:
         if self.peak > self.num_actions - 1:
@@ -106,19 +106,21 @@ class BanditR2(Bandit, kind="bandit_r2"):
 
 @dataclass(frozen=True)
 class BanditOverlap(Bandit, kind="bandit_overlap"):
-    """R1's reward with a Gaussian data policy moved away until just `overlap` of its mass lies within ±width.
+    """R1's reward with a Gaussian data policy, placed so that `overlap` of its mass lies within ±width of the peak.
 
     >>> round(sims.BanditOverlap(overlap=1e-3).overlap_mass(), 6)
     0.001
     """
 
-    overlap: float = setting(0.05, "the data policy's mass within the bump", at_least=1e-8, at_most=0.7)
+    overlap: float = setting(
+        0.05, "probability of the data policy within +-width of the peak", at_least=1e-8, at_most=0.7
+    )
     spread: float = setting(8.0, "standard deviation of the data policy, in actions", above=0)
 
     def check(self) -> None:
         super().check()
         if self.overlap > self._most:
-            rule = f"must be at most {self._most:.3g}, the mass within the bump of a data policy centred on it"
+            rule = f"must be at most {self._most:.3g}, the mass within ±width of a data policy centred on the peak"
             raise SpecError("overlap", self.overlap, f"{rule}, at spread = {self.spread:g}")
 
     @property

@@ -1,4 +1,4 @@
-"""Prompts with one best response each, and recorded preferences that show some of the responses: Xu et al. 2024."""
+"""Prompts with one best response each, and recorded preferences that cover some of the responses: Xu et al. 2024."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .space import TokenSpace
 
 @dataclass(frozen=True)
 class Contextual(EnumerableSpec, kind="contextual"):
-    """X prompts × N responses; the diagonal earns 1, every other cell a reward drawn once below `off_diagonal`.
+    """X prompts × N responses; reward 1 on the diagonal, and below `off_diagonal`, drawn once, elsewhere.
 
-    Which responses the recorded pairs show is drawn for each run: the best one unless `best_in_data` is false, and
-    others up to the coverage. All pairs of covered responses are recorded, once each. Xu et al. name neither rewards,
-    pairs nor reference; these are ours. The reference's logits are normal noise, then in turn tilted, moved away
-    from the data, and given a stated probability of the best response.
+    Which responses the recorded pairs cover is drawn per run: the best one unless `best_in_data` is false, and others
+    up to `coverage`. All pairs of covered responses are recorded, once each. Xu et al. specify neither rewards, pairs
+    nor reference; these are chosen here. The reference's logits are normal noise; then `tilt`, `uncovered_mass` and
+    `best_mass` are applied, in this order.
 
     >>> sims.run(sims.DPO(), sims.Contextual(coverage=0.5), updates=20, runs=2, source="dataset", batch_size=48)
     Result(dpo on contextual: 2 runs of 20 updates, ...)
@@ -41,29 +41,35 @@ class Contextual(EnumerableSpec, kind="contextual"):
     )
 
     num_prompts: int = setting(8, "number of different prompts (X)", at_least=1)
-    num_responses: int = setting(8, "number of responses to each (N)", at_least=3)
-    off_diagonal: float = setting(0.5, "rewards off the diagonal are drawn from U(0, this)", above=0, below=1)
-    table_seed: int = setting(0, "seed of the rewards", at_least=0)
-    coverage: float = setting(0.5, "share of a prompt's responses that stand in recorded pairs", above=0, at_most=1)
-    best_in_data: bool = setting(True, "whether the best response stands in recorded pairs")
-    tilt: Literal["none", "losers", "winners"] = setting(
-        "none", "which covered responses the reference favours: those that lose to the best covered one, or that one"
+    num_responses: int = setting(8, "number of responses to each prompt (N)", at_least=3)
+    off_diagonal: float = setting(
+        0.5, "rewards of all but the best response are drawn from U(0, off_diagonal)", above=0, below=1
     )
-    tilt_by: float = setting(2.0, "how much their log-probs are raised (tilt = losers or winners)", at_least=0)
-    reference_noise: float = setting(0.1, "standard deviation of the reference's logits", at_least=0)
+    table_seed: int = setting(0, "seed of the rewards", at_least=0)
+    coverage: float = setting(
+        0.5, "share of each prompt's responses that appear in the recorded pairs", above=0, at_most=1
+    )
+    best_in_data: bool = setting(True, "whether the best response appears in the recorded pairs")
+    tilt: Literal["none", "losers", "winners"] = setting(
+        "none", "recorded responses that the reference favours: none, all but the best of them, or the best"
+    )
+    tilt_by: float = setting(2.0, "amount added to their logits (tilt = losers or winners)", at_least=0)
+    reference_noise: float = setting(0.1, "standard deviation of the noise in the reference's logits", at_least=0)
     uncovered_mass: float | None = setting(
-        None, "the reference's mass on responses that no pair shows: its shift from the data; none: as it comes",
+        None, "the reference's total probability of responses in no recorded pair; none: not set",
         above=0, below=1,
     )  # fmt: skip
     best_mass: float | None = setting(
-        None, "the reference's probability of the best response; none: as it comes", at_least=0, below=1
+        None, "the reference's probability of the best response; none: not set", at_least=0, below=1
     )
     reward_model: Literal["none", "table", "mlp"] = setting(
-        "none", "what the learner's rewards come from: gold itself, or a model fitted to the recorded pairs"
+        "none", "source of the learner's rewards: the gold reward, or a reward model fitted to the recorded pairs"
     )
-    reward_model_hidden: tuple[int, ...] = setting((64, 64), "widths of its hidden layers (reward_model = mlp)")
-    reward_model_loss: float = setting(0.1, "mean Bradley-Terry loss at which its training stops", above=0)
-    reward_model_steps: int = setting(2000, "steps after which it stops anyway", at_least=1)
+    reward_model_hidden: tuple[int, ...] = setting(
+        (64, 64), "widths of the reward model's hidden layers (reward_model = mlp)"
+    )
+    reward_model_loss: float = setting(0.1, "early stopping of the reward model: mean Bradley-Terry loss", above=0)
+    reward_model_steps: int = setting(2000, "largest number of training steps of the reward model", at_least=1)
 
     def check(self) -> None:
         free = self.num_responses - (0 if self.best_in_data else 1)
@@ -71,11 +77,13 @@ class Contextual(EnumerableSpec, kind="contextual"):
             rule = f"must cover from 2 to {free} of {self.num_responses} responses, not {self.covered_responses}"
             raise SpecError("coverage", self.coverage, rule)
         if self.uncovered_mass is not None and self.covered_responses == self.num_responses:
-            raise SpecError("uncovered_mass", self.uncovered_mass, "must be none where coverage = 1 leaves nothing out")
+            raise SpecError(
+                "uncovered_mass", self.uncovered_mass, "must be none where coverage = 1, as every response is covered"
+            )
 
     @property
     def covered_responses(self) -> int:
-        """How many responses of a prompt stand in the data."""
+        """How many responses of a prompt appear in the recorded pairs."""
         return round(self.coverage * self.num_responses)
 
     @property
@@ -106,14 +114,14 @@ class Contextual(EnumerableSpec, kind="contextual"):
         return table
 
     def covered(self, noise: Noise) -> np.ndarray:
-        """(R, X, N) bool: which responses stand in each run's recorded pairs."""
+        """(R, X, N) bool: which responses appear in each run's recorded pairs."""
         order = _of_problem(noise).uniforms("coverage", self.num_prompts, self.num_responses).numpy().copy()
         order[..., np.arange(self.num_prompts), self.best()] = -1.0 if self.best_in_data else 2.0
         return order.argsort(-1).argsort(-1) < self.covered_responses
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
-            raise ValueError("noise = None: this environment draws a reference for each run, and must know which")
+            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
         covered, rewards = self.covered(noise), self.rewards()
         uniforms = _of_problem(noise).uniforms("reference logits", self.num_prompts, self.num_responses, 2).numpy()
         normal = np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1])  # Box–Muller
@@ -144,7 +152,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
 
 
 def _of_problem(noise: Noise) -> Noise:
-    """Streams of the same runs, from their start: a problem is the same whoever asks for it, and whenever."""
+    """Streams of the same runs, from their start, so that a run's environment is the same each time it is built."""
     return Noise(noise.runs)
 
 
@@ -158,7 +166,7 @@ def _share(mass: np.ndarray, part: np.ndarray, share: float) -> np.ndarray:
 def recorded_pairs(gold: Tensor, covered: Tensor, labeller: Labeller, noise: Noise) -> Batch:
     """Every pair of covered responses, once: prompts (R, D), responses (R, D, 2, 1), one label each by the labeller.
 
-    gold: (X, N), or (R, X, N) where runs differ; covered: (R, X, N), as many a prompt everywhere.
+    gold: (X, N), or (R, X, N) where runs differ; covered: (R, X, N), equally many per prompt.
     """
     runs, prompts, _ = covered.shape
     count = int(covered[0, 0].sum())
@@ -182,9 +190,9 @@ def recorded_pairs(gold: Tensor, covered: Tensor, labeller: Labeller, noise: Noi
 
 
 class ContextualEnvironment(EnumerableEnvironment):
-    """What each run sees: its own recorded pairs, and gold rewards or those that were learned from the pairs.
+    """The contextual environment of each run: its recorded pairs, and gold rewards or rewards learned from the pairs.
 
-    covered: (R, X, N) bool; data: D pairs a run.
+    covered: (R, X, N) bool; data: D pairs per run.
     """
 
     def __init__(
@@ -212,7 +220,7 @@ class ContextualEnvironment(EnumerableEnvironment):
         return self.rewards if self.learned is None else self.learned.scores
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
-        """Recorded pairs drawn uniformly, with replacement; all of them, once each, if as many are asked for."""
+        """Recorded pairs drawn uniformly, with replacement; all of them, once each, if batch_size is their number."""
         if batch_size == self.data.size:
             return self.data
         index = (noise.uniforms("recorded pairs", batch_size) * self.data.size).long().clamp(max=self.data.size - 1)

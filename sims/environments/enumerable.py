@@ -1,5 +1,5 @@
-"""Problems whose every response can be listed: a table holds the reward of each response to each prompt. Such tables
-can stand side by side, one a run, so that problems which differ in numbers alone are one stack."""
+"""Environments whose responses can all be listed: a table holds the reward of each response to each prompt. Tables can
+be stacked, one per run, so that environments that differ only in numbers are trained together."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Tables = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class EnumerableSpec(ToyEnvironment):
-    """Settings of a problem that is a table of rewards and a data policy.
+    """Settings of an environment that is a table of rewards and a data policy.
 
     >>> isinstance(sims.BanditR1(), sims.EnumerableSpec), isinstance(sims.TokenBanditR1(), sims.EnumerableSpec)
     (True, False)
     """
 
     exact: ClassVar[str] = "reward, KL, entropy, optimum"
-    only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that change the tables' numbers, and nothing else
+    only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that only change the tables' numbers
 
     def stack_key(self) -> Any:
         alike = {name: value for name, value in to_json(self).items() if name not in self.only_numbers}
@@ -44,7 +44,7 @@ class EnumerableSpec(ToyEnvironment):
 
     @property
     def without_reward_model(self) -> Self:
-        """The same problem and data, with gold rewards."""
+        """The same environment and data, with gold rewards."""
         return self
 
     def rewards(self) -> np.ndarray:
@@ -53,16 +53,16 @@ class EnumerableSpec(ToyEnvironment):
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         """(X, nodes, V) float64, or (R, X, nodes, V) where runs differ: log-probs of each token after each prefix
-        under the policy that training starts from. noise: the runs, for problems that are drawn a run."""
+        under the policy that training starts from. noise: the runs, for environments that are drawn per run."""
         raise NotImplementedError
 
     def tables(self, noise: Noise) -> Tables:
-        """All that tells this problem from others with its `stack_key`, beside its reference: rewards (X, N); and what
-        is drawn for each run, (R, ...)."""
+        """What differs between environments with the same `stack_key`, except the reference: rewards (X, N); and what
+        is drawn per run, (R, ...)."""
         return {"rewards": self.rewards()}
 
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
-        """The environment of such tables, of which any may have a leading axis of runs."""
+        """The environment with these tables; each may have a leading axis of runs."""
         return EnumerableEnvironment(self.space, torch.from_numpy(tables["rewards"]).to(dtype), self.labeller)
 
     def build(self, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
@@ -95,9 +95,9 @@ class EnumerableSpec(ToyEnvironment):
 
 @dataclass(frozen=True)
 class SideBySide(EnumerableSpec):
-    """Problems with one `stack_key` as one, each with its own runs: the first runs[0] runs have the first, and so on.
+    """Several environments with the same `stack_key` as one: the first runs[0] runs have the first, and so on.
 
-    Nothing is saved under this name: a record is of one problem.
+    It is never part of a record, which has a single environment.
     """
 
     problems: tuple[EnumerableSpec, ...] = setting((), help=None)
@@ -105,7 +105,7 @@ class SideBySide(EnumerableSpec):
 
     @classmethod
     def of(cls, problems: Sequence[EnumerableSpec], runs: Sequence[int]) -> EnumerableSpec:
-        """The problem of each run; a single one stays as it is. problems, runs: as many."""
+        """Stack `problems[i]` for `runs[i]` runs each; equal ones are returned unchanged, as one."""
         first = problems[0]
         if all(problem == first for problem in problems):
             return first
@@ -126,7 +126,7 @@ class SideBySide(EnumerableSpec):
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
-            raise ValueError("noise = None: each run has a problem of its own, and must be known")
+            raise ValueError("noise = None: must be given, as each run has its own environment")
         return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
 
     def tables(self, noise: Noise) -> Tables:
@@ -137,7 +137,7 @@ class SideBySide(EnumerableSpec):
         return self.problems[0].environment(tables, dtype, noise)
 
     def _parts(self, noise: Noise) -> list[tuple[EnumerableSpec, Noise]]:
-        """Each problem with the streams of its own runs, from their start."""
+        """Each environment with the streams of its own runs, from their start."""
         ends = np.cumsum(self.runs)
         return [
             (p, Noise(noise.runs[end - count : end]))
@@ -146,12 +146,12 @@ class SideBySide(EnumerableSpec):
 
 
 def _a_run(table: np.ndarray, noise: Noise, axes: int) -> np.ndarray:
-    """A table of so many axes, repeated for each run unless it already is one for each."""
+    """A table of `axes` axes, repeated for each run unless it has a runs axis already."""
     return np.broadcast_to(table, (*noise.lead, *table.shape[-axes:]))
 
 
 class EnumerableEnvironment(RewardLabeller):
-    """Looks rewards up. The learner sees the gold reward, unless a subclass puts another in its place.
+    """Looks up rewards in a table. The learner sees the gold reward, unless a subclass replaces it.
 
     rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ.
     """
@@ -189,9 +189,9 @@ class EnumerableEnvironment(RewardLabeller):
         return self.rewards
 
     def seen_rewards(self) -> Tensor:
-        """What the learner sees of each response: (X, N), or (R, X, N) where every run sees its own."""
+        """The rewards that the learner sees: (X, N), or (R, X, N) where runs differ."""
         return self.rewards
 
     def facts(self) -> dict[str, Tensor]:
-        """What a record should keep of problems that were drawn a run: name → (R, ...)."""
+        """Arrays for the record of environments that are drawn per run: name → (R, ...)."""
         return {}

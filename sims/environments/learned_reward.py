@@ -1,4 +1,4 @@
-"""A reward model on finite pairs: Bradley–Terry scores, by a table or by a network, trained to a stated loss."""
+"""A reward model fitted to recorded pairs: Bradley–Terry scores from a table or a network, with early stopping."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from sims.core.spec import Spec, setting
 class RewardModel(Spec, kind="toy_reward_model"):
     """How scores are fitted: full batches, Adam, each run until its mean loss is `stop_at_loss`."""
 
-    form: Literal["table", "mlp"] = setting("table", "a free score for each response, or a network from the prompt")
+    form: Literal["table", "mlp"] = setting(
+        "table", "one free score per response, or a network with the prompt as input"
+    )
     hidden: tuple[int, ...] = setting((64, 64), "widths of the network's hidden layers")
-    stop_at_loss: float = setting(0.1, "mean Bradley-Terry loss at which training stops", above=0)
-    most_steps: int = setting(2000, "steps after which it stops anyway", at_least=1)
-    learning_rate: float = setting(1e-2, "Adam's step size", above=0)
+    stop_at_loss: float = setting(0.1, "early stopping: mean Bradley-Terry loss of a run", above=0)
+    most_steps: int = setting(2000, "largest number of training steps", at_least=1)
+    learning_rate: float = setting(1e-2, "learning rate (adam)", above=0)
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedReward:
-    """scores: (R, X, N), of mean 0 over the responses of a prompt, which the loss leaves free; loss: (R,) when it
-    stopped; accuracy: (R,) share of the training pairs that it orders as labelled."""
+    """scores: (R, X, N), of mean 0 over the responses of a prompt, which the loss does not determine; loss: (R,) at the
+    end; accuracy: (R,) share of the training pairs ordered as labelled."""
 
     scores: Tensor
     loss: Tensor

@@ -18,7 +18,8 @@ EOS = 0
 
 @dataclass(frozen=True)
 class TokenSpace:
-    """vocabulary: number of tokens (V); length: most tokens of a response (L); eos: whether token 0 ends a response.
+    """vocabulary: number of tokens (V); length: largest number of tokens in a response (L); eos: whether token 0 ends a
+    response.
 
     >>> sims.TokenSpace(vocabulary=3, length=3, eos=True).nodes  # 1 + 3 + 9 prefixes
     13
@@ -30,11 +31,12 @@ class TokenSpace:
 
     @property
     def nodes(self) -> int:
-        """Number of prefixes at which a token is chosen, counting those behind an EOS, which are never reached."""
+        """Number of prefixes after which a token is chosen, including those after an EOS, which are never reached."""
         return sum(self.vocabulary**t for t in range(self.length))
 
     def node_index(self, responses: Tensor) -> Tensor | None:
-        """The prefix before each token, as an index below `nodes`. responses: (..., L); None if there is one node."""
+        """The prefix before each token, as an index below `nodes`. responses: (..., L); None if there is only one
+        node."""
         if self.length == 1:
             return None
         nodes, first, state = [], 0, torch.zeros_like(responses[..., 0])
@@ -63,5 +65,5 @@ class TokenSpace:
         """Every response, padded with EOS, and its mask: (N, L) both."""
         every = torch.tensor(list(itertools.product(range(self.vocabulary), repeat=self.length)))
         mask = self.mask(every)
-        canonical = ((every == EOS) | mask).all(-1)  # behind the EOS only padding, so each response is listed once
+        canonical = ((every == EOS) | mask).all(-1)  # only padding after EOS, so that each response is listed once
         return every[canonical], mask[canonical]

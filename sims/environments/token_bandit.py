@@ -1,5 +1,5 @@
 """The token bandit of Tajwar et al. 2024 (their N-dimensional bandit): a prompt token, then tokens that are each
-rewarded by the bump of the 1-D bandit; and a small one with EOS, whose responses can all be listed."""
+rewarded like an action of the 1-D bandit; and a small one with EOS, whose responses can all be listed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .toy import RewardLabeller, ToyEnvironment
 
 @dataclass(frozen=True)
 class TokenBandit(ToyEnvironment):
-    """Responses of `length` tokens without EOS; reward = the mean of their bumps, in [0, 1].
+    """Responses of `length` tokens without EOS; reward = the mean of exp(−((token − peak)/width)²), in [0, 1].
 
-    The data policy draws every token from the paper's histogram, whatever stands before it. The paper's rewards count
-    the prompt's own token too (`reward_prompt`), which no policy can choose: with its 100 prompts, drawn uniformly,
+    The data policy draws every token from the paper's histogram, independently. The paper's rewards include the
+    prompt's own token (`reward_prompt`), which no policy can choose: with its 100 prompts, drawn uniformly,
     the largest reward is then 0.918 and not 1.
     """
 
     exact: ClassVar[str] = "largest reward; KL and entropy after each sampled prefix"
 
-    num_prompts: int = setting(100, "number of different prompts (X), tokens spread over the vocabulary", at_least=1)
+    num_prompts: int = setting(100, "number of different prompts (X), each a token; evenly spaced", at_least=1)
     vocabulary: int = setting(100, "number of tokens", at_least=2)
-    length: int = setting(9, "tokens of a response", at_least=1)
+    length: int = setting(9, "tokens per response", at_least=1)
     peak: float = setting(70.0, "token with the largest reward", at_least=0)
     width: float = setting(10.0, "width of the reward's bump, in tokens", above=0)
-    reward_prompt: bool = setting(False, "count the prompt's token in the mean, as the paper does")
-    evaluation_samples: int = setting(128, "responses drawn a run whenever the policy is evaluated", at_least=2)
+    reward_prompt: bool = setting(False, "include the prompt's token in the mean reward, as the paper does")
+    evaluation_samples: int = setting(128, "responses drawn per run at each evaluation", at_least=2)
 
     def check(self) -> None:
         if self.peak > self.vocabulary - 1:
@@ -54,7 +54,7 @@ class TokenBandit(ToyEnvironment):
         return cauchy_data_policy(self.vocabulary)
 
     def prompt_tokens(self) -> np.ndarray:
-        """(X,) the token that each prompt is: all of them if X is the vocabulary, else as far apart as can be."""
+        """(X,) the token that each prompt is: all tokens if X is the vocabulary size, else evenly spaced."""
         return ((2 * np.arange(self.num_prompts) + 1) * self.vocabulary) // (2 * self.num_prompts)
 
     def build(self, dtype: torch.dtype, noise: Noise) -> TokenBanditEnvironment:
@@ -85,7 +85,7 @@ class TokenBanditR2(TokenBandit, kind="token_bandit_r2"):
 
 
 class TokenBanditEnvironment(RewardLabeller):
-    """of_token: (V,) reward of each token; of_prompt: (X,) that of each prompt's own, or None if it does not count."""
+    """of_token: (V,) reward of each token; of_prompt: (X,) that of each prompt's own, or None if it is not included."""
 
     def __init__(
         self, space: TokenSpace, num_prompts: int, of_token: Tensor, of_prompt: Tensor | None, labeller: Labeller
@@ -95,7 +95,7 @@ class TokenBanditEnvironment(RewardLabeller):
         self.of_token, self.of_prompt = of_token, of_prompt
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        """(..., B, K) mean bump over the tokens of responses (..., B, K, L), and over the prompt's if that counts."""
+        """(..., B, K) mean reward over the tokens of responses (..., B, K, L), and the prompt's if included."""
         total = self.of_token[responses].sum(-1)
         if self.of_prompt is None:
             return total / self.space.length
@@ -108,8 +108,8 @@ class TokenBanditEnvironment(RewardLabeller):
 
 @dataclass(frozen=True)
 class TokenBanditSmall(EnumerableSpec, kind="token_bandit_small"):
-    """A token bandit with EOS whose 341 responses can be listed: reward = mean bump over the tokens chosen, EOS among
-    them; the data policy draws every token from the paper's histogram of so many bins.
+    """A token bandit with EOS whose 341 responses can be listed: reward = mean over the tokens, EOS included, of
+    exp(−((token − peak)/width)²); the data policy draws every token from the paper's histogram, with one bin per token.
 
     >>> sims.TokenBanditSmall().rewards().shape
     (1, 341)
@@ -117,8 +117,8 @@ class TokenBanditSmall(EnumerableSpec, kind="token_bandit_small"):
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("peak", "width"))
 
-    vocabulary: int = setting(5, "tokens, EOS (token 0) included", at_least=2, at_most=8)
-    max_length: int = setting(4, "most tokens of a response, EOS included", at_least=1, at_most=4)
+    vocabulary: int = setting(5, "number of tokens, EOS (token 0) included", at_least=2, at_most=8)
+    max_length: int = setting(4, "largest number of tokens in a response, EOS included", at_least=1, at_most=4)
     peak: float = setting(3.0, "token with the largest reward", at_least=0)
     width: float = setting(1.0, "width of the reward's bump, in tokens", above=0)
 

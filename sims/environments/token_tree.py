@@ -25,8 +25,8 @@ class TokenTree(EnumerableSpec, kind="token_tree"):
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed",))
 
-    vocabulary: int = setting(3, "tokens, EOS included", at_least=2, at_most=8)
-    max_length: int = setting(3, "most tokens of a response, EOS included", at_least=1, at_most=4)
+    vocabulary: int = setting(3, "number of tokens, EOS included", at_least=2, at_most=8)
+    max_length: int = setting(3, "largest number of tokens in a response, EOS included", at_least=1, at_most=4)
     table_seed: int = setting(0, "seed of the rewards and of the data policy", at_least=0)
 
     @property

@@ -1,5 +1,4 @@
-"""What all toy environments share: settings of the labeller, prompts that are numbers, and a labeller that looks at
-rewards.
+"""What all toy environments share: settings of the labeller, prompts that are numbers, and labels from rewards.
 
 **To add an environment whose responses can be listed** (up to some ten thousand of them):
 
@@ -19,11 +18,11 @@ rewards.
 
     @dataclass(frozen=True)
     class TwoArms(EnumerableSpec, kind="two_arms"):
-        '''Two actions, of which the second earns `gap` more; the data policy draws both alike.'''
+        '''Two actions, of which the second has `gap` more reward; the data policy is uniform.'''
 
         only_numbers: ClassVar[frozenset[str]] = frozenset(("gap",))
 
-        gap: float = setting(0.5, "how much more the second action earns", above=0)
+        gap: float = setting(0.5, "reward of the second action minus that of the first", above=0)
 
         @property
         def space(self) -> TokenSpace:
@@ -35,21 +34,21 @@ rewards.
         def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
             return np.full((self.num_prompts, self.space.nodes, 2), np.log(0.5))
 
-Its first sentence is what the table of environments says. `space` names the responses: V tokens, at most L of them,
-with or without EOS. `rewards` is (X, N), float64: what each of the N responses to each of the X prompts earns, in
+Its first sentence appears in the table of environments. `space` defines the responses: V tokens, at most L of them,
+with or without EOS. `rewards` is (X, N), float64: the reward of each of the N responses to each of the X prompts, in
 the order of `space.all_responses`. `reference_logp` is (X, nodes, V): log-probs of each token after each prefix
 under the data policy, where training starts; a bandit has one node. `only_numbers` names the settings that change
 these two tables and nothing else: experiments that differ in them are trained as one stack.
 
 (2) Put the table that `python -m sims --environments` prints into the README.
 
-The command line and the tests of `tests/environments/test_every_environment.py` find it by its kind. All exact
-quantities, labels, pairs and policies come with it. Tables drawn anew for each run, recorded pairs and a learned
-reward: see `contextual`.
+The command line and the tests of `tests/environments/test_every_environment.py` find it by its kind. Exact quantities,
+labels, pairs and policies work without further code. Tables drawn per run, recorded pairs and a learned reward: see
+`contextual`.
 
 **To add one whose responses are too many to list**: a subclass of `ToyEnvironment` with `space`, `build`, and
 `evaluation_samples`; and what `build` makes, a subclass of `RewardLabeller` with `reward` (..., B, K) of responses
-(..., B, K, L), and `best_responses` (X, L). A policy must know its data policy: see `token_bandit`, and
+(..., B, K, L), and `best_responses` (X, L). A policy needs access to its data policy: see `token_bandit`, and
 `DataDistribution` in `sims/policies/transformer.py`."""
 
 from __future__ import annotations
@@ -78,12 +77,14 @@ class ToyEnvironment(EnvironmentSpec):
 
     executor: ClassVar[str] = "sims.experiments.executor:execute"
     has_data: ClassVar[bool] = False  # whether it holds recorded pairs, for source = dataset
-    exact: ClassVar[str] = "–"  # what is known without sampling, for the table of environments
+    exact: ClassVar[str] = "–"  # what is computed without sampling, for the table of environments
 
     num_prompts: int = setting(1, "number of different prompts (X)", at_least=1)
-    label_temperature: float = setting(0.0, "scale on which the labeller tells rewards apart; 0: noiseless", at_least=0)
-    flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
-    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+    label_temperature: float = setting(
+        0.0, "temperature of the Bradley-Terry labels, in units of reward; 0: noiseless", at_least=0
+    )
+    flip_rate: float = setting(0.0, "probability that a label is flipped", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "responses with a reward above this are correct (pairing = correct_incorrect)")
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         if schedule.source == "dataset":
@@ -106,14 +107,14 @@ class ToyEnvironment(EnvironmentSpec):
         return Labeller(self.label_temperature, self.flip_rate, self.correct_above)
 
     def build(self, dtype: torch.dtype, noise: Noise) -> Any:
-        """The environment that these settings describe, one problem a run where problems are drawn."""
+        """The environment that these settings describe; where it is random, one draw per run."""
         raise NotImplementedError
 
 
 class RewardLabeller:
     """Draws prompts uniformly, rewards responses, and labels pairs by those rewards.
 
-    A subclass gives `reward`; and `gold`, where what the learner sees is not what it is evaluated by.
+    A subclass defines `reward`; and `gold`, where the learner's reward differs from the evaluation's.
     """
 
     num_prompts: int
@@ -122,11 +123,11 @@ class RewardLabeller:
         self.labeller = labeller
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        """(..., B, K) what the learner sees of responses (..., B, K, L)."""
+        """(..., B, K) rewards that the learner sees, of responses (..., B, K, L)."""
         raise NotImplementedError
 
     def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
-        """(..., B, K) what a policy is evaluated by; `rewards`, what it learns from, unless there is a proxy."""
+        """(..., B, K) rewards for evaluation: `rewards`, unless those are a proxy."""
         return rewards
 
     def prompts(self, batch_size: int, noise: Noise) -> Tensor:
@@ -145,7 +146,7 @@ class RewardLabeller:
         noise: Noise,
         rewards: Tensor | None = None,
     ) -> Labels:
-        """Rewards; and if a pairing is asked for, its pairs and their labels. rewards: instead of its own."""
+        """Rewards; and with a pairing, its pairs and their labels. rewards: used instead of its own."""
         own = self.reward(prompts, responses)
         check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
         gold = self.gold(prompts, responses, own)
@@ -154,10 +155,10 @@ class RewardLabeller:
             return Labels(rewards=rewards, gold=gold)
         pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
         first, second = rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])
-        # Drawn even where they are not used: a noiseless labeller then shares its noise with a noisy one.
+        # Drawn even if unused, so that noiseless and noisy labellers share the random numbers of a stream.
         uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
         return Labels(rewards, gold, pairs, self.labeller.label(first, second, uniforms), weight)
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
-        """The next recorded pairs, where there are any."""
+        """The next recorded pairs; SpecError for environments without."""
         raise SpecError("source", "dataset", "must be policy, pool or replay: there are no recorded data here")

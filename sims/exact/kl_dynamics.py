@@ -4,14 +4,14 @@ step.
     forward = KL(q‖p), what maximum likelihood on samples of q descends; reverse = KL(p‖q), what KL-regularised policy
     gradients descend, q their optimum.
 
-The same loss moves p differently in different coordinates. With u = log(q/p):
+The same loss changes p differently in different coordinates. With u = log(q/p):
 
     coordinates      a step of size η                         forward                   reverse
     logits           z ← z − η·∂L/∂z, p = softmax(z)          ∂L/∂z = p − q             ∂L/∂z = −p·(u + KL(p‖q))
     probabilities    p ← Π(p − η·∂L/∂p), Π onto the simplex   ∂L/∂p = −e^u              ∂L/∂p = 1 − u
     natural          z ← z − η·F⁺·∂L/∂z, F Fisher's matrix    F⁺·∂L/∂z = 1 − e^u        F⁺·∂L/∂z = −u − KL(p‖q)
 
-A natural step of size 1 on the reverse KL lands on q. Everything is NumPy and float64; a distribution is (..., n).
+A natural step of size 1 on the reverse KL reaches q. Everything is NumPy and float64; a distribution is (..., n).
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def onto_simplex(x: np.ndarray) -> np.ndarray:
 def step(kind: Divergence, coordinates: Coordinates, p: np.ndarray, q: np.ndarray, eta: float) -> np.ndarray:
     """The distribution after one step of size η. p, q: (..., n); returns (..., n).
 
-    A projected step, or one that is too long, can put a category to 0, where neither gradient exists: it is kept at
-    LEAST for the next step.
+    A projected step, or one that is too long, can set a category to 0, where neither gradient exists: it is clipped to
+    LEAST.
     """
     move = eta * descent(kind, coordinates, p, q)
     distribution = onto_simplex(p - move) if coordinates == "probabilities" else np.exp(log_softmax(np.log(p) - move))
@@ -80,8 +80,8 @@ def follow(
 def velocity(kind: Divergence, coordinates: Coordinates, p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """dp/dη at η = 0, for a distribution inside the simplex: (..., n), sums to 0.
 
-    In natural coordinates it is q − p forward and p·(u + KL(p‖q)) reverse: the reverse KL is the faster to a category
-    exactly where KL(p‖q) > e^u − 1 − u. In logits both are damped by p, in a category and in all that compete with it.
+    In natural coordinates it is q − p forward and p·(u + KL(p‖q)) reverse: the reverse KL raises a category faster
+    exactly where KL(p‖q) > e^u − 1 − u. In logits both are multiplied by p.
     """
     move = descent(kind, coordinates, p, q)
     if coordinates == "probabilities":

@@ -1,17 +1,16 @@
-"""What an algorithm does on average: its expected weight ∂L/∂ℓ on every response of an enumerable problem.
+"""Expected gradient of an algorithm: the weight ∂L/∂ℓ of every response of an enumerable environment.
 
 The *population loss* L is the expectation of an algorithm's loss on one batch in which every prompt occurs once with K
-responses, over everything that is drawn: responses and labels. What the algorithm treats as data (the sampler's
-distribution, advantages, anchors, its state) carries no gradient. `tables.chain_rule` turns the weights into a
-gradient.
+responses, over all randomness: responses and labels. Whatever the algorithm treats as constant (the sampler's
+distribution, advantages, anchors, its state) has no gradient. `tables.chain_rule` turns the weights into a gradient.
 
 **To add an algorithm**: write its weights from its equation, not from its code, in its family's file:
 
     @population("dpo")
     def dpo(algorithm: DPO, problem: Population) -> np.ndarray: ...
 
-Closed forms are best; else `expect_over_responses` where responses count one by one, `expect_over_groups` where a
-prompt's K responses act together, `expect_over_batches` where all prompts do.
+Closed forms are best; else `expect_over_responses` if the loss is a sum over responses, `expect_over_groups` if it
+depends on a prompt's K responses together, `expect_over_batches` if on all prompts together.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """An enumerable problem, a policy, and all that its algorithm sees: X prompts, N responses, L tokens, K slots.
+    """An enumerable environment, a policy and the algorithm's inputs: X prompts, N responses, L tokens, K slots.
 
-    mask: (N, L), which tokens a response has; a response's tokens come first.
+    mask: (N, L), True for a response's tokens, which come before the padding.
     logp, logp_ref: (X, N, L) log-probs of each token under policy and reference, 0 in masked slots.
     logp_sampler: (K, X, N, L), the distribution that each of the K slots is drawn from.
     rewards: (X, N). label: (X, N, N) probability that the first is preferred to the second.
     values: (X, N, L), the critic's values when the batch was collected.
     state: what the algorithm carries from earlier batches. epoch: which pass over the batch this is, from 0.
-    correct_above: rewards above it count as correct, where a pairing asks.
+    correct_above: rewards above it are correct (pairing = correct_incorrect).
 
     >>> half = np.log([[[0.5], [0.5]]])  # one prompt, two responses of one token
     >>> one_slot, label = half[None], np.array([[[0.5, 0.0], [1.0, 0.5]]])
@@ -88,10 +87,12 @@ class Population:
 
     @property
     def shared_distribution(self) -> np.ndarray:
-        """(X, N), the one distribution of all slots; ValueError if they differ."""
+        """(X, N), the distribution of all slots; ValueError if they differ."""
         distribution = self.distribution
         if not np.allclose(distribution, distribution[:1], rtol=1e-12, atol=0.0):
-            raise ValueError("logp_sampler: the slots have different distributions, this closed form needs one")
+            raise ValueError(
+                "logp_sampler: the slots have different distributions: this closed form needs the same in all"
+            )
         return distribution[0]
 
 
@@ -110,7 +111,7 @@ def population(kind: str) -> Callable[[Weights], Weights]:
 
 
 def has_population_weights(kind: str) -> bool:
-    """Whether somebody wrote down what the algorithm does on average.
+    """Whether population weights are registered for an algorithm.
 
     >>> sims.exact.has_population_weights("dpo")
     True
@@ -119,17 +120,18 @@ def has_population_weights(kind: str) -> bool:
 
 
 def population_weights(algorithm: Any, problem: Population) -> np.ndarray:
-    """Expected ∂L/∂ℓ(y), (X, N), or ∂L/∂ℓ_t(y), (X, N, L), of an algorithm whose settings are plain numbers.
+    """Expected ∂L/∂ℓ(y), (X, N), or ∂L/∂ℓ_t(y), (X, N, L), of an algorithm whose settings are plain numbers, not
+    per-run arrays.
 
-    The weights of a response are those of its loss under the distribution that draws it: a response that is never drawn
-    has weight 0. KeyError for an algorithm without population weights.
+    A response's weight includes its probability: one that is never drawn has weight 0. KeyError for an algorithm
+    without population weights.
 
     >>> half = np.log([[[0.5], [0.5]]])  # one prompt, two responses of one token
     >>> one_slot, label = half[None], np.array([[[0.5, 0.0], [1.0, 0.5]]])
     >>> problem = sims.exact.Population(
     ...     np.ones((2, 1), bool), half, half, one_slot, np.array([[0.0, 1.0]]), label, np.zeros((1, 2, 1))
     ... )
-    >>> sims.exact.population_weights(sims.SFT(), problem)  # −ℓ, half of the time each
+    >>> sims.exact.population_weights(sims.SFT(), problem)  # −ℓ, each with probability ½
     array([[[-0.5],
             [-0.5]]])
     """
@@ -141,7 +143,7 @@ def population_weights(algorithm: Any, problem: Population) -> np.ndarray:
 def expect_over_responses(problem: Population, weight: Callable[[int], np.ndarray]) -> np.ndarray:
     """Weights of a loss that is a mean over single responses: 1/(XK)·Σ_k μ_k(y)·w_k(y).
 
-    weight(k): (X, N) or (X, N, L), derivative of a response's own loss by its ℓ (or ℓ_t) if drawn in slot k.
+    weight(k): (X, N) or (X, N, L), derivative of a response's loss with respect to its ℓ (or ℓ_t) if drawn in slot k.
     """
     parts = []
     for k, distribution in enumerate(problem.distribution):
@@ -166,7 +168,7 @@ def expect_over_groups(problem: Population, weight: Callable[[int, np.ndarray], 
 
 
 def expect_over_batches(problem: Population, weight: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Weights of a loss that ties prompts together, by summing over all N^(XK) batches: keep XK at 4 or less.
+    """Weights of a loss that depends on all prompts together, by summing over all N^(XK) batches: keep XK <= 4.
 
     weight(batches): derivative of the whole batch's loss by the ℓ of each of its responses, (G, X, K) or (G, X, K, L),
     where batches (G, X, K) are indices of responses. Returns (X, N) or (X, N, L).
@@ -180,7 +182,7 @@ def expect_over_batches(problem: Population, weight: Callable[[np.ndarray], np.n
 
 
 def every_outcome(responses: int, draws: int) -> np.ndarray:
-    """All ways in which `draws` draws can fall on the responses: (responses^draws, draws) indices."""
+    """All outcomes of `draws` draws: (responses^draws, draws) indices of responses."""
     return np.array(list(itertools.product(range(responses), repeat=draws)))
 
 
@@ -194,7 +196,7 @@ def _collect(groups: np.ndarray, probability: np.ndarray, weights: np.ndarray, r
 def batch_shares(weight: np.ndarray) -> np.ndarray:
     """Each unit's share of a mean over prompts of weighted means over a prompt's units. weight, result: (G, X, U).
 
-    Prompts without any weight do not count, and batches without any have shares 0.
+    Prompts of total weight 0 are ignored; a batch of total weight 0 has shares 0.
     """
     total = weight.sum(-1, keepdims=True)
     prompts = (total > 0).sum(-2, keepdims=True)

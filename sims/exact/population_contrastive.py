@@ -1,4 +1,4 @@
-"""Population weights of the algorithms that learn from preferences."""
+"""Population weights of the algorithms on pairs, and of KTO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sims.core.algorithms.online_contrastive import XPO, NashMD
     from sims.core.algorithms.reference_free import CPO, ORPO, SimPO
 
-# Pairings that look at no reward: which slots they compare, (Q, 2), each slot at most once.
+# Pairings that do not depend on rewards: the slots they compare, (Q, 2), each at most once.
 FIXED_SLOTS: dict[str, Callable[[int], np.ndarray]] = {
     "drawn": lambda generations: np.arange(generations).reshape(-1, 2),
     "halves": lambda generations: np.arange(generations).reshape(2, -1).T,
@@ -53,7 +53,7 @@ def kto_weights(algorithm: KTO, problem: Population) -> np.ndarray:
     """Slopes of λ_D·σ(−β(ρ − z)) and λ_U·σ(β(ρ − z)): ∓λβ·σ(d)·σ(−d) with d = β(ρ − z).
 
     z is the mean of ρ over each prompt with the next prompt's responses, at least 0; of responses 2q and 2q + 1 each is
-    good with the probability of being preferred to the other.
+    desirable with the probability of being preferred to the other.
     """
     rows = np.arange(problem.prompts)[:, None]
     ratio = problem.log_ratio
@@ -144,7 +144,7 @@ def orpo_weights(algorithm: ORPO, problem: Population) -> np.ndarray:
 
 @population("xpo")
 def xpo_weights(algorithm: XPO, problem: Population) -> np.ndarray:
-    """DPO's, and +α wherever the second half of the slots puts its mass."""
+    """DPO's, and +α times the probability under the second half of the slots."""
     half = problem.generations // 2
     return dpo_weights(algorithm, problem) + algorithm.alpha * problem.distribution[half:].mean(0) / problem.prompts
 
@@ -160,7 +160,7 @@ def nash_md_weights(algorithm: NashMD, problem: Population) -> np.ndarray:
 
 
 def chosen_shares(algorithm: PairsWithLikelihood, problem: Population) -> np.ndarray:
-    """Expected share of each response's ℓ among the chosen ones, normalised as the algorithm says: (X, N)."""
+    """Expected share of each response's ℓ among the chosen ones, normalised as in the algorithm: (X, N)."""
     rows = np.arange(problem.prompts)[:, None]
 
     def batch_weights(batches: np.ndarray) -> np.ndarray:
@@ -184,7 +184,7 @@ def chosen_shares(algorithm: PairsWithLikelihood, problem: Population) -> np.nda
 
 
 def score_scale(algorithm: DPO | IPO, problem: Population) -> np.ndarray:
-    """What a response's log-ratio is multiplied with before responses are compared: (N,)."""
+    """Factor of a response's log-ratio in the margin: (N,)."""
     return 1.0 / problem.lengths if algorithm.length_normalised else np.ones(problem.responses)
 
 
@@ -193,7 +193,7 @@ def pair_weights(
 ) -> np.ndarray:
     """∂/∂score(y) of the expected loss p·f(h) + (1 − p)·f(−h), h = score of the first − of the second: (X, N).
 
-    score: (X, N); slope: f′. A chosen response is pulled by +f′, its rejected one by −f′.
+    score: (X, N); slope: f′. The chosen response's derivative is f′, the rejected one's −f′.
     """
     margin = score[:, :, None] - score[:, None, :]
     pull = problem.label * slope(margin) - (1.0 - problem.label) * slope(-margin)  # ∂/∂h, (X, N, N)
@@ -220,7 +220,7 @@ def pair_batch_weights(problem: Population, pairing: str, pull: np.ndarray, batc
 
 
 def paired_slots(rewards: np.ndarray, pairing: str, correct_above: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which slots are compared, (G, X, Q, 2), and which of these pairs count, (G, X, Q). rewards: (G, X, K)."""
+    """Which slots are compared, (G, X, Q, 2), and the weights of these pairs, (G, X, Q). rewards: (G, X, K)."""
     generations = rewards.shape[-1]
     if pairing == "best_worst":
         pairs = np.stack([rewards.argmax(-1), rewards.argmin(-1)], axis=-1)[..., None, :]

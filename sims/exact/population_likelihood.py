@@ -1,4 +1,4 @@
-"""Population weights of the algorithms that imitate responses."""
+"""Population weights of the maximum-likelihood algorithms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @population("sft")
 def sft_weights(algorithm: SFT, problem: Population) -> np.ndarray:
-    """−μ(y)·(share of each token): (X, N, L). Prompts are numbers here, and not imitated."""
+    """−μ(y)·(share of each token): (X, N, L). Prompts are numbers here, without tokens."""
     if algorithm.reduction == "token_mean":
         return expect_over_batches(problem, lambda batches: -batch_token_shares(problem, batches, "token_mean"))
     share = np.broadcast_to(response_token_shares(problem, algorithm.reduction), (problem.prompts, *problem.mask.shape))
@@ -62,7 +62,8 @@ def best_of_n_weights(algorithm: BestOfN, problem: Population) -> np.ndarray:
 
 @population("best_of_n_negative")
 def best_of_n_negative_weights(algorithm: BestOfNNegative, problem: Population) -> np.ndarray:
-    """−1 for the best of a group; for the worst, or the rest, β times the slope of ℓ and ρ, 1, or of −log(1 − π)."""
+    """−1 for the best of a group; for the worst, or the rest, β times the derivative of the negative term: 1 for ℓ and
+    ρ, π/(1 − π) for −log(1 − π)."""
     probability = np.exp(problem.logp.sum(-1))
 
     def group_weights(x: int, groups: np.ndarray) -> np.ndarray:
@@ -101,13 +102,13 @@ def raft_weights(algorithm: RAFT, problem: Population) -> np.ndarray:
 
 @population("rest")
 def rest_weights(algorithm: ReST, problem: Population) -> np.ndarray:
-    """As rejection_sampling over all prompts, of ever less from pass to pass."""
+    """As rejection_sampling over all prompts, with a smaller share from pass to pass."""
     quantile = algorithm.quantiles[min(problem.epoch, len(algorithm.quantiles) - 1)]
     return kept_weights(problem, problem.rewards, 1.0 - quantile, "over_all_prompts")
 
 
 def kept_weights(problem: Population, scores: np.ndarray, keep: float, top: str) -> np.ndarray:
-    """−E[share] of each response, when one is kept if fewer than ⌈keep·count⌉ beat it. scores, result: (X, N)."""
+    """−E[share] of each response, where one is kept if fewer than ⌈keep·count⌉ score higher. scores, result: (X, N)."""
     rows = np.arange(problem.prompts)[:, None]
 
     def batch_weights(batches: np.ndarray) -> np.ndarray:
@@ -132,7 +133,7 @@ def rwr_weights(algorithm: RWR, problem: Population) -> np.ndarray:
 
 @population("awr")
 def awr_weights(algorithm: AWR, problem: Population) -> np.ndarray:
-    """−μ(y)·min(e^{(r(y)−b)/β}, clip), b the mean reward of earlier batches, or of the group that y is in."""
+    """−μ(y)·min(e^{(r(y)−b)/β}, clip), b the mean reward of earlier batches, or of the group of y."""
 
     def imitated(advantages: np.ndarray) -> np.ndarray:
         return np.minimum(np.exp(advantages / algorithm.beta), algorithm.weight_clip)

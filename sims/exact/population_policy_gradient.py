@@ -28,9 +28,9 @@ def reinforce_weights(algorithm: Reinforce, problem: Population) -> np.ndarray:
 
 @population("rloo")
 def rloo_weights(algorithm: RLOO, problem: Population) -> np.ndarray:
-    """−μ(y)·(R(y) − E_μ[R]): the others' mean is independent of the own response, so its expectation stands in.
+    """−μ(y)·(R(y) − E_μ[R]): the others' mean is independent of the response, so it is replaced by its expectation.
 
-    With a clip range which term is smaller depends on the others, and groups are summed over.
+    With clipping the minimum depends on the other responses, and groups are enumerated.
     """
     distribution, gain = problem.shared_distribution, penalised_rewards(algorithm.beta, problem)[0]
     epsilon = algorithm.epsilon
@@ -49,9 +49,9 @@ def rloo_weights(algorithm: RLOO, problem: Population) -> np.ndarray:
 
 @population("ppo")
 def ppo_weights(algorithm: PPO, problem: Population) -> np.ndarray:
-    """share·(−w_t·A_t where the unclipped term is the smaller one, else 0; + β·k′(ρ_t) if charged there): (X, N, L).
+    """share·(−w_t·A_t where the unclipped term is the smaller one, else 0; + β·k′(ρ_t) if kl_in = loss): (X, N, L).
 
-    The critic has no part in it. An adapted β is the one that earlier batches left.
+    Without the value loss. An adapted β is that of the state.
     """
     distribution, epsilon, beta = problem.logp_sampler[0], algorithm.epsilon, problem.state.get("beta", algorithm.beta)
     log_ratio = problem.logp - distribution
@@ -101,20 +101,20 @@ def dr_grpo_weights(algorithm: DrGRPO, problem: Population) -> np.ndarray:
 
 @population("dapo")
 def dapo_weights(algorithm: DAPO, problem: Population) -> np.ndarray:
-    """A mean over the tokens of groups that have a lesson."""
+    """A mean over the tokens of groups whose advantages are not 0."""
     level, drop = algorithm.importance_sampling_level, algorithm.drop_equal_groups
     return group_policy_weights(algorithm, problem, "token_mean", level, drop_equal=drop)
 
 
 @population("gspo")
 def gspo_weights(algorithm: GSPO, problem: Population) -> np.ndarray:
-    """One ratio a response."""
+    """One importance ratio per response."""
     return group_policy_weights(algorithm, problem, "sequence_mean", "sequence")
 
 
 @population("cispo")
 def cispo_weights(algorithm: CISPO, problem: Population) -> np.ndarray:
-    """−clip(w)·A by each token's own ℓ_t, whatever w is a ratio of."""
+    """−clip(w)·A as the derivative by each token's own ℓ_t, for either level of w."""
     level = algorithm.importance_sampling_level
     return group_policy_weights(algorithm, problem, "token_mean", level, weighs_only=True)
 
@@ -130,8 +130,8 @@ def group_policy_weights(
 ) -> np.ndarray:
     """share·(∂surrogate/∂ℓ_t + β(1 − e^{−ρ_t})) over all batches: (X, N, L).
 
-    The surrogate's slope by log w goes to the token whose ratio w is, or in equal parts to all tokens of a response
-    whose mean log-ratio log w is.
+    With level = token the surrogate's derivative by log w belongs to that token; with sequence it is divided equally
+    among the response's tokens, as log w is their mean.
     """
     rows = np.arange(problem.prompts)[:, None]
     lengths = problem.lengths[:, None]
@@ -208,8 +208,7 @@ def clipped_slope(log_ratio: np.ndarray, advantages: np.ndarray, low: float, hig
 
 
 def response_token_shares(problem: Population, reduction: str, constant_length: int | None = None) -> np.ndarray:
-    """How much a token counts within its response's loss: (N, L). See
-    `sims.core.objectives.reductions.token_shares`."""
+    """Weight of a token within its response's loss: (N, L). See `sims.core.objectives.reductions.token_shares`."""
     divisor = {
         "sequence_sum": np.ones_like(problem.lengths),
         "sequence_mean": problem.lengths,

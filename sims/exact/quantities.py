@@ -1,7 +1,7 @@
-"""What can be said of a policy exactly once all its responses are listed: value, distances, optimum, best-of-n.
+"""Exact quantities of a policy whose responses are listed: expected reward, entropy, KL, optimum, best-of-n.
 
 Responses are the last axis, N; logp is their log-probability, −∞ where a response never occurs. Everything is in nats
-and float64, and nothing here looks at the estimators and losses of `sims.core`: it is what they are tested against.
+and float64, and independent of the estimators and losses of `sims.core`, which are tested against it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def entropy(logp: np.ndarray) -> np.ndarray:
 
 
 def kl_policy_ref(logp_policy: np.ndarray, logp_ref: np.ndarray) -> np.ndarray:
-    """KL(π‖π_ref) = Σ π (log π − log π_ref). Both (..., N); returns (...), infinite where π_ref misses mass of π.
+    """KL(π‖π_ref) = Σ π (log π − log π_ref). Both (..., N); returns (...), infinite where π_ref = 0 < π.
 
     >>> always_first, uniform = np.array([0.0, -np.inf]), np.log([0.5, 0.5])
     >>> bool(np.isclose(sims.exact.kl_policy_ref(always_first, uniform), np.log(2)))
@@ -57,8 +57,8 @@ def kl_ref_policy(logp_policy: np.ndarray, logp_ref: np.ndarray) -> np.ndarray:
 def optimum(logp_ref: ArrayLike, rewards: ArrayLike, beta: float) -> np.ndarray:
     """log π*, π* = π_ref·e^{r/β}/Z: the policy that maximises E[r] − β·KL(π‖π_ref). Both (..., N); returns the same.
 
-    It is the optimum of that objective only: of expected reward alone, or within a family of policies that cannot
-    represent it, the best policy is another.
+    It is the optimum of that objective only: of expected reward alone, or within a policy class that does not contain
+    it, the best policy differs.
 
     >>> np.exp(sims.exact.optimum(np.log([0.5, 0.5]), [0.0, np.log(3)], beta=1.0)).round(12)  # odds of 1 to 3
     array([0.25, 0.75])
@@ -73,7 +73,7 @@ def best_of_n(logp: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
 
         P(y) = p(y) / p(r = r_y) · [p(r <= r_y)^n − p(r < r_y)^n]
 
-    Equally good draws share the win equally, so that within a level of reward the distribution is p's own.
+    Ties are broken uniformly, so that within a level of reward the distribution is proportional to p.
 
     >>> sims.exact.best_of_n(np.log([0.5, 0.5]), np.array([0.0, 1.0]), n=2).round(12)  # the worse wins if drawn twice
     array([0.25, 0.75])
@@ -87,7 +87,7 @@ def best_of_n(logp: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
 
 
 def kl_best_of_n_bound(n: int) -> float:
-    """log n − (n−1)/n: the most that KL(best of n‖p) can be, reached by continuous rewards. Beirami et al. 2024.
+    """log n − (n−1)/n: upper bound of KL(best of n‖p), attained for continuous rewards. Beirami et al. 2024.
 
     >>> round(sims.exact.kl_best_of_n_bound(4), 4)
     0.6363
@@ -109,7 +109,7 @@ def objective(logp: np.ndarray, logp_ref: np.ndarray, rewards: np.ndarray, beta:
 def objective_weights(logp: np.ndarray, logp_ref: np.ndarray, rewards: np.ndarray, beta: float) -> np.ndarray:
     """∂J/∂ℓ(y) = π(y)·(r(y) − β·(ℓ(y) − ℓ_ref(y))). All (..., N); returns the same.
 
-    A constant added to the bracket (the −β of ∂(π log π), a baseline) moves nothing, as Σ π·∇ℓ = 0; it is left out.
+    A constant added to the bracket (the −β of ∂(π log π), a baseline) has no effect, as Σ π·∇ℓ = 0; it is left out.
 
     >>> sims.exact.objective_weights(np.log([0.25, 0.75]), np.log([0.5, 0.5]), np.array([0.0, 1.0]), beta=0.0).round(12)
     array([0.  , 0.75])

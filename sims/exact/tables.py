@@ -48,7 +48,7 @@ def chain_rule(weights: np.ndarray, logits: np.ndarray, responses: np.ndarray, m
         ∂L/∂logit(n, v) = Σ_{(y, t) at n, y_t = v} w(y, t) − π(v | n)·Σ_{(y, t) at n} w(y, t)
 
     weights: (X, N), one for each response, or (X, N, L), one for each token; logits: (X, nodes, V); responses, mask:
-    (N, L). A response's weight is that of each of its tokens, as ℓ(y) = Σ_t ℓ_t.
+    (N, L). A response's weight applies to each of its tokens, as ℓ(y) = Σ_t ℓ_t.
 
     >>> logits, responses = np.zeros((1, 1, 2)), np.array([[0], [1]])
     >>> sims.exact.chain_rule(np.array([[1.0, 0.0]]), logits, responses, np.ones_like(responses, bool)).tolist()

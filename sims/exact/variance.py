@@ -1,13 +1,13 @@
-"""How noisy the gradient of a policy-gradient estimator is, without sampling: by moments, or by counting.
+"""Exact variance of policy-gradient estimators, without sampling: from moments, or by enumeration.
 
-A batch is B prompts, each drawn uniformly from X, with K fresh responses each, and its gradient is the mean of what the
-prompts' groups give: g = 1/B·Σ_b G_b. For each estimator, `Moments` holds E[G | x] and E[|G|² | x]; `batch_noise` makes
-of them what a batch of any size does. Gradients point uphill, −∇L, by the logits of a table that has rows of its own
-for each prompt. Nothing is clipped and no KL is charged: samples are fresh, and β is 0.
+A batch is B prompts, each drawn uniformly from X, with K fresh responses each, and its gradient is the mean over the
+prompts' groups: g = 1/B·Σ_b G_b. For each estimator, `Moments` holds E[G | x] and E[|G|² | x]; `batch_noise` derives
+the variance for any batch size. Gradients are ascent directions, −∇L, with respect to the logits of a table with
+separate rows per prompt. There is no clipping and no KL penalty: samples are fresh, and β is 0.
 
 reinforce, ppo    means of K independent terms: their variance is that of one term, divided by K
 rloo, dr_grpo     sample covariances of rewards and scores, whose variance is known in closed form
-grpo              divides by the group's deviation; exact for rewards with few levels, by summing over their counts
+grpo              divides by the group's standard deviation; exact for rewards with few levels, by summing over counts
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MOST_COMPOSITIONS = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """All that X prompts may be answered by a table policy: N responses of up to L tokens, P logits a prompt.
+    """A table policy on X prompts: N responses of up to L tokens, P logits per prompt.
 
-    distribution, rewards: (X, N). scores: (X, N, L, P), gradient of each token's log-prob by the prompt's own logits, 0
-    in masked slots. mask: (N, L). nodes: (N, L), number of the prefix before each token."""
+    distribution, rewards: (X, N). scores: (X, N, L, P), gradient of each token's log-prob with respect to the prompt's
+    own logits, 0 in masked slots. mask: (N, L). nodes: (N, L), number of the prefix before each token."""
 
     distribution: np.ndarray
     rewards: np.ndarray
@@ -40,12 +40,12 @@ class Answers:
 
     @property
     def mean_reward(self) -> float:
-        """E[r] over prompts and responses: where a running mean of rewards ends."""
+        """E[r] over prompts and responses, the limit of a running mean of rewards."""
         return float((self.distribution * self.rewards).sum(-1).mean())
 
 
 def table_answers(logits: np.ndarray, rewards: np.ndarray, responses: np.ndarray, mask: np.ndarray) -> Answers:
-    """The answers of a table policy. logits: (X, nodes, V); rewards: (X, N); responses, mask: (N, L)."""
+    """`Answers` of a table policy. logits: (X, nodes, V); rewards: (X, N); responses, mask: (N, L)."""
     prompts, prefixes, vocabulary = logits.shape
     nodes = np.where(mask, prefix_nodes(responses, vocabulary), 0)
     # ∂ log π(v | n)/∂ logit(n, u) = 1[u = v] − π(u | n), and 0 for the logits of other prefixes.
@@ -57,7 +57,7 @@ def table_answers(logits: np.ndarray, rewards: np.ndarray, responses: np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What one prompt's group gives. mean: (X, P), E[G | x]; square: (X,), E[|G|² | x]."""
+    """Moments of one prompt's group gradient G. mean: (X, P), E[G | x]; square: (X,), E[|G|² | x]."""
 
     mean: np.ndarray
     square: np.ndarray
@@ -65,8 +65,8 @@ class Moments:
 
 @dataclass(frozen=True)
 class Noise:
-    """A batch's gradient g. signal: |E[g]|². within, between: the two parts of tr Cov(g), by the responses that are
-    drawn once the prompts are, and by which prompts are drawn.
+    """A batch's gradient g. signal: |E[g]|². within, between: the two parts of tr Cov(g), from the responses given the
+    prompts, and from the choice of prompts.
     """
 
     signal: float
@@ -75,7 +75,7 @@ class Noise:
 
     @property
     def relative(self) -> float:
-        """tr Cov(g)/|E[g]|²: blind to the estimator's scale, which a learning rate undoes."""
+        """tr Cov(g)/|E[g]|²: independent of the estimator's scale, which is absorbed by the learning rate."""
         return (self.within + self.between) / self.signal
 
 
@@ -85,7 +85,7 @@ def batch_noise(moments: Moments, num_prompts: int) -> Noise:
         tr Cov(g) = 1/B·[E_x(E[|G|² | x] − |E[G | x]|²) + E_x|E[G | x]|² − |E[G]|²]
 
     Prompts share no logits here, which makes the second part (X−1)/B·|E[g]|² for every estimator; in a network, where
-    what serves one prompt serves others, it is less.
+    prompts share parameters, it is smaller.
     """
     prompts = len(moments.mean)
     pull = (moments.mean**2).sum(-1)
@@ -97,25 +97,25 @@ def batch_noise(moments: Moments, num_prompts: int) -> Noise:
 def angle(a: np.ndarray, b: np.ndarray) -> float:
     """Degrees between two gradients of the same shape; neither may be 0."""
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
-    # arccos(a·b) has lost half of the digits where the two are close to each other.
+    # arccos(a·b) loses half of the digits where the two are close to each other.
     return float(np.degrees(2.0 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
 def reward_gradient(answers: Answers) -> np.ndarray:
-    """∇E[r | x] of each prompt, (X, P): what an unbiased estimator has for its mean."""
+    """∇E[r | x] of each prompt, (X, P): the mean of an unbiased estimator."""
     return np.einsum("xn,xnlp->xp", answers.distribution * answers.rewards, answers.scores)
 
 
 def reinforce(answers: Answers, generations: int, baseline: float = 0.0) -> Moments:
-    """G = 1/K·Σ_k (r_k − b)·∇ℓ_k with a fixed b; `answers.mean_reward` is what the running mean tends to."""
+    """G = 1/K·Σ_k (r_k − b)·∇ℓ_k with a fixed baseline b; the running mean tends to `answers.mean_reward`."""
     return independent_terms(answers, generations, (answers.rewards - baseline)[..., None])
 
 
 def ppo(answers: Answers, generations: int, values: np.ndarray, lam: float = 0.95) -> Moments:
-    """G = 1/K·Σ_k Σ_t A_t·∇ℓ_t, A the generalised advantage estimate of a terminal reward, γ = 1. Its first update.
+    """G = 1/K·Σ_k Σ_t A_t·∇ℓ_t, A the generalised advantage estimate of a terminal reward, γ = 1; on the first update.
 
-    values: (X, N, L), the critic's value of the prefix before each token. A critic that is right (`true_values`) keeps
-    the mean ∇E[r] whatever λ is; another does so only where λ = 1 or responses have one token.
+    values: (X, N, L), the critic's value of the prefix before each token. With exact values (`true_values`) the mean is
+    ∇E[r] for every λ; with others only for λ = 1 or responses of one token.
     """
     following = np.zeros_like(answers.rewards)
     last = np.ones(len(answers.mask), bool)
@@ -152,10 +152,10 @@ def rloo(answers: Answers, generations: int) -> Moments:
         E[|G|²] = |c|² + E[(r − μ)²|s|²]/K − (K−2)/(K(K−1))·|c|² + σ²·E[|s|²]/(K(K−1)),    c = ∇E[r]
 
     The variance of a sample covariance (Kendall and Stuart, chapter 13), summed over the logits; E[s] = 0. ValueError
-    under 2 responses, which have no others.
+    for fewer than 2 responses.
     """
     if generations < 2:
-        raise ValueError(f"generations: {generations}: must be at least 2, or there are no others")
+        raise ValueError(f"generations: {generations}: must be at least 2: leave-one-out needs others")
     distribution, lengths = answers.distribution, (answers.scores.sum(2) ** 2).sum(-1)
     deviation = answers.rewards - (distribution * answers.rewards).sum(-1, keepdims=True)
     mean = reward_gradient(answers)
@@ -167,7 +167,7 @@ def rloo(answers: Answers, generations: int) -> Moments:
 
 
 def dr_grpo(answers: Answers, generations: int) -> Moments:
-    """RLOO times (K−1)/K, as the own reward is in the mean: the constant length is 1."""
+    """RLOO times (K−1)/K, as a response's own reward is in the mean; constant_length is 1."""
     own, share = rloo(answers, generations), (generations - 1) / generations
     return Moments(share * own.mean, share**2 * own.square)
 
@@ -175,9 +175,9 @@ def dr_grpo(answers: Answers, generations: int) -> Moments:
 def grpo(answers: Answers, generations: int, ddof: int = 1, std_epsilon: float = 1e-4) -> Moments:
     """G = 1/K·Σ_k (r_k − mean)/(deviation + δ)·∇ℓ_k/|y_k|, 0 where all rewards are equal.
 
-    Advantages hang on the rewards alone, so the sum over groups is one over how many of the K rewards fall on each of
-    m levels: (K+m−1 over m−1) counts, each with its multinomial probability, given which the responses of a level are
-    independent. ValueError where the counts are too many.
+    Advantages depend on the rewards alone, so the sum over groups is one over counts: how many of the K rewards have
+    each of m levels; (K+m−1 over m−1) counts, each with its multinomial probability, given which the responses of a
+    level are independent. ValueError if there are too many counts.
     """
     moments = [_grpo_of_one(answers, x, generations, ddof, std_epsilon) for x in range(len(answers.distribution))]
     return Moments(np.stack([mean for mean, _ in moments]), np.array([square for _, square in moments]))
@@ -199,7 +199,7 @@ def _grpo_of_one(answers: Answers, x: int, generations: int, ddof: int, delta: f
     mixed = (counts > 0).sum(-1, keepdims=True) > 1
     advantages = np.divide(deviation, scale, out=np.zeros_like(deviation), where=mixed)
 
-    pull = advantages * counts / generations  # (counts, m): how far each level's centre is followed
+    pull = advantages * counts / generations  # (counts, m): coefficient of each level's mean gradient
     scatter = (advantages / generations) ** 2 * counts
     square = np.einsum("cl,lm,cm->c", pull, centres @ centres.T, pull, optimize=True) + scatter @ spread
     return probability @ pull @ centres, float(probability @ square)
@@ -211,7 +211,7 @@ def compositions(total: int, parts: int) -> np.ndarray:
     ways = comb(total + parts - 1, parts - 1)
     if ways > MOST_COMPOSITIONS:
         raise ValueError(f"rewards: {parts} levels: {ways} counts of {total}: must be {MOST_COMPOSITIONS} at most")
-    # Bars among stars: between two bars lie as many stars as the count is.
+    # Stars and bars: a count is the number of stars between two bars.
     bars = np.array(list(itertools.combinations(range(total + parts - 1), parts - 1)), dtype=np.int64)
     edges = np.pad(bars.reshape(ways, parts - 1), ((0, 0), (1, 1)), constant_values=((0, 0), (-1, total + parts - 1)))
     counts = np.diff(edges, axis=1) - 1

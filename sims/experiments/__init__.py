@@ -1,1 +1,18 @@
-"""An arm as data, and what becomes of it."""
+"""Experiments: an algorithm on an environment with R runs, as data; running them, and their records.
+
+experiment      the settings of an experiment
+options         command-line options made from settings
+executor        trains and evaluates stacked experiments
+evaluation      what is measured of a policy, exactly or from samples
+runner          finds the records of experiments, or runs what is missing
+workers         parallel worker processes
+costs           the time that experiments take
+store           records on disk
+record_file     the file of a stack's records
+record_schema   the arrays of a record: meaning, axes, units
+code_digest     a hash of the source code behind a record
+measures        scores, and the optima that they refer to
+results         a record with named axes, as the user sees it
+summary         its table
+curves          its plot
+"""

@@ -45,13 +45,13 @@ def draw(result: Result, names: Sequence[str], figure: Figure | None, label: str
 
 
 def _by_updates(result: Result) -> bool:
-    """Whether the count of samples stands still, as that of a pool does: it is drawn once."""
+    """Whether updates are the x axis: a pool is drawn once, so that its number of samples is constant."""
     return result.experiment.schedule.source == "pool"
 
 
 def _empty(result: Result, names: Sequence[str]) -> Figure:
-    """Panels with their labels. Jupyter's inline backend shows open figures of its own accord, and what a cell returns
-    as well: there the figure is closed, so as not to appear twice."""
+    """Panels with their labels. Jupyter's inline backend shows open figures and also the value of a cell: the figure is
+    closed there, so as not to appear twice."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.8), layout="constrained", squeeze=False)
@@ -66,7 +66,7 @@ def _empty(result: Result, names: Sequence[str]) -> Figure:
 
 
 def _curve(axes: Axes, x: np.ndarray, runs: np.ndarray, label: str) -> None:
-    """Mean and band, as far as every run has a number. runs: (runs, evaluations)."""
+    """Mean and band, where every run is finite. runs: (runs, evaluations)."""
     known = np.isfinite(runs).all(0)
     x, runs = x[known], runs[:, known]
     if len(runs) == 1:
@@ -78,8 +78,8 @@ def _curve(axes: Axes, x: np.ndarray, runs: np.ndarray, label: str) -> None:
 
 
 def _line(axes: Axes, optimum: Optimum, name: str) -> None:
-    """The optimum's value as a horizontal line, once a figure. The largest reward's KL and entropy are left out: they
-    are those of always giving one response, so far away that the curves would be squeezed."""
+    """The optimum's value as a horizontal line, once per figure. The largest reward's KL and entropy, those of always
+    giving one response, are left out: they would stretch the y axis."""
     value = getattr(optimum, "reward" if name == "gold" else name, np.nan)
     far = optimum.label in LINES and name not in ("reward", "gold", "score")
     drawn = [line.get_label() for line in axes.get_lines()]

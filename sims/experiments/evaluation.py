@@ -1,4 +1,4 @@
-"""What a record says of a policy: expectations over all responses, which are exact, or over fresh samples."""
+"""What is measured of a policy: exact expectations over all responses, or means over fresh samples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from sims.policies.causal import TransformerPolicy
 
 
 class Evaluation(Protocol):
-    """Looks at the policy of a training now and then, and once more when it is over."""
+    """Measures the policy of a training at some updates, and once at the end."""
 
     def row(self) -> dict[str, Tensor]:
         """Numbers of the policy as it is now: name → (R,). Among them reward, gold, kl_policy_ref and entropy."""
 
     def closing(self) -> dict[str, Tensor]:
-        """What is known at the end; among it reference_reward (R,), and best_reward (R,), which no policy exceeds."""
+        """Arrays computed at the end; among them reference_reward (R,), and best_reward (R,), which no policy
+        exceeds."""
 
 
 class ExactEvaluation:
@@ -40,7 +41,8 @@ class ExactEvaluation:
 
     @torch.no_grad()
     def row(self) -> dict[str, Tensor]:
-        """Expected reward and gold reward, KL and entropy; and the mass on responses that no data shows, if any."""
+        """Expected reward and gold reward, KL and entropy; and the probability of responses in no recorded pair, if
+        there are recorded pairs."""
         logp = self.policy.all_log_probs()
         row = {
             "reward": self._mean(logp, self.environment.seen_rewards()),
@@ -53,7 +55,7 @@ class ExactEvaluation:
         return row
 
     def closing(self) -> dict[str, Tensor]:
-        """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the problem's own facts."""
+        """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the environment's own arrays (`facts`)."""
         gold = self.environment.all_rewards()
         return {
             "reference_reward": self._mean(self.logp_ref, gold),
@@ -71,20 +73,19 @@ class ExactEvaluation:
 
 
 class EvaluationNoise(Noise):
-    """The streams of some runs under names of their own: to look at a policy changes no run, nor does it look at what
-    the policy was trained on."""
+    """The streams of some runs under separate names: evaluation changes no run, and draws other samples than
+    training."""
 
     def uniforms(self, stream: str, *shape: int) -> Tensor:
         return super().uniforms(f"evaluation {stream}", *shape)
 
 
 class SampledEvaluation:
-    """Draws responses, one a prompt. Rewards are means over them; KL and entropy are exact after each of their
-    prefixes, whose distribution alone is sampled: by the chain rule E[Σ_t KL(π(·|y_<t)‖π_ref(·|y_<t))] = KL(π‖π_ref),
-    and so for the entropy.
+    """Draws responses, one per prompt. Rewards are means over them; KL and entropy are exact after each sampled prefix:
+    by the chain rule E[Σ_t KL(π(·|y_<t)‖π_ref(·|y_<t))] = KL(π‖π_ref), and so for the entropy.
 
-    The k-th evaluation of every arm draws from the same uniforms: arms of one seed are paired here too. What the
-    reference earns is what the policy was seen to earn before the first update.
+    The k-th evaluation of every arm draws from the same uniforms: arms of one seed are paired here too. The reference's
+    reward is that of the evaluation before the first update.
     """
 
     def __init__(self, training: Training, environment: TokenBanditEnvironment, samples: int) -> None:
@@ -98,16 +99,16 @@ class SampledEvaluation:
     def row(self) -> dict[str, Tensor]:
         """Mean reward and gold reward of the samples, KL and entropy along them."""
         prompts = self.environment.prompts(self.samples, self.noise)
-        (responses, mask, _), distribution = self.policy.sample_with_distributions(prompts, 1, self.noise)
+        (responses, mask, _), logp = self.policy.sample_with_log_probs(prompts, 1, self.noise)
         labels = self.environment.label(prompts, responses, mask, None, self.noise)
         check_labels(f"{type(self.environment).__name__}.label", labels, responses)
         gold = labels.rewards if labels.gold is None else labels.gold
-        distribution_ref = self.reference.token_distributions(prompts, responses)
+        logp_ref = self.reference.token_log_probs(prompts, responses)
         row = {
             "reward": labels.rewards.mean((-2, -1)),
             "gold": gold.mean((-2, -1)),
-            "kl_policy_ref": sequence_sum(kl_policy_ref(distribution, distribution_ref), mask).mean((-2, -1)),
-            "entropy": sequence_sum(entropy(distribution), mask).mean((-2, -1)),
+            "kl_policy_ref": sequence_sum(kl_policy_ref(logp, logp_ref), mask).mean((-2, -1)),
+            "entropy": sequence_sum(entropy(logp), mask).mean((-2, -1)),
         }
         if self.reference_reward is None:
             self.reference_reward = row["gold"]
@@ -117,7 +118,7 @@ class SampledEvaluation:
     def closing(self) -> dict[str, Tensor]:
         """kl_of_best: (R,) the KL to the reference of always giving the best response."""
         best, lead = self.environment.best_responses(), self.noise.lead
-        assert self.reference_reward is not None, "closing comes after the row of update 0"
+        assert self.reference_reward is not None, "closing needs the row of update 0"
         prompts = torch.arange(len(best)).expand(*lead, -1)
         responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
         mask = self.environment.space.mask(responses)
@@ -150,8 +151,8 @@ def _pair_log_probs(training: Training, update: Update) -> tuple[Tensor, Tensor]
     first, second = pick(logp, batch.need("pairs"))
     label = batch.need("pair_label")
     chosen = label * first + (1.0 - label) * second
-    # Pairs that do not count have no say; 0/0 is NaN where none does. Contiguous: a sum of one number that is expanded
-    # would change its bits with R.
+    # Zero-weight pairs are ignored; 0/0 is NaN where all are. Contiguous: the last bits of a sum over an expanded
+    # number depend on R.
     share = shares(batch.pair_weight, label).contiguous()
     share = share / share.sum((-2, -1), keepdim=True)
     return (share * chosen).sum((-2, -1)), (share * (first + second - chosen)).sum((-2, -1))

@@ -1,5 +1,4 @@
-"""An experiment: one arm of a comparison times R runs, as data. Its JSON is its identity, and names its record on
-disk."""
+"""An experiment: one arm of a comparison with R runs, as data. Its JSON identifies it, and names its record on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ S = TypeVar("S", bound=Spec)
 
 @dataclass(frozen=True)
 class Experiment(Spec, kind="experiment"):
-    """Everything that decides a record's numbers.
+    """All settings that determine a record's numbers.
 
     >>> experiment = sims.Experiment("mine", sims.BanditR1(), sims.Table(), sims.DPO(), updates=200, evaluations=4)
     >>> experiment.evaluated_at
@@ -33,18 +32,18 @@ class Experiment(Spec, kind="experiment"):
     0.5
     """
 
-    name: str = setting(help="what the record is called on disk; letters, digits, _ and -")
-    environment: EnvironmentSpec = setting(help="where prompts come from, and what responses are worth")
-    policy: PolicySpec = setting(help="what is trained")
-    algorithm: Algorithm = setting(help="how")
-    schedule: Schedule = setting(Schedule(), "how on-policy")
-    optimiser: Optimiser = setting(Optimiser(), "how a gradient becomes a step")
-    labelling: Labelling = setting(Labelling(), "who rewards and labels fresh samples", omit_default=True)
-    updates: int = setting(1000, "updates in all; must be a multiple of the updates a batch", at_least=1)
-    evaluations: int = setting(20, "points at which the policy is evaluated, beside the start", at_least=1)
-    runs: int = setting(20, "independent runs", at_least=1)
-    seed: int = setting(0, "seed of the runs; run r of two experiments with one seed shares its noise", at_least=0)
-    precision: Literal["float32", "float64"] = setting("float32", "floating point of parameters and losses")
+    name: str = setting(help="name of the record on disk; letters, digits, _ and -")
+    environment: EnvironmentSpec = setting(help="source of prompts and rewards")
+    policy: PolicySpec = setting(help="policy that is trained")
+    algorithm: Algorithm = setting(help="algorithm that trains it")
+    schedule: Schedule = setting(Schedule(), "how responses are collected and reused")
+    optimiser: Optimiser = setting(Optimiser(), "optimiser settings")
+    labelling: Labelling = setting(Labelling(), "source of rewards and labels", omit_default=True)
+    updates: int = setting(1000, "number of updates; must be a multiple of the updates per batch", at_least=1)
+    evaluations: int = setting(20, "number of evaluations, besides the one before training", at_least=1)
+    runs: int = setting(20, "number of independent runs", at_least=1)
+    seed: int = setting(0, "seed; run r of two experiments with the same seed has the same random numbers", at_least=0)
+    precision: Literal["float32", "float64"] = setting("float32", "floating-point precision of parameters and losses")
 
     def check(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -54,7 +53,7 @@ class Experiment(Spec, kind="experiment"):
         self.environment.check_experiment(self.algorithm, self.schedule)
         self.schedule.check_updates(self.updates)
         if self.labelling.implicit_after_updates >= self.updates:
-            rule = f"must be below updates = {self.updates}, for the policy to label anything"
+            rule = f"must be below updates = {self.updates}, for the policy to label at least one batch"
             raise SpecError("implicit_after_updates", self.labelling.implicit_after_updates, rule)
         if self.evaluations > self.updates:
             raise SpecError("evaluations", self.evaluations, f"must be at most updates = {self.updates}")
@@ -74,10 +73,10 @@ class Experiment(Spec, kind="experiment"):
 
 
 def stack_key(experiment: Experiment) -> str:
-    """Experiments with equal keys can run as one stack: they differ in name, seed, runs, per-run numbers and what their
-    environment lets differ.
+    """Experiments with equal keys can run as one stack: they differ only in name, seed, runs, per-run numbers, and
+    settings that their environment's key leaves out.
 
-    A number that is 0 is part of the key: a penalty of weight 0 is not computed at all.
+    Whether a number is 0 is part of the key: a penalty of weight 0 is not computed.
     """
     changes: dict[str, Any] = {"environment": experiment.environment.stack_key()}
     for part in ("algorithm", "optimiser"):
@@ -90,7 +89,7 @@ def stack_key(experiment: Experiment) -> str:
 def stack_specs(specs: Sequence[S], runs: Sequence[int], dtype: torch.dtype) -> S:
     """One spec for several that differ in per-run numbers: each such number becomes an array over all runs.
 
-    It does so even for a single spec, so that stacking changes no bit of a result.
+    Also for a single spec, so that stacking changes no bit of a result.
     """
     changes = {}
     for name in specs[0].per_run_fields():

@@ -1,4 +1,4 @@
-"""Numbers read off a record: scores, and the optima that they are measured against."""
+"""Scores of a record, and the optima that they refer to."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from .store import Record
 
 
 def best_reward(record: Record) -> float:
-    """The largest expected gold reward that any policy can have: the mean over prompts of the best response's."""
+    """The largest expected gold reward that any policy can have: the best response's, averaged over prompts."""
     return float(record.arrays["best_reward"].mean())
 
 
 def scores(record: Record) -> np.ndarray:
-    """(runs, points): (gold − reference's) / (largest gold − reference's): 0 is the reference, 1 cannot be beaten.
+    """(runs, points): (gold − reference's) / (largest gold − reference's): 0 is the reference policy, 1 the largest
+    reward.
 
-    Gold is what a policy is evaluated by: without a learned reward, the reward itself. A run that diverged scores 0
-    from then on: one would throw it away and serve the reference."""
+    The gold reward is the one for evaluation: the reward itself, unless it is learned. A run that diverged scores 0
+    from then on, as one would use the reference instead."""
     arrays = record.arrays
     gold, reference, best = arrays["gold"], arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
     score = (gold - reference) / (best - reference)
@@ -35,7 +36,7 @@ def final_scores(record: Record) -> np.ndarray:
 
 
 def kl_of_best_response(record: Record) -> float:
-    """KL to the reference of always giving the best response: the most that reward can ask for, in nats."""
+    """KL to the reference of always giving the best response, in nats; the policy of largest reward."""
     if "kl_of_best" in record.arrays:
         return float(record.arrays["kl_of_best"].mean())
     logp_ref = record.arrays["logp_ref"]
@@ -43,7 +44,7 @@ def kl_of_best_response(record: Record) -> float:
     return float(-np.take_along_axis(logp_ref, best, -1).mean())
 
 
-def greedy_distribution(record: Record) -> np.ndarray:
+def greedy_logp(record: Record) -> np.ndarray:
     """Log-probs of always giving the best response, or one of the best: (X, N)."""
     rewards = record.arrays["rewards"].astype(float)
     distribution = np.where(rewards == rewards.max(-1, keepdims=True), 0.0, -np.inf)
@@ -51,11 +52,12 @@ def greedy_distribution(record: Record) -> np.ndarray:
 
 
 def target_beta(experiment: Experiment) -> float | None:
-    """The β for which π_ref·e^{r/β}/Z, r the gold reward, is what an experiment aims at; None where there is no such.
+    """The β for which π_ref·e^{r/β}/Z, r the gold reward, is the optimum of the experiment's objective; None if there
+    is none.
 
-    Policy gradients with the KL in the reward: their β. DPO: β times the temperature of a Bradley–Terry labeller that
-    flips nothing; with noiseless labels its loss has no minimum, and recorded pairs leave free what they do not show.
-    A reference that moves, a learned reward, or a policy that labels its own samples, makes it another distribution.
+    Policy gradients with the KL in the reward: their β. DPO: β times the label temperature, without flips; with
+    noiseless labels its loss has no minimum, and with recorded pairs responses in no pair are undetermined. With a
+    changing reference, a learned reward or implicit labels the optimum is another distribution.
     """
     algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
     if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
@@ -63,9 +65,14 @@ def target_beta(experiment: Experiment) -> float | None:
     if experiment.labelling.labels == "implicit":
         return None
     if algorithm.kind in ("reinforce", "rloo", "ppo"):
-        plain = {"kl_in": "reward", "kl_estimator": "k1", "target_kl": None, "gamma": 1.0}  # what only PPO can change
-        aims = all(getattr(algorithm, name, value) == value for name, value in plain.items())
-        return algorithm.beta if aims and algorithm.beta > 0 else None  # type: ignore[attr-defined]
+        plain = {
+            "kl_in": "reward",
+            "kl_estimator": "k1",
+            "target_kl": None,
+            "gamma": 1.0,
+        }  # other values, of PPO, change the objective
+        exact_kl = all(getattr(algorithm, name, value) == value for name, value in plain.items())
+        return algorithm.beta if exact_kl and algorithm.beta > 0 else None  # type: ignore[attr-defined]
     temperature, flips = (getattr(environment, name, 0.0) for name in ("label_temperature", "flip_rate"))
     labelled = temperature > 0 and flips == 0 and schedule.source != "dataset"
     if algorithm.kind == "dpo" and labelled and not algorithm.length_normalised:  # type: ignore[attr-defined]
@@ -75,10 +82,10 @@ def target_beta(experiment: Experiment) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """What cannot be beaten, exactly: means over runs and prompts, as a record's curves are.
+    """An exact optimum: means over runs and prompts, as for a record's curves.
 
-    label: what a table calls it. kl_policy_ref, entropy: nats, NaN where they are not known. logp: (R, X, N) float64,
-    the log-probs of its responses, None where these cannot be listed.
+    label: its name in tables. kl_policy_ref, entropy: nats, NaN where they are not known. logp: (R, X, N) float64,
+    log-probs of all responses, None where these cannot be listed.
     """
 
     label: str
@@ -90,10 +97,10 @@ class Optimum:
 
 
 def optima(record: Record, experiment: Experiment) -> list[Optimum]:
-    """The largest reward, where it is known; and the distribution that the experiment aims at, where there is one
+    """The policy of largest reward, where known; and the optimum under the experiment's KL penalty, if any
     (`target_beta`).
 
-    Where responses cannot be listed, only the largest reward is known: what always gives a best response.
+    Where responses cannot be listed, only the largest reward is known: that of always giving a best response.
     """
     if "logp_ref" not in record.arrays:
         best = best_reward(record)
@@ -101,7 +108,7 @@ def optima(record: Record, experiment: Experiment) -> list[Optimum]:
         return [] if np.isnan(best) else [Optimum("largest reward", best, 1.0, kl, entropy, None)]
     logp_ref = record.arrays["logp_ref"].astype(float)
     rewards = record.arrays["rewards"].astype(float)
-    distributions = {"largest reward": np.broadcast_to(greedy_distribution(record), logp_ref.shape)}
+    distributions = {"largest reward": np.broadcast_to(greedy_logp(record), logp_ref.shape)}
     beta = target_beta(experiment)
     if beta is not None:
         of_beta = exact.optimum(logp_ref, np.broadcast_to(rewards, logp_ref.shape), beta)

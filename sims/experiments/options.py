@@ -1,4 +1,4 @@
-"""Command-line options made from specs: one option a field, its type, default, limits and help from the declaration."""
+"""Command-line options made from specs: one per field, with its type, default, limits and help text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_GIVEN = object()
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and name the nearest option for a typo. Exit status 2."""
+    """An argument parser with one-line errors that suggest the nearest option. Exit status 2."""
 
     def __init__(self, prog: str, **arguments: Any) -> None:
         arguments.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -31,7 +31,7 @@ class OptionParser(argparse.ArgumentParser):
         sys.exit(2)
 
     def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse all arguments; an unknown one is an error that names its neighbour."""
+        """Parse all arguments; an unknown one is an error that suggests the nearest option."""
         found, rest = self.parse_known_args(list(arguments))
         if rest:
             known = [option for action in self._actions for option in action.option_strings]
@@ -42,10 +42,10 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def check_folder(name: str, path: Path) -> None:
-    """Refuse, with SpecError, a folder that cannot be made because a file stands in its way."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise SpecError(name, str(path), f"must be a folder: {there} is a file")
+    """Refuse, with SpecError, a folder that cannot be created because a file has its name."""
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise SpecError(name, str(path), f"must be a folder: {nearest} is a file")
 
 
 def option_name(field_name: str) -> str:
@@ -53,15 +53,22 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Spec], title: str, skip: Iterable[str] = ()) -> None:
-    """An option for each field of a spec, in a group of its own."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    cls: type[Spec],
+    title: str,
+    skip: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """An option for each field of a spec, in a group of its own. defaults: shown instead of the fields' own."""
     group = parser.add_argument_group(title)
     hints, skipped = cls.hints(), set(skip)
     for field in dataclasses.fields(cls):
         if field.name in skipped or field.metadata.get("help") is None:
             continue
         hint = hints[field.name]
-        default = "" if field.default is MISSING else f", default {show(field.default)}"
+        value = (defaults or {}).get(field.name, field.default)
+        default = "" if value is MISSING else f", default {show(value)}"
         text = f"{field.metadata['help']} ({describe(field, hint)}{default})".replace("%", "%%")
         name = option_name(field.name)
         metavar = type_name(hint).split(" ")[0].upper() if get_origin(hint) is not Literal else "NAME"
@@ -72,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Spec], title: str, sk
 
 
 def given(options: argparse.Namespace, cls: type[Spec], skip: Iterable[str] = ()) -> dict[str, Any]:
-    """The values of a spec's fields that were given, converted to their types. SpecError names what cannot be."""
+    """The values of a spec's fields that were given, converted to their types. SpecError for invalid ones."""
     hints, skipped = cls.hints(), set(skip)
     found = {}
     for field in dataclasses.fields(cls):

@@ -1,4 +1,4 @@
-"""What an experiment came to: arrays with named axes, scores, the exact optimum, a table and a plot."""
+"""The result of an experiment: arrays with named axes, scores, the exact optimum, a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .summary import Summary
 
-UNITS = {  # of a record's arrays; what is not here has no unit
+UNITS = {  # of a record's arrays; all others have none
     "updates": "updates",
     "samples": "samples",
     "staleness": "updates",
@@ -44,8 +44,8 @@ class Result:
     """An experiment and its record. Each array of the record is an attribute: `result.reward`, `result.kl_policy_ref`.
 
     Their axes, in `axes`, are run, evaluation (the start, then evenly spread over the updates), prompt and response.
-    `updates` and `samples` say when each evaluation was; `logp_ref` and `logp_final` are the policies at the start and
-    at the end, where responses can be listed.
+    `updates` and `samples` are the counts at each evaluation; `logp_ref` and `logp_final` are log-probs at the start
+    and at the end, where responses can be listed.
 
     >>> result = sims.run(sims.RLOO(), sims.BanditR2(), updates=100, runs=4, evaluations=2)
     >>> result.reward.shape, result.axes["reward"]
@@ -70,7 +70,7 @@ class Result:
 
     @property
     def optima(self) -> list[Optimum]:
-        """The largest reward, where it is known; then the distribution aimed at, where there is one.
+        """The largest reward, where it is known; then the optimum under the KL penalty, if any.
 
         >>> result = sims.run(sims.RLOO(beta=0.1), sims.BanditR1(), updates=10, runs=2)
         >>> [optimum.label for optimum in result.optima]
@@ -80,8 +80,8 @@ class Result:
 
     @property
     def optimum(self) -> Optimum | None:
-        """The exact optimum of what the experiment aims at: π_ref·e^{r/β}/Z where its β is known, else the largest
-        reward; None where not even that is known. It has label, reward, score, kl_policy_ref, entropy and logp.
+        """The exact optimum of the experiment's objective: π_ref·e^{r/β}/Z if it has a KL penalty of known β, else the
+        largest reward; None where that is not known. It has label, reward, score, kl_policy_ref, entropy and logp.
 
         >>> sims.run(sims.DPO(), sims.BanditR1(), updates=10, runs=2).optimum.reward
         1.0
@@ -99,8 +99,8 @@ class Result:
         return {name: _axes(name, array) for name, array in self.arrays.items()}
 
     def table(self) -> Summary:
-        """Start, end and 95 % interval over runs of what was evaluated, beside the exact optimum. Print it, or let
-        Jupyter show it.
+        """Start, end and 95 % interval over runs of each measurement, and the exact optimum. Print it, or display it in
+        Jupyter.
 
         >>> print(sims.run(sims.RLOO(), sims.BanditR1(), updates=100, runs=20).table())
                              start      end      95 % interval   largest reward
@@ -118,8 +118,8 @@ class Result:
     def plot(self, *names: str, figure: Figure | None = None, label: str | None = None) -> Figure:
         """Curves over samples: mean over runs and its 95 % band, and the optimum as a line. Returns the figure.
 
-        names: arrays with axes (run, evaluation), a panel each; score and kl_policy_ref unless given. figure: one that
-        `plot` made, to draw another result into; label: what its legend calls this one (the algorithm).
+        names: arrays with axes (run, evaluation), one panel each; default: score and kl_policy_ref. figure: one that
+        `plot` returned, to draw another result into; label: in its legend (default: the algorithm).
 
         >>> online, offline = (
         ...     sims.run(sims.DPO(), sims.BanditR1(), updates=40, runs=4, sync_every_updates=sync) for sync in (1, 40)
@@ -164,17 +164,17 @@ class Result:
         experiment = self.experiment
         name = "score" if self.optima else "reward"
         end = self.arrays[name][:, -1].astype(float)
-        said = f"{end.mean():.2f}"
+        final = f"{end.mean():.2f}"
         if len(end) > 1 and np.isfinite(end).all():
             interval = mean_interval(end)
-            said += f" [{interval.low:.2f}, {interval.high:.2f}]"
+            final += f" [{interval.low:.2f}, {interval.high:.2f}]"
         what = f"{experiment.algorithm.kind} on {experiment.environment.kind}"
         size = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''} of {experiment.updates} updates"
-        return f"Result({what}: {size}, final {name} {said})"
+        return f"Result({what}: {size}, final {name} {final})"
 
 
 def _axes(name: str, array: np.ndarray) -> tuple[str, ...]:
-    """What the axes of a record's array are: see `sims.experiments.executor` and `llm.training.run.execute`."""
+    """The names of the axes of a record's array: see `sims.experiments.executor` and `llm.training.run.execute`."""
     if name in ("updates", "samples", "staleness"):
         return ("evaluation",)
     if name == "rewards":

@@ -156,6 +156,7 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
         with self._lock:
+            self._look(None)  # what this replaces may be nothing that this process has read
             self._add(name, {key: record.provenance["sources"] for key, record in records.items()})
             self._whole.add(name)
             for old in set(self._files) - set(self._newest.values()):

@@ -1,4 +1,4 @@
-"""The table that closes a run: for a terminal and for Jupyter."""
+"""The table of a result, for a terminal and for Jupyter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sims.statistics.intervals import mean_interval
 
 from .results import Result
 
-# What a table shows of a record, in this order, and what it calls it.
+# Arrays of a record that the table shows, in this order, and their labels.
 ROWS = {
     "reward": "reward",
     "gold": "gold reward",
@@ -26,7 +26,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows of text under a header, and a line below. `str` gives it in columns; Jupyter shows it as a table."""
+    """Rows of text under a header, and a note. `str` aligns the columns; Jupyter shows an HTML table."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -51,8 +51,8 @@ class Summary:
 
 
 def summarise(result: Result) -> Summary:
-    """Mean over runs at the start and at the end, the end's 95 % interval, and the optima; numbers that are not known
-    are left empty, and runs that have none are left out."""
+    """Mean over runs at the start and at the end, the end's 95 % interval, and the optima; unknown numbers are left
+    empty, and runs without any are left out."""
     arrays, best = result.arrays, result.optima
     rows = []
     for name, label in ROWS.items():

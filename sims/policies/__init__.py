@@ -1,8 +1,15 @@
-"""Policies over token sequences, all runs at once: a table of logits, a network that makes one, a transformer.
+"""Policies over token sequences, trained for all runs at once.
 
-**To add a policy**, whatever makes its logits:
+table         one free logit per prompt, prefix and token
+mlp           a ReLU network from prompt to logits
+transformer   settings, initialisation and fit of a small causal transformer, which `causal` computes
+fine_tuned    another policy after supervised fine-tuning on recorded pairs
+categorical   sampling and scoring from a table of logits
+stacked       parameters with a leading axis of runs
 
-(1) Add a file here, imported below, with two classes: what is trained, and its settings.
+**To add a policy**:
+
+(1) Add a file here, imported below, with two classes: the policy and its settings.
 
     from dataclasses import dataclass
     from typing import Any
@@ -35,7 +42,7 @@
 
     @dataclass(frozen=True)
     class Shared(PolicySpec, kind="shared"):
-        '''One table for all prompts; it starts at the data policy of the first.'''
+        '''One table for all prompts, initialised at the data policy of the first.'''
 
         def check_environment(self, environment: EnvironmentSpec) -> None:
             if not isinstance(environment, EnumerableSpec):
@@ -47,11 +54,10 @@
             values = [torch.zeros_like(logits[..., 0])] if critic else []
             return SharedPolicy(environment.space, environment.num_prompts, [logits, *values])
 
-R runs lead every parameter, and no run's numbers may reach another's. Logits are (R, X, nodes, V): of each token
-after each prefix, for each prompt. Anything random comes from `noise.uniforms`. What `build` makes is the
-reference, from which training starts. `CategoricalPolicy` samples, scores and lists from the logits; a policy whose
-logits cannot all be held at once inherits from `StackedPolicy` and gives `sample`, `forward` and `all_log_probs`
-itself, as in `causal`.
+Every parameter has R runs as its leading axis, and runs must not mix. Logits are (R, X, nodes, V): of each token after
+each prefix, for each prompt. All random numbers come from `noise.uniforms`. `build` returns the reference, from which
+training starts. `CategoricalPolicy` samples and scores from the logits; a policy whose logits do not fit into memory
+inherits from `StackedPolicy` and defines `sample`, `forward` and `all_log_probs` itself, as in `causal`.
 
 (2) Put the table that `python -m sims --policies` prints into the README.
 

@@ -1,4 +1,4 @@
-"""What a table and a network share: logits for every prompt and prefix, and how to sample and score from them."""
+"""Sampling and scoring from logits for every prompt and prefix; base of the table and the network."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .stacked import StackedPolicy
 
 
 class CategoricalPolicy(StackedPolicy):
-    """R policies over the responses of one token space, R leading every tensor.
+    """R policies over the responses of one token space; R is every tensor's leading axis.
 
-    A subclass gives `logits()` (R, X, nodes, V) and, with a critic, `value_table()` (R, X, nodes).
+    A subclass defines `logits()` (R, X, nodes, V) and, with a critic, `value_table()` (R, X, nodes).
     """
 
     def logits(self) -> Tensor:
@@ -54,7 +54,7 @@ class CategoricalPolicy(StackedPolicy):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt, token by token. prompts: (R, B) ids, which have no mask."""
+        """Draw K responses per prompt, token by token. prompts: (R, B) ids, which have no mask."""
         logits = self._logits().detach()
         if blend is not None:
             other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], logits)
@@ -76,7 +76,7 @@ class CategoricalPolicy(StackedPolicy):
             distributions = probabilities[:, 0] if flat is None else probabilities
             token = inverse_cdf(distributions, draws, flat).view(runs, batch, num_generations)
             if tokens and self.space.eos:
-                token = torch.where(tokens[-1] == EOS, EOS, token)  # behind an EOS there is only padding
+                token = torch.where(tokens[-1] == EOS, EOS, token)  # only padding after EOS
             tokens.append(token)
         responses = tokens[0].unsqueeze(-1) if length == 1 else torch.stack(tokens, dim=-1)
         return Samples(responses, self.space.mask(responses), self._lookup(logp, prompts, responses, contexts))
@@ -101,7 +101,7 @@ class CategoricalPolicy(StackedPolicy):
         node = self.space.node_index(responses)
         row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
         if row is None:
-            # A copy: a table's values are its parameters, and what a batch froze must not follow them.
+            # A copy: a table's values are its parameters, and a batch's must not change with them.
             return table[:, :, None, None].expand(responses.shape).clone()
         return table.gather(1, row.expand(responses.shape).flatten(1)).view(responses.shape)
 
@@ -115,15 +115,15 @@ class CategoricalPolicy(StackedPolicy):
         prompt_mask: Tensor | None = None,
         prompt_logp: bool = False,
     ) -> Outputs:
-        """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
+        """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes on request."""
         logp = self._logits().log_softmax(-1)
         contexts = logp.shape[1]
         value = self._at_nodes(self._value_table(logp).flatten(1), prompts, responses, contexts) if values else None
-        spread = -(logp.exp() * logp).sum(-1).flatten(1) if entropy else None
+        entropies = -(logp.exp() * logp).sum(-1).flatten(1) if entropy else None
         return Outputs(
             logp=self._lookup(logp, prompts, responses, contexts),
             values=value,
-            entropy=None if spread is None else self._at_nodes(spread, prompts, responses, contexts),
+            entropy=None if entropies is None else self._at_nodes(entropies, prompts, responses, contexts),
         )
 
     def all_log_probs(self) -> Tensor:

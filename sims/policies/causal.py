@@ -1,4 +1,4 @@
-"""A small causal transformer, one a run: minGPT's, with every weight stacked over the runs, (R, in, out)."""
+"""A small causal transformer, one per run: minGPT's, with every weight stacked over the runs, (R, in, out)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _SLOPE, _CUBE = math.sqrt(2.0 / math.pi), 0.044715
 class _TanhGELU(torch.autograd.Function):
     """½x(1 + tanh(√(2/π)(x + 0.044715x³))), as minGPT writes it. Hendrycks & Gimpel 2016.
 
-    Built on tanh, it keeps a run's bits as the number of runs changes, which `torch.nn.functional.gelu` need not. Its
-    dozen passes go over pieces of the leading axis that stay in the cache: less than half the time of whole passes.
+    Built on tanh, a run's result does not depend on the number of runs to the last bit, as `torch.nn.functional.gelu`
+    may. It works on cache-sized slices of the leading axis, in less than half the time.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class _TanhGELU(torch.autograd.Function):
 
 
 def _side_by_side(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """CacheBlocks of tensors of one shape, that of the first beside those of the others."""
+    """Corresponding cache-sized slices of tensors of one shape."""
     return (tuple(x[rows] for x in tensors) for rows in pieces(tensors[0]))
 
 
@@ -62,7 +62,7 @@ def _bend(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The tanh form of GELU, of any shape. Without gradient it takes the place of x, which nothing else may need."""
+    """The tanh form of GELU, of any shape. Without gradient it overwrites x."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _TanhGELU.apply(x)  # type: ignore[no-any-return]
     for rows in pieces(x):
@@ -71,17 +71,17 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def probabilities(scores: Tensor) -> Tensor:
-    """Softmax over the last axis, in place; what is −∞ gets at most e^−80. The library's own takes 17 ns a number on
-    rows as short as ours, and exp ten times as long for −∞ as for others."""
+    """Softmax over the last axis, in place; entries of −∞ get at most e^−80. torch.softmax takes 17 ns per number on
+    such short rows, and exp ten times as long for −∞ as for finite numbers."""
     scores.sub_(scores.amax(-1, keepdim=True)).clamp_(min=-80.0).exp_()
     return scores.div_(scores.sum(-1, keepdim=True))
 
 
 class _Attention(torch.autograd.Function):
-    """Causal attention, softmax(q·kᵀ/√size)·v over what was read so far, head by head. Vaswani et al. 2017.
+    """Causal attention, softmax(q·kᵀ/√size)·v over the tokens so far, per head. Vaswani et al. 2017.
 
-    Plain products: on sequences of ten tokens they are faster there and back than the library's attention, which is
-    made for long ones.
+    Plain matrix products: on sequences of ten tokens, forward and backward are faster than torch's attention, which is
+    optimised for long ones.
     """
 
     @staticmethod
@@ -111,16 +111,17 @@ class _Attention(torch.autograd.Function):
 
 
 def attention(joint: Tensor, heads: int) -> Tensor:
-    """What each token takes from those up to it. joint: (S, T, 3D), queries, keys and values; returns (S, T, D)."""
+    """Causal attention: the values of all tokens up to each, weighted. joint: (S, T, 3D), queries, keys and values;
+    returns (S, T, D)."""
     return _Attention.apply(joint, heads)  # type: ignore[no-any-return]
 
 
 def look_back(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """`attention` of one new token to T that are kept, itself among them: (S, H·d). q: (H, d, S); keys, values:
+    """`attention` of one new token to T cached ones, itself included: (S, H·d). q: (H, d, S); keys, values:
     (T, H, d, S).
 
-    Sequences stand last, so that each pass below is a long one. Matrices of one row by T columns, one for each sequence
-    and head, take four times as long to multiply.
+    Sequences are the last axis, so that operations run over long rows: batched products of (1, T) matrices, one per
+    sequence and head, take four times as long.
     """
     scores = q.new_zeros((len(keys), q.shape[0], q.shape[2]))
     for i in range(q.shape[1]):
@@ -129,14 +130,14 @@ def look_back(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     weights = scores.sub_(scores.amax(0)).exp_()
     total, mixed = torch.zeros_like(weights[0]), torch.zeros_like(q)
     for weight, value in zip(weights, values, strict=True):
-        total.add_(weight)  # one by one: a sum over the first axis does not keep its bits as sequences are added
+        total.add_(weight)  # one by one: the last bits of a sum over the first axis depend on the number of sequences
         mixed.addcmul_(weight.unsqueeze(1), value)
     return mixed.div_(total.unsqueeze(1)).flatten(0, 1).T.contiguous()
 
 
 def folded(scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer that follows a norm, with the norm's own numbers in them: there are few of these,
-    and many tokens.
+    """Weight and bias of the layer after a LayerNorm, with the norm's scale and shift folded in, once instead of per
+    token.
 
     (x·scale + shift) @ weight + bias = x @ (scale·weight) + (shift @ weight + bias). scale, shift: (R, in, 1);
     weight: (R, in, out); bias: (R, 1, out).
@@ -146,22 +147,22 @@ def folded(scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 
 def normed(x: Tensor) -> Tensor:
-    """LayerNorm without numbers of its own, over the last axis."""
+    """LayerNorm without scale and shift, over the last axis."""
     return layer_norm(x, x.shape[-1:])
 
 
 class TransformerPolicy(StackedPolicy):
     """R transformers over the responses of one token space.
 
-    parameters: tokens (R, E, D), the response's V and then the prompts' own if they have any; positions
-    (R, L + 1, D); PER_BLOCK a block; the last norm; the head (R, D, V); with a critic its weight (R, 1, D) and bias
+    parameters: tokens (R, E, D), the vocabulary's V and then the prompts' own, if any; positions
+    (R, L + 1, D); PER_BLOCK per block; the last norm; the head (R, D, V); with a critic its weight (R, 1, D) and bias
     (R, 1). prompt_rows: (X,), which row of the tokens each prompt is.
     """
 
     def __init__(self, space: TokenSpace, prompt_rows: Tensor, parameters: Sequence[Tensor], heads: int) -> None:
         super().__init__(space, parameters)
         self.prompt_rows, self.heads = prompt_rows, heads
-        self.blocks = (len(self._parameters) - 5) // PER_BLOCK  # a critic's two tensors are less than a block
+        self.blocks = (len(self._parameters) - 5) // PER_BLOCK  # a critic adds two tensors, fewer than a block
 
     def _layers(self) -> list[tuple[Tensor, ...]]:
         """Weight and bias of each block's four layers, norms folded in, in the order in which a block uses them."""
@@ -197,7 +198,7 @@ class TransformerPolicy(StackedPolicy):
 
     @staticmethod
     def _mix(layers: tuple[Tensor, ...], x: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of a block: the projection of what attention mixed, and the two layers of each token alone."""
+        """The rest of a block: the output projection of attention, and the two-layer MLP."""
         _, _, project, project_bias, inner, inner_bias, outer, outer_bias = layers
         x = x + torch.baddbmm(project_bias, mixed.view(x.shape), project)
         return x + torch.baddbmm(outer_bias, gelu(torch.baddbmm(inner_bias, normed(x), inner)), outer)
@@ -208,11 +209,11 @@ class TransformerPolicy(StackedPolicy):
         return torch.baddbmm(bias, normed(hidden), weight)
 
     def _rows(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        """What is read: the prompt and all tokens but the last. Returns (R, B·K, L)."""
+        """The input: the prompt and all tokens but the last. Returns (R, B·K, L)."""
         first = self.prompt_rows[prompts][..., None, None].expand(*responses.shape[:-1], 1)
         return torch.cat([first, responses[..., :-1]], dim=-1).flatten(1, 2)
 
-    def token_distributions(self, prompts: Tensor, responses: Tensor) -> Tensor:
+    def token_log_probs(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """Log-probs of every token after each prefix of responses (R, B, K, L): (R, B, K, L, V)."""
         logits = self.logits(self.hidden(self._rows(prompts, responses)))
         return logits.log_softmax(-1).view(*responses.shape, logits.shape[-1])
@@ -227,7 +228,7 @@ class TransformerPolicy(StackedPolicy):
         prompt_mask: Tensor | None = None,
         prompt_logp: bool = False,
     ) -> Outputs:
-        """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes when asked."""
+        """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes on request."""
         hidden = self.hidden(self._rows(prompts, responses))
         logp = self.logits(hidden).log_softmax(-1)
         return Outputs(
@@ -239,14 +240,14 @@ class TransformerPolicy(StackedPolicy):
     def _values(self, hidden: Tensor) -> Tensor:
         """(R, S) the critic's value after each token."""
         scale, shift, _, weight, bias = self._tail()
-        # Multiply and sum: a matmul of width 1 does not keep its bits as the number of runs changes.
+        # Multiply and sum: the last bits of a matmul of width 1 depend on the number of runs.
         return ((normed(hidden) * scale.mT + shift.mT) * weight).sum(-1) + bias
 
     def steps(self, prompts: Tensor, num_generations: int) -> Generator[Tensor, Tensor, None]:
         """A coroutine: it yields the logits of the next token, (R, N, V), and is sent the tokens drawn, (R, B·K).
 
-        N is B for the first token, whose prefix a prompt's responses share, then B·K. Keys and values of what was
-        read are kept, so that each token is read once.
+        N is B for the first token, whose prefix all responses to a prompt share, then B·K. Keys and values are cached
+        (KV cache), so that each token is read once.
         """
         rows = self.prompt_rows[prompts].unsqueeze(-1)
         layers, (head, head_bias) = self._layers(), self._head()
@@ -258,7 +259,7 @@ class TransformerPolicy(StackedPolicy):
                 q, *read = joint.flatten(0, 1).T.reshape(3, self.heads, -1, x.shape[:2].numel())
                 if t == 0:
                     caches.append(self._cache(read, num_generations))
-                    mixed = joint.chunk(3, -1)[2].contiguous()  # a first token can look at itself alone
+                    mixed = joint.chunk(3, -1)[2].contiguous()  # the first token attends only to itself
                 else:
                     caches[i][:, t] = torch.stack(read)
                     mixed = look_back(q, *caches[i][:, : t + 1])
@@ -266,7 +267,7 @@ class TransformerPolicy(StackedPolicy):
             rows = (yield torch.baddbmm(head_bias, normed(x), head)).unsqueeze(-1)
 
     def _cache(self, first: Sequence[Tensor], num_generations: int) -> Tensor:
-        """Room for keys and values of all tokens, the prompt's (H, D/H, R·B) each in."""
+        """Memory for keys and values of all tokens, with the prompt's, (H, D/H, R·B) each, filled in."""
         repeated = torch.stack(list(first)).repeat_interleave(num_generations, -1)
         cache = repeated.new_empty((2, self.space.length, *repeated.shape[1:]))
         cache[:, 0] = repeated
@@ -282,11 +283,11 @@ class TransformerPolicy(StackedPolicy):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        return self.sample_with_distributions(prompts, num_generations, noise, stream, blend)[0]
+        """Draw K responses per prompt, token by token. prompts: (R, B) ids, which have no mask."""
+        return self.sample_with_log_probs(prompts, num_generations, noise, stream, blend)[0]
 
     @torch.no_grad()
-    def sample_with_distributions(
+    def sample_with_log_probs(
         self,
         prompts: Tensor,
         num_generations: int,
@@ -294,28 +295,28 @@ class TransformerPolicy(StackedPolicy):
         stream: str = "responses",
         blend: tuple[Self, float | Tensor] | None = None,
     ) -> tuple[Samples, Tensor]:
-        """`sample`, and the distributions that it drew from as `token_distributions` gives them: (R, B, K, L, V)."""
+        """`sample`, and log-probs of all tokens at each position, as `token_log_probs` gives them: (R, B, K, L, V)."""
         (runs, batch), length = prompts.shape, self.space.length
         uniforms = noise.uniforms(stream, batch, num_generations, length).flatten(1, 2)
         readers = [p.steps(prompts, num_generations) for p in ((self,) if blend is None else (self, blend[0]))]
         tokens: list[Tensor] = []
-        distributions: list[Tensor] = []
+        steps: list[Tensor] = []
         for t in range(length):
             logits = [next(reader) if t == 0 else reader.send(tokens[-1]) for reader in readers]
             if blend is not None:
                 share = over(blend[1], logits[0])
                 logits[0] = (1.0 - share) * logits[0] + share * logits[1]  # normalised below
-            distribution = logits[0].log_softmax(-1)
-            draws = uniforms[..., t].unflatten(1, (distribution.shape[1], -1))
-            token = inverse_cdf(distribution.exp(), draws).flatten(1)
+            log_probs = logits[0].log_softmax(-1)
+            draws = uniforms[..., t].unflatten(1, (log_probs.shape[1], -1))
+            token = inverse_cdf(log_probs.exp(), draws).flatten(1)
             if tokens and self.space.eos:
-                token = torch.where(tokens[-1] == EOS, EOS, token)  # behind an EOS there is only padding
+                token = torch.where(tokens[-1] == EOS, EOS, token)  # only padding after EOS
             tokens.append(token)
-            distributions.append(distribution.repeat_interleave(num_generations, 1) if t == 0 else distribution)
+            steps.append(log_probs.repeat_interleave(num_generations, 1) if t == 0 else log_probs)
         responses = torch.stack(tokens, dim=-1).view(runs, batch, num_generations, length)
-        distribution = torch.stack(distributions, dim=2).view(*responses.shape, -1)
-        logp = distribution.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
-        return Samples(responses, self.space.mask(responses), logp), distribution
+        log_probs = torch.stack(steps, dim=2).view(*responses.shape, -1)
+        logp = log_probs.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
+        return Samples(responses, self.space.mask(responses), logp), log_probs
 
     def all_log_probs(self) -> Tensor:
         """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""

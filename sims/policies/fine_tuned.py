@@ -1,4 +1,4 @@
-"""A policy that first imitated the chosen responses of the recorded pairs, and serves as reference after that."""
+"""A policy after supervised fine-tuning on the chosen responses of recorded pairs, which is then the reference."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ class FineTuned(PolicySpec, kind="fine_tuned"):
     Result(dpo on contextual: 2 runs of 20 updates, ...)
     """
 
-    base: PolicySpec = setting(Table(), None)  # no option: it has options of its own
-    sft_updates: int = setting(100, "updates of fine-tuning on the chosen responses", at_least=1)
-    sft_batch_size: int = setting(64, "recorded pairs an update", at_least=1)
-    sft_learning_rate: float = setting(1e-2, "step size of the fine-tuning (adam)", above=0)
+    base: PolicySpec = setting(Table(), None)  # not a command-line option: it has options of its own
+    sft_updates: int = setting(100, "updates of supervised fine-tuning on the chosen responses", at_least=1)
+    sft_batch_size: int = setting(64, "recorded pairs per fine-tuning update", at_least=1)
+    sft_learning_rate: float = setting(1e-2, "learning rate of the fine-tuning (adam)", above=0)
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
         self.base.check_environment(environment)
         if not getattr(environment, "has_data", False):
-            rule = f"imitates recorded responses, and {environment.kind} holds none"
+            rule = f"needs recorded responses, and {environment.kind} has none"
             raise SpecError("policy", "fine_tuned", rule)
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> CategoricalPolicy:
         policy: CategoricalPolicy = self.base.build(environment, noise, critic, dtype)
-        own = Noise(noise.runs)  # from its start, so that training afterwards draws what it draws without this stage
+        # Separate streams, so that the training after this stage draws the same numbers as without it.
+        own = Noise(noise.runs)
         learner = Learner(policy, Optimiser(learning_rate=self.sft_learning_rate), own.lead)
         schedule = Schedule(batch_size=self.sft_batch_size, source="dataset")
         data = environment.without_reward_model.build(dtype, own)

@@ -1,4 +1,4 @@
-"""A small network from prompt to logits, one a run: stacked layers (R, in, out)."""
+"""A small network from prompt to logits, one per run: stacked layers (R, in, out)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MLPPolicy(CategoricalPolicy):
     """features: (R, X, D), constant; parameters: weight (R, in, out) and bias (R, 1, out) of each layer, then the
     critic's weight (R, 1, width) and bias (R, 1), if there is one.
 
-    Every prompt's logits are computed once, however often the prompt stands in a batch.
+    Every prompt's logits are computed once, however often it occurs in a batch.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class MLPPolicy(CategoricalPolicy):
 
     def value_table(self) -> Tensor:
         weight, bias = self._parameters[2 * self.layers :]
-        # Multiply and sum: a matmul of width 1 does not keep its bits as the number of runs changes.
+        # Multiply and sum: the last bits of a matmul of width 1 depend on the number of runs.
         return ((self.hidden() * weight).sum(-1) + bias).unsqueeze(2)
 
 
 @dataclass(frozen=True)
 class MLP(PolicySpec, kind="mlp"):
-    """A ReLU network, fitted to the data policy before it serves as reference.
+    """A ReLU network, first fitted to the data policy; the fit is the reference.
 
     Tajwar et al. use 100 uniform features, layers 50 (with LayerNorm), 256, 256, and 100 fitting steps:
     `MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True)`.
@@ -61,12 +61,16 @@ class MLP(PolicySpec, kind="mlp"):
 
     hidden: tuple[int, ...] = setting((64, 64), "widths of the hidden layers")
     features: Literal["one_hot", "uniform"] = setting(
-        "one_hot", "what the network sees of a prompt: its number, or fixed uniform noise of its own"
+        "one_hot", "input features of a prompt: one-hot, or fixed random features from U(0, 1)"
     )
     feature_size: int = setting(100, "number of features (features = uniform)", at_least=1)
     normalise_first: bool = setting(False, "LayerNorm (without weights) after the first layer")
-    fit_steps: int = setting(100, "Adam steps on KL(policy || data policy) that make the reference", at_least=0)
-    fit_learning_rate: float = setting(1e-2, "step size of the fit", above=0)
+    fit_steps: int = setting(
+        100,
+        "Adam steps that fit the initial policy to the data policy, minimising KL(policy || data policy)",
+        at_least=0,
+    )
+    fit_learning_rate: float = setting(1e-2, "learning rate of the fit to the data policy (adam)", above=0)
 
     def check(self) -> None:
         if not self.hidden or min(self.hidden) < 2:
@@ -74,16 +78,20 @@ class MLP(PolicySpec, kind="mlp"):
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
         if not isinstance(environment, EnumerableSpec) or environment.space.length > 1:
-            raise SpecError("policy", "mlp", "has one output layer: it needs an environment of single actions")
+            raise SpecError(
+                "policy", "mlp", "has one output layer: it needs an environment whose responses are single actions"
+            )
         if not environment.full_support:
-            raise SpecError("policy", "mlp", "gives every response some probability: use table where one has none")
+            raise SpecError(
+                "policy", "mlp", "gives every response a positive probability: use table where one has none"
+            )
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
         runs, contexts = noise.lead[0], environment.num_prompts
         if self.features == "one_hot":
             features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)
         else:
-            # Uniforms are a view of a larger block, and a matrix product may round by how its factors lie in memory.
+            # Uniforms are a view of a larger block, and a matrix product's rounding may depend on the memory layout.
             features = noise.uniforms("features", contexts, self.feature_size).to(dtype).contiguous()
         widths = [features.shape[-1], *self.hidden, environment.space.vocabulary]
         parameters = initial_layers(noise, widths, dtype)

@@ -1,4 +1,4 @@
-"""What every policy of many runs does with its parameters, whatever it computes from them."""
+"""Parameters of many runs: copying, averaging, cloning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sims.environments.space import TokenSpace
 
 
 class StackedPolicy:
-    """R policies over the responses of one token space, R leading every parameter."""
+    """R policies over the responses of one token space; R is every parameter's leading axis."""
 
     def __init__(self, space: TokenSpace, parameters: Sequence[Tensor]) -> None:
         self.space, self._parameters = space, list(parameters)
@@ -32,7 +32,7 @@ class StackedPolicy:
 
     def clone(self) -> Self:
         """A copy with parameters of its own, without gradient."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._parameters = [p.detach().clone() for p in self._parameters]
-        return twin
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._parameters = [p.detach().clone() for p in self._parameters]
+        return copy

@@ -32,7 +32,7 @@ class TablePolicy(CategoricalPolicy):
 
 @dataclass(frozen=True)
 class Table(PolicySpec, kind="table"):
-    """A table that starts at the data policy itself; its critic starts at 0.
+    """A table of logits, initialised at the data policy; its critic is initialised at 0.
 
     >>> sims.run(sims.RLOO(), sims.TokenTree(), sims.Table(), updates=20, runs=2)
     Result(rloo on token_tree: 2 runs of 20 updates, ...)

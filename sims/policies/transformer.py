@@ -1,4 +1,4 @@
-"""The transformer of the token bandit: how large it is, how it starts, and how it becomes a reference."""
+"""The transformer of the token bandit: its size, initialisation and fit to the data policy."""
 
 from __future__ import annotations
 
@@ -27,23 +27,28 @@ from .causal import TransformerPolicy
 
 @dataclass(frozen=True)
 class Transformer(PolicySpec, kind="transformer"):
-    """minGPT's nano (95,000 parameters at 100 tokens), without dropout, fitted to the data policy before it serves as
-    reference: Adam on KL(π‖π_data), exact at each token, along one response of its own a step, as Tajwar et al. do.
+    """minGPT's nano (95,000 parameters at 100 tokens), without dropout, first fitted to the data policy; the fit is the
+    reference. It minimises KL(π‖π_data) by Adam, exactly at each token of one response sampled per step, as Tajwar et
+    al. do.
 
     >>> small = sims.Transformer(num_layers=1, num_heads=1, hidden_size=8, fit_steps=5)
     >>> sims.run(sims.RLOO(), sims.TokenTree(), small, updates=5, runs=2)
     Result(rloo on token_tree: 2 runs of 5 updates, ...)
     """
 
-    largest_stack: ClassVar[int] = 40  # runs: beyond, memory goes to activations and no time is saved
+    largest_stack: ClassVar[int] = 40  # runs: with more, memory grows and no time is saved
     magnifies_rounding: ClassVar[bool] = True
 
-    num_layers: int = setting(3, "blocks", at_least=1)
-    num_heads: int = setting(3, "attention heads; must divide hidden_size", at_least=1)
-    hidden_size: int = setting(48, "numbers a token (D)", at_least=2)
-    fit_steps: int = setting(100, "Adam steps on KL(policy || data policy) that make the reference", at_least=0)
-    fit_learning_rate: float = setting(1e-2, "step size of the fit", above=0)
-    fit_samples: int = setting(1, "responses drawn a step of the fit", at_least=1)
+    num_layers: int = setting(3, "number of transformer blocks", at_least=1)
+    num_heads: int = setting(3, "number of attention heads; must divide hidden_size", at_least=1)
+    hidden_size: int = setting(48, "width of the residual stream (D)", at_least=2)
+    fit_steps: int = setting(
+        100,
+        "Adam steps that fit the initial policy to the data policy, minimising KL(policy || data policy)",
+        at_least=0,
+    )
+    fit_learning_rate: float = setting(1e-2, "learning rate of the fit to the data policy (adam)", above=0)
+    fit_samples: int = setting(1, "responses sampled per step of the fit to the data policy", at_least=1)
 
     def check(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -51,14 +56,20 @@ class Transformer(PolicySpec, kind="transformer"):
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
         if not isinstance(environment, (EnumerableSpec, TokenBandit)):
-            raise SpecError("policy", self.kind, f"knows no data policy of {environment.kind}")
+            raise SpecError(
+                "policy",
+                self.kind,
+                f"needs the data policy of an enumerable or token environment: not {environment.kind}",
+            )
         if isinstance(environment, EnumerableSpec) and not environment.full_support:
-            raise SpecError("policy", self.kind, "gives every response some probability: use table where one has none")
+            raise SpecError(
+                "policy", self.kind, "gives every response a positive probability: use table where one has none"
+            )
 
     def build(
         self, environment: EnumerableSpec | TokenBandit, noise: Noise, critic: bool, dtype: torch.dtype
     ) -> TransformerPolicy:
-        # Runs of one seed start alike in every arm: those that a stack holds twice are fitted once.
+        # Runs of one seed have the same start in every arm: those that occur twice in a stack are fitted once.
         runs = tuple(dict.fromkeys(noise.runs))
         data = DataDistribution.of(environment, Noise(runs))
         which = torch.tensor([runs.index(run) for run in noise.runs])
@@ -73,18 +84,19 @@ class Transformer(PolicySpec, kind="transformer"):
         return TransformerPolicy
 
     def _sizes(self) -> dict[str, Any]:
-        """The settings, which decide how it starts whatever class of policy it becomes."""
+        """The settings that determine the initial parameters, whatever the class of the policy."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Transformer)}
 
     def initial(self, noise: Noise, data: DataDistribution, dtype: torch.dtype) -> list[Tensor]:
-        """minGPT's start: N(0, 0.02²), less on the way back to the residual stream; norms 1 and 0, biases 0."""
+        """minGPT's initialisation: N(0, 0.02²), smaller for projections into the residual stream; norms 1 and 0, biases
+        0."""
         width, back, space = self.hidden_size, 0.02 / math.sqrt(2 * self.num_layers), data.space
         norm = [((width, 1), 1.0, 0.0), ((width, 1), 0.0, 0.0)]
         block = [*norm, ((width, 3 * width), 0.0, 0.02), ((1, 3 * width), 0.0, 0.0)]
         block += [((width, width), 0.0, back), ((1, width), 0.0, 0.0)]
         block += [*norm, ((width, 4 * width), 0.0, 0.02), ((1, 4 * width), 0.0, 0.0)]
         block += [((4 * width, width), 0.0, back), ((1, width), 0.0, 0.0)]
-        # One position more than is read: minGPT's block holds the last token too.
+        # One position more than is used: minGPT's block includes the last token.
         shapes = [((data.embedded, width), 0.0, 0.02), ((space.length + 1, width), 0.0, 0.02)]
         shapes += [*(block * self.num_layers), *norm, ((width, space.vocabulary), 0.0, 0.02)]
         parameters = []
@@ -100,10 +112,10 @@ class Transformer(PolicySpec, kind="transformer"):
 
 @dataclass(frozen=True)
 class DataDistribution:
-    """log π_data of every token after each prefix, and which prompts there are; equal if all its numbers are.
+    """log π_data of every token after each prefix, and the prompts; equal if all numbers are equal.
 
     prompts: which row of the embedding each prompt is; embedded: how many rows there are. table: float64, (V,) for a
-    distribution that is the same everywhere, else (X, nodes, V), or (R, X, nodes, V) where runs differ.
+    distribution that is the same after every prefix, else (X, nodes, V), or (R, X, nodes, V) where runs differ.
     """
 
     space: TokenSpace
@@ -116,7 +128,7 @@ class DataDistribution:
     def of(cls, environment: EnumerableSpec | TokenBandit, noise: Noise) -> DataDistribution:
         """The data policy of an environment."""
         space, count = environment.space, environment.num_prompts
-        if isinstance(environment, TokenBandit):  # its prompts are tokens, embedded as they are in responses
+        if isinstance(environment, TokenBandit):  # its prompts are tokens, with the same embeddings as in responses
             table, rows, embedded = np.log(environment.data_policy()), environment.prompt_tokens(), space.vocabulary
         else:
             table, embedded = environment.checked_reference_logp(noise), space.vocabulary + count
@@ -138,11 +150,12 @@ class DataDistribution:
         return table.gather(1, index).view(*responses.shape, self.space.vocabulary)
 
 
-@functools.lru_cache(maxsize=4)  # the arms of a figure start alike, and to fit takes as long as a short run
+@functools.lru_cache(maxsize=4)  # the arms of a figure share their start, and a fit takes as long as a short run
 def fitted(
     spec: Transformer, data: DataDistribution, runs: tuple[tuple[int, int], ...], dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """Parameters that minimise Σ_t KL(π‖π_data) after prefixes drawn from π, which carry no gradient."""
+    """Parameters that minimise Σ_t KL(π‖π_data) after prefixes sampled from π, without gradient through the
+    sampling."""
     noise = Noise(runs)
     parameters = spec.initial(noise, data, dtype)
     policy = TransformerPolicy(data.space, data.prompt_rows, parameters, spec.num_heads)
@@ -152,7 +165,7 @@ def fitted(
     for _ in range(spec.fit_steps):
         prompts = (noise.uniforms("fit prompts", spec.fit_samples) * len(data.prompts)).long()
         responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
-        distance = kl(policy.token_distributions(prompts, responses), data.along(prompts, responses).to(dtype))
+        distance = kl(policy.token_log_probs(prompts, responses), data.along(prompts, responses).to(dtype))
         loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
         gradients = torch.autograd.grad(loss, parameters)
         optimiser.step(gradients, optimiser.grad_norm(gradients))

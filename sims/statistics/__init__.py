@@ -1,7 +1,10 @@
-"""From the scores of independent runs to what may be said about them.
+"""Statistics of independent runs: confidence intervals, and verdicts on claims.
 
-intervals   of means, paired differences, interactions and bands over runs; what each covers
-bootstrap   how those intervals are found
+intervals   confidence intervals of means, paired differences and interactions; bands of curves; their coverage
+bootstrap   Student's and bootstrap-t intervals, vectorised over columns
+bounded     Gaffke's interval for means of bounded scores
+gates       preconditions of a verdict, checked before the effect is computed
+verdicts    from an interval and gates to a verdict; p-values and the false discovery rate
 """
 
 from .intervals import (

@@ -1,6 +1,6 @@
-"""How intervals are found: Student's and the studentised bootstrap, for many problems at once.
+"""Student's and bootstrap-t (studentised bootstrap) intervals, for many samples at once.
 
-Columns are separate problems: x is (runs, columns), and every result has one entry a column.
+Columns are separate samples: x is (runs, columns), and every result has one entry per column.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def mean_and_error(x: Array) -> tuple[Array, Array]:
 
 
 def student_quantile(freedom: float, level: float) -> float:
-    """Of a two-sided interval; ValueError for a level outside (0, 1)."""
+    """Student's t quantile of a two-sided interval; ValueError for a level outside (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"level: {level}: must lie between 0 and 1, as in 0.95")
     return float(stats.t.ppf((1 + level) / 2, freedom))
@@ -75,7 +75,7 @@ def difference_quantiles(
 
 
 def standard(x: Array, error: Array) -> Array:
-    """Sorted, so that the order of the runs cannot matter; centred at 0, in units of the error, 0 where that is 0."""
+    """Sorted, so that the order of the runs has no effect; centred at 0, in units of the error, 0 where that is 0."""
     ordered = np.sort(x, axis=0)
     return np.where(error > 0, (ordered - ordered.mean(0)) / np.where(error > 0, error, 1.0), 0.0)
 
@@ -90,8 +90,8 @@ def resampled(x: Array, counts: Array) -> tuple[Array, Array]:
 def studentised(mean: Array, square: Array) -> Array:
     """mean/√square; ±∞ where a resample shows no spread. In the units of `standard`: 1 is the sample's error.
 
-    No spread is below a hundredth of the sample's: runs of which all but a few agree, though not to the last bit, give
-    many such resamples, and bands a hundred times too wide.
+    A spread below a hundredth of the sample's counts as none: where all but a few runs agree up to rounding, such
+    resamples are common, and would make bands a hundred times too wide.
     """
     flat = square < 1e-4
     infinite = np.where(np.abs(mean) < 1e-12, 0.0, np.copysign(np.inf, mean))
@@ -111,7 +111,7 @@ def tails(values: Array, level: float) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=16)
 def resample_counts(runs: int, resamples: int, seed: int, stream: int = 0) -> Array:
-    """How often each run is in each resample, (resamples, runs). With every resample comes its mirror image.
+    """How often each run is in each resample, (resamples, runs). Every resample is followed by its mirror image.
 
     Laid out as quarters: first, second, first mirrored, second mirrored; `other_arm` exchanges first and second, so
     that two samples are resampled independently and exchanging them flips the sign of a difference, no more.
@@ -126,7 +126,7 @@ def resample_counts(runs: int, resamples: int, seed: int, stream: int = 0) -> Ar
 
 
 def other_arm(counts: Array) -> Array:
-    """The resamples of the second of two samples, independent of the first's."""
+    """Resamples of the second of two samples, independent of the first's."""
     resamples, runs = counts.shape
     return counts.reshape(2, 2, resamples // 4, runs)[:, ::-1].reshape(resamples, runs)
 

@@ -1,8 +1,8 @@
-"""Intervals for means of bounded scores, where many runs sit at a bound and a rare one decides.
+"""Intervals for means of bounded scores, where many runs are at a bound and a rare one is far from it.
 
-Student's and the bootstrap see only the spread that the runs showed: where 19 runs of 20 are at the largest reward, and
-the twentieth would have been far below, they are sure of what they cannot know. A bounded score says how bad a run that
-was not seen can be, and so how wide an interval must be.
+Student's and the bootstrap use only the spread of the observed runs: where 19 of 20 runs would reach the largest reward
+and one would be far below, a sample without such a run gives too narrow an interval. The bounds limit how far an unseen
+run can be, and so how wide an interval must be.
 
 The upper end is Gaffke's (Gaffke 2005; Learned-Miller and Thomas 2019): with D ~ Dirichlet(1, …, 1) over the n runs and
 one more that sits at the upper bound b,
@@ -11,9 +11,9 @@ one more that sits at the upper bound b,
 
 which is a Bayesian bootstrap with one run added at the bound; the lower end is the mirror image. For runs that are 0 or
 1 it is the interval of Clopper and Pearson, exactly: n runs at 1 give the lower end (α/2)^{1/n}. That it always covers
-at its level is proven for such runs and conjectured for others; nobody found a distribution where it fails, and
-`tests/statistics/coverage.py` looks again. It is wider than Student's where runs lie together far from both bounds, by
-about log(2/α)/n of the distance to the bound: that is the price of not assuming that no rare run is far away."""
+at its level is proven for such runs and conjectured for others; no counterexample is known, and
+`tests/statistics/coverage.py` simulates it. It is wider than Student's where runs lie together far from both bounds, by
+about log(2/α)/n of the distance to the bound, as it allows for a rare run that is far away."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from .bootstrap import Array
 from .intervals import LEVEL, Interval
 
-DRAWS = 10_000  # of the weights: the level of an end is off by some 0.0016
+DRAWS = 10_000  # of the weights: the Monte Carlo error of an end's level is about 0.0016
 
 
 def bounded_interval(x: ArrayLike, low: float, high: float, level: float = LEVEL, seed: int = 0) -> Interval:

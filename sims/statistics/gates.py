@@ -1,7 +1,7 @@
-"""Gates: could a test have come out either way? Each is read from the records before the effect is looked at.
+"""Gates: preconditions of a verdict, checked from the records before the effect is computed.
 
-A gate is open, or closed with a reason; a row with a closed one is no test (`verdicts`). They choose end points and
-settings, which an effect never may.
+A gate is open, or closed with a reason; a row with a closed gate has the verdict "no test" (`verdicts`). End points
+and settings may be chosen by gates, never by the effect.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from numpy.typing import ArrayLike
 
 from .intervals import Interval, student_interval
 
-RUNS_AT_A_BOUND = 100  # that a row needs of which a run sits at a bound
-AT_A_BOUND = 0.01  # of the range: what counts as sitting there
-IN_LIKELIHOOD, OUT_OF_LIKELIHOOD = 0.2, 0.05  # of the reference's mass within the bump of the optimum
+RUNS_AT_A_BOUND = 100  # least number of runs per arm if any of them is at a bound
+AT_A_BOUND = 0.01  # share of the range within which a score is at a bound
+IN_LIKELIHOOD, OUT_OF_LIKELIHOOD = 0.2, 0.05  # the reference's mass near the optimum
 Overlap = Literal["in", "between", "out"]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate of one row. why: what was measured, and of a closed one what would open it."""
+    """One gate of one row. why: what was measured, and, if closed, what would open it."""
 
     name: str
     open: bool
@@ -31,43 +31,45 @@ class Gate:
 
 
 def room(a: ArrayLike, b: ArrayLike, low: float, high: float, margin: float) -> Gate:
-    """Whether either side of a difference could be ahead by a margin: at the level that both have together.
+    """Whether a difference of the margin in either direction is possible: from the mean of both arms to either bound.
 
-    a, b: (runs,) scores of both sides, within the environment's bounds. Two arms at the ceiling leave no room; one at
-    the ceiling and one far below do, for their level is between.
+    a, b: (runs,) scores of both sides, within the environment's bounds. Two arms at the upper bound leave no room; one
+    there and one far below do.
     """
     level = float((np.mean(np.asarray(a)) + np.mean(np.asarray(b))) / 2)
     up, down = high - level, level - low
-    said = f"the arms' level is {level:.3g}, within [{low:g}, {high:g}]"
+    measured = f"the arms' mean is {level:.3g}, within [{low:g}, {high:g}]"
     if min(up, down) >= margin:
-        return Gate("room", True, said)
+        return Gate("room", True, measured)
     where, way = ("above", "a shorter budget") if up < down else ("below", "a longer budget")
     return Gate(
-        "room", False, f"{said}: less than the margin {margin:g} {where} it; {way} or another problem would open it"
+        "room",
+        False,
+        f"{measured}: less than the margin {margin:g} {where} it; {way} or another environment would open it",
     )
 
 
 def positive_control(control: Interval | None, margin: float) -> Gate:
-    """For a claim of none: an arm or a shorter budget in the same setting whose effect passes the margin."""
+    """For claims of no effect: an arm or a shorter budget in the same setting whose effect exceeds the margin."""
     name = "positive control"
     if control is None:
-        return Gate(name, False, "none was run; an arm whose effect passes the margin would open it")
+        return Gate(name, False, "none was run; an arm whose effect exceeds the margin would open it")
     passes = control.low > margin or control.high < -margin
     return Gate(
-        name, passes, f"its effect is {control}{'' if passes else f', which does not pass the margin {margin:g}'}"
+        name, passes, f"its effect is {control}{'' if passes else f', which does not exceed the margin {margin:g}'}"
     )
 
 
 def runs_at_a_bound(arms: Mapping[str, ArrayLike], low: float, high: float, least: int = RUNS_AT_A_BOUND) -> Gate:
-    """Whether a row with runs at a bound has runs enough to see the rare one that is not. arms: (runs,) scores each."""
+    """Whether there are enough runs to observe rare ones, if some runs are at a bound. arms: (runs,) scores each."""
     near = AT_A_BOUND * (high - low)
     for name, given in arms.items():
         scores = np.asarray(given, np.float64)
         share = float(((scores <= low + near) | (scores >= high - near)).mean())
         if share > 0 and len(scores) < least:
-            why = f"{share:.0%} of {name}'s {len(scores)} runs sit at a bound; {least} runs would open it"
+            why = f"{share:.0%} of {name}'s {len(scores)} runs are at a bound; {least} runs would open it"
             return Gate("runs at a bound", False, why)
-    return Gate("runs at a bound", True, f"none sits there, or there are {least} runs")
+    return Gate("runs at a bound", True, f"no run is at a bound, or there are {least} runs")
 
 
 def grid_edge(
@@ -77,7 +79,7 @@ def grid_edge(
 ) -> Gate:
     """Whether every arm's settings lie inside its grid. chosen: an arm's settings; grids: the points it was tuned over.
 
-    plateaus: arms of which a wider look showed that the score no longer changes beyond the end.
+    plateaus: arms whose score was found not to change beyond the end of the grid.
     """
     edges = []
     for arm, settings in chosen.items():
@@ -91,9 +93,9 @@ def grid_edge(
 
 
 def placebo(effect: Interval | None, margin: float, none_because: str = "") -> Gate:
-    """Whether what should abolish the effect did: permuted rewards or labels, or chance level.
+    """Whether the effect vanishes under a placebo: permuted rewards or labels, or chance level.
 
-    none_because: why there is none, of a claim about a mechanism.
+    none_because: why there is no placebo, for claims about a mechanism.
     """
     if effect is None:
         why = f"none: {none_because}" if none_because else "none was run, and no reason was given"
@@ -103,25 +105,26 @@ def placebo(effect: Interval | None, margin: float, none_because: str = "") -> G
 
 
 def shared_arms(a: Sequence[str], b: Sequence[str], c: Sequence[str], d: Sequence[str]) -> Gate:
-    """Whether (a − b) − (c − d) is of four different arms: hashes of the records behind each.
+    """Whether (a − b) − (c − d) has four different arms. a, b, c, d: hashes of their records.
 
-    a and c, or b and d, that are the same records cancel, and what is left is a plain difference.
+    If a and c, or b and d, are the same records they cancel, and a plain difference is left.
     """
     pairs = (("first", a, c), ("second", b, d), ("first difference's", a, b), ("second difference's", c, d))
     same = [name for name, x, y in pairs if set(x) & set(y)]
     if same:
-        why = f"the {' and '.join(same)} arms are the same records and cancel; arms of their own would open it"
+        why = f"the {' and '.join(same)} arms are the same records and cancel; separate arms would open it"
         return Gate("shared arms", False, why)
-    return Gate("shared arms", True, "all arms are records of their own")
+    return Gate("shared arms", True, "all arms have separate records")
 
 
 def overlap(mass: float) -> Overlap:
-    """Where an optimum lies whose bump has `mass` under the reference: in likelihood, out of it, or between."""
+    """Whether the optimum is likely under the reference (in), unlikely (out) or between. mass: the reference's near
+    it."""
     return "in" if mass >= IN_LIKELIHOOD else "out" if mass <= OUT_OF_LIKELIHOOD else "between"
 
 
 def geometry(masses: Mapping[str, float], claimed: Mapping[str, Overlap]) -> Gate:
-    """Whether each environment is what its name says. masses: the reference's mass within the optimum's bump."""
+    """Whether each environment has the claimed overlap. masses: the reference's mass near the optimum."""
     wrong = [
         f"{e} is {overlap(masses[e])} ({masses[e]:.2g}), not {side}"
         for e, side in claimed.items()
@@ -133,7 +136,7 @@ def geometry(masses: Mapping[str, float], claimed: Mapping[str, Overlap]) -> Gat
 
 
 def estimand(effects: Mapping[str, Interval]) -> Gate:
-    """Whether a mean over algorithms answers anything: not if one's interval is above 0 and another's below."""
+    """Whether a mean over algorithms is meaningful: not if one's interval is above 0 and another's below."""
     above, below = [n for n, e in effects.items() if e.low > 0], [n for n, e in effects.items() if e.high < 0]
     if above and below:
         why = f"above 0 for {', '.join(above)}, below for {', '.join(below)}; a row for each would open it"
@@ -142,7 +145,8 @@ def estimand(effects: Mapping[str, Interval]) -> Gate:
 
 
 def trained(changes: Mapping[str, ArrayLike]) -> Gate:
-    """Whether every arm has moved beyond noise. changes: of each arm (runs,) since the start, in score or in KL."""
+    """Whether training changed every arm significantly. changes: of each arm (runs,) since the start, in score or in
+    KL."""
     still = [name for name, x in changes.items() if (i := student_interval(x)).low <= 0 <= i.high]
     if still:
         return Gate("trained", False, f"{', '.join(still)} did not move beyond noise; more updates would open it")

@@ -1,9 +1,9 @@
-"""Intervals and verdicts: from the scores of independent runs to what may be said about them.
+"""Confidence intervals of the scores of independent runs, and verdicts from them.
 
-A run is one number here: independent, finite and already scored. A run that diverged has a score too, which the caller
-sets; nothing is dropped. A paired effect is a one-sample problem, on the differences run by run.
+A run is one number here: independent and finite. A run that diverged has a score too, which the caller sets; none is
+dropped. A paired effect is a one-sample problem, on the differences run by run.
 
-`mean_interval` is the interval used everywhere. Coverage of nominal 95 % intervals in 20,000 simulated experiments a
+`mean_interval` is the interval used everywhere. Coverage of nominal 95 % intervals in 20,000 simulated experiments per
 cell (standard error 0.0015), and their mean width in units of Student's:
 
                               20 runs                              10 runs
@@ -17,10 +17,11 @@ cell (standard error 0.0015), and their mean width in units of Student's:
     Bernoulli 0.9   0.876      0.868     0.876   1.03     0.653      0.653     0.653   1.00
 
 Student's misses where the scores are skewed, the bootstrap-t where they are symmetric with heavy tails, as
-differences of paired runs often are. Hence both: the smallest interval that holds the two. It stays wrong where nearly
-all runs agree and a rare one decides (the last two rows): add runs, or count successes and use a binomial interval.
+differences of paired runs often are. Hence both: the smallest interval that holds the two. It still covers too rarely
+where nearly all runs agree and a rare one differs (the last two rows): add runs, or count successes and use a binomial
+interval.
 
-Every interval is deterministic, ignores the order of the runs, and turns into its mirror image with the sign.
+Every interval is deterministic, ignores the order of the runs, and is mirrored when the scores change sign.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ Verdict = Literal["supported", "refuted", "inconclusive"]
 
 LEVEL = 0.95
 RESAMPLES = 2000
-FEWEST_RUNS = 10  # with fewer, no interval is trusted with a verdict
+FEWEST_RUNS = 10  # with fewer, the verdict is inconclusive
 COLUMNS_AT_ONCE = 128  # bounds the memory of a band: (resamples, columns) floats, a few times over
 
 
@@ -87,8 +88,8 @@ class Interval:
 def mean_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Interval for the mean of x: the smallest that holds both Student's and the bootstrap-t. x: (runs,), 2 or more.
 
-    Coverage, and why both, in the table at the top. Runs that are all equal give an interval of width 0: they say
-    nothing of a spread they did not show.
+    See the table at the top for its coverage. Runs that are all equal give an interval of width 0, which is too narrow
+    if other runs could differ.
     """
     scores = _one_column("x", x)
     centre, low, high = mean_bounds(scores, level, resamples, seed)
@@ -98,7 +99,7 @@ def mean_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RESAMPLES
 def student_interval(x: ArrayLike, level: float = LEVEL) -> Interval:
     """x̄ ± t·s/√n, with t the Student quantile at n−1 degrees of freedom. x: (runs,), 2 or more.
 
-    Exact for normal scores; too narrow on the long side of skewed ones.
+    Exact for normal scores; too narrow on the side of the long tail of skewed ones.
     """
     scores = _one_column("x", x)
     centre, error = mean_and_error(scores)
@@ -109,9 +110,8 @@ def student_interval(x: ArrayLike, level: float = LEVEL) -> Interval:
 def bootstrap_t_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """[x̄ − t*_hi·s/√n, x̄ − t*_lo·s/√n], t* the quantiles of (x̄* − x̄)/(s*/√n) over resamples. x: (runs,), 2 or more.
 
-    A resample of equal values has s* = 0 and t* = ±∞. Where so many are that a quantile is infinite, the data cannot
-    tell the distribution of t* and Student's quantiles stand in. Efron 1981; Hall 1988. Too narrow for heavy symmetric
-    tails."""
+    A resample of equal values has s* = 0 and t* = ±∞. Where so many are that a quantile is infinite, Student's
+    quantiles are used. Efron 1981; Hall 1988. Too narrow for heavy symmetric tails."""
     scores = _one_column("x", x)
     centre, error = mean_and_error(scores)
     student = student_quantile(len(scores) - 1, level)
@@ -129,7 +129,7 @@ def band(
     """
     values = np.moveaxis(np.asarray(x, np.float64), axis, 0)
     scores = _finite("x", values.reshape(len(values), prod(values.shape[1:])))
-    # Resamples of a handful of runs are nearly all ties: their tails say nothing.
+    # Resamples of a handful of runs are nearly all ties: their quantiles are not informative.
     used = resamples if len(scores) >= FEWEST_RUNS else None
     parts = [
         mean_bounds(scores[:, start : start + COLUMNS_AT_ONCE], level, used, seed)
@@ -143,12 +143,12 @@ def band(
 
 
 def paired_effect(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
-    """Mean of a − b over runs that share their noise. a, b: (runs,), in the same order."""
+    """Mean of a − b over paired runs, which share their random numbers. a, b: (runs,), in the same order."""
     return mean_interval(_paired("a", a, a) - _paired("b", b, a), level)
 
 
 def interaction(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike, level: float = LEVEL) -> Interval:
-    """Mean of (a − b) − (c − d) over runs that share their noise: what a factor adds to another. Each (runs,)."""
+    """Mean of (a − b) − (c − d) over paired runs: the interaction of two factors. Each (runs,)."""
     first, second = _paired("a", a, a) - _paired("b", b, a), _paired("c", c, a) - _paired("d", d, a)
     return mean_interval(first - second, level)
 
@@ -159,9 +159,9 @@ def difference_interval(
     """Interval for mean(a) − mean(b) of two independent samples: holds both Welch's and the studentised bootstrap.
 
     Error √(s_a²/n_a + s_b²/n_b), Welch–Satterthwaite degrees of freedom; each sample is resampled on its own.
-    a: (n_a,), b: (n_b,), 2 or more each. Wider than `paired_effect` where runs share noise: pair where you can.
-    Coverage of a 95 % interval, 10,000 simulated experiments: 0.952 for two normal arms of 20 runs, 0.953 exponential,
-    0.955 exponential against normal, 0.949 with three times the spread in one; 0.952 with 20 and 10 runs.
+    a: (n_a,), b: (n_b,), 2 or more each. Wider than `paired_effect` where runs share random numbers: pair them where
+    possible. Coverage of a 95 % interval, 10,000 simulated experiments: 0.952 for two normal arms of 20 runs, 0.953
+    exponential, 0.955 exponential against normal, 0.949 with three times the spread in one; 0.952 with 20 and 10 runs.
     """
     x, y = _one_column("a", a), _one_column("b", b)
     (mean_x, error_x), (mean_y, error_y) = mean_and_error(x), mean_and_error(y)
@@ -176,7 +176,7 @@ def difference_interval(
 
 
 def interquartile_mean(x: ArrayLike) -> float:
-    """Mean of the middle half: ⌊n/4⌋ of all n scores are cut at each end. x: (runs,) or (runs, tasks), pooled."""
+    """Mean of the middle half: ⌊n/4⌋ of all n scores are trimmed at each end. x: (runs,) or (runs, tasks), pooled."""
     return float(stats.trim_mean(_finite("x", _tasks(x)), 0.25, axis=None))
 
 
@@ -198,7 +198,7 @@ def interquartile_mean_interval(
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     """P(A > B) + ½·P(A = B) over all pairs of a run of a and one of b, averaged over tasks: Mann–Whitney's U/(n_a·n_b).
 
-    a: (n_a,) or (n_a, tasks); b likewise. Unpaired, and blind to the size of the difference.
+    a: (n_a,) or (n_a, tasks); b likewise. Unpaired, and independent of the size of the differences.
     """
     return float(np.mean(_wins(*_same_tasks(a, b))))
 
@@ -232,7 +232,7 @@ def verdict(
     claims: Literal["effect", "none"] = "effect",
     runs: int | None = None,
 ) -> Verdict:
-    """What an interval says of a claim whose effect, sign and margin were named before the runs.
+    """Verdict on a claim whose effect, sign and margin were fixed before the runs.
 
                      claims="effect"                             claims="none"
         supported    wholly beyond the margin, claimed side      wholly inside ±margin
@@ -242,7 +242,7 @@ def verdict(
 
     "Beyond", "outside" and "on the other side" exclude the margin and 0 themselves, "inside" includes ±margin.
     margin: the smallest effect that would matter, >= 0, in the units of the scores. sign: +1 or −1, the claimed side.
-    runs: overrules interval.runs, where fewer are independent than were averaged.
+    runs: replaces interval.runs, if fewer runs are independent than were averaged.
     """
     if not 0 <= margin < np.inf:
         raise ValueError(f"margin: {margin}: must be finite and at least 0")
@@ -274,7 +274,7 @@ def _interval(centre: Array, low: Array, high: Array, level: float, runs: int, m
     return Interval(float(centre[0]), float(low[0]), float(high[0]), level, runs, method)
 
 
-# What comes in.
+# Checks of arguments.
 
 
 def _tasks(x: ArrayLike) -> Array:
@@ -304,7 +304,7 @@ def _paired(name: str, x: ArrayLike, other: ArrayLike) -> Array:
 
 
 def _finite(name: str, values: Array) -> Array:
-    """values, (runs, columns), or an error that says which run cannot be used."""
+    """values, (runs, columns), or ValueError naming the first run that is not finite."""
     if values.ndim != 2 or len(values) < 2 or values.size == 0:
         raise ValueError(f"{name}: shape {values.shape}: must have at least 2 runs, and 1 score each")
     if not np.isfinite(values).all():

@@ -1,16 +1,16 @@
-"""From an interval and its gates to one of six states, and what many rows together may say.
+"""From an interval and its gates to one of six states; p-values and false discovery control over many rows.
 
-The states of a row, of which a claim names the effect, its sign and a margin before the runs:
+The states of a row, whose claim names the effect, its sign and a margin before the runs:
 
-                 a claimed effect                             a claim of none
+                 a claimed effect                             a claim of no effect
     supported    interval wholly beyond the margin,           wholly within ±margin
                  on the claimed side
     opposite     wholly beyond the margin on the other side   wholly outside ±margin, on either side
     too small    its end on the claimed side is at or below   –
                  the margin, and it is not opposite
     inconclusive everything else, and anything under 10 runs
-    no test      a gate is closed (`gates`): the effect could not have come out otherwise, or is not what the claim says
-    theorem      an identity or a proof, checked on random instances: no interval, and no empirical row
+    no test      a gate is closed (`gates`): the result would be uninformative, or is not about the claim
+    theorem      an identity or a proof, checked on random instances: no interval
 
 `statistics.verdict` is the older rule, in which "refuted" meant both opposite and too small.
 """
@@ -36,7 +36,7 @@ FALSE_DISCOVERIES = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """A state and, in a sentence, what it rests on. gates: all that were looked at, the open ones too."""
+    """A state and its reason, in one sentence. gates: all that were checked, open ones included."""
 
     state: State
     why: str
@@ -44,10 +44,10 @@ class Outcome:
 
 
 def state(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effect", runs: int | None = None) -> State:
-    """What an interval says, by the table at the top; "beyond" excludes the margin itself, "within" includes it.
+    """The state of an interval, by the table at the top; "beyond" excludes the margin itself, "within" includes it.
 
-    margin: the smallest effect that would matter, > 0. sign: +1 or −1, the claimed side. runs: overrules interval.runs,
-    where fewer are independent than were averaged.
+    margin: the smallest effect that would matter, > 0. sign: +1 or −1, the claimed side. runs: replaces interval.runs,
+    if fewer runs are independent than were averaged.
     """
     if not 0 < margin < np.inf:
         raise ValueError(f"margin: {margin}: must be finite and above 0")
@@ -76,10 +76,10 @@ def outcome(
     gates: Sequence[Gate] = (),
     again: Sequence[Interval] = (),
 ) -> Outcome:
-    """The state of a row. A closed gate comes before the interval: it is read from the records, not from the effect.
+    """The state of a row. A closed gate takes precedence over the interval.
 
-    again: intervals of the same effect with other rounding or on another processor; where their state is another, the
-    row is fragile, which is inconclusive.
+    again: intervals of the same effect with other rounding or on another processor; if their state differs, the row is
+    fragile and so inconclusive.
     """
     closed = [gate for gate in gates if not gate.open]
     if closed:
@@ -95,7 +95,8 @@ def outcome(
 
 
 def theorem(worst: float, tolerance: float, instances: int) -> Outcome:
-    """The state of an identity: how far it was off at worst over so many random instances. ValueError if it fails."""
+    """The state of an identity: its largest error over `instances` random instances. ValueError if it exceeds the
+    tolerance."""
     if not worst <= tolerance:
         raise ValueError(f"worst: {worst}: an identity must hold to {tolerance} on all of {instances} instances")
     return Outcome("theorem", f"holds to {worst:.1g} on {instances} instances")
@@ -115,8 +116,8 @@ def over_tunings(intervals: Sequence[Interval]) -> Interval:
 def p_value(x: ArrayLike, margin: float, sign: int = 1, kind: Kind = "effect") -> float:
     """Student's p at the margin, of differences run by run. x: (runs,).
 
-    Of an effect: p of "sign · mean is at most margin". Of none, two one-sided tests: the larger p of "mean is at least
-    margin" and "mean is at most −margin". Runs that are all equal show no spread for a t and give 1: use
+    kind = effect: p of "sign · mean is at most margin". kind = none, two one-sided tests (equivalence): the larger p of
+    "mean is at least margin" and "mean is at most −margin". Runs that are all equal give 1, as t is undefined: use
     `bounded.bounded_p_value` there.
     """
     centre, error = (float(value[0]) for value in mean_and_error(np.asarray(x, np.float64)[:, None]))
@@ -141,10 +142,10 @@ def _at_margin(centre: float, error: float, freedom: float, margin: float, sign:
 
 
 def survive(p_values: ArrayLike, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
-    """Which rows remain where at most `rate` of those that do are false in expectation (Benjamini and Hochberg 1995).
+    """Which rows are significant at a false discovery rate of `rate` (Benjamini and Hochberg 1995).
 
-    p_values: (rows,) of all tested rows, one family. It holds for independent rows and for positively dependent ones,
-    as rows that share arms mostly are.
+    p_values: (rows,) of all tested rows, one family. Valid for independent rows and for positively dependent ones, as
+    rows that share arms mostly are.
     """
     given = np.asarray(p_values, np.float64)
     return np.asarray(stats.false_discovery_control(given) <= rate) if given.size else np.zeros(0, bool)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from llm.models.policy import CausalLMPolicy
 from llm.models.sampling import Decoding
 from llm.models.scoring import Scoring
-from llm.models.spec import SHAPES
+from llm.models.shapes import SHAPES
 from llm.models.vllm_sampler import VLLMDecoding, VLLMPolicy, checkpoint_weights, stop_engine
 from llm.training.metrics import WatchedSampler
 from sims.core.numerics.noise import Noise

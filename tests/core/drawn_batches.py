@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from test_every_algorithm import variants
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, State, Targets, all_algorithms
 from sims.core.objectives.batch import Batch, Outputs
+from tests.core.algorithms.test_every_algorithm import variants
 
 KINDS = list(all_algorithms())
 

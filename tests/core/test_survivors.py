@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from enumeration import enumerate_batches, make_problem
-from test_every_algorithm import CASES
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, SlotDistribution, all_algorithms
@@ -39,6 +37,8 @@ from sims.core.objectives.reductions import pair_weights, shares, token_shares
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, describe
 from sims.environments.space import TokenSpace
+from tests.core.algorithms.test_every_algorithm import CASES
+from tests.core.enumeration import enumerate_batches, make_problem
 
 
 def tensor(*values: Any) -> Tensor:
@@ -193,7 +193,7 @@ def test_a_stack_of_runs_is_each_run_by_itself(function: Callable[[Tensor, Tenso
 
 
 def test_leave_one_out_needs_two() -> None:
-    with pytest.raises(ValueError, match="leave_one_out: 1 response a prompt: must be at least 2"):
+    with pytest.raises(ValueError, match="leave_one_out: 1 response per prompt: must be at least 2"):
         leave_one_out(tensor([1.0], [2.0]))
 
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from enumeration import Enumeration, Problem, enumerate_batches, make_problem
 from scipy import optimize
 from torch import Tensor
 
@@ -39,6 +38,7 @@ from sims.exact import (
     optimum,
 )
 from sims.policies import TablePolicy
+from tests.core.enumeration import Enumeration, Problem, enumerate_batches, make_problem
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 TREE = make_problem(TokenSpace(3, 3, eos=True), prompts=1, seed=49)

@@ -10,7 +10,6 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from enumeration import Enumeration, Problem, enumerate_batches, make_problem
 
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO, PPO, DrGRPO
@@ -18,6 +17,7 @@ from sims.core.algorithms.policy_gradient import RLOO, Reinforce
 from sims.environments.space import TokenSpace
 from sims.exact import variance
 from sims.exact.variance import Answers, Moments
+from tests.core.enumeration import Enumeration, Problem, enumerate_batches, make_problem
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 TABLE = make_problem(TokenSpace(4), prompts=2, seed=10).on_policy()

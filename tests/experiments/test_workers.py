@@ -123,7 +123,7 @@ def test_a_workers_death_is_survived_once(tmp_path: Path) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from sims.core import obtain as room
+from sims.experiments import runner as room
 from sims.experiments.store import Store
 from tests.experiments.test_workers import experiments
 if __name__ == "__main__":

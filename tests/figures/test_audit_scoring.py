@@ -32,9 +32,7 @@ def test_each_token_is_scored_by_the_distribution_that_follows_it_and_the_prompt
     prompts = torch.tensor([[0, 3], [1, 2]])
     samples = shifted.sample(prompts, 2, Noise.of(1, 2))
     # One token more, whatever it is, has the right policy read the last one too.
-    distributions = right.token_distributions(
-        prompts, torch.cat([samples.responses, samples.responses[..., :1]], dim=-1)
-    )
+    distributions = right.token_log_probs(prompts, torch.cat([samples.responses, samples.responses[..., :1]], dim=-1))
     read = torch.cat([right.prompt_rows[prompts][..., None, None].expand(2, 2, 2, 1), samples.responses], dim=-1)
     expected = distributions.gather(-1, read.unsqueeze(-1)).squeeze(-1).sum(-1)
     found = shifted.forward(prompts, samples.responses, samples.mask).logp.sum(-1)

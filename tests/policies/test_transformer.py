@@ -67,7 +67,7 @@ def test_it_is_mingpt() -> None:
     policy, prompts = built(), torch.tensor([[0, 2], [1, 1]])
     responses = drawn(policy, prompts)
     outputs = policy.forward(prompts, responses, torch.ones_like(responses, dtype=torch.bool), True, True)
-    distributions = policy.token_distributions(prompts, responses)
+    distributions = policy.token_log_probs(prompts, responses)
     for run, b, k in np.ndindex(2, 2, 3):
         distribution, value = written_out(policy, run, int(prompts[run, b]), responses[run, b, k])
         torch.testing.assert_close(distributions[run, b, k], distribution, rtol=0, atol=1e-12)
@@ -121,9 +121,9 @@ def test_sampling_draws_from_the_distributions_that_scoring_gives(place: object,
     policy, other = built(place=place), built(SPEC.replace(fit_learning_rate=0.5), place)
     prompts = torch.tensor([[0, 2], [1, 1]])
     samples = policy.sample(prompts, 3, Noise.of(2, 2), blend=None if share is None else (other, share))
-    distribution = policy.token_distributions(prompts, samples.responses)
+    distribution = policy.token_log_probs(prompts, samples.responses)
     if share is not None:
-        mixed = (1 - share) * distribution + share * other.token_distributions(prompts, samples.responses)
+        mixed = (1 - share) * distribution + share * other.token_log_probs(prompts, samples.responses)
         distribution = mixed.log_softmax(-1)
     mask = samples.mask.expand(samples.responses.shape)
     uniforms = Noise.of(2, 2).uniforms("responses", 2, 3, 4)
@@ -166,7 +166,7 @@ def test_the_reference_is_near_the_data_policy() -> None:
     place, noise = TokenBanditR1(), Noise.of(0, 4)
     policy = Transformer().build(place, noise, False, torch.float32)
     prompts = (noise.uniforms("test prompts", 50) * 100).long()
-    distributions = policy.token_distributions(prompts, policy.sample(prompts, 1, noise, "test").responses).exp()
+    distributions = policy.token_log_probs(prompts, policy.sample(prompts, 1, noise, "test").responses).exp()
     distance = 0.5 * (distributions - torch.from_numpy(place.data_policy())).abs().sum(-1)
     assert distance.mean() < 0.025
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sims.core import gates
+from sims.statistics import gates
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval
 from sims.statistics.verdicts import outcome, over_tunings, p_value, p_value_of_difference, state, survive, theorem

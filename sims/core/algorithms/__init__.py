@@ -1,6 +1,17 @@
-"""Every algorithm once: its hyper-parameters, what it needs, its targets and its loss. One family a file.
+"""All algorithms, one dataclass each: hyper-parameters, needs, targets and loss.
 
-`base` says what an algorithm is and how to add one.
+base                 the interface of an algorithm, and how to add one
+policy_gradient      REINFORCE, RLOO
+clipped              PPO, GRPO and its variants: Dr. GRPO, DAPO, GSPO, CISPO
+contrastive          DPO and its variants, IPO, SLiC, KTO
+likelihood           SFT, Pref-FT
+best_of_n            best-of-N, with a negative gradient, with a KL penalty (SuperHF)
+filtering            rejection sampling, RAFT, ReST
+reward_weighted      RWR, AWR
+online_contrastive   XPO, Nash-MD
+reference_free       CPO, SimPO, ORPO
+reward_model         settings of a reward model's loss
+table                the table of algorithms in the README
 """
 
 from sims.core.spec import find_kind, kinds_of

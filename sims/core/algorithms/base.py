@@ -1,19 +1,19 @@
 """What an algorithm is: hyper-parameters, needs, targets and a loss.
 
-The walk of one batch through an algorithm:
+The methods, in the order in which they are called for one batch:
 
-    targets(batch, state)        once a collected batch, without gradient: advantages, weights, winners; new state
-    at_epoch(batch, ...)         once a pass over the batch, where passes differ
-    at_update(minibatch, ...)    once a minibatch, without gradient: whatever ties its items together (shares, anchors)
-    loss(outputs, batch, ...)    once a micro-batch, with gradient: (..., B), whose sum over the minibatch is its loss
+    targets(batch, state)        once per collected batch, without gradient: advantages, weights, winners; new state
+    at_epoch(batch, ...)         once per pass over the batch, for algorithms whose passes differ
+    at_update(minibatch, ...)    once per minibatch, without gradient: what depends on all of it (shares, anchors)
+    loss(outputs, batch, ...)    once per micro-batch, with gradient: (..., B), whose sum over the minibatch is its loss
 
 **To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
 `kind` to the family's file in this folder (a new file is imported in `__init__`); (3) put the table that
 `python -m sims --algorithms` prints into the README: the command line and the tests of
 `tests/core/algorithms/test_every_algorithm.py` and `test_loss_properties*.py` find the algorithm by its kind; (4) give
 `sims/exact` its population weights, without which the exactness test fails and names it; (5) give
-`tests/core/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, which a loss and an
-oracle with the same mistake cannot both meet.
+`tests/core/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, as a check that is
+independent of `sims/exact`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class SlotDistribution:
-    """What a response is drawn from. mixture: token by token from the distribution ∝ π^{1−share}·π_ref^share."""
+    """The distribution that a response is drawn from. mixture: ∝ π^{1−share}·π_ref^share at each token."""
 
     name: Literal["policy", "reference", "mixture"]
     share: float | Tensor = 1.0
@@ -44,50 +44,49 @@ class SlotDistribution:
 
 @dataclass(frozen=True)
 class Algorithm(Spec):
-    """Base of all algorithms. Class variables say what one needs, and what the table of the README prints.
+    """Base class of all algorithms. Class variables declare its needs, and columns of the README's table.
 
     >>> sims.RLOO().min_generations, sims.DPO().needs_reference, sims.PPO.needs_critic
     (2, True, True)
     """
 
-    min_generations: ClassVar[int] = 1  # responses a prompt that it cannot do without
+    min_generations: ClassVar[int] = 1  # least number of responses per prompt
     needs_critic: ClassVar[bool] = False
     needs_probes: ClassVar[bool] = False
-    penalises_reward: ClassVar[bool] = False  # charges the KL when a batch is collected, under the policy of then
-    on_policy: ClassVar[bool] = False  # meant for fresh samples of the current policy
-    negative_gradient: ClassVar[bool] = False  # lowers the likelihood of some responses on purpose
-    sample_reuse: ClassVar[bool] = False  # made to take several updates on one batch
+    penalises_reward: ClassVar[bool] = False  # subtracts the KL from the reward, at collection
+    on_policy: ClassVar[bool] = False  # derived for samples of the current policy
+    negative_gradient: ClassVar[bool] = False  # its loss lowers the likelihood of some responses
+    sample_reuse: ClassVar[bool] = False  # derived for several updates on one batch
     source: ClassVar[str] = ""
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss looks at a reference policy."""
+        """Whether the loss uses a reference policy."""
         return False
 
     @property
     def label_pairing(self) -> Pairing | None:
-        """Which pairs must be labelled when responses are labelled; None if labels are of no use."""
+        """Which pairs of responses must be labelled; None if the loss uses no labels."""
         return None
 
     def check_schedule(self, schedule: Schedule) -> None:
-        """Refuse, with SpecError, a schedule that these settings cannot work with, beyond what `check_run` checks."""
+        """Raise SpecError for a schedule that these settings do not support, beyond what `check_run` checks."""
 
     def initial_state(self, lead: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> State:
-        """What is carried from batch to batch, per run (shape `lead`)."""
+        """Initial state, carried from batch to batch, per run (shape `lead`)."""
         return {}
 
     @property
     def needs_prompt_logp(self) -> bool:
-        """Whether the loss looks at the log-probs of the prompts' own tokens."""
+        """Whether the loss uses the log-probs of the prompts' own tokens."""
         return False
 
     def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
-        """Which distribution each of the K responses is drawn from; a distribution that is not the policy's comes after
-        those that are."""
+        """Which distribution each of the K responses is drawn from; slots of the policy come first."""
         return (SlotDistribution("policy"),) * num_generations
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
-        """Everything the loss treats as data, for the whole batch; and the next state."""
+        """Everything that the loss treats as constant, for the whole batch; and the next state."""
         return {}, state
 
     def at_epoch(self, batch: Batch, targets: Targets, epoch: int) -> Targets:
@@ -95,21 +94,22 @@ class Algorithm(Spec):
         return targets
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
-        """Targets of one minibatch, with each unit's share of it fixed before it is cut further."""
+        """Targets of one minibatch, with each response's or pair's share of it, fixed before it is cut into
+        micro-batches."""
         raise NotImplementedError
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
-        """(..., B), each prompt's part of the minibatch's loss: their sum is the loss, no division follows."""
+        """(..., B), each prompt's part of the minibatch's loss, which is their sum."""
         raise NotImplementedError
 
 
 def response_shares(batch: Batch, targets: Targets) -> Tensor:
-    """(..., B, K): each response's share of the minibatch; what targets weigh, else what the batch does, else all."""
+    """(..., B, K): each response's share of the minibatch, by the targets' weight, else the batch's, else equal."""
     return shares(targets.get("weight", batch.weight), batch.need("rewards"))
 
 
 def present(batch: Batch) -> Tensor:
-    """(..., B, K) bool: which responses are there."""
+    """(..., B, K) bool: which responses are present."""
     if batch.weight is None:
         return torch.ones((), dtype=torch.bool, device=batch.mask.device).expand(batch.mask.shape[:-1])
     return batch.weight > 0
@@ -117,7 +117,8 @@ def present(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class PairAlgorithm(Algorithm):
-    """Algorithms on pairs: a loss of the margin of the first over the second, weighed by how likely the first wins.
+    """Algorithms on pairs: a loss of the margin of the first over the second, weighted by the probability that the
+    first is preferred.
 
     >>> issubclass(sims.DPO, sims.PairAlgorithm), sims.DPO(pairing="best_worst").label_pairing
     (True, 'best_worst')
@@ -128,7 +129,7 @@ class PairAlgorithm(Algorithm):
 
     pairing: Pairing = setting(
         "drawn",
-        "which pairs of a prompt's responses are labelled: drawn (0-1, 2-3, ...), best against worst, all, halves "
+        "which of a prompt's K responses are paired: drawn (0-1, 2-3, ...), best against worst, all, halves "
         "(0-K/2, 1-(K/2+1), ...), or correct against incorrect (reward above the environment's correct_above or not)",
     )
 
@@ -144,7 +145,7 @@ class PairAlgorithm(Algorithm):
         return {**targets, "share": shares(batch.pair_weight, batch.need("pair_label"))}
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """What a pair's margin is the difference of: ρ = ℓ − ℓ_ref, (..., B, K)."""
+        """Score whose difference is a pair's margin: ρ = ℓ − ℓ_ref, (..., B, K)."""
         return sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
 
     def pair_loss(self, margin: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Imitate the best of a prompt's responses: alone, with a push against the others, or on a leash."""
+"""Maximum likelihood on the best of a prompt's responses: alone, with a negative gradient on others, or with a KL
+penalty."""
 
 from __future__ import annotations
 
@@ -42,21 +43,21 @@ class BestOfN(LikelihoodAlgorithm, kind="best_of_n"):
 
 @dataclass(frozen=True)
 class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
-    """Best-of-N with a negative gradient: L = −ℓ(argmax_k r_k) + β·Σ_k d_k·f(ℓ_k), d_k > 0 for less good responses.
+    """Best-of-N with a negative gradient: L = −ℓ(argmax_k r_k) + β·Σ_k d_k·f(ℓ_k), d_k > 0 for lower rewards.
 
-    `negatives` says which are pushed down, and `form` how:
+    `negatives` selects the responses whose likelihood is lowered, `form` the term f:
 
         worst          d = 1 for argmin_k r_k, ties share         log_prob        f = ℓ
         mean_of_rest   d = 1/n for each of the n not the best     log_ratio       f = ρ = ℓ − ℓ_ref, for the best too
         sum_of_rest    d = 1 for each of them                     log_complement  f = −log(1 − e^ℓ)
 
     The six variants of the released code are these three with log_prob, the last two with log_ratio, and sum_of_rest
-    with log_complement. Differs from that code in: (1) ties: a response as good as the best is imitated and never
-    pushed down, there all but the first are; (2) mean_of_rest with log_ratio divides by n, there, by a slip, it sums;
-    (3) `gate` is 0.01 in its token bandit, 0 in its 1-D bandit, and absent from log_complement.
+    with log_complement. Differs from that code in: (1) ties: responses tied for the best are all imitated, there only
+    the first, and the others are lowered; (2) mean_of_rest with log_ratio divides by n, there, by mistake, it sums; (3)
+    `gate` is 0.01 in its token bandit, 0 in its 1-D bandit, and absent from log_complement.
 
-    ℓ_ref is a constant: log_ratio has the gradient of log_prob, and another loss. With both, ℓ_k falls without bound,
-    as nothing ends the push: it is β·d_k whatever ℓ_k is. One of log_complement fades with e^ℓ.
+    ℓ_ref is a constant: log_ratio has another loss than log_prob but the same gradient. With both, ℓ_k falls without
+    bound, as the gradient by ℓ_k is the constant β·d_k. That of log_complement vanishes like e^ℓ.
 
     >>> sims.run(sims.BestOfNNegative(), sims.BanditR1(), updates=20, runs=2, num_generations=4)
     Result(best_of_n_negative on bandit_r1: 2 runs of 20 updates, ...)
@@ -65,11 +66,15 @@ class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
     negative_gradient: ClassVar[bool] = True
     source: ClassVar[str] = "Tajwar et al. 2024, released code"
 
-    beta: float = setting(0.05, "weight of what pushes down, the best one's being 1", at_least=0, per_run=True)
-    negatives: Literal["worst", "mean_of_rest", "sum_of_rest"] = setting("worst", "which responses are pushed down")
-    form: Literal["log_prob", "log_ratio", "log_complement"] = setting("log_prob", "what of them is lowered")
+    beta: float = setting(0.05, "weight of the negative term; the best response has weight 1", at_least=0, per_run=True)
+    negatives: Literal["worst", "mean_of_rest", "sum_of_rest"] = setting(
+        "worst", "responses whose likelihood is lowered: the worst, or all but the best, averaged or summed"
+    )
+    form: Literal["log_prob", "log_ratio", "log_complement"] = setting(
+        "log_prob", "term that lowers them: l = log pi, log(pi/pi_ref), or -log(1 - pi), which saturates"
+    )
     gate: float = setting(
-        0.0, "leave alone what is less likely than this share of the likeliest best response", at_least=0, below=1
+        0.0, "ignore negatives less likely than this share of the likeliest best response", at_least=0, below=1
     )
 
     @property
@@ -96,10 +101,10 @@ class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
         return sequence_sum(logp, batch.mask)
 
     def _negative_loss(self, outputs: Outputs, batch: Batch, best: Tensor) -> Tensor:
-        """f, or 0 behind the gate: (..., B, K). best: (..., B, K), above 0 for those that are imitated."""
+        """f, or 0 below the gate: (..., B, K). best: (..., B, K), above 0 for responses that are imitated."""
         score = self._score(outputs, batch)
         if self.form == "log_complement":
-            # A response without a token is certain, and nothing that a policy does could make it less so.
+            # A response without tokens has probability 1 under every policy.
             score = unlikelihood_loss(score.masked_fill(~batch.mask.any(-1), -float("inf")))
         if self.gate > 0:
             logp = sequence_sum(outputs.logp.detach(), batch.mask)
@@ -109,18 +114,19 @@ class BestOfNNegative(BestOfN, kind="best_of_n_negative"):
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         share = targets["share"].sum(-1)  # of the prompt: the best responses' shares add up to it
-        pushed = (targets["down"] * self._negative_loss(outputs, batch, targets["weight"])).sum(-1)
-        return super().loss(outputs, batch, targets) + over(self.beta, share) * share * pushed
+        lowered = (targets["down"] * self._negative_loss(outputs, batch, targets["weight"])).sum(-1)
+        return super().loss(outputs, batch, targets) + over(self.beta, share) * share * lowered
 
 
 @dataclass(frozen=True)
 class SuperHF(BestOfN, kind="superhf"):
-    """Supervised fine-tuning on the best, with a leash: L = −ℓ(argmax_k r_k) + β·Σ_t k3(ρ_t) of that response.
+    """Supervised fine-tuning on the best response, with a KL penalty to the reference: L = −ℓ(argmax_k r_k) + β·Σ_t
+    k3(ρ_t) of that response.
 
     Differs from best_of_n in: (1) the KL term. As in the authors' code it is KL(π_ref‖π), and only on the filtered
-    responses, so that it pulls where training goes and not where the policy is. The code sums over the vocabulary at
-    each token; k3 of the tokens that were chosen needs log-probs alone, and has the same gradient in expectation if
-    tokens were drawn from π, which filtered ones are not.
+    responses, so that it does not penalise the policy elsewhere. The code sums over the vocabulary at each token; k3 of
+    the sampled tokens needs only their log-probs, and has the same gradient in expectation if tokens are drawn from π,
+    which filtered ones are not.
 
     >>> sims.run(sims.SuperHF(beta=0.35), sims.BanditR1(), updates=20, runs=2, num_generations=4)
     Result(superhf on bandit_r1: 2 runs of 20 updates, ...)

@@ -1,6 +1,6 @@
-"""Policy gradients that use a batch several times, and bound how far the policy may leave the one that drew it.
+"""Policy gradients that reuse a batch for several updates, with clipped importance ratios.
 
-Notation: w = π/π_old, the ratio to the policy that drew the tokens; ρ the log-ratio to the reference.
+Notation: w = π/π_old, the importance ratio to the policy that drew the tokens; ρ the log-ratio to the reference.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class PPO(Algorithm, kind="ppo"):
 
     w is per token. At w = 1 its gradient is REINFORCE's with the critic as baseline. Where libraries disagree:
 
-    - `reduction`, how tokens become one number: TRL's PPO averages over all tokens (token_mean).
+    - `reduction` over tokens: TRL's PPO averages over all tokens (token_mean).
     - `kl_in`: OpenAI, TRL and OpenRLHF's default put the KL into each token's reward; verl and OpenRLHF also offer it
-      in the loss. k1 in the loss has an expected gradient of zero at w = 1, and k2 and k3 there descend other things
-      than k1 in the reward does (`divergences`).
-    - `kl_estimator`: k1 in all of them by default, k3 by choice in TRL, k2 and k3 in OpenRLHF and verl. In the reward,
-      only k1 gives the gradient of KL(π‖π_ref).
+      in the loss. k1 in the loss has an expected gradient of zero at w = 1, and k2 and k3 in the loss minimise other
+      objectives than k1 in the reward (`divergences`).
+    - `kl_estimator`: k1 in all of them by default, k3 as an option in TRL, k2 and k3 in OpenRLHF and verl. In the
+      reward, only k1 gives the gradient of KL(π‖π_ref).
     - `target_kl`: Ziegler et al. adapt β after each batch, β ← β·(1 + 0.1·clip(KL/target − 1, ±0.2)), KL being the
-      batch's mean of Σ_t k1. Their code's 0.1 is (samples a batch)/horizon, as verl's is.
+      batch's mean of Σ_t k1. Their code's 0.1 is (samples per batch)/horizon, as verl's is.
 
     >>> sims.run(sims.PPO(beta=0.05), sims.BanditR1(), updates=20, runs=2, epochs=4)
     Result(ppo on bandit_r1: 2 runs of 20 updates, ...)
@@ -50,21 +50,33 @@ class PPO(Algorithm, kind="ppo"):
     source: ClassVar[str] = "Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022"
 
     beta: float = setting(
-        0.0, "weight of the KL to the reference; its first value if adapted", at_least=0, per_run=True
+        0.0, "weight of the KL penalty to the reference; the initial value with target_kl", at_least=0, per_run=True
     )
-    kl_in: Literal["reward", "loss"] = setting("reward", "where the KL is charged")
-    kl_estimator: Literal["k1", "k2", "k3"] = setting("k1", "how each token's KL is estimated")
-    target_kl: float | None = setting(None, "KL of a response that beta is adapted to; none: beta is fixed", above=0)
-    epsilon: float = setting(0.2, "clip range of the ratio to the sampling policy", above=0, per_run=True)
+    kl_in: Literal["reward", "loss"] = setting(
+        "reward", "where the KL penalty enters: subtracted from each token's reward, or added to the loss"
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] = setting(
+        "k1",
+        "estimator of each token's KL from its log-ratio x to the reference: k1 = x, k2 = x^2/2, k3 = exp(-x) - 1 + x",
+    )
+    target_kl: float | None = setting(
+        None, "KL per response towards which beta is adapted after each batch; none: beta is fixed", above=0
+    )
+    epsilon: float = setting(
+        0.2,
+        "importance ratios to the sampling policy are clipped to 1 - epsilon ... 1 + epsilon",
+        above=0,
+        per_run=True,
+    )
     vf_coef: float = setting(0.5, "weight of the value loss", at_least=0, per_run=True)
     cliprange_value: float | None = setting(
-        None, "clip range of the value around its old value; none: no clipping", above=0
+        None, "clip range of the critic's value around its value at collection; none: no clipping", above=0
     )
-    gamma: float = setting(1.0, "discount a token", at_least=0, at_most=1, per_run=True)
-    lam: float = setting(0.95, "trace decay of the generalised advantages", at_least=0, at_most=1, per_run=True)
-    whiten_advantages: bool = setting(False, "scale the batch's advantages to mean 0 and variance 1 (biased)")
+    gamma: float = setting(1.0, "discount factor per token", at_least=0, at_most=1, per_run=True)
+    lam: float = setting(0.95, "lambda of generalised advantage estimation (GAE)", at_least=0, at_most=1, per_run=True)
+    whiten_advantages: bool = setting(False, "normalise the batch's advantages to mean 0 and variance 1 (biased)")
     reduction: Literal["sequence_sum", "sequence_mean", "token_mean"] = setting(
-        "sequence_sum", "how tokens become one number"
+        "sequence_sum", "reduction over tokens: sum per response, mean per response, or one mean over all tokens"
     )
 
     def check(self) -> None:
@@ -103,7 +115,7 @@ class PPO(Algorithm, kind="ppo"):
         return {**targets, "advantages": advantages}, state
 
     def _adapted(self, state: State, ratio: Tensor, there: Tensor) -> State:
-        """β for the next batch: a tenth of the relative miss of the target, which counts up to a fifth, is added."""
+        """β for the next batch: β·(1 + 0.1·clip(KL/target − 1, ±0.2))."""
         if self.target_kl is None:
             return state
         kl = masked(k1(ratio).sum(-1), there).sum((-2, -1)) / there.sum((-2, -1)).clamp(min=1)
@@ -132,10 +144,10 @@ class PPO(Algorithm, kind="ppo"):
 class GroupPolicyGradient(Algorithm):
     """L = −min(wA, clip(w)A) + β·k3(ρ) per token, A_k = (r_k − mean of the group)/(its standard deviation + δ).
 
-    `ddof` is the deviation's: 1 in TRL and verl (`torch.std`), 0 in HALOs. A group of equal rewards gets exactly 0.
-    k3 per token descends Σ over prefixes of π(prefix)·KL_t(π_ref‖π) with the weights π(prefix) held fixed (see
-    `divergences`), further scaled by the token reduction: another direction than a KL inside the reward. As in the
-    libraries it carries no ratio, so that it is off by w on reused samples.
+    `ddof` is the deviation's: 1 in TRL and verl (`torch.std`), 0 in HALOs. A zero-advantage group, one of equal
+    rewards, gets exactly 0. k3 per token minimises Σ over prefixes of π(prefix)·KL_t(π_ref‖π) with the weights
+    π(prefix) held fixed (see `divergences`), further scaled by the token reduction: not the gradient of a KL inside the
+    reward. As in the libraries it has no importance ratio, so that it is biased on reused samples.
     """
 
     min_generations: ClassVar[int] = 2
@@ -144,16 +156,20 @@ class GroupPolicyGradient(Algorithm):
     sample_reuse: ClassVar[bool] = True
     reduction: ClassVar[TokenReduction] = "sequence_mean"
 
-    beta: float = setting(0.0, "weight of the KL (k3, per token) in the loss", at_least=0, per_run=True)
+    beta: float = setting(0.0, "weight of the KL penalty (k3 estimator, per token)", at_least=0, per_run=True)
     epsilon: float = setting(
-        0.2, "clip range of the ratio to the sampling policy, below 1", above=0, at_most=1, per_run=True
+        0.2, "importance ratios are clipped from below at 1 - epsilon", above=0, at_most=1, per_run=True
     )
-    epsilon_high: float | None = setting(None, "clip range above 1; none: as below", above=0)
+    epsilon_high: float | None = setting(
+        None, "importance ratios are clipped from above at 1 + epsilon_high; none: epsilon", above=0
+    )
     scale_rewards: Literal["group", "batch", "none"] = setting(
-        "group", "whose standard deviation the advantages are divided by"
+        "group", "standard deviation that advantages are divided by: of the prompt's group, of the whole batch, or none"
     )
-    ddof: int = setting(1, "what is taken off the count in the standard deviation", at_least=0, at_most=1)
-    std_epsilon: float = setting(1e-4, "delta, added to the standard deviation", at_least=0)
+    ddof: int = setting(
+        1, "degrees of freedom subtracted from the count in the standard deviation", at_least=0, at_most=1
+    )
+    std_epsilon: float = setting(1e-4, "constant added to the standard deviation", at_least=0)
 
     def check(self) -> None:
         if self.scale_rewards == "none":
@@ -168,7 +184,7 @@ class GroupPolicyGradient(Algorithm):
 
     @property
     def level(self) -> Literal["token", "sequence"]:
-        """Whether each token has a ratio of its own."""
+        """Whether importance ratios are per token or per response."""
         return "token"
 
     @property
@@ -187,7 +203,7 @@ class GroupPolicyGradient(Algorithm):
         return {**targets, "share": share}
 
     def log_ratio(self, logp: Tensor, batch: Batch) -> Tensor:
-        """log w of each token; one level up it is the mean over the response's tokens, for all of them. Shape of
+        """log w of each token; with level = sequence the mean over the response's tokens, the same for each. Shape of
         logp, (..., B, K, L)."""
         ratio = masked(logp - batch.need("logp_sampler"), batch.mask)
         if self.level == "token":
@@ -209,13 +225,13 @@ class GroupPolicyGradient(Algorithm):
 
 @dataclass(frozen=True)
 class GRPO(GroupPolicyGradient, kind="grpo"):
-    """Group relative policy optimisation: PPO's clipped surrogate, the group in place of the critic.
+    """Group relative policy optimisation: PPO's clipped surrogate, with group advantages instead of a critic.
 
         L = (1/K)Σ_k (1/|y_k|)Σ_t −min(wA, clip(w)A) + β·k3(ρ),    A_k = (r_k − mean)/(std + δ)
 
-    Dividing by the deviation favours prompts that are nearly solved or nearly failed; 1/|y| makes a token of a short
-    response count more. `importance_sampling_level` = sequence gives every token the ratio e^{(ℓ−ℓ_old)/|y|}, as in
-    TRL. TRL's default β is 0.
+    Dividing by the deviation gives more weight to prompts that are nearly always or nearly never solved; 1/|y| gives
+    more weight to the tokens of short responses. `importance_sampling_level` = sequence gives every token the ratio
+    e^{(ℓ−ℓ_old)/|y|}, as in TRL. TRL's default β is 0.
 
     >>> sims.run(sims.GRPO(beta=0.04), sims.BanditR1(), updates=20, runs=2, num_generations=8, epochs=2)
     Result(grpo on bandit_r1: 2 runs of 20 updates, ...)
@@ -223,9 +239,9 @@ class GRPO(GroupPolicyGradient, kind="grpo"):
 
     source: ClassVar[str] = "Shao et al. 2024 (DeepSeekMath)"
 
-    beta: float = setting(0.04, "weight of the KL (k3, per token) in the loss", at_least=0, per_run=True)
+    beta: float = setting(0.04, "weight of the KL penalty (k3 estimator, per token)", at_least=0, per_run=True)
     importance_sampling_level: Literal["token", "sequence"] = setting(
-        "token", "a ratio for each token, or the geometric mean of a response's ratios for all its tokens"
+        "token", "one importance ratio per token, or per response: the geometric mean of its tokens' ratios"
     )
 
     @property
@@ -249,11 +265,11 @@ class DrGRPO(GRPO, kind="dr_grpo"):
     reduction: ClassVar[TokenReduction] = "constant_length"
     source: ClassVar[str] = "Liu et al. 2025"
 
-    beta: float = setting(0.0, "weight of the KL (k3, per token) in the loss", at_least=0, per_run=True)
+    beta: float = setting(0.0, "weight of the KL penalty (k3 estimator, per token)", at_least=0, per_run=True)
     scale_rewards: Literal["group", "batch", "none"] = setting(
-        "none", "whose standard deviation the advantages are divided by"
+        "none", "standard deviation that advantages are divided by: of the prompt's group, of the whole batch, or none"
     )
-    constant_length: int = setting(1, "what each response's sum over tokens is divided by", at_least=1)
+    constant_length: int = setting(1, "constant that each response's sum over tokens is divided by", at_least=1)
 
     @property
     def divisor(self) -> int | None:
@@ -262,13 +278,13 @@ class DrGRPO(GRPO, kind="dr_grpo"):
 
 @dataclass(frozen=True)
 class DAPO(GRPO, kind="dapo"):
-    """Decoupled clip and dynamic sampling policy optimisation: GRPO that drops groups without a lesson.
+    """Decoupled clip and dynamic sampling policy optimisation: GRPO that drops zero-advantage groups.
 
-    Differs from GRPO in: (1) the clip range reaches further up than down; (2) one mean over all tokens of the
-    minibatch: long responses weigh more; (3) groups of equal reward are dropped, so that their tokens do not count in
-    that mean; (4) no KL by default. The paper draws anew until the batch is full of mixed groups; here it shrinks, as
-    a fixed number of samples wants. TRL keeps such groups in the denominator (drop_equal_groups = false). The paper's
-    penalty on overlong responses belongs to the reward, and is not here.
+    Differs from GRPO in: (1) the clip range is wider above 1 than below; (2) one mean over all tokens of the minibatch:
+    long responses weigh more; (3) groups of equal rewards, whose advantages are 0, are dropped from that mean; (4) no
+    KL by default. The paper resamples until the batch is full of other groups; here the batch shrinks, so that the
+    number of samples stays fixed. TRL keeps such groups in the denominator (drop_equal_groups = false). The paper's
+    penalty on overlong responses is part of the reward, and not implemented here.
 
     >>> sims.run(sims.DAPO(), sims.BanditR1(), updates=20, runs=2, num_generations=8, epochs=2)
     Result(dapo on bandit_r1: 2 runs of 20 updates, ...)
@@ -277,9 +293,13 @@ class DAPO(GRPO, kind="dapo"):
     reduction: ClassVar[TokenReduction] = "token_mean"
     source: ClassVar[str] = "Yu et al. 2025"
 
-    beta: float = setting(0.0, "weight of the KL (k3, per token) in the loss", at_least=0, per_run=True)
-    epsilon_high: float | None = setting(0.28, "clip range above 1; none: as below", above=0)
-    drop_equal_groups: bool = setting(True, "leave out prompts whose responses all got the same reward")
+    beta: float = setting(0.0, "weight of the KL penalty (k3 estimator, per token)", at_least=0, per_run=True)
+    epsilon_high: float | None = setting(
+        0.28, "importance ratios are clipped from above at 1 + epsilon_high; none: epsilon", above=0
+    )
+    drop_equal_groups: bool = setting(
+        True, "drop zero-advantage groups: prompts whose responses all got the same reward"
+    )
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         targets, state = super().targets(batch, state)
@@ -292,10 +312,10 @@ class DAPO(GRPO, kind="dapo"):
 
 @dataclass(frozen=True)
 class GSPO(GroupPolicyGradient, kind="gspo"):
-    """Group sequence policy optimisation: GRPO whose ratio and clip are the response's, as its reward is.
+    """Group sequence policy optimisation: GRPO with one importance ratio per response, clipped as one.
 
-    Differs from GRPO in: (1) w = e^{(ℓ−ℓ_old)/|y|}, one a response, clipped as one, whatever its tokens do; (2) clip
-    ranges of 3e-4 and 4e-4, for a mean over many tokens hardly moves; (3) no KL by default.
+    Differs from GRPO in: (1) w = e^{(ℓ−ℓ_old)/|y|}, one per response, and clipped per response; (2) clip ranges of 3e-4
+    and 4e-4, as a mean over many tokens changes little; (3) no KL by default.
 
     >>> sims.run(sims.GSPO(), sims.TokenTree(), updates=20, runs=2, num_generations=8, epochs=2)
     Result(gspo on token_tree: 2 runs of 20 updates, ...)
@@ -303,8 +323,12 @@ class GSPO(GroupPolicyGradient, kind="gspo"):
 
     source: ClassVar[str] = "Zheng et al. 2025"
 
-    epsilon: float = setting(3e-4, "clip range of the response's ratio, below 1", above=0, at_most=1, per_run=True)
-    epsilon_high: float | None = setting(4e-4, "clip range above 1; none: as below", above=0)
+    epsilon: float = setting(
+        3e-4, "the response's importance ratio is clipped from below at 1 - epsilon", above=0, at_most=1, per_run=True
+    )
+    epsilon_high: float | None = setting(
+        4e-4, "the response's importance ratio is clipped from above at 1 + epsilon_high; none: epsilon", above=0
+    )
 
     @property
     def level(self) -> Literal["token", "sequence"]:
@@ -313,13 +337,12 @@ class GSPO(GroupPolicyGradient, kind="gspo"):
 
 @dataclass(frozen=True)
 class CISPO(GRPO, kind="cispo"):
-    """Clipped importance-sampling policy optimisation: GRPO whose clipped ratio only weighs the policy gradient.
+    """Clipped importance-sampling policy optimisation: GRPO whose clipped ratio only weights the policy gradient.
 
         L = −sg(clip(w))·A·log π
 
-
-    Differs from GRPO in: (1) clipping bounds a token's weight and never takes its gradient away; (2) by default only
-    from above: epsilon = 1 is no bound below; (3) one mean over all tokens of the minibatch; (4) no KL by default.
+    Differs from GRPO in: (1) clipping bounds a token's weight and never removes its gradient; (2) by default it acts
+    only from above: epsilon = 1 is no lower bound; (3) one mean over all tokens of the minibatch; (4) no KL by default.
     The bound is 1 + epsilon_high, as in the paper; TRL's epsilon_high is the bound itself, 5 where ours is 4.
 
     >>> sims.run(sims.CISPO(epsilon_high=4.0), sims.BanditR1(), updates=20, runs=2, num_generations=8, epochs=2)
@@ -329,11 +352,17 @@ class CISPO(GRPO, kind="cispo"):
     reduction: ClassVar[TokenReduction] = "token_mean"
     source: ClassVar[str] = "MiniMax 2025 (MiniMax-M1)"
 
-    beta: float = setting(0.0, "weight of the KL (k3, per token) in the loss", at_least=0, per_run=True)
+    beta: float = setting(0.0, "weight of the KL penalty (k3 estimator, per token)", at_least=0, per_run=True)
     epsilon: float = setting(
-        1.0, "clip range of the weight below 1; 1: no bound below", above=0, at_most=1, per_run=True
+        1.0,
+        "importance weights are clipped from below at 1 - epsilon; 1: no lower bound",
+        above=0,
+        at_most=1,
+        per_run=True,
     )
-    epsilon_high: float | None = setting(4.0, "clip range of the weight above 1; none: as below", above=0)
+    epsilon_high: float | None = setting(
+        4.0, "importance weights are clipped from above at 1 + epsilon_high; none: epsilon", above=0
+    )
 
     def token_loss(self, logp: Tensor, log_ratio: Tensor, advantages: Tensor) -> Tensor:
         high = self.epsilon if self.epsilon_high is None else self.epsilon_high

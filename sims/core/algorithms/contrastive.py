@@ -1,5 +1,5 @@
-"""The DPO family and KTO: what they compare is ρ = ℓ − ℓ_ref, how much likelier than under the reference a response
-has become. Online forms come from the schedule, not from here."""
+"""The DPO family and KTO, losses of log-ratios to the reference, ρ = ℓ − ℓ_ref. Whether they are online or offline is a
+matter of the schedule."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DPO(PairAlgorithm, kind="dpo"):
 
     source: ClassVar[str] = "Rafailov et al. 2023"
 
-    beta: float = setting(0.1, "strength of the pull to the reference", above=0, per_run=True)
+    beta: float = setting(0.1, "strength of the KL penalty to the reference", above=0, per_run=True)
     length_normalised: bool = setting(False, "average log-ratios over tokens instead of summing them")
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -60,9 +60,9 @@ class DPO(PairAlgorithm, kind="dpo"):
 class ConservativeDPO(DPO, kind="cdpo"):
     """Conservative DPO: L = −(1 − ε) log σ(βh) − ε log σ(−βh).
 
-    Differs from DPO: (1) the label is believed with probability 1 − ε only, so that (2) under deterministic labels
-    the margin stops at βh = log((1 − ε)/ε). DPO's original code and OpenRLHF call it `label_smoothing`; in TRL 1.16
-    the option of that name no longer reaches the sigmoid loss.
+    Differs from DPO: (1) a label is taken to be right with probability 1 − ε, so that (2) under deterministic labels
+    the loss has its minimum at βh = log((1 − ε)/ε). DPO's original code and OpenRLHF call it `label_smoothing`; in TRL
+    1.16 the option of that name no longer reaches the sigmoid loss.
 
     >>> sims.run(sims.ConservativeDPO(label_smoothing=0.1), sims.BanditR1(flip_rate=0.1), updates=20, runs=2)
     Result(cdpo on bandit_r1: 2 runs of 20 updates, ...)
@@ -70,7 +70,9 @@ class ConservativeDPO(DPO, kind="cdpo"):
 
     source: ClassVar[str] = "Mitchell 2023"
 
-    label_smoothing: float = setting(0.1, "probability that a label is wrong", at_least=0, below=0.5, per_run=True)
+    label_smoothing: float = setting(
+        0.1, "assumed probability that a label is wrong", at_least=0, below=0.5, per_run=True
+    )
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return conservative_dpo_loss(margin, over(self.beta, margin), over(self.label_smoothing, margin))
@@ -80,9 +82,9 @@ class ConservativeDPO(DPO, kind="cdpo"):
 class RobustDPO(DPO, kind="robust_dpo"):
     """Robust DPO: L = (−(1 − ε) log σ(βh) + ε log σ(−βh)) / (1 − 2ε).
 
-    Differs from DPO: (1) the mirrored loss is subtracted, where cDPO adds it, and (2) the whole is divided by 1 − 2ε.
-    If labels are flipped with probability ε, the mean over the flips is then the DPO loss of the true labels. (3) One
-    pair's loss has no lower bound. TRL: `robust`.
+    Differs from DPO: (1) the loss of the flipped label is subtracted, where cDPO adds it, and (2) the whole is divided
+    by 1 − 2ε. If labels are flipped with probability ε, the mean over the flips is then the DPO loss of the true
+    labels. (3) One pair's loss has no lower bound. TRL: `robust`.
 
     >>> sims.run(sims.RobustDPO(label_smoothing=0.1), sims.BanditR1(flip_rate=0.1), updates=20, runs=2)
     Result(robust_dpo on bandit_r1: 2 runs of 20 updates, ...)
@@ -90,7 +92,9 @@ class RobustDPO(DPO, kind="robust_dpo"):
 
     source: ClassVar[str] = "Chowdhury et al. 2024"
 
-    label_smoothing: float = setting(0.1, "probability that a label is flipped", at_least=0, below=0.5, per_run=True)
+    label_smoothing: float = setting(
+        0.1, "assumed probability that a label is flipped", at_least=0, below=0.5, per_run=True
+    )
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return robust_dpo_loss(margin, over(self.beta, margin), over(self.label_smoothing, margin))
@@ -100,9 +104,9 @@ class RobustDPO(DPO, kind="robust_dpo"):
 class SLiC(DPO, kind="slic"):
     """Sequence likelihood calibration (hinge): L = max(0, 1 − β(ρ_w − ρ_l)).
 
-    Differs from DPO: (1) a hinge for the logistic loss, so that a pair told apart by 1/β teaches nothing more. Differs
-    from SLiC-HF as published: (2) log-ratios to the reference for log-probs, as RSO and TRL (`hinge`) do, and (3) no
-    cross-entropy to the reference's best response.
+    Differs from DPO: (1) a hinge instead of the logistic loss, so that the gradient is 0 beyond a margin of 1/β.
+    Differs from SLiC-HF as published: (2) log-ratios to the reference instead of log-probs, as RSO and TRL (`hinge`)
+    do, and (3) no cross-entropy to the reference's best response.
 
     >>> sims.run(sims.SLiC(beta=1.0), sims.BanditR1(), updates=20, runs=2)
     Result(slic on bandit_r1: 2 runs of 20 updates, ...)
@@ -118,9 +122,8 @@ class SLiC(DPO, kind="slic"):
 class GroupDPO(DPO, kind="group_dpo"):
     """Group DPO: the mean DPO loss over all pairs of a correct and an incorrect response of a prompt.
 
-    Differs from DPO: (1) a prompt's pairs are correct × incorrect, all of them (the environment's `correct_above` says
-    which reward is correct), and (2) a prompt without both kinds has weight 0: it counts in no denominator, as if it
-    had not been drawn.
+    Differs from DPO: (1) a prompt's pairs are correct × incorrect, all of them (rewards above the environment's
+    `correct_above`), and (2) a prompt without both kinds has weight 0 and is ignored, in denominators too.
 
     >>> sims.run(sims.GroupDPO(beta=0.1), sims.BanditR1(), updates=20, runs=2, num_generations=8)
     Result(group_dpo on bandit_r1: 2 runs of 20 updates, ...)
@@ -128,7 +131,9 @@ class GroupDPO(DPO, kind="group_dpo"):
 
     source: ClassVar[str] = "Lanchantin et al. 2025"
 
-    pairing: Literal["correct_incorrect"] = setting("correct_incorrect", "every correct against every incorrect")
+    pairing: Literal["correct_incorrect"] = setting(
+        "correct_incorrect", "pairs: every correct response against every incorrect one"
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class IPO(PairAlgorithm, kind="ipo"):
 
     source: ClassVar[str] = "Azar et al. 2024"
 
-    beta: float = setting(0.1, "the paper's tau: the margin aimed at is 1/(2 beta)", above=0, per_run=True)
+    beta: float = setting(0.1, "the paper's tau: the target margin of log-ratios is 1/(2 beta)", above=0, per_run=True)
     length_normalised: bool = setting(False, "average log-ratios over tokens (TRL) instead of summing (the paper)")
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -159,16 +164,20 @@ class IPO(PairAlgorithm, kind="ipo"):
 class PairsWithLikelihood(PairAlgorithm):
     """A loss on pairs, plus the negative log-likelihood of the chosen response times `nll_weight`.
 
-    nll_reduction says how the likelihood is normalised. sequence_mean: −ℓ_w/|y_w|, averaged as the pairs are (RPO's
-    paper); token_mean: one mean over all chosen tokens of the minibatch, so that long responses weigh more (TRL);
-    sequence_sum: −ℓ_w (CPO's paper). A soft label splits a pair between its two responses.
+    nll_reduction: how the likelihood is averaged. sequence_mean: −ℓ_w/|y_w|, averaged as the pairs are (RPO's paper);
+    token_mean: one mean over all chosen tokens of the minibatch, so that long responses weigh more (TRL); sequence_sum:
+    −ℓ_w (CPO's paper). A soft label splits a pair between its two responses.
     """
 
-    nll_reduction: NLLReduction = setting("sequence_mean", "how the chosen response's likelihood is normalised")
+    nll_reduction: NLLReduction = setting(
+        "sequence_mean",
+        "how the chosen response's negative log-likelihood is averaged: over the response's tokens, over all chosen "
+        "tokens of the minibatch, or summed",
+    )
 
     @property
     def nll_weight(self) -> float | Tensor:
-        """What the likelihood term is multiplied with."""
+        """Factor of the likelihood term."""
         raise NotImplementedError
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
@@ -176,7 +185,7 @@ class PairsWithLikelihood(PairAlgorithm):
         return {**targets, "nll_share": self._nll_shares(batch, targets["share"])}
 
     def _nll_shares(self, batch: Batch, pair_share: Tensor) -> Tensor:
-        """(..., B, Q, 2): what ℓ of either response of a pair counts."""
+        """(..., B, Q, 2): weight of each response's ℓ."""
         pairs, label = batch.need("pairs"), batch.need("pair_label")
         chosen = torch.stack([label, 1.0 - label], dim=-1)
         tokens = torch.stack(pick(lengths(batch.mask), pairs), dim=-1)
@@ -207,7 +216,7 @@ class DPOWithNLL(PairsWithLikelihood, kind="dpo_nll"):
 
     source: ClassVar[str] = "Pang et al. 2024 (RPO)"
 
-    beta: float = setting(0.1, "strength of the pull to the reference", above=0, per_run=True)
+    beta: float = setting(0.1, "strength of the KL penalty to the reference", above=0, per_run=True)
     alpha: float = setting(1.0, "weight of the chosen response's likelihood", above=0, per_run=True)
 
     @property
@@ -220,13 +229,13 @@ class DPOWithNLL(PairsWithLikelihood, kind="dpo_nll"):
 
 @dataclass(frozen=True)
 class KTO(Algorithm, kind="kto"):
-    """Kahneman–Tversky optimisation, on single responses labelled good or bad.
+    """Kahneman–Tversky optimisation, on single responses labelled desirable or undesirable.
 
         L = λ_D(1 − σ(β(ρ − z))) or λ_U(1 − σ(β(z − ρ))),    z = max(0, mean ρ of mismatched (x, y′))
 
-    Unless a response comes labelled, it is as good as the share of its pairs that it won. z is one number a
-    minibatch, without gradient, from the batch's probes: each prompt with the next prompt's responses. So do the
-    paper and TRL; TRL takes the mean over a device's micro-batch first, we over the minibatch.
+    A response without a label of its own is desirable with the share of its pairs in which it was preferred. z is one
+    number per minibatch, without gradient, estimated on probes: each prompt with the next prompt's responses. The paper
+    and TRL do the same; TRL averages over a device's micro-batch, this over the minibatch.
 
     >>> sims.run(sims.KTO(beta=0.1), sims.BanditR1(), updates=20, runs=2)
     Result(kto on bandit_r1: 2 runs of 20 updates, ...)
@@ -234,12 +243,12 @@ class KTO(Algorithm, kind="kto"):
 
     needs_probes: ClassVar[bool] = True
     negative_gradient: ClassVar[bool] = True
-    min_generations: ClassVar[int] = 2  # a response is good or bad by comparison with its group
+    min_generations: ClassVar[int] = 2  # responses are labelled by comparison within their group
     source: ClassVar[str] = "Ethayarajh et al. 2024"
 
-    beta: float = setting(0.1, "strength of the pull to the reference", above=0, per_run=True)
-    desirable_weight: float = setting(1.0, "lambda_D, weight of good responses", at_least=0, per_run=True)
-    undesirable_weight: float = setting(1.0, "lambda_U, weight of bad responses", at_least=0, per_run=True)
+    beta: float = setting(0.1, "strength of the KL penalty to the reference", above=0, per_run=True)
+    desirable_weight: float = setting(1.0, "lambda_D, weight of desirable responses", at_least=0, per_run=True)
+    undesirable_weight: float = setting(1.0, "lambda_U, weight of undesirable responses", at_least=0, per_run=True)
 
     @property
     def needs_reference(self) -> bool:

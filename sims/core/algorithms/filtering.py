@@ -1,4 +1,4 @@
-"""Imitate the responses that pass a filter: the best share of a batch, or what exceeds a threshold that rises."""
+"""Maximum likelihood on filtered responses: the best share of a batch, or those above a rising threshold."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Top = Literal["per_prompt", "over_all_prompts"]
 def best_share(scores: Tensor, there: Tensor, keep: float | Tensor, top: Top) -> Tensor:
     """Which responses are among the best: (..., B, K) bool. scores, there: (..., B, K); keep: a share in (0, 1].
 
-    per_prompt: the ⌈keep·K⌉ best of each prompt; over_all_prompts: the ⌈keep·B·K⌉ best of the batch, so that easy
-    prompts crowd out hard ones. Ties with the last that is kept are kept. Only what is `there` counts.
+    per_prompt: the ⌈keep·K⌉ best of each prompt; over_all_prompts: the ⌈keep·B·K⌉ best of the batch, mostly of easy
+    prompts. Ties with the last one kept are kept. Responses where `there` is False are ignored.
     """
     scores = scores.masked_fill(~there, -float("inf"))
     if top == "per_prompt":
@@ -42,8 +42,8 @@ class RejectionSampling(LikelihoodAlgorithm, kind="rejection_sampling"):
     """Rejection sampling: imitate the best share of the responses, L = −mean ℓ over those kept. Ties are kept.
 
     `top` = per_prompt takes the ⌈keep·K⌉ best of each prompt (Llama 2: the best one); over_all_prompts takes the
-    ⌈keep·B·K⌉ best of the batch, as one flat mean, which prefers easy prompts. Compare it with SFT on as many
-    responses taken at random.
+    ⌈keep·B·K⌉ best of the batch, as one flat mean, mostly of easy prompts. The baseline to compare with is SFT on as
+    many responses chosen at random.
 
     >>> sims.run(sims.RejectionSampling(keep=0.25), sims.BanditR1(), updates=20, runs=2, num_generations=8)
     Result(rejection_sampling on bandit_r1: 2 runs of 20 updates, ...)
@@ -54,10 +54,10 @@ class RejectionSampling(LikelihoodAlgorithm, kind="rejection_sampling"):
     source: ClassVar[str] = "Touvron et al. 2023"
 
     keep: float = setting(0.25, "share of the responses that are imitated", above=0, at_most=1, per_run=True)
-    top: Top = setting("per_prompt", "among which responses the best are sought")
+    top: Top = setting("per_prompt", "whether the best are taken of each prompt, or of the whole batch")
 
     def scores(self, batch: Batch) -> Tensor:
-        """What responses are ranked by: (..., B, K)."""
+        """Scores by which responses are ranked: (..., B, K)."""
         return batch.need("rewards")
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
@@ -74,18 +74,18 @@ class RejectionSampling(LikelihoodAlgorithm, kind="rejection_sampling"):
 
 
 def flat_shares(weight: Tensor) -> Tensor:
-    """Each response's share of one mean over the minibatch, from whatever prompt it comes. (..., B, K) both."""
+    """Each response's share of one mean over all responses of the minibatch. (..., B, K) both."""
     flat = weight.flatten(-2).unsqueeze(-2)
     return shares(flat, flat).reshape(weight.shape)
 
 
 @dataclass(frozen=True)
 class RAFT(RejectionSampling, kind="raft"):
-    """Reward-ranked fine-tuning: rejection sampling from the current policy, again and again.
+    """Reward-ranked fine-tuning: iterated rejection sampling from the current policy.
 
-    Differs from rejection_sampling in: (1) it is a loop: each batch is drawn from the policy that the last one left,
-    and gone through several times; (2) by default it keeps a fifth of the whole batch, as its code does
-    (collection strategy "top"); its documentation says the best of each prompt (per_prompt, the code's "local");
+    Differs from rejection_sampling in: (1) it is iterated: each batch is drawn from the current policy, and used for
+    several epochs; (2) by default it keeps a fifth of the whole batch, as its code does
+    (collection strategy "top"); its documentation describes the best of each prompt (per_prompt, the code's "local");
     (3) `beta` ranks by r − βρ, the paper's extension by a KL penalty.
 
     >>> sims.run(sims.RAFT(), sims.BanditR1(), updates=20, runs=2, epochs=2)
@@ -98,7 +98,7 @@ class RAFT(RejectionSampling, kind="raft"):
     source: ClassVar[str] = "Dong et al. 2023"
 
     keep: float = setting(0.2, "share of the responses that are imitated", above=0, at_most=1, per_run=True)
-    top: Top = setting("over_all_prompts", "among which responses the best are sought")
+    top: Top = setting("over_all_prompts", "whether the best are taken of each prompt, or of the whole batch")
     beta: float = setting(0.0, "weight of the log-ratio to the reference in the ranking", at_least=0, per_run=True)
 
     @property
@@ -118,12 +118,12 @@ class RAFT(RejectionSampling, kind="raft"):
 
 @dataclass(frozen=True)
 class ReST(LikelihoodAlgorithm, kind="rest"):
-    """Reinforced self-training: grow a batch once, then improve on less and better of it: L = −mean ℓ over r >= τ_i.
+    """Reinforced self-training: several passes over a batch with a rising reward threshold: L = −mean ℓ over r >= τ_i.
 
     Grow is the collection; improve step i is the schedule's i-th pass over the batch (`epochs`), whose threshold τ_i is
-    that quantile of all the batch's rewards, a run's own. Passes beyond the last quantile keep it. Differs from raft
-    in: (1) the threshold rises from pass to pass, so that the set shrinks and is overfitted in the end; (2) the paper
-    lowers the learning rate along with it, which is the optimiser's business and is not done here.
+    the i-th quantile of the batch's rewards. Passes beyond the last quantile keep it. Differs from raft in: (1) the
+    threshold rises from pass to pass, so that the set shrinks and may be overfitted; (2) the paper lowers the learning
+    rate along with it, which is not done here.
 
     >>> sims.run(sims.ReST(), sims.BanditR1(), updates=20, runs=2, epochs=4)
     Result(rest on bandit_r1: 2 runs of 20 updates, ...)

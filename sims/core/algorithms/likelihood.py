@@ -1,4 +1,4 @@
-"""Algorithms that imitate what they are given, and the base of all that imitate: nothing here is pushed down."""
+"""Maximum likelihood: SFT, fine-tuning on preferred responses, and the base of weighted variants."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .base import Algorithm, PairAlgorithm, Targets, present, response_shares
 
 @dataclass(frozen=True)
 class SFT(Algorithm, kind="sft"):
-    """Supervised fine-tuning: imitate every response, L = −ℓ, whatever its reward.
+    """Supervised fine-tuning: maximum likelihood on every response, L = −ℓ, whatever its reward.
 
     Where libraries disagree:
 
-    - `include_prompt`: the prompt's own tokens are imitated too, each time a response follows them. TRL trains on
-      completions alone where a data set tells them from prompts, and on all tokens of plain text. It takes a policy
-      that scores prompts (`Outputs.prompt_logp`); a prompt's first token, which nothing predicts, does not count.
+    - `include_prompt`: the loss includes the prompt's tokens, once per response. TRL trains on completions alone where
+      a data set separates them from prompts, and on all tokens of plain text. It needs a policy that scores prompts
+      (`Outputs.prompt_logp`); a prompt's first token, which nothing predicts, is ignored.
     - `reduction`: the papers' −ℓ sums over a response's tokens; TRL and transformers take one mean over all tokens of
       the minibatch (token_mean), in which long responses weigh more.
 
@@ -34,9 +34,9 @@ class SFT(Algorithm, kind="sft"):
 
     source: ClassVar[str] = "Ouyang et al. 2022"
 
-    include_prompt: bool = setting(False, "imitate the prompt's tokens too; needs a policy that scores prompts")
+    include_prompt: bool = setting(False, "include the prompt's tokens in the loss; needs a policy that scores prompts")
     reduction: Literal["sequence_sum", "sequence_mean", "token_mean"] = setting(
-        "sequence_sum", "how tokens become one number"
+        "sequence_sum", "reduction over tokens: sum per response, mean per response, or one mean over all tokens"
     )
 
     @property
@@ -44,7 +44,7 @@ class SFT(Algorithm, kind="sft"):
         return self.include_prompt
 
     def tokens(self, batch: Batch) -> Tensor:
-        """What is imitated: (..., B, K, L) bool, or (..., B, K, P + L) with the prompt in front."""
+        """Tokens in the loss: (..., B, K, L) bool, or (..., B, K, P + L) with the prompt in front."""
         if not self.include_prompt:
             return batch.mask
         if batch.prompts.dim() != batch.mask.dim() - 1:
@@ -73,17 +73,17 @@ def _per_response(x: Tensor, batch: Batch) -> Tensor:
 
 
 def _float_like(batch: Batch) -> Tensor:
-    """A zero of the batch's floating point, which demonstrations without rewards need not say."""
+    """A zero of the batch's floating-point type; torch's default where no field has one."""
     known = [x for x in (batch.rewards, batch.logp_sampler, batch.weight) if x is not None]
     return torch.zeros((), dtype=known[0].dtype if known else torch.get_default_dtype(), device=batch.mask.device)
 
 
 @dataclass(frozen=True)
 class PrefFT(PairAlgorithm, kind="pref_ft"):
-    """Preferred fine-tuning, or Best-of-2: imitate the preferred response of each pair, L = −ℓ_w.
+    """Preferred fine-tuning, or Best-of-2: maximum likelihood on the preferred response of each pair, L = −ℓ_w.
 
-    Differs from DPO, whose pairs it takes, in: (1) nothing is pushed down; (2) no reference. It differs from best_of_n
-    with K = 2 in that labels choose, with their noise, and not rewards.
+    Differs from DPO, whose pairs it uses, in: (1) no negative gradient; (2) no reference. It differs from best_of_n
+    with K = 2 in that responses are selected by noisy labels and not by rewards.
 
     >>> sims.run(sims.PrefFT(), sims.BanditR1(), updates=20, runs=2)
     Result(pref_ft on bandit_r1: 2 runs of 20 updates, ...)
@@ -104,13 +104,13 @@ class PrefFT(PairAlgorithm, kind="pref_ft"):
 
 @dataclass(frozen=True)
 class LikelihoodAlgorithm(Algorithm):
-    """−Σ share·scale·ℓ: which responses count is `weight`, how hard each is imitated is `scale`."""
+    """−Σ share·scale·ℓ: `weight` selects responses and normalises, `scale` multiplies each one's loss."""
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
         return {**targets, "share": response_shares(batch, targets)}
 
     def response_loss(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """What a response costs: −ℓ, (..., B, K)."""
+        """Loss of each response: −ℓ, (..., B, K)."""
         return likelihood_loss(sequence_sum(outputs.logp, batch.mask))
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:

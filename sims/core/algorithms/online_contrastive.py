@@ -1,5 +1,4 @@
-"""Algorithms on pairs whose two responses come from different distributions, so that they must be drawn while
-training."""
+"""Online algorithms on pairs whose two responses are drawn from different distributions."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ class XPO(DPO, kind="xpo"):
     """Exploratory preference optimisation: L = −log σ(β(ρ_w − ρ_l)) + α·ℓ(ỹ), y ~ π and ỹ ~ π_ref.
 
     Differs from DPO: (1) the second response ỹ of each pair is drawn from the reference, and (2) the likelihood of ỹ,
-    chosen or not, is lowered: optimism about whatever the reference does not say. At α = 0 it is online DPO against
-    the reference's responses.
+    chosen or not, is lowered: an exploration bonus for responses unlike the reference's. At α = 0 it is online DPO
+    against the reference's responses.
 
     >>> sims.run(sims.XPO(alpha=1e-5), sims.BanditR1(), updates=20, runs=2)
     Result(xpo on bandit_r1: 2 runs of 20 updates, ...)
@@ -38,26 +37,28 @@ class XPO(DPO, kind="xpo"):
     on_policy: ClassVar[bool] = True
     source: ClassVar[str] = "Xie et al. 2024"
 
-    pairing: Literal["halves"] = setting("halves", "each of the policy's responses against one of the reference's")
-    alpha: float = setting(1e-5, "weight of the optimism", at_least=0, per_run=True)
+    pairing: Literal["halves"] = setting(
+        "halves", "pairs: each of the policy's responses against one of the reference's"
+    )
+    alpha: float = setting(1e-5, "weight of the exploration bonus", at_least=0, per_run=True)
 
     def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
         return opponents(num_generations, SlotDistribution("reference"))
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         _, explored = pick(sequence_sum(outputs.logp, batch.mask), batch.need("pairs"))
-        optimism = (targets["share"] * explored).sum(-1)
-        return super().loss(outputs, batch, targets) + over(self.alpha, optimism) * optimism
+        bonus = (targets["share"] * explored).sum(-1)
+        return super().loss(outputs, batch, targets) + over(self.alpha, bonus) * bonus
 
 
 @dataclass(frozen=True)
 class NashMD(PairAlgorithm, kind="nash_md"):
     """Nash mirror descent: L = −(P(y ≻ y′) − ½)·ℓ(y) + β·KL(π‖π_ref), y ~ π and y′ ~ ∝ π^{1−a}·π_ref^a token by token.
 
-    Learns to be preferred to a slower version of itself: at a = 0 (self-play) the gradient vanishes at the Nash
-    equilibrium π ∝ π_ref·e^{P(y ≻ π)/β}. (1) It is a policy gradient, whose reward is the preference: only y is
-    trained, and only on fresh samples. (2) The KL is a score-function term over whole sequences, as in the paper; the
-    per-token form of TRL's late trainer drops what a token does to the KL of the tokens after it.
+    The opponent y′ is the policy mixed with the reference: at a = 0 (self-play) the gradient vanishes at the Nash
+    equilibrium π ∝ π_ref·e^{P(y ≻ π)/β}. (1) It is a policy gradient, whose reward is the preference: only y has a
+    gradient, and only fresh samples are used. (2) The KL is a score-function term over whole sequences, as in the
+    paper; the per-token form of TRL's late trainer drops the effect of a token on the KL of the tokens after it.
 
     >>> sims.run(sims.NashMD(), sims.BanditR1(), updates=20, runs=2)
     Result(nash_md on bandit_r1: 2 runs of 20 updates, ...)
@@ -66,11 +67,11 @@ class NashMD(PairAlgorithm, kind="nash_md"):
     on_policy: ClassVar[bool] = True
     source: ClassVar[str] = "Munos et al. 2024"
 
-    pairing: Literal["halves"] = setting("halves", "each of the policy's responses against one of the mixture's")
+    pairing: Literal["halves"] = setting("halves", "pairs: each of the policy's responses against one of the mixture's")
     beta: float = setting(0.1, "weight of KL(policy || reference), the paper's tau", at_least=0, per_run=True)
     mixture_coef: float = setting(
         0.5,
-        "share a of the reference in the opponent's distribution; 0: self-play",
+        "weight a of the reference in the opponent, drawn from pi^(1-a) pi_ref^a per token; 0: self-play",
         at_least=0,
         at_most=1,
         per_run=True,

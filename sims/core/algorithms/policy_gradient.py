@@ -1,4 +1,4 @@
-"""Algorithms that follow the gradient of the expected reward of their own samples, and use each sample once."""
+"""Policy gradients without importance ratios, for fresh samples: REINFORCE and RLOO."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class PolicyGradient(Algorithm):
     """L = −A·ℓ, with the KL to the reference inside the reward: R = r − βρ, without gradient.
 
     On fresh samples the gradient of −β·log π inside R has mean zero, so that −∇E[L] = ∇(E[r] − β·KL(π‖π_ref)). On
-    samples of an older policy nothing corrects for who drew them: it is then the policy gradient of no objective.
+    samples of an older policy there is no importance correction: it is then biased.
     """
 
     on_policy: ClassVar[bool] = True
     penalises_reward: ClassVar[bool] = True
     negative_gradient: ClassVar[bool] = True
 
-    beta: float = setting(0.0, "weight of KL(policy || reference) in the reward", at_least=0, per_run=True)
+    beta: float = setting(
+        0.0, "weight of the KL penalty, KL(policy || reference), in the reward", at_least=0, per_run=True
+    )
 
     @property
     def needs_reference(self) -> bool:
@@ -55,8 +57,8 @@ class PolicyGradient(Algorithm):
 class Reinforce(PolicyGradient, kind="reinforce"):
     """REINFORCE with the mean of all rewards of earlier batches as baseline: A = R − b.
 
-    b excludes the own batch, so that fresh samples give an unbiased gradient; it is 0 on the first batch. A pool's
-    rewards come back, and are then in b.
+    b excludes the current batch, so that the gradient is unbiased on fresh samples; it is 0 on the first batch. With a
+    fixed pool b includes the current batch's rewards from the second pass on.
 
     >>> sims.run(sims.Reinforce(beta=0.1), sims.BanditR1(), updates=20, runs=2, num_generations=1)
     Result(reinforce on bandit_r1: 2 runs of 20 updates, ...)
@@ -64,7 +66,9 @@ class Reinforce(PolicyGradient, kind="reinforce"):
 
     source: ClassVar[str] = "Williams 1992"
 
-    baseline: Literal["running_mean", "none"] = setting("running_mean", "what is subtracted from the reward")
+    baseline: Literal["running_mean", "none"] = setting(
+        "running_mean", "baseline: the mean of all earlier batches' rewards, or none"
+    )
 
     def initial_state(self, lead: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> State:
         if self.baseline == "none":
@@ -85,8 +89,8 @@ class Reinforce(PolicyGradient, kind="reinforce"):
 class RLOO(PolicyGradient, kind="rloo"):
     """REINFORCE with leave-one-out baseline: A_k = R_k − mean of the prompt's other rewards.
 
-    Unbiased, and a reward's shift cancels within a prompt. TRL takes PPO's clipped surrogate of the whole sequence's
-    ratio e^{ℓ−ℓ_old} in place of A·ℓ (`epsilon` = 0.2); on fresh samples its gradient is the same.
+    Unbiased, and invariant to a constant added to a prompt's rewards. TRL uses PPO's clipped surrogate with the
+    sequence's ratio e^{ℓ−ℓ_old} instead of A·ℓ (`epsilon` = 0.2); on fresh samples its gradient is the same.
 
     >>> sims.run(sims.RLOO(beta=0.1), sims.BanditR1(), updates=20, runs=2, num_generations=4)
     Result(rloo on bandit_r1: 2 runs of 20 updates, ...)
@@ -96,7 +100,7 @@ class RLOO(PolicyGradient, kind="rloo"):
     source: ClassVar[str] = "Kool et al. 2019; Ahmadian et al. 2024"
 
     epsilon: float | None = setting(
-        None, "clip range of the sequence's ratio to the sampling policy (TRL: 0.2); none: no ratio", above=0
+        None, "clip range of the sequence's importance ratio (TRL: 0.2); none: no ratio, no clipping", above=0
     )
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:

@@ -1,4 +1,4 @@
-"""Algorithms on pairs that look at no reference policy: what they compare is the log-prob of a response itself."""
+"""Algorithms on pairs without a reference policy: they compare log-probs of responses."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .contrastive import PairsWithLikelihood, per_token
 class CPO(PairsWithLikelihood, kind="cpo"):
     """Contrastive preference optimisation: L = −log σ(β(ℓ_w − ℓ_l)) − α·ℓ_w/|y_w|.
 
-    Differs from DPO: (1) no reference (as if it were uniform), and (2) the likelihood of the chosen response holds the
-    policy in place of it. α is TRL's `cpo_alpha`, and 1 in the paper, which sums ℓ_w; TRL averages it over the tokens
-    of a batch: `nll_reduction`. At α = 0 nothing keeps the policy near anything.
+    Differs from DPO: (1) no reference (as if it were uniform), and (2) a likelihood term of the chosen response as the
+    regulariser. α is TRL's `cpo_alpha`, and 1 in the paper, which sums ℓ_w; TRL averages it over the tokens of a batch:
+    `nll_reduction`. At α = 0 there is no regulariser.
 
     >>> sims.run(sims.CPO(beta=0.1), sims.BanditR1(), updates=20, runs=2)
     Result(cpo on bandit_r1: 2 runs of 20 updates, ...)
@@ -55,9 +55,9 @@ class CPO(PairsWithLikelihood, kind="cpo"):
 class SimPO(PairAlgorithm, kind="simpo"):
     """Simple preference optimisation: L = −log σ(β(ℓ̄_w − ℓ̄_l) − γ), ℓ̄ = ℓ/|y|.
 
-    Differs from CPO: (1) mean log-probs a token, so that length alone wins nothing, (2) a margin γ to be beaten, and
-    (3) no likelihood term (TRL keeps CPO's unless `cpo_alpha` = 0). γ is the margin itself, as in the paper and in
-    TRL's `simpo_gamma`; the authors' configs give `gamma_beta_ratio` = γ/β.
+    Differs from CPO: (1) mean log-probs per token, which do not depend on length alone, (2) a target margin γ, and (3)
+    no likelihood term (TRL keeps CPO's unless `cpo_alpha` = 0). γ is the margin itself, as in the paper and in TRL's
+    `simpo_gamma`; the authors' configs give `gamma_beta_ratio` = γ/β.
 
     >>> sims.run(sims.SimPO(beta=2.0, gamma=1.0), sims.TokenTree(), updates=20, runs=2)
     Result(simpo on token_tree: 2 runs of 20 updates, ...)
@@ -66,7 +66,7 @@ class SimPO(PairAlgorithm, kind="simpo"):
     source: ClassVar[str] = "Meng et al. 2024"
 
     beta: float = setting(2.0, "scale of the mean log-prob difference; 2 to 10 in the paper", above=0, per_run=True)
-    gamma: float = setting(1.0, "margin to be beaten, the paper's gamma, not gamma/beta", at_least=0, per_run=True)
+    gamma: float = setting(1.0, "target margin, the paper's gamma, not gamma/beta", at_least=0, per_run=True)
 
     @property
     def needs_reference(self) -> bool:
@@ -83,7 +83,7 @@ class SimPO(PairAlgorithm, kind="simpo"):
 class ORPO(PairsWithLikelihood, kind="orpo"):
     """Odds-ratio preference optimisation: L = −ℓ̄_w − β·log σ(logit e^{ℓ̄_w} − logit e^{ℓ̄_l}), ℓ̄ = ℓ/|y|.
 
-    Differs from CPO: (1) log-odds of the mean log-prob a token are compared, (2) the likelihood has weight 1 and the
+    Differs from CPO: (1) log-odds of the mean log-prob per token are compared, (2) the likelihood has weight 1 and the
     comparison the weight β, the paper's λ and TRL's `beta`. TRL takes the likelihood over prompt and response
     together; here, as in the paper, over the response. TRL's gradient is NaN where e^{ℓ̄} rounds to 1; ours is not.
 

@@ -1,4 +1,4 @@
-"""Imitate every response, the harder the higher its reward."""
+"""Maximum likelihood with weights that grow exponentially with the reward."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class RWR(LikelihoodAlgorithm, kind="rwr"):
     source: ClassVar[str] = "Peters & Schaal 2007; Tajwar et al. 2024"
 
     beta: float = setting(1.0, "temperature of the weights e^{r/beta}", above=0, per_run=True)
-    weight_clip: float = setting(20.0, "largest weight", above=0, infinite=True, per_run=True)
+    weight_clip: float = setting(
+        20.0, "weights are clipped from above at this value", above=0, infinite=True, per_run=True
+    )
 
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         rewards = batch.need("rewards")
@@ -45,10 +47,10 @@ class RWR(LikelihoodAlgorithm, kind="rwr"):
 class AWR(LikelihoodAlgorithm, kind="awr"):
     """Advantage-weighted regression: L = −min(e^{(r−b)/β}, weight_clip)·ℓ, averaged over the responses.
 
-    Differs from rwr in: (1) a baseline b, so that the clip and the scale of the loss do not depend on the rewards'
-    level. The paper's b is a learned value of the state; here it is the mean of all rewards of earlier batches (0 at
-    first), which only scales the loss, or the mean of the prompt's own group. On samples of μ, unclipped, the
-    population minimiser is rwr's, μ·e^{r/β}/Z; under the group's mean, which holds the own reward, β becomes
+    Differs from rwr in: (1) a baseline b, so that the clip and the scale of the loss do not depend on a constant in the
+    rewards. The paper's b is a learned state value; here it is the mean of all rewards of earlier batches (0 at first),
+    which only scales the loss, or the mean of the prompt's own group. On samples of μ, unclipped, the population
+    minimiser is rwr's, μ·e^{r/β}/Z; under the group's mean, which includes a response's own reward, β becomes
     β·K/(K−1).
 
     >>> sims.run(sims.AWR(beta=1.0), sims.BanditR1(), updates=20, runs=2)
@@ -60,8 +62,12 @@ class AWR(LikelihoodAlgorithm, kind="awr"):
     source: ClassVar[str] = "Peng et al. 2019"
 
     beta: float = setting(1.0, "temperature of the weights e^{(r-b)/beta}", above=0, per_run=True)
-    weight_clip: float = setting(20.0, "largest weight", above=0, infinite=True, per_run=True)
-    baseline: Literal["running_mean", "group_mean"] = setting("running_mean", "what is subtracted from the reward")
+    weight_clip: float = setting(
+        20.0, "weights are clipped from above at this value", above=0, infinite=True, per_run=True
+    )
+    baseline: Literal["running_mean", "group_mean"] = setting(
+        "running_mean", "baseline: the mean of all earlier batches' rewards, or of the prompt's responses"
+    )
 
     def check_schedule(self, schedule: Schedule) -> None:
         if self.baseline == "group_mean" and schedule.num_generations < 2:

@@ -12,7 +12,7 @@ HEADER = ("algorithm", "in one line", "on-policy", "negative gradient", "sample 
 
 
 def needs(algorithm: type[Algorithm]) -> str:
-    """What an algorithm cannot do without, at its default settings, in words."""
+    """What an algorithm requires at its default settings, in words."""
     pairs = issubclass(algorithm, PairAlgorithm)
     parts = [
         ("pair", pairs),

@@ -1,1 +1,11 @@
-"""From a policy and an environment to updates."""
+"""From a policy and an environment to updates.
+
+protocols   interfaces of policies and environments
+checks      shapes and ranges of rewards and labels
+reference   the reference policy of the KL penalty
+labelling   rewards and labels from the environment, or from the policy's implicit reward
+collect     batches: sampling, pools, replay, recorded data
+optimise    SGD and Adam, one learning rate per run
+learner     one update
+train       the training loop
+"""

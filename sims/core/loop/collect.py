@@ -1,4 +1,4 @@
-"""Where batches come from: the sampler that follows the policy or does not, a pool, or recorded data."""
+"""Where batches come from: fresh samples of a sampler, a fixed pool, a replayed run, or recorded data."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .reference import Reference
 
 
 class Collector:
-    """Draws responses, has them labelled, and freezes what must be known of them before the policy changes.
+    """Draws responses, labels them, and stores the log-probs and values that are needed before the policy changes.
 
-    samples: how many responses were drawn so far. synced_at: updates done when the sampler last was the policy.
-    pool: batches drawn once and used from then on, in `order`; drawn here, or by the run that a replay repeats.
-    frozen_labeller: the policy as it was when it began to label its own samples, where it stays the labeller.
+    samples: how many responses were drawn so far. synced_at: updates done at the last sync of the sampler.
+    pool: batches drawn once and reused, in `order`; drawn here, or by the run that is replayed. frozen_labeller: copy
+    of the policy that labels the samples (implicit_policy = frozen).
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class Collector:
         self.samples = self.batches = self.synced_at = 0
 
     def next_batch(self, updates: int) -> Batch:
-        """Sync if it is time, then collect what the schedule's source gives. updates: how many are done."""
+        """Sync the sampler if it is due, then collect a batch from the schedule's source. updates: number done so
+        far."""
         schedule = self.schedule
         if self.fresh:
             self.synced_at = updates
@@ -69,9 +70,11 @@ class Collector:
 
     @torch.no_grad()
     def draw(self, prompts: int, updates: int = 0) -> Batch:
-        """Draw responses to so many prompts, and have them labelled. updates: how many are done."""
-        asked = self.environment.prompts(prompts, self.noise)
-        tokens, prompt_mask = (asked.tokens, asked.mask) if isinstance(asked, Prompts) else (asked, None)
+        """Draw responses to `prompts` prompts, and label them. updates: number done so far."""
+        prompt_batch = self.environment.prompts(prompts, self.noise)
+        tokens, prompt_mask = (
+            (prompt_batch.tokens, prompt_batch.mask) if isinstance(prompt_batch, Prompts) else (prompt_batch, None)
+        )
         environment, shape = type(self.environment).__name__, (*self.noise.lead, prompts)
         if prompt_mask is None:
             check_shape(f"{environment}.prompts", tokens, shape, "one number per prompt")
@@ -79,7 +82,7 @@ class Collector:
         drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
         own = {"rewards": self._own_rewards(drawn)} if self._labels_itself(updates) else {}
         pairing = self.algorithm.label_pairing
-        labels = self.environment.label(asked, samples.responses, samples.mask, pairing, self.noise, **own)
+        labels = self.environment.label(prompt_batch, samples.responses, samples.mask, pairing, self.noise, **own)
         check_labels(f"{environment}.label", labels, samples.responses, pairing, rewarded=not own)
         self.samples += prompts * self.schedule.num_generations
         return drawn.replace(
@@ -94,33 +97,31 @@ class Collector:
     def _recorded(self) -> Batch:
         """The next recorded prompts, with their responses and labels."""
         batch = self.environment.recorded(self.schedule.batch_size, self.noise)
-        whose = f"{type(self.environment).__name__}.recorded"
+        source = f"{type(self.environment).__name__}.recorded"
         shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
-        check_shape(f"{whose}: responses", batch.responses, shape, "tokens of K responses per prompt")
+        check_shape(f"{source}: responses", batch.responses, shape, "tokens of K responses per prompt")
         if batch.rewards is not None:
-            check_labels(whose, batch, batch.responses, self.algorithm.label_pairing)
+            check_labels(source, batch, batch.responses, self.algorithm.label_pairing)
         return batch
 
     def _labels_itself(self, updates: int) -> bool:
-        """Whether the policy labels its own samples from here on; freezes the copy that is to go on doing so."""
-        asked = self.labelling.asks_policy(updates)
-        if asked and self.labelling.implicit_policy == "frozen" and self.frozen_labeller is None:
+        """Whether the policy labels this batch; makes the frozen copy when it first does (implicit_policy = frozen)."""
+        by_policy = self.labelling.labels_with_policy(updates)
+        if by_policy and self.labelling.implicit_policy == "frozen" and self.frozen_labeller is None:
             self.frozen_labeller = self.policy.clone()
-        return asked
+        return by_policy
 
     def _own_rewards(self, batch: Batch) -> Tensor:
         labeller = self.sampler if self.frozen_labeller is None else self.frozen_labeller
         return implicit_reward(labeller, self.reference.policy, batch, self.labelling.implicit_beta)
 
     def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
-        """K responses a prompt, each slot from the distribution that the algorithm wants; equal distributions are drawn
-        together."""
+        """K responses per prompt, each slot from the distribution that the algorithm declares; slots with the same one
+        are drawn together."""
         drawn = []
         for distribution, slots in itertools.groupby(self.algorithm.slot_distributions(self.schedule.num_generations)):
-            count, stream = (
-                len(list(slots)),
-                "responses" if distribution.name == "policy" else f"{distribution.name} responses",
-            )
+            count = len(list(slots))
+            stream = "responses" if distribution.name == "policy" else f"{distribution.name} responses"
             if distribution.name == "reference":
                 drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
             else:
@@ -132,7 +133,7 @@ class Collector:
         return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
 
     def _from_pool(self) -> Batch:
-        """The next prompts of the fixed pool, in a new order each time it has been gone through."""
+        """The next prompts of the fixed pool, in a new random order for each pass."""
         pool_size, size = self.schedule.pool_size or 0, self.schedule.batch_size
         if self.pool is None:
             self.pool = self.draw(pool_size)
@@ -142,19 +143,19 @@ class Collector:
         return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
 
     def _from_stream(self) -> Batch:
-        """The next prompts of another run's stream, each at most `replay_window` places from where it was drawn."""
+        """The next prompts of another run's stream, each at most `replay_window` positions from where it was drawn."""
         assert self.pool is not None, "a replay starts from a stream: Training.train records it"
         window, size = self.schedule.replay_window or 0.0, self.schedule.batch_size
         if self.order is None:
-            places = torch.arange(self.pool.size, dtype=torch.float64)
+            positions = torch.arange(self.pool.size, dtype=torch.float64)
             moves = self.noise.uniforms("replay order", self.pool.size)
-            # Sorted by place + window·u nobody moves further than the window; u alone is a shuffle of all.
-            self.order = (moves if math.isinf(window) else places + window * moves).argsort(stable=True, dim=-1)
+            # Sorted by position + window·u, no prompt moves further than the window; sorted by u, all are shuffled.
+            self.order = (moves if math.isinf(window) else positions + window * moves).argsort(stable=True, dim=-1)
         return self.pool.gather(self.order[..., self.batches * size : (self.batches + 1) * size])
 
     @torch.no_grad()
     def _freeze(self, batch: Batch) -> Batch:
-        """Add what is frozen at collection: reference log-probs, critic values, probes."""
+        """Add what is computed once at collection: reference log-probs, critic values, probes."""
         algorithm = self.algorithm
         if algorithm.needs_probes:
             batch = batch.replace(probes=mismatch(batch))
@@ -170,12 +171,12 @@ class Collector:
 
 
 def as_drawn(batch: Batch) -> Batch:
-    """A batch without what was frozen when it was collected: its responses and what was said of them."""
+    """A batch without what was computed at collection: only its responses, rewards and labels."""
     return batch.replace(logp_policy=None, logp_ref=None, values=None, probes=None, reference_version=0)
 
 
 def mismatch(batch: Batch) -> Batch:
-    """Each prompt with the responses of the next one: a derangement of any batch of 2 prompts or more."""
+    """Each prompt with the responses to the next one: mismatched in every batch of 2 prompts or more."""
     axis = len(batch.lead)
     moved = {name: getattr(batch, name) for name in ("responses", "mask", "weight")}
     moved = {name: None if x is None else x.roll(-1, dims=axis) for name, x in moved.items()}

@@ -1,4 +1,4 @@
-"""One update: probes, shares, micro-batches, backward, clip, step; and runs that diverge are frozen."""
+"""One update: probes, shares, micro-batches, backward, gradient clipping, step; diverged runs are frozen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UpdateStats:
 class Learner:
     """Trains the policies of all runs at once.
 
-    micro_batch_size: prompts that go through the policy together; cuts memory, changes no gradient.
+    micro_batch_size: prompts per forward pass; saves memory, changes no gradient.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Learner:
         self.alive = torch.ones(lead, dtype=torch.bool)
 
     def update(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> UpdateStats:
-        """One step on one minibatch. A run whose loss or gradient is not finite is frozen there, and stays marked."""
+        """One step on one minibatch. A run whose loss or gradient is not finite is frozen and marked as diverged."""
         targets = algorithm.at_update(batch, targets, self.score_probes(batch) if algorithm.needs_probes else None)
         return self._step(*self.gradient(algorithm, batch, targets))
 
@@ -59,7 +59,7 @@ class Learner:
             loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, start))
             shape = (*part.lead, part.size)
             check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
-            # Runs are independent, so that the gradient of their sum is each run's own.
+            # Runs are independent: the gradient of the sum of their losses is each run's own.
             ones = torch.ones_like(loss)
             found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))
             gradients = found if gradients is None else [a + b for a, b in zip(gradients, found, strict=True)]
@@ -69,21 +69,21 @@ class Learner:
         return gradients, total
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the next updates depend on, beside the parameters, by name."""
+        """The optimiser's state and which runs are alive, by name."""
         moments = {"mean": self.optimiser.mean, "square": self.optimiser.square}
         found = {f"{name}.{i}": x for name, several in moments.items() for i, x in enumerate(several)}
         return found | {"alive": self.alive}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Take over what `tensors` gave after so many steps."""
+        """Restore what `tensors` returned after `steps` steps."""
         self.optimiser.steps, self.alive = steps, tensors["alive"]
         for name, several in (("mean", self.optimiser.mean), ("square", self.optimiser.square)):
             for i, x in enumerate(several):
                 x.copy_(tensors[f"{name}.{i}"])
 
     def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
-        """The policy's outputs that the algorithm asks for."""
+        """The policy's outputs that the algorithm needs."""
         return evaluate(self.policy, batch, algorithm.needs_critic, prompt_logp=algorithm.needs_prompt_logp)
 
     def score_probes(self, batch: Batch) -> Tensor:
@@ -94,7 +94,8 @@ class Learner:
             return evaluate(self.policy, batch.probes).logp
 
     def grad_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds a part of it adds the rest."""
+        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds only a shard of it must add the
+        other shards."""
         return self.optimiser.grad_norm(gradients)
 
     def _step(self, gradients: list[Tensor], loss: Tensor) -> UpdateStats:

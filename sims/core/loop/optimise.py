@@ -1,6 +1,6 @@
-"""SGD and Adam whose learning rate and ε are one a run, and clipping that keeps runs apart.
+"""SGD and Adam with one learning rate and ε per run, and gradient clipping per run.
 
-`torch.optim` takes only scalars. With equal rates these give its numbers (tests/core/loop/test_optimise.py).
+`torch.optim` takes only scalars. With equal rates the results are the same (tests/core/loop/test_optimise.py).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from sims.core.spec import Spec, setting
 
 @dataclass(frozen=True)
 class Optimiser(Spec, kind="optimiser"):
-    """How a gradient becomes a step.
+    """Optimiser settings.
 
     >>> sims.Optimiser(learning_rate=0.1).method
     'adam'
     """
 
-    method: Literal["adam", "sgd"] = setting("adam", "update rule")
-    learning_rate: float = setting(1e-2, "step size", above=0, per_run=True)
-    adam_beta1: float = setting(0.9, "decay of the mean of gradients (adam)", at_least=0, below=1)
-    adam_beta2: float = setting(0.999, "decay of the mean of squared gradients (adam)", at_least=0, below=1)
-    adam_epsilon: float = setting(1e-8, "added to the root of the mean square (adam)", above=0, per_run=True)
+    method: Literal["adam", "sgd"] = setting("adam", "optimiser")
+    learning_rate: float = setting(1e-2, "learning rate", above=0, per_run=True)
+    adam_beta1: float = setting(0.9, "decay rate of the running mean of gradients (adam)", at_least=0, below=1)
+    adam_beta2: float = setting(0.999, "decay rate of the running mean of squares (adam)", at_least=0, below=1)
+    adam_epsilon: float = setting(1e-8, "constant added to the denominator (adam)", above=0, per_run=True)
     weight_decay: float = setting(0.0, "decoupled weight decay (AdamW)", at_least=0, per_run=True)
-    max_grad_norm: float | None = setting(None, "largest gradient norm of a run; none: no clipping", above=0)
+    max_grad_norm: float | None = setting(None, "clip each run's gradient to this norm; none: no clipping", above=0)
 
 
 class PerRunOptimiser:
@@ -50,7 +50,7 @@ class PerRunOptimiser:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         squares = [square(g) for g in gradients]
-        return sum(squares[1:], start=squares[0]).sqrt()  # one by one: a stacked sum would change its bits with R
+        return sum(squares[1:], start=squares[0]).sqrt()  # one by one: a stacked sum would change its last bits with R
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], norm: Tensor, alive: Tensor | None = None) -> None:
@@ -66,7 +66,7 @@ class PerRunOptimiser:
                 parameter[runs].sub_(change)
 
     def _pieces(self, x: Tensor) -> list[Any]:
-        """Runs that the dozen passes of a step go over together, as indices of x; all of it, if it is one run's."""
+        """Slices of x over runs that fit into the cache; all of x if there is one run."""
         return pieces(x) if self.lead else [...]
 
     def _change(self, i: int, runs: Any, gradient: Tensor, scale: Tensor | None, alive: Tensor | None) -> Tensor:
@@ -95,7 +95,7 @@ class PerRunOptimiser:
 
 
 def _like(value: float | Tensor, x: Tensor) -> Tensor:
-    """A number a run, ready to broadcast against a parameter."""
+    """One number per run, broadcastable against a parameter."""
     return (
         value.reshape(value.shape + (1,) * (x.dim() - value.dim()))
         if isinstance(value, Tensor)

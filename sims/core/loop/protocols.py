@@ -1,4 +1,4 @@
-"""What a policy and an environment must offer. A table, a network and a language model offer the same."""
+"""Interfaces of policies and environments, the same for tables, networks and language models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sims.core.spec import Spec, to_json
 class Prompts:
     """Prompts that are text: tokens padded on the left, and a mask that is True on real ones, both (..., B, P).
 
-    An environment may subclass it, to recognise its prompts when it labels responses to them.
+    An environment may subclass it to carry data that it needs to label the responses.
     """
 
     tokens: Tensor
@@ -29,7 +29,7 @@ class Prompts:
 
 
 class Samples(NamedTuple):
-    """Drawn responses: tokens, mask and logp under the very distribution that drew them, all (..., B, K, L)."""
+    """Drawn responses: tokens, mask and logp under the distribution that drew them, all (..., B, K, L)."""
 
     responses: Tensor
     mask: Tensor
@@ -48,7 +48,7 @@ class Policy(Protocol):
         blend: tuple[Self, float | Tensor] | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Samples:
-        """Draw K responses a prompt, without gradient; with blend = (other, a) from ∝ π^{1−a}·π_other^a per token.
+        """Draw K responses per prompt, without gradient; with blend = (other, a) from ∝ π^{1−a}·π_other^a per token.
 
         prompts: (..., B) ids, or (..., B, P) tokens padded on the left, with prompt_mask of that shape (None: no
         padding).
@@ -64,16 +64,17 @@ class Policy(Protocol):
         prompt_mask: Tensor | None = None,
         prompt_logp: bool = False,
     ) -> Outputs:
-        """Log-probs (differentiable) of given responses; critic values, entropies and the prompts' own when asked."""
+        """Log-probs (differentiable) of given responses; critic values, entropies and the prompts' own log-probs on
+        request."""
 
     def parameters(self) -> Sequence[Tensor]:
         """Trainable tensors; each has the runs axis first, if there is one."""
 
     def copy_from(self, other: Self) -> None:
-        """Take over another policy's parameters."""
+        """Copy another policy's parameters."""
 
     def blend_from(self, other: Self, rate: float) -> None:
-        """Move each parameter a share `rate` of the way to the other's: an exponential average."""
+        """θ ← (1 − rate)·θ + rate·θ_other for each parameter: an exponential moving average."""
 
     def clone(self) -> Self:
         """An independent copy without gradient."""
@@ -82,13 +83,13 @@ class Policy(Protocol):
 def evaluate(
     policy: Policy, batch: Batch, values: bool = False, entropy: bool = False, prompt_logp: bool = False
 ) -> Outputs:
-    """What a policy says of a batch's responses, and of its prompts when asked."""
+    """A policy's outputs for a batch's responses, and for its prompts on request."""
     return policy.forward(batch.prompts, batch.responses, batch.mask, values, entropy, batch.prompt_mask, prompt_logp)
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What an environment says of responses; see the fields of `Batch`."""
+    """Rewards and labels of responses; see the fields of `Batch`."""
 
     rewards: Tensor
     gold: Tensor | None = None
@@ -98,28 +99,27 @@ class Labels:
     desirable: Tensor | None = None
 
 
-Asked = TypeVar("Asked", bound=Tensor | Prompts)
+PromptBatch = TypeVar("PromptBatch", bound=Tensor | Prompts)
 
 
-class Environment(Protocol[Asked]):
-    """Prompts, and what responses to them are worth."""
+class Environment(Protocol[PromptBatch]):
+    """Prompts, and the rewards and labels of responses to them."""
 
-    def prompts(self, batch_size: int, noise: Noise) -> Asked:
+    def prompts(self, batch_size: int, noise: Noise) -> PromptBatch:
         """The next prompts: ids (..., B), or `Prompts`."""
 
     def label(
         self,
-        prompts: Asked,
+        prompts: PromptBatch,
         responses: Tensor,
         mask: Tensor,
         pairing: Pairing | None,
         noise: Noise,
         rewards: Tensor | None = None,
     ) -> Labels:
-        """Rewards, and labels for the pairs that `pairing` chooses. prompts: the very object that `prompts` gave.
+        """Rewards, and labels for the pairs that `pairing` chooses. prompts: the object that `prompts` returned.
 
-        rewards: (..., B, K), somebody else's rewards, which then stand in for the environment's own; gold stays the
-        environment's."""
+        rewards: (..., B, K), used instead of the environment's own, if given; gold is always the environment's."""
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, pairs and labels, for source = dataset."""
@@ -127,7 +127,7 @@ class Environment(Protocol[Asked]):
 
 @runtime_checkable
 class Enumerable(Protocol):
-    """An environment whose responses can all be listed, which makes reward, KL and the optimum exact."""
+    """An environment whose responses can all be enumerated: reward, KL and optimum are exact."""
 
     def all_prompts(self) -> Tensor:
         """(X,) prompt ids, each as likely as the others."""
@@ -142,17 +142,17 @@ class Enumerable(Protocol):
 @dataclass(frozen=True)
 class EnvironmentSpec(Spec):
     """Settings of an environment. `executor` names the function that runs its experiments, as "module:function"; it
-    takes experiments of one stack and a progress callback, and returns the arrays of each one's record. `text`: whether
-    its prompts and responses are text, which only a language model can read."""
+    takes the experiments of one stack and a progress callback, and returns the arrays of each one's record. `text`:
+    whether prompts and responses are text, for language models."""
 
     executor: ClassVar[str] = ""
     text: ClassVar[bool] = False
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
-        """Refuse, with SpecError, what this environment cannot give to an algorithm or a schedule."""
+        """Raise SpecError for an algorithm or a schedule that this environment does not support."""
 
     def stack_key(self) -> Any:
-        """What environments have in common whose experiments can run as one stack, as JSON values."""
+        """A key, as JSON values: experiments whose environments have equal keys can run as one stack."""
         return to_json(self)
 
 
@@ -160,12 +160,12 @@ class EnvironmentSpec(Spec):
 class PolicySpec(Spec):
     """Settings of a policy; `build` makes the reference policy of each run, from which training starts."""
 
-    largest_stack: ClassVar[int] = 256  # runs trained together: beyond, the tensors of an update leave the cache
-    magnifies_rounding: ClassVar[bool] = False  # whether ten updates can make float32's last bits the first
+    largest_stack: ClassVar[int] = 256  # runs trained together: with more, an update's tensors exceed the cache
+    magnifies_rounding: ClassVar[bool] = False  # whether float32 rounding errors grow to order 1 within ten updates
 
     def check_environment(self, environment: EnvironmentSpec) -> None:
-        """Refuse, with SpecError, an environment that this policy cannot answer."""
+        """Raise SpecError for an environment that this policy does not support."""
 
     def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> Any:
-        """One policy a run of `noise`, with a critic if asked for."""
+        """One policy per run of `noise`, with a critic if requested."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What the KL is measured to: a frozen policy, renewed by rule or never."""
+"""The reference policy of the KL penalty: the frozen initial policy, or one that is renewed on schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = TypeVar("P", bound=Policy)
 
 
 class Reference(Generic[P]):
-    """A copy of the initial policy that the optimiser never sees. `version` counts its renewals."""
+    """A copy of the initial policy that is never trained. `version` counts how often it was renewed."""
 
     def __init__(self, policy: P, schedule: Schedule) -> None:
         self.policy = policy.clone()

@@ -1,7 +1,7 @@
 """The one training loop: collect, label, compute targets, update, and again.
 
-It knows neither what a policy is nor how many runs or devices there are: a Learner updates, and whoever iterates over
-the updates draws progress bars, evaluates, or saves.
+It does not depend on the kind of policy, or the number of runs or devices: a Learner makes the updates, and the caller,
+who iterates over them, evaluates, saves and shows progress.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .reference import Reference
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What one update leaves behind.
+    """The result of one update.
 
     number: updates done, this one included. samples: responses drawn so far. staleness: updates since the sampler was
     synced with the policy. batch: what was collected, of which the update used a minibatch. stats: loss and gradient.
@@ -43,7 +43,8 @@ class Update:
 
 
 def check_run(algorithm: Algorithm, schedule: Schedule, labelling: Labelling | None = None) -> None:
-    """Refuse what cannot run, before it runs. Raises SpecError with the field to change."""
+    """Check before a run that algorithm, schedule and labelling fit together. Raises SpecError with the field to
+    change."""
     name, generations, labelling = algorithm.kind, schedule.num_generations, labelling or Labelling()
     algorithm.check_schedule(schedule)
     labelling.check_schedule(schedule)
@@ -55,16 +56,14 @@ def check_run(algorithm: Algorithm, schedule: Schedule, labelling: Labelling | N
             count_pairs(generations, algorithm.label_pairing)
     if algorithm.needs_probes and schedule.batch_size < 2:
         raise SpecError(
-            "batch_size", schedule.batch_size, f"must be at least 2: {name} mismatches prompts and responses"
+            "batch_size", schedule.batch_size, f"must be at least 2: {name} needs responses to other prompts"
         )
     if schedule.reference != "fixed" and not algorithm.needs_reference and labelling.labels == "environment":
-        raise SpecError(
-            "reference", schedule.reference, f"has no effect: {name} looks at no reference with these settings"
-        )
+        raise SpecError("reference", schedule.reference, f"has no effect: {name} uses no reference with these settings")
 
 
 class Training:
-    """A run in progress: everything that changes between two updates, and the loop that changes it.
+    """A run in progress: the state that changes between updates, and the training loop.
 
     policy is trained in place; the reference and the sampler start as copies of it.
     """
@@ -89,7 +88,7 @@ class Training:
         self.updates = 0
 
     def train(self, updates: int) -> Iterator[Update]:
-        """Train until `updates` are done in all, one update an update. `updates` must fall on a batch boundary."""
+        """Train until `updates` updates are done in total, yielding each. `updates` must fall on a batch boundary."""
         schedule, collector = self.schedule, self.collector
         schedule.check_updates(updates)
         size = schedule.minibatch_size or schedule.batch_size
@@ -110,24 +109,24 @@ class Training:
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
 
     def _record_stream(self, updates: int) -> None:
-        """Train a twin on-policy by the same schedule and noise, and keep the batches that it drew."""
+        """Train a second policy on-policy with the same schedule and noise, and keep the batches that it drew."""
         collector, schedule = self.collector, self.schedule.replace(source="policy", replay_window=None)
         learner, policy = self.learner, self.policy.clone()
-        twin = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
-        run = Training(policy, collector.environment, self.algorithm, schedule, twin, self.noise)
+        other = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
+        run = Training(policy, collector.environment, self.algorithm, schedule, other, self.noise)
         stream = run.train(updates)
         collector.pool = Batch.join([as_drawn(x.batch) for x in stream if x.number % schedule.updates_per_batch == 0])
         collector.samples = run.collector.samples
 
     @property
     def between_batches(self) -> bool:
-        """Whether a batch has just been used up: the moments at which a run can be saved."""
+        """Whether the last batch is used up; a run can be saved only then."""
         return self.updates % self.schedule.updates_per_batch == 0
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """All that a resumed run needs, as named tensors and numbers: a run restored from it goes on bit for bit.
+        """The state for resuming, as named tensors and numbers: a restored run continues bit for bit.
 
-        Whatever the environment remembers it gives itself, as numbers, if it has a `state_dict`.
+        An environment with state gives it as numbers by its own `state_dict`.
         """
         if not self.between_batches:
             raise ValueError(f"update {self.updates} is in the middle of a batch: a run is saved between batches")
@@ -160,7 +159,7 @@ class Training:
 
     @torch.no_grad()
     def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken. The training must have been made from the same spec and start."""
+        """Continue from `state_dict`. The training must have been created from the same spec and initial policy."""
         collector = self.collector
         if "labeller.0" in tensors:
             collector.frozen_labeller = self.policy.clone()

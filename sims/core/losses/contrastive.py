@@ -1,8 +1,8 @@
-"""Losses that push a chosen response up and a rejected one down.
+"""Losses that raise the likelihood of a chosen response and lower that of a rejected one.
 
 `margin` is h, the chosen response's score minus the rejected one's. For the DPO family a score is ρ = ℓ − ℓ_ref, the
-log-ratio to the reference; reference-free methods take ℓ, or ℓ̄ = ℓ/|y|. A margin is (..., B, Q) wherever nothing else
-is said, one a pair, and so is the loss; β and the other numbers broadcast against it.
+log-ratio to the reference; reference-free methods take ℓ, or ℓ̄ = ℓ/|y|. Unless stated otherwise, margin and loss are
+(..., B, Q), one per pair; β and the other numbers broadcast against it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def dpo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
 def conservative_dpo_loss(margin: Tensor, beta: float | Tensor, label_smoothing: float | Tensor) -> Tensor:
     """−(1 − ε) log σ(βh) − ε log σ(−βh). Mitchell 2023 (cDPO).
 
-    The labels are believed with probability 1 − ε. Under deterministic labels its minimum is at βh = log((1 − ε)/ε).
+    A label is taken to be right with probability 1 − ε. Under deterministic labels its minimum is at βh = log((1 −
+    ε)/ε).
 
     >>> sims.losses.conservative_dpo_loss(torch.tensor(10.0), beta=0.1, label_smoothing=0.1)  # 0.9·0.3133 + 0.1·1.3133
     tensor(0.4133)
@@ -60,7 +61,7 @@ def ipo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
     The regression target bounds h even under deterministic labels. Whether log-ratios are summed over tokens (Azar,
     Tang et al., OpenRLHF) or averaged (TRL) is the caller's choice, and changes what β means.
 
-    >>> sims.losses.ipo_loss(torch.tensor([0.0, 5.0]), beta=0.1)  # 5², and 0 at the margin aimed at
+    >>> sims.losses.ipo_loss(torch.tensor([0.0, 5.0]), beta=0.1)  # 5², and 0 at the target margin
     tensor([25.,  0.])
     """
     return (margin - 1.0 / (2.0 * beta)).square()
@@ -69,7 +70,7 @@ def ipo_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
 def hinge_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
     """max(0, 1 − βh). Zhao et al. 2023 (SLiC-HF); Liu et al. 2024 (RSO) for the form with log-ratios.
 
-    A pair that is told apart by 1/β teaches nothing more: its gradient is exactly 0.
+    Beyond a margin of 1/β the gradient is exactly 0.
 
     >>> sims.losses.hinge_loss(torch.tensor([0.0, 5.0, 20.0]), beta=0.1)
     tensor([1.0000, 0.5000, 0.0000])
@@ -78,9 +79,9 @@ def hinge_loss(margin: Tensor, beta: float | Tensor) -> Tensor:
 
 
 def simpo_loss(margin: Tensor, beta: float | Tensor, gamma: float | Tensor) -> Tensor:
-    """−log σ(βh − γ), where h is a difference of mean log-probs a token. Meng et al. 2024 (SimPO).
+    """−log σ(βh − γ), where h is a difference of mean log-probs per token. Meng et al. 2024 (SimPO).
 
-    >>> sims.losses.simpo_loss(torch.tensor(0.5), beta=2.0, gamma=1.0)  # the margin is just beaten: log 2
+    >>> sims.losses.simpo_loss(torch.tensor(0.5), beta=2.0, gamma=1.0)  # βh = γ: log 2
     tensor(0.6931)
     """
     return -logsigmoid(beta * margin - gamma)
@@ -89,8 +90,8 @@ def simpo_loss(margin: Tensor, beta: float | Tensor, gamma: float | Tensor) -> T
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 − e^x) for x < 0, to full precision at both ends. Any shape. Mächler 2012.
 
-    log1p(−e^x) loses all its digits as x → 0, log(−expm1(x)) as x → −∞; they change places at e^x = ½. The former must
-    not see x ≈ 0 even where it is not taken: its gradient there would be 0·∞.
+    log1p(−e^x) loses all its digits as x → 0, log(−expm1(x)) as x → −∞; so each is used on its side of e^x = ½. The
+    former must not be evaluated near x = 0 even where it is not selected: its gradient there would be 0·∞.
 
     >>> sims.losses.log1mexp(torch.tensor([-2.0, -1.0]).exp().log())  # log(1 − 0.1353), log(1 − 0.3679)
     tensor([-0.1454, -0.4587])
@@ -103,8 +104,7 @@ def log1mexp(x: Tensor) -> Tensor:
 def log_odds(logp: Tensor) -> Tensor:
     """log(p/(1 − p)) of p = e^{logp}, logp <= 0. Any shape. Hong et al. 2024 (ORPO).
 
-    A probability that has been rounded to 1 has infinite odds; it gets the largest odds of its precision, and no
-    gradient.
+    A probability that rounds to 1 has infinite odds; it gets the largest odds of its precision, and no gradient.
 
     >>> sims.losses.log_odds(torch.tensor([0.5, 0.9]).log())  # log 1, log 9
     tensor([0.0000, 2.1972])
@@ -123,8 +123,8 @@ def kto_loss(
     """λ_D(1 − σ(β(ρ − z))) for a good response, λ_U(1 − σ(β(z − ρ))) for a bad one. Ethayarajh et al. 2024.
 
     log_ratio ρ, desirable (probability that the response is good): (..., B, K); anchor z >= 0, broadcastable, without
-    gradient; weights: (λ_D, λ_U). Returns (..., B, K). Both ends saturate: a response far on the wrong side is given
-    up, which shields from wrong labels, and from hard right ones.
+    gradient; weights: (λ_D, λ_U). Returns (..., B, K). The loss saturates on both sides: a response far on the wrong
+    side has almost no gradient, which limits the effect of wrong labels, and of right ones on hard examples.
 
     >>> ratio, good = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
     >>> sims.losses.kto_loss(ratio, anchor=torch.tensor(0.0), desirable=good, beta=0.1, weights=(1.0, 1.0))  # 1 − σ(0)
@@ -143,7 +143,8 @@ def nash_md_loss(logp: Tensor, log_ratio: Tensor, preference: Tensor, beta: floa
 
     logp ℓ, log_ratio ρ, preference P (or a label drawn with it): (..., B, Q), returns the same. On samples y of π the
     gradient is −(P − ½ − βρ)·∇ℓ, the paper's: the second term's mean is ∇KL(π‖π_ref). Summed over tokens instead, ½ρ_t²
-    would drop what a token does to the KL of the tokens after it. On samples of another distribution it is neither.
+    would drop the effect of a token on the KL of the tokens after it. On samples of another distribution the gradient
+    is neither.
 
     >>> logp, ratio, won = torch.tensor(-1.0), torch.tensor(0.0), torch.tensor(1.0)
     >>> sims.losses.nash_md_loss(logp, ratio, won, beta=0.1)  # −(1 − ½)·(−1)

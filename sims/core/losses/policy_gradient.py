@@ -1,4 +1,4 @@
-"""Losses whose gradient is a policy gradient. Log-ratios are log π − log π_old; advantages carry no gradient."""
+"""Losses whose gradient is a policy gradient. Log-ratios are log π − log π_old; advantages have no gradient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def reinforce_loss(logp: Tensor, advantages: Tensor) -> Tensor:
-    """−A·log π: its gradient on samples of π is that of −E[A]. Any shape, one per unit. Williams 1992.
+    """−A·log π: its gradient on samples of π is that of −E[A]. Any shape, elementwise. Williams 1992.
 
     Without a correction it is the policy gradient only on samples of the current policy.
 
@@ -20,16 +20,16 @@ def reinforce_loss(logp: Tensor, advantages: Tensor) -> Tensor:
 
 
 def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor, clip_high: float | Tensor) -> Tensor:
-    """−min(w·A, clip(w, 1 − clip_low, 1 + clip_high)·A) with w = π/π_old = e^{log_ratio}. Any shape, one per unit.
+    """−min(w·A, clip(w, 1 − clip_low, 1 + clip_high)·A) with w = π/π_old = e^{log_ratio}. Any shape, elementwise.
 
-    The smaller of the two never rewards leaving the clip range, yet lets a policy that has left it come back. At w = 1
-    the gradient is REINFORCE's. Schulman et al. 2017 (clip_low = clip_high); Yu et al. 2025 (DAPO: clip_high larger).
+    The minimum never rewards leaving the clip range, but keeps the gradient that leads back into it. At w = 1 the
+    gradient is REINFORCE's. Schulman et al. 2017 (clip_low = clip_high); Yu et al. 2025 (DAPO: clip_high larger).
 
     >>> ratio = torch.tensor([0.5, 1.0, 2.0])
     >>> sims.losses.clipped_loss(ratio.log(), torch.ones(3), clip_low=0.2, clip_high=0.2)  # only 2 is clipped, to 1.2
     tensor([-0.5000, -1.0000, -1.2000])
     """
-    # Bounded before the exponential: of a ratio that overflows, the clipped side would get 0·∞ as its gradient.
+    # Clipped before the exponential: a ratio that overflows would have the gradient 0·∞.
     lowest, highest = _log_bounds(clip_low, clip_high)
     bounded = torch.where(advantages >= 0, _at_most(log_ratio, highest), _at_least(log_ratio, lowest))
     return -advantages * bounded.exp()
@@ -38,10 +38,10 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor
 def weighted_loss(
     logp: Tensor, log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor, clip_high: float | Tensor
 ) -> Tensor:
-    """−sg(clip(w, 1 − clip_low, 1 + clip_high))·A·log π: the ratio is only a weight. Any shape, one per unit.
+    """−sg(clip(w, 1 − clip_low, 1 + clip_high))·A·log π: the importance ratio is only a weight. Any shape, elementwise.
 
-    Unlike `clipped_loss` no unit loses its gradient, however far its ratio went: the clip bounds how much it counts.
-    Without the log π there would be no gradient at all. MiniMax 2025 (CISPO).
+    Unlike in `clipped_loss` every token keeps its gradient, however large its ratio: the clip bounds its weight.
+    Without log π there would be no gradient at all. MiniMax 2025 (CISPO).
 
     >>> logp, ratio = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 9.0])
     >>> sims.losses.weighted_loss(logp, ratio.log(), torch.ones(2), clip_low=1.0, clip_high=4.0)  # a weight of 1, of 5
@@ -53,10 +53,10 @@ def weighted_loss(
 
 
 def value_loss(values: Tensor, returns: Tensor, values_old: Tensor, clip: float | Tensor | None) -> Tensor:
-    """½·max((V − G)², (clip(V, V_old ± clip) − G)²), without clipping ½(V − G)². Any shape, one per token.
+    """½·max((V − G)², (clip(V, V_old ± clip) − G)²), without clipping ½(V − G)². Any shape, elementwise.
 
-    The larger of the two: a value that left the range gets no gradient for leaving it. Schulman's PPO code; Huang et
-    al. 2024 (N+ details).
+    The maximum: a value that left the clip range towards the target has no gradient. Schulman's PPO code; Huang et al.
+    2024 (N+ details).
 
     >>> value, target, old = torch.tensor(1.0), torch.tensor(3.0), torch.tensor(1.0)
     >>> sims.losses.value_loss(value, target, old, clip=None)  # ½·2²
@@ -70,7 +70,7 @@ def value_loss(values: Tensor, returns: Tensor, values_old: Tensor, clip: float 
 
 
 def _log_bounds(clip_low: float | Tensor, clip_high: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
-    """log(1 − clip_low) and log(1 + clip_high); −∞, which is no bound, where the ratio's is not positive."""
+    """log(1 − clip_low) and log(1 + clip_high); −∞, no bound, where 1 − clip_low <= 0."""
     lowest: float | Tensor
     if isinstance(clip_low, Tensor):
         lowest = torch.log((1.0 - clip_low).clamp(min=0.0))

@@ -1,4 +1,4 @@
-"""Losses of reward models: scores in, one loss a pair out. They act on scores r(x, y), not on policies."""
+"""Losses of reward models: scores r(x, y) in, one loss per pair out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn.functional import logsigmoid
 def bradley_terry_loss(difference: Tensor, margin: float | Tensor = 0.0) -> Tensor:
     """−log σ(r_w − r_l − m). Any shape. Bradley & Terry 1952; margin m: Touvron et al. 2023 (Llama 2).
 
-    difference: r_w − r_l, one a pair; margin: how much better the winner was rated, broadcastable. Scores are
-    determined up to a constant a prompt, which nothing but `centring_loss` holds in place.
+    difference: r_w − r_l, one per pair; margin: how much better the winner was rated, broadcastable. Scores are
+    determined up to a constant per prompt, which only `centring_loss` fixes.
 
     >>> sims.losses.bradley_terry_loss(torch.tensor([0.0, 1.0]))  # log 2, log(1 + 1/e)
     tensor([0.6931, 0.3133])
@@ -23,7 +23,7 @@ def labelled_bradley_terry_loss(difference: Tensor, label: Tensor, margin: float
     """p·(−log σ(d − m)) + (1 − p)·(−log σ(−d − m)) for d = r_1 − r_2 and p the probability that the first wins.
 
     difference, label: (..., Q), returns the same; the margin is the winner's, whichever that is. Without margin the
-    minimum is at σ(d) = p: soft labels are what a calibrated labeller would say.
+    minimum is at σ(d) = p: soft labels are fitted as probabilities.
 
     >>> sims.losses.labelled_bradley_terry_loss(torch.tensor(1.0), label=torch.tensor(0.0))  # log(1 + e)
     tensor(1.3133)
@@ -32,7 +32,7 @@ def labelled_bradley_terry_loss(difference: Tensor, label: Tensor, margin: float
 
 
 def smoothed(label: Tensor, label_smoothing: float | Tensor) -> Tensor:
-    """(1 − ε)·p + ε·(1 − p): labels believed with probability 1 − ε. Any shape.
+    """(1 − ε)·p + ε·(1 − p): label smoothing; a label is taken to be right with probability 1 − ε. Any shape.
 
     >>> sims.losses.smoothed(torch.tensor([0.0, 1.0]), label_smoothing=0.1)
     tensor([0.1000, 0.9000])
@@ -41,9 +41,9 @@ def smoothed(label: Tensor, label_smoothing: float | Tensor) -> Tensor:
 
 
 def centring_loss(first: Tensor, second: Tensor) -> Tensor:
-    """(r_1 + r_2)². Any shape. Eisenstein et al. 2023; TRL's `center_rewards_coefficient` weighs it.
+    """(r_1 + r_2)². Any shape. Eisenstein et al. 2023; TRL's `center_rewards_coefficient` is its weight.
 
-    Pulls the mean score of a pair to 0, which the likelihood leaves free; the difference is not touched.
+    Draws the mean score of a pair to 0, which the likelihood does not determine; its gradient by the difference is 0.
 
     >>> sims.losses.centring_loss(torch.tensor(3.0), torch.tensor(-1.0))
     tensor(4.)
@@ -55,9 +55,9 @@ def aggregate_aspects(label: Tensor, present: Tensor | None = None) -> Tensor:
     """One label from several aspects (helpful, honest, ...): the mean of their probabilities.
 
     label: (..., Q, A), probability that the first of a pair is preferred in each aspect; present: (..., Q, A) bool,
-    where an aspect was labelled, None: everywhere. Returns (..., Q), ½ where no aspect was labelled; what stands in an
-    absent slot, NaN included, does not matter. It differs from the label of the mean score: an aspect counts by who
-    is ahead, not by how much.
+    where an aspect was labelled, None: everywhere. Returns (..., Q), ½ where no aspect was labelled; absent entries,
+    NaN included, are ignored. It differs from the label of the mean score: each aspect contributes a preference, not a
+    difference of scores.
 
     >>> sims.losses.aggregate_aspects(torch.tensor([1.0, 1.0, 0.0, 0.0]))
     tensor(0.5000)

@@ -1,15 +1,15 @@
-"""Long passes over many numbers, piece by piece, so that what one pass leaves is still in the cache for the next."""
+"""Slices of a tensor that fit into the cache: several elementwise passes over one slice read memory once."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-IN_CACHE = 1 << 17  # numbers of a tensor that a core's cache holds beside a few others of the size
+IN_CACHE = 1 << 17  # elements per slice: a core's cache holds a few tensors of this size
 
 
 def pieces(x: Tensor) -> list[slice]:
-    """Slices of the leading axis of x, in order, each of IN_CACHE numbers or one row. Passes that take every row by
-    itself give the same bits in pieces, in as little as half the time. A tensor off the CPU is one piece."""
+    """Slices of the leading axis of x, in order, each of IN_CACHE numbers or one row. Operations on separate rows give
+    the same bits slice by slice, in as little as half the time. A tensor that is not on the CPU is one slice."""
     if x.numel() <= IN_CACHE or not x.is_cpu:
         return [slice(None)]
     size = max(1, IN_CACHE * len(x) // x.numel())

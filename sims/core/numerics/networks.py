@@ -1,4 +1,4 @@
-"""Small networks, one a run: stacked layers (R, in, out), six lines that are no slower than `vmap`."""
+"""Small networks, one per run: stacked layers (R, in, out), no slower than `vmap`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .noise import Noise
 
 
 def initial_uniform(noise: Noise, shape: tuple[int, ...], fan_in: int, dtype: torch.dtype) -> Tensor:
-    """U(−1/√fan_in, 1/√fan_in), as `torch.nn.Linear` starts: (R, *shape)."""
+    """U(−1/√fan_in, 1/√fan_in), the initialisation of `torch.nn.Linear`: (R, *shape)."""
     return ((2.0 * noise.uniforms("initial weights", *shape) - 1.0) / fan_in**0.5).to(dtype)
 
 
@@ -39,5 +39,5 @@ def last_hidden(features: Tensor, layers: Sequence[Tensor], normalise_first: boo
 
 
 def output(features: Tensor, layers: Sequence[Tensor], normalise_first: bool = False) -> Tensor:
-    """What the network says of each prompt: (R, X, out)."""
+    """The output layer for each prompt: (R, X, out)."""
     return last_hidden(features, layers, normalise_first) @ layers[-2] + layers[-1]

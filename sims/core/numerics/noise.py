@@ -1,7 +1,8 @@
-"""One random stream a run, so that adding runs, or changing what else is random, changes no run.
+"""One random stream per run and purpose, so that adding runs, or using other random numbers, changes no run.
 
 Everything random is a function of uniforms, and uniforms come from streams named for what they are used for
-("responses", "labels", ...). Two algorithms that use the same names and seed share their noise: they can be paired.
+("responses", "labels", ...). Two algorithms that use the same names and seed share their random numbers: their runs can
+be compared in pairs (common random numbers).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Noise:
     """Uniforms on [0, 1) in float64, drawn in blocks of many updates.
 
     runs: one (seed, run index) for each position of the leading axis; `Noise.single(seed)` has no leading axis.
-    How much is drawn at a time changes no number. The whole state is how many uniforms each stream has given.
+    The block size changes no number. The state is how many uniforms each stream has given.
     """
 
     def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
@@ -51,7 +52,7 @@ class Noise:
         return torch.from_numpy(self._streams[stream].take(count).reshape(*self.lead, *shape))
 
     def state_dict(self) -> dict[str, int]:
-        """How many uniforms each stream has given a run."""
+        """How many uniforms each stream has given per run."""
         return dict(self._given)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -66,9 +67,7 @@ class _Stream:
         self.generators = []
         for seed, run in runs:
             bits = np.random.PCG64DXSM(np.random.SeedSequence(entropy=seed, spawn_key=(key, run)))
-            self.generators.append(
-                np.random.Generator(bits.advance(skip))
-            )  # one double takes one step of the generator
+            self.generators.append(np.random.Generator(bits.advance(skip)))  # one double is one step of the generator
         self.block = np.empty((len(self.generators), 0))
         self.used = 0
 
@@ -77,7 +76,7 @@ class _Stream:
         left = self.block.shape[1] - self.used
         if count > left:
             calls = max(1, _BLOCK // (len(self.generators) * max(count, 1)))
-            block = self.block  # filled again where it can be: memory that is new to the process is slow
+            block = self.block  # reused where it fits: newly allocated memory is slow
             if block.shape[1] != left + count * calls:
                 block = np.empty((len(self.generators), left + count * calls))
             block[:, :left] = self.block[:, self.used :]

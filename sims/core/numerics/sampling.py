@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_WIDEST = 4096  # beyond this many tokens the library's own search is faster than ours
-_FEWEST = 8  # and below this many draws a distribution
+_WIDEST = 4096  # above this many tokens torch.searchsorted is faster than `_search`
+_FEWEST = 8  # and below this many draws per distribution
 
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = None) -> Tensor:
     """Draw from categorical distributions: the first token whose cumulative probability exceeds the uniform.
 
-    probabilities: (..., A), or (..., X, A) with rows: (..., S) saying which of the X distributions each draw is from.
+    probabilities: (..., A), or (..., X, A) with rows: (..., S), which of the X distributions each draw is from.
     uniforms: (..., S) float64 in [0, 1). Returns (..., S) int64. A token of probability 0 is never drawn.
 
     Sums and comparisons are in float64: in float32 over 50,304 tokens a fifth of the vocabulary is never drawn. The
@@ -39,24 +39,24 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
 
 
 def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """`_search` with one distribution for many draws: once a policy has made up its mind, most draws are its first
-    choice, which takes two comparisons to see; the rest is searched for. cdf, probabilities: (X, A); draws: (X, S)."""
+    """`_search` for many draws per distribution: when a policy is nearly deterministic, most draws are its most likely
+    token, which takes two comparisons to test; only the rest is searched. cdf, probabilities: (X, A); draws: (X, S)."""
     distributions, likeliest = np.arange(len(cdf)), probabilities.argmax(-1)
     if probabilities[distributions, likeliest].mean() < 0.5:
         return _search(cdf, draws, distributions[:, None])
     starts = np.where(likeliest > 0, cdf[distributions, likeliest - 1], 0.0)
     missed = (draws < starts[:, None]) | (draws >= cdf[distributions, likeliest][:, None])
     tokens = likeliest.repeat(draws.shape[1])
-    places = missed.ravel().nonzero()[0]
-    tokens[places] = _search(cdf, draws.ravel()[places], places // draws.shape[1])
+    rest = missed.ravel().nonzero()[0]
+    tokens[rest] = _search(cdf, draws.ravel()[rest], rest // draws.shape[1])
     return tokens
 
 
 def _search(cdf: np.ndarray, draws: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How many entries of its row are <= each draw: a binary search with all draws in step.
+    """How many entries of its row are <= each draw: a binary search, vectorised over all draws.
 
     cdf: (X, A); draws: any shape; rows: one that broadcasts to it. `searchsorted`, one draw at a time, takes several
-    times as long: its branches cannot be predicted.
+    times as long, because of branch mispredictions.
     """
     distributions, width = cdf.shape
     size = max(2, 1 << (width - 1).bit_length())
@@ -65,7 +65,7 @@ def _search(cdf: np.ndarray, draws: np.ndarray, rows: np.ndarray) -> np.ndarray:
     offset = rows * size
     position, step = np.zeros(draws.shape, dtype=np.int64) + offset, size // 2
     while step:
-        # clip: every position is inside, and need not be checked
+        # every position is in range; mode="clip" skips the check
         position += (table.ravel()[step - 1 :].take(position, mode="clip") <= draws).astype(np.int64) * step
         step //= 2
     position -= offset

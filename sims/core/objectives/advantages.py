@@ -1,6 +1,6 @@
-"""What a response was worth, beyond what was expected of it.
+"""Advantages: reward minus a baseline.
 
-Responses of one prompt are a group: the K axis. `weight` marks the absent (0); None means that all are there.
+Responses to one prompt are a group: the K axis. A response of `weight` 0 is absent; None means that all are present.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def centred(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
     """r_k − mean(r): each response against its whole group, itself included. Shapes as `group_mean`, returns (..., B,
     K).
 
-    Its expected policy gradient is exactly (K−1)/K of the true one, because the own reward is in the baseline.
+    Its expected policy gradient is exactly (K−1)/K of the true one, because a response's own reward is in its baseline.
     """
     difference = rewards - group_mean(rewards, weight)
     return difference if weight is None else masked(difference, weight > 0)
@@ -34,13 +34,13 @@ def centred(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
 def leave_one_out(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
     """r_k − mean of the others = K/(K−1)·(r_k − mean). rewards, weight: (..., B, K); returns (..., B, K).
 
-    Unbiased for independent responses; needs K >= 2 (a response without others gets 0). Kool et al. 2019; Ahmadian et
-    al. 2024 (RLOO).
+    Unbiased for independent responses; needs K >= 2 (a response alone in its group gets 0). Kool et al. 2019; Ahmadian
+    et al. 2024 (RLOO).
     """
     if weight is None:
         count = rewards.shape[-1]
         if count < 2:
-            raise ValueError(f"leave_one_out: {count} response a prompt: must be at least 2")
+            raise ValueError(f"leave_one_out: {count} response per prompt: must be at least 2")
         return centred(rewards) * (count / (count - 1))
     count_present = (weight > 0).sum(-1, keepdim=True)
     factor = count_present / (count_present - 1).clamp(min=1)
@@ -56,10 +56,11 @@ def standardised(
 ) -> Tensor:
     """(r_k − mean of its group) / (standard deviation + ε). rewards, weight: (..., B, K); returns (..., B, K).
 
-    scale: whose deviation divides, the group's (GRPO), that of all rewards of the batch (TRL's "batch"), or none's
-    (Dr. GRPO). ddof: 1 divides the squares by count − 1 (`torch.std`: TRL, verl), 0 by the count (HALOs). A group of
-    equal rewards gets exactly 0: the rounding of its mean, divided by ε, would be an advantage. Biased: the deviation
-    depends on the own reward, and groups that nearly all solve or nearly all fail weigh more. Shao et al. 2024.
+    scale: the standard deviation to divide by: the group's (GRPO), that of all rewards of the batch (TRL's "batch"), or
+    none (Dr. GRPO). ddof: 1 divides the squares by count − 1 (`torch.std`: TRL, verl), 0 by the count (HALOs). A
+    zero-advantage group, one of equal rewards, gets exactly 0: the rounding error of its mean, divided by ε, would be
+    an advantage. Biased: the deviation depends on the response's own reward, and prompts that nearly all responses
+    solve, or nearly all fail, weigh more. Shao et al. 2024.
     """
     difference = torch.where(equal_rewards(rewards, weight), 0.0, centred(rewards, weight))
     if scale == "none":
@@ -70,12 +71,12 @@ def standardised(
     mean = masked(rewards, there).sum(axes, keepdim=True) / count.clamp(min=1)
     squares = masked(rewards - mean, there).square().sum(axes, keepdim=True)
     deviation = torch.sqrt(squares / (count - ddof).clamp(min=1)) + epsilon
-    # Where nothing differs the division could be 0/0, and what is divided is 0 already.
+    # Where all rewards are equal the division could be 0/0; the numerator is 0 already.
     return difference / torch.where(squares > 0, deviation, 1.0)
 
 
 def equal_rewards(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Whether all responses of a prompt got the same reward, bit for bit; true of fewer than two. Shapes as
+    """Whether all responses of a prompt got the same reward, bit for bit; True with fewer than two responses. Shapes as
     `group_mean`, returns (..., B, 1) bool."""
     if weight is None:
         return rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
@@ -87,7 +88,7 @@ def equal_rewards(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
 def mean_so_far(mean: Tensor, count: Tensor, rewards: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over all rewards of a run, with one more batch. mean, count: (...); rewards, there: (..., B, K).
 
-    Returns the new mean and count. What is not `there` does not count.
+    Returns the new mean and count. Rewards where `there` is False are ignored.
     """
     everyone = there.shape[-2] * there.shape[-1]
     more = count + (everyone if hides_nothing(there) else there.sum((-2, -1)))
@@ -100,8 +101,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float | Tensor, la
 
         δ_t = r_t + γ V_{t+1} − V_t,    A_t = δ_t + γλ A_{t+1},    V = 0 after the last token
 
-    rewards, values, mask: (..., L); returns (..., L), 0 in masked slots. γ is a discount a token, λ the trace decay.
-    A masked slot inside a response is stepped over: it neither ends the response nor discounts. Schulman et al. 2016.
+    rewards, values, mask: (..., L); returns (..., L), 0 in masked slots. γ is the discount per token, λ the trace
+    decay. A masked slot inside a response is skipped: it neither ends the response nor discounts. Schulman et al. 2016.
     """
     rewards, values = masked(rewards, mask), masked(values, mask)
     advantage = torch.zeros_like(values[..., 0])

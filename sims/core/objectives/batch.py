@@ -1,8 +1,8 @@
 """What one collection of responses looks like to every algorithm.
 
-Trailing axes are always (B, K, L): prompts, responses a prompt, tokens. A bandit is L = 1. Whatever stands before them,
-written `...`, counts independent runs; a language model has nothing there. B counts prompts, so that the "batch size"
-of most papers is B·K here.
+Trailing axes are always (B, K, L): prompts, responses per prompt, tokens. A bandit is L = 1. Leading axes, written
+`...`, count independent runs; a language model has none. B counts prompts, so that the "batch size" of most papers is
+B·K here.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from .reductions import pair_weights
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Responses and all that was learned about them when they were collected; None where nobody needs it.
+    """Responses and their data, frozen at collection; None for fields that the algorithm does not use.
 
-    What is absent may hold anything, NaN included: an absent response has no token and reward 0 from here on, and no
-    pair counts that it is in.
+    Entries of absent responses may be anything, NaN included: here their mask becomes False, their rewards 0, and their
+    pairs get weight 0.
 
     prompts: (..., B) ids, or (..., B, P) tokens padded on the left, with prompt_mask of the same shape.
     responses: (..., B, K, L) token ids.
     mask: (..., B, K, L) bool, True where the policy chose a token, EOS included; built while sampling.
-    weight: (..., B, K), 0 where a response is absent (filtered, ragged); every denominator counts it. None: all there.
+    weight: (..., B, K), 0 where a response is absent (filtered, ragged); every denominator uses it. None: all present.
     rewards, gold: (..., B, K), what the learner sees, and what it is evaluated by.
     pairs: (..., B, Q, 2) indices into K; pair_label: (..., B, Q) probability that the first of a pair is preferred;
-        pair_weight: (..., B, Q), 0 where a pair does not count. None: all do.
+        pair_weight: (..., B, Q); zero-weight pairs are ignored. None: all weigh 1.
     desirable: (..., B, K) probability that a response is labelled good (KTO).
-    logp_sampler: (..., B, K, L) log-probs under the very distribution that drew the tokens.
+    logp_sampler: (..., B, K, L) log-probs under the distribution that drew the tokens.
     logp_policy: (..., B, K, L) log-probs under the policy as it was at collection; None where that is the sampler.
     logp_ref, values: (..., B, K, L) reference log-probs and critic values, frozen at collection.
     probes: the same prompts with other prompts' responses, for algorithms that compare against mismatched text.
-    reference_version: how often the reference had been renewed when logp_ref was computed.
+    reference_version: how often the reference had been replaced or averaged when logp_ref was computed.
     """
 
     prompts: Tensor
@@ -62,7 +62,7 @@ class Batch:
             object.__setattr__(self, name, value)
 
     def _cleared(self) -> dict[str, Tensor]:
-        """The fields in which something is absent, cleared of it once, so that no algorithm has to think of it."""
+        """The fields with absent entries cleared, so that no algorithm has to handle them."""
         found: dict[str, Tensor] = {}
         if self.weight is not None:
             there = self.weight > 0
@@ -87,7 +87,7 @@ class Batch:
         return self.responses.shape[-3]
 
     def need(self, name: str) -> Tensor:
-        """A field that an algorithm cannot do without."""
+        """A field that an algorithm requires; ValueError if it is None."""
         value = getattr(self, name)
         if value is None:
             raise ValueError(f"batch.{name} is missing: this algorithm needs it")
@@ -102,7 +102,7 @@ class Batch:
         return replace(self, **changes)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name; probes, which are made anew from the batch, left out."""
+        """The fields that are not None, by name; without probes, which are made anew from the batch."""
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 
     def over_prompts(self, change: Callable[[Tensor, int], Tensor]) -> Batch:
@@ -120,12 +120,12 @@ class Batch:
         return self.over_prompts(lambda x, axis: x.narrow(axis, start, length))
 
     def gather(self, index: Tensor) -> Batch:
-        """The prompts at `index` (..., B'), each run its own."""
+        """The prompts at `index` (..., B'), a different index per run."""
         return self.over_prompts(lambda x, axis: take_items(x, index, axis))
 
     @staticmethod
     def join(batches: Sequence[Batch]) -> Batch:
-        """Batches of the same fields, one behind the other along B; probes, which are made anew, left out."""
+        """Batches of the same fields, concatenated along B; without probes, which are made anew."""
         first, axis = batches[0], len(batches[0].lead)
         parts = [batch.tensors() for batch in batches]
         joined = {name: torch.cat([part[name] for part in parts], dim=axis) for name in parts[0]}
@@ -143,10 +143,10 @@ def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a policy says of a batch. logp, values, entropy: (..., B, K, L).
+    """What a policy computes for a batch. logp, values, entropy: (..., B, K, L).
 
-    prompt_logp: (..., B, P) log-probs of the prompts' own tokens, from a policy that can score them; what stands at
-    padding and at a prompt's first token, which nothing predicts, is never read.
+    prompt_logp: (..., B, P) log-probs of the prompts' own tokens, from a policy that can score them; entries at padding
+    and at a prompt's first token, which nothing predicts, are never read.
     """
 
     logp: Tensor
@@ -156,26 +156,27 @@ class Outputs:
 
 
 def over(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A hyper-parameter ready to meet `like`, whose leading axes are the runs: a float as it is, an array over runs
-    with as many more axes of size 1 behind as `like` has."""
+    """A hyper-parameter that broadcasts against `like`, whose leading axes are the runs: a float unchanged, an array
+    over runs with trailing axes of size 1 added."""
     return value.reshape(value.shape + (1,) * (like.dim() - value.dim())) if isinstance(value, Tensor) else value
 
 
 def in_use(value: float | Tensor) -> bool:
-    """Whether a coefficient is not 0. One that is given per run is: runs in which it is 0 are never stacked with others
-    (`experiment.stack_key`)."""
+    """Whether a coefficient is not 0. A tensor, one value per run, counts as not 0: runs in which it is 0 are not
+    stacked with others (`experiment.stack_key`)."""
     return isinstance(value, Tensor) or value > 0
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """x where mask, else 0; what stands in a masked slot, NaN included, reaches neither the value nor the gradient."""
+    """x where mask, else 0; entries where mask is False, NaN included, affect neither the value nor the gradient."""
     return x if hides_nothing(mask) else torch.where(mask, x, 0.0)
 
 
 def hides_nothing(mask: Tensor) -> bool:
-    """Whether a mask is one True expanded over all slots, as spaces without EOS give it: known without a look at each.
+    """Whether a mask is a single True expanded over all slots, as token spaces without EOS give it: read from its
+    strides.
 
-    On a bandit, masking would else cost as much as the losses.
+    Without this test, masking would cost as much as the losses on a bandit.
     """
     return mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ()))
 

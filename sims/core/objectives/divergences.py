@@ -35,25 +35,26 @@ KL_ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def entropy(logp: Tensor) -> Tensor:
-    """H(p) = −Σ p log p in nats. logp: (..., N) over all responses; returns (...). Zero mass counts 0."""
+    """H(p) = −Σ p log p in nats. logp: (..., N) over all responses; returns (...). Responses of probability 0
+    contribute 0."""
     return -_expect(logp, logp)
 
 
 def kl(logp: Tensor, logq: Tensor) -> Tensor:
-    """KL(p‖q) = Σ p (log p − log q) in nats. logp, logq: (..., N); returns (...). Infinite where q misses mass of p."""
+    """KL(p‖q) = Σ p (log p − log q) in nats. logp, logq: (..., N); returns (...). Infinite where q = 0 < p."""
     return _expect(logp, logp - logq)
 
 
 def _expect(logp: Tensor, x: Tensor) -> Tensor:
-    """E_p[x] with 0·∞ = 0: a response that p never gives contributes nothing."""
+    """E_p[x] with 0·∞ = 0: a response of probability 0 contributes nothing."""
     return torch.where(logp > -torch.inf, logp.exp() * x, 0.0).sum(-1)
 
 
 def kl_policy_ref(logp_policy: Tensor, logp_ref: Tensor) -> Tensor:
-    """KL(π‖π_ref), what on-policy reinforcement learning pays for drifting. Shapes as `kl`."""
+    """KL(π‖π_ref), the penalty of KL-regularised reinforcement learning. Shapes as `kl`."""
     return kl(logp_policy, logp_ref)
 
 
 def kl_ref_policy(logp_policy: Tensor, logp_ref: Tensor) -> Tensor:
-    """KL(π_ref‖π), what weighted likelihood on reference samples pays. Shapes as `kl`."""
+    """KL(π_ref‖π), minimised by maximum likelihood on reference samples. Shapes as `kl`."""
     return kl(logp_ref, logp_policy)

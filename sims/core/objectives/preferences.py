@@ -1,4 +1,4 @@
-"""From rewards to labels: which responses are compared, and who wins.
+"""From rewards to labels: which responses are compared, and which is preferred.
 
 Labels are data: they are drawn once, when responses are labelled, from uniforms that are passed in.
 """
@@ -22,14 +22,14 @@ class Labeller(Spec, kind="labeller"):
     """A Bradley–Terry labeller: P(first ≻ second) = σ((r_1 − r_2) / label_temperature), then flipped with probability
     flip_rate.
 
-    With rewards in [0, 1] a labeller of temperature 1 is little better than a coin: the temperature is always a choice.
+    With rewards in [0, 1] and temperature 1 labels are nearly random; the default is noiseless.
     """
 
     label_temperature: float = setting(
-        0.0, "scale on which rewards are told apart; 0: noiseless, ties give one half", at_least=0
+        0.0, "temperature of the Bradley-Terry labels, in units of reward; 0: noiseless, ties give one half", at_least=0
     )
-    flip_rate: float = setting(0.0, "probability that a label is turned round", at_least=0, at_most=0.5)
-    correct_above: float = setting(0.5, "rewards above it count as correct (pairing = correct_incorrect)")
+    flip_rate: float = setting(0.0, "probability that a label is flipped", at_least=0, at_most=0.5)
+    correct_above: float = setting(0.5, "responses with a reward above this are correct (pairing = correct_incorrect)")
 
     def label(self, first: Tensor, second: Tensor, uniforms: Tensor) -> Tensor:
         """1 where the first is preferred, 0 where the second is, ½ for a noiseless tie.
@@ -49,29 +49,27 @@ def preference_probability(first: Tensor, second: Tensor, temperature: float) ->
 
 
 def count_pairs(num_generations: int, pairing: Pairing) -> int:
-    """Q, how many pairs a prompt of K responses gives; SpecError if it gives none."""
+    """Q, the number of pairs per prompt with K responses; SpecError if there is none."""
     if num_generations < 2:
         raise SpecError("num_generations", num_generations, "must be at least 2: a pair needs two responses")
     if pairing in ("drawn", "halves") and num_generations % 2:
-        raise SpecError(
-            "num_generations", num_generations, f"must be even: pairing = {pairing} takes responses two by two"
-        )
+        raise SpecError("num_generations", num_generations, f"must be even: pairing = {pairing} pairs up all responses")
     every, half = num_generations * (num_generations - 1) // 2, num_generations // 2
     return {"drawn": half, "halves": half, "best_worst": 1, "all": every, "correct_incorrect": every}[pairing]
 
 
 def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) -> tuple[Tensor, Tensor | None]:
-    """The pairs to label, and the weight of each (None: all count). rewards: (..., B, K).
+    """The pairs to label, and the weight of each (None: all weigh 1). rewards: (..., B, K).
 
     drawn: 0-1, 2-3, ... · best_worst: argmax against argmin · all: every i < j · correct_incorrect: those i < j of
-    which exactly one has a reward above `correct_above` · halves: 0-K/2, 1-(K/2+1), ..., where the second half of the
+    which exactly one reward is above `correct_above` · halves: 0-K/2, 1-(K/2+1), ..., where the second half of the
     responses comes from another distribution. Returns pairs (..., B, Q, 2) and weights (..., B, Q).
     """
     generations = rewards.shape[-1]
     count = count_pairs(generations, pairing)
     if pairing == "best_worst":
         best_worst = torch.stack([rewards.argmax(-1), rewards.argmin(-1)], dim=-1).unsqueeze(-2)
-        # A group of equal rewards has no best: argmax and argmin then name the same response, which is no pair.
+        # With equal rewards argmax and argmin are the same response, which is no pair: weight 0.
         return best_worst, (rewards.amax(-1, keepdim=True) > rewards.amin(-1, keepdim=True)).to(rewards.dtype)
     if pairing == "drawn":
         index = torch.arange(generations, device=rewards.device).reshape(count, 2)
@@ -87,9 +85,9 @@ def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) 
 
 
 def desirable_from_pairs(pairs: Tensor, label: Tensor, generations: int, weight: Tensor | None = None) -> Tensor:
-    """How often each response won the pairs it was in: (..., B, K), ½ for one that was in none. For KTO.
+    """Share of its pairs in which each response was preferred: (..., B, K), ½ if it was in none. For KTO.
 
-    label, weight: (..., B, Q); pairs of weight 0 do not count, and those of any other weight count alike.
+    label, weight: (..., B, Q); zero-weight pairs are ignored, all others weigh the same.
     """
     played = torch.ones_like(label) if weight is None else (weight > 0).to(label.dtype)
     wins = label.new_zeros((*label.shape[:-1], generations))

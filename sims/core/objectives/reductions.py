@@ -1,7 +1,7 @@
-"""How the losses of many tokens, responses or pairs become one number.
+"""How the losses of many tokens, responses or pairs are averaged.
 
 Every unit gets its *share* of the minibatch before the minibatch is cut into micro-batches or spread over ranks, so
-that cutting changes nothing. A share counts only what is there: to give a response the weight 0 is to delete it.
+that neither changes the loss. Weight 0 is the same as leaving the response out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TokenReduction = Literal["sequence_sum", "sequence_mean", "token_mean", "constan
 def shares(weight: Tensor | None, like: Tensor) -> Tensor:
     """Each unit's share of a mean over prompts of means over a prompt's units.
 
-        share_bu = w_bu / Σ_u w_bu / #{prompts with any weight}
+        share_bu = w_bu / Σ_u w_bu / #{prompts with weight > 0}
 
-    weight: (..., B, U), >= 0, or None when every unit is there; like: any tensor of that shape.
-    Returns (..., B, U), which sums to 1 over B and U (to 0 if nothing is there).
+    weight: (..., B, U), >= 0, or None when every unit is present; like: any tensor of that shape.
+    Returns (..., B, U), which sums to 1 over B and U (to 0 if every weight is 0).
     """
     if weight is None:
         prompts, units = like.shape[-2:]
@@ -33,7 +33,7 @@ def shares(weight: Tensor | None, like: Tensor) -> Tensor:
 def pair_weights(weight: Tensor | None, pairs: Tensor, pair_weight: Tensor | None) -> Tensor | None:
     """Weight of each pair: its own, and 0 when one of its responses is absent.
 
-    weight: (..., B, K); pairs: (..., B, Q, 2); pair_weight: (..., B, Q); returns (..., B, Q), None if all pairs count.
+    weight: (..., B, K); pairs: (..., B, Q, 2); pair_weight: (..., B, Q); returns (..., B, Q), None if all weigh 1.
     """
     if weight is None:
         return pair_weight
@@ -47,9 +47,9 @@ def token_shares(
 ) -> Tensor:
     """Each token's share of the minibatch. weight: (..., B, K) or None; mask, like: (..., B, K, L), returns the same.
 
-    sequence_sum: a response counts Σ_t, responses and prompts are averaged. The policy gradient proper.
-    sequence_mean: a response counts its mean over its tokens (GRPO): short ones weigh more a token.
-    token_mean: one mean over all tokens of the minibatch (DAPO): long ones weigh more a response.
+    sequence_sum: Σ_t per response, averaged over responses and prompts. The unbiased policy gradient.
+    sequence_mean: mean over tokens per response (GRPO): tokens of short responses weigh more.
+    token_mean: one mean over all tokens of the minibatch (DAPO): long responses weigh more.
     constant_length: Σ_t divided by `constant_length`, the same for every response (Dr. GRPO).
     """
     tokens = mask.to(like.dtype)
@@ -62,6 +62,6 @@ def token_shares(
         return share / tokens.sum(-1, keepdim=True).clamp(min=1.0)
     if reduction == "constant_length":
         if constant_length is None:
-            raise ValueError("constant_length = None: must be given, for the padding of a batch says nothing about it")
+            raise ValueError("constant_length = None: must be given, as padding does not determine it")
         return share / float(constant_length)
     return share

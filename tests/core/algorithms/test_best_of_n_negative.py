@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn_batches import examples
-from enumeration import enumerate_batches, make_problem
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,6 +16,8 @@ from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative
 from sims.core.losses.likelihood import unlikelihood_loss
 from sims.core.objectives.batch import Batch, Outputs
 from sims.environments.space import TokenSpace
+from tests.core.drawn_batches import examples
+from tests.core.enumeration import enumerate_batches, make_problem
 
 LOGP = -torch.tensor([[0.5, 2.0, 1.0, 3.0]], dtype=torch.float64)
 REWARDS = torch.tensor([[0.2, 1.0, 0.4, 0.0]], dtype=torch.float64)

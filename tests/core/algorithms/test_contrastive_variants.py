@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from enumeration import Problem, enumerate_batches, make_problem
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, PairAlgorithm, all_algorithms
@@ -39,6 +38,7 @@ from sims.environments.space import TokenSpace
 from sims.exact import kl_policy_ref, log_softmax
 from sims.experiments.experiment import stack_specs
 from sims.policies import TablePolicy
+from tests.core.enumeration import Problem, enumerate_batches, make_problem
 
 NUMBERED = [
     kind for kind, cls in all_algorithms().items() if issubclass(cls, (PairAlgorithm, KTO)) and cls().per_run_fields()

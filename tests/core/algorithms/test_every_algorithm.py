@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from enumeration import Problem, enumerate_batches, make_problem
 
 from sims.core.algorithms import Algorithm, all_algorithms
 from sims.core.objectives.preferences import count_pairs
 from sims.core.spec import SpecError
 from sims.environments.space import TokenSpace
 from sims.exact import has_population_weights
+from tests.core.enumeration import Problem, enumerate_batches, make_problem
 from tests.newcomers import other_values
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}

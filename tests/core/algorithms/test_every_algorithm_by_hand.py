@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_every_algorithm import ALGORITHMS, CASES
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.objectives.batch import Batch, Outputs
+from tests.core.algorithms.test_every_algorithm import ALGORITHMS, CASES
 
 NAN = math.nan
 

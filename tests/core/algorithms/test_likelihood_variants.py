@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from enumeration import enumerate_batches, make_problem
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
@@ -27,6 +26,7 @@ from sims.environments.space import TokenSpace
 from sims.environments.token_tree import TokenTree
 from sims.exact import log_softmax, population_weights
 from sims.policies import Table
+from tests.core.enumeration import enumerate_batches, make_problem
 
 
 def tensor(*values: Any) -> Tensor:

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from drawn_batches import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sims.core.algorithms import Algorithm
+from sims.core.loop.learner import narrow_targets
+from sims.core.objectives.batch import Batch
+from tests.core.drawn_batches import (
     KINDS,
     OTHER_FIELDS,
     RESPONSE_FIELDS,
@@ -30,13 +37,6 @@ from drawn_batches import (
     update,
     with_nan,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
-
-from sims.core.algorithms import Algorithm
-from sims.core.loop.learner import narrow_targets
-from sims.core.objectives.batch import Batch
 
 every_algorithm = pytest.mark.parametrize("kind", KINDS)
 WIDTHS = (torch.float32, torch.float64)

@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from drawn_batches import Shape, Style, examples, make_case, same, shapes, styles
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,6 +22,7 @@ from sims.core.losses.reward_model import labelled_bradley_terry_loss
 from sims.core.objectives.advantages import centred, gae, group_mean, leave_one_out, standardised, whiten
 from sims.core.objectives.divergences import KL_ESTIMATORS, k3
 from sims.core.objectives.reductions import TokenReduction, shares, token_shares
+from tests.core.drawn_batches import Shape, Style, examples, make_case, same, shapes, styles
 
 FLOAT32_EPSILON = 2.0**-23
 exponents = st.floats(-12.0, -4.0)

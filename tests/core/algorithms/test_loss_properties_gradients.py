@@ -11,7 +11,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from drawn_batches import (
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sims.core.algorithms import Algorithm, Targets, all_algorithms, find_algorithm
+from sims.core.algorithms.clipped import GSPO
+from sims.core.algorithms.filtering import RejectionSampling
+from sims.core.algorithms.policy_gradient import Reinforce
+from sims.core.algorithms.reward_weighted import AWR
+from sims.core.objectives.batch import lengths, masked
+from sims.core.objectives.divergences import kl_policy_ref
+from sims.core.objectives.reductions import shares
+from sims.environments.space import TokenSpace
+from tests.core.drawn_batches import (
     KINDS,
     Case,
     Shape,
@@ -27,20 +40,7 @@ from drawn_batches import (
     make_case,
     same,
 )
-from enumeration import enumerate_batches, make_problem
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from torch import Tensor
-
-from sims.core.algorithms import Algorithm, Targets, all_algorithms, find_algorithm
-from sims.core.algorithms.clipped import GSPO
-from sims.core.algorithms.filtering import RejectionSampling
-from sims.core.algorithms.policy_gradient import Reinforce
-from sims.core.algorithms.reward_weighted import AWR
-from sims.core.objectives.batch import lengths, masked
-from sims.core.objectives.divergences import kl_policy_ref
-from sims.core.objectives.reductions import shares
-from sims.environments.space import TokenSpace
+from tests.core.enumeration import enumerate_batches, make_problem
 
 ALGORITHMS = all_algorithms()
 SMALL = make_case(Shape((), 2, 4, 3), Style(0, "ragged", "real", 1.0, False, "none", "none", False, torch.float64))

@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from drawn_batches import KINDS, Case, Shape, Style, aim, make_case, update
-from test_every_algorithm import other_values
-from test_schedule_and_train import training
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -24,6 +21,9 @@ from sims.core.loop.optimise import Optimiser, PerRunOptimiser
 from sims.core.objectives.preferences import Labeller, choose_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError
+from tests.core.algorithms.test_every_algorithm import other_values
+from tests.core.drawn_batches import KINDS, Case, Shape, Style, aim, make_case, update
+from tests.core.loop.test_schedule_and_train import training
 
 ALGORITHMS = all_algorithms()
 # Log-ratios of up to 6 a token reach the widest clip range there is, 5 = e^1.6; a reward of 4 the largest weight,

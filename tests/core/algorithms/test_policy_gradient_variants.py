@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from enumeration import enumerate_batches, make_problem
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
@@ -21,6 +20,7 @@ from sims.core.objectives.batch import Batch, Outputs, lengths
 from sims.core.spec import SpecError
 from sims.environments.space import TokenSpace
 from sims.exact import objective_weights
+from tests.core.enumeration import enumerate_batches, make_problem
 
 RATIO_GROUP = [GRPO(beta=0.0), DrGRPO(), DAPO(), GSPO(), CISPO()]
 

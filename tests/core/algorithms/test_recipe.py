@@ -41,7 +41,7 @@ def worst_of_n_weights(algorithm, problem):
 '''
 BY_HAND = """
 sys.path.insert(0, "tests/core")
-from test_every_algorithm_by_hand import BY_HAND, ByHand
+from tests.core.algorithms.test_every_algorithm_by_hand import BY_HAND, ByHand
 
 BY_HAND["worst_of_n"] = [ByHand(-3.0)]  # the log-prob of b, which earned less
 """

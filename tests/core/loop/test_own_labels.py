@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from enumeration import Problem, enumerate_batches, make_problem
 
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.contrastive import DPO
@@ -27,6 +26,7 @@ from sims.environments import BanditR1, EnumerableEnvironment, TokenTree
 from sims.environments.space import TokenSpace
 from sims.experiments.experiment import Experiment
 from sims.policies import Table, TablePolicy
+from tests.core.enumeration import Problem, enumerate_batches, make_problem
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 PROBLEMS = [
@@ -265,8 +265,8 @@ def test_a_labelling_that_would_never_begin_is_refused() -> None:
         )
 
 
-def test_a_reference_that_only_the_judge_looks_at_may_move() -> None:
+def test_a_reference_that_only_the_labelling_uses_may_change() -> None:
     schedule = Schedule(reference="copy", reference_every_updates=3)
-    with pytest.raises(SpecError, match="looks at no reference"):
+    with pytest.raises(SpecError, match="uses no reference"):
         check_run(find_algorithm("best_of_n")(), schedule)
     check_run(find_algorithm("best_of_n")(), schedule, OWN)

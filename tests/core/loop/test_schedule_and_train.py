@@ -103,7 +103,7 @@ def test_the_fixed_reference_never_moves_and_is_never_trained() -> None:
 
 def test_reference_rules() -> None:
     copied = training(Schedule(batch_size=4, reference="copy", reference_every_updates=2))
-    at = {t.update: (copied.policy.clone().logits(), copied.reference.policy.logits().clone()) for t in copied.train(4)}
+    at = {t.number: (copied.policy.clone().logits(), copied.reference.policy.logits().clone()) for t in copied.train(4)}
     assert torch.equal(at[2][0], at[2][1]) and torch.equal(at[3][1], at[2][0]) and torch.equal(at[4][0], at[4][1])
     assert copied.reference.version == 2
 
@@ -183,7 +183,7 @@ def test_runs_that_cannot_be(algorithm: str, settings: dict[str, object], field:
 
 
 def test_updates_must_end_on_a_batch_boundary() -> None:
-    with pytest.raises(SpecError, match="multiple of the 2 updates a batch"):
+    with pytest.raises(SpecError, match="multiple of the 2 updates per batch"):
         next(training(Schedule(batch_size=4, epochs=2)).train(3))
 
 

@@ -10,9 +10,10 @@ import torch
 
 from llm.__main__ import main
 from llm.commands.new import NewModel, create, texts, train_tokenizer
-from llm.commands.reward import RewardData, load_rows
 from llm.data import TextEncoder
-from llm.models.spec import LanguageModelSpec, load_model, load_tokenizer
+from llm.models.loading import load_model, load_tokenizer
+from llm.models.spec import LanguageModelSpec
+from llm.reward_models.data import RewardData, load_rows
 from sims.core.spec import SpecError
 
 PAIRS = [

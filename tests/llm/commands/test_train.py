@@ -11,13 +11,13 @@ import torch
 
 from llm.__main__ import main
 from llm.commands.options import parse
-from llm.commands.train import closing_table
 from llm.embedded.language import build_tokenizer
 from llm.reward_models.model import new_reward_model
 from llm.tasks import LearnedReward
 from llm.tasks.environment import response_lengths
+from llm.training.folder import closing_table
+from llm.training.loggers import read_json_lines
 from llm.training.memory import estimate
-from llm.training.metrics import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run, device_for, execute
 from sims.core.algorithms import find_algorithm
@@ -353,4 +353,4 @@ def test_the_closing_table_has_a_line_a_completion(tmp_path):
 
 def test_an_unknown_command_lists_the_known(capsys):
     assert main(["tarin"]) == 2
-    assert "must be one of pretrain, new, sft, train" in capsys.readouterr().err
+    assert "must be one of pretrain, new, sft, reward, train" in capsys.readouterr().err

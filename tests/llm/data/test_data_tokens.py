@@ -115,7 +115,7 @@ def test_conversations_without_a_chat_template_are_an_error_whatever_the_options
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{{ messages | length }}{{ messages[-1].content }}", "otherwise once an answer follows"),
+        ("{{ messages | length }}{{ messages[-1].content }}", "otherwise once a response follows"),
         ("{{ raise_exception('roles must alternate') }}", "refuses the conversation: roles must alternate"),
     ],
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm.commands.reward import RewardData
 from llm.data import BadRowsError, prompt_from, template_columns
+from llm.reward_models.data import RewardData
 from llm.tasks import MinLength
 from sims.core.spec import SpecError
 from tests.llm.tiny_data import BPE, load

@@ -64,11 +64,12 @@ def test_pairs_are_labelled_by_the_reward_and_not_by_the_row(tmp_path, capsys):
     assert recorded(MinLength(**data), 3) == {(9, 3): 1, (2, 7): 1, (5, 5): 1}
     assert capsys.readouterr().err == ""
     assert recorded(MinLength(**data, relabel=True), 2) == {(9, 3): 0, (2, 7): 1}
-    said = f"{data['data']}: relabelled 2 of 3 pairs, 1 of them against the row; 1 ties dropped: line 3\n"
+    said = f"{data['data']}: relabelled 2 of 3 pairs, 1 of them against the row's label; 1 ties dropped: line 3\n"
     assert capsys.readouterr().err == said
     assert recorded(ModeLength(mode=6, **data, relabel=True), 1) == {(2, 7): 0}  # 9 and 3, and 5 and 5, are as far
     assert (
-        "relabelled 1 of 3 pairs, 1 of them against the row; 2 ties dropped: line 1, line 3" in capsys.readouterr().err
+        "relabelled 1 of 3 pairs, 1 of them against the row's label; 2 ties dropped: line 1, line 3"
+        in capsys.readouterr().err
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm.distributed.spread import DistributedLearner, Ranks, SpreadPolicy, check_processes, joined
 from llm.models.policy import CausalLMPolicy
-from llm.reward_models.model import RewardTraining, fit
+from llm.reward_models.fit import RewardTraining, fit
 from sims.core.algorithms import Algorithm, Targets, all_algorithms
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
@@ -158,7 +158,7 @@ def test_processes_fit_the_reward_model_of_one(runs: Path, count: int):
 
 def test_a_process_that_differs_is_named(runs: Path):
     messages = [(runs / f"{rank}.error").read_text() for rank in range(3)]
-    assert messages == ["seed: process 2 has another than process 0; were they started with one seed?"] * 3
+    assert messages == ["seed: process 2 has other values than process 0; were they started with the same seed?"] * 3
 
 
 def test_one_process_is_the_plain_learner():

@@ -17,8 +17,9 @@ from llm.__main__ import main
 from llm.commands.options import parse
 from llm.models.sampling import Decoding, truncate
 from llm.models.vllm_sampler import VLLMDecoding, VLLMPolicy, check_sampler, checkpoint_weights, stop_engine
+from llm.training.loggers import read_json_lines
 from llm.training.memory import estimate
-from llm.training.metrics import WatchedSampler, read_json_lines, sampler_mismatch
+from llm.training.metrics import WatchedSampler, sampler_mismatch
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.loop.protocols import Samples
@@ -330,9 +331,9 @@ BAD = [
     (["--use-vllm", "--precision", "float64"], "precision = 'float64': must be float32 with use_vllm"),
     (
         ["--use-vllm", "--sharding", "full", "--processes", "2"],
-        "sharding = 'full': must be none with use_vllm: each process's vLLM is given whole weights",
+        "sharding = 'full': must be none with use_vllm: each process's vLLM needs the full weights",
     ),
-    (["--use-vllm", "--algorithm", "nash-md"], "use_vllm = True: nash_md draws from a mixture of two policies"),
+    (["--use-vllm", "--algorithm", "nash-md"], "use_vllm = True: nash_md samples from a mixture of two policies"),
 ]
 
 

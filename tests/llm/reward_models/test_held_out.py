@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llm.__main__ import main
-from llm.commands.reward import RewardData, load_rows, shared_prompts, split_by_prompt
 from llm.embedded.language import all_prompts, build_tokenizer
+from llm.reward_models.data import RewardData, load_rows, shared_prompts, split_by_prompt
 from sims.core.spec import SpecError
 
 TOKENIZER = build_tokenizer()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from llm.data import Limits, Row, TextEncoder, encode_response, encode_row, load_examples
-from llm.reward_models.model import load_reward_model, new_reward_model, preference_batch
+from llm.reward_models.model import load_reward_model, new_reward_model
+from llm.reward_models.scoring import preference_batch
 from llm.tasks import Completions, LearnedReward
 from llm.tasks.environment import TextEnvironment
 from tests.llm.tiny_data import CHAT, assistant, byte_level, user

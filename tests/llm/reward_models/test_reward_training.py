@@ -17,18 +17,9 @@ from llm.commands.reward import LongerWins, main
 from llm.embedded import EMBEDDED, language
 from llm.models.scoring import Scoring
 from llm.reward_models.calibration import calibration, wilson
-from llm.reward_models.model import (
-    ImplicitReward,
-    RewardModel,
-    RewardTraining,
-    TextScorer,
-    fit,
-    held_out,
-    label_pairs,
-    load_reward_model,
-    new_reward_model,
-    preference_batch,
-)
+from llm.reward_models.fit import RewardTraining, fit
+from llm.reward_models.model import RewardModel, load_reward_model, new_reward_model
+from llm.reward_models.scoring import ImplicitReward, TextScorer, held_out, label_pairs, preference_batch
 from llm.training.pretrain import load
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.reward_model import RewardModelLoss
@@ -158,7 +149,7 @@ def test_calibration_by_hand():
     assert [b.accuracy for b in found.bins if b.pairs] == pytest.approx([0.5, 0.5, 0.8])
     # gaps by bin: 0.5 − 0.5 once, 0.65 − 0.5 for two pairs, 0.95 − 0.8 once
     assert found.calibration_error == pytest.approx((0.0 + 2 * 0.15 + 0.15) / 4, rel=1e-5)
-    with pytest.raises(ValueError, match="none counts"):
+    with pytest.raises(ValueError, match="all weights are 0"):
         calibration(d, label, torch.zeros(5))
 
 
@@ -327,7 +318,7 @@ def test_the_command_saves_a_model_and_what_it_measured(tmp_path: Path, capsys: 
     assert report["longer_wins"] == 1.0  # four words against two, in each pair
     assert report["reward_data"]["data"] == str(data)
     report = json.loads((proxy / "report.json").read_text())
-    assert report["reward_data"]["judge"] == str(gold) and report["reward_model"]["label_smoothing"] == 0.1
+    assert report["reward_data"]["labels"] == str(gold) and report["reward_model"]["label_smoothing"] == 0.1
     assert report["training_pairs"] == 16 and report["held_out"]["pairs"] == 4
     assert load_reward_model(proxy).classifier.config.num_labels == 1
     printed = capsys.readouterr().out
@@ -368,11 +359,11 @@ def test_the_command_hands_on_margins(
     ("arguments", "message"),
     [
         (["--processes", "2"], "processes = 2: only 1 runs"),
-        (["--labels", "data"], "judge = 'data': the language's pairs come unlabelled"),
+        (["--labels", "data"], "labels = 'data': the language's pairs come unlabelled"),
         (["--labels", "implicit"], "implicit_policy = None: must be given with labels = implicit"),
         (["--implicit-policy", "pythia"], "implicit_policy = 'pythia': only means something with labels = implicit"),
-        (["--labels", "pythia"], "judge = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
-        (["--margin-column", "m"], "margin_column = 'm': belongs to the data's own labels: labels = data"),
+        (["--labels", "pythia"], "labels = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
+        (["--margin-column", "m"], "margin_column = 'm': only means something with labels = data"),
         (["--held-out-share", "0"], "held_out_share = 0.0: must be float > 0 and < 1"),
     ],
 )

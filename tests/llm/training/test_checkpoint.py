@@ -15,7 +15,7 @@ import torch
 from llm.__main__ import main
 from llm.models.policy import CausalLMPolicy
 from llm.training import checkpoint
-from llm.training.metrics import read_json_lines
+from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.algorithms import find_algorithm

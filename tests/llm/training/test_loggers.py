@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llm.__main__ import main
-from llm.training.metrics import TensorBoard, WeightsAndBiases, read_json_lines
+from llm.training.loggers import TensorBoard, WeightsAndBiases, read_json_lines
 from sims.core.spec import SpecError
 
 SMALL = ["--max-new-tokens", "8", "--evaluation-prompts", "4", "--evaluations", "1", "--batch-size", "4"]

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from llm.embedded import EMBEDDED, language
-from llm.training.pretrain import PretrainConfig, build_model, check, load, measure, pretrain, read_report, save
+from llm.models.architectures import build_model
+from llm.training.pretrain import PretrainConfig, check, load, measure, pretrain, read_report, save
 from sims.core.spec import SpecError
 
 PROMPT = "two plus three cats :"

@@ -1,0 +1,181 @@
+// Settings to start from: the lessons of the notebooks, and claims of which an exact table can show something.
+// run: settings, defaults for the rest; compare: what differs in the run that is drawn beside it. answer: what to see, its
+// numbers read off the two runs. holds: what the answer says, as a condition on the runs; a test asks it of every lesson.
+"use strict";
+
+(function (onoff) {
+  const end = (values) => values.at(-1);
+  const f = onoff.format;
+  const halfway = (run) => run.score.findIndex((score) => score > 0.5 * run.problem.atOptimum.score);
+  const likeliest = (run, update) => onoff.policyAt(run, update).reduce((best, x, a, logp) => (x > logp[best] ? a : best), 0);
+  const largestGap = (a, b) => Math.max(...a.map((x, k) => Math.abs(x - b[k])));
+
+  onoff.LESSONS = [
+    {
+      id: "optimum", group: "1 · One prompt, a hundred answers", title: "The optimum is the reference, tilted",
+      run: { overlap: 0.3, updates: 500 },
+      question: "If every nat of distance from the reference costs β, which policy is best? Drag β: where does the dashed " +
+        "optimum go, and does the policy get there?",
+      answer: (a) => `The optimum multiplies the reference by exp(r/β) and normalises. With a small β it lies on the reward's ` +
+        `peak, with a large one on the reference. The policy gradient ends on it: score ${f(end(a.score))}, the optimum's ` +
+        `${f(a.problem.atOptimum.score)}.`,
+      limits: "Exact expectations and a table: nothing here says how many samples this takes.",
+      holds: (a) => Math.abs(end(a.score) - a.problem.atOptimum.score) < 0.01,
+    },
+    {
+      id: "price", group: "1 · One prompt, a hundred answers", title: "Too high a β learns nothing (C51)",
+      run: { problem: "bandit_r2", beta: 1 }, compare: { beta: 0.1 },
+      question: "β = 1 against β = 0.1, all else equal. Which scores more? And does an ever smaller β do harm?",
+      answer: (a, b) => `With β = 1 the run stops at ${f(end(a.score))}, with 0.1 at ${f(end(b.score))}: each has reached its ` +
+        `own optimum. Drag β down: here nothing collapses.`,
+      limits: "The half of the claim that says “too low collapses” needs noise or a wrong reward, and there is neither here.",
+      holds: (a, b) => end(a.score) < 0.6 && end(b.score) > 0.9,
+    },
+    {
+      id: "slow", group: "2 · Following the gradient", title: "What is unlikely learns slowly",
+      run: { overlap: 0.01, rate: 30, updates: 300 }, compare: { overlap: 0.3 }, at: 30, scale: "log",
+      question: "The same reward and learning rate, but the reference has 1 % of its mass near the reward, and not 30 %. How " +
+        "much longer does it take to earn half of what the optimum earns?",
+      answer: (a, b) => `${halfway(a)} updates, and not ${halfway(b)}: the step of a logit is π(a)·(R(a) − E[R]), and π(a) ` +
+        `is small where the reward is. Watch the bars below start small, and grow.`,
+      limits: "Plain gradient descent. Adam rescales small gradients, and the noise of few samples counts besides.",
+      holds: (a, b) => halfway(a) > 10 * halfway(b),
+    },
+    {
+      id: "baseline", group: "2 · Following the gradient", title: "A baseline changes nothing in the mean",
+      run: { algorithm: "reinforce", problem: "bandit_r2" }, compare: { algorithm: "rloo" },
+      question: "REINFORCE without a baseline against leave-one-out. How do the two runs differ? Then move the sync period " +
+        "to ∞.",
+      answer: (a, b) => `On-policy not at all: the scores differ by ${f(largestGap(a.score, b.score))} at most, as ` +
+        `E[∇log π] = 0. On stale samples that expectation is another, and the runs part.`,
+      limits: "What a baseline is for, less variance, cannot be seen where nothing is sampled.",
+      holds: (a, b) => largestGap(a.score, b.score) < 1e-9,
+    },
+    {
+      id: "derived", group: "3 · From reward to preference", title: "DPO finds the optimum, from Bradley–Terry labels",
+      run: { algorithm: "dpo", problem: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
+      question: "Offline pairs of the reference, labelled with P(i ≻ j) = σ(rᵢ − rⱼ). DPO never sees a reward: where does it end?",
+      answer: (a) => `On the very optimum of reward minus β·KL: score ${f(end(a.score))}, the optimum's ` +
+        `${f(a.problem.atOptimum.score)}. Now change the label temperature T: DPO goes to the optimum of β·T.`,
+      limits: "Every pair counts here, however rare. With a finite set of pairs most actions are in none.",
+      holds: (a) => Math.abs(end(a.score) - a.problem.atOptimum.score) < 0.01,
+    },
+    {
+      id: "noiseless", group: "3 · From reward to preference", title: "Labels without noise have no optimum (C22)",
+      run: { algorithm: "dpo", problem: "bandit_r2", sync: Infinity, rate: 100 },
+      question: "The better response of a pair always wins. Where does DPO stop? And what happens to the log-probability of " +
+        "the chosen?",
+      answer: (a) => `Nowhere: each pair wants an infinite margin. KL is ${f(end(a.kl))} and grows; the optimum's is ` +
+        `${f(a.problem.atOptimum.kl)}. The chosen first rise, then fall from ${f(a.chosen[0])} to ${f(end(a.chosen))}; the ` +
+        `rejected fall faster.`,
+      limits: "Most actions of this table are chosen in some pairs and rejected in others; C22 is judged on recorded pairs.",
+      holds: (a) => end(a.kl) > 1.5 * a.problem.atOptimum.kl && end(a.chosen) < a.chosen[0] - 1 &&
+        Math.max(...a.chosen) > a.chosen[0] && end(a.rejected) < end(a.chosen),
+    },
+    {
+      id: "unseen", group: "3 · From reward to preference", title: "Responses that no data show (C03)",
+      run: { algorithm: "dpo", overlap: 0.05, sync: Infinity, rate: 100, updates: 1000 },
+      question: "Offline DPO on the reference's pairs. Does it raise the mass of actions that 100 draws of the reference would " +
+        "most likely miss?",
+      answer: (a) => `First it falls, from ${f(a.unseen[0])} to ${f(Math.min(...a.unseen))}, then rises to ` +
+        `${f(end(a.unseen))}: where a run is stopped decides the sign.`,
+      limits: "Here even rare pairs pull, by their probability; in a data set they are absent, and only the normaliser moves them.",
+      holds: (a) => Math.min(...a.unseen) < a.unseen[0] - 0.02 && end(a.unseen) > a.unseen[0] + 0.05,
+    },
+    {
+      id: "imitation", group: "4 · A family portrait", title: "Imitation stops, DPO goes on",
+      run: { algorithm: "pref_ft", problem: "bandit_r2", sync: Infinity, rate: 1 }, compare: { algorithm: "dpo", rate: 10 },
+      question: "SFT on the preferred response of each of the reference's pairs, against DPO on the same pairs. Who gets further?",
+      answer: (a, b) => `SFT copies the distribution of winners, 2μ(a)·P(a ≻ μ), and rests there with a score of ` +
+        `${f(end(a.score))}. DPO pushes losers down without end, and has ${f(end(b.score))}.`,
+      limits: "Getting further is better only because these labels are right. Flip some, and compare the KL.",
+      holds: (a, b) => end(a.score) < 0.65 && end(b.score) > 0.9,
+    },
+    {
+      id: "first-step", group: "4 · A family portrait", title: "On-policy DPO begins as imitation (C71)",
+      run: { algorithm: "dpo", problem: "bandit_r2", rate: 10 }, compare: { algorithm: "pref_ft", rate: 1 }, at: 30,
+      question: "Fresh pairs for both, and β·η of DPO equals η of SFT on the preferred. How long do they go together?",
+      answer: (a, b) => `Their first steps are the same, and their scores never differ by more than ` +
+        `${f(largestGap(a.score, b.score))}. In the mean the negative half of DPO adds nothing at the reference.`,
+      limits: "In the mean only. On few samples the negative half changes the noise, and that is where C27 is judged.",
+      holds: (a, b) => Math.abs(a.score[1] - b.score[1]) < 1e-12 && largestGap(a.score, b.score) < 0.1,
+    },
+    {
+      id: "negative", group: "4 · A family portrait", title: "A negative gradient on stale samples",
+      run: { overlap: 0.5, sync: Infinity }, compare: { algorithm: "pref_ft", rate: 1 },
+      question: "The sampler stays the reference. What happens to responses whose advantage is negative, under the policy " +
+        "gradient and under imitation?",
+      answer: (a, b) => `The policy gradient pushes them down at a constant rate, for ever: the rejected are at ` +
+        `${f(end(a.rejected))} nats, under imitation at ${f(end(b.rejected))}. No fresh sample tells it to stop, not even ` +
+        `its KL, which is measured on the sampler.`,
+      limits: "PPO's clipping, and importance weights, are made against this; this policy gradient has neither.",
+      holds: (a, b) => end(a.rejected) < 5 * end(b.rejected),
+    },
+    {
+      id: "far", group: "5 · On-policy, off-policy, in between", title: "Reward far: freshness matters (C25)",
+      run: { algorithm: "ipo", overlap: 0.05, rate: 1 }, compare: { sync: Infinity },
+      question: "5 % of the reference lies near the reward. Fresh pairs, or the reference's pairs for ever: what is the " +
+        "difference after 300 updates?",
+      answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}: fresh pairs move with the policy to where the reward ` +
+        `differs. Open the next lesson, or drag the overlap up.`,
+      limits: "In the limit of many samples. With few, the pairs near the reward are not only rare but missing.",
+      holds: (a, b) => end(a.score) > end(b.score) + 0.2,
+    },
+    {
+      id: "near", group: "5 · On-policy, off-policy, in between", title: "Reward near: offline suffices (C25, C31)",
+      run: { algorithm: "ipo", overlap: 0.5, rate: 1 }, compare: { sync: Infinity },
+      question: "Half of the reference lies near the reward. Fresh pairs, or the reference's pairs for ever: what is the " +
+        "difference now?",
+      answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}: none that matters at the end. On the way, fresh pairs ` +
+        `are ahead.`,
+      limits: "One reward, one learning rate. The phase map in the README has more of both, and samples.",
+      holds: (a, b) => Math.abs(end(a.score) - end(b.score)) < 0.05,
+    },
+    {
+      id: "semi", group: "5 · On-policy, off-policy, in between", title: "Semi-online is nearly online (C32)",
+      run: { problem: "bandit_r1", sync: 10 }, compare: { sync: 1 },
+      question: "The sampler is renewed only every 10 updates. What does that cost?",
+      answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}: almost nothing, as a policy moves little in 10 updates.`,
+      limits: "How many updates are few depends on the learning rate: raise it, and 10 is many.",
+      holds: (a, b) => Math.abs(end(a.score) - end(b.score)) < 0.02,
+    },
+    {
+      id: "stale", group: "5 · On-policy, off-policy, in between", title: "Too stale: past the optimum",
+      run: { problem: "bandit_r1", sync: 100 }, compare: { sync: 1 },
+      question: "The sampler is renewed only every 100 updates. Look at the score, and then at the KL.",
+      answer: (a, b) => `The score is higher, ${f(end(a.score))} against ${f(end(b.score))}, and it is no success: the KL is ` +
+        `${f(end(a.kl))}, the optimum's ${f(a.problem.atOptimum.kl)}. Between syncs nothing pulls the policy back.`,
+      limits: "Score minus β·KL, in the table of numbers, is what was asked for.",
+      holds: (a, b) => end(a.score) > end(b.score) && end(a.kl) > a.problem.atOptimum.kl + 1,
+    },
+    {
+      id: "ranks", group: "5 · On-policy, off-policy, in between", title: "On-policy is not enough: who wins is not by how much",
+      run: { algorithm: "dpo", problem: "bandit_r1", rate: 20, updates: 300 }, compare: { temperature: 0.1 }, at: 100,
+      question: "On-policy DPO with noiseless labels, and with labels of temperature 0.1. Which finds the far reward first?",
+      answer: (a, b) => `The noisy ones. After 100 updates the scores are ${f(a.score[100])} and ${f(b.score[100])}; the ` +
+        `reference had ${f(a.score[0])}. Noiseless labels say who wins, not by how much: action ${likeliest(a, 100)}, where the ` +
+        `reference has a spike, earns next to nothing, but beats the bulk of the reference by a hair, and takes over.`,
+      limits: "It escapes later, if the learning rate is kept up. Noise helps here because it carries the size of a difference.",
+      holds: (a, b) => a.score[100] < a.score[0] && b.score[100] > a.score[0] && likeliest(a, 100) === 99,
+    },
+    {
+      id: "absent", group: "Claims besides", title: "Nothing is added that the reference lacks (C64, C49)",
+      run: { overlap: 1e-6, beta: 0.05, rate: 100, updates: 1000 }, scale: "log",
+      question: "One millionth of the reference lies near the reward, and the optimum at this β is well worth reaching. Will " +
+        "1,000 on-policy updates get there?",
+      answer: (a) => `Not in sight: the score is ${f(end(a.score))}, the optimum's ${f(a.problem.atOptimum.score)}. An action's ` +
+        `logit moves in proportion to its probability; drag the overlap up until it wakes.`,
+      limits: "In a table. A network can reach an action through its neighbours.",
+      holds: (a) => end(a.score) < 0.01 && a.problem.atOptimum.score > 0.5,
+    },
+    {
+      id: "best-of-n", group: "Claims besides", title: "Best of n: a larger n stands in for fresh samples",
+      run: { algorithm: "best_of_n", problem: "bandit_r2", sync: Infinity, rate: 1, n: 4 }, compare: { n: 64 },
+      question: "Offline, on the reference's samples: n = 4 against n = 64. How far can imitation go, and at what KL?",
+      answer: (a, b) => `Scores ${f(end(a.score))} and ${f(end(b.score))}, at a KL of ${f(end(a.kl))} and ${f(end(b.kl))}. It ends ` +
+        `on the distribution of the best of n, whatever β is.`,
+      limits: "n samples an update are not free: at equal samples this comparison is another.",
+      holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
+    },
+  ];
+})(globalThis.onoff);

@@ -1,0 +1,62 @@
+"""The scorer that labels the pairs of a reward model's training, as `RewardData.labels` names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from llm.data import TextEncoder
+from llm.embedded import language
+from llm.models.loading import build_policy, load_tokenizer
+from llm.models.scoring import Scoring
+from llm.models.spec import LanguageModelSpec
+from sims.core.spec import SpecError
+
+from .data import RewardData
+from .model import RewardModel, load_reward_model
+from .scoring import ImplicitReward, Scorer, TextScorer
+
+_LABELS = ("data", "min_length", "verifiable", "implicit")
+
+
+def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring: Scoring, device: str) -> Scorer:
+    """The scorer that `labels` names. SpecError where its vocabulary is not that of the model to be trained."""
+    name = data.labels_name
+    if name == "min_length":
+        return TextScorer(_shorter(tokenizer), tokenizer)
+    if name == "verifiable":
+        return TextScorer(_right_answers, tokenizer)
+    if name == "implicit":
+        policies = []
+        for field in ("implicit_policy", "implicit_reference"):
+            spec = LanguageModelSpec(model=getattr(data, field), scoring=scoring)
+            _check_tokens(field, spec.model, tokenizer)
+            policies.append(build_policy(spec, tokenizer, False, torch.float32, torch.device(device)))
+        return ImplicitReward(policies[0], policies[1], data.implicit_beta)
+    _check_tokens("labels", name, tokenizer)
+    try:
+        model: RewardModel = load_reward_model(name, scoring).to(device)
+    except (OSError, ValueError) as error:
+        rule = f"must be one of {', '.join(_LABELS)}, or a reward model: {str(error).splitlines()[0]}"
+        raise SpecError("labels", name, rule) from error
+    return model
+
+
+def _shorter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str], list[str]], Sequence[float]]:
+    encoder = TextEncoder(tokenizer)
+    return lambda prompts, completions: [-float(len(encoder.encode(text))) for text in completions]
+
+
+def _right_answers(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    return [float(language.is_correct(*pair)) for pair in zip(prompts, completions, strict=True)]
+
+
+def _check_tokens(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        other = load_tokenizer(LanguageModelSpec(model=name))
+    except SpecError as error:
+        raise SpecError(field, name, error.valid) from error
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise SpecError(field, name, "must have the vocabulary of `model`: labels are made from token ids")

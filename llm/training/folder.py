@@ -1,0 +1,89 @@
+"""The folder of a run: its files, how it is started or resumed, and the table printed at the end.
+
+<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sims.core.spec import SpecError
+from sims.experiments.experiment import Experiment
+
+from . import checkpoint
+from .checkpoint import Checkpoint
+from .loggers import Logger, read_json_lines
+from .run import Evaluation, Run
+
+SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
+SHOWN = 4  # completions kept of each evaluation
+
+
+def prepare(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """Write the spec into the folder. Returns the checkpoint to resume from, None for a new run.
+
+    Raises SpecError where the folder holds a run and neither resume nor overwrite is set, or a run of another spec.
+    """
+    spec, file = {"experiment": experiment.to_json(), "run": run}, folder / SPEC
+    if file.exists() and overwrite:
+        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+        for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
+            shutil.rmtree(path, ignore_errors=True)
+    if file.exists() and not resume:
+        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
+    if file.exists():
+        before = json.loads(file.read_text())
+        if _without_end(before) != _without_end(spec):
+            raise SpecError(
+                "output", str(folder), "holds a run of another spec: only updates and evaluations may change"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(file, json.dumps(spec, indent=1) + "\n")
+    return checkpoint.load(folder)
+
+
+def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
+    return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
+
+
+def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
+    """The row of metrics of an evaluation; its first completions are logged as samples."""
+    rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
+    for prompt, completion, reward, length in list(rows)[:SHOWN]:
+        samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
+    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
+
+
+def save_model(run: Run, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write model and tokenizer in transformers' format, atomically. weights: in place of the model's."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model-") as scratch:
+        new = Path(scratch) / "new"
+        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
+        run.tokenizer.save_pretrained(new)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+
+
+def closing_table(folder: Path) -> str:
+    """A table of the first and the last evaluation, and the last completions."""
+    rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
+    first, last = rows[0], rows[-1]
+    lines = [f"\n{'':16}{'start':>10}{'update ' + str(last['update']):>14}"]
+    names = [name for name in last if name.startswith("eval_")]
+    lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
+    drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
+    lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
+    return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
+
+
+def _line(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.split())

@@ -1,0 +1,96 @@
+"""Where a run's metrics are written: JSON lines, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from sims.core.spec import SpecError
+
+from .checkpoint import write_text
+
+
+class Logger(Protocol):
+    """Writes rows of metrics."""
+
+    def log(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """Discards rows, for processes that write no files."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class JsonLines:
+    """Rows in a file, one JSON object per line, flushed after each row.
+
+    keep_until: rows after this update are removed, because a resumed run repeats them.
+    """
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        rows = read_json_lines(path) if path.exists() else []
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["update"] <= keep_until))
+        self.file = path.open("a")
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; an incomplete last line, as a killed process leaves it, is ignored."""
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, in an event file.
+
+    keep_until: later updates in earlier event files of the folder are hidden, because a resumed run repeats them.
+    """
+
+    def __init__(self, folder: Path, keep_until: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise SpecError("report_to", "tensorboard", "needs the library: pip install tensorboard") from error
+        self.writer = SummaryWriter(str(folder), purge_step=keep_until + 1 if keep_until else None)
+
+    def log(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "update":
+                self.writer.add_scalar(name, value, int(row["update"]))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, its files in the folder. WANDB_MODE=offline keeps it on this machine."""
+
+    def __init__(self, folder: Path, name: str, spec: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise SpecError("report_to", "wandb", "needs the library: pip install wandb") from error
+        self.run = wandb.init(name=name, config=spec, dir=str(folder))
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.run.log(row, step=int(row["update"]))
+
+    def close(self) -> None:
+        self.run.finish()

@@ -1,0 +1,103 @@
+"""python -m notebooks.build [NAME ...]: execute the sources, NN_slug.py, into the notebooks beside them, NN_slug.ipynb.
+
+NAME: the beginning of a source's name, such as 01; all without one. Outputs are kept, the state of widgets is not, and
+nothing is written that changes from one run to the next: no times, no random ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+NUMBERS = "application/vnd.onoff.numbers+json"  # as `sims.teaching` has it; not imported, it would bring torch
+WIDGET = "application/vnd.jupyter.widget-view+json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def sources() -> list[Path]:
+    """The notebooks' sources, in their order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def read(source: Path) -> NotebookNode:
+    """A source as a notebook without outputs, whose cells are numbered."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = {}
+    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def execute(source: Path, quick: bool = False) -> NotebookNode:
+    """Run a source from top to bottom in a fresh kernel. RuntimeError for a warning or whatever else is on stderr."""
+    notebook = read(source)
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "ONOFF_QUICK": "1" if quick else "0"}
+    environment.pop("MPLBACKEND", None)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(FOLDER)}},
+    )
+    client.execute(env=environment)
+    for output in outputs(notebook):
+        if output.output_type == "stream" and output.name == "stderr":
+            raise RuntimeError(f"{source.name}: wrote to stderr: {output.text}")
+    return clean(notebook)
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Without what widgets leave behind: their state, and views of it that nothing could show again."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    # The kernel adds the version of its Python.
+    notebook.metadata.language_info = {"name": "python"}
+    nbformat.validate(notebook)
+    return notebook
+
+
+def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    """All outputs of all cells."""
+    for cell in notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+def kept_numbers(notebook: NotebookNode) -> list[dict]:
+    """What `sims.teaching.keep` kept, in order: tolerance, sized, numbers."""
+    return [output.data[NUMBERS] for output in outputs(notebook) if NUMBERS in output.get("data", {})]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="beginnings of names, such as 01; default: all")
+    parser.add_argument("--quick", action="store_true", help="small sizes, and nothing is written")
+    options = parser.parse_args()
+    for source in sources():
+        if options.names and not source.name.startswith(tuple(options.names)):
+            continue
+        start = time.perf_counter()
+        notebook = execute(source, options.quick)
+        if not options.quick:
+            nbformat.write(notebook, source.with_suffix(".ipynb"))
+        print(f"{source.stem}: {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

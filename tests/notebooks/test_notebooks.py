@@ -1,0 +1,103 @@
+"""The notebooks run from top to bottom, say what they said when they were committed, and are what their sources are.
+
+Each source ends with assertions on what it taught, so that to run is to hold. The quick mode takes fewer runs and
+updates; numbers that depend on these are compared in the full one, among the long tests.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from notebooks.build import KERNEL, clean, execute, kept_numbers, outputs, read, sources
+
+SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
+
+
+def committed(source: Path) -> nbformat.NotebookNode:
+    return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+
+
+def disagreements(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], sized: bool) -> list[str]:
+    """Numbers that differ by more than their tolerance. sized: whether those that depend on the sizes count too."""
+    wrong = []
+    assert [sorted(kept["numbers"]) for kept in ours] == [sorted(kept["numbers"]) for kept in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for name, x in mine["numbers"].items():
+            y = other["numbers"][name]
+            if (sized or not mine["sized"]) and not abs(x - y) <= mine["tolerance"]:
+                wrong.append(f"{name}: {x!r}, committed {y!r}, tolerance {mine['tolerance']}")
+    return wrong
+
+
+@SOURCES
+def test_a_notebook_is_in_step_with_its_source(source: Path) -> None:
+    cells = [(cell.cell_type, cell.id, cell.source) for cell in read(source).cells]
+    assert [(cell.cell_type, cell.id, cell.source) for cell in committed(source).cells] == cells
+
+
+@SOURCES
+def test_a_committed_notebook_was_run_and_holds_nothing_that_changes(source: Path) -> None:
+    notebook = committed(source)
+    assert notebook.metadata == {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert all(cell.metadata == {} for cell in notebook.cells)
+    assert kept_numbers(notebook), "no number is kept with sims.teaching.keep"
+    assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+@SOURCES
+def test_a_notebook_runs_quickly_and_says_what_it_said(source: Path) -> None:
+    found = kept_numbers(execute(source, quick=True))
+    assert disagreements(found, kept_numbers(committed(source)), sized=False) == []
+
+
+@pytest.mark.long
+@SOURCES
+def test_a_notebook_runs_and_says_what_it_said(source: Path) -> None:
+    found = kept_numbers(execute(source))
+    assert disagreements(found, kept_numbers(committed(source)), sized=True) == []
+
+
+@SOURCES
+def test_a_notebook_begins_and_ends_as_all_do(source: Path) -> None:
+    first, setup, *_, last = read(source).cells
+    assert first.cell_type == "markdown" and first.source.startswith(f"# {int(source.stem[:2])}. ")
+    title = first.source.splitlines()[0]
+    assert "?" in title, f"{title}: the title is a question"
+    for part in ("colab.research.google.com", f"notebooks/{source.stem}.ipynb", "After this you can", "Time:"):
+        assert part in first.source, part
+    for part in ("REPOSITORY = ", 'find_spec("sims")', "QUICK"):
+        assert part in setup.source, part
+    assert last.cell_type == "code" and "assert " in last.source
+
+
+def test_a_number_that_moved_is_seen() -> None:
+    old = [{"tolerance": 0.1, "sized": True, "numbers": {"x": 1.0}}]
+    new = [{"tolerance": 0.1, "sized": True, "numbers": {"x": 1.2}}]
+    assert disagreements(new, old, sized=True) == ["x: 1.2, committed 1.0, tolerance 0.1"]
+    assert disagreements(new, old, sized=False) == []
+    assert disagreements([{**new[0], "numbers": {"x": float("nan")}}], old, sized=True)
+
+
+def test_what_widgets_leave_is_not_kept() -> None:
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "slider"}
+    shown = nbformat.v4.new_output("display_data", data=view)
+    notebook = nbformat.v4.new_notebook(
+        metadata={"widgets": {"state": {}}, "language_info": {"name": "python", "version": "3"}}
+    )
+    notebook.cells = [nbformat.v4.new_code_cell("slider", outputs=[shown], metadata={"execution": {"iopub": "now"}})]
+    text = json.dumps(clean(notebook))
+    assert "widget" not in text and "iopub" not in text and "version" not in text
+
+
+def test_a_source_that_warns_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "01_warns.py"
+    source.write_text("# %%\nimport warnings\nwarnings.warn('here')\n")
+    with pytest.raises(RuntimeError, match="wrote to stderr"):
+        execute(source)
