@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from sims.statistics.intervals import Interval, verdict
@@ -99,27 +100,46 @@ def as_markdown(rows: Sequence[Verdict]) -> str:
             f"{row.effect:+.3f}",
             f"{row.low:+.3f} … {row.high:+.3f}",
         ]
-        lines.append("| " + " | ".join([*cells, row.wanted, str(row.runs), row.records, row.figure]) + " |")
-    for row in rows:
-        lines += ["", f"## {row.id} ({row.setting}, {row.part}): {row.verdict}", "", f"**Claim.** {row.claim}", ""]
-        lines += [f"**Effect.** {row.measure}", "", f"**What it does not show.** {row.note}", ""]
-        lines += [
-            f"`{row.command}` · records {', '.join(row.spec_hashes[:8])}{' …' if len(row.spec_hashes) > 8 else ''}"
+        cells = [
+            _plain(cell).replace("|", "\\|") for cell in [*cells, row.wanted, str(row.runs), row.records, row.figure]
         ]
+        lines.append("| " + " | ".join(cells) + " |")
+    for row in rows:
+        said = [
+            f"## {row.id} ({row.setting}, {row.part}): {row.verdict}",
+            f"**Claim.** {row.claim}",
+            f"**Effect.** {row.measure}",
+            f"**What it does not show.** {row.note}",
+            f"`{row.command}` · records {', '.join(row.spec_hashes[:8])}{' …' if len(row.spec_hashes) > 8 else ''}",
+        ]
+        for line in said:
+            lines += ["", _plain(line)]
     return "\n".join(lines) + "\n"
 
 
+def _plain(text: str) -> str:
+    """In one line, and without what Markdown takes for a tag; "< −0.1" is none."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split()))
+
+
 def write_claims(rows: Sequence[Verdict], folder: Path) -> None:
-    """claims.json and claims.md, merged with the rows that other figures wrote before."""
+    """claims.json and claims.md, merged with the rows that other figures wrote before.
+
+    Those keep fields that this version does not know, so that an older one takes nothing from a newer one's rows.
+    """
     path = folder / "claims.json"
     renewed = {row.figure for row in rows}
-    old = [Verdict(**row) for row in json.loads(path.read_text())] if path.exists() else []
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     merged = sorted(
-        [row for row in old if row.figure not in renewed] + list(rows),
-        key=lambda r: (r.id, r.setting, r.figure, r.part),
+        [row for row in old if row["figure"] not in renewed] + [asdict(row) for row in rows],
+        key=lambda row: (row["id"], row["setting"], row["figure"], row["part"]),
     )
-    write_text(path, json.dumps([asdict(row) for row in merged], indent=1) + "\n")
-    write_text(folder / "claims.md", as_markdown(merged))
+    write_text(path, json.dumps(merged, indent=1) + "\n")
+    known = {field.name for field in fields(Verdict)}
+    write_text(
+        folder / "claims.md",
+        as_markdown([Verdict(**{name: row[name] for name in row.keys() & known}) for row in merged]),
+    )
 
 
 def write_text(path: Path, text: str) -> None:

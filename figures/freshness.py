@@ -25,7 +25,7 @@ def code_stamp(root: Path = ROOT) -> str:
 
 def _sources(root: Path) -> Iterable[Path]:
     for package in ("sims", "llm", "figures"):
-        for suffix in ("py", "toml"):
+        for suffix in ("py", "toml", "html", "css", "js"):
             yield from sorted((root / package).rglob(f"*.{suffix}"))
     yield from sorted((root / "figures" / "records").glob("*.npz"))
 

@@ -57,9 +57,10 @@ RC: dict[RcKeyType, Any] = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "onoff",
 }
+
+# While a figure is saved: ids that do not change from one run to the next, and text as text.
+SAVED: dict[RcKeyType, Any] = {"svg.fonttype": "none", "svg.hashsalt": "onoff"}
 
 
 def colour(algorithm: str) -> str:

@@ -1,0 +1,138 @@
+"""What the report is made from: rows of claims.json, and the files of figures. None of it is trusted.
+
+A row may be older or newer than this code: fields that came later are read where they are there, and others are
+ignored. A number that is none, or a file that is no figure's, is refused in one line (`SpecError`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from figures.entries import entries
+from sims.core.spec import SpecError
+
+SETTINGS = ("bandit", "mlp", "token", "lm")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of claims.json: `figures.claims.Verdict`, and what later versions add to it.
+
+    computed: "live", "committed" or "stale", what its records are. agrees: whether live records agree with committed
+    ones. gates: (name, open, why) of each. p: at the margin. history: (date, change) of each line; None where the
+    catalogue's is to be shown.
+    """
+
+    id: str
+    part: str
+    setting: str
+    state: str
+    claim: str
+    measure: str
+    unit: str
+    claimed: str
+    effect: float
+    low: float
+    high: float
+    margin: float
+    runs: int
+    note: str
+    figure: str
+    command: str
+    spec_hashes: tuple[str, ...]
+    computed: str = ""
+    agrees: bool | None = None
+    p: float | None = None
+    gates: tuple[tuple[str, bool, str], ...] = ()
+    history: tuple[tuple[str, str], ...] | None = None
+
+    @property
+    def sign(self) -> int | None:
+        """The claimed side, as `claimed` says it: +1, −1, 0 for a claim of no effect; None if it says nothing."""
+        return {">": 1, "<": -1, "w": 0}.get(self.claimed[:1])
+
+    @property
+    def wanted(self) -> str:
+        """What the interval is held against, with the unit."""
+        return f"{self.claimed or format(self.margin, 'g')} {self.unit}"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a claims.json; none where there is no such file."""
+    if not path.exists():
+        return []
+    tables = _json(path)
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SpecError(
+            path.name, type(tables).__name__, "must be a list of rows; remove it and draw the figures again"
+        )
+    return [_row(table, f"{path.name}, row {i}") for i, table in enumerate(tables)]
+
+
+def read_figures(folder: Path) -> list[dict[str, Any]]:
+    """What figures of the gallery left in a folder, by name; other files there are not looked at."""
+    return [_figure(path) for name in entries() if (path := folder / f"{name}.json").exists()]
+
+
+def _figure(path: Path) -> dict[str, Any]:
+    found = _json(path)
+    wanted = {"name": str, "title": str, "caption": str, "tuned": list}
+    for name, kind in wanted.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            value = found.get(name) if isinstance(found, dict) else found
+            raise SpecError(f"{path.name}: {name}", value, f"must be {_NAMES[kind]}; draw the figure again")
+    if found["name"] != path.stem:
+        raise SpecError(f"{path.name}: name", found["name"], "must be that of its file")
+    return dict(found)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SpecError(path.name, str(error), "must be JSON; remove it and draw its figures again") from error
+
+
+def _row(table: Mapping[str, Any], where: str) -> Row:
+    def read(name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
+        value = table.get(name, default)
+        try:
+            return kind(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SpecError(f"{where}: {name}", value, f"must be {_NAMES[kind]}") from error
+
+    words = ("id", "part", "setting", "claim", "measure", "unit", "claimed", "note", "figure", "command")
+    numbers = ("effect", "low", "high", "margin")
+    history = table.get("history")
+    return Row(
+        **{name: read(name, str, "") for name in words},
+        **{name: read(name, float) for name in numbers},
+        state=read("verdict", str, ""),
+        runs=read("runs", int),
+        spec_hashes=tuple(map(str, read("spec_hashes", list, []))),
+        computed=read("computed", str, ""),
+        agrees=None if table.get("agrees") is None else bool(table["agrees"]),
+        p=None if table.get("p") is None else read("p", float),
+        gates=tuple(map(_gate, read("gates", list, []))),
+        history=tuple(map(_change, history)) if isinstance(history, Iterable) and history else None,
+    )
+
+
+_NAMES: Mapping[Any, str] = {str: "text", float: "a number", int: "a whole number", list: "a list"}
+
+
+def _gate(gate: Any) -> tuple[str, bool, str]:
+    """From a table {name, open, why}, or a word alone: then it is one that closed."""
+    if isinstance(gate, dict):
+        return str(gate.get("name", "")), bool(gate.get("open")), str(gate.get("why", ""))
+    return str(gate), False, ""
+
+
+def _change(line: Any) -> tuple[str, str]:
+    if isinstance(line, dict):
+        return str(line.get("date", "")), str(line.get("change", ""))
+    return "", str(line)

@@ -1,0 +1,243 @@
+"""What the page shows of each claim, each figure and each tuned arm: plain values, which `page.html` lays out.
+
+Nothing here is markup: the template escapes every text, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from figures.catalogue import Entry, catalogue
+
+from .answers import answer, counts
+from .forest import Axis, Mark, axis, mark
+from .reading import SETTINGS, Row
+from .states import NOT_JUDGED, State, rank, state_of
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row in its claim's forest plot. measure: empty where the line above measures the same."""
+
+    row: Row
+    state: State
+    mark: Mark
+    measure: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The rows of a claim that share a unit, on one axis, by the words in which each set of them was claimed; "" where
+    these are the claim's own."""
+
+    unit: str
+    axis: Axis
+    groups: Sequence[tuple[str, Sequence[Line]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A claim. anchor: its address in the page. cells: (state, rows in it) by setting. plots: none where nothing judges
+    it here, and then command says what would; "" if nothing does yet. notes, history: with the rows they hold for,
+    where these are not all."""
+
+    anchor: str
+    id: str
+    text: str
+    source: str
+    test: str
+    refuted_if: str
+    against: str
+    head: str
+    answer: str
+    cells: Mapping[str, Sequence[tuple[State, int]]]
+    plots: Sequence[Plot]
+    notes: Sequence[tuple[str, str]]
+    history: Sequence[tuple[str, str]]
+    figures: Sequence[str]
+    commands: Sequence[str]
+    rows: Sequence[Row]
+
+    @property
+    def found(self) -> str:
+        """State and setting of every row, for the filter: 'supported@bandit …'."""
+        pairs = {f"{state_of(row.state).css}@{row.setting if row.setting in SETTINGS else ''}" for row in self.rows}
+        return " ".join(sorted(pairs)) or f"{NOT_JUDGED.css}@"
+
+    @property
+    def contested(self) -> int:
+        """In how many states its rows are, for sorting."""
+        return len({row.state for row in self.rows})
+
+    @property
+    def largest(self) -> float:
+        """The largest effect of its rows in margins, for sorting."""
+        sizes = (abs(row.effect) / row.margin for row in self.rows if row.margin > 0)
+        return round(max(sizes, default=0.0), 3)
+
+
+def sections(rows: Sequence[Row]) -> list[Section]:
+    """Every claim of the catalogue in its order, then those that only rows name."""
+    entries = dict(catalogue())
+    for row in rows:
+        entries.setdefault(row.id, Entry(row.id, row.claim, "", "", "", "", ()))
+    anchors = _anchors(entries)
+    return [_section(entry, [row for row in rows if row.id == id], anchors[id]) for id, entry in entries.items()]
+
+
+def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
+    rows = sorted(rows, key=lambda row: (_place(row.setting), row.part))
+    head, said = answer(rows) if rows else ("", "")
+    drawn_elsewhere = sorted({f"python -m figures {row.figure}" for row in entry.rows})
+    return Section(
+        anchor=anchor,
+        id=entry.id,
+        text=entry.text,
+        source=entry.source,
+        test=entry.test,
+        refuted_if=entry.refuted_if,
+        against=entry.against,
+        head=head,
+        answer=said,
+        cells={setting: _cell([row for row in rows if row.setting == setting]) for setting in SETTINGS},
+        plots=_plots(rows, entry.text),
+        notes=_shared(rows, lambda row: [row.note]),
+        history=_shared(rows, lambda row: _history(entry, row)),
+        figures=_distinct(row.figure for row in rows),
+        commands=_distinct(row.command for row in rows) if rows else drawn_elsewhere,
+        rows=rows,
+    )
+
+
+def _cell(rows: Sequence[Row]) -> list[tuple[State, int]]:
+    found = counts(rows)
+    return [(state_of(word), found[word]) for word in sorted(found, key=rank)]
+
+
+def _plots(rows: Sequence[Row], text: str) -> list[Plot]:
+    """text: the claim's own words; the rows that were claimed in these come first, and need no heading."""
+    plots = []
+    for unit in _distinct(row.unit for row in rows):
+        shared = [row for row in rows if row.unit == unit]
+        line = axis(shared)
+        groups = []
+        for claim in sorted(_distinct(row.claim for row in shared), key=lambda claim: claim != text):
+            above, lines = None, []
+            for row in (row for row in shared if row.claim == claim):
+                measure = "" if row.measure == above else row.measure
+                lines.append(Line(row, state_of(row.state), mark(row, line), measure))
+                above = row.measure
+            groups.append(("" if claim == text else claim, lines))
+        plots.append(Plot(unit, line, groups))
+    return plots
+
+
+def _history(entry: Entry, row: Row) -> list[str]:
+    changes = row.history
+    if changes is None:
+        found = next((known for known in entry.rows if known.claim.part == row.part), None)
+        changes = tuple((str(change.date), change.change) for change in found.history) if found else ()
+    return [f"{date}: {change}" if date else change for date, change in changes]
+
+
+def _shared(rows: Sequence[Row], texts: Callable[[Row], Iterable[str]]) -> list[tuple[str, str]]:
+    """Each text once, with the rows that it is said of; "" where it is said of all."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for text in texts(row):
+            if text:
+                said.setdefault(text, []).append(f"{row.part} ({row.setting})")
+    return [(text, "" if len(of) == len(rows) else "; ".join(of)) for text, of in said.items()]
+
+
+def _anchors(ids: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for id in ids:
+        plain = re.sub(r"[^A-Za-z0-9]+", "-", id).strip("-") or "claim"
+        numbered = (plain if n == 1 else f"{plain}-{n}" for n in itertools.count(1))
+        found[id] = next(anchor for anchor in numbered if anchor not in found.values())
+    return found
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _place(setting: str) -> int:
+    return SETTINGS.index(setting) if setting in SETTINGS else len(SETTINGS)
+
+
+# Figures
+
+
+def described(title: str, figure: str, rows: Sequence[Row]) -> str:
+    """A figure's alternative text: its title, and what the rows that it judges came to."""
+    said = "; ".join(
+        f"{row.part} ({row.setting}), {row.state}: {row.effect:.3g} [{row.low:.3g}, {row.high:.3g}] {row.unit}"
+        for row in rows
+        if row.figure == figure
+    )
+    return f"Chart: {title} " + (f"What it came to: {said}." if said else "No claim is judged by it.")
+
+
+def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What is to be said of a figure's records, and warnings: of records that are stale or disagree."""
+    said, warnings = [], []
+    sources = list(figure.get("where_from", {}).values())
+    if sources:
+        known = ("live", "committed", "stale")
+        said.append(f"Records: {', '.join(f'{sources.count(s)} {s}' for s in known if s in sources)}.")
+    compared = figure.get("compared", [])
+    if compared:
+        same = sum(bool(arm.get("same_bits")) for arm in compared)
+        said.append(f"Of {len(compared)} computed here that are committed too, {same} have the same bits.")
+    warnings += [
+        f"{arm['arm']} disagrees with its committed record {arm['hash']} by {arm['difference']:.3f}."
+        for arm in compared
+        if not arm.get("agrees", True)
+    ]
+    stale = [hash for hash, source in figure.get("where_from", {}).items() if source == "stale"]
+    if stale:
+        warnings.append(f"Stale records: {', '.join(stale)}; their twins disagree. Try --full.")
+    return said, warnings
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How an arm was tuned, in a line. at_edge: fields of which an end of the grid was taken; more may lie beyond."""
+
+    name: str
+    taken: str
+    score: float
+    runs: str
+    grid: str
+    at_edge: str
+
+
+def tuned(figure: Mapping[str, Any]) -> list[Arm]:
+    """Every tuned arm of a figure. All scores of its grid stand in the figure's own file."""
+    return [_arm(table) for table in figure["tuned"]]
+
+
+def _arm(table: Mapping[str, Any]) -> Arm:
+    points, chosen = table["points"], table["points"][table["chosen"]]
+    values = {name: sorted({float(point[name]) for point in points if name in point}) for name in chosen}
+    spans = [
+        f"{name} {v[0]:g}" + (f" … {v[-1]:g} ({len(v)} values)" if len(v) > 1 else "") for name, v in values.items()
+    ]
+    edges = [name for name, v in values.items() if len(v) > 2 and float(chosen[name]) in (v[0], v[-1])]
+    finals = {int(i): float(score) for i, score in table.get("finals", [])}
+    return Arm(
+        name=str(table["arm"]),
+        taken=", ".join(f"{name} {value:g}" for name, value in chosen.items()),
+        score=finals.get(table["chosen"], float(table["scores"][table["chosen"]])),
+        runs=f"{table['runs']}, then {table['final_runs']} for the best {len(finals)}"
+        if finals
+        else f"{table['runs']}",
+        grid=f"{len(points)} points: {'; '.join(spans)}",
+        at_edge=", ".join(edges),
+    )

@@ -1,0 +1,205 @@
+"""The report as a reader meets it: it filters, follows links, fits a phone, is dark at night, asks no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from figures.catalogue import catalogue
+from tests.browser import browser, console_errors, set_window
+from tests.figures.small_report import ROWS, lay, row
+
+DESKTOP, PHONE = (1280, 900), (390, 844)
+JUDGED = sorted({str(r["id"]) for r in ROWS}, key=list(catalogue()).index)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with browser(tmp_path_factory.mktemp("browser"), *DESKTOP) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return lay(tmp_path_factory.mktemp("report")).as_uri()
+
+
+def open_page(driver: Any, address: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    set_window(driver, width, height, dark)
+    driver.get("about:blank")
+    driver.get(address)
+    console_errors(driver)  # from here on
+
+
+def shown(driver: Any, selector: str) -> list[str]:
+    """Of the elements that a reader can see: the id, or the claim that a row of the grid is of."""
+    return list(
+        driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].filter(e => e.getClientRects().length)"
+            ".map(e => e.dataset.of || e.id)",
+            selector,
+        )
+    )
+
+
+def press(driver: Any, *values: str) -> None:
+    for value in values:
+        driver.find_element("css selector", f'[data-value="{value}"]').click()
+
+
+def test_it_opens_on_an_answer_for_each_claim_and_a_grid(driver: Any, address: str) -> None:
+    driver.get(address)
+    assert console_errors(driver) == []
+    assert shown(driver, "[data-of]") == JUDGED
+    assert len(shown(driver, ".claim")) == len(catalogue())
+    text = driver.find_element("css selector", '[data-of="C27"]').text
+    assert "It depends: supported for “a part” (bandit); refuted for “another part” (token)." in text
+    assert "✓ supported 1" in text.replace("\u00a0", " ")
+    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_it_filters_by_the_state_and_setting_of_one_row_and_by_words(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    press(driver, "refuted")
+    assert shown(driver, "[data-of]") == shown(driver, ".claim") == ["C27"]
+    assert driver.find_element("id", "count").text == f"1 of {len(catalogue())} claims"
+    press(driver, "bandit")  # what was refuted is its row on tokens
+    assert shown(driver, ".claim") == []
+    press(driver, "supported")
+    assert shown(driver, ".claim") == ["C27"]
+    driver.find_element("id", "clear").click()
+    assert len(shown(driver, ".claim")) == len(catalogue())
+    driver.find_element("id", "search").send_keys("CEILING both")  # in a gate, in any order and case
+    assert shown(driver, ".claim") == ["C50"]
+    driver.find_element("id", "clear").click()
+    press(driver, "not-judged")
+    assert shown(driver, "[data-of]") == [] and len(shown(driver, ".claim")) == len(catalogue()) - len(JUDGED)
+    assert console_errors(driver) == []
+
+
+def test_it_sorts(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    driver.find_element("css selector", '#sort [value="contested"]').click()
+    assert shown(driver, "[data-of]")[:2] == shown(driver, ".claim")[:2] == ["C25", "C27"]
+    driver.find_element("css selector", '#sort [value="order"]').click()
+    assert shown(driver, "[data-of]") == JUDGED
+    assert console_errors(driver) == []
+
+
+def test_a_link_leads_to_its_claim_also_where_the_filter_hides_it(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    driver.find_element("css selector", 'nav a[href="#C50"]').click()
+    assert 0 <= top(driver, "C50") < 200
+    press(driver, "refuted")
+    assert shown(driver, ".claim") == ["C27"]
+    driver.find_element("css selector", 'nav a[href="#C25"]').click()
+    wait_until(driver, "!document.getElementById('C25').hidden")
+    assert 0 <= top(driver, "C25") < 200 and "C25" in shown(driver, "[data-of]")
+    assert console_errors(driver) == []
+
+
+def top(driver: Any, id: str) -> float:
+    return float(driver.execute_script(f"return document.getElementById('{id}').getBoundingClientRect().top"))
+
+
+def wait_until(driver: Any, condition: str) -> None:
+    """Events of the address bar come when the browser has time for them."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 60).until(lambda d: d.execute_script(f"return {condition}"))
+
+
+@pytest.mark.parametrize("size", [DESKTOP, (820, 1180), PHONE, (320, 640)])
+def test_nothing_is_wider_than_the_window(size: tuple[int, int], driver: Any, address: str) -> None:
+    open_page(driver, address, *size)
+    driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    wide, room = driver.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
+    assert wide <= room <= size[0]
+    # Pictures and wide tables scroll in their own frame.
+    outside = driver.execute_script(
+        "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && !e.closest('.unseen')"
+        " && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert outside == []
+    assert console_errors(driver) == []
+
+
+def test_letters_on_a_phone_are_no_smaller_than_eleven_pixels(driver: Any, address: str) -> None:
+    open_page(driver, address, *PHONE)
+    sizes = driver.execute_script(
+        "return [...document.querySelectorAll('main *')].filter(e => e.getClientRects().length && !e.closest('.unseen')"
+        " && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert sizes and min(sizes) >= 11
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_text_stands_out_from_its_paper_by_day_and_by_night(dark: bool, driver: Any, address: str) -> None:
+    """WCAG's contrast of normal text, 4.5, of everything with words in it against the nearest background."""
+    open_page(driver, address, *DESKTOP, dark)
+    paper = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert luminance(paper) < 0.05 if dark else luminance(paper) > 0.9
+    found = driver.execute_script(
+        """const back = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+             if (c !== 'rgba(0, 0, 0, 0)') return c; } };
+           return [...document.querySelectorAll('body *')].filter(e => e.getClientRects().length &&
+             [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+             .map(e => [e.className.toString() || e.tagName, e.namespaceURI.endsWith('svg') ? getComputedStyle(e).fill
+               : getComputedStyle(e).color, back(e)])"""
+    )
+    assert len(found) > 100
+    weak = {name for name, text, behind in found if contrast(text, behind) < 4.5}
+    assert weak == set()
+
+
+def test_it_is_printed_on_white_also_in_the_dark(driver: Any, address: str) -> None:
+    """Also what is narrow on paper stays a table there."""
+    open_page(driver, address, 720, 1000, dark=True)
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    try:
+        paper, zone, table, controls = driver.execute_script(
+            "const style = (selector) => getComputedStyle(document.querySelector(selector));"
+            "return [style('body').backgroundColor, style('.zone').fill,"
+            " style('.forest').display, style('#controls').display]"
+        )
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert luminance(paper) > 0.9 and luminance(zone) > 0.7
+    assert (table, controls) == ("table", "none")
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of 'rgb(r, g, b)'."""
+    parts = [float(x) / 255 for x in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_pictures_are_drawn_wherever_they_stand(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    sizes = driver.execute_script(
+        "return [...document.querySelectorAll('.picture use')].map(e => [e.getBBox().width, e.getBBox().height])"
+    )
+    assert len(sizes) == 6 and all(width > 500 and height > 100 for width, height in sizes)
+
+
+def test_hostile_rows_run_nothing(driver: Any, tmp_path: Path) -> None:
+    attack = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
+    texts = ("id", "part", "setting", "verdict", "claim", "measure", "unit", "claimed", "note", "figure", "command")
+    rows = [row(**{name: attack}) for name in texts] + [row(**dict.fromkeys(texts, attack))]
+    open_page(driver, lay(tmp_path / "report", rows, caption=attack).as_uri())
+    assert driver.execute_script("return window.attacked === undefined && document.scripts.length === 1")
+    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+    press(driver, "supported")
+    assert console_errors(driver) == [] and shown(driver, ".claim")
