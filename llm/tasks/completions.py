@@ -18,6 +18,10 @@ class Completions:
     ids: N lists of the tokens that were chosen, EOS included where the response has one.
     lengths: N, tokens before EOS: 0 for an immediate EOS, all tokens of a response that was cut at max_new_tokens.
     columns: further columns of the data, N values each.
+
+    >>> completions = llm.Completions(["2 + 3 ="], ["5"], [[7, 0]], [1], {})
+    >>> llm.MinLength().reward()(completions)
+    [-1.0]
     """
 
     prompts: Sequence[Text]

@@ -38,6 +38,9 @@ class RewardFunction(Task, kind="function"):
 
     Differences from TRL: (1) None for a row is refused: TRL allows several reward functions, of which another scores
     the row, here there is one; (2) there is no `trainer_state`; (3) all rows of a batch come in one call.
+
+    >>> llm.RewardFunction(function="my_rewards:brevity").function
+    'my_rewards:brevity'
     """
 
     description: ClassVar[str] = "what a Python function returns"

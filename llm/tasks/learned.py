@@ -27,6 +27,9 @@ class LearnedReward(Task, kind="learned_reward"):
     response has the same score in both. A response that was cut off is scored as if it had ended there, so that a
     reward model that prefers length rewards running into max_new_tokens; `missing_eos_penalty` (TRL's name) is
     subtracted from the reward of such a response, and never from the gold reward.
+
+    >>> llm.LearnedReward(reward_model="runs/reward/model", missing_eos_penalty=1.0).gold_reward_model is None
+    True
     """
 
     metric: ClassVar[str] = "gold"

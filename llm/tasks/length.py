@@ -17,7 +17,11 @@ from sims.core.spec import SpecError, setting
 
 @dataclass(frozen=True)
 class MinLength(Task, kind="min_length"):
-    """r = −|y|. The best response is an immediate EOS. Tajwar et al. 2024, section 4."""
+    """r = −|y|. The best response is an immediate EOS. Tajwar et al. 2024, section 4.
+
+    >>> llm.MinLength(evaluation_prompts=64).best_reward()
+    0.0
+    """
 
     metric: ClassVar[str] = "length"
     description: ClassVar[str] = "−length, in tokens before EOS"
@@ -32,7 +36,11 @@ class MinLength(Task, kind="min_length"):
 
 @dataclass(frozen=True)
 class ModeLength(Task, kind="mode_length"):
-    """r = −| |y| − mode |. With the mode among the reference's lengths, both overlap. Tajwar et al. 2024."""
+    """r = −| |y| − mode |. With the mode among the reference's lengths, both overlap. Tajwar et al. 2024.
+
+    >>> llm.ModeLength(mode=12).mode
+    12
+    """
 
     metric: ClassVar[str] = "distance"
     description: ClassVar[str] = "−distance of the length from `mode`"
@@ -62,6 +70,9 @@ class SkewLength(MinLength, kind="skew_length"):
 
     How the authors cut their responses was not found; the name of their data, skewexp_minlength, suggests exponential
     lengths.
+
+    >>> isinstance(llm.SkewLength(), llm.MinLength)
+    True
     """
 
     description: ClassVar[str] = "−length; recorded responses are cut short"

@@ -21,7 +21,11 @@ from sims.core.spec import SpecError
 
 @dataclass(frozen=True)
 class Task(Labels, DataSource, EnvironmentSpec):
-    """Base of all tasks; a subclass defines the reward. Class variables are its row in the table of tasks."""
+    """Base of all tasks; a subclass defines the reward. Class variables are its row in the table of tasks.
+
+    >>> isinstance(llm.MinLength(), llm.Task), llm.MinLength(label_temperature=1.0).label_temperature
+    (True, 1.0)
+    """
 
     executor: ClassVar[str] = "llm.training.run:execute"
     text: ClassVar[bool] = True

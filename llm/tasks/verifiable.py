@@ -24,6 +24,9 @@ class Verifiable(Task, kind="verifiable"):
     `answer_column` holds the answer. Of the completion and of the column, the text after the last `answer_marker` is
     compared, or all of it without a marker: `exact` compares the stripped texts; `math_verify` compares the last
     mathematical expressions, with the library of that name (`llm.tasks.expressions`).
+
+    >>> llm.Verifiable().best_reward()
+    1.0
     """
 
     description: ClassVar[str] = "1 for the right answer, else 0"

@@ -44,7 +44,7 @@ def level(figure: str, noise: float, base: float | None = None) -> Mapping[str, 
 
 def judged(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
     """Rows by id, part and setting."""
-    return {(r.id, r.part, r.setting): r for r in all_figures()[figure].label(records)}
+    return {(r.id, r.part, r.setting): r for r in all_figures()[figure].verdicts(records)}
 
 
 def matching(figure: str, arms: str) -> list[str]:

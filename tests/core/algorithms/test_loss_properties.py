@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -288,8 +288,10 @@ def test_rows_35_and_46_nan_where_nothing_counts(kind: str, data: st.DataObject)
 @examples(12)
 @given(data=st.data())
 def test_row_51_float32_is_float64_rounded(kind: str, data: st.DataObject) -> None:
-    """At log-probs of a response down to −60, too."""
+    """At log-probs of a response down to −60, too. An empty response has probability 1, whose odds ORPO takes to be the
+    largest of the precision: another number in each."""
     algorithm, case = data.draw(algorithms(kind)), data.draw(cases(**STYLED))
+    assume(kind != "orpo" or bool(case.batch.mask.any(-1).all()))
     narrow = found(algorithm, case.to(torch.float32))
     wide = found(algorithm, case)
     all_same(Found(*(x.double() for x in (narrow.loss, *narrow.gradients))), wide, 1e-4)
