@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
 
 from .core.algorithms.table import markdown
 from .core.loop.protocols import EnvironmentSpec, PolicySpec
@@ -39,7 +38,13 @@ def _default(spec: type[Spec], name: str) -> object:
 
 def policies_of(environment: EnvironmentSpec) -> list[str]:
     """The kinds of the policies that support an environment, at their default settings."""
-    return [kind for kind, policy in kinds_of(PolicySpec).items() if _answers(policy(), environment)]
+    return [kind for kind, policy in toy_policies().items() if _answers(policy(), environment)]
+
+
+def toy_policies() -> dict[str, type[PolicySpec]]:
+    """Policies by kind, without those that another package of this project registers when it is imported: a language
+    model supports no toy environment, and a figure's variants are its own."""
+    return {k: c for k, c in kinds_of(PolicySpec).items() if not c.__module__.startswith(("llm.", "figures."))}
 
 
 def environments_of(policy: PolicySpec) -> list[str]:
@@ -69,8 +74,7 @@ def _environment(kind: str, cls: type[ToyEnvironment]) -> tuple[str, ...]:
 def policy_table() -> str:
     """All policies as a Markdown table."""
     header = ("policy", "in one line", "settings", "environments")
-    kinds: Mapping[str, type[PolicySpec]] = kinds_of(PolicySpec)
-    return markdown(header, [_policy(kind, cls) for kind, cls in kinds.items()])
+    return markdown(header, [_policy(kind, cls) for kind, cls in toy_policies().items()])
 
 
 def _policy(kind: str, cls: type[PolicySpec]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ import pytest
 
 from sims.__main__ import TABLES, main, parse
 from sims.core.algorithms import algorithm_table, all_algorithms
-from sims.core.loop.protocols import PolicySpec
 from sims.core.spec import Spec, SpecError, kinds_of
 from sims.environments import ToyEnvironment
 from sims.experiments.measures import optima, target_beta
 from sims.experiments.store import Store
+from sims.listings import toy_policies
 
 QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", "4"]
 
@@ -158,10 +158,10 @@ def test_the_readme_shows_the_tables_of_the_code(name: str, capsys: pytest.Captu
     assert shown.strip() == printed, f"put the output of `python -m sims --{name}` into the README"
 
 
-@pytest.mark.parametrize(("name", "base"), [("environments", ToyEnvironment), ("policies", PolicySpec)])
-def test_a_table_has_a_row_of_whole_cells_for_each_kind(name: str, base: type[Spec]) -> None:
+@pytest.mark.parametrize(("name", "kinds"), [("environments", kinds_of(ToyEnvironment)), ("policies", toy_policies())])
+def test_a_table_has_a_row_of_whole_cells_for_each_kind(name: str, kinds: dict[str, type[Spec]]) -> None:
     header, _, *rows = TABLES[name]().splitlines()
-    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(kinds_of(base))
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(kinds)
     assert all(row.count(" | ") == header.count(" | ") and "|  |" not in row for row in rows)
 
 

@@ -18,17 +18,16 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import find_algorithm
-from sims.core.loop.protocols import PolicySpec
 from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
-from sims.core.spec import SpecError, from_json, kinds_of, to_json
+from sims.core.spec import SpecError, from_json, to_json
 from sims.environments import BanditR1, Contextual, TokenBanditR1, TokenTree, ToyEnvironment
 from sims.experiments.executor import execute
 from sims.experiments.experiment import Experiment
+from sims.listings import toy_policies
 from tests.newcomers import answers, small, within
 
-# Those of toys: whoever has imported llm or the figures has registered others, which need text or score otherwise.
-POLICIES = {k: c for k, c in kinds_of(PolicySpec).items() if not c.__module__.startswith(("llm.", "figures."))}
+POLICIES = toy_policies()
 PLACES: dict[str, ToyEnvironment] = {
     "bandit": BanditR1(num_actions=12, peak=8.0, width=3.0),
     "bandit of 3 prompts": BanditR1(num_actions=5, peak=3.0, width=1.0, num_prompts=3),

@@ -40,8 +40,8 @@ def worst_of_n_weights(algorithm, problem):
     return best_of_n(np.log(problem.shared_distribution), -problem.rewards, problem.generations) / problem.prompts
 '''
 BY_HAND = """
-sys.path.insert(0, "tests/core")
-from tests.core.algorithms.test_every_algorithm_by_hand import BY_HAND, ByHand
+sys.path.insert(0, "tests/core/algorithms")
+from test_every_algorithm_by_hand import BY_HAND, ByHand  # under the name by which pytest imports it
 
 BY_HAND["worst_of_n"] = [ByHand(-3.0)]  # the log-prob of b, which earned less
 """
@@ -111,7 +111,7 @@ def test_every_way_of_being_wrong_fails_a_test(tmp_path: Path) -> None:
     """A sign that is turned in loss and oracle alike, among them: the exact gradients agree, and are both wrong."""
     code = "".join(broken(name) for name in WRONG) + BY_HAND
     code += "".join(f"BY_HAND['worst_of_n_{name}'] = BY_HAND['worst_of_n']\n" for name in WRONG if name != "no_value")
-    tests = [f"tests/core/test_every_algorithm{end}.py" for end in ("", "_by_hand")]
+    tests = [f"tests/core/algorithms/test_every_algorithm{end}.py" for end in ("", "_by_hand")]
     main = f'import pytest\nsys.exit(pytest.main([*{tests}, "-q", "-k", "worst_of_n", "-p", "no:cacheprovider"]))'
     done = run(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}\n{main}", tmp_path)
     found: dict[str, set[str]] = {}
