@@ -133,7 +133,9 @@ CHANGED_ENVIRONMENTS = {
     "unnormalised": (("np.log(0.5)", "0.5"),),
     "constant": (("[0.0, self.gap]", "[self.gap, self.gap]"),),
     "stack": (('("gap",)', '("gap", "num_prompts")'),),
-    "helpless": (('setting(0.5, "how much more the second action earns", above=0)', "setting(0.5, above=0)"),),
+    "helpless": (
+        ('setting(0.5, "reward of the second action minus that of the first", above=0)', "setting(0.5, above=0)"),
+    ),
 }
 
 
@@ -161,7 +163,7 @@ def test_the_environment_of_the_recipe_runs_and_a_broken_one_is_refused_in_a_lin
     lines = ["--algorithm dpo --environment two-arms --gap 0.3", "--environments", *lines]
     good, table, *refused = commands(all_environments(), lines, tmp_path)
     assert good[0] == 0, good
-    assert "| two_arms | Two actions, of which the second earns `gap` more" in table[1]
+    assert "| two_arms | Two actions, of which the second has `gap` more reward" in table[1]
     for (status, _, line), message in zip(refused, REFUSED_ENVIRONMENTS.values(), strict=True):
         assert status == 2 and re.fullmatch(f"error: {message}", line), line
 
@@ -225,7 +227,7 @@ def test_the_policy_of_the_recipe_runs_and_a_broken_one_is_refused_in_a_line(tmp
     lines = [f"{on} shared", "--policies", *(f"{on} shared-{name}" for name in REFUSED_POLICIES)]
     good, table, *refused = commands(all_policies(), lines, tmp_path)
     assert good[0] == 0, good
-    assert "| shared | One table for all prompts; it starts at the data policy of the first | – |" in table[1]
+    assert "| shared | One table for all prompts, initialised at the data policy of the first | – |" in table[1]
     for (status, _, line), message in zip(refused, REFUSED_POLICIES.values(), strict=True):
         assert status == 2 and re.fullmatch(f"error: {message}", line), line
 

@@ -28,6 +28,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, from_json, kinds_of, to_json
 from sims.experiments.experiment import Experiment
+from sims.experiments.record_file import RecordFile
 from tests.llm.tiny_data import CHAT_BPE, CHAT_ROW
 
 ROOT = Path(__file__).parents[3]
@@ -206,13 +207,12 @@ def test_the_readme_shows_the_table_of_the_code():
 
 def test_committed_experiments_are_what_they_were():
     """Their JSON is their identity: a field more, less or renamed, or another default, and no record is found."""
-    files = sorted((ROOT / "figures" / "records").rglob("spec.json"))
-    kinds = set()
-    for file in files:
-        written = json.loads(file.read_text())
-        assert from_json(written).to_json() == written, file
-        kinds.add(written["environment"]["kind"])
-    assert len(files) >= 100 and kinds >= {"min_length", "mode_length", "skew_length"}
+    files = [RecordFile(path) for path in sorted((ROOT / "figures" / "records").glob("lm_*.npz"))]
+    specs = [spec for file in files for spec in file.specs.values() if "algorithm" in spec]
+    for written in specs:
+        assert from_json(written).to_json() == written, written["name"]
+    kinds = {spec["environment"]["kind"] for spec in specs}
+    assert len(specs) >= 60 and kinds >= {"min_length", "mode_length", "skew_length"}
 
 
 def test_conversations_are_rewarded_by_their_last_message(tmp_path):
