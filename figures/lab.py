@@ -165,7 +165,9 @@ class Lab:
         return judged
 
     def _committed(self, name: str, spec: Mapping[str, Any]) -> Record | None:
-        return self.kept_before.record(name, spec) if self.kept_before is not None else None
+        if self.quick or self.kept_before is None:
+            return None  # a shrunken arm may be there as a twin, which keeps what a twin is compared by, not what is drawn
+        return self.kept_before.record(name, spec)
 
     def _is_live(self, key: str, arm: Experiment) -> bool:
         """Whether an arm that is committed is computed, or was."""
