@@ -166,7 +166,7 @@ class Lab:
 
     def _committed(self, name: str, spec: Mapping[str, Any]) -> Record | None:
         if self.quick or self.kept_before is None:
-            return None  # a shrunken arm may be there as a twin, which keeps what a twin is compared by, not what is drawn
+            return None  # a shrunken arm may be there as a twin, which holds less than is drawn
         return self.kept_before.record(name, spec)
 
     def _is_live(self, key: str, arm: Experiment) -> bool:
