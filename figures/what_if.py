@@ -156,7 +156,7 @@ def _verdicts(
 ) -> list[Verdict] | None:
     """The rows of a figure with its arms changed; None where the change cannot be made to one of them."""
     lab = lab_of(options, runner, Committed(figure.name))
-    lab.kept, lab.change = None, change
+    lab.change = change
     outcome: list[Any] = []
 
     def collect() -> None:
