@@ -19,11 +19,10 @@ from llm.models.vllm_sampler import check_sampler
 from llm.tasks import LANGUAGE, Task
 from llm.tasks.environment import TextEnvironment, response_lengths
 from sims.core.loop.learner import Learner
-from sims.core.loop.protocols import Policy
-from sims.core.loop.protocols import evaluate as score
+from sims.core.loop.protocols import Policy, SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, pick, sequence_sum
 from sims.experiments.experiment import Experiment
 
 from .learning_rate import ScheduledOptimiser
@@ -209,10 +208,10 @@ def evaluate(
     """Draw one response to each of the next prompts and reward it. run: (seed, index), whose noise is used."""
     noise = single_noise(*run)
     drawn = environment.prompts(prompts, noise)
-    samples = policy.sample(drawn.tokens, 1, noise, "evaluation responses", None, drawn.mask)
+    samples = policy.sample(SampleRequest(drawn, 1, noise, "evaluation responses"))
     rewards, gold = environment.score(drawn.examples, samples.responses, samples.mask)
-    scored = policy.forward(drawn.tokens, samples.responses, samples.mask, entropy=True, prompt_mask=drawn.mask)
-    logp_ref = reference.forward(drawn.tokens, samples.responses, samples.mask, prompt_mask=drawn.mask).logp
+    batch = Batch(drawn.tokens, samples.responses, samples.mask, drawn.mask)
+    scored, logp_ref = policy.forward(batch, OutputRequest(entropy=True)), reference.forward(batch).logp
     assert scored.entropy is not None
     lengths = response_lengths(samples.responses, samples.mask, environment.eos_token_ids)
     numbers = {
@@ -327,7 +326,7 @@ def _of_pairs(logp: Tensor, batch: Batch, prefix: str = "") -> dict[str, float]:
 @torch.no_grad()
 def log_probs(policy: Policy, batch: Batch) -> Tensor:
     """log π of the tokens of a batch's responses: (B, K, L)."""
-    return score(policy, batch).logp
+    return policy.forward(batch).logp
 
 
 def pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

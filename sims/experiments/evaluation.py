@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sims.core.loop.checks import check_labels
+from sims.core.loop.protocols import SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import pick, sequence_sum
+from sims.core.objectives.batch import Batch, pick, sequence_sum
 from sims.core.objectives.divergences import entropy, kl_policy_ref
 from sims.core.objectives.reductions import shares
 from sims.environments.enumerable import EnumerableEnvironment
@@ -99,11 +100,11 @@ class SampledEvaluation:
     def row(self) -> dict[str, Tensor]:
         """Mean reward and gold reward of the samples, KL and entropy along them."""
         prompts = self.environment.prompts(self.samples, self.noise)
-        (responses, mask, _), logp = self.policy.sample_with_log_probs(prompts, 1, self.noise)
+        (responses, mask, _), logp = self.policy.sample_with_log_probs(SampleRequest(prompts, 1, self.noise))
         labels = self.environment.label(prompts, responses, mask, None, self.noise)
         check_labels(f"{type(self.environment).__name__}.label", labels, responses)
         gold = labels.rewards if labels.gold is None else labels.gold
-        logp_ref = self.reference.token_log_probs(prompts, responses)
+        logp_ref = self.reference.token_log_probs(prompts.tokens, responses)
         row = {
             "reward": labels.rewards.mean((-2, -1)),
             "gold": gold.mean((-2, -1)),
@@ -122,7 +123,7 @@ class SampledEvaluation:
         prompts = torch.arange(len(best)).expand(*lead, -1)
         responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
         mask = self.environment.space.mask(responses)
-        logp_ref = sequence_sum(self.reference.forward(prompts, responses, mask).logp, mask)
+        logp_ref = sequence_sum(self.reference.forward(Batch(prompts, responses, mask)).logp, mask)
         return {
             "reference_reward": self.reference_reward,
             "best_reward": self.environment.reward(prompts, responses).mean((-2, -1)),
@@ -147,7 +148,7 @@ def update_row(training: Training, update: Update | None, like: Tensor) -> dict[
 @torch.no_grad()
 def _pair_log_probs(training: Training, update: Update) -> tuple[Tensor, Tensor]:
     batch = update.batch
-    logp = sequence_sum(training.policy.forward(batch.prompts, batch.responses, batch.mask).logp, batch.mask)
+    logp = sequence_sum(training.policy.forward(batch).logp, batch.mask)
     first, second = pick(logp, batch.need("pairs"))
     label = batch.need("pair_label")
     chosen = label * first + (1.0 - label) * second
