@@ -22,13 +22,12 @@ from sims.core.spec import Spec, SpecError, kinds_of
 from sims.experiments.experiment import Experiment
 from sims.experiments.options import convert
 from sims.experiments.runner import Runner
-from sims.experiments.store import Store
 from sims.statistics.intervals import LEVEL, Interval, verdict
 
 from .catalogue import catalogue, row
 from .claims import Verdict
 from .committed import Committed
-from .drawing import jobs_of, lab_of
+from .drawing import lab_of, runner_of
 from .figure import Figure
 from .progress import Bar
 
@@ -128,7 +127,7 @@ def compare(figures: Sequence[Figure], options: argparse.Namespace) -> Iterator[
     if options.sensitivity:
         changes = [[*changes[0], Change.parse(text)] for text in SENSITIVITY]
     with Bar(len(figures) * (1 + len(changes))) as bar:
-        runner = Runner(Store(options.results), jobs_of(options), options.force, bar.show)
+        runner = runner_of(options, bar.show)
         for figure in figures:
             published = _chosen(_verdicts(figure, runner, options, None), wanted)
             changed = []
