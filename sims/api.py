@@ -17,7 +17,8 @@ from .core.schedule import Schedule
 from .core.spec import SpecError
 from .experiments.engines import check_engine
 from .experiments.experiment import Experiment
-from .experiments.options import check_folder
+from .experiments.folders import check_folder
+from .experiments.memory import check_size
 from .experiments.results import Result
 from .experiments.runner import Progress, compute, obtain, sources_of
 from .experiments.store import Record, Store
@@ -132,13 +133,15 @@ def run_experiment(
 ) -> Result:
     """The result of an experiment. results: a folder for its record; an existing record is read instead of run.
 
-    force: run it even if there is a record. Raises SpecError if the folder cannot be created, or if a class is defined
-    in a notebook cell: without its source file a record could not be checked against the current code.
+    force: run it even if there is a record. Raises SpecError if the folder cannot be created, if the experiment needs
+    more memory than there is, or if a class is defined in a notebook cell: without its source file a record could not
+    be checked against the current code.
 
     >>> experiment = sims.Experiment("mine", sims.BanditR2(), sims.Table(), sims.RLOO(), updates=20, runs=4)
     >>> sims.run_experiment(experiment).experiment == experiment
     True
     """
+    check_size(experiment)
     total = experiment.runs * experiment.updates
     with _bar(f"{experiment.name} {experiment.runs} run{'s' if experiment.runs > 1 else ''}", total, progress) as show:
         if results is None:
