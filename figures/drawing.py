@@ -139,8 +139,10 @@ def where_from(row: Verdict, lab: Lab) -> Verdict:
 
 def in_a_line(row: Verdict) -> str:
     """A verdict, for a terminal."""
-    interval = f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-    return f"{row.id} ({row.setting}, {row.part}) {row.verdict}: {interval}, {row.runs} runs, {row.computed}"
+    name = f"{row.id} ({row.setting}, {row.part}) {row.verdict}"
+    if row.verdict in ("no test", "theorem"):
+        return f"{name}: {row.why}"
+    return f"{name}: {row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}], {row.runs} runs, {row.computed}"
 
 
 def of_records(name: str, lab: Lab) -> list[str]:

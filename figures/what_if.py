@@ -21,7 +21,8 @@ from sims.core.spec import Spec, SpecError, kinds_of
 from sims.experiments.experiment import Experiment
 from sims.experiments.options import convert, nearest
 from sims.experiments.runner import Runner
-from sims.statistics.intervals import LEVEL, Interval, verdict
+from sims.statistics.intervals import LEVEL, Interval
+from sims.statistics.verdicts import state
 
 from .catalogue import catalogue, row
 from .claims import Verdict
@@ -173,10 +174,12 @@ def _verdicts(
 
 
 def _at(margin: float, r: Verdict) -> Verdict:
-    """The row as it were with another margin."""
+    """The row as it were with another margin; what its gates, or a proof, say stays."""
     claim = row(r.id, r.part).claim
+    if r.low is None or r.high is None or claim.kind == "theorem" or r.verdict == "no test":
+        return dataclasses.replace(r, margin=margin)
     interval = Interval(r.effect, r.low, r.high, LEVEL, r.runs, "as published")
-    return dataclasses.replace(r, margin=margin, verdict=verdict(interval, margin, claim.sign, claim.kind, r.runs))
+    return dataclasses.replace(r, margin=margin, verdict=state(interval, margin, claim.sign, claim.kind))
 
 
 def _chosen(rows: Sequence[Verdict] | None, wanted: set[str]) -> list[Verdict]:
@@ -207,4 +210,5 @@ def _lines(
 
 
 def _state(r: Verdict) -> str:
-    return f"{r.verdict:13} {r.effect:+.3f} [{r.low:+.3f}, {r.high:+.3f}], margin {r.margin:g}, {r.runs} runs"
+    ends = "" if r.low is None else f" [{r.low:+.3f}, {r.high:+.3f}]"
+    return f"{r.verdict:13} {r.effect:+.3f}{ends}, margin {r.margin:g}, {r.runs} runs"
