@@ -12,7 +12,7 @@ from llm.training.run import evaluate as draw_and_reward
 from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
-from sims.experiments.options import OptionParser
+from sims.experiments.options import OptionParser, whole
 
 from .options import add_device, device_of, parse
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--count",
-        type=int,
+        type=whole,
         default=5,
         metavar="INT",
         help="number of prompts of the task, without --prompt (default 5)",
