@@ -64,7 +64,8 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
     options = parser.parse_strictly(arguments)
     computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     experiment = base.replace(
-        **{"name": name, "environment": _task(base.environment, task, options)},
+        **{"name": name, **_own(base, options)},
+        environment=_task(base.environment, task, options),
         policy=policy.replace(
             **given(options, LanguageModelSpec, _NESTED),
             decoding=_decoding(policy.decoding, options),
@@ -74,7 +75,6 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         schedule=_changed(base.schedule, options),
         optimiser=_optimiser(base.optimiser, options),
         labelling=_changed(base.labelling, options),
-        **_lengths(base, options),
     )
     return experiment, options
 
@@ -159,7 +159,7 @@ def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
     return cls(**_kept(base, cls) | given(options, cls))
 
 
-def _lengths(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
+def _own(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
     """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
     found = given(options, Experiment, _PARTS)
     updates = found.get("updates", base.updates)

@@ -165,6 +165,10 @@ def show(value: Any) -> str:
 
 
 def from_options(options: argparse.Namespace, cls: type[S], fixed: Mapping[str, Any] | None = None) -> S:
-    """A spec from the options that were given, and fields fixed by the caller."""
+    """A spec from the options that were given, and fields fixed by the caller. SpecError for one that must be given."""
     fixed = dict(fixed or {})
-    return cls(**given(options, cls, skip=fixed), **fixed)
+    found = given(options, cls, skip=fixed) | fixed
+    for field in dataclasses.fields(cls):
+        if field.default is MISSING and field.name not in found:
+            raise SpecError(field.name, None, f"must be given: {field.metadata['help']}")
+    return cls(**found)
