@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping, run_command
+from sims.experiments.engines import ENGINES, check_engine
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, whole
 from sims.experiments.record_file import DamagedRecord
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   python -m figures C25 --set algorithm.beta=0.3 --margin 0.1   one thing changed, beside what is published
   python -m figures C25 --sensitivity   in which share of a stated list of changes a verdict holds
   python -m figures --full              tune and compute everything, also what is committed (hours; can be stopped)
+  python -m figures --full --engine submitit --jobs 50 --engine-option slurm_partition=cpu   on a Slurm cluster
   python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
   python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
 """
@@ -83,7 +85,25 @@ def parser() -> OptionParser:
         action="store_true",
         help="print each language-model arm's spec, parameters and memory; run nothing",
     )
-    command.add_argument("--jobs", type=whole, help="worker processes (default: 2, and 1 where a GPU is shared)")
+    command.add_argument(
+        "--jobs", type=whole, help="stacks computed at a time: worker processes (default: 2; 1 where a GPU is shared)"
+    )
+    command.add_argument(
+        "--engine",
+        default="processes",
+        metavar="NAME",
+        help=f"where stacks are computed: {', '.join(ENGINES)} (default: processes, of this machine). ray and submitit "
+        "are extras for an existing cluster; --jobs is then how many tasks are given out at a time",
+    )
+    command.add_argument(
+        "--engine-option",
+        type=engine_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the engine: address=auto (ray), cluster=slurm, timeout_min=240, slurm_partition=cpu "
+        "(submitit); may be given again",
+    )
     command.add_argument("--results", type=path, default=Path("results"), help="where records are kept")
     command.add_argument(
         "--out",
@@ -201,6 +221,15 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
         raise SpecError("scale", options.scale, f"{without[0]} has no scale but tiny; these have: {scaled}")
     if without and options.dry_run:
         raise SpecError("dry_run", True, f"{without[0]} runs no language model; these do: {scaled}")
+    check_engine(options.engine, dict(options.engine_option))
+
+
+def engine_option(text: str) -> tuple[str, str]:
+    """NAME=VALUE, in two."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=VALUE")
+    return name, value
 
 
 def folder(options: argparse.Namespace) -> Path:

@@ -21,13 +21,13 @@ from sims.core.spec import Spec, SpecError, kinds_of
 from sims.experiments.experiment import Experiment
 from sims.experiments.options import convert, nearest
 from sims.experiments.runner import Runner
-from sims.experiments.store import Store
-from sims.statistics.intervals import LEVEL, Interval, verdict
+from sims.statistics.intervals import LEVEL, Interval
+from sims.statistics.verdicts import state
 
 from .catalogue import catalogue, row
 from .claims import Verdict
 from .committed import Committed
-from .drawing import jobs_of, lab_of
+from .drawing import lab_of, runner_of
 from .figure import Figure
 from .progress import Bar
 
@@ -125,7 +125,7 @@ def compare(figures: Sequence[Figure], options: argparse.Namespace) -> Iterator[
     if options.sensitivity:
         changes = [[*changes[0], Change.parse(text)] for text in SENSITIVITY]
     with Bar(len(figures) * (1 + len(changes))) as bar:
-        runner = Runner(Store(options.results), jobs_of(options), options.force, bar.show)
+        runner = runner_of(options, bar.show)
         for figure in figures:
             published = _chosen(_verdicts(figure, runner, options, None), wanted)
             changed = []
@@ -174,10 +174,12 @@ def _verdicts(
 
 
 def _at(margin: float, r: Verdict) -> Verdict:
-    """The row as it were with another margin."""
+    """The row as it were with another margin; what its gates, or a proof, say stays."""
     claim = row(r.id, r.part).claim
+    if r.low is None or r.high is None or claim.kind == "theorem" or r.verdict == "no test":
+        return dataclasses.replace(r, margin=margin)
     interval = Interval(r.effect, r.low, r.high, LEVEL, r.runs, "as published")
-    return dataclasses.replace(r, margin=margin, verdict=verdict(interval, margin, claim.sign, claim.kind, r.runs))
+    return dataclasses.replace(r, margin=margin, verdict=state(interval, margin, claim.sign, claim.kind))
 
 
 def _chosen(rows: Sequence[Verdict] | None, wanted: set[str]) -> list[Verdict]:
@@ -208,4 +210,5 @@ def _lines(
 
 
 def _state(r: Verdict) -> str:
-    return f"{r.verdict:13} {r.effect:+.3f} [{r.low:+.3f}, {r.high:+.3f}], margin {r.margin:g}, {r.runs} runs"
+    ends = "" if r.low is None else f" [{r.low:+.3f}, {r.high:+.3f}]"
+    return f"{r.verdict:13} {r.effect:+.3f}{ends}, margin {r.margin:g}, {r.runs} runs"

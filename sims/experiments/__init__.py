@@ -8,7 +8,7 @@ memory          the memory that an experiment needs at least, held against what 
 executor        trains and evaluates stacked experiments
 evaluation      what is measured of a policy, exactly or from samples
 runner          finds the records of experiments, or runs what is missing
-workers         parallel worker processes
+engines/        where it runs: worker processes, Ray, or submitit
 costs           the time that experiments take
 store           records on disk
 record_file     the file of a stack's records

@@ -91,7 +91,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     if spec["name"] == "reachable_policies":
         masses = len(reachable_policies.MASSES)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
-        return {"excess": np.stack([level["excess"]] * masses), "distance": distance}
+        free = np.zeros(runs)
+        return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
     if spec["name"] == "chosen_likelihood-pool":
         chosen = np.full((runs, 1, 2), 1.0)
         chosen[..., 0] += 10 * abs(moved)
