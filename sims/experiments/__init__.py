@@ -2,7 +2,8 @@
 
 experiment      the settings of an experiment
 options         command-line options made from settings
-executor        trains and evaluates stacked experiments
+executor        trains stacked experiments
+record_loop     the loop that trains, evaluates and makes a record, for simulations and language models
 evaluation      what is measured of a policy, exactly or from samples
 runner          finds the records of experiments, or runs what is missing
 workers         parallel worker processes
