@@ -213,6 +213,23 @@ def test_the_pairs_of_the_first_batch_are_followed_from_the_reference_on():
         assert moved["reference_reward"] == pytest.approx(moved["gold"][:, 0]) != pytest.approx(moved["gold"][:, -1])
 
 
+def test_kl_is_to_the_policy_before_the_first_update_wherever_the_reference_moves():
+    moving = Schedule(batch_size=4, num_generations=2, reference="copy", reference_every_updates=1)
+    algorithm = find_algorithm("dpo")()
+    runs = [
+        Run(small(PRESETS["tiny-min-length"], algorithm=algorithm, schedule=schedule, updates=1, evaluations=1))
+        for schedule in (moving.replace(reference="fixed", reference_every_updates=None), moving)
+    ]
+    for run in runs:
+        list(run.train())
+    assert runs[1].training.reference.version == 1  # it is the policy now
+    fixed, moved = (run.evaluate().numbers["kl_policy_ref"] for run in runs)
+    assert fixed == moved and abs(moved) > 1e-3
+    held = [estimate(run.experiment).held for run in runs]
+    one = held[0]["reference, sampler"]
+    assert held[1]["reference, sampler"] == 2 * one
+
+
 def test_embedded_models_stay_on_the_cpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert device_for(PRESETS["tiny-min-length"]) == "cpu"
