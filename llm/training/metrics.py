@@ -15,7 +15,8 @@ from sims.core.loop.train import Update
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import pick, sequence_sum
 
-from .run import Run, by_label
+from .evaluation import by_label
+from .run import Run
 
 Row = dict[str, float]
 
