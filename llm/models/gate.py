@@ -169,7 +169,9 @@ def keep_savable(model: Any, name: str) -> None:
 def say_unused(model: Any, name: str, decoding: Decoding) -> None:
     """Name the settings of sampling in a generation config: they are never applied, only its end tokens are."""
     held = getattr(model, "generation_config", None)
-    asked = {} if held is None else {key: value for key in _SAMPLING if (value := held.to_diff_dict().get(key)) is not None}
+    asked = (
+        {} if held is None else {key: value for key in _SAMPLING if (value := held.to_diff_dict().get(key)) is not None}
+    )
     unlike = {key: value for key, value in asked.items() if getattr(decoding, key, None) != value}
     if unlike and unlike != {"do_sample": True}:
         listed = ", ".join(f"{key} = {value}" for key, value in unlike.items())

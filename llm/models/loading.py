@@ -14,7 +14,17 @@ from llm.embedded import find_folder
 from sims.core.spec import SpecError
 
 from .adapters import add_adapters, base_of, merged
-from .gate import CONFIG, check_config, check_folder, check_loaded, check_tokens, keep_savable, loading, read_json, say_unused
+from .gate import (
+    CONFIG,
+    check_config,
+    check_folder,
+    check_loaded,
+    check_tokens,
+    keep_savable,
+    loading,
+    read_json,
+    say_unused,
+)
 from .policy import CausalLMPolicy
 from .proof import prove
 from .shapes import SHAPES

@@ -235,7 +235,12 @@ def log_distribution(logits: Tensor, temperature: float) -> Tensor:
 
 
 def chunked_log_probs(
-    head: Callable[[Tensor], Tensor], states: Tensor, tokens: Tensor, chunk: int, temperature: float = 1.0, entropy: bool = False
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    tokens: Tensor,
+    chunk: int,
+    temperature: float = 1.0,
+    entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """log π of each token, and the entropy of the distribution it was drawn from if asked for: (T,) both,
     differentiable.

@@ -179,7 +179,9 @@ def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool
             output_loading_info=True,
         )
     if not new_head and "score.weight" in map(str, info["missing_keys"]):
-        raise SpecError(field, str(name), "has no weights for score.weight: must be a reward model, with a head `score`")
+        raise SpecError(
+            field, str(name), "has no weights for score.weight: must be a reward model, with a head `score`"
+        )
     heads = ("lm_head.", "embed_out.", "output.", "score.") if new_head else ()
     check_loaded(field, str(name), classifier, info, ["score.weight"] if new_head else [], heads)
     keep_savable(classifier, str(name))

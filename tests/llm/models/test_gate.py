@@ -211,7 +211,9 @@ def test_every_end_token_of_the_generation_config_ends_a_response(folder: Path):
     assert policy_of(folder).eos_token_ids == (2, 5)
 
 
-@pytest.mark.parametrize("settings", [{"do_sample": False, "temperature": 0.9}, {"do_sample": True, "temperature": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"do_sample": False, "temperature": 0.9}, {"do_sample": True, "temperature": 0.1}]
+)
 def test_sampling_settings_of_a_folder_are_named_never_applied_and_never_in_the_way_of_saving(
     settings: dict[str, Any], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
