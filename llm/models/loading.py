@@ -11,7 +11,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from llm.embedded import find_folder
-from sims.core.spec import SpecError
 
 from .adapters import add_adapters, base_of, merged
 from .gate import (
