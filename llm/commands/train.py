@@ -19,17 +19,20 @@ from llm.distributed.spread import Ranks, Sharding, check_processes, check_shard
 from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.checkpoint import Checkpoint, CheckpointError
+from llm.training.evaluation import SampleEvaluation
 from llm.training.folder import METRICS, MODEL, SAMPLES, closing_table, prepare, save_model, show
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
 from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler, update_metrics
 from llm.training.run import Run, RunError
+from sims.core.loop.train import Update
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.experiment import Experiment
 from sims.experiments.folders import check_folder, path
 from sims.experiments.memory import check_size
 from sims.experiments.options import OptionParser, whole
+from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
 from .options import add_device, device_of, parse
 
@@ -194,34 +197,46 @@ def _train(
 def _loop(
     run: Run, folder: Path, options: argparse.Namespace, loggers: list[Logger], samples: Logger, first: bool
 ) -> None:
+    """Train to the end; metrics, samples and checkpoints are written along the way."""
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
+    evaluation = SampleEvaluation(run)
 
     def log(row: dict[str, Any]) -> None:
         for logger in loggers:
             logger.log(row)
 
-    if training.updates == 0:
-        log(show(run.evaluate(), 0, samples))
+    def updated(update: Update) -> None:
+        nonlocal tokens, since
+        tokens += int(update.batch.mask.sum())
+        if update.number % options.log_every == 0 or update.number in points:
+            seconds = time.perf_counter() - since
+            row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
+            tokens, since = 0, time.perf_counter()
+            log(row)
+            bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
+        bar.update()
+
+    def evaluated(updates: int) -> None:
+        nonlocal since
+        assert evaluation.last is not None
+        log(show(evaluation.last, updates, samples))
+        since = time.perf_counter()
+
+    def completed(update: Update) -> None:
+        nonlocal saved
+        due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
+        if training.between_batches and (due or update.number == experiment.updates):
+            tensors, numbers = run.state_dict()
+            if first:
+                checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
+            saved = update.number
+
+    def diverged(error: Diverged) -> None:
+        raise error
+
     with tqdm(
         total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
     ) as bar:
-        for update in run.train():
-            tokens += int(update.batch.mask.sum())
-            if update.number % options.log_every == 0 or update.number in points:
-                seconds = time.perf_counter() - since
-                row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
-                tokens, since = 0, time.perf_counter()
-                log(row)
-                bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
-            bar.update()
-            if update.number in points:
-                log(show(run.evaluate(), update.number, samples))
-                since = time.perf_counter()
-            due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
-            if training.between_batches and (due or update.number == experiment.updates):
-                tensors, numbers = run.state_dict()
-                if first:
-                    checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
-                saved = update.number
+        Recorder(training, experiment, [evaluation], Hooks(updated, evaluated, completed, diverged)).run(run.train())

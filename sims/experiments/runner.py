@@ -385,9 +385,13 @@ class _Task:
 
 
 def compute(stack: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
-    """The arrays of each experiment of a stack, computed here and written nowhere. progress: see `EnvironmentSpec`."""
+    """The arrays of each experiment of a stack, computed here and written nowhere. progress: see `EnvironmentSpec`.
+    Raises SpecError for arrays that are not as `record_schema` says."""
     module, _, function = stack[0].environment.executor.partition(":")
-    return getattr(importlib.import_module(module), function)(stack, progress)  # type: ignore[no-any-return]
+    found: list[Arrays] = getattr(importlib.import_module(module), function)(stack, progress)
+    for experiment, arrays in zip(stack, found, strict=True):
+        check(arrays, experiment.runs, experiment.evaluations + 1)
+    return found
 
 
 def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[str, float]]:
@@ -409,8 +413,6 @@ def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[s
         start, core = time.perf_counter(), time.thread_time()
         arrays = compute(experiments, lambda done: tell(done / updates))
         seconds, core = time.perf_counter() - start, time.thread_time() - core
-        for experiment, found in zip(experiments, arrays, strict=True):
-            check(found, experiment.runs, experiment.evaluations + 1)
         shares = {key: e.runs / runs for key, e, _, _ in missing}
         finished = [
             Finished(e.name, spec, found, seconds * shares[key], sources, core * shares[key])

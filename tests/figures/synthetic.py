@@ -105,7 +105,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
 
 
 def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool) -> Arrays:
-    """What `sims.experiments.executor` and `llm.training.run` write, for one prompt with two responses."""
+    """What `sims.experiments.record_loop` makes, for one prompt with two responses."""
     runs = len(level["score"])
 
     def path(start: float, then: np.ndarray) -> np.ndarray:
@@ -140,9 +140,9 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
     }
-    for name, begin in (("logp", start), ("first_logp", start)):
-        found[f"{name}_chosen"] = path(begin, start + level["chosen"])
-        found[f"{name}_rejected"] = path(begin, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    found["logp_chosen"] = found["first_logp_winner"] = path(start, start + level["chosen"])
+    rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    found["logp_rejected"] = found["first_logp_loser"] = rejected
     return found
 
 
