@@ -5,6 +5,7 @@ options         command-line options made from settings
 executor        trains stacked experiments
 record_loop     the loop that trains, evaluates and makes a record, for simulations and language models
 evaluation      what is measured of a policy, exactly or from samples
+pool_evaluation what is measured of a fixed pool of pairs
 runner          finds the records of experiments, or runs what is missing
 workers         parallel worker processes
 costs           the time that experiments take
