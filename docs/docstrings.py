@@ -97,9 +97,8 @@ def _block(code: str) -> list[str]:
         re.search("[=Σ]", line) and re.search("[−·Σ²½π-ωℓ]", line) and not re.search("[\"'`]", line) for line in lines
     ):
         try:
-            # Equations side by side stay so.
-            joined = [r" \qquad ".join(latex(part) for part in re.split(" {2,}", line.strip())) for line in lines]
-            return [part for equation in joined for part in (*_math(equation), "")]
+            parts = [part.strip(" ,") for line in lines for part in re.split(" {2,}", line.strip())]
+            return [line for part in parts for line in (*_math(latex(part)), "")]
         except NotAnEquation:
             pass
     return _code(lines)
