@@ -22,6 +22,7 @@ test: .venv/.test
 # time zone: no result may depend on any of them.
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 LC_ALL=C TZ=Pacific/Kiritimati PYTHONHASHSEED=1
 test-all: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
 	$(BIN)/python -m pytest -n $(JOBS) -m ''
 	env $(PLAIN) $(BIN)/python -m pytest -n $(JOBS) --last-first
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
@@ -22,7 +21,7 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, kinds_of
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import OptionParser, add_options, given
+from sims.experiments.options import OptionParser, add_options, given, kind_name, nearest, whole
 
 S = TypeVar("S", bound=Spec)
 _PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
@@ -39,10 +38,10 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
     base = find_preset(first.preset)
     task: type[Task] = type(base.environment)  # type: ignore[assignment]
     if first.task is not None:
-        task = find_kind(first.task.replace("-", "_"), Task, "task")
+        task = find_kind(kind_name(first.task), Task, "task")
     algorithm = type(base.algorithm)
     if first.algorithm is not None:
-        algorithm = find_algorithm(first.algorithm.replace("-", "_"))
+        algorithm = find_algorithm(kind_name(first.algorithm))
     _choices(parser, preset)
     policy: LanguageModelSpec = base.policy  # type: ignore[assignment]
     changed = base.algorithm if algorithm is type(base.algorithm) else algorithm()
@@ -65,7 +64,8 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
     options = parser.parse_strictly(arguments)
     computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     experiment = base.replace(
-        **{"name": name, "environment": _task(base.environment, task, options)},
+        **{"name": name, **_own(base, options)},
+        environment=_task(base.environment, task, options),
         policy=policy.replace(
             **given(options, LanguageModelSpec, _NESTED),
             decoding=_decoding(policy.decoding, options),
@@ -75,7 +75,6 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         schedule=_changed(base.schedule, options),
         optimiser=_optimiser(base.optimiser, options),
         labelling=_changed(base.labelling, options),
-        **_lengths(base, options),
     )
     return experiment, options
 
@@ -87,9 +86,7 @@ def find_preset(name: str) -> Experiment:
     'min_length'
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SpecError("preset", name, f"must be one of {', '.join(PRESETS)}{hint}")
+        raise SpecError("preset", name, f"must be one of {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -162,7 +159,7 @@ def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
     return cls(**_kept(base, cls) | given(options, cls))
 
 
-def _lengths(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
+def _own(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
     """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
     found = given(options, Experiment, _PARTS)
     updates = found.get("updates", base.updates)
@@ -180,7 +177,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         help="where to compute; auto: on a GPU if there is one (default auto)",
     )
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="INT", help="CPU threads; 1 is fastest for tiny models (default 1)"
+        "--threads", type=whole, default=1, metavar="INT", help="CPU threads; 1 is fastest for tiny models (default 1)"
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +19,20 @@ from llm.distributed.spread import Ranks, Sharding, check_processes, check_shard
 from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.checkpoint import Checkpoint, CheckpointError
+from llm.training.evaluation import SampleEvaluation
 from llm.training.folder import METRICS, MODEL, SAMPLES, closing_table, prepare, save_model, show
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
-from llm.training.memory import estimate
+from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler, update_metrics
 from llm.training.run import Run, RunError
+from sims.core.loop.train import Update
 from sims.core.spec import SpecError
+from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import OptionParser
+from sims.experiments.folders import check_folder, path
+from sims.experiments.memory import check_size
+from sims.experiments.options import OptionParser, whole
+from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
 from .options import add_device, device_of, parse
 
@@ -58,18 +63,22 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
     group = parser.add_argument_group("run")
-    group.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default runs/NAME)")
+    group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument(
-        "--run", type=int, default=0, metavar="INT", help="index of the run; it selects the random numbers (default 0)"
+        "--run",
+        type=whole,
+        default=0,
+        metavar="INT",
+        help="index of the run; it selects the random numbers (default 0)",
     )
     group.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
     group.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
     group.add_argument("--dry-run", action="store_true", help="print the spec and estimated memory; load nothing")
     group.add_argument(
-        "--log-every", type=int, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
+        "--log-every", type=whole, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
     )
     group.add_argument(
-        "--save-every", type=int, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
+        "--save-every", type=whole, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
     )
     group.add_argument(
         "--report-to",
@@ -80,7 +89,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     )
     group.add_argument(
         "--processes",
-        type=int,
+        type=whole,
         metavar="INT",
         help="refuse to run unless so many processes were started (see torchrun)",
     )
@@ -99,14 +108,23 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         print("\n".join(estimate(experiment, options.processes or check_processes(None), options.sharding).lines()))
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
+    check_folder("output", folder)
     try:
-        train(experiment, folder, options)
+        with keeping(lambda: _left(folder)):
+            train(experiment, folder, options)
     except (RunError, CheckpointError) as error:
         left = checkpoint.found(folder)
         rest = f"; the last good checkpoint is {left[-1][1]}" if left and str(left[-1][1]) not in str(error) else ""
-        print(f"error: {error}{rest}", file=sys.stderr)
-        return 1
+        return failed(error, FAILED, rest)
     return 0
+
+
+def _left(folder: Path) -> str:
+    """What a run that was stopped has on disk."""
+    left = checkpoint.found(folder)
+    if left:
+        return f"{left[-1][1]} is kept: the same command with --resume goes on from there"
+    return "there was no checkpoint yet: start again with --overwrite"
 
 
 def _check(experiment: Experiment, options: argparse.Namespace) -> None:
@@ -121,6 +139,9 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
+    if not options.dry_run:
+        check_size(experiment)
+        check_memory(experiment, device, options.processes or check_processes(None), options.sharding)
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
@@ -176,34 +197,46 @@ def _train(
 def _loop(
     run: Run, folder: Path, options: argparse.Namespace, loggers: list[Logger], samples: Logger, first: bool
 ) -> None:
+    """Train to the end; metrics, samples and checkpoints are written along the way."""
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
+    evaluation = SampleEvaluation(run)
 
     def log(row: dict[str, Any]) -> None:
         for logger in loggers:
             logger.log(row)
 
-    if training.updates == 0:
-        log(show(run.evaluate(), 0, samples))
+    def updated(update: Update) -> None:
+        nonlocal tokens, since
+        tokens += int(update.batch.mask.sum())
+        if update.number % options.log_every == 0 or update.number in points:
+            seconds = time.perf_counter() - since
+            row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
+            tokens, since = 0, time.perf_counter()
+            log(row)
+            bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
+        bar.update()
+
+    def evaluated(updates: int) -> None:
+        nonlocal since
+        assert evaluation.last is not None
+        log(show(evaluation.last, updates, samples))
+        since = time.perf_counter()
+
+    def completed(update: Update) -> None:
+        nonlocal saved
+        due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
+        if training.between_batches and (due or update.number == experiment.updates):
+            tensors, numbers = run.state_dict()
+            if first:
+                checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
+            saved = update.number
+
+    def diverged(error: Diverged) -> None:
+        raise error
+
     with tqdm(
         total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
     ) as bar:
-        for update in run.train():
-            tokens += int(update.batch.mask.sum())
-            if update.number % options.log_every == 0 or update.number in points:
-                seconds = time.perf_counter() - since
-                row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
-                tokens, since = 0, time.perf_counter()
-                log(row)
-                bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
-            bar.update()
-            if update.number in points:
-                log(show(run.evaluate(), update.number, samples))
-                since = time.perf_counter()
-            due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
-            if training.between_batches and (due or update.number == experiment.updates):
-                tensors, numbers = run.state_dict()
-                if first:
-                    checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
-                saved = update.number
+        Recorder(training, experiment, [evaluation], Hooks(updated, evaluated, completed, diverged)).run(run.train())

@@ -18,8 +18,9 @@ from sims.experiments.experiment import Experiment
 
 from . import checkpoint
 from .checkpoint import Checkpoint
+from .evaluation import EvaluatedSamples
 from .loggers import Logger, read_json_lines
-from .run import Evaluation, Run
+from .run import Run
 
 SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation
@@ -53,7 +54,7 @@ def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
 
 
-def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
+def show(evaluation: EvaluatedSamples, update: int, samples: Logger) -> dict[str, Any]:
     """The row of metrics of an evaluation; its first completions are logged as samples."""
     rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
     for prompt, completion, reward, length in list(rows)[:SHOWN]:

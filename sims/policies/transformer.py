@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from sims.core.loop.optimise import Optimiser, PerRunOptimiser
-from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec, Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.divergences import kl
 from sims.core.spec import SpecError, setting
@@ -164,7 +164,7 @@ def fitted(
         parameter.requires_grad_(True)
     for _ in range(spec.fit_steps):
         prompts = (noise.uniforms("fit prompts", spec.fit_samples) * len(data.prompts)).long()
-        responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
+        responses, mask, _ = policy.sample(SampleRequest(Prompts(prompts), 1, noise, "fit responses"))
         distance = kl(policy.token_log_probs(prompts, responses), data.along(prompts, responses).to(dtype))
         loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
         gradients = torch.autograd.grad(loss, parameters)

@@ -91,7 +91,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     if spec["name"] == "reachable_policies":
         masses = len(reachable_policies.MASSES)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
-        return {"excess": np.stack([level["excess"]] * masses), "distance": distance}
+        free = np.zeros(runs)
+        return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
     if spec["name"] == "chosen_likelihood-pool":
         chosen = np.full((runs, 1, 2), 1.0)
         chosen[..., 0] += 10 * abs(moved)
@@ -104,7 +105,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
 
 
 def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool) -> Arrays:
-    """What `sims.experiments.executor` and `llm.training.run` write, for one prompt with two responses."""
+    """What `sims.experiments.record_loop` makes, for one prompt with two responses."""
     runs = len(level["score"])
 
     def path(start: float, then: np.ndarray) -> np.ndarray:
@@ -139,9 +140,9 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
     }
-    for name, begin in (("logp", start), ("first_logp", start)):
-        found[f"{name}_chosen"] = path(begin, start + level["chosen"])
-        found[f"{name}_rejected"] = path(begin, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    found["logp_chosen"] = found["first_logp_winner"] = path(start, start + level["chosen"])
+    rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    found["logp_rejected"] = found["first_logp_loser"] = rejected
     return found
 
 
