@@ -28,14 +28,16 @@ _PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labell
 _NESTED = ("decoding", "scoring")
 
 
-def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[Experiment, argparse.Namespace]:
+def parse(
+    parser: OptionParser, arguments: Sequence[str], preset: str, stored: Experiment | None = None
+) -> tuple[Experiment, argparse.Namespace]:
     """The experiment that the options describe, and all options, those that `parser` has already among them.
 
-    preset: the default one. A first pass finds preset, task and algorithm; a second pass parses the options that these
-    have. Raises SpecError.
+    preset: the default one; stored: what to start from instead of a preset, if any. A first pass finds preset, task and
+    algorithm; a second pass parses the options that these have. Raises SpecError.
     """
     first = _choices(OptionParser("python -m llm", add_help=False), preset).parse_known_args(list(arguments))[0]
-    base = find_preset(first.preset)
+    base = find_preset(first.preset) if stored is None else stored
     task: type[Task] = type(base.environment)  # type: ignore[assignment]
     if first.task is not None:
         task = find_kind(kind_name(first.task), Task, "task")
@@ -58,13 +60,20 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         (Experiment, "experiment", _PARTS, _values(base) | {"name": name}),
     ]
     for cls, title, skip, defaults in parts:
-        whose = "its own defaults" if cls is algorithm is not type(base.algorithm) else f"defaults of {first.preset}"
+        whose = (
+            "its own defaults"
+            if cls is algorithm is not type(base.algorithm)
+            else "defaults of the run"
+            if stored
+            else f"defaults of {first.preset}"
+        )
         add_options(parser, cls, f"{title} ({whose})", skip, defaults)
     _add_computation(parser, policy)
     options = parser.parse_strictly(arguments)
     computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     experiment = base.replace(
-        **{"name": name, "environment": _task(base.environment, task, options)},
+        **{"name": name, **_own(base, options)},
+        environment=_task(base.environment, task, options),
         policy=policy.replace(
             **given(options, LanguageModelSpec, _NESTED),
             decoding=_decoding(policy.decoding, options),
@@ -74,7 +83,6 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         schedule=_changed(base.schedule, options),
         optimiser=_optimiser(base.optimiser, options),
         labelling=_changed(base.labelling, options),
-        **_lengths(base, options),
     )
     return experiment, options
 
@@ -159,7 +167,7 @@ def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
     return cls(**_kept(base, cls) | given(options, cls))
 
 
-def _lengths(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
+def _own(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
     """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
     found = given(options, Experiment, _PARTS)
     updates = found.get("updates", base.updates)

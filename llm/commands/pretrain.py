@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from llm.embedded import EMBEDDED
 from llm.training import pretrain as pretraining
 from llm.training.memory import check_new_model
 from sims.core.spec import SpecError
@@ -28,7 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_strictly(arguments)
     torch.set_num_threads(1)
     if options.check is not None:
-        rows = pretraining.check(options.check, progress=True)
+        try:
+            rows = pretraining.check(options.check, progress=True)
+        except OSError as error:
+            raise SpecError(
+                "check", options.check, f"must hold a saved model, or be one of {', '.join(EMBEDDED)}"
+            ) from error
         for row in rows:
             mark = "holds" if row.holds else "FAILS"
             print(f"{row.quantity:22}{row.committed:10.4f}{row.rerun:10.4f}   within {row.tolerance:.4f}: {mark}")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llm.data import TextEncoder
 from llm.distributed.spread import Ranks, joined
+from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
 from llm.models.scoring import Scoring
 from llm.models.spec import LanguageModelSpec
@@ -104,6 +105,7 @@ def _run(
         train, test = (label_pairs(batch, scorer, labeller, noise) for batch in (train, test))
         del scorer
     model = new_reward_model(data.model, training.seed, scoring).to(device)
+    check_tokens("model", data.model, model.classifier, tokenizer)
     before, started = held_out(model, test), time.perf_counter()
     bar = tqdm(
         fit(model, train, loss, training, margin, ranks),

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from llm.training.run import Evaluation, Run
-from llm.training.run import evaluate as draw_and_reward
+from llm.training.evaluation import EvaluatedSamples
+from llm.training.evaluation import evaluate as draw_and_reward
+from llm.training.run import Run
 from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
@@ -58,9 +59,7 @@ def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argpars
     return Run(experiment, device=device_of(options)), options
 
 
-def evaluated(run: Run, prompts: int) -> Evaluation:
+def evaluated(run: Run, prompts: int) -> EvaluatedSamples:
     """Samples of the run's policy on `prompts` of its evaluation prompts, with rewards."""
     noise: Noise = run.noise
-    return draw_and_reward(
-        run.policy, run.training.reference.policy, run.evaluation_environment, prompts, noise.runs[0]
-    )
+    return draw_and_reward(run.policy, run.initial, run.evaluation_environment, prompts, noise.runs[0])

@@ -12,7 +12,7 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .sampling import Decoding, generate
-from .scoring import LanguageModel, Scoring, check_parts, copy_module
+from .scoring import LanguageModel, Scoring, check_parts, copy_module, max_positions
 
 
 class CausalLMPolicy:
@@ -184,7 +184,7 @@ class CausalLMPolicy:
         if not bool(mask[:, -1].all()):
             row = int((~mask[:, -1]).nonzero()[0])
             raise ValueError(f"prompt {row}: must have tokens, and its padding on the left, but ends in padding")
-        most = getattr(self.language_model.core.config, "max_position_embeddings", None)
+        most = max_positions(self.language_model.core.config)
         own = mask.sum(-1)
         row = int((own + lengths.to(device)).argmax())
         if most is not None and int(own[row] + lengths[row]) - 1 > most:  # the last token is not read

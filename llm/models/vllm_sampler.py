@@ -43,6 +43,7 @@ from sims.experiments.experiment import Experiment
 
 from .policy import CausalLMPolicy
 from .sampling import Decoding
+from .scoring import max_positions
 
 _LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
 
@@ -137,8 +138,7 @@ class VLLMPolicy(CausalLMPolicy):
     @property
     def _most(self) -> int | None:
         """Tokens that a prompt and its response may have together; unlike in transformers, the last one counts."""
-        positions: int | None = getattr(self.language_model.core.config, "max_position_embeddings", None)
-        return self.decoding.vllm_max_model_length or positions
+        return self.decoding.vllm_max_model_length or max_positions(self.language_model.core.config)
 
     def _engine(self) -> Engine:
         core, decoding = self.language_model.core, self.decoding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llm.data import Example
@@ -29,7 +30,10 @@ class Task(Labels, DataSource, EnvironmentSpec):
 
     executor: ClassVar[str] = "llm.training.run:execute"
     text: ClassVar[bool] = True
-    metric: ClassVar[str] = "reward"  # the metric that its figure shows: a key of `llm.training.run.evaluate`
+    estimators: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"reward": "samples", "gold": "samples", "kl_policy_ref": "samples", "entropy": "prefixes"}
+    )
+    metric: ClassVar[str] = "reward"  # the metric that its figure shows: a key of `EvaluatedSamples.numbers`
     description: ClassVar[str] = ""  # the reward in one line
     optimum: ClassVar[str] = "unknown"  # the best response, and its reward
     needs: ClassVar[str] = "–"  # settings without a default

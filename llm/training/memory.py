@@ -81,7 +81,8 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     base = sum(p.numel() for p in backbone.parameters()) * experiment.dtype.itemsize if critic else 0
 
     stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
-    copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler that is not the policy
+    # The reference; a sampler that is not the policy; the initial policy, where the reference moves.
+    copies = 1 + int(stale or schedule.source == "pool") + int(schedule.reference != "fixed")
     parts = 1 if sharding == "none" else processes
     held = {
         "weights": (weights + base) // parts,

@@ -13,7 +13,8 @@ from sims.core.loop.protocols import Policy, SampleRequest, Samples
 from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, pick, sequence_sum
 
-from .run import Run, by_label
+from .evaluation import by_label
+from .run import Run
 
 Row = dict[str, float]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
@@ -126,10 +127,12 @@ class Enumerable(Protocol):
 class EnvironmentSpec(Spec):
     """Settings of an environment. `executor` names the function that runs its experiments, as "module:function"; it
     takes the experiments of one stack and a progress callback, and returns the arrays of each one's record. `text`:
-    whether prompts and responses are text, for language models."""
+    whether prompts and responses are text, for language models. `estimators`: how records have what can be estimated,
+    by the array's name (`sims.experiments.record_schema.ESTIMATORS`)."""
 
     executor: ClassVar[str] = ""
     text: ClassVar[bool] = False
+    estimators: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         """Raise SpecError for an algorithm or a schedule that this environment does not support."""

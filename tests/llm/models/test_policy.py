@@ -420,10 +420,10 @@ def test_rows_that_just_fit_are_scored_though_the_longest_prompt_and_response_to
 
 def test_a_model_with_steps_between_backbone_and_logits_is_refused():
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.CohereConfig(vocab_size=VOCABULARY, logit_scale=0.5, **sizes)
+    config = transformers.BertConfig(vocab_size=VOCABULARY, is_decoder=True, **sizes)
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ValueError, match="CohereForCausalLM: must compute its logits as head"):
+    with pytest.raises(ValueError, match="BertLMHeadModel: must compute its logits as head"):
         tiny_policy(model)
 
 

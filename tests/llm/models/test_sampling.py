@@ -193,7 +193,7 @@ def test_logits_that_are_not_finite_are_an_error():
     for value in (torch.nan, torch.inf):
         policy = tiny_policy()
         policy.language_model.head.weight.data[4] = value
-        with pytest.raises(FloatingPointError, match="logits of response token 0 are not finite"):
+        with pytest.raises(FloatingPointError, match="logits of response token 0 are nan, not finite"):
             draw(policy)
 
 

@@ -285,7 +285,7 @@ def test_what_is_no_reward_model_is_refused():
         tiny_reward_model("gpt2").score_rows(torch.ones(1, 33, dtype=torch.long), torch.ones(1, 33, dtype=torch.bool))
     with pytest.raises(ValueError, match="row 1: must have a token"):
         tiny_reward_model("gpt2").score_rows(torch.ones(2, 1, dtype=torch.long), torch.tensor([[True], [False]]))
-    with pytest.raises(ValueError, match=r"pythia: has no weights for score.weight: must be a reward model"):
+    with pytest.raises(ValueError, match=r"'pythia': has no weights for score.weight: must be a reward model"):
         load_reward_model("pythia")
     examples, _, _ = load_rows([{"prompt": "a b"}], kind="prompt_only")
     with pytest.raises(ValueError, match="row 1: must be a preference"):
