@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 CATALOGUE = Path(__file__).with_name("claims.toml")
 Setting = Literal["bandit", "mlp", "token", "lm"]
-Kind = Literal["effect", "none"]
+Kind = Literal["effect", "none", "theorem"]
 NOT_JUDGED = "not judged yet"
 
 
@@ -30,7 +30,8 @@ class CatalogueError(ValueError):
 class Claim:
     """A claim as it stands before its runs: one scalar effect, its sign, and a margin that would matter.
 
-    kind: "effect" if the claim is that there is one, "none" if it is that there is none. unit: of effect and margin.
+    kind: "effect" if the claim is that there is one, "none" if it is that there is none, "theorem" for an identity or a
+    proof, whose margin is the largest error allowed on random instances. unit: of effect and margin.
     part: a few words that tell apart several effects of one claim.
     """
 
@@ -45,7 +46,9 @@ class Claim:
 
     @property
     def claimed(self) -> str:
-        """Where the claim puts its effect: '> 0.05', '< −0.05' or 'within ±0.05'."""
+        """Where the claim puts its effect: '> 0.05', '< −0.05', 'within ±0.05' or 'error ≤ 1e-06'."""
+        if self.kind == "theorem":
+            return f"error ≤ {self.margin:g}"
         if self.kind == "none":
             return f"within ±{self.margin:g}"
         return f"> {self.margin:g}" if self.sign > 0 else f"< −{self.margin:g}"
@@ -156,7 +159,7 @@ def _entry(table: dict[str, Any]) -> Entry:
 
 def _row(table: dict[str, Any], given: dict[str, Any]) -> Row:
     where = f"{table['id']}, {given.get('part', 'a row without a part')}"
-    effect = given.get("kind") != "none"
+    effect = given.get("kind") not in ("none", "theorem")
     wanted = {"part", "figure", "settings", "effect", "kind", "margin", "unit", "history"} | (
         {"sign"} if effect else set()
     )

@@ -6,6 +6,7 @@
 # Run an experiment and look at it.
 from .api import run as run
 from .api import run_experiment as run_experiment
+from .api import run_experiments as run_experiments
 from .experiments.results import Result as Result
 from .experiments.experiment import Experiment as Experiment
 from .core.loop.labelling import Labelling as Labelling

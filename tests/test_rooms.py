@@ -18,6 +18,7 @@ FLOORS = (
     ("sims.core.loop",),
     ("sims.exact", "sims.statistics", "sims.environments"),
     ("sims.policies",),
+    ("sims.experiments.engines",),
     ("sims.experiments",),
     ("sims.teaching",),
     ("sims",),

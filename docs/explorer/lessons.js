@@ -10,6 +10,12 @@
   const likeliest = (run, update) => onoff.policyAt(run, update).reduce((best, x, a, logp) => (x > logp[best] ? a : best), 0);
   const largestGap = (a, b) => Math.max(...a.map((x, k) => Math.abs(x - b[k])));
 
+  // By the number that a group begins with.
+  onoff.NOTEBOOKS = {
+    1: "01_one_prompt", 2: "02_following_the_gradient", 3: "03_from_reward_to_preference", 4: "04_a_family_portrait",
+    5: "05_on_and_off_policy", 9: "09_why",
+  };
+
   onoff.LESSONS = [
     {
       id: "optimum", group: "1 · One prompt, a hundred answers", title: "The optimum is the reference, tilted",
@@ -178,4 +184,11 @@
       holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
     },
   ];
+
+  // The state of the page, as in settings.js, in which a lesson opens.
+  onoff.lessonState = (lesson) => {
+    const run = onoff.complete(lesson.run);
+    const compare = lesson.compare ? onoff.complete({ ...lesson.run, ...lesson.compare }) : null;
+    return { run, compare, at: lesson.at ?? run.updates, scale: lesson.scale ?? "linear", lesson: lesson.id };
+  };
 })(globalThis.onoff);

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import claim
-from figures.claims import Verdict, row_of
+from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
 from figures.report.style import RC, LineStyle, bound, colour, curve
@@ -193,7 +193,7 @@ def verdicts(records: Records) -> list[Verdict]:
     best = max(tried, key=lambda arm: float(tried[arm].mean()))
     note = "It holds by arithmetic, since 0 times anything is 0; no softmax with finite logits has such a reference."
     used = hashes("table", ARMS, (0.0,))
-    rows.append(row_of(claim("C64", "exactly 0"), "bandit", mean_interval(tried[best]), FIGURE.name, used, note))
+    rows.append(theorem_of(claim("C64", "exactly 0"), "bandit", tried[best].tolist(), FIGURE.name, used, note))
     return rows
 
 

@@ -16,11 +16,10 @@ FEW, SHORT = 2, 110  # as many rows of a state, and letters, are named; more row
 UNANIMOUS = {
     "supported": "Yes",
     "opposite": "No, the opposite",
-    "refuted": "No",
     "too small": "No effect that matters",
     "inconclusive": "Undecided",
     "no test": "Not tested",
-    "theorem": "True by proof",
+    "theorem": "Settled by proof",
 }
 
 

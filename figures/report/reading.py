@@ -7,6 +7,7 @@ ignored. A number that is none, or a file that is no figure's, is refused in one
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ class Row:
     """A row of claims.json: `figures.claims.Verdict`, and what later versions add to it.
 
     computed: "live", "committed" or "stale", what its records are. agrees: whether live records agree with committed
-    ones. gates: (name, open, why) of each. p: at the margin. history: (date, change) of each line; None where the
-    catalogue's is to be shown.
+    ones. low, high: NaN for a theorem, which has no interval. why: the reason of the state. gates: (name, open,
+    why) of each. p: of the boundary that the state turns on; survives: whether the row survives the correction for many
+    rows. history: (date, change) of each line; None where the catalogue's is to be shown.
     """
 
     id: str
@@ -46,7 +48,9 @@ class Row:
     spec_hashes: tuple[str, ...]
     computed: str = ""
     agrees: bool | None = None
+    why: str = ""
     p: float | None = None
+    survives: bool | None = None
     gates: tuple[tuple[str, bool, str], ...] = ()
     history: tuple[tuple[str, str], ...] | None = None
 
@@ -54,6 +58,10 @@ class Row:
     def sign(self) -> int | None:
         """The claimed side, as `claimed` says it: +1, −1, 0 for a claim of no effect; None if it says nothing."""
         return {">": 1, "<": -1, "w": 0}.get(self.claimed[:1])
+
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def wanted(self) -> str:
@@ -106,17 +114,21 @@ def _row(table: Mapping[str, Any], where: str) -> Row:
             raise SpecError(f"{where}: {name}", value, f"must be {_NAMES[kind]}") from error
 
     words = ("id", "part", "setting", "claim", "measure", "unit", "claimed", "note", "figure", "command")
-    numbers = ("effect", "low", "high", "margin")
+    numbers = ("effect", "margin")
     history = table.get("history")
     return Row(
         **{name: read(name, str, "") for name in words},
         **{name: read(name, float) for name in numbers},
+        low=math.nan if table.get("low") is None else read("low", float),
+        high=math.nan if table.get("high") is None else read("high", float),
         state=read("verdict", str, ""),
         runs=read("runs", int),
         spec_hashes=tuple(map(str, read("spec_hashes", list, []))),
         computed=read("computed", str, ""),
         agrees=None if table.get("agrees") is None else bool(table["agrees"]),
+        why=read("why", str, ""),
         p=None if table.get("p") is None else read("p", float),
+        survives=None if table.get("survives") is None else bool(table["survives"]),
         gates=tuple(map(_gate, read("gates", list, []))),
         history=tuple(map(_change, history)) if isinstance(history, Iterable) and history else None,
     )

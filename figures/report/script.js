@@ -26,7 +26,7 @@
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const states = pressed("state");
     const settings = pressed("setting");
-    // State and setting must be those of one row: "refuted" and "lm" finds what was refuted on a language model.
+    // State and setting must be those of one row: "opposite" and "lm" finds what came out opposite on a language model.
     const fits = ([state, setting]) =>
       (!states.length || states.includes(state)) && (!settings.length || settings.includes(setting));
     let shown = 0;

@@ -177,7 +177,9 @@ def _place(setting: str) -> int:
 def described(title: str, figure: str, rows: Sequence[Row]) -> str:
     """A figure's alternative text: its title, and what the rows that it judges came to."""
     said = "; ".join(
-        f"{row.part} ({row.setting}), {row.state}: {row.effect:.3g} [{row.low:.3g}, {row.high:.3g}] {row.unit}"
+        f"{row.part} ({row.setting}), {row.state}: {row.effect:.3g}"
+        + (f" [{row.low:.3g}, {row.high:.3g}]" if row.has_interval else "")
+        + f" {row.unit}"
         for row in rows
         if row.figure == figure
     )

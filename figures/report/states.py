@@ -1,7 +1,6 @@
 """The states of a row: one table of symbol, word, colour and meaning, which the page, its grid and its legend share.
 
-A state is shown by all three, never by its colour alone. `refuted` is the older word of the rule in
-`sims.statistics.intervals`, for what is now either `opposite` or `too small` (`sims.statistics.verdicts`).
+A state is shown by all three, never by its colour alone. The rule is in `sims.statistics.verdicts`.
 """
 
 from __future__ import annotations
@@ -26,10 +25,19 @@ STATES = {
             "supported", "✓", "supported", "The 95 % interval lies wholly where the claim puts it, beyond its margin."
         ),
         State("opposite", "⇄", "opposite", "The interval lies wholly beyond the margin, on the side not claimed."),
-        State("refuted", "✗", "refuted", "The interval lies wholly off the claim: on the other side, or too small."),
         State("too small", "≈", "too-small", "The effect is smaller than the margin that would matter."),
-        State("inconclusive", "?", "inconclusive", "The interval holds the margin, or there are fewer than 10 runs."),
-        State("no test", "⊘", "no-test", "A gate is closed: the effect could not have come out otherwise."),
+        State(
+            "inconclusive",
+            "?",
+            "inconclusive",
+            "The interval holds the margin; there are fewer than 10 runs; or it comes out otherwise when run again.",
+        ),
+        State(
+            "no test",
+            "⊘",
+            "no-test",
+            "A gate is closed: the effect could not have come out otherwise, or is not about the claim.",
+        ),
         State("theorem", "∎", "theorem", "An identity or a proof, checked on random instances."),
     )
 }

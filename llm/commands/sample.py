@@ -10,9 +10,10 @@ import torch
 from llm.training.evaluation import EvaluatedSamples
 from llm.training.evaluation import evaluate as draw_and_reward
 from llm.training.run import Run
+from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
-from sims.experiments.options import OptionParser
+from sims.experiments.options import OptionParser, whole
 
 from .options import add_device, device_of, parse
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--count",
-        type=int,
+        type=whole,
         default=5,
         metavar="INT",
         help="number of prompts of the task, without --prompt (default 5)",
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     encoder = run.environment.encoder
     for prompt in options.prompt:
-        tokens = torch.tensor([encoder.prompt(prompt)])
-        drawn = run.policy.sample(tokens, run.experiment.schedule.num_generations, run.noise)
+        tokens = Prompts(torch.tensor([encoder.prompt(prompt)]))
+        drawn = run.policy.sample(SampleRequest(tokens, run.experiment.schedule.num_generations, run.noise))
         for response, mask in zip(drawn.responses[0], drawn.mask[0], strict=True):
             print(f"{prompt}\n  {run.tokenizer.decode(response[mask], skip_special_tokens=True) or '(empty)'}\n")
     return 0

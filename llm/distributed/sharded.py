@@ -36,9 +36,8 @@ from torch.distributed.tensor import DTensor
 from llm.models.policy import CausalLMPolicy
 from sims.core.algorithms import Algorithm, Targets
 from sims.core.loop.learner import narrow_targets
-from sims.core.loop.protocols import Samples
-from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.loop.protocols import SampleRequest, Samples
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .shared_module import SharedModule, Weights, local
 from .spread import DistributedLearner, Ranks
@@ -111,38 +110,21 @@ class ShardedPolicy(CausalLMPolicy):
         twin._hold({name: x.detach().clone() for name, x in self._trainable.items() if not name.startswith("critic.")})
         return twin
 
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        if blend is not None:  # two policies' weights are in the module in turn
-            drawn = super().sample(prompts, num_generations, noise, stream, blend, prompt_mask)
-            call_until_all_done([self.language_model, blend[0].language_model])
+    def sample(self, request: SampleRequest) -> Samples:
+        if request.blend is not None:  # two policies' weights are in the module in turn
+            drawn = super().sample(request)
+            call_until_all_done([self.language_model, request.blend[0].language_model])
             return drawn
         with self.shared.swapped_in(self._trainable), self.shared.whole_to_sample():
-            drawn = super().sample(prompts, num_generations, noise, stream, None, prompt_mask)
+            drawn = super().sample(request)
             call_until_all_done([self.language_model])
             return drawn
 
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         with nullcontext() if torch.is_grad_enabled() else self.shared.swapped_in(self._trainable):
-            found = super().forward(prompts, responses, mask, values, entropy, prompt_mask, prompt_logp)
+            found = super().forward(batch, request)
             if not torch.is_grad_enabled():  # with gradient, the learner makes all call equally often
-                call_until_all_done([self.language_model], values)
+                call_until_all_done([self.language_model], request.values)
         return found
 
     def full_state(self, tensors: Weights) -> Weights:

@@ -23,7 +23,7 @@ from sims.core.spec import SpecError
 _RECORDED_SEED = 0x5EED  # recorded responses are the data of a task, the same for every run
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TextPrompts(Prompts):
     """Prompts with their rows, which rewards may need."""
 
@@ -68,7 +68,7 @@ class TextEnvironment:
         """The next prompts, each once per epoch: (B, P) both, padded on the left."""
         chosen = [self.examples[i] for i in self._next("prompts", len(self.examples), batch_size, noise)]
         found = collate([Example(e.where, e.prompt, e.prompt_ids, (), extra=e.extra) for e in chosen], self.encoder.pad)
-        return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), found.examples)
+        return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), examples=found.examples)
 
     def label(
         self,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from llm.data import Limits, RowError, TextEncoder, collate, encode_response
-from llm.embedded import find_folder
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE
 from llm.tasks.task import Task
@@ -75,8 +74,10 @@ _LOADED: weakref.WeakValueDictionary[tuple[str, str], RewardModel] = weakref.Wea
 
 def _load(field: str, name: str, limits: Limits) -> Reward:
     import torch
-    from transformers import AutoTokenizer
 
+    from llm.models.gate import check_tokens
+    from llm.models.loading import load_tokenizer
+    from llm.models.spec import LanguageModelSpec
     from llm.reward_models.model import load_reward_model
 
     try:
@@ -85,12 +86,12 @@ def _load(field: str, name: str, limits: Limits) -> Reward:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = _LOADED.get((name, device))
         if model is None:
-            model = _LOADED[name, device] = load_reward_model(name, dtype=dtype).to(device)
-        folder = find_folder(name)
-        source = folder if folder.is_dir() else name
-        encoder = TextEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise SpecError(field, name, f"cannot be loaded: {str(error).splitlines()[0]}") from error
+            model = _LOADED[name, device] = load_reward_model(name, dtype=dtype, field=field).to(device)
+        tokenizer = load_tokenizer(LanguageModelSpec(model=name))
+        check_tokens(field, name, model.classifier, tokenizer)
+        encoder = TextEncoder(tokenizer)
+    except SpecError as error:
+        raise SpecError(field, name, f"cannot be loaded: {error.valid}") from error
 
     def score(completions: Completions) -> list[float]:
         pairs = zip(completions.prompts, completions.texts, strict=True)

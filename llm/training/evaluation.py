@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from llm.tasks.environment import TextEnvironment, response_lengths
-from sims.core.loop.protocols import Policy
-from sims.core.loop.protocols import evaluate as score
+from sims.core.loop.protocols import Policy, SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, pick, sequence_sum
 from sims.experiments.evaluation import (
     Evaluation,
     Row,
@@ -55,10 +54,10 @@ def evaluate(
     """Draw one response to each of the next prompts and reward it. run: (seed, index), whose noise is used."""
     noise = single_noise(*run)
     drawn = environment.prompts(prompts, noise)
-    samples = policy.sample(drawn.tokens, 1, noise, "evaluation responses", None, drawn.mask)
+    samples = policy.sample(SampleRequest(drawn, 1, noise, "evaluation responses"))
     rewards, gold = environment.score(drawn.examples, samples.responses, samples.mask)
-    scored = policy.forward(drawn.tokens, samples.responses, samples.mask, entropy=True, prompt_mask=drawn.mask)
-    logp_ref = reference.forward(drawn.tokens, samples.responses, samples.mask, prompt_mask=drawn.mask).logp
+    batch = Batch(drawn.tokens, samples.responses, samples.mask, drawn.mask)
+    scored, logp_ref = policy.forward(batch, OutputRequest(entropy=True)), reference.forward(batch).logp
     assert scored.entropy is not None
     lengths = response_lengths(samples.responses, samples.mask, environment.eos_token_ids)
     numbers = {
@@ -127,7 +126,7 @@ class FirstPairEvaluation(Evaluation):
         if self.batch is None:
             return dict.fromkeys(("first_logp_winner", "first_logp_loser"), unknown_number(self.training))
         with torch.no_grad():
-            return _winners_and_losers(score(self.training.policy, self.batch).logp, self.batch)
+            return _winners_and_losers(self.training.policy.forward(self.batch).logp, self.batch)
 
     def start(self, update: Update) -> Row:
         if self.training.algorithm.label_pairing is None:

@@ -61,7 +61,7 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.loop.checks import PER_RESPONSE, check_shape
-from sims.core.loop.protocols import EnvironmentSpec, Labels
+from sims.core.loop.protocols import EnvironmentSpec, Labels, Prompts
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs
@@ -130,16 +130,16 @@ class RewardLabeller:
         """(..., B, K) rewards for evaluation: `rewards`, unless those are a proxy."""
         return rewards
 
-    def prompts(self, batch_size: int, noise: Noise) -> Tensor:
-        """(..., B) prompt ids, each prompt as likely as the others."""
+    def prompts(self, batch_size: int, noise: Noise) -> Prompts:
+        """Ids (..., B), each prompt as likely as the others."""
         count = self.num_prompts
         if count == 1:
-            return torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size)
-        return (noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1)
+            return Prompts(torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size))
+        return Prompts((noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1))
 
     def label(
         self,
-        prompts: Tensor,
+        prompts: Prompts,
         responses: Tensor,
         mask: Tensor,
         pairing: Pairing | None,
@@ -147,9 +147,9 @@ class RewardLabeller:
         rewards: Tensor | None = None,
     ) -> Labels:
         """Rewards; and with a pairing, its pairs and their labels. rewards: used instead of its own."""
-        own = self.reward(prompts, responses)
+        own = self.reward(prompts.tokens, responses)
         check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
-        gold = self.gold(prompts, responses, own)
+        gold = self.gold(prompts.tokens, responses, own)
         rewards = own if rewards is None else rewards
         if pairing is None:
             return Labels(rewards=rewards, gold=gold)

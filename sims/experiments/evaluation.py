@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sims.core.loop.checks import check_labels
-from sims.core.loop.protocols import evaluate
+from sims.core.loop.protocols import SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, pick, sequence_sum
@@ -131,11 +131,11 @@ class SampledEvaluation(Evaluation):
     def row(self, update: Update | None = None) -> Row:
         """Mean reward and gold reward of the samples, KL and entropy along them."""
         prompts = self.environment.prompts(self.samples, self.noise)
-        (responses, mask, _), logp = self.policy.sample_with_log_probs(prompts, 1, self.noise)
+        (responses, mask, _), logp = self.policy.sample_with_log_probs(SampleRequest(prompts, 1, self.noise))
         labels = self.environment.label(prompts, responses, mask, None, self.noise)
         check_labels(f"{type(self.environment).__name__}.label", labels, responses)
         gold = labels.rewards if labels.gold is None else labels.gold
-        logp_ref = self.reference.token_log_probs(prompts, responses)
+        logp_ref = self.reference.token_log_probs(prompts.tokens, responses)
         row = {
             "reward": labels.rewards.mean((-2, -1)),
             "gold": gold.mean((-2, -1)),
@@ -154,7 +154,7 @@ class SampledEvaluation(Evaluation):
         prompts = torch.arange(len(best)).expand(*lead, -1)
         responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
         mask = self.environment.space.mask(responses)
-        logp_ref = sequence_sum(self.reference.forward(prompts, responses, mask).logp, mask)
+        logp_ref = sequence_sum(self.reference.forward(Batch(prompts, responses, mask)).logp, mask)
         return {
             "reference_reward": self.reference_reward,
             "best_reward": self.environment.reward(prompts, responses).mean((-2, -1)),
@@ -177,7 +177,7 @@ class PairEvaluation(Evaluation):
             return {}
         if update is None:
             return dict.fromkeys(("logp_chosen", "logp_rejected"), self.unknown)
-        logp = evaluate(self.training.policy, update.batch).logp
+        logp = self.training.policy.forward(update.batch).logp
         chosen, rejected = mean_pair_log_probs(sequence_sum(logp, update.batch.mask), update.batch)
         return {"logp_chosen": chosen, "logp_rejected": rejected}
 

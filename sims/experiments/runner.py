@@ -20,10 +20,10 @@ from sims.core.spec import Spec
 
 from .code_digest import sources_digest
 from .costs import Costs
+from .engines import Engine, hire
 from .experiment import Experiment, stack_key
 from .record_schema import check
 from .store import Arrays, Record, Store, Wanted, record_key
-from .workers import Workers
 
 SMALL = 3.0  # predicted core-seconds that are run at once here: to start workers takes as long
 LEAST_STACK = 256  # runs that a stack keeps when it is split so that all workers have something to do
@@ -59,14 +59,17 @@ def obtain(
     jobs: int = 1,
     force: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
+    engine: str = "processes",
+    engine_options: Mapping[str, str] | None = None,
 ) -> list[Record]:
     """The records of experiments, in their order; those that are missing are run first.
 
-    jobs: worker processes, each at one thread; 1 runs here. force: run all again. Stopping at any moment loses the
+    jobs: stacks at a time, each at one thread; 1 runs here. engine: where they run (`sims.experiments.engines`), with
+    options of its own. force: run all again. Stopping at any moment loses the
     stacks that are running and nothing that is finished. Two callers never compute the same record at once: the second
     waits for it.
     """
-    runner = Runner(store, jobs, force, progress)
+    runner = Runner(store, jobs, force, progress, engine, engine_options)
     asked = runner.ask(experiments)
     runner.serve(asked.ready.is_set)
     return runner.answer(asked)
@@ -129,8 +132,11 @@ class Runner:
         jobs: int = 1,
         force: bool = False,
         progress: Callable[[Progress], None] = lambda progress: None,
+        engine: str = "processes",
+        engine_options: Mapping[str, str] | None = None,
     ) -> None:
         self.store, self.jobs, self.force, self.progress = store, jobs, force, progress
+        self.engine, self.engine_options = engine, engine_options or {}
         self.costs = Costs(store.root / "costs.json")
         self._lock = threading.RLock()
         self._pending: dict[str, _Wanted] = {}
@@ -206,25 +212,30 @@ class Runner:
 
     def serve(self, finished: Callable[[], bool]) -> None:
         """Run what is asked for until `finished`. Whatever stops it stops those who wait, and the workers."""
-        workers: Workers | None = None
+        engine: Engine | None = None
         try:
             while not finished():
                 with self._lock:
                     self._form_stacks()
                     waiting, predicted = bool(self._stacks), sum(w.cost for w in self._pending.values())
-                alone = self.jobs == 1 or (workers is None and (predicted < SMALL or len(self._stacks or ()) < 2))
-                if waiting and alone:
+                if self.engine == "processes":
+                    here = self.jobs == 1 or (engine is None and (predicted < SMALL or len(self._stacks or ()) < 2))
+                else:
+                    here = engine is None and predicted < SMALL
+                if waiting and here:
                     self._run_here(self._next())
                 elif waiting or self._running:
-                    workers = workers or _hired(self.jobs)
-                    self._hand_out(workers)
+                    engine = engine or self._hire()
+                    self._hand_out(engine)
                 else:
                     time.sleep(0.02)  # those who ask are thinking
-            if workers is not None:
-                _workers[self.jobs] = workers
+            if engine is not None and self.engine == "processes":
+                _hired[self.engine, self.jobs] = engine
+            elif engine is not None:
+                engine.end()
         except BaseException as error:
-            if workers is not None:
-                workers.end()
+            if engine is not None:
+                engine.end()
             self.stop(error)
             raise
         finally:
@@ -234,11 +245,15 @@ class Runner:
         name, cores = _run(self._task(stack), lambda share: self._advance(stack.number, share))
         self._finish(stack, name, cores, adopt=False)
 
-    def _hand_out(self, workers: Workers) -> None:
-        while workers.free and self._stacks:
+    def _hire(self) -> Engine:
+        waiting = _hired.pop((self.engine, self.jobs), None)
+        return waiting or hire(self.engine, self.jobs, self.store.root / ".engine", self.engine_options)
+
+    def _hand_out(self, engine: Engine) -> None:
+        while engine.free and self._stacks:
             stack = self._next()
-            workers.start(stack.number, _run, self._task(stack))
-        for number, done, content in workers.events(0.05):
+            engine.start(stack.number, _run, self._task(stack))
+        for number, done, content in engine.events(0.05):
             if done:
                 name, cores = content
                 self._finish(self._running[number][0], name, cores, adopt=True)
@@ -246,7 +261,9 @@ class Runner:
                 self._advance(number, content)
 
     def _task(self, stack: _Stack) -> _Task:
-        return _Task(self.store, [(w.experiment, w.spec, w.sources) for w in stack.wanted], self.force)
+        return _Task(
+            Store(self.store.root.absolute()), [(w.experiment, w.spec, w.sources) for w in stack.wanted], self.force
+        )
 
     def _form_stacks(self) -> None:
         if self._stacks is None:
@@ -383,8 +400,4 @@ def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[s
     return task.store.complete(wanted, run, force=task.force)
 
 
-_workers: dict[int, Workers] = {}  # by their number: they stay for the next call, since to start them takes seconds
-
-
-def _hired(jobs: int) -> Workers:
-    return _workers.pop(jobs, None) or Workers(jobs)
+_hired: dict[tuple[str, int], Engine] = {}  # worker processes stay for the next call, since to start them takes seconds

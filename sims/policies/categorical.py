@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from torch import Tensor
 
 from sims.core.loop.checks import check_shape
-from sims.core.loop.protocols import Samples
-from sims.core.numerics.noise import Noise
+from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.objectives.batch import Outputs, over
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, over
 from sims.environments.space import EOS
 
 from .stacked import StackedPolicy
@@ -45,25 +42,17 @@ class CategoricalPolicy(StackedPolicy):
         return values
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        """Draw K responses per prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        logits = self._logits().detach()
-        if blend is not None:
-            other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], logits)
+    def sample(self, request: SampleRequest) -> Samples:
+        """Draw K responses per prompt, token by token. prompts: (R, B) ids."""
+        prompts, num_generations, logits = request.prompts.tokens, request.num_generations, self._logits().detach()
+        if request.blend is not None:
+            other, share = request.blend[0].logits().detach().log_softmax(-1), over(request.blend[1], logits)
             logits = (1.0 - share) * logits.log_softmax(-1) + share * other
         runs, contexts, nodes, vocabulary = logits.shape
         logp = logits.log_softmax(-1)
         probabilities = logp.exp().flatten(1, 2)
         batch, length = prompts.shape[-1], self.space.length
-        uniforms = noise.uniforms(stream, batch, num_generations, length)
+        uniforms = request.noise.uniforms(request.stream, batch, num_generations, length)
         first_node = None if contexts == 1 else (prompts * nodes).unsqueeze(-1).expand(runs, batch, num_generations)
         tokens: list[Tensor] = []
         state, depth = torch.zeros((), dtype=torch.int64), 0
@@ -105,21 +94,15 @@ class CategoricalPolicy(StackedPolicy):
             return table[:, :, None, None].expand(responses.shape).clone()
         return table.gather(1, row.expand(responses.shape).flatten(1)).view(responses.shape)
 
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes on request."""
+        prompts, responses = batch.prompts, batch.responses
         logp = self._logits().log_softmax(-1)
         contexts = logp.shape[1]
-        value = self._at_nodes(self._value_table(logp).flatten(1), prompts, responses, contexts) if values else None
-        entropies = -(logp.exp() * logp).sum(-1).flatten(1) if entropy else None
+        value = (
+            self._at_nodes(self._value_table(logp).flatten(1), prompts, responses, contexts) if request.values else None
+        )
+        entropies = -(logp.exp() * logp).sum(-1).flatten(1) if request.entropy else None
         return Outputs(
             logp=self._lookup(logp, prompts, responses, contexts),
             values=value,
@@ -135,5 +118,5 @@ class CategoricalPolicy(StackedPolicy):
         responses, mask = self.space.all_responses
         prompts = torch.arange(contexts).expand(runs, contexts)
         shape = (runs, contexts, *responses.shape)
-        logp = self.forward(prompts, responses.expand(shape), mask.expand(shape)).logp
+        logp = self.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp
         return torch.where(mask, logp, 0.0).sum(-1)

@@ -20,7 +20,6 @@ from .intervals import (
     probability_of_improvement,
     probability_of_improvement_interval,
     student_interval,
-    verdict,
 )
 
 __all__ = [
@@ -36,5 +35,4 @@ __all__ = [
     "probability_of_improvement",
     "probability_of_improvement_interval",
     "student_interval",
-    "verdict",
 ]

@@ -53,13 +53,6 @@ def bounded_difference(a: ArrayLike, b: ArrayLike, low: float, high: float, leve
     return Interval(x.estimate - y.estimate, x.low - y.high, x.high - y.low, level, runs, "Gaffke, Bonferroni")
 
 
-def bounded_p_value(x: ArrayLike, low: float, high: float, margin: float, sign: int = 1, seed: int = 0) -> float:
-    """p of "sign · mean of x is at most margin": the level at which an end of `bounded_interval` would lie on it."""
-    scores = sign * _checked("x", x, low, high)
-    drawn = _upper_draws(-np.sort(scores)[::-1, None], -min(sign * low, sign * high), seed)[:, 0]
-    return float((1 + (-drawn <= margin).sum()) / (1 + len(drawn)))
-
-
 def bounded_bounds(x: Array, low: float, high: float, level: float, seed: int = 0) -> tuple[Array, Array, Array]:
     """Mean, lower and upper end for many problems at once. x: (runs, columns), within [low, high]."""
     ordered, share = np.sort(x, axis=0), (1.0 + level) / 2

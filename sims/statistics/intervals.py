@@ -1,4 +1,4 @@
-"""Confidence intervals of the scores of independent runs, and verdicts from them.
+"""Confidence intervals of the scores of independent runs.
 
 A run is one number here: independent and finite. A run that diverged has a score too, which the caller sets; none is
 dropped. A paired effect is a one-sample problem, on the differences run by run.
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isnan, prod
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,11 +49,9 @@ from .bootstrap import (
     welch_freedom,
 )
 
-Verdict = Literal["supported", "refuted", "inconclusive"]
-
 LEVEL = 0.95
 RESAMPLES = 2000
-FEWEST_RUNS = 10  # with fewer, the verdict is inconclusive
+FEWEST_RUNS = 10  # with fewer, a row is inconclusive
 COLUMNS_AT_ONCE = 128  # bounds the memory of a band: (resamples, columns) floats, a few times over
 
 
@@ -220,48 +217,6 @@ def probability_of_improvement_interval(
         values += ((share_x @ table) * share_y).sum(1) / len(wins)
     low, high = tails(values[:, None], level)
     return _interval(np.array([wins.mean()]), low, high, level, min(len(x), len(y)), "percentile bootstrap")
-
-
-# Verdicts.
-
-
-def verdict(
-    interval: Interval,
-    margin: float,
-    sign: int = 1,
-    claims: Literal["effect", "none"] = "effect",
-    runs: int | None = None,
-) -> Verdict:
-    """Verdict on a claim whose effect, sign and margin were fixed before the runs.
-
-                     claims="effect"                             claims="none"
-        supported    wholly beyond the margin, claimed side      wholly inside ±margin
-        refuted      wholly on the other side of 0,              wholly outside ±margin
-                     or wholly inside ±margin
-        inconclusive everything else, and anything under 10 runs
-
-    "Beyond", "outside" and "on the other side" exclude the margin and 0 themselves, "inside" includes ±margin.
-    margin: the smallest effect that would matter, >= 0, in the units of the scores. sign: +1 or −1, the claimed side.
-    runs: replaces interval.runs, if fewer runs are independent than were averaged.
-    """
-    if not 0 <= margin < np.inf:
-        raise ValueError(f"margin: {margin}: must be finite and at least 0")
-    if sign not in (1, -1):
-        raise ValueError(f"sign: {sign}: must be 1 or -1")
-    if claims not in ("effect", "none"):
-        raise ValueError(f"claims: {claims!r}: must be 'effect' or 'none'")
-    if interval.level < LEVEL:
-        raise ValueError(f"level: {interval.level}: a verdict needs an interval of at least {LEVEL}")
-    if (interval.runs if runs is None else runs) < FEWEST_RUNS:
-        return "inconclusive"
-    low, high = (interval.low, interval.high) if sign > 0 else (-interval.high, -interval.low)
-    inside = -margin <= low and high <= margin
-    if claims == "none":
-        outside = low > margin or high < -margin
-        return "supported" if inside else "refuted" if outside else "inconclusive"
-    if low > margin:
-        return "supported"
-    return "refuted" if inside or high < 0 else "inconclusive"
 
 
 def _wins(x: Array, y: Array) -> Array:

@@ -10,9 +10,7 @@ The states of a row, whose claim names the effect, its sign and a margin before 
                  the margin, and it is not opposite
     inconclusive everything else, and anything under 10 runs
     no test      a gate is closed (`gates`): the result would be uninformative, or is not about the claim
-    theorem      an identity or a proof, checked on random instances: no interval
-
-`statistics.verdict` is the older rule, in which "refuted" meant both opposite and too small.
+    theorem      an identity or a proof, checked on random instances: no interval; "opposite" if it does not hold
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from .bootstrap import mean_and_error, welch_freedom
 from .gates import Gate
 from .intervals import FEWEST_RUNS, LEVEL, Interval
 
@@ -95,10 +92,10 @@ def outcome(
 
 
 def theorem(worst: float, tolerance: float, instances: int) -> Outcome:
-    """The state of an identity: its largest error over `instances` random instances. ValueError if it exceeds the
-    tolerance."""
+    """The state of an identity, by its largest error over `instances` random instances: one that exceeds the tolerance,
+    or is NaN, disproves it, or the code that checks it."""
     if not worst <= tolerance:
-        raise ValueError(f"worst: {worst}: an identity must hold to {tolerance} on all of {instances} instances")
+        return Outcome("opposite", f"does not hold: an error of {worst:.1g} on one of {instances} instances")
     return Outcome("theorem", f"holds to {worst:.1g} on {instances} instances")
 
 
@@ -113,32 +110,29 @@ def over_tunings(intervals: Sequence[Interval]) -> Interval:
 # Many rows.
 
 
-def p_value(x: ArrayLike, margin: float, sign: int = 1, kind: Kind = "effect") -> float:
-    """Student's p at the margin, of differences run by run. x: (runs,).
+def p_value(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effect") -> float:
+    """Two-sided p of the boundary that the state of an interval turns on: at most 1 − level where that state is not
+    inconclusive.
 
-    kind = effect: p of "sign · mean is at most margin". kind = none, two one-sided tests (equivalence): the larger p of
-    "mean is at least margin" and "mean is at most −margin". Runs that are all equal give 1, as t is undefined: use
-    `bounded.bounded_p_value` there.
+    Student's t with runs − 1 degrees of freedom, and the standard error that the interval's end towards the boundary
+    implies: so it follows any kind of interval, and for Student's it is the paired test. The boundary is the margin on
+    the claimed side, or for "opposite" the one on the other side; for a claim of none inside the margins it is
+    whichever is told apart worse (two one-sided tests), and outside the one that is exceeded. An interval of width 0
+    gives 1: runs that are all equal have no spread to judge by.
     """
-    centre, error = (float(value[0]) for value in mean_and_error(np.asarray(x, np.float64)[:, None]))
-    return _at_margin(centre, error, len(np.asarray(x)) - 1, margin, sign, kind)
+    quantile = stats.t.ppf((1 + interval.level) / 2, interval.runs - 1)
 
+    def at(boundary: float) -> float:
+        above = interval.estimate > boundary
+        error = (interval.estimate - interval.low if above else interval.high - interval.estimate) / quantile
+        if error <= 0:
+            return 1.0
+        return float(2 * stats.t.sf(abs(interval.estimate - boundary) / error, interval.runs - 1))
 
-def p_value_of_difference(a: ArrayLike, b: ArrayLike, margin: float, sign: int = 1, kind: Kind = "effect") -> float:
-    """Welch's p at the margin, of mean(a) − mean(b) of independent runs. a: (n_a,), b: (n_b,)."""
-    x, y = (np.asarray(values, np.float64)[:, None] for values in (a, b))
-    (mean_x, error_x), (mean_y, error_y) = mean_and_error(x), mean_and_error(y)
-    freedom = welch_freedom(float(error_x[0]), len(x), float(error_y[0]), len(y))
-    error = float(np.hypot(error_x, error_y)[0])
-    return _at_margin(float(mean_x[0] - mean_y[0]), error, freedom, margin, sign, kind)
-
-
-def _at_margin(centre: float, error: float, freedom: float, margin: float, sign: int, kind: Kind) -> float:
-    if error == 0:
-        return 1.0
     if kind == "none":
-        return max(float(stats.t.sf((margin - side * centre) / error, freedom)) for side in (1, -1))
-    return float(stats.t.sf((sign * centre - margin) / error, freedom))
+        inside = abs(interval.estimate) <= margin
+        return max(at(margin), at(-margin)) if inside else at(float(np.copysign(margin, interval.estimate)))
+    return at(-sign * margin if state(interval, margin, sign) == "opposite" else sign * margin)
 
 
 def survive(p_values: ArrayLike, rate: float = FALSE_DISCOVERIES) -> np.ndarray:

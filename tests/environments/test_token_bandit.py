@@ -11,6 +11,7 @@ from sims.__main__ import main
 from sims.core.algorithms import all_algorithms, find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.objectives.divergences import entropy, kl_policy_ref
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
@@ -130,7 +131,7 @@ def test_responses_weighed_by_their_probability_give_the_exact_kl_and_entropy() 
     prompts, every = torch.arange(2).expand(2, 2), responses.expand(shape)
     token_logp, token_logp_ref = (p.token_log_probs(prompts, every) for p in (policy, reference))
     logp, logp_ref = policy.all_log_probs(), reference.all_log_probs()
-    chosen, chosen_ref = (p.forward(prompts, every, mask.expand(shape)).logp for p in (policy, reference))
+    chosen, chosen_ref = (p.forward(Batch(prompts, every, mask.expand(shape))).logp for p in (policy, reference))
     for of_response, exact in (
         (kl_after_prefixes(token_logp, token_logp_ref, mask), kl_policy_ref(logp, logp_ref)),
         (kl_of_responses(chosen, chosen_ref, mask), kl_policy_ref(logp, logp_ref)),
@@ -180,7 +181,7 @@ def test_the_kl_of_the_best_response_is_minus_its_log_prob() -> None:
     reference = arm.policy.build(arm.environment, noise, False, torch.float32)
     prompts = torch.arange(4).expand(2, 4)
     best = torch.full((2, 4, 1, 3), 4)
-    logp = reference.forward(prompts, best, torch.ones_like(best, dtype=torch.bool)).logp.sum(-1)
+    logp = reference.forward(Batch(prompts, best, torch.ones_like(best, dtype=torch.bool))).logp.sum(-1)
     found = execute([arm])[0]["kl_of_best"]
     assert found == pytest.approx(-logp.mean((-2, -1)).numpy(), rel=1e-6)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims.__main__ import TABLES, main, parse
+from sims.__main__ import main
+from sims.command_line import TABLES, parse
 from sims.core.algorithms import algorithm_table, all_algorithms
 from sims.core.spec import Spec, SpecError, kinds_of
 from sims.environments import ToyEnvironment

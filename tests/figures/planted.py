@@ -238,8 +238,8 @@ def reachable_policies() -> list[Planted]:
     full, without = "reference with full support", "reference without the response"
     found = [
         ("C01", "three responses", 0, "excess", 2e-7),
-        ("C02", without, 1, "without", 2e-3),
-        ("C02", full, 1, "with", 2e-3),
+        ("C02", without, 0, "without", 2e-7),
+        ("C02", full, 0, "with", 2e-7),
     ]
     return [
         Planted("reachable_policies", id, part, "bandit", claimed, (Term("exact", 1.0, quantity),), base=base)

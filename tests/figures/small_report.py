@@ -46,11 +46,11 @@ def row(**changes: Any) -> dict[str, Any]:
 POLICY = "On-policy sampling matters."
 ROWS = [
     row(),
-    row(part="another part", setting="token", verdict="refuted", effect=-0.1, low=-0.2, high=-0.06),
+    row(part="another part", setting="token", verdict="opposite", effect=-0.1, low=-0.2, high=-0.06),
     row(id="C25", part="R1", verdict="opposite", effect=-0.2, low=-0.3, high=-0.1, claim=POLICY),
     row(id="C25", part="R2", verdict="too small", effect=0.01, low=-0.01, high=0.02, claim=POLICY),
     row(id="C26", part="a batch", setting="lm", verdict="inconclusive", effect=0.06, low=0, high=0.1, computed="live"),
-    row(id="C01", verdict="theorem", effect=1e-17, low=0, high=1e-16, margin=1e-6, claimed="within ±1e-06"),
+    row(id="C01", verdict="theorem", effect=1e-17, low=None, high=None, margin=1e-6, claimed="error ≤ 1e-06"),
     row(
         id="C50",
         part="a critic",

@@ -91,7 +91,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     if spec["name"] == "reachable_policies":
         masses = len(reachable_policies.MASSES)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
-        return {"excess": np.stack([level["excess"]] * masses), "distance": distance}
+        free = np.zeros(runs)
+        return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
     if spec["name"].startswith("gradient_variance"):
         return {"within": _noise_of_gradients(level, len(spec["group_sizes"]))}
     if "updates" not in spec:

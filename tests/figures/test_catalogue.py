@@ -168,11 +168,11 @@ def test_it_is_read_without_torch() -> None:
 
 def test_the_table_has_every_claim_and_the_states_that_there_are(tmp_path: Path) -> None:
     path = tmp_path / "claims.json"
-    path.write_text(json.dumps([{"id": "C06", "part": "slope", "setting": "mlp", "verdict": "refuted"}]))
+    path.write_text(json.dumps([{"id": "C06", "part": "slope", "setting": "mlp", "verdict": "opposite"}]))
     lines = table(path).splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalogue())
     slope = next(line for line in lines if "reference_shift" in line and "slope" in line)
-    assert slope.endswith("slope [> 0.05 gold reward] bandit: no verdict here, mlp: refuted")
+    assert slope.endswith("slope [> 0.05 gold reward] bandit: no verdict here, mlp: opposite")
     assert lines[lines.index(next(line for line in lines if line.startswith("C13"))) + 1].strip() == NOT_JUDGED
 
 

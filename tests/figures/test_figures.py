@@ -16,7 +16,7 @@ from PIL import Image
 
 from figures.__main__ import main, parser
 from figures.catalogue import Claim
-from figures.claims import as_markdown, row_of, write_claims
+from figures.claims import Verdict, as_markdown, row_of, theorem_of, write_claims
 from figures.committed import Tuned
 from figures.drawing import run, where_from
 from figures.entries import choose, entries
@@ -32,6 +32,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
 from sims.experiments.store import Record, Store
 from sims.policies import Table
+from sims.statistics.gates import Gate
 from sims.statistics.intervals import mean_interval
 
 
@@ -212,22 +213,64 @@ def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
     write_claims(rows, tmp_path)
     write_claims([row_of(claim, "bandit", mean_interval(np.linspace(-0.01, 0.01, 20)), "f", ["h"], "n.")], tmp_path)
     found = {row["figure"]: row for row in json.loads((tmp_path / "claims.json").read_text())}
-    assert {name: row["verdict"] for name, row in found.items()} == {"f": "refuted", "g": "supported"}
+    assert {name: row["verdict"] for name, row in found.items()} == {"f": "too small", "g": "supported"}
+    assert all(row["survives"] and row["p"] < 0.001 for row in found.values())
     columns = {"id", "setting", "verdict", "effect", "low", "high", "margin", "runs", "spec_hashes", "figure"}
     assert columns | {"command", "note"} <= set(found["f"])
-    assert "| C99 | part | bandit | **refuted** |" in (tmp_path / "claims.md").read_text()
+    assert "| C99 | part | bandit | **too small** |" in (tmp_path / "claims.md").read_text()
     assert as_markdown(rows).count("## C99") == 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_correction_is_for_all_tested_rows_and_no_others(tmp_path: Path) -> None:
+    """p = .04 survives beside p = .03 (both ranks at most k/2 · .05), and not beside four rows that show nothing."""
+    claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1)
+    row = row_of(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), "f", ["h"], "n.")
+    some = [replace(row, part=name, p=p) for name, p in (("a", 0.03), ("b", 0.04))]
+    closed = replace(row, part="closed", verdict="no test", p=None)
+
+    def written(rows: list[Verdict]) -> dict[str, object]:
+        write_claims(rows, tmp_path)
+        return {r["part"]: r["survives"] for r in json.loads((tmp_path / "claims.json").read_text())}
+
+    assert written([*some, closed, closed]) == {"a": True, "b": True, "closed": None}
+    found = written([*some, *(replace(row, part=name, p=0.9) for name in "cdef")])
+    assert found == dict.fromkeys("abcdef", False)
+
+
+def test_a_closed_gate_is_written_with_its_reason_and_never_as_an_answer(tmp_path: Path) -> None:
+    claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1)
+    closed = Gate("room", False, "both arms are at the ceiling")
+    row = row_of(claim, "bandit", mean_interval(np.linspace(0.4, 0.6, 20)), "f", ["h"], "n.", gates=[closed])
+    assert (row.verdict, row.p, row.why) == ("no test", None, "room: both arms are at the ceiling")
+    write_claims([row], tmp_path)
+    (found,) = json.loads((tmp_path / "claims.json").read_text())
+    assert found["gates"] == [{"name": "room", "open": False, "why": "both arms are at the ceiling"}]
+    report.write(tmp_path)
+    assert "Gate closed: room." in (tmp_path / "report.html").read_text()
+
+
+def test_a_theorem_has_no_interval_and_no_p(tmp_path: Path) -> None:
+    claim = Claim("C99", "part", "It holds.", "its error", margin=1e-6, kind="theorem")
+    row = theorem_of(claim, "bandit", [1e-12, 1e-9], "f", ["h"], "n.")
+    assert (row.verdict, row.effect, row.low, row.high, row.p) == ("theorem", 1e-9, None, None, None)
+    assert theorem_of(claim, "bandit", [0.0, 1e-5], "f", ["h"], "n.").verdict == "opposite"
+    with pytest.raises(ValueError, match="is a theorem"):
+        row_of(claim, "bandit", mean_interval(np.zeros(20)), "f", ["h"], "n.")
+    write_claims([row], tmp_path)
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "largest error" in page and "nan" not in page.split("<script>")[0].lower().replace("finance", "")
 
 
 @pytest.mark.parametrize(
     ("changes", "claimed"), [({}, "> 0.1"), ({"sign": -1}, "< −0.1"), ({"kind": "none"}, "within ±0.1")]
 )
 def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], claimed: str, tmp_path: Path) -> None:
-    """+0.05 within a margin of 0.1 refutes a claim of an effect, and supports a claim of none."""
+    """+0.05 within a margin of 0.1 is too small for a claim of an effect, and supports a claim of none."""
     claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1, **changes)
     row = row_of(claim, "bandit", mean_interval(np.linspace(0.04, 0.06, 20)), "f", ["h"], "n.")
-    assert row.verdict == ("supported" if claim.kind == "none" else "refuted")
+    assert row.verdict == ("supported" if claim.kind == "none" else "too small")
     write_claims([row], tmp_path)
     report.write(tmp_path)
     assert f"| {claimed} score |" in (tmp_path / "claims.md").read_text()

@@ -63,18 +63,17 @@ class Tags(HTMLParser):
     [
         (["supported"], ("Yes", "supported in its one row (bandit).")),
         (["supported"] * 3, ("Yes", "supported in all 3 rows (bandit).")),
-        (["refuted"], ("No", "refuted in its one row (bandit).")),
         (["opposite"], ("No, the opposite", "opposite in its one row (bandit).")),
         (["too small"], ("No effect that matters", "too small in its one row (bandit).")),
-        (["theorem"], ("True by proof", "theorem in its one row (bandit).")),
+        (["theorem"], ("Settled by proof", "theorem in its one row (bandit).")),
         (["no test"], ("Not tested", "no test in its one row (bandit).")),
         (
             ["inconclusive", "supported"],
             ("Yes, where decided", "supported for “1” (bandit); inconclusive for “0” (bandit)."),
         ),
-        (["refuted", "supported"], ("It depends", "supported for “1” (bandit); refuted for “0” (bandit).")),
+        (["opposite", "supported"], ("It depends", "supported for “1” (bandit); opposite for “0” (bandit).")),
         (["opposite", "too small"], ("Not as claimed", "opposite for “0” (bandit); too small for “1” (bandit).")),
-        (["supported"] * 3 + ["refuted"], ("It depends", "supported in 3 of 4 rows; refuted for “3” (bandit).")),
+        (["supported"] * 3 + ["too small"], ("It depends", "supported in 3 of 4 rows; too small for “3” (bandit).")),
         (["no test", "inconclusive"], ("Undecided", "inconclusive for “1” (bandit); no test for “0” (bandit).")),
     ],
 )  # fmt: skip
@@ -85,7 +84,7 @@ def test_an_answer_counts_states_and_names_the_rare_ones(
 
 
 def test_every_state_of_the_rules_has_a_symbol_a_word_and_a_colour_of_the_page() -> None:
-    assert {*get_args(State), "refuted"} == set(STATES)  # the last is the word of the older rule
+    assert set(get_args(State)) == set(STATES)
     assert len({state.symbol for state in STATES.values()}) == len(STATES)
     style = (Path(page.__file__).parent / "style.css").read_text()
     for state in STATES.values():

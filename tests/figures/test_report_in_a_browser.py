@@ -56,20 +56,20 @@ def test_it_opens_on_an_answer_for_each_claim_and_a_grid(driver: Any, address: s
     assert shown(driver, "[data-of]") == JUDGED
     assert len(shown(driver, ".claim")) == len(catalogue())
     text = driver.find_element("css selector", '[data-of="C27"]').text
-    assert "It depends: supported for “a part” (bandit); refuted for “another part” (token)." in text
+    assert "It depends: supported for “a part” (bandit); opposite for “another part” (token)." in text
     assert "✓ supported 1" in text.replace("\u00a0", " ")
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
 def test_it_filters_by_the_state_and_setting_of_one_row_and_by_words(driver: Any, address: str) -> None:
     open_page(driver, address)
-    press(driver, "refuted")
-    assert shown(driver, "[data-of]") == shown(driver, ".claim") == ["C27"]
-    assert driver.find_element("id", "count").text == f"1 of {len(catalogue())} claims"
-    press(driver, "bandit")  # what was refuted is its row on tokens
-    assert shown(driver, ".claim") == []
+    press(driver, "opposite")
+    assert shown(driver, "[data-of]") == shown(driver, ".claim") == ["C25", "C27"]
+    assert driver.find_element("id", "count").text == f"2 of {len(catalogue())} claims"
+    press(driver, "bandit")  # C27 came out opposite on tokens
+    assert shown(driver, ".claim") == ["C25"]
     press(driver, "supported")
-    assert shown(driver, ".claim") == ["C27"]
+    assert shown(driver, ".claim") == ["C25", "C27"]
     driver.find_element("id", "clear").click()
     assert len(shown(driver, ".claim")) == len(catalogue())
     driver.find_element("id", "search").send_keys("CEILING both")  # in a gate, in any order and case
@@ -93,7 +93,7 @@ def test_a_link_leads_to_its_claim_also_where_the_filter_hides_it(driver: Any, a
     open_page(driver, address)
     driver.find_element("css selector", 'nav a[href="#C50"]').click()
     assert 0 <= top(driver, "C50") < 200
-    press(driver, "refuted")
+    press(driver, "supported")
     assert shown(driver, ".claim") == ["C27"]
     driver.find_element("css selector", 'nav a[href="#C25"]').click()
     wait_until(driver, "!document.getElementById('C25').hidden")

@@ -95,6 +95,6 @@ def test_verdicts_beside_the_published_ones(tmp_path: Path) -> None:
     )
     lines = list(compare([SMALL], options))
     assert len(lines) == 3 and "published" in lines[1] and f"margin {CLAIM.margin:g}" in lines[1]
-    assert "updates=x2" in lines[2] and "margin 9, 12 runs" in lines[2] and "refuted" in lines[2]
+    assert "updates=x2" in lines[2] and "margin 9, 12 runs" in lines[2] and "too small" in lines[2]
     plain = {name: final_scores(record).mean() for name, record in Lab(Store(tmp_path)).records(ARMS).items()}
     assert f"{plain['R1'] - plain['R2']:+.3f}" in lines[1]

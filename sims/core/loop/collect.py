@@ -10,12 +10,12 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.schedule import Schedule
 
 from .checks import check_labels, check_shape
 from .labelling import Labelling, implicit_reward
-from .protocols import Environment, Policy, Prompts, Samples, evaluate
+from .protocols import Environment, Policy, Prompts, SampleRequest, Samples
 from .reference import Reference
 
 
@@ -71,18 +71,15 @@ class Collector:
     @torch.no_grad()
     def draw(self, prompts: int, updates: int = 0) -> Batch:
         """Draw responses to `prompts` prompts, and label them. updates: number done so far."""
-        prompt_batch = self.environment.prompts(prompts, self.noise)
-        tokens, prompt_mask = (
-            (prompt_batch.tokens, prompt_batch.mask) if isinstance(prompt_batch, Prompts) else (prompt_batch, None)
-        )
+        asked = self.environment.prompts(prompts, self.noise)
         environment, shape = type(self.environment).__name__, (*self.noise.lead, prompts)
-        if prompt_mask is None:
-            check_shape(f"{environment}.prompts", tokens, shape, "one number per prompt")
-        samples = self._responses(tokens, prompt_mask)
-        drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
+        if asked.mask is None:
+            check_shape(f"{environment}.prompts", asked.tokens, shape, "one number per prompt")
+        samples = self._responses(asked)
+        drawn = Batch(asked.tokens, samples.responses, samples.mask, asked.mask, logp_sampler=samples.logp)
         own = {"rewards": self._own_rewards(drawn)} if self._labels_itself(updates) else {}
         pairing = self.algorithm.label_pairing
-        labels = self.environment.label(prompt_batch, samples.responses, samples.mask, pairing, self.noise, **own)
+        labels = self.environment.label(asked, samples.responses, samples.mask, pairing, self.noise, **own)
         check_labels(f"{environment}.label", labels, samples.responses, pairing, rewarded=not own)
         self.samples += prompts * self.schedule.num_generations
         return drawn.replace(
@@ -115,18 +112,16 @@ class Collector:
         labeller = self.sampler if self.frozen_labeller is None else self.frozen_labeller
         return implicit_reward(labeller, self.reference.policy, batch, self.labelling.implicit_beta)
 
-    def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
+    def _responses(self, prompts: Prompts) -> Samples:
         """K responses per prompt, each slot from the distribution that the algorithm declares; slots with the same one
         are drawn together."""
         drawn = []
         for distribution, slots in itertools.groupby(self.algorithm.slot_distributions(self.schedule.num_generations)):
             count = len(list(slots))
             stream = "responses" if distribution.name == "policy" else f"{distribution.name} responses"
-            if distribution.name == "reference":
-                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
-            else:
-                blend = (self.reference.policy, distribution.share) if distribution.name == "mixture" else None
-                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend, prompt_mask))
+            blend = (self.reference.policy, distribution.share) if distribution.name == "mixture" else None
+            sampler = self.reference.policy if distribution.name == "reference" else self.sampler
+            drawn.append(sampler.sample(SampleRequest(prompts, count, self.noise, stream, blend)))
         if len(drawn) == 1:
             return drawn[0]
         axis = len(self.noise.lead) + 1
@@ -164,9 +159,9 @@ class Collector:
             if batch.probes is not None:
                 batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
         if algorithm.penalises_reward and algorithm.needs_reference and not self.fresh:
-            batch = batch.replace(logp_policy=evaluate(self.policy, batch).logp)
+            batch = batch.replace(logp_policy=self.policy.forward(batch).logp)
         if algorithm.needs_critic:
-            batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
+            batch = batch.replace(values=self.policy.forward(batch, OutputRequest(values=True)).values)
         return batch
 
 

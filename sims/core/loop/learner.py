@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.objectives.batch import Batch, OutputRequest, Outputs
 
 from .checks import check_shape
 from .optimise import Optimiser, PerRunOptimiser
-from .protocols import Policy, evaluate
+from .protocols import Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +84,15 @@ class Learner:
 
     def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
         """The policy's outputs that the algorithm needs."""
-        return evaluate(self.policy, batch, algorithm.needs_critic, prompt_logp=algorithm.needs_prompt_logp)
+        request = OutputRequest(values=algorithm.needs_critic, prompt_logp=algorithm.needs_prompt_logp)
+        return self.policy.forward(batch, request)
 
     def score_probes(self, batch: Batch) -> Tensor:
         """log π of the batch's probes, without gradient: (..., B, K, L)."""
         if batch.probes is None:
             raise ValueError("batch.probes is missing: this algorithm needs it")
         with torch.no_grad():
-            return evaluate(self.policy, batch.probes).logp
+            return self.policy.forward(batch.probes).logp
 
     def grad_norm(self, gradients: list[Tensor]) -> Tensor:
         """Euclidean norm of each run's whole gradient, shape lead. A learner that holds only a shard of it must add the

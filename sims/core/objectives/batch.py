@@ -141,6 +141,18 @@ def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:
     return x.gather(axis, index.reshape(index.shape + (1,) * len(rest)).expand(index.shape + rest))
 
 
+@dataclass(frozen=True)
+class OutputRequest:
+    """What a policy is asked to compute besides log-probs; see `Outputs`."""
+
+    values: bool = False
+    entropy: bool = False
+    prompt_logp: bool = False
+
+
+LOG_PROBS = OutputRequest()  # nothing else
+
+
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What a policy computes for a batch. logp, values, entropy: (..., B, K, L).

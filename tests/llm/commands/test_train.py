@@ -273,10 +273,7 @@ def test_a_model_labels_its_own_samples():
         if update.number <= 2:
             assert torch.equal(batch.rewards, batch.gold)
         else:
-            logp, logp_ref = (
-                policy.forward(batch.prompts, batch.responses, batch.mask, prompt_mask=batch.prompt_mask).logp
-                for policy in (before, run.training.reference.policy)
-            )
+            logp, logp_ref = (policy.forward(batch).logp for policy in (before, run.training.reference.policy))
             own = 0.2 * (logp - logp_ref).sum(-1)
             torch.testing.assert_close(batch.rewards, own, rtol=0, atol=1e-10)
             assert torch.equal(batch.pair_label[:, 0], (own[:, 0] > own[:, 1]).double())
