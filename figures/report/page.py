@@ -109,9 +109,13 @@ def small(png: bytes) -> bytes:
     """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
-    few.save(buffer, "WEBP", lossless=True, quality=80, method=4)
+        few_colours(image).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
     return buffer.getvalue()
+
+
+def few_colours(image: Image.Image) -> Image.Image:
+    """A picture with a palette of COLOURS."""
+    return image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 def locate(name: str) -> tuple[str, bool]:
     """A model's folder or hub name, and whether it is a folder on this machine."""
     path = find_folder(name)
-    return str(path), path.is_dir()
+    try:
+        return str(path), path.is_dir()
+    except OSError:  # too long for a path
+        return str(path), False
 
 
 def load_config(spec: LanguageModelSpec, field: str = "model") -> PretrainedConfig:

@@ -96,7 +96,8 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, SpecError):
         return f"{error.field} = {short(repr(error.value))}: {error.valid}"
     if _is_lack_of_memory(error):
-        return "out of memory: " + (one_line(str(error)) or "make the run smaller")
+        said = one_line(str(error)) or "make the run smaller"
+        return said if "out of memory" in said else f"out of memory: {said}"
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(short(str(x)) for x in (error.filename, error.strerror) if x is not None)
     return one_line(str(error)) or type(error).__name__
