@@ -199,7 +199,7 @@ def dry_run(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
 
 def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     """Refuse, with SpecError, options that cannot be."""
-    most_jobs = JOBS_PER_CORE * (os.cpu_count() or 1)
+    most_jobs = JOBS_PER_CORE * (os.cpu_count() or 1) if options.engine == "processes" else math.inf
     for name, least, most in (("runs", 2, math.inf), ("jobs", 1, most_jobs)):
         value = getattr(options, name)
         if value is not None and not least <= value <= most:

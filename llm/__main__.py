@@ -18,6 +18,7 @@ USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help 
   sft         supervised fine-tuning on recorded responses
   reward      fit a reward model to preferences
   train       tune a model with any of the algorithms
+  export      write the model of a checkpoint, for transformers
   sample      print responses of a model
   evaluate    reward, length, KL and win rate of a model against its reference
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sft": ("train", "sft"),
     "reward": ("reward",),
     "train": ("train",),
+    "export": ("export",),
     "sample": ("sample",),
     "evaluate": ("evaluate",),
 }

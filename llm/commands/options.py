@@ -28,14 +28,16 @@ _PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labell
 _NESTED = ("decoding", "scoring")
 
 
-def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[Experiment, argparse.Namespace]:
+def parse(
+    parser: OptionParser, arguments: Sequence[str], preset: str, stored: Experiment | None = None
+) -> tuple[Experiment, argparse.Namespace]:
     """The experiment that the options describe, and all options, those that `parser` has already among them.
 
-    preset: the default one. A first pass finds preset, task and algorithm; a second pass parses the options that these
-    have. Raises SpecError.
+    preset: the default one; stored: what to start from instead of a preset, if any. A first pass finds preset, task and
+    algorithm; a second pass parses the options that these have. Raises SpecError.
     """
     first = _choices(OptionParser("python -m llm", add_help=False), preset).parse_known_args(list(arguments))[0]
-    base = find_preset(first.preset)
+    base = find_preset(first.preset) if stored is None else stored
     task: type[Task] = type(base.environment)  # type: ignore[assignment]
     if first.task is not None:
         task = find_kind(kind_name(first.task), Task, "task")
@@ -58,7 +60,13 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         (Experiment, "experiment", _PARTS, _values(base) | {"name": name}),
     ]
     for cls, title, skip, defaults in parts:
-        whose = "its own defaults" if cls is algorithm is not type(base.algorithm) else f"defaults of {first.preset}"
+        whose = (
+            "its own defaults"
+            if cls is algorithm is not type(base.algorithm)
+            else "defaults of the run"
+            if stored
+            else f"defaults of {first.preset}"
+        )
         add_options(parser, cls, f"{title} ({whose})", skip, defaults)
     _add_computation(parser, policy)
     options = parser.parse_strictly(arguments)

@@ -18,9 +18,21 @@ from tqdm import tqdm
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
+from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
 from llm.training.evaluation import SampleEvaluation
-from llm.training.folder import METRICS, MODEL, SAMPLES, closing_table, prepare, save_model, show
+from llm.training.folder import (
+    METRICS,
+    MODEL,
+    SAMPLES,
+    begin,
+    closing_table,
+    held_in,
+    save_model,
+    show,
+    stored,
+    try_to_save,
+)
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
 from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler, update_metrics
@@ -64,14 +76,12 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
     group = parser.add_argument_group("run")
     group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
+    group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
     group.add_argument(
-        "--run",
-        type=whole,
-        default=0,
-        metavar="INT",
-        help="index of the run; it selects the random numbers (default 0)",
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in the folder, by the settings stored there; --output alone suffices",
     )
-    group.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
     group.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
     group.add_argument("--dry-run", action="store_true", help="print the spec and estimated memory; load nothing")
     group.add_argument(
@@ -79,6 +89,20 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     )
     group.add_argument(
         "--save-every", type=whole, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
+    )
+    group.add_argument(
+        "--save-total-limit", type=whole, default=2, metavar="INT", help="checkpoints that are kept (default 2)"
+    )
+    group.add_argument(
+        "--metric-for-best-model",
+        metavar="NAME",
+        help="keep the checkpoint with the best value of this metric, too: eval_reward, eval_loss or another that "
+        "metrics.jsonl has at evaluations",
+    )
+    group.add_argument(
+        "--greater-is-better",
+        action=argparse.BooleanOptionalAction,
+        help="whether the best value is the greatest (default: yes, but for a name that ends in loss)",
     )
     group.add_argument(
         "--report-to",
@@ -101,7 +125,12 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         "gather all weights for sampling, which is faster if they fit; none: each process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
-    experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
+    held = _resumed(arguments)
+    experiment, options = parse(
+        parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length", held and held[0]
+    )
+    if options.run is None:
+        options.run = held[1] if held else 0
     _check(experiment, options)
     if options.dry_run:
         print(json.dumps(experiment.to_json(), indent=1))
@@ -124,11 +153,23 @@ def _left(folder: Path) -> str:
     left = checkpoint.found(folder)
     if left:
         return f"{left[-1][1]} is kept: the same command with --resume goes on from there"
-    return "there was no checkpoint yet: start again with --overwrite"
+    return "there was no checkpoint yet: the same command with --resume starts again"
+
+
+def _resumed(arguments: Sequence[str]) -> tuple[Experiment, int] | None:
+    """Of a run that is resumed, the settings stored in its folder; None where there is none, or a preset is named."""
+    first = OptionParser("python -m llm", add_help=False)
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--output", type=path)
+    first.add_argument("--preset")
+    options, _ = first.parse_known_args(list(arguments))
+    if not options.resume or options.output is None or options.preset is not None:
+        return None
+    return stored(options.output)
 
 
 def _check(experiment: Experiment, options: argparse.Namespace) -> None:
-    for name in ("log_every", "save_every", "threads", "processes"):
+    for name in ("log_every", "save_every", "save_total_limit", "threads", "processes"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
@@ -149,9 +190,9 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     torch.set_num_threads(options.threads)
     device = device_of(options)
     with joined(options.processes, device) as ranks:
-        held = prepare(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has prepared the folder
-        if not ranks.first:
+        held = held_in(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
+        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has looked at the folder
+        if not ranks.first and options.resume:
             held = checkpoint.load(folder)
         try:
             _train(experiment, folder, options, held, device, ranks)
@@ -171,10 +212,12 @@ def _train(
     WatchedSampler.watch(run.training.collector)
     if held is not None:
         run.load_state_dict(held.tensors, held.numbers)
-    done = run.training.updates
+    done = run.training.updates if held is not None else -1  # the rows that stay; without a checkpoint none
     loggers: list[Logger] = []
     samples: Logger = Silent()
     if ranks.first:
+        try_to_save(run)
+        begin(experiment, folder, options.run, options.overwrite)  # from here on the folder holds a run
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))
         if "wandb" in options.report_to:
@@ -202,6 +245,7 @@ def _loop(
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
     evaluation = SampleEvaluation(run)
+    best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:
         for logger in loggers:
@@ -221,7 +265,9 @@ def _loop(
     def evaluated(updates: int) -> None:
         nonlocal since
         assert evaluation.last is not None
-        log(show(evaluation.last, updates, samples))
+        row = show(evaluation.last, updates, samples)
+        best.see(row)
+        log(row)
         since = time.perf_counter()
 
     def completed(update: Update) -> None:
@@ -230,7 +276,8 @@ def _loop(
         if training.between_batches and (due or update.number == experiment.updates):
             tensors, numbers = run.state_dict()
             if first:
-                checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
+                keep, also = options.save_total_limit, best.updates
+                checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json(), keep, also)
             saved = update.number
 
     def diverged(error: Diverged) -> None:

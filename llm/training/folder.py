@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sims.core.spec import SpecError
+from sims.core.spec import SpecError, from_json
+from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
 
 from . import checkpoint
@@ -26,28 +27,50 @@ SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "
 SHOWN = 4  # completions kept of each evaluation
 
 
-def prepare(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """Write the spec into the folder. Returns the checkpoint to resume from, None for a new run.
+def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The checkpoint to resume from, None for a run from its start. Changes nothing, but sets aside a damaged one.
 
     Raises SpecError where the folder holds a run and neither resume nor overwrite is set, or a run of another spec.
     """
-    spec, file = {"experiment": experiment.to_json(), "run": run}, folder / SPEC
+    file = folder / SPEC
+    if not file.exists() or overwrite:
+        return None
+    if not resume:
+        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
+    if _without_end(_read(file)) != _without_end({"experiment": experiment.to_json(), "run": run}):
+        raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
+    return checkpoint.load(folder, tell)
+
+
+def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> None:
+    """Write the spec into the folder; overwrite: and delete the run that it holds."""
+    file = folder / SPEC
     if file.exists() and overwrite:
         for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
-    if file.exists() and not resume:
-        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
-    if file.exists():
-        before = json.loads(file.read_text())
-        if _without_end(before) != _without_end(spec):
-            raise SpecError(
-                "output", str(folder), "holds a run of another spec: only updates and evaluations may change"
-            )
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(file, json.dumps(spec, indent=1) + "\n")
-    return checkpoint.load(folder)
+    checkpoint.write_text(file, json.dumps({"experiment": experiment.to_json(), "run": run}, indent=1) + "\n")
+
+
+def stored(folder: Path) -> tuple[Experiment, int]:
+    """The experiment of the run in a folder, and the run's index. Raises SpecError where there is none."""
+    held = _read(folder / SPEC)
+    try:
+        return from_json(held["experiment"], Experiment), int(held["run"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SpecError("output", str(folder), f"{SPEC} is damaged: {error!r}") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
+    except (OSError, ValueError) as error:
+        raise SpecError("output", str(file.parent), f"{file.name} is damaged: {error}") from error
+    return held
 
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +94,20 @@ def save_model(run: Run, folder: Path, weights: dict[str, Tensor] | None = None)
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
+
+
+def try_to_save(run: Run) -> None:
+    """Write all of the model's folder but its weights, somewhere else: what would fail after the last update, such as
+    settings of generation that transformers refuses to write, fails before the first. Raises SpecError."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            run.policy.model.save_pretrained(scratch, state_dict={})  # type: ignore[operator]
+            run.tokenizer.save_pretrained(scratch)
+        except (OSError, ValueError, TypeError) as error:
+            spec: Any = run.experiment.policy
+            raise SpecError(
+                "model", spec.model, f"could not be saved after training: {one_line(str(error))}"
+            ) from error
 
 
 def closing_table(folder: Path) -> str:

@@ -78,7 +78,7 @@ def least_bytes(experiment: Experiment, sizes: Sizes) -> float:
     prompts, (length, tokens) = sizes.get("num_prompts", 1), _space(sizes)
     record = 7 * number * (sizes["evaluations"] + 1)
     sample = length * (8 + 8 + 2 * number)  # tokens, uniforms, and log-probs of sampler and policy
-    drawn = max(sizes["batch_size"], sizes.get("pool_size", 0))
+    drawn = max(sizes["batch_size"], sizes.get("pool_size", 0), sizes.get("sft_batch_size", 0))
     if experiment.schedule.source == "replay":
         drawn = max(drawn, sizes["batch_size"] * sizes["updates"] // max(1, experiment.schedule.updates_per_batch))
     covered = getattr(experiment.environment, "coverage", 0.0) * sizes.get("num_responses", 0)
@@ -86,10 +86,14 @@ def least_bytes(experiment: Experiment, sizes: Sizes) -> float:
     copies = 4 if experiment.optimiser.method == "adam" else 3  # policy, reference, gradient or one moment, the other
     policy = copies * number * _weights(experiment, sizes)
     if "hidden_size" in sizes:  # a transformer: what is kept for the gradient
-        rows = sizes.get("minibatch_size", sizes["batch_size"]) * sizes["num_generations"] * length
-        policy += number * rows * (tokens + 8 * sizes["num_layers"] * sizes["hidden_size"])
+        trained = max(sizes.get("minibatch_size", sizes["batch_size"]) * sizes["num_generations"], sizes["fit_samples"])
+        kept = trained * (tokens + 8 * sizes["num_layers"] * sizes["hidden_size"])
+        policy += number * length * max(kept, 2 * tokens * sizes.get("evaluation_samples", 0))
     else:  # cumulative probabilities, logits, log-probs
         policy += prompts * tokens * (8 + 2 * number)
+    if getattr(experiment.environment, "reward_model", "none") == "mlp":
+        width = sizes["reward_model_hidden"]
+        policy += copies * number * width * (prompts + tokens + width)
     samples = drawn * sizes["num_generations"] * sample + recorded * (8 + sample)
     return COPIES * sizes["runs"] * (2 * GENERATOR + record + samples + policy)
 

@@ -12,12 +12,11 @@ from dataclasses import MISSING, Field
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from sims.core.spec import Spec, SpecError, describe, type_name
+from sims.core.spec import LARGEST, Spec, SpecError, describe, type_name
 
 from .command import REFUSED, short, tell
 
 S = TypeVar("S", bound=Spec)
-LARGEST = 2**63 - 1  # no count or seed is larger, and libraries take no larger one
 _NOT_GIVEN = object()
 
 
@@ -128,8 +127,6 @@ def convert(text: str, field: Field[Any], hint: Any) -> Any:
     for option in options:
         try:
             return _convert_to(text, option)
-        except OverflowError:
-            raise SpecError(field.name, text, f"must be {describe(field, hint)}, at most {LARGEST}") from None
         except ValueError:
             continue
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
@@ -148,8 +145,6 @@ def _convert_to(text: str, hint: Any) -> Any:
         return choice
     if get_origin(hint) is tuple:
         return tuple(_convert_to(part, get_args(hint)[0]) for part in text.split(","))
-    if hint is int and abs(int(text)) > LARGEST:
-        raise OverflowError(text)
     if hint in (int, float, str):
         return hint(text)
     raise ValueError(text)

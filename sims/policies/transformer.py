@@ -23,6 +23,7 @@ from sims.environments.space import TokenSpace
 from sims.environments.token_bandit import TokenBandit
 
 from .causal import TransformerPolicy
+from .stacked import check_fit
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def fitted(
         responses, mask, _ = policy.sample(SampleRequest(Prompts(prompts), 1, noise, "fit responses"))
         distance = kl(policy.token_log_probs(prompts, responses), data.along(prompts, responses).to(dtype))
         loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
+        check_fit(loss, spec.fit_learning_rate)
         gradients = torch.autograd.grad(loss, parameters)
         optimiser.step(gradients, optimiser.grad_norm(gradients))
     return tuple(p.detach() for p in parameters)
