@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.data import TextEncoder
+from llm.data.whole import check_lengths
 from llm.distributed.spread import Ranks, joined
 from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
-from llm.models.scoring import Scoring
+from llm.models.scoring import Scoring, max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.calibration import HeldOut
 from llm.reward_models.data import RewardData, load_margins, load_rows, shared_prompts
@@ -106,6 +107,9 @@ def _run(
         del scorer
     model = new_reward_model(data.model, training.seed, scoring).to(device)
     check_tokens("model", data.model, model.classifier, tokenizer)
+    remedy = "set max_prompt_length and max_completion_length, and on_too_long to drop or truncate"
+    for each in (rows, held_out_rows):
+        check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
     before, started = held_out(model, test), time.perf_counter()
     bar = tqdm(
         fit(model, train, loss, training, margin, ranks),

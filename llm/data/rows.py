@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm.data.formats import TOO_LONG, Kind, Reason, RowError, check_columns, parse_row
 from llm.data.sources import read_rows
 from llm.data.tokenise import Example, Limits, OnTooLong, TextEncoder, check_limits, encode_row
+from llm.data.whole import row_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ class RowReport:
     kept: int
     dropped: tuple[BadRow, ...] = ()
     truncated: tuple[BadRow, ...] = ()
+    repeated: tuple[str, ...] = ()  # positions of kept rows that say what an earlier one says
 
     def counts(self) -> dict[Reason, int]:
         """Rows dropped for each reason."""
@@ -50,15 +52,19 @@ class RowReport:
         return dict(Counter(row.reason for row in self.truncated))
 
     def lines(self) -> list[str]:
-        """One line for each thing done and its reason; none where every row was kept as it is."""
+        """One line for each thing done and its reason, and one for rows that repeat."""
         found: dict[tuple[str, Reason], list[BadRow]] = {}
         for action, group in (("dropped", self.dropped), ("truncated", self.truncated)):
             for row in group:
                 found.setdefault((action, row.reason), []).append(row)
-        return [
+        lines = [
             f"{self.source}: {action} {len(rows)} of {self.rows} rows, {reason}: {first_of(row.where for row in rows)}"
             for (action, reason), rows in found.items()
         ]
+        if self.repeated:
+            many = f"{len(self.repeated)} of {self.rows} rows repeat an earlier one, and count twice"
+            lines.append(f"{self.source}: {many}: {first_of(self.repeated)}")
+        return lines
 
 
 class BadRowsError(ValueError):
@@ -136,6 +142,8 @@ def load_examples(
     examples: list[Example] = []
     bad: list[BadRow] = []
     truncated: list[BadRow] = []
+    repeated: list[str] = []
+    seen: set[bytes] = set()
     for where, raw in read_rows(source, split, config):
         try:
             if isinstance(raw, RowError):
@@ -146,13 +154,16 @@ def load_examples(
             bad.append(BadRow(where, error.reason, error.detail))
             continue
         examples.append(example)
+        if (known := row_digest(example)) in seen:
+            repeated.append(where)
+        seen.add(known)
         truncated.extend(BadRow(where, cut.reason, cut.detail) for cut in cuts)
 
     rows = len(examples) + len(bad)
     refused = [row for row in bad if (on_too_long if row.reason in TOO_LONG else on_bad_rows) == "refuse"]
     if refused:
         raise BadRowsError(RowReport(name, rows, rows - len(refused), tuple(refused)))
-    report = RowReport(name, rows, len(examples), tuple(bad), tuple(truncated))
+    report = RowReport(name, rows, len(examples), tuple(bad), tuple(truncated), tuple(repeated))
     for line in report.lines():
         log(line)
     if not examples:

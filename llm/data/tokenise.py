@@ -37,7 +37,9 @@ class Example:
     """A row as token ids.
 
     where: the row's position in its source. prompt: as read, for reward functions; extra: further columns.
-    prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated.
+    prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated. chosen_by_policy:
+    K arrays (L_k,) bool, False on tokens within a completion of several turns that are not the assistant's; None: all
+    are.
     """
 
     where: str
@@ -46,6 +48,7 @@ class Example:
     completion_ids: tuple[np.ndarray, ...]
     label: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    chosen_by_policy: tuple[np.ndarray, ...] | None = None
 
 
 class TextEncoder:
