@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from llm.data import Example, Limits, TextEncoder, load_examples, prompt_from, template_columns
+from llm.data import Example, Kind, Limits, TextEncoder, load_examples, prompt_from, template_columns
 from llm.data.tokenise import OnTooLong
 from llm.embedded import language
 from sims.core.spec import Spec, SpecError, setting
@@ -29,8 +29,10 @@ class DataSource(Spec):
     evaluation_split: str | None = setting(
         None, "split of the evaluation prompts; none: held_out for the language, else the training prompts"
     )
-    data_kind: Literal["prompt_only", "preference", "prompt_completion"] = setting(
-        "prompt_only", "what a row holds, under TRL's names"
+    data_kind: Kind = setting(
+        "prompt_only",
+        "what a row holds, under TRL's names; unpaired_preference (prompt, completion, label): kto; language_modeling: "
+        "messages, of which the assistant's are trained on, or text",
     )
     prompt_column: str | None = setting(None, "column of prompts; none: prompt")
     prompt_template: str | None = setting(

@@ -168,6 +168,7 @@ class TextEnvironment:
             pairs=None if pairs is None else pairs.to(self.device),
             pair_label=None if label is None else label.to(self.device),
             pair_weight=weight,
+            desirable=None if found.desirable is None else found.desirable.to(self.device),
         )
 
     def _load_recorded(self, noise: Noise) -> list[Example]:

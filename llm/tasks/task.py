@@ -88,6 +88,10 @@ class Task(Labels, DataSource, EnvironmentSpec):
                 count_pairs(generations, algorithm.label_pairing)
         elif self.data_kind == "prompt_only":
             raise SpecError("data_kind", self.data_kind, "must be preference or prompt_completion: source = dataset")
-        elif self.data_kind != "preference" and algorithm.min_generations > 1:
+        elif self.data_kind == "unpaired_preference":
+            if not algorithm.single_labels:
+                rule = f"must be another one with {algorithm.kind}: some of its responses are not to be imitated"
+                raise SpecError("data_kind", self.data_kind, rule)
+        elif self.data_kind != "preference" and (algorithm.min_generations > 1 or algorithm.label_pairing is not None):
             rule = f"must be preference: {algorithm.kind} compares responses to the same prompt"
             raise SpecError("data_kind", self.data_kind, rule)
