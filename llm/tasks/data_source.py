@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from llm.data import Example, Kind, Limits, TextEncoder, load_examples, prompt_from, template_columns
+from llm.data.mixture import mix, parse_mixture
+from llm.data.rows import to_stderr
+from llm.data.streamed import StreamedExamples
 from llm.data.tokenise import OnTooLong
 from llm.embedded import language
 from sims.core.spec import Spec, SpecError, setting
@@ -22,7 +27,11 @@ class DataSource(Spec):
 
     data: str = setting(
         LANGUAGE,
-        "prompts and responses: language (the embedded one), a .jsonl or .parquet file, a folder, or a hub name",
+        "prompts and responses: language (the embedded one), a .jsonl or .parquet file, a folder, or a hub name; or "
+        "several by weight, as in a.jsonl:0.7,b.jsonl:0.3",
+    )
+    stream_data: bool = setting(
+        False, "read rows of one .jsonl file when they are needed: for files larger than memory", omit_default=True
     )
     data_split: str | None = setting(None, "split of a folder or a hub data set; none: train, for the language")
     data_config: str | None = setting(None, "configuration (subset) of a hub data set")
@@ -61,6 +70,8 @@ class DataSource(Spec):
         if self.data == LANGUAGE:
             self._check_language()
             return
+        if self.stream_data and len(parse_mixture(self.data)) > 1:
+            raise SpecError("stream_data", True, "must be false where several data sets are mixed")
         if self.data_kind != "preference":
             for name in ("chosen_column", "rejected_column"):
                 if getattr(self, name):
@@ -72,6 +83,8 @@ class DataSource(Spec):
         for name in ("data_split", "evaluation_split"):
             if getattr(self, name) not in (None, "train", "held_out"):
                 raise SpecError(name, getattr(self, name), "must be train or held_out of the language, or none")
+        if self.stream_data:
+            raise SpecError("stream_data", True, "has no effect with data = language: leave it at false")
         for name in ("data_config", "prompt_template", *(f"{column}_column" for column in _COLUMNS)):
             if getattr(self, name) is not None:
                 raise SpecError(name, getattr(self, name), "has no effect with data = language: leave it at none")
@@ -86,7 +99,7 @@ class DataSource(Spec):
         """Limits of prompts, for reward models that must truncate as the policy does."""
         return Limits(max_prompt_length=self.max_prompt_length, on_too_long=self.on_too_long)
 
-    def load(self, encoder: TextEncoder, split: str | None) -> list[Example]:
+    def load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         """The rows of a split as token ids; those of the language have a prompt only."""
         if self.data == LANGUAGE:
             texts = language.all_prompts("held_out" if split == "held_out" else "train")
@@ -94,8 +107,14 @@ class DataSource(Spec):
                 Example(f"prompt {i}", text, np.array(encoder.prompt(text), dtype=np.int32), ())
                 for i, text in enumerate(texts)
             ]
+        parts = parse_mixture(self.data)
+        if len(parts) == 1:
+            return self._load(self.data, encoder, split)
+        return mix([(name, share, self._load(name, encoder, split)) for name, share in parts], to_stderr)
+
+    def _load(self, name: str, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         examples, _ = load_examples(
-            self.data,
+            StreamedExamples(Path(name)) if self.stream_data else name,
             encoder.tokenizer,
             kind=self.data_kind,
             split=split,

@@ -58,7 +58,7 @@ class Task(Labels, DataSource, EnvironmentSpec):
         """One recorded response to a prompt of the embedded language."""
         return language.sample_response(prompt, rng)
 
-    def recorded_examples(self, examples: list[Example], ends: Sequence[int], rng: Any) -> list[Example]:
+    def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
         """A file's rows as they are trained on. ends: the tokens that end a response, EOS first."""
         return examples
 
