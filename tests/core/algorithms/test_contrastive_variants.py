@@ -30,7 +30,7 @@ from sims.core.losses.contrastive import (
 )
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, Outputs
-from sims.core.objectives.preferences import choose_pairs
+from sims.core.objectives.preferences import choose_pairs, count_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.environments.enumerable import EnumerableEnvironment, Labeller
