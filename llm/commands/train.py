@@ -20,7 +20,6 @@ from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
-from llm.training.evaluation import SampleEvaluation
 from llm.training.folder import (
     METRICS,
     MODEL,
@@ -244,7 +243,7 @@ def _loop(
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
-    evaluation = SampleEvaluation(run)
+    evaluation = run.sample_evaluation()
     best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:

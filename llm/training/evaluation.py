@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from sims.experiments.evaluation import (
     kl_of_responses,
     unknown_number,
 )
-
-if TYPE_CHECKING:
-    from .run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +87,16 @@ def single_noise(seed: int, run: int) -> Noise:
 
 
 class SampleEvaluation(Evaluation):
-    """The numbers of `Run.evaluate`, on the same prompts and uniforms at every point. last: the latest samples."""
+    """The numbers of `evaluate()`, on the same prompts and uniforms at every point. best_reward: the largest that the
+    task has, NaN where it is not known. last: the latest samples."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, evaluate: Callable[[], EvaluatedSamples], best_reward: float) -> None:
+        self.evaluate, self.best_reward = evaluate, best_reward
         self.last: EvaluatedSamples | None = None
         self.reference_reward: Tensor | None = None
 
     def row(self, update: Update | None = None) -> Row:
-        self.last = self.run.evaluate()
+        self.last = self.evaluate()
         row = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.last.numbers.items()}
         if update is None:
             self.reference_reward = row["gold"]
@@ -107,8 +105,8 @@ class SampleEvaluation(Evaluation):
     def closing(self) -> Row:
         """reference_reward, the gold reward at the start; best_reward, NaN where it is not known."""
         assert self.reference_reward is not None, "closing needs the row of update 0"
-        best: float = self.run.experiment.environment.best_reward()  # type: ignore[attr-defined]
-        return {"reference_reward": self.reference_reward, "best_reward": torch.tensor(best, dtype=torch.float64)}
+        best = torch.tensor(self.best_reward, dtype=torch.float64)
+        return {"reference_reward": self.reference_reward, "best_reward": best}
 
 
 class FirstPairEvaluation(Evaluation):

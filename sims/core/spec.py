@@ -50,6 +50,11 @@ class SpecError(ValueError):
         return f"{self.field} = {self.value!r}: {self.valid}"
 
 
+def undefined(owner: object, member: str, meaning: str) -> SpecError:
+    """The error of a method or property that every subclass must define. meaning: what it returns."""
+    return SpecError(f"{type(owner).__name__}.{member}", None, f"must be defined: {meaning}")
+
+
 def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any:
     """Declare a field with its help text and limits; with help=None it is not a command-line option.
 
@@ -141,6 +146,11 @@ class Spec:
             _KINDS[kind] = cls
 
     def __post_init__(self) -> None:
+        for name, left in vars(type(self)).items():
+            if isinstance(left, Field):
+                raise SpecError(
+                    f"{type(self).__name__}.{name}", "setting", "needs @dataclass(frozen=True) on its class"
+                )
         hints = self.hints()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
