@@ -43,6 +43,7 @@ PROGRAMS = {
     "figures.figure",
     "figures.drawing",
     "figures.what_if",
+    "figures.readme",
 }  # put the rooms together
 
 

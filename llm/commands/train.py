@@ -32,6 +32,7 @@ from llm.training.folder import (
     stored,
     try_to_save,
 )
+from llm.training.held_out import RecordedEvaluation
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
 from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler, update_metrics
@@ -95,13 +96,13 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     group.add_argument(
         "--metric-for-best-model",
         metavar="NAME",
-        help="keep the checkpoint with the best value of this metric, too: eval_reward, eval_loss or another that "
+        help="keep the checkpoint with the best value of this metric, too: eval_reward, eval_nll or another that "
         "metrics.jsonl has at evaluations",
     )
     group.add_argument(
         "--greater-is-better",
         action=argparse.BooleanOptionalAction,
-        help="whether the best value is the greatest (default: yes, but for a name that ends in loss)",
+        help="whether the best value is the greatest (default: yes, but for names that end in loss, nll or perplexity)",
     )
     group.add_argument(
         "--report-to",
@@ -243,7 +244,7 @@ def _loop(
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
-    evaluation = run.sample_evaluation()
+    evaluation, recorded = run.sample_evaluation(), RecordedEvaluation(run)
     best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:
@@ -264,7 +265,7 @@ def _loop(
     def evaluated(updates: int) -> None:
         nonlocal since
         assert evaluation.last is not None
-        row = show(evaluation.last, updates, samples)
+        row = show(evaluation.last, updates, samples) | {f"eval_{name}": x for name, x in recorded.last.items()}
         best.see(row)
         log(row)
         since = time.perf_counter()
@@ -285,4 +286,6 @@ def _loop(
     with tqdm(
         total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
     ) as bar:
-        Recorder(training, experiment, [evaluation], Hooks(updated, evaluated, completed, diverged)).run(run.train())
+        Recorder(training, experiment, [evaluation, recorded], Hooks(updated, evaluated, completed, diverged)).run(
+            run.train()
+        )

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -199,6 +199,13 @@ class Spec:
     def per_run_fields(self) -> list[str]:
         """Names of the float fields that may be stacked over runs."""
         return [f.name for f in dataclasses.fields(self) if f.metadata.get("per_run")]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean that?" with the known name that is most like an unknown one; nothing if none is."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def kinds_of(base: type[S]) -> dict[str, type[S]]:

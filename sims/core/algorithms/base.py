@@ -15,11 +15,11 @@ The methods, in the order in which they are called for one batch:
     `sims/__init__.pyi`, which makes it `sims.NAME`; its docstring and the loss's each have an example (`>>>`).
 (3) Put the table that `python -m sims --algorithms` prints into the README.
 (4) Give `sims/exact` its population weights: the recipe is in `sims/exact/population.py`.
-(5) Give `tests/core/algorithms/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, as a
+(5) Give `tests/core/algorithms/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, a
     check that is independent of `sims/exact`.
 
-The command line finds it by its kind, and so do the tests: `pytest tests/core tests/test_public_face.py -k KIND` names
-what is missing or wrong; `test_public_face.py` and `test_examples.py` without `-k` say whether (1) and (2) are complete.
+The command line finds it by its kind, and so do the tests: `pytest tests/core -k KIND` names what is missing or
+wrong; `tests/test_public_face.py` and `tests/test_examples.py` say whether (1) and (2) are complete.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Algorithm(Spec):
     min_generations: ClassVar[int] = 1  # least number of responses per prompt
     needs_critic: ClassVar[bool] = False
     needs_probes: ClassVar[bool] = False
+    single_labels: ClassVar[bool] = False  # recorded responses may be labelled one by one instead of in pairs
     penalises_reward: ClassVar[bool] = False  # subtracts the KL from the reward, at collection
     on_policy: ClassVar[bool] = False  # derived for samples of the current policy
     negative_gradient: ClassVar[bool] = False  # its loss lowers the likelihood of some responses

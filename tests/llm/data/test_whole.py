@@ -102,7 +102,11 @@ def test_evaluation_prompts_that_are_trained_on_are_counted(tmp_path: Path, caps
 
 
 def test_rows_longer_than_the_model_are_refused_before_the_first_update(tmp_path: Path):
-    rows = [*PAIRS, {"prompt": "one two", "chosen": "three " * 200, "rejected": "four"}, PAIRS[1] | {"prompt": "five " * 90}]
+    rows = [
+        *PAIRS,
+        {"prompt": "one two", "chosen": "three " * 200, "rejected": "four"},
+        PAIRS[1] | {"prompt": "five " * 90},
+    ]
     path = write(tmp_path / "pairs.jsonl", rows)
     with pytest.raises(SpecError) as error:
         run_on(path)
