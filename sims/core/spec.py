@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -48,6 +48,11 @@ class SpecError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.field} = {self.value!r}: {self.valid}"
+
+
+def undefined(owner: object, member: str, meaning: str) -> SpecError:
+    """The error of a method or property that every subclass must define. meaning: what it returns."""
+    return SpecError(f"{type(owner).__name__}.{member}", None, f"must be defined: {meaning}")
 
 
 def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any:
@@ -141,6 +146,11 @@ class Spec:
             _KINDS[kind] = cls
 
     def __post_init__(self) -> None:
+        for name, left in vars(type(self)).items():
+            if isinstance(left, Field):
+                raise SpecError(
+                    f"{type(self).__name__}.{name}", "setting", "needs @dataclass(frozen=True) on its class"
+                )
         hints = self.hints()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -189,6 +199,13 @@ class Spec:
     def per_run_fields(self) -> list[str]:
         """Names of the float fields that may be stacked over runs."""
         return [f.name for f in dataclasses.fields(self) if f.metadata.get("per_run")]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean that?" with the known name that is most like an unknown one; nothing if none is."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def kinds_of(base: type[S]) -> dict[str, type[S]]:

@@ -21,7 +21,7 @@ from sims.core.losses.likelihood import likelihood_loss
 from sims.core.objectives.batch import Batch, Outputs, lengths, over, pick, sequence_sum
 from sims.core.objectives.preferences import Pairing, desirable_from_pairs
 from sims.core.objectives.reductions import shares
-from sims.core.spec import setting
+from sims.core.spec import setting, undefined
 
 from .base import Algorithm, PairAlgorithm, Targets, response_shares
 
@@ -178,7 +178,7 @@ class PairsWithLikelihood(PairAlgorithm):
     @property
     def nll_weight(self) -> float | Tensor:
         """Factor of the likelihood term."""
-        raise NotImplementedError
+        raise undefined(self, "nll_weight", "the factor of the likelihood term")
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
         targets = super().at_update(batch, targets, probe_logp)
