@@ -25,7 +25,7 @@ from sims.environments import EnumerableEnvironment
 
 RUNS = 2
 # Of our own functions, from the draw of the prompts to the end of the optimiser's step. More is more to read.
-FUNCTIONS, FILES = 42, 17
+FUNCTIONS, FILES = 35, 17
 
 
 def training(algorithm: Algorithm, environment_class: type[EnumerableEnvironment] = EnumerableEnvironment) -> Training:
