@@ -19,9 +19,10 @@ from docs.build import HOMES, SITE, tutorial
 from docs.docstrings import to_rst
 from docs.equations import NotAnEquation, inside, latex, leading
 from docs.links import Site
-from docs.repository import AS_THEY_ARE, PAGES, ROOT, pictures, relinked, repository
+from docs.repository import AS_THEY_ARE, PAGES, ROOT, pictures, relinked
 from figures.catalogue import catalogue
 from figures.report import elsewhere
+from notebooks.build import repository
 
 ADDRESS = "https://example.org/someone/onoff"
 
