@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from llm.data import Example, TextEncoder, load_examples, prompt_from, template_columns
 from llm.data.held_out import split_by_prompt
+from llm.data.mixture import mix, parse_mixture
+from llm.data.rows import to_stderr
 from llm.embedded import language
 from sims.core.spec import Spec, SpecError, setting
 
@@ -26,7 +28,11 @@ class RewardData(Spec, kind="reward_data"):
     """The pairs that a reward model is trained on, and how they are labelled."""
 
     model: str = setting("pythia", "language model to start from: pythia, mistral, a folder, or a hub name")
-    data: str = setting(LANGUAGE, "preferences: pairs of the embedded language, a file, a folder, or a hub name")
+    data: str = setting(
+        LANGUAGE,
+        "preferences: pairs of the embedded language, a file, a folder, or a hub name; or several by weight, as in "
+        "a.jsonl:0.7,b.jsonl:0.3",
+    )
     data_split: str | None = setting(None, "split of a folder or a hub data set")
     data_config: str | None = setting(None, "configuration (subset) of a hub data set")
     held_out_data: str | None = setting(
@@ -124,6 +130,9 @@ def load_margins(rows: Sequence[Example], column: str) -> Tensor:
 
 
 def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    parts = parse_mixture(source)
+    if len(parts) > 1:
+        return mix([(name, share, _rows(data, name, split, tokenizer)) for name, share in parts], to_stderr)
     examples, _ = load_examples(
         source,
         tokenizer,
@@ -137,7 +146,7 @@ def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTraine
         on_bad_rows=data.on_bad_rows,
         on_too_long=data.on_too_long,
     )
-    return examples
+    return list(examples)
 
 
 def language_pairs(count: int, rng: np.random.Generator, split: language.Split, encoder: TextEncoder) -> list[Example]:

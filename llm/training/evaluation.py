@@ -180,6 +180,8 @@ class FirstPairEvaluation(Evaluation):
 
 
 def _winners_and_losers(logp: Tensor, batch: Batch) -> Row:
+    if batch.pairs is None:  # responses that are labelled one by one
+        return dict.fromkeys(("first_logp_winner", "first_logp_loser"), logp.new_tensor(torch.nan))
     winner, loser = by_label(*pick(sequence_sum(logp, batch.mask), batch.need("pairs")), batch.need("pair_label"))
     return {"first_logp_winner": winner.mean(), "first_logp_loser": loser.mean()}
 
