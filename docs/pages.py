@@ -56,7 +56,7 @@ HERE = '<a href="report.html"><strong>Open the report</strong></a>.'
 NOT_HERE = "`make reproduce` writes it to `figures/out/report.html`; this copy of the site was built without one."
 
 
-REFERENCE = ("sims", "algorithms", "environments", "losses", "exact", "statistics", "llm")
+REFERENCE = ("sims", "algorithms", "environments", "losses", "exact", "checks", "statistics", "llm")
 REFERENCE_IN_WORDS = (
     "Made from the docstrings of the public names. Equations are those of the docstrings; ℓ is a log-probability, ρ = "
     "ℓ − ℓ_ref the log-ratio to the reference, h a margin, σ the logistic function. Axes are (..., B, K, L): prompts, "
@@ -79,6 +79,12 @@ def reference() -> dict[str, str]:
         ),
         "losses": _by_module("Losses: sims.losses", "sims.losses", "sims.core.losses"),
         "exact": _by_module("Exact answers: sims.exact", "sims.exact", "sims.exact"),
+        "checks": _page(
+            "Checks of a loss: sims.checks",
+            ("check_loss", "parametrize_with_checks", "as_function", "Report", "Outcome", "Property", "Family"),
+            "sims.checks",
+            _opening("sims.checks"),
+        ),
         "statistics": _by_module("Statistics: sims.statistics", "sims.statistics", "sims.statistics"),
         "llm": _page(
             "Language models: llm",

@@ -16,7 +16,8 @@ from .core.spec import SpecError as SpecError
 from .experiments.record_file import Record as Record
 from .experiments.store import Store as Store
 
-# Pure functions: losses of PyTorch tensors, exact answers in NumPy, intervals and comparisons of runs.
+# Pure functions: losses of PyTorch tensors, checks of them, exact answers in NumPy, intervals and comparisons of runs.
+from . import checks as checks
 from . import exact as exact
 from . import losses as losses
 from . import statistics as statistics

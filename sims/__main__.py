@@ -1,4 +1,4 @@
-"""python -m sims: one experiment from the command line."""
+"""python -m sims: one experiment from the command line; python -m sims check: a loss against what must hold of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def command() -> int:
+        if arguments[:1] == ["check"]:
+            from .checks.command import run as check
+
+            return check(arguments[1:])
         from .command_line import run  # torch takes seconds to load
 
         return run(arguments)

@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python -m sims --algorithm ppo --environment token-tree --num-prompts 3 --epochs 4 --plot ppo.png
   python -m sims --algorithm dpo --sync-every-updates inf      offline: all samples from the initial policy
   python -m sims --algorithm dpo --help                        every option of this algorithm
+  python -m sims check my_module:my_loss --claim dpo --beta 0.1   your own loss; see python -m sims check --help
   python -m sims --algorithms                                  the table of algorithms; also --environments, --policies
 """
 TABLES = {"algorithms": algorithm_table, "environments": environment_table, "policies": policy_table}

@@ -20,7 +20,7 @@ FLOORS = (
     ("sims.policies",),
     ("sims.experiments.engines",),
     ("sims.experiments",),
-    ("sims.teaching",),
+    ("sims.teaching", "sims.checks"),
     ("sims",),
     ("llm.embedded",),
     ("llm.data",),

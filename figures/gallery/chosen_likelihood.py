@@ -210,7 +210,7 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
-    runs = len(records["table/1/dpo"].arrays["reward"])
+    runs = len(records["table/1/dpo"].arrays["pool_logp_chosen"])
     return (
         f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt on average, drawn "
         f"once from the reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; "
