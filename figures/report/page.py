@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from figures.claims import RULE, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
+from sims.experiments.folders import written_whole
 
 from . import elsewhere, forest
 from .reading import SETTINGS, read_figures, read_rows
@@ -163,6 +163,5 @@ def _digest(text: str) -> str:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with written_whole(path) as new:
+        new.write_bytes(content)

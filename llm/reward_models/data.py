@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm.data import Example, TextEncoder, load_examples, prompt_from, template_columns
+from llm.data.held_out import split_by_prompt
 from llm.data.mixture import mix, parse_mixture
 from llm.data.rows import to_stderr
 from llm.embedded import language
@@ -116,40 +116,6 @@ def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -
     if data.held_out_split is not None:
         return train, _rows(data, data.data, data.held_out_split, tokenizer)
     return split_by_prompt(train, data.held_out_share, seed)
-
-
-def split_by_prompt(rows: Sequence[Example], held_out_share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Rows to train on, and held-out rows: whole prompts, drawn until they make up the share.
-
-    Else a copy of a pair, or another pair of its prompt, would leak from training into evaluation. If every prompt has
-    more rows than the share, the one with fewest is held out; if there is only one prompt, single rows are
-    (`shared_prompts` counts them). SpecError where no row is left to train on.
-    """
-    order = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-    most = max(1, round(held_out_share * len(rows)))
-    if most >= len(rows):
-        raise SpecError("held_out_share", held_out_share, f"leaves none of {len(rows)} rows to train on")
-    sizes = Counter(map(_prompt, order))
-    if len(sizes) == 1:
-        return order[most:], order[:most]
-    out, count = set(), 0
-    for prompt, size in sizes.items():
-        if count + size <= most:
-            out.add(prompt)
-            count += size
-    out = out or {min(sizes, key=sizes.__getitem__)}
-    return [row for row in order if _prompt(row) not in out], [row for row in order if _prompt(row) in out]
-
-
-def shared_prompts(rows: Sequence[Example], held_out_rows: Sequence[Example]) -> int:
-    """Number of held-out rows whose prompt is also that of a training row."""
-    known = set(map(_prompt, rows))
-    return sum(_prompt(row) in known for row in held_out_rows)
-
-
-def _prompt(row: Example) -> bytes:
-    """The prompt's tokens as bytes, by which rows are compared."""
-    return row.prompt_ids.tobytes()
 
 
 def load_margins(rows: Sequence[Example], column: str) -> Tensor:

@@ -171,6 +171,12 @@ class TextEnvironment:
             desirable=None if found.desirable is None else found.desirable.to(self.device),
         )
 
+    def recorded_count(self, noise: Noise) -> int:
+        """How many recorded rows an evaluation takes: all, but at most `evaluation_prompts`."""
+        if self._recorded is None:
+            self._recorded = self._load_recorded(noise)
+        return min(len(self._recorded), self.task.evaluation_prompts)
+
     def _load_recorded(self, noise: Noise) -> Sequence[Example]:
         if self.task.data == LANGUAGE:
             rng = np.random.default_rng(_RECORDED_SEED)
