@@ -12,8 +12,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from notebooks.build import repository
+
 from . import pages
-from .repository import AS_THEY_ARE, PAGES, PLACEHOLDER, ROOT, markdown, pictures, repository
+from .repository import AS_THEY_ARE, PAGES, PLACEHOLDER, ROOT, markdown, pictures
 
 SITE = ROOT / "docs" / "site"
 OUT = ROOT / "docs" / "out"

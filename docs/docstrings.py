@@ -8,6 +8,7 @@ mark-up.
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import textwrap
 from collections.abc import Collection, Iterator
@@ -15,12 +16,11 @@ from collections.abc import Collection, Iterator
 from .equations import Leading, NotAnEquation, inside, latex, leading
 
 _ENTRY = re.compile(r"( *)(\S+(?: \S+)*?)(?: {2,}| *$)(\S.*)?")
-_STEP = re.compile(r"\d\. ")
 
 
 def to_rst(docstring: str, names: Collection[str] = ()) -> list[str]:
     """The lines of a docstring as reStructuredText. names: arguments that may stand in its equation."""
-    paragraphs = re.split(r"\n\s*\n", textwrap.dedent(docstring).strip("\n"))
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(docstring))
     lines: list[str] = []
     for number, paragraph in enumerate(_joined(paragraphs)):
         lines += [*(_opening(paragraph, names) if number == 0 else _paragraph(paragraph)), ""]
@@ -44,17 +44,29 @@ def _joined(paragraphs: list[str]) -> Iterator[str]:
 
 
 def _opening(paragraph: str, names: Collection[str]) -> list[str]:
-    """A first paragraph, whose equation is displayed if it is a sentence of its own."""
-    found = leading(paragraph, names)
+    """A first paragraph, whose equation is displayed if it is a sentence of its own, or follows a name and a colon."""
+    text = " ".join(paragraph.split())
+    name, colon, after = text.partition(": ")
+    named = leading(after, names) if colon and not leading(text, names) else None
+    if named is not None and "=" in named.latex and named.rest[:1] in ("", "."):
+        return [*_prose(name + ".").splitlines(), "", *_displayed(named)]
+    found = leading(text, names)
     if found is None:
         return _paragraph(paragraph)
-    rest = " ".join(found.rest.split())
-    if rest[:1] in ("", ".", ":"):
-        display = [".. math::", "", f"   {found.latex}"]
-        text = rest.lstrip(".: ")
-        return [*display, "", *(_prose(text[:1].upper() + text[1:]).splitlines())] if text else display
-    glue = "" if rest[0] in ",;" else " "
-    return [f":math:`{found.latex}`{glue or chr(92)}{_prose(rest)}"]
+    if found.rest[:1] in ("", ".", ":"):
+        return _displayed(found)
+    glue = "" if found.rest[0] in ",;" else " "
+    return [f":math:`{found.latex}`{glue or chr(92)}{_prose(found.rest.strip())}"]
+
+
+def _displayed(found: Leading) -> list[str]:
+    """An equation on a line of its own, and what follows as a paragraph."""
+    text = found.rest.lstrip(".: ")
+    return [*_math(found.latex), "", *_prose(text[:1].upper() + text[1:]).splitlines()]
+
+
+def _math(equation: str) -> list[str]:
+    return [".. math::", "", f"   {equation}"]
 
 
 def _paragraph(paragraph: str) -> list[str]:
@@ -63,31 +75,49 @@ def _paragraph(paragraph: str) -> list[str]:
         return lines
     if all(line.startswith("    ") or not line.strip() for line in lines):
         return _block(textwrap.dedent(paragraph))
-    if _STEP.match(lines[0]):
-        return _steps(paragraph)
-    if sum(bool(re.match(r" *\S+(?: \S+)* {2,}\S", line)) for line in lines) >= 0.5 * len(lines):
+    if re.match(r"\d+\. |- ", lines[0]):
+        return _list(paragraph)
+    if _are_entries(lines):
         return _entries(lines)
+    if len(lines) > 1 and all(re.search(r"\S {3,}\S", line) for line in lines):
+        return _code(lines)
+    if (start := next((k for k, line in enumerate(lines) if line.startswith("- ")), 0)) > 0:
+        return [*_paragraph("\n".join(lines[:start])), "", *_list("\n".join(lines[start:]))]
     return _prose(" ".join(lines)).splitlines()
 
 
 def _block(code: str) -> list[str]:
-    """An indented block: a list of entries, Python, an equation, or whatever else, as it stands."""
+    """An indented block: a list of entries, Python, equations, or whatever else, as it stands."""
     lines = code.splitlines()
     if code.startswith(">>>"):
         return lines
-    if sum(bool(re.match(r"\S+(?: \S+)* {2,}\S", line)) for line in lines) >= 0.5 * len(lines):
+    if _are_entries(lines):
         return _entries(lines)
+    if all(
+        re.search("[=Σ]", line) and re.search("[−·Σ²½π-ωℓ]", line) and not re.search("[\"'`]", line) for line in lines
+    ):
+        try:
+            parts = [part.strip(" ,") for line in lines for part in re.split(" {2,}", line.strip())]
+            return [line for part in parts for line in (*_math(latex(part)), "")]
+        except NotAnEquation:
+            pass
+    return _code(lines)
+
+
+def _code(lines: list[str]) -> list[str]:
+    """Lines as they stand, coloured if they are Python."""
     try:
-        ast.parse(code)
+        ast.parse("\n".join(lines))
         language = "python"
     except SyntaxError:
         language = "text"
-        if len(lines) == 1 and re.search("[=Σ]", code):
-            try:
-                return [".. math::", "", f"   {latex(code.strip())}"]
-            except NotAnEquation:
-                pass
     return [f".. code-block:: {language}", "", *("   " + line for line in lines)]
+
+
+def _are_entries(lines: list[str]) -> bool:
+    """Whether most of some lines are a name, a gap, and what it is."""
+    entry = re.compile(r" *[^\s=]+(?: [^\s=]+)* {2,}(?!.*\S {2,}\S)\S")
+    return sum(bool(entry.match(line)) for line in lines) >= 0.5 * len(lines)
 
 
 def _entries(lines: list[str]) -> list[str]:
@@ -110,15 +140,16 @@ def _entries(lines: list[str]) -> list[str]:
         level = levels.index(indent)
         if level != before:
             found.append("")
-        found.append(f"{'  ' * level}- ``{name}`` — {_prose(text)}" if text else f"{'  ' * level}- ``{name}``")
+        found.append(f"{'  ' * level}- ``{name}``: {_prose(text)}" if text else f"{'  ' * level}- ``{name}``")
         before = level
     return found[1:]
 
 
-def _steps(paragraph: str) -> list[str]:
-    """Numbered steps: a new one begins where a line does with a number."""
-    steps = (re.sub(r"^(\d+\. +`[^`]+`) {2,}", r"\1: ", step) for step in re.split(r"\n(?=\d+\. )", paragraph))
-    return [re.sub(r"^(\d+)\. +", r"\1. ", _prose(" ".join(step.split()))) for step in steps]
+def _list(paragraph: str) -> list[str]:
+    """Steps or points: a new one begins where a line does with a number or a dash."""
+    points = re.split(r"\n(?=\d+\. |- )", paragraph)
+    points = [re.sub(r"^(\d+\. +`[^`]+`) {2,}", r"\1: ", point) for point in points]
+    return [re.sub(r"^(\d+\.|-) +", r"\1 ", _prose(" ".join(point.split()))) for point in points]
 
 
 def _prose(text: str) -> str:

@@ -166,13 +166,14 @@ class _Reader:
         return self.name(token)
 
     def name(self, word: str) -> str:
-        product = len(word) == 1 or (len(word) == 2 and word.isupper())
+        product = len(word) == 1 or (len(word) == 2 and not word.islower())
         return word if product else r"\mathrm{" + word.replace("_", r"\_") + "}"
 
     def symbol(self, token: str) -> str:
         if token.isspace():
             # Between words a space is one; elsewhere LaTeX sets its own.
-            before, after = self.tokens[self.at - 2 : self.at - 1], self.tokens[self.at : self.at + 1]
-            wordy = all(part and re.fullmatch(_WORD, part[0]) and part[0] not in FUNCTIONS for part in (before, after))
-            return r"\ " if wordy else ""
+            sides = self.tokens[self.at - 2 : self.at - 1], self.tokens[self.at : self.at + 1]
+            beside = [side[0] for side in sides if side and re.match(r"[\w)\]]|[(\[]$", side[0])]
+            is_word = [len(side) > 1 and re.fullmatch(_WORD, side) and side not in FUNCTIONS for side in beside]
+            return r"\ " if len(beside) == 2 and any(is_word) else ""
         return GREEK.get(token) or SYMBOLS.get(token, token)

@@ -208,7 +208,8 @@ def _claim(entry: Entry, shown: list[Lesson], titles: Mapping[str, str]) -> list
             name, title = row.figure, titles.get(row.figure)
             lines.append(
                 f"- **{_md(row.claim.part)}** ({', '.join(row.settings)}): {_md(row.claim.effect)}; claimed "
-                f"{_md(row.claim.claimed)} {_md(row.claim.unit)}. Figure `{name}`{f': {_md(title)}' if title else ''}."
+                f"{_md(row.claim.claimed)} {_md(row.claim.unit)}. Figure `{name}`{f': {_md(title)}' if title else ''}"
+                + ("" if title and title.endswith("?") else ".")
             )
         lines += ["", f"Judged again by `python -m figures {entry.id}`.", ""]
     if shown:

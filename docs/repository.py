@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,12 +22,6 @@ PAGES = {
 AS_THEY_ARE = {"docs/explorer.html": "explorer.html"}  # a page that Sphinx does not make
 
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-
-
-def repository(root: Path = ROOT) -> str:
-    """The address of the repository, as pyproject.toml has it."""
-    with (root / "pyproject.toml").open("rb") as file:
-        return str(tomllib.load(file)["project"]["urls"]["Repository"])
 
 
 def markdown(source: str, address: str, root: Path = ROOT) -> str:

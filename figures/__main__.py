@@ -13,7 +13,7 @@ from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping, run_command
 from sims.experiments.engines import ENGINES, check_engine
 from sims.experiments.folders import check_folder, path
-from sims.experiments.options import OptionParser, whole
+from sims.experiments.options import OptionParser, nearest, whole
 from sims.experiments.record_file import DamagedRecord
 
 from . import catalogue
@@ -214,7 +214,7 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     if options.keep and (options.quick or options.runs):
         raise SpecError("keep", True, "only full runs are kept: leave out --quick and --runs")
     if options.scale not in SCALES:
-        raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}")
+        raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}{nearest(options.scale, SCALES)}")
     without = [entry.name for entry in chosen if not entry.has_scale]
     scaled = ", ".join(entry.name for entry in entries().values() if entry.has_scale)
     if without and options.scale != SCALES[0]:

@@ -49,6 +49,7 @@ nb_mime_priority_overrides = [("html", "application/vnd.onoff.numbers+json", Non
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 python_maximum_signature_line_length = 88
 
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.data import TextEncoder
+from llm.data.whole import check_lengths, repeated
 from llm.distributed.spread import Ranks, joined
 from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
-from llm.models.scoring import Scoring
+from llm.models.scoring import Scoring, max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.calibration import HeldOut
-from llm.reward_models.data import RewardData, load_margins, load_rows, shared_prompts
+from llm.reward_models.data import RewardData, load_margins, load_rows
 from llm.reward_models.fit import RewardTraining, fit
 from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
@@ -94,7 +95,7 @@ def _run(
 ) -> None:
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
     rows, held_out_rows = load_rows(data, tokenizer, training.seed)
-    shared = shared_prompts(rows, held_out_rows)
+    shared = repeated(held_out_rows, rows)
     if shared and ranks.first:
         print(f"held out: {shared} of {len(held_out_rows)} pairs have a prompt that is trained on", file=sys.stderr)
     pad = TextEncoder(tokenizer).pad
@@ -106,6 +107,9 @@ def _run(
         del scorer
     model = new_reward_model(data.model, training.seed, scoring).to(device)
     check_tokens("model", data.model, model.classifier, tokenizer)
+    remedy = "set max_prompt_length and max_completion_length, and on_too_long to drop or truncate"
+    for each in (rows, held_out_rows):
+        check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
     before, started = held_out(model, test), time.perf_counter()
     bar = tqdm(
         fit(model, train, loss, training, margin, ranks),

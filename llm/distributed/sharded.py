@@ -35,7 +35,8 @@ from torch.distributed.tensor import DTensor
 
 from llm.models.policy import CausalLMPolicy
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.loop.learner import narrow_targets
+from sims.core.loop.learner import narrow
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
@@ -160,10 +161,30 @@ class ShardedPolicy(CausalLMPolicy):
         return {name: held.get(id(x), x) for name, x in named.items() if name not in frozen}
 
 
+class ShardedOptimiser(PerRunOptimiser):
+    """Steps this process's shards. sources: the module's parameters that they are shards of."""
+
+    def __init__(self, shards: Sequence[Tensor], spec: Optimiser, sources: Sequence[Tensor], ranks: Ranks) -> None:
+        super().__init__(shards, (), spec)
+        self.sources, self.ranks = sources, ranks
+
+    def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The norm of the whole gradient: sharded rows of all processes, and replicated vectors once."""
+        square = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
+        for gradient, source in zip(gradients, self.sources, strict=True):
+            if isinstance(source, DTensor) or self.ranks.first:
+                square += gradient.square().sum()
+        self.ranks.sum([square])
+        return square.sqrt().to(gradients[0].dtype)
+
+
 class ShardedLearner(DistributedLearner):
     """A learner whose gradient and moments are sharded as the weights are."""
 
     policy: ShardedPolicy
+
+    def new_optimiser(self, spec: Optimiser, lead: tuple[int, ...]) -> PerRunOptimiser:
+        return ShardedOptimiser(self.parameters, spec, self.sources, self.policy.shared.ranks)
 
     def check_parameters(self) -> None:
         """Nothing to compare: all weights come from the first process."""
@@ -184,9 +205,9 @@ class ShardedLearner(DistributedLearner):
             count = min(size, length - done)
             # Where no prompt is left, the first again with weight 0, for the other processes' collectives.
             at, weight = (start + done, 1.0) if count > 0 else (0, 0.0)
-            part = batch.narrow(at, max(count, 1))
-            loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, at))
-            loss = weight * loss.sum()
+            part, its_targets = narrow(batch, targets, at, max(count, 1))
+            outputs = self.policy.forward(part, algorithm.output_request)
+            loss = weight * algorithm.loss(outputs, part, its_targets).sum()
             loss.backward()  # adds to .grad; torch.autograd.grad would bypass the sums over processes
             total += loss.detach()
         gradients = []
@@ -196,12 +217,3 @@ class ShardedLearner(DistributedLearner):
         vectors = [g for g, source in zip(gradients, self.sources, strict=True) if not isinstance(source, DTensor)]
         self.ranks.sum([*vectors, total])
         return gradients, total
-
-    def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The norm of the whole gradient: sharded rows of all processes, and replicated vectors once."""
-        square = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
-        for gradient, source in zip(gradients, self.sources, strict=True):
-            if isinstance(source, DTensor) or self.ranks.first:
-                square += gradient.square().sum()
-        self.ranks.sum([square])
-        return square.sqrt().to(gradients[0].dtype)

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.loop.learner import Learner, narrow_targets
+from sims.core.loop.learner import Learner, narrow
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import Policy, Prompts, SampleRequest, Samples
 from sims.core.numerics.noise import Noise
@@ -174,8 +174,7 @@ class DistributedLearner(Learner):
         self.check_batch(batch)
         start, length = self.ranks.span(batch.size)
         if length > 0:
-            part = batch.narrow(start, length)
-            gradients, loss = super().gradient(algorithm, part, narrow_targets(targets, batch, part, start))
+            gradients, loss = super().gradient(algorithm, *narrow(batch, targets, start, length))
         else:
             gradients = [torch.zeros_like(p) for p in self.parameters]
             loss = self.parameters[0].new_zeros(())

@@ -97,7 +97,7 @@ def load_weights(spec: LanguageModelSpec, dtype: torch.dtype, field: str = "mode
             return merged(field, Path(source), load_weights(spec.replace(model=base, revision=None), dtype, field))
     load_config(spec, field)
     with loading(field, spec.model), torch.random.fork_rng(devices=[]):  # missing weights are drawn, then refused
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=spec.revision,
             local_files_only=local,
@@ -107,6 +107,7 @@ def load_weights(spec: LanguageModelSpec, dtype: torch.dtype, field: str = "mode
             ignore_mismatched_sizes=True,  # then refused, by name
             output_loading_info=True,
         )
+    model, info = loaded
     check_loaded(field, spec.model, model, info)
     keep_savable(model, spec.model)
     return model  # type: ignore[no-any-return]
@@ -138,7 +139,8 @@ def build_policy(
 ) -> CausalLMPolicy:
     """The policy of a spec, its model proven (`llm.models.proof`). critic: whether it has one."""
     model = load_model(spec, dtype, device)
-    core: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapted: Any = model
+    core = adapted.get_base_model() if hasattr(model, "get_base_model") else model
     check_tokens(*(("tokenizer", spec.tokenizer) if spec.tokenizer else (field, spec.model)), core, tokenizer)
     say_unused(core, spec.model, spec.decoding)
     ends = eos_token_ids(core, tokenizer)

@@ -37,7 +37,7 @@ def prove(model: LanguageModel, field: str, name: str) -> None:
     if most is not None and most < max(_PROMPTS) + _DRAWN:
         raise SpecError(field, name, f"has {most} positions: must have at least {max(_PROMPTS) + _DRAWN}")
     model.eval()
-    rows = _rows(model.head.weight.shape[0], parameter.device)  # type: ignore[union-attr, index]
+    rows = _rows(model.head.weight.shape[0], parameter.device)  # type: ignore[union-attr, index, arg-type]
     dtype = torch.bfloat16 if model.scoring.precision == "bfloat16" else parameter.dtype
     try:
         with model.autocast(parameter.device):
@@ -115,7 +115,7 @@ def _decoding(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) 
         if t == _LEAVES[1]:
             staying = torch.tensor([i for i, row in enumerate(left) if row != _LEAVES[0]], device=tokens.device)
             left, attention = [left[i] for i in staying.tolist()], attention[staying]
-            cache.reorder_cache(staying)
+            cache.reorder_cache(staying)  # type: ignore[arg-type]
         tokens = torch.stack([rows[row][_PROMPTS[row] + t] for row in left]).unsqueeze(-1)
         attention = pad(attention, (0, 1), value=True)
     return worst

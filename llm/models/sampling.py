@@ -100,6 +100,6 @@ def generate(
         if len(going) < len(running):
             running, token, attention = running[going], token[going], attention[going]
             for cache in caches:
-                cache.reorder_cache(going)  # states of recurrent layers too, unlike batch_select_indices
+                cache.reorder_cache(going)  # type: ignore[arg-type]  # recurrent states too, unlike batch_select_indices
         tokens, attention = token.unsqueeze(-1), pad(attention, (0, 1), value=True)
     return Samples(responses, mask, logps.to(distribution.dtype))

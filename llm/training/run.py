@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm.data.whole import repeated
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
+from llm.models.scoring import max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import check_sampler
-from llm.tasks import LANGUAGE, Task
+from llm.tasks import Task
 from llm.tasks.environment import TextEnvironment
 from sims.core.loop.learner import Learner
 from sims.core.loop.train import Training, Update
@@ -80,13 +83,24 @@ class Run:
             )
 
         self.environment = environment(task.data_split)
-        split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
+        split = task.split_for_evaluation
         self.evaluation_environment = self.environment if split == self.environment.split else environment(split)
+        self._check_data(ranks)
         self.training = Training(
             policy, self.environment, algorithm, experiment.schedule, learner, self.noise, experiment.labelling
         )
         # What evaluations compare with: the policy before the first update.
         self.initial = self.training.reference.policy if experiment.schedule.reference == "fixed" else policy.clone()
+
+    def _check_data(self, ranks: Ranks) -> None:
+        """Refuse rows that do not fit the model; say how many evaluation prompts are trained on."""
+        trained, held_out = self.environment, self.evaluation_environment
+        positions = max_positions(self.policy.language_model.core.config)
+        for each in {id(trained): trained, id(held_out): held_out}.values():
+            each.check_lengths(positions, self.policy.decoding.max_new_tokens)
+        shared = repeated(held_out.examples, trained.examples) if held_out is not trained else 0
+        if shared and ranks.first:
+            print(f"{shared} of {len(held_out.examples)} evaluation prompts are trained on", file=sys.stderr)
 
     def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
         """The policy that the training loop uses, and its learner, for one process or several."""

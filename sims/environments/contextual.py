@@ -222,15 +222,13 @@ class ContextualEnvironment(EnumerableEnvironment):
     ) -> None:
         super().__init__(space, gold, labeller)
         self.covered, self.data, self.learned = covered, data, learned
+        self.gold = None if learned is None else super().reward
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         if self.learned is None:
             return super().reward(prompts, responses)
         cells = (prompts * self.rewards.shape[-1]).unsqueeze(-1) + responses[..., 0]
         return self.learned.scores.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
-
-    def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
-        return rewards if self.learned is None else super().reward(prompts, responses)
 
     def seen_rewards(self) -> Tensor:
         return self.rewards if self.learned is None else self.learned.scores

@@ -8,6 +8,7 @@ memory          the memory that an experiment needs at least, held against what 
 executor        trains stacked experiments
 record_loop     the loop that trains, evaluates and makes a record, for simulations and language models
 evaluation      what is measured of a policy, exactly or from samples
+pool_evaluation what is measured of a fixed pool of pairs
 runner          finds the records of experiments, or runs what is missing
 engines/        where it runs: worker processes, Ray, or submitit
 costs           the time that experiments take

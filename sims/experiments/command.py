@@ -20,6 +20,7 @@ from sims.core.spec import SpecError
 
 FAILED, REFUSED, READER_GONE = 1, 2, 128 + 13  # 13 is SIGPIPE, which Windows does not have
 LONGEST = 120  # characters of a value that an error repeats
+_FOREIGN = ("SafetensorError",)  # OSErrors of libraries that are not to be loaded here
 _PLAIN = {"π": "pi", "β": "beta", "σ": "sigma", "±": "+-", "×": "x", "−": "-", "–": "-", "→": "->", "≥": ">=",
           "≤": "<=", "“": '"', "”": '"', "…": "...", "✓": "yes"}  # fmt: skip
 
@@ -58,8 +59,8 @@ def run_command(command: Callable[[], int], refused: tuple[type[Exception], ...]
         return READER_GONE
     except refused as error:
         return failed(error, REFUSED)
-    except (OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_lack_of_memory(error):
+    except Exception as error:
+        if not (isinstance(error, OSError) or _is_lack_of_memory(error) or type(error).__name__ in _FOREIGN):
             raise
         return failed(error, FAILED, _kept(error))
 
@@ -69,7 +70,7 @@ def keeping(what: str | Callable[[], str]) -> Iterator[None]:
     """Where a signal, a full disk or the like ends this, say what is kept, and how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, OSError, MemoryError) as stop:
+    except BaseException as stop:
         if not hasattr(stop, "kept"):  # an inner one knows better
             stop.kept = what if isinstance(what, str) else what()  # type: ignore[union-attr]
         raise

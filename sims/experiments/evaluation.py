@@ -178,7 +178,7 @@ class PairEvaluation(Evaluation):
         if update is None:
             return dict.fromkeys(("logp_chosen", "logp_rejected"), self.unknown)
         logp = self.training.policy.forward(update.batch).logp
-        chosen, rejected = mean_pair_log_probs(logp, update.batch)
+        chosen, rejected = mean_pair_log_probs(sequence_sum(logp, update.batch.mask), update.batch)
         return {"logp_chosen": chosen, "logp_rejected": rejected}
 
 
@@ -191,9 +191,9 @@ def mean_pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """log π of the chosen and of the rejected response, nats per response, mean over a batch's pairs: (...,) both.
 
     Both responses of a pair count as chosen by the label's probability: of a tie, each counts half. Pairs weigh as in
-    the loss; NaN where all have weight 0. logp: (..., B, K, L), of the tokens of its responses.
+    the loss; NaN where all have weight 0. logp: (..., B, K), of its whole responses.
     """
-    first, second = pick(sequence_sum(logp, batch.mask), batch.need("pairs"))
+    first, second = pick(logp, batch.need("pairs"))
     label = batch.need("pair_label")
     chosen = label * first + (1.0 - label) * second
     # Zero-weight pairs are ignored; 0/0 is NaN where all are. Contiguous: the last bits of a sum over an expanded

@@ -17,6 +17,7 @@ from sims.environments.toy import ToyEnvironment
 
 from .evaluation import Evaluation, ExactEvaluation, PairEvaluation, SampledEvaluation
 from .experiment import Experiment, stack_specs
+from .pool_evaluation import PoolEvaluation, has_pool_of_pairs
 from .record_loop import Arrays, Hooks, Recorder
 from .record_schema import SCHEMA
 
@@ -40,6 +41,8 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         learner = Learner(policy, optimiser, noise.lead)
         training = Training(policy, environment, algorithm, first.schedule, learner, noise, first.labelling)
         evaluations = [evaluation_of(training, environment, combined), PairEvaluation(training)]
+        if isinstance(environment, EnumerableEnvironment) and has_pool_of_pairs(training):
+            evaluations.append(PoolEvaluation(training, environment))
         recorder = Recorder(training, first, evaluations, Hooks(evaluated=progress))
         recorder.run(training.train(first.updates))
         arrays = recorder.arrays()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -60,9 +61,9 @@ def check_file(name: str, path: Path, endings: tuple[str, ...]) -> None:
     check_folder(name, path.parent)
     if not path.parent.is_dir():
         raise SpecError(name, shown, "must be in an existing folder")
+    _check_length(name, shown, path, path.parent)
     if path.is_dir():
         raise SpecError(name, shown, "must be a file: it is a folder")
-    _check_length(name, shown, path, path.parent)
 
 
 @contextmanager
@@ -83,8 +84,10 @@ def _nearest(path: Path) -> Path | None:
         try:
             os.stat(part)
             return part
-        except (FileNotFoundError, NotADirectoryError):
-            if os.path.lexists(part) and part.is_symlink():
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            if os.path.islink(part):
                 return None
     return path
 

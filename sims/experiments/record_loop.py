@@ -63,7 +63,7 @@ class Recorder:
 
     def run(self, updates: Iterator[Update]) -> None:
         """Go through the updates of the training."""
-        points = {point for point in self.experiment.evaluated_at if point > self.training.updates}
+        points = set(self.experiment.evaluated_at)
         if self.training.updates == 0:
             self._evaluate(None)
         try:

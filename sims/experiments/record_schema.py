@@ -75,6 +75,9 @@ SCHEMA: dict[str, Array] = {
         "responses of a pair are chosen by the label's probability, which is ½ in a tie",
     ),
     "logp_rejected": Array(CURVE, "nats", "the same of the rejected response"),
+    # All pairs of a fixed pool, at every evaluation, the start included
+    "pool_logp_chosen": Array(CURVE, "nats", "as logp_chosen, over all pairs of the pool"),
+    "pool_logp_rejected": Array(CURVE, "nats", "the same of the rejected response"),
     # The first batch's pairs, at every evaluation
     "first_logp_winner": Array(
         CURVE,
@@ -90,6 +93,12 @@ SCHEMA: dict[str, Array] = {
     "kl_of_best": Array(RUNS, "nats", "KL to the reference of always giving the best response"),
     "reward_model_loss": Array(RUNS, "nats", "per pair, of the learned reward on the pairs that it was fitted to"),
     "reward_model_accuracy": Array(RUNS, "", "share of these pairs that the learned reward orders as labelled"),
+    "unpaired_mass_ref": Array(
+        RUNS,
+        "",
+        "probability of responses in no pair of the pool, mean over prompts that have pairs, before the first update",
+    ),
+    "unpaired_mass_final": Array(RUNS, "", "and after the last"),
     # Tables, where responses can be listed
     "rewards": Array(TABLE, "", "gold reward of every response", shared=True),
     "learned_rewards": Array(TABLE, "", "what a learned reward gives every response"),

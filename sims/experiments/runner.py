@@ -23,7 +23,7 @@ from .costs import Costs
 from .engines import Engine, hire
 from .experiment import Experiment, stack_key
 from .record_schema import check
-from .store import Arrays, Finished, Record, Store, record_key
+from .store import Arrays, Record, Store, Wanted, record_key
 
 SMALL = 3.0  # predicted core-seconds that are run at once here: to start workers takes as long
 LEAST_STACK = 256  # runs that a stack keeps when it is split so that all workers have something to do
@@ -51,11 +51,6 @@ def sources_of(experiment: Experiment) -> str:
     digest = sources_digest(sorted({*ours, experiment.environment.executor.partition(":")[0]}))
     foreign = [inspect.getsource(cls) for cls in classes if cls.__module__ not in ours]
     return hashlib.sha256("".join([digest, *foreign]).encode()).hexdigest() if foreign else digest
-
-
-def find(experiment: Experiment, store: Store) -> Record | None:
-    """The finished record of an experiment, if the sources that made it are today's. A damaged file is named."""
-    return store.load(experiment.name, experiment.to_json(), sources_of(experiment))
 
 
 def obtain(
@@ -378,10 +373,6 @@ class _Task:
     store: Store
     experiments: list[tuple[Experiment, dict[str, Any], str]]
     force: bool
-    keys: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", [record_key(e.name, spec) for e, spec, _ in self.experiments])
 
 
 def compute(stack: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
@@ -399,26 +390,14 @@ def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[s
 
     tell: which share of it is done.
     """
-    store = task.store
-    with store.claim(task.keys):
-        missing = [
-            (key, *what)
-            for key, what in zip(task.keys, task.experiments, strict=True)
-            if task.force or store.load_key(key, what[2]) is None
-        ]
-        if not missing:
-            return None, {}
-        experiments = [experiment for _, experiment, _, _ in missing]
-        runs, updates = sum(e.runs for e in experiments), experiments[0].updates
-        start, core = time.perf_counter(), time.thread_time()
-        arrays = compute(experiments, lambda done: tell(done / updates))
-        seconds, core = time.perf_counter() - start, time.thread_time() - core
-        shares = {key: e.runs / runs for key, e, _, _ in missing}
-        finished = [
-            Finished(e.name, spec, found, seconds * shares[key], sources, core * shares[key])
-            for (key, e, spec, sources), found in zip(missing, arrays, strict=True)
-        ]
-        return store.save_stack(finished), {key: core * share for key, share in shares.items()}
+    experiments = {record_key(e.name, spec): e for e, spec, _ in task.experiments}
+
+    def run(missing: Sequence[Wanted]) -> list[Arrays]:
+        stack = [experiments[w.key] for w in missing]
+        return compute(stack, lambda done: tell(done / stack[0].updates))
+
+    wanted = [Wanted(e.name, spec, sources, e.runs) for e, spec, sources in task.experiments]
+    return task.store.complete(wanted, run, force=task.force)
 
 
 _hired: dict[tuple[str, int], Engine] = {}  # worker processes stay for the next call, since to start them takes seconds

@@ -125,7 +125,9 @@ class Enumeration:
         targets = self.algorithm.at_epoch(self.batch, targets, epoch)
         probe_logp = learner.score_probes(self.batch) if self.algorithm.needs_probes else None
         targets = self.algorithm.at_update(self.batch, targets, probe_logp)
-        loss = self.algorithm.loss(learner.forward(self.algorithm, self.batch), self.batch, targets).sum(-1)
+        loss = self.algorithm.loss(policy.forward(self.batch, self.algorithm.output_request), self.batch, targets).sum(
+            -1
+        )
         (gradient,) = torch.autograd.grad(loss.sum(), [policy.parameters()[0]])
         return loss.detach().numpy(), gradient.numpy()
 

@@ -19,9 +19,10 @@ from docs.build import HOMES, SITE, tutorial
 from docs.docstrings import to_rst
 from docs.equations import NotAnEquation, inside, latex, leading
 from docs.links import Site
-from docs.repository import AS_THEY_ARE, PAGES, ROOT, pictures, relinked, repository
+from docs.repository import AS_THEY_ARE, PAGES, ROOT, pictures, relinked
 from figures.catalogue import catalogue
 from figures.report import elsewhere
+from notebooks.build import repository
 
 ADDRESS = "https://example.org/someone/onoff"
 
@@ -37,6 +38,7 @@ ADDRESS = "https://example.org/someone/onoff"
         ("e^{−ρ} − 1 + ρ", r"e^{-\rho }-1+\rho "),
         ("clip(w, 1 − clip_low)", r"\operatorname{clip} (w,1-\mathrm{clip\_low})"),
         ("r̄ − ℓ̄", r"\bar{r}-\bar{\ell }"),
+        ("max(0, mean ρ of pairs)", r"\max (0,\mathrm{mean}\ \rho \ \mathrm{of}\ \mathrm{pairs})"),
     ],
 )
 def test_an_equation_becomes_latex(equation: str, expected: str) -> None:
@@ -95,6 +97,16 @@ def test_a_docstring_becomes_restructured_text() -> None:
 
         x = 1
 
+    L = −ℓ:
+
+        L = w·A,    w = a/b
+
+    - three;
+    - four.
+
+    worst   d = 1     log  f = ℓ
+    mean    d = 1/n   rho  f = ρ
+
     1. `a.py`     does
        this;
     2. that.
@@ -106,8 +118,8 @@ def test_a_docstring_becomes_restructured_text() -> None:
         "",
         r"Of \|y\| tokens, :py:obj:`dpo_loss` of π\*.",
         "",
-        "- ``one`` — the first of two",
-        "- ``two`` — the second",
+        "- ``one``: the first of two",
+        "- ``two``: the second",
         "",
         ">>> 1 + 1",
         "2",
@@ -115,6 +127,25 @@ def test_a_docstring_becomes_restructured_text() -> None:
         ".. code-block:: python",
         "",
         "   x = 1",
+        "",
+        "L = −ℓ:",
+        "",
+        ".. math::",
+        "",
+        f"   {latex('L = w·A')}",
+        "",
+        ".. math::",
+        "",
+        f"   {latex('w = a/b')}",
+        "",
+        "",
+        "- three;",
+        "- four.",
+        "",
+        ".. code-block:: text",
+        "",
+        "   worst   d = 1     log  f = ℓ",
+        "   mean    d = 1/n   rho  f = ρ",
         "",
         "1. ``a.py``: does this;",
         "2. that.",

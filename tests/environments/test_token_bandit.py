@@ -131,7 +131,7 @@ def test_responses_weighed_by_their_probability_give_the_exact_kl_and_entropy() 
     prompts, every = torch.arange(2).expand(2, 2), responses.expand(shape)
     token_logp, token_logp_ref = (p.token_log_probs(prompts, every) for p in (policy, reference))
     logp, logp_ref = policy.all_log_probs(), reference.all_log_probs()
-    chosen, chosen_ref = (p.forward(prompts, every, mask.expand(shape)).logp for p in (policy, reference))
+    chosen, chosen_ref = (p.forward(Batch(prompts, every, mask.expand(shape))).logp for p in (policy, reference))
     for of_response, exact in (
         (kl_after_prefixes(token_logp, token_logp_ref, mask), kl_policy_ref(logp, logp_ref)),
         (kl_of_responses(chosen, chosen_ref, mask), kl_policy_ref(logp, logp_ref)),

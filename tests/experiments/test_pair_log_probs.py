@@ -2,7 +2,7 @@
 
 import torch
 
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, sequence_sum
 from sims.experiments.evaluation import mean_pair_log_probs
 
 F = torch.float64
@@ -26,8 +26,9 @@ LOGP = torch.tensor([[-1.0, -2.0], [-4.0, -99.0]], dtype=F)
 
 
 def mean(label: list[float], weight: list[float] | None = None) -> tuple[float, float]:
-    logp = LOGP.expand(1, len(label), 2, 2)
-    chosen, rejected = mean_pair_log_probs(logp, batch(label, weight))
+    given = batch(label, weight)
+    logp = sequence_sum(LOGP.expand(1, len(label), 2, 2), given.mask)
+    chosen, rejected = mean_pair_log_probs(logp, given)
     return float(chosen), float(rejected)
 
 

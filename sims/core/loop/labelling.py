@@ -74,10 +74,6 @@ class Labelling(Spec, kind="labelling"):
             rule = "must be fixed with implicit_policy = frozen: its rewards are relative to the reference at that time"
             raise SpecError("reference", schedule.reference, rule)
 
-    def labels_with_policy(self, updates: int) -> bool:
-        """Whether a batch that is collected after `updates` updates is labelled by the policy."""
-        return self.labels == "implicit" and updates >= self.implicit_after_updates
-
 
 @torch.no_grad()
 def implicit_reward(policy: Policy, reference: Policy, batch: Batch, beta: float) -> Tensor:

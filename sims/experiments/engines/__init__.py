@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sims.core.spec import SpecError
+from sims.experiments.options import nearest
 
 Tell = Callable[[Any], None]
 
@@ -73,7 +74,7 @@ def hire(name: str, jobs: int, folder: Path, options: Mapping[str, str]) -> Engi
 def check_engine(name: str, options: Mapping[str, str]) -> None:
     """Refuse, with SpecError, an engine that cannot be; nothing is started."""
     if name not in ENGINES:
-        raise SpecError("engine", name, f"must be one of {', '.join(ENGINES)}")
+        raise SpecError("engine", name, f"must be one of {', '.join(ENGINES)}{nearest(name, ENGINES)}")
     if name not in NEEDS:
         if options:
             raise SpecError("engine_option", next(iter(options)), f"the engine {name} has no options")
