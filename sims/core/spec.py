@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -191,6 +191,13 @@ class Spec:
         return [f.name for f in dataclasses.fields(self) if f.metadata.get("per_run")]
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean that?" with the known name that is most like an unknown one; nothing if none is."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
 def kinds_of(base: type[S]) -> dict[str, type[S]]:
     """The registered specs that are subclasses of `base`, by kind, in the order in which they were defined."""
     return {kind: cls for kind, cls in _KINDS.items() if issubclass(cls, base)}
@@ -200,9 +207,7 @@ def find_kind(kind: str, base: type[S], field: str = "kind") -> type[S]:
     """The class registered as `kind` below `base`; SpecError names the nearest known kind."""
     known = kinds_of(base)
     if kind not in known:
-        near = difflib.get_close_matches(kind, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SpecError(field, kind, f"must be one of {', '.join(known)}{hint}")
+        raise SpecError(field, kind, f"must be one of {', '.join(known)}{nearest(kind, known)}")
     return known[kind]
 
 
