@@ -15,14 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.data import TextEncoder
-from llm.data.whole import check_lengths
+from llm.data.whole import check_lengths, repeated
 from llm.distributed.spread import Ranks, joined
 from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
 from llm.models.scoring import Scoring, max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.calibration import HeldOut
-from llm.reward_models.data import RewardData, load_margins, load_rows, shared_prompts
+from llm.reward_models.data import RewardData, load_margins, load_rows
 from llm.reward_models.fit import RewardTraining, fit
 from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
@@ -95,7 +95,7 @@ def _run(
 ) -> None:
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
     rows, held_out_rows = load_rows(data, tokenizer, training.seed)
-    shared = shared_prompts(rows, held_out_rows)
+    shared = repeated(held_out_rows, rows)
     if shared and ranks.first:
         print(f"held out: {shared} of {len(held_out_rows)} pairs have a prompt that is trained on", file=sys.stderr)
     pad = TextEncoder(tokenizer).pad

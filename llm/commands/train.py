@@ -20,7 +20,7 @@ from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
-from llm.training.evaluation import SampleEvaluation
+from llm.training.evaluation import RecordedEvaluation, SampleEvaluation
 from llm.training.folder import (
     METRICS,
     MODEL,
@@ -96,13 +96,13 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     group.add_argument(
         "--metric-for-best-model",
         metavar="NAME",
-        help="keep the checkpoint with the best value of this metric, too: eval_reward, eval_loss or another that "
+        help="keep the checkpoint with the best value of this metric, too: eval_reward, eval_nll or another that "
         "metrics.jsonl has at evaluations",
     )
     group.add_argument(
         "--greater-is-better",
         action=argparse.BooleanOptionalAction,
-        help="whether the best value is the greatest (default: yes, but for a name that ends in loss)",
+        help="whether the best value is the greatest (default: yes, but for names that end in loss, nll or perplexity)",
     )
     group.add_argument(
         "--report-to",
@@ -244,7 +244,7 @@ def _loop(
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
-    evaluation = SampleEvaluation(run)
+    evaluation, recorded = SampleEvaluation(run), RecordedEvaluation(run)
     best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:
@@ -265,7 +265,7 @@ def _loop(
     def evaluated(updates: int) -> None:
         nonlocal since
         assert evaluation.last is not None
-        row = show(evaluation.last, updates, samples)
+        row = show(evaluation.last, updates, samples) | {f"eval_{name}": x for name, x in recorded.last.items()}
         best.see(row)
         log(row)
         since = time.perf_counter()
@@ -286,4 +286,6 @@ def _loop(
     with tqdm(
         total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
     ) as bar:
-        Recorder(training, experiment, [evaluation], Hooks(updated, evaluated, completed, diverged)).run(run.train())
+        Recorder(training, experiment, [evaluation, recorded], Hooks(updated, evaluated, completed, diverged)).run(
+            run.train()
+        )

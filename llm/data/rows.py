@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm.data.formats import TOO_LONG, Kind, Reason, RowError, check_columns, parse_row
 from llm.data.sources import read_rows
+from llm.data.streamed import StreamedExamples
 from llm.data.tokenise import Example, Limits, OnTooLong, TextEncoder, check_limits, encode_row
 from llm.data.whole import row_digest
 
@@ -100,7 +101,7 @@ def to_stderr(line: str) -> None:
 
 
 def load_examples(
-    source: str | Path | Iterable[Mapping[str, Any]],
+    source: str | Path | Iterable[Mapping[str, Any]] | StreamedExamples,
     tokenizer: PreTrainedTokenizerBase,
     *,
     kind: Kind,
@@ -114,10 +115,11 @@ def load_examples(
     on_too_long: OnTooLong = "refuse",
     log: Callable[[str], None] = to_stderr,
     ends: Sequence[int] = (),
-) -> tuple[list[Example], RowReport]:
+) -> tuple[Sequence[Example], RowReport]:
     """Read, check and tokenise a whole data set.
 
-    source, split, config: see `read_rows`. kind, columns: see `parse_row`.
+    source, split, config: see `read_rows`; or a `StreamedExamples`, which is filled and returned.
+    kind, columns: see `parse_row`.
     transform: applied to each row as read, before columns are renamed; for example where a column names the preferred
         response. It may raise RowError for an unusable row.
     max_prompt_length, max_completion_length: in tokens, BOS and EOS counted.
@@ -137,19 +139,28 @@ def load_examples(
     encoder = TextEncoder(tokenizer, ends)
     limits = Limits(max_prompt_length, max_completion_length, on_too_long)
     check_limits(limits, encoder)
+    streamed = source if isinstance(source, StreamedExamples) else None
+    if streamed is not None:
+        source = streamed.path
     name = str(source) if isinstance(source, str | Path) else "rows in memory"
 
-    examples: list[Example] = []
+    def decoded(where: str, raw: Any) -> tuple[Example, list[RowError]]:
+        if isinstance(raw, RowError):
+            raise raw
+        row = parse_row(raw if transform is None else transformed(raw, transform), kind, columns)
+        return encode_row(where, row, encoder, limits)
+
+    examples: list[Example] | StreamedExamples = []
+    if streamed is not None:
+        examples, streamed.decode = streamed, lambda where, raw: decoded(where, raw)[0]
     bad: list[BadRow] = []
     truncated: list[BadRow] = []
     repeated: list[str] = []
     seen: set[bytes] = set()
-    for where, raw in read_rows(source, split, config):
+    located = read_rows(source, split, config) if streamed is None else streamed.rows()  # type: ignore[arg-type]
+    for where, raw in located:
         try:
-            if isinstance(raw, RowError):
-                raise raw
-            row = parse_row(raw if transform is None else transformed(raw, transform), kind, columns)
-            example, cuts = encode_row(where, row, encoder, limits)
+            example, cuts = decoded(where, raw)
         except RowError as error:
             bad.append(BadRow(where, error.reason, error.detail))
             continue

@@ -61,7 +61,7 @@ class TextEnvironment:
         self.split = split or task.data_split
         self.examples = task.load(self.encoder, self.split)
         task.check_data(self.examples)
-        self._recorded: list[Example] | None = None
+        self._recorded: Sequence[Example] | None = None
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
         self.digest = digest(self.examples)
@@ -168,9 +168,16 @@ class TextEnvironment:
             pairs=None if pairs is None else pairs.to(self.device),
             pair_label=None if label is None else label.to(self.device),
             pair_weight=weight,
+            desirable=None if found.desirable is None else found.desirable.to(self.device),
         )
 
-    def _load_recorded(self, noise: Noise) -> list[Example]:
+    def recorded_count(self, noise: Noise) -> int:
+        """How many recorded rows an evaluation takes: all, but at most `evaluation_prompts`."""
+        if self._recorded is None:
+            self._recorded = self._load_recorded(noise)
+        return min(len(self._recorded), self.task.evaluation_prompts)
+
+    def _load_recorded(self, noise: Noise) -> Sequence[Example]:
         if self.task.data == LANGUAGE:
             rng = np.random.default_rng(_RECORDED_SEED)
             return [

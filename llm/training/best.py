@@ -11,14 +11,16 @@ from sims.core.spec import SpecError
 
 from .loggers import read_json_lines
 
+LOWER = ("loss", "nll", "perplexity")
+
 
 class Best:
     """metric: the name in rows of metrics, None to keep no best. greater: whether the best is the greatest; by default
-    unless the name ends in loss. file: metrics of the run so far, which a resumed run goes on from."""
+    unless its name ends like one of `LOWER`. file: metrics of the run so far, which a resumed run goes on from."""
 
     def __init__(self, metric: str | None, greater: bool | None, file: Path) -> None:
         self.metric = metric
-        self.sign = 1 if (greater if greater is not None else not (metric or "").endswith("loss")) else -1
+        self.sign = 1 if (greater if greater is not None else not (metric or "").endswith(LOWER)) else -1
         self.value, self.update = -math.inf, -1
         for row in read_json_lines(file) if metric is not None and file.exists() else ():
             if metric in row:

@@ -111,6 +111,48 @@ class SampleEvaluation(Evaluation):
         return {"reference_reward": self.reference_reward, "best_reward": torch.tensor(best, dtype=torch.float64)}
 
 
+class RecordedEvaluation(Evaluation):
+    """Held-out recorded responses, which is what likelihood and offline training generalise to; the same rows at every
+    point. Nothing where nothing recorded is held out. last: the latest numbers.
+
+    nll: −log π of the responses (of pairs, the winners), nats per token, EOS included; perplexity: its exponential.
+    Of pairs, with rewards β·(log π − log π_ref) under TRL's names (β = 1 for algorithms without one):
+    rewards/accuracies, the share whose winner has the larger reward, ties counting half, and rewards/margins.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.last: dict[str, float] = {}
+        self.batch: Batch | None = None
+        held_out = run.evaluation_environment
+        if run.experiment.schedule.source == "dataset" and held_out is not run.environment:
+            given = held_out.state_dict()
+            held_out.load_state_dict(dict.fromkeys(given, 0))
+            self.batch = held_out.recorded(held_out.recorded_count(run.noise), run.noise)
+            held_out.load_state_dict(given)
+
+    @torch.no_grad()
+    def row(self, update: Update | None = None) -> Row:
+        if self.batch is None:
+            return {}
+        batch, algorithm = self.batch, self.run.experiment.algorithm
+        logp = self.run.training.policy.forward(batch).logp
+        whole, tokens = sequence_sum(logp, batch.mask).double(), batch.mask.sum(-1).double()
+        found: dict[str, Tensor] = {}
+        if batch.pairs is not None and batch.pair_label is not None:
+            ref = sequence_sum(self.run.initial.forward(batch).logp, batch.mask).double()
+            reward = getattr(algorithm, "beta", 1.0) * (whole - ref)
+            better, worse = by_label(*pick(reward, batch.pairs), batch.pair_label)
+            right = (better > worse).double() + 0.5 * (better == worse).double()
+            found |= {"rewards/accuracies": right.mean(), "rewards/margins": (better - worse).mean()}
+            whole, _ = by_label(*pick(whole, batch.pairs), batch.pair_label)
+            tokens, _ = by_label(*pick(tokens, batch.pairs), batch.pair_label)
+        nll = -whole.sum() / tokens.sum()
+        found |= {"nll": nll, "perplexity": nll.exp()}
+        self.last = {name: float(x) for name, x in found.items()}
+        return {name: x.detach() for name, x in found.items()}
+
+
 class FirstPairEvaluation(Evaluation):
     """Log-probs of the winners and losers of the first batch's pairs, the same pairs at every point; nothing for
     algorithms without pairs. At the start, the reference's."""
@@ -138,6 +180,8 @@ class FirstPairEvaluation(Evaluation):
 
 
 def _winners_and_losers(logp: Tensor, batch: Batch) -> Row:
+    if batch.pairs is None:  # responses that are labelled one by one
+        return dict.fromkeys(("first_logp_winner", "first_logp_loser"), logp.new_tensor(torch.nan))
     winner, loser = by_label(*pick(sequence_sum(logp, batch.mask), batch.need("pairs")), batch.need("pair_label"))
     return {"first_logp_winner": winner.mean(), "first_logp_loser": loser.mean()}
 

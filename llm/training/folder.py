@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,25 @@ def closing_table(folder: Path) -> str:
     lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
     drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
     lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
+    lines += turned(rows)
     return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
+
+
+def turned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each held-out number that was better before the end than at it, by more than a hundredth of itself:
+    from there on the model fitted what it was trained on, and not what was held out. rows: of evaluations."""
+    found = []
+    for name, sign in (("eval_nll", 1), ("eval_rewards/accuracies", -1)):
+        values = {int(row["update"]): sign * float(row[name]) for row in rows if name in row}
+        if not values:
+            continue
+        best, last = min(values, key=lambda update: (values[update], update)), max(values)
+        if values[last] - values[best] > 0.01 * abs(values[best]):
+            found.append(
+                f"\n{name} was best at update {best} ({abs(values[best]):.3f}; at the end {abs(values[last]):.3f}): "
+                f"with --metric-for-best-model {name} its checkpoint is kept"
+            )
+    return found
 
 
 def _line(text: str) -> str:

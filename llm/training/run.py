@@ -18,7 +18,7 @@ from llm.models.policy import CausalLMPolicy
 from llm.models.scoring import max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import check_sampler
-from llm.tasks import LANGUAGE, Task
+from llm.tasks import Task
 from llm.tasks.environment import TextEnvironment
 from sims.core.loop.learner import Learner
 from sims.core.loop.train import Training, Update
@@ -83,7 +83,7 @@ class Run:
             )
 
         self.environment = environment(task.data_split)
-        split = task.evaluation_split or ("held_out" if task.data == LANGUAGE else task.data_split)
+        split = task.split_for_evaluation
         self.evaluation_environment = self.environment if split == self.environment.split else environment(split)
         self._check_data(ranks)
         self.training = Training(

@@ -105,7 +105,7 @@ def find_function(path: str) -> Callable[..., Any]:
     except Exception as error:  # whatever a module raises while it is imported
         raise SpecError("function", path, f"{module} cannot be imported: {type(error).__name__}: {error}") from None
     if not hasattr(found, name):
-        functions = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        functions = [key for key, value in vars(found).items() if getattr(value, "__module__", "") == module]
         raise SpecError("function", path, f"{module} has no {name}; it has {', '.join(functions) or 'no functions'}")
     return getattr(found, name)  # type: ignore[no-any-return]
 

@@ -208,9 +208,10 @@ def snippet(subject: Subject, violation: Violation) -> str:
         lines.append(f"{key} = {_literal(value)}")
     lines += [f"got = {relation.got}", "print('got', got)"]
     if relation.expected:
-        lines += [f"expected = {relation.expected}", f"print('expected: {relation.sign}', expected)"]
-    lines.append(f"assert {_assertion(violation)}")
-    return "\n".join(lines).lstrip()
+        if relation.expected != "expected":
+            lines.append(f"expected = {relation.expected}")
+        lines.append(f"print('expected: {relation.sign}', expected)")
+    return "\n".join([*lines, *_assertion(violation)]).lstrip()
 
 
 def _constants() -> dict[str, Any]:
@@ -227,16 +228,17 @@ def _literal(value: Any) -> str:
     return f"torch.tensor({value.tolist()}, dtype={value.dtype})"
 
 
-def _assertion(violation: Violation) -> str:
+def _assertion(violation: Violation) -> list[str]:
     relation = violation.relation
-    got, expected = "torch.as_tensor(got, dtype=torch.float64)", "torch.as_tensor(expected, dtype=torch.float64)"
-    if relation.sign == "is finite":
-        return f"{got}.isfinite().all()"
-    if relation.sign == "raises, or has some":
-        return f"{got}.isfinite().all() and ({got} != 0).any()"
     if relation.sign == "in":
-        return "got in expected"
+        return ["assert got in expected"]
+    lines = ["got = torch.as_tensor(got, dtype=torch.float64)"]
+    if relation.sign == "is finite":
+        return [*lines, "assert got.isfinite().all()"]
+    if relation.sign == "raises, or has some":
+        return [*lines, "assert got.isfinite().all() and (got != 0).any()"]
+    lines.append("expected = torch.as_tensor(expected, dtype=torch.float64)")
     if relation.sign == "=":
-        scale = f"{expected}.abs().max()" if relation.relative else f"(1 + {expected}.abs().max())"
-        return f"(({got} - {expected}).abs() <= {relation.tolerance!r} * {scale}).all()"
-    return f"({got} {relation.sign} {expected}).{'any' if relation.sign == '!=' else 'all'}()"
+        scale = "expected.abs().max()" if relation.relative else "(1 + expected.abs().max())"
+        return [*lines, f"assert ((got - expected).abs() <= {relation.tolerance!r} * {scale}).all()"]
+    return [*lines, f"assert (got {relation.sign} expected).{'any' if relation.sign == '!=' else 'all'}()"]

@@ -58,7 +58,7 @@ def test_an_expected_failure_exits_with_0(module: str) -> None:
     [
         (["users_losses"], "must be module:function"),
         (["users_losses.py:my_loss"], "without .py"),
-        (["users_losses:mine"], "users_losses has no mine; it has logsigmoid, my_loss, swapped"),
+        (["users_losses:mine"], "users_losses has no mine; it has my_loss, swapped"),
         (["no_such_module:loss"], "no_such_module cannot be imported: ModuleNotFoundError"),
         (
             ["users_broken:loss"],

@@ -54,6 +54,7 @@ class Algorithm(Spec):
     min_generations: ClassVar[int] = 1  # least number of responses per prompt
     needs_critic: ClassVar[bool] = False
     needs_probes: ClassVar[bool] = False
+    single_labels: ClassVar[bool] = False  # recorded responses may be labelled one by one instead of in pairs
     penalises_reward: ClassVar[bool] = False  # subtracts the KL from the reward, at collection
     on_policy: ClassVar[bool] = False  # derived for samples of the current policy
     negative_gradient: ClassVar[bool] = False  # its loss lowers the likelihood of some responses
