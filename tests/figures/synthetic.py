@@ -167,8 +167,10 @@ def _noise_of_gradients(level: Mapping[str, np.ndarray], sizes: int) -> np.ndarr
 
 
 def balanced(key: str, runs: int) -> np.ndarray:
-    """(runs,): normal noise of this record; mean 0 in the even runs and in the odd ones, standard deviation 1. Of more
-    than 50 runs every 50 are alike, so that the first 50, which a row may pair with shorter records, are balanced too."""
+    """(runs,): normal noise of this record; mean 0 in the even runs and in the odd ones, standard deviation 1.
+
+    Of more than 50 runs every 50 are alike, so that the first 50, which a row may pair with shorter records, balance.
+    """
     if runs > 50:
         return np.tile(balanced(key, 50), -(-runs // 50))[:runs]
     noise = np.random.default_rng(zlib.crc32(key.encode())).normal(size=runs)
