@@ -3,6 +3,7 @@
 # make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
 # make test-all    the long tests too, then all again in another order on another instruction set
 # make notebooks   install Jupyter, and say how to start it      make notebooks-build   execute them again
+# make docs        the documentation site, docs/out/html, with its links checked (REPOSITORY=https://... in its links)
 # make test-oldest the tests with the oldest versions of the dependencies that pyproject.toml declares
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all test-oldest lint notebooks notebooks-build bench mutants clean
+.PHONY: reproduce test test-all test-oldest lint notebooks notebooks-build docs bench mutants clean
 reproduce: .venv/.core
 	$(BIN)/python -m figures --jobs $(JOBS) $(if $(FULL),--full) $(if $(BUDGET),--budget $(BUDGET))
 
@@ -21,6 +22,7 @@ test: .venv/.test
 # time zone: no result may depend on any of them.
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 LC_ALL=C TZ=Pacific/Kiritimati PYTHONHASHSEED=1
 test-all: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
 	$(BIN)/python -m pytest -n $(JOBS) -m ''
 	env $(PLAIN) $(BIN)/python -m pytest -n $(JOBS) --last-first
 
@@ -45,6 +47,10 @@ notebooks: .venv/.notebooks
 
 notebooks-build: .venv/.test
 	$(BIN)/python -m notebooks.build
+
+docs: .venv/.docs
+	$(BIN)/python -m docs.build $(if $(REPOSITORY),--repository $(REPOSITORY))
+	$(BIN)/python -m docs.links docs/out/html
 
 bench: .venv/.test
 	$(BIN)/python -m tests.benchmarks
@@ -72,5 +78,9 @@ mutants: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[notebooks]'
 	@touch $@
 
+.venv/.docs: pyproject.toml .venv/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-oldest results figures/out
+	rm -rf .venv .venv-oldest results figures/out docs/out

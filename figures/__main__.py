@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sims.core.spec import SpecError
-from sims.experiments.options import OptionParser, check_folder
+from sims.experiments.command import FAILED, failed, keeping, run_command
+from sims.experiments.engines import ENGINES, check_engine
+from sims.experiments.folders import check_folder, path
+from sims.experiments.options import OptionParser, nearest, whole
 from sims.experiments.record_file import DamagedRecord
 
 from . import catalogue
@@ -26,9 +28,12 @@ EXAMPLES = """examples:
   python -m figures C25 --set algorithm.beta=0.3 --margin 0.1   one thing changed, beside what is published
   python -m figures C25 --sensitivity   in which share of a stated list of changes a verdict holds
   python -m figures --full              tune and compute everything, also what is committed (hours; can be stopped)
+  python -m figures --full --engine submitit --jobs 50 --engine-option slurm_partition=cpu   on a Slurm cluster
   python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
   python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
 """
+KEPT = "finished records are kept in {}, and the same command goes on from there"
+JOBS_PER_CORE = 8  # more processes only wait for each other, each in a quarter of a gigabyte
 
 
 def parser() -> OptionParser:
@@ -68,7 +73,7 @@ def parser() -> OptionParser:
         help="make each of a stated list of changes, and say in which share of them a verdict holds; draws nothing",
     )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
-    command.add_argument("--runs", type=int, help="independent runs an arm, instead of each figure's own number")
+    command.add_argument("--runs", type=whole, help="independent runs an arm, instead of each figure's own number")
     command.add_argument(
         "--scale",
         default=SCALES[0],
@@ -80,11 +85,29 @@ def parser() -> OptionParser:
         action="store_true",
         help="print each language-model arm's spec, parameters and memory; run nothing",
     )
-    command.add_argument("--jobs", type=int, help="worker processes (default: 2, and 1 where a GPU is shared)")
-    command.add_argument("--results", type=Path, default=Path("results"), help="where records are kept")
+    command.add_argument(
+        "--jobs", type=whole, help="stacks computed at a time: worker processes (default: 2; 1 where a GPU is shared)"
+    )
+    command.add_argument(
+        "--engine",
+        default="processes",
+        metavar="NAME",
+        help=f"where stacks are computed: {', '.join(ENGINES)} (default: processes, of this machine). ray and submitit "
+        "are extras for an existing cluster; --jobs is then how many tasks are given out at a time",
+    )
+    command.add_argument(
+        "--engine-option",
+        type=engine_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the engine: address=auto (ray), cluster=slurm, timeout_min=240, slurm_partition=cpu "
+        "(submitit); may be given again",
+    )
+    command.add_argument("--results", type=path, default=Path("results"), help="where records are kept")
     command.add_argument(
         "--out",
-        type=Path,
+        type=path,
         default=None,
         help="where figures are drawn (default: figures/out; figures/quick with --quick or --runs; a folder "
         "there for a scale other than tiny)",
@@ -93,14 +116,15 @@ def parser() -> OptionParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 drawn, 1 for damage, 2 for options that cannot be, 130 for a stop by Ctrl-C or SIGTERM."""
-    options = parser().parse_strictly(sys.argv[1:] if arguments is None else arguments)
-    try:
-        chosen = choose(options.figures)
-        check(chosen, options)
-    except SpecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Exit status: see `sims.experiments.command`."""
+    return run_command(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the options say; returns the exit status. SpecError for options that cannot be."""
+    options = parser().parse_strictly(arguments)
+    chosen = choose(options.figures)
+    check(chosen, options)
     if options.list:
         for entry in chosen:
             print(f"{entry.name:24} {', '.join(entry.claims):24} {', '.join(entry.tags):28} {entry.title}")
@@ -110,8 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.dry_run:
         return dry_run(chosen, options)
+    check_folder("results", options.results)
     if options.set or options.sensitivity or options.margin is not None:
         return what_if(chosen, options)
+    check_folder("out", folder(options))
     return draw(chosen, options, folder(options))
 
 
@@ -120,17 +146,11 @@ def what_if(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
     from .figure import load
     from .what_if import Change, compare
 
-    try:
-        for text in options.set or ():
-            Change.parse(text)
+    for text in options.set or ():
+        Change.parse(text)
+    with keeping(KEPT.format(options.results)):
         for line in compare([load(entry) for entry in chosen], options):
             print(line)
-    except KeyboardInterrupt:
-        print("\nstopped; what was finished is kept", file=sys.stderr)
-        return 130
-    except SpecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     return 0
 
 
@@ -143,25 +163,15 @@ def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int
     due = [entry for entry in chosen if again or not is_fresh(entry.name, now, out)]
     if due:
         out.mkdir(parents=True, exist_ok=True)
-        before = _terminate_as_by_hand()
         try:
-            # Not at the top: torch and matplotlib take seconds to load, and may have nothing to do.
-            from .drawing import run
-            from .figure import load
+            with keeping(KEPT.format(options.results)):
+                # Not at the top: torch and matplotlib take seconds to load, and may have nothing to do.
+                from .drawing import run
+                from .figure import load
 
-            done = run([load(entry) for entry in due], options, out, now)
-        except KeyboardInterrupt:
-            print("\nstopped; what was finished is kept, and the next call goes on from there", file=sys.stderr)
-            return 130
-        except SpecError as error:  # a model or data set that is not there shows when it is loaded
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+                done = run([load(entry) for entry in due], options, out, now)
         except DamagedRecord as damage:
-            print(f"error: {damage}; restore it from version control, or run with --full --keep", file=sys.stderr)
-            return 1
-        finally:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
+            return failed(damage, FAILED, "; restore it from version control, or run with --full --keep")
         print(f"\n{'figure':28}{'after':>8} s")
         for entry, seconds in zip(due, done, strict=True):
             print(f"{entry.name:28}{seconds:8.1f}")
@@ -169,18 +179,6 @@ def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int
         print(f"{len(chosen) - len(due)} of {len(chosen)} figures were drawn before by this code; --force draws again")
     print(f"\n{out / 'report.html'}")
     return 0
-
-
-def _terminate_as_by_hand() -> Any:
-    """Treat SIGTERM like Ctrl-C; returns what was done before. None outside the main thread, which alone may ask."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        return signal.signal(signal.SIGTERM, stop)
-    except ValueError:
-        return None
 
 
 def dry_run(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
@@ -201,10 +199,12 @@ def dry_run(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
 
 def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     """Refuse, with SpecError, options that cannot be."""
-    for name, least in (("runs", 2), ("jobs", 1)):
+    most_jobs = JOBS_PER_CORE * (os.cpu_count() or 1) if options.engine == "processes" else math.inf
+    for name, least, most in (("runs", 2, math.inf), ("jobs", 1, most_jobs)):
         value = getattr(options, name)
-        if value is not None and value < least:
-            raise SpecError(name, value, f"must be int >= {least}")
+        if value is not None and not least <= value <= most:
+            limit = f" and <= {most}: {JOBS_PER_CORE} on each CPU" if value > most else ""
+            raise SpecError(name, value, f"must be int >= {least}{limit}")
     if options.margin is not None and not 0 <= options.margin < math.inf:
         raise SpecError("margin", options.margin, "must be float >= 0")
     if (options.set or options.sensitivity) and (options.quick or options.keep):
@@ -214,15 +214,22 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     if options.keep and (options.quick or options.runs):
         raise SpecError("keep", True, "only full runs are kept: leave out --quick and --runs")
     if options.scale not in SCALES:
-        raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}")
+        raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}{nearest(options.scale, SCALES)}")
     without = [entry.name for entry in chosen if not entry.has_scale]
     scaled = ", ".join(entry.name for entry in entries().values() if entry.has_scale)
     if without and options.scale != SCALES[0]:
         raise SpecError("scale", options.scale, f"{without[0]} has no scale but tiny; these have: {scaled}")
     if without and options.dry_run:
         raise SpecError("dry_run", True, f"{without[0]} runs no language model; these do: {scaled}")
-    check_folder("results", options.results)
-    check_folder("out", folder(options))
+    check_engine(options.engine, dict(options.engine_option))
+
+
+def engine_option(text: str) -> tuple[str, str]:
+    """NAME=VALUE, in two."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=VALUE")
+    return name, value
 
 
 def folder(options: argparse.Namespace) -> Path:

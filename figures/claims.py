@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sims.experiments.folders import written_whole
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval
 from sims.statistics.verdicts import FALSE_DISCOVERIES, outcome, p_value, survive, theorem
@@ -207,6 +207,5 @@ def write_claims(rows: Sequence[Verdict], folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as new:
+        new.write_text(text, encoding="utf-8")

@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from filelock import FileLock
 
 from sims.experiments.record_file import Record
-from sims.experiments.runner import Runner
+from sims.experiments.runner import Progress, Runner
 from sims.experiments.store import Store
 
 from .claims import Verdict, write_claims
@@ -36,7 +36,7 @@ def run(
     costs = {name: found.core_seconds() for name, found in committed.items()}
     live = choose_live(costs, 60 * options.budget)
     with Bar(len(chosen)) as bar:
-        runner = Runner(Store(options.results), jobs_of(options), options.force, bar.show)
+        runner = runner_of(options, bar.show)
         for name, found in committed.items():
             if found.file is not None:
                 specs = {key: found.file.specs[key] for key in costs[name]}
@@ -54,6 +54,12 @@ def run(
                 runner.stop(work.error)
                 raise work.error
         return [work.seconds for work in works]
+
+
+def runner_of(options: argparse.Namespace, show: Callable[[Progress], None]) -> Runner:
+    """What computes, as the options ask for."""
+    store, engine_options = Store(options.results), dict(options.engine_option)
+    return Runner(store, jobs_of(options), options.force, show, options.engine, engine_options)
 
 
 def jobs_of(options: argparse.Namespace) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sims.core.spec import SpecError
+from sims.experiments.options import nearest
 
 GALLERY = Path(__file__).parent / "gallery"
 SCALES = ("tiny", "pythia-1.4b", "mistral-7b")  # of language models; see figures.arms.language_model
@@ -39,8 +39,7 @@ def choose(wanted: Sequence[str]) -> list[Entry]:
     claims = sorted({claim for entry in known.values() for claim in entry.claims})
     for name in wanted:
         if name not in (*known, *tags, *claims):
-            near = difflib.get_close_matches(name, [*known, *tags, *claims], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = nearest(name, [*known, *tags, *claims])
             valid = f"{', '.join(known)}, or a tag: {', '.join(tags)}, or a claim: {', '.join(claims)}"
             raise SpecError("figure", name, f"must be one of {valid}{hint}")
     return [e for e in known.values() if not wanted or {e.name, *e.tags, *e.claims} & set(wanted)]

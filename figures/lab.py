@@ -14,6 +14,7 @@ import numpy as np
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
+from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, obtain, sources_of
 from sims.experiments.store import Store, record_key
@@ -143,7 +144,10 @@ class Lab:
         if self.quick:
             return {name: committed.shrink(arm) for name, arm in arms.items()}
         if self.runs is not None:
-            return {name: arm.replace(runs=self.runs) for name, arm in arms.items()}
+            arms = {name: arm.replace(runs=self.runs) for name, arm in arms.items()}
+        if self.runs is not None or self.change is not None:
+            for arm in arms.values():
+                check_size(arm)
         return arms
 
     def _judged(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +19,15 @@ from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, kinds_of
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import convert
+from sims.experiments.options import convert, nearest
 from sims.experiments.runner import Runner
-from sims.experiments.store import Store
 from sims.statistics.intervals import LEVEL, Interval
 from sims.statistics.verdicts import state
 
 from .catalogue import catalogue, row
 from .claims import Verdict
 from .committed import Committed
-from .drawing import jobs_of, lab_of
+from .drawing import lab_of, runner_of
 from .figure import Figure
 from .progress import Bar
 
@@ -75,19 +73,17 @@ class Change:
             raise SpecError("set", text, "must be part.field=value, such as algorithm.beta=0.3 or updates=x2")
         if not dot:
             if field not in OWN:
-                near = difflib.get_close_matches(field, OWN, n=1)
                 known = f"must be one of {', '.join(OWN)}, or part.field with a part of {', '.join(PARTS)}"
-                raise SpecError("set", text, known + (f"; did you mean {near[0]}?" if near else ""))
+                raise SpecError("set", text, known + nearest(field, OWN))
             change = cls(text, None, field, value)
             change.of(Experiment, 1)
             return change
         if part not in PARTS:
-            raise SpecError("set", text, f"must name a part: {', '.join(PARTS)}")
+            raise SpecError("set", text, f"must name a part: {', '.join(PARTS)}{nearest(part, PARTS)}")
         owners = [kind for kind in (PARTS[part], *kinds_of(PARTS[part]).values()) if field in kind.names()]
         if not owners:
             fields = sorted({name for kind in kinds_of(PARTS[part]).values() for name in kind.names()})
-            near = difflib.get_close_matches(field, fields, n=1)
-            raise SpecError("set", text, f"no {part} has that field" + (f"; did you mean {near[0]}?" if near else ""))
+            raise SpecError("set", text, f"no {part} has that field{nearest(field, fields)}")
         change = cls(text, part, field, value)
         change.of(owners[0], 1)
         return change
@@ -129,7 +125,7 @@ def compare(figures: Sequence[Figure], options: argparse.Namespace) -> Iterator[
     if options.sensitivity:
         changes = [[*changes[0], Change.parse(text)] for text in SENSITIVITY]
     with Bar(len(figures) * (1 + len(changes))) as bar:
-        runner = Runner(Store(options.results), jobs_of(options), options.force, bar.show)
+        runner = runner_of(options, bar.show)
         for figure in figures:
             published = _chosen(_verdicts(figure, runner, options, None), wanted)
             changed = []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+
+from sims.core.spec import SpecError
+from sims.experiments.command import REFUSED, run_command
+from sims.experiments.options import nearest
 
 USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help lists them
 
@@ -15,6 +18,7 @@ USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help 
   sft         supervised fine-tuning on recorded responses
   reward      fit a reward model to preferences
   train       tune a model with any of the algorithms
+  export      write the model of a checkpoint, for transformers
   sample      print responses of a model
   evaluate    reward, length, KL and win rate of a model against its reference
 
@@ -28,17 +32,22 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "sft": ("train", "sft"),
     "reward": ("reward",),
     "train": ("train",),
+    "export": ("export",),
     "sample": ("sample",),
     "evaluate": ("evaluate",),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 for success, 1 for a run that failed, 2 for invalid options."""
+    """Exit status: see `sims.experiments.command`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command(lambda: _run(arguments), refused=(ValueError, FileNotFoundError))
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if arguments else 2
+        return 0 if arguments else REFUSED
     if arguments == ["--tasks"]:
         from llm.tasks import task_table
 
@@ -46,22 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"error: command = {name!r}: must be one of {', '.join(COMMANDS)}{hint}", file=sys.stderr)
-        return 2
+        rule = f"must be one of {', '.join(COMMANDS)}{nearest(name, [*COMMANDS, '--tasks', '--help'])}"
+        raise SpecError("command", name, rule)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenising a few texts is slower in several threads
     from transformers.utils.logging import disable_progress_bar
 
-    from sims.core.spec import SpecError
-
     disable_progress_bar()  # they would be drawn into the training's own
     module, *more = COMMANDS[name]
-    try:
-        return int(importlib.import_module(f"llm.commands.{module}").main(rest, *more))
-    except (SpecError, FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return int(importlib.import_module(f"llm.commands.{module}").main(rest, *more))
 
 
 if __name__ == "__main__":

@@ -391,11 +391,11 @@ class ColdSampler(TablePolicy):
     """A table that samples from softmax(logits/T) and reports the log-probs of softmax(logits), as such engines do."""
 
     @torch.no_grad()
-    def sample(self, prompts, num_generations, noise, *args, **kwargs):
+    def sample(self, request):
         warm = self.logits().clone()
         cold = TablePolicy(self.space, warm / TEMPERATURE)
-        drawn = cold.sample(prompts, num_generations, noise, *args, **kwargs)
-        logp = self.forward(prompts, drawn.responses, drawn.mask).logp
+        drawn = cold.sample(request)
+        logp = self.forward(Batch(request.prompts.tokens, drawn.responses, drawn.mask)).logp
         return type(drawn)(drawn.responses, drawn.mask, logp)
 
 

@@ -1,5 +1,8 @@
 """python -m notebooks.build [NAME ...]: execute the sources, NN_slug.py, into the notebooks beside them, NN_slug.ipynb.
 
+--repository URL: where the repository is hosted. A notebook opened in Colab installs the package from there, and its
+badge leads there; both are changed in every source and notebook, and in pyproject.toml, where the address is kept.
+
 NAME: the beginning of a source's name, such as 01; all without one. Outputs are kept, the state of widgets is not, and
 nothing is written that changes from one run to the next: no times, no random ids.
 """
@@ -8,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,11 +89,43 @@ def kept_numbers(notebook: NotebookNode) -> list[dict]:
     return [output.data[NUMBERS] for output in outputs(notebook) if NUMBERS in output.get("data", {})]
 
 
+def repository(root: Path = ROOT) -> str:
+    """The address of the repository, as pyproject.toml has it."""
+    return str(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"])
+
+
+def set_repository(address: str, root: Path = ROOT) -> list[Path]:
+    """Write another address of the repository, https://github.com/owner/name, wherever it stands; which files changed.
+
+    ValueError for an address of another form: Colab opens notebooks of GitHub alone.
+    """
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        raise ValueError(f"repository = {address!r}: must be https://github.com/owner/name")
+    old, new = (each.removeprefix("https://github.com/") for each in (repository(root), address))
+    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*"))
+    changed = []
+    for path in (root / "pyproject.toml", *notebooks):
+        before = path.read_text(encoding="utf-8")
+        # In the badge, Colab's own address stands before it.
+        after = re.sub(rf"(github(?:\.com)?/){re.escape(old)}(?![\w.-])", rf"\g<1>{new}", before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="beginnings of names, such as 01; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes, and nothing is written")
+    parser.add_argument("--repository", metavar="URL", help="write another address of the repository; run nothing")
     options = parser.parse_args()
+    if options.repository:
+        try:
+            print(*(path.relative_to(ROOT) for path in set_repository(options.repository)), sep="\n")
+        except ValueError as error:
+            parser.error(str(error))
+        return
     for source in sources():
         if options.names and not source.name.startswith(tuple(options.names)):
             continue

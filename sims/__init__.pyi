@@ -6,6 +6,7 @@
 # Run an experiment and look at it.
 from .api import run as run
 from .api import run_experiment as run_experiment
+from .api import run_experiments as run_experiments
 from .experiments.results import Result as Result
 from .experiments.experiment import Experiment as Experiment
 from .core.loop.labelling import Labelling as Labelling
@@ -15,7 +16,8 @@ from .core.spec import SpecError as SpecError
 from .experiments.record_file import Record as Record
 from .experiments.store import Store as Store
 
-# Pure functions: losses of PyTorch tensors, exact answers in NumPy, intervals and comparisons of runs.
+# Pure functions: losses of PyTorch tensors, checks of them, exact answers in NumPy, intervals and comparisons of runs.
+from . import checks as checks
 from . import exact as exact
 from . import losses as losses
 from . import statistics as statistics

@@ -1,134 +1,27 @@
-"""python -m sims: one experiment from the command line."""
+"""python -m sims: one experiment from the command line; python -m sims check: a loss against what must hold of it."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import policies  # noqa: F401  (importing registers them)
-from .api import run_experiment
-from .core.algorithms import Algorithm, algorithm_table, find_algorithm
-from .core.loop.labelling import Labelling
-from .core.loop.optimise import Optimiser
-from .core.loop.protocols import PolicySpec
-from .core.schedule import Schedule
-from .core.spec import SpecError, find_kind, kinds_of
-from .environments import ToyEnvironment
-from .experiments.experiment import Experiment
-from .experiments.options import OptionParser, add_options, check_folder, from_options
-from .listings import environment_table, policy_table
-
-EXAMPLES = """examples:
-  python -m sims --algorithm dpo --beta 0.1 --environment bandit-r1 --sync-every-updates 10 --runs 20
-  python -m sims --algorithm ppo --environment token-tree --num-prompts 3 --epochs 4 --plot ppo.png
-  python -m sims --algorithm dpo --sync-every-updates inf      offline: all samples from the initial policy
-  python -m sims --algorithm dpo --help                        every option of this algorithm
-  python -m sims --algorithms                                  the table of algorithms; also --environments, --policies
-"""
-TABLES = {"algorithms": algorithm_table, "environments": environment_table, "policies": policy_table}
-OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
+from .experiments.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 for invalid options, 130 if interrupted."""
+    """Exit status: see `sims.experiments.command`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        experiment, options = parse(arguments)
-        check_folder("results", options.results)
-        if options.plot is not None:
-            check_picture(options.plot)
-    except SpecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    tables = {name: table for name, table in TABLES.items() if getattr(options, name)}
-    if tables:
-        print("\n\n".join(table() for table in tables.values()))
-        return 0
-    try:
-        result = run_experiment(experiment, options.results, force=options.force, progress=True)
-    except SpecError as error:  # from an environment or a policy with invalid arrays
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; finished records are kept", file=sys.stderr)
-        return 130
-    print(result.table())
-    if options.plot is not None:
-        import matplotlib
 
-        matplotlib.use("Agg")  # no window
-        result.plot().savefig(options.plot)
-        print(f"\n{options.plot}")
-    return 0
+    def command() -> int:
+        if arguments[:1] == ["check"]:
+            from .checks.command import run as check
 
+            return check(arguments[1:])
+        from .command_line import run  # torch takes seconds to load
 
-def check_picture(file: Path) -> None:
-    """Raise SpecError, before the run, for a picture that could not be written."""
-    if file.suffix not in (".png", ".svg", ".pdf"):
-        raise SpecError("plot", str(file), "must end in .png, .svg or .pdf")
-    if not file.parent.is_dir():
-        raise SpecError("plot", str(file), "must be in an existing folder")
+        return run(arguments)
 
-
-def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
-    """The experiment that the options describe. A first pass reads the choices, a second the options of each."""
-    first = _choices(OptionParser("python -m sims", add_help=False)).parse_known_args(list(arguments))[0]
-    algorithm = find_algorithm(first.algorithm.replace("-", "_"))
-    environment = find_kind(first.environment.replace("-", "_"), ToyEnvironment, "environment")
-    policy = find_kind(first.policy.replace("-", "_"), PolicySpec, "policy")
-    parser = _choices(
-        OptionParser(
-            "python -m sims", description="Run one experiment: all its independent runs at once.", epilog=EXAMPLES
-        )
-    )
-    parts: list[tuple[type, str]] = [
-        (algorithm, f"algorithm {algorithm.kind}"),
-        (environment, f"environment {environment.kind}"),
-        (policy, f"policy {policy.kind}"),
-        (Schedule, "schedule"),
-        (Optimiser, "optimiser"),
-        (Labelling, "labelling"),
-    ]
-    for cls, title in parts:
-        add_options(parser, cls, title)
-    add_options(parser, Experiment, "experiment", skip=OURS)
-    options = parser.parse_strictly(arguments)
-    fixed = {
-        "name": f"{algorithm.kind}-{environment.kind}",
-        "algorithm": from_options(options, algorithm),
-        "environment": from_options(options, environment),
-        "policy": from_options(options, policy),
-        "schedule": from_options(options, Schedule),
-        "optimiser": from_options(options, Optimiser),
-        "labelling": from_options(options, Labelling),
-    }
-    return from_options(options, Experiment, fixed), options
-
-
-def _choices(parser: OptionParser) -> OptionParser:
-    group = parser.add_argument_group(
-        "choices; each adds options of its own, listed by --help together with the choice"
-    )
-    kinds = {"algorithm": Algorithm, "environment": ToyEnvironment, "policy": PolicySpec}
-    defaults = {"algorithm": "rloo", "environment": "bandit-r1", "policy": "table"}
-    for name, base in kinds.items():
-        listed = ", ".join(kind.replace("_", "-") for kind in kinds_of(base))
-        group.add_argument(
-            f"--{name}", default=defaults[name], metavar="NAME", help=f"{listed} (default {defaults[name]})"
-        )
-    group = parser.add_argument_group("output")
-    for name in TABLES:
-        group.add_argument(f"--{name}", action="store_true", help=f"print the table of {name} and exit")
-    group.add_argument(
-        "--plot", type=Path, metavar="FILE", help="save a plot of score and KL over samples: .png, .svg or .pdf"
-    )
-    group.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of records (default results)"
-    )
-    group.add_argument("--force", action="store_true", help="run again even if there is a record")
-    return parser
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,8 +15,10 @@ from .core.loop.optimise import Optimiser
 from .core.loop.protocols import EnvironmentSpec, PolicySpec
 from .core.schedule import Schedule
 from .core.spec import SpecError
+from .experiments.engines import check_engine
 from .experiments.experiment import Experiment
-from .experiments.options import check_folder
+from .experiments.folders import check_folder
+from .experiments.memory import check_size
 from .experiments.results import Result
 from .experiments.runner import Progress, compute, obtain, sources_of
 from .experiments.store import Record, Store
@@ -91,36 +93,79 @@ def _check_part(field: str, part: Any) -> None:
         raise SpecError(field, part, f"must be an instance of {base.__name__}, such as {example}")
 
 
+def run_experiments(
+    experiments: Sequence[Experiment],
+    results: str | Path,
+    *,
+    jobs: int = 1,
+    engine: str = "processes",
+    engine_options: Mapping[str, str] | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> list[Result]:
+    """The results of many experiments, such as a sweep, in their order: those that can are trained as one stack.
+
+    results: a folder for their records; existing records are read instead of run, so that what was interrupted goes on.
+    jobs: stacks at a time. engine: where they are computed: processes of this machine, or `ray` or `submitit` (extras),
+    with options of their own, as text (`sims.experiments.engines`). In a script, processes need the guard
+    `if __name__ == "__main__":`. Raises SpecError for a folder, an engine or an option that cannot be.
+
+    >>> base = sims.Experiment("sweep", sims.BanditR1(), sims.Table(), sims.RLOO(), updates=20, runs=4)
+    >>> sweep = [base.replace(optimiser=sims.Optimiser(learning_rate=rate)) for rate in (0.01, 0.1, 1.0)]
+    >>> [result.score.shape for result in sims.run_experiments(sweep, "results")]
+    [(4, 21), (4, 21), (4, 21)]
+    """
+    if jobs < 1:
+        raise SpecError("jobs", jobs, "must be int >= 1")
+    check_engine(engine, engine_options or {})
+    folder = _checked_folder(experiments, results)
+    with _bar(f"{len(experiments)} experiments", 1000, progress) as show:
+
+        def report(state: Progress) -> None:
+            show(round(1000 * state.work_done / state.work) if state.work else 1000)
+
+        records = obtain(experiments, Store(folder), jobs, force, report, engine, engine_options)
+        return [Result(*pair) for pair in zip(experiments, records, strict=True)]
+
+
 def run_experiment(
     experiment: Experiment, results: str | Path | None = None, *, force: bool = False, progress: bool = False
 ) -> Result:
     """The result of an experiment. results: a folder for its record; an existing record is read instead of run.
 
-    force: run it even if there is a record. Raises SpecError if the folder cannot be created, or if a class is defined
-    in a notebook cell: without its source file a record could not be checked against the current code.
+    force: run it even if there is a record. Raises SpecError if the folder cannot be created, if the experiment needs
+    more memory than there is, or if a class is defined in a notebook cell: without its source file a record could not
+    be checked against the current code.
 
     >>> experiment = sims.Experiment("mine", sims.BanditR2(), sims.Table(), sims.RLOO(), updates=20, runs=4)
     >>> sims.run_experiment(experiment).experiment == experiment
     True
     """
+    check_size(experiment)
     total = experiment.runs * experiment.updates
     with _bar(f"{experiment.name} {experiment.runs} run{'s' if experiment.runs > 1 else ''}", total, progress) as show:
         if results is None:
             arrays = compute([experiment], lambda updates: show(experiment.runs * updates))[0]
             show(total)
             return Result(experiment, Record(experiment.to_json(), arrays, provenance={}))
-        folder = Path(results)
-        check_folder("results", folder)
-        try:
-            sources_of(experiment)
-        except (OSError, TypeError) as error:
-            rule = f"must be left out: a record cannot be kept without the source that made it ({error})"
-            raise SpecError("results", str(results), rule) from error
+        folder = _checked_folder([experiment], results)
 
         def report(state: Progress) -> None:
             show(round(total * state.work_done / state.work) if state.work else total)
 
         return Result(experiment, obtain([experiment], Store(folder), force=force, progress=report)[0])
+
+
+def _checked_folder(experiments: Sequence[Experiment], results: str | Path) -> Path:
+    """A folder that can hold the records of experiments, else SpecError."""
+    check_folder("results", Path(results))
+    for experiment in experiments:
+        try:
+            sources_of(experiment)
+        except (OSError, TypeError) as error:
+            rule = f"must be left out: a record cannot be kept without the source that made it ({error})"
+            raise SpecError("results", str(results), rule) from error
+    return Path(results)
 
 
 @contextmanager

@@ -10,6 +10,12 @@
   const likeliest = (run, update) => onoff.policyAt(run, update).reduce((best, x, a, logp) => (x > logp[best] ? a : best), 0);
   const largestGap = (a, b) => Math.max(...a.map((x, k) => Math.abs(x - b[k])));
 
+  // By the number that a group begins with.
+  onoff.NOTEBOOKS = {
+    1: "01_one_prompt", 2: "02_following_the_gradient", 3: "03_from_reward_to_preference", 4: "04_a_family_portrait",
+    5: "05_on_and_off_policy", 9: "09_why",
+  };
+
   onoff.LESSONS = [
     {
       id: "optimum", group: "1 · One prompt, a hundred answers", title: "The optimum is the reference, tilted",
@@ -83,7 +89,7 @@
       holds: (a) => Math.min(...a.unseen) < a.unseen[0] - 0.02 && end(a.unseen) > a.unseen[0] + 0.05,
     },
     {
-      id: "imitation", group: "4 · A family portrait", title: "Imitation stops, DPO goes on",
+      id: "imitation", group: "4 · A family portrait", title: "Imitation stops, a negative gradient goes on (C27)",
       run: { algorithm: "pref_ft", problem: "bandit_r2", sync: Infinity, rate: 1 }, compare: { algorithm: "dpo", rate: 10 },
       question: "SFT on the preferred response of each of the reference's pairs, against DPO on the same pairs. Who gets further?",
       answer: (a, b) => `SFT copies the distribution of winners, 2μ(a)·P(a ≻ μ), and rests there with a score of ` +
@@ -140,6 +146,16 @@
       holds: (a, b) => Math.abs(end(a.score) - end(b.score)) < 0.02,
     },
     {
+      id: "behind", group: "5 · On-policy, off-policy, in between", title: "Offline falls behind semi-online (C33)",
+      run: { algorithm: "ipo", problem: "bandit_r1", rate: 1, sync: 10 }, compare: { sync: Infinity },
+      question: "The sampler is renewed every 10 updates, or never. The reward is far: which is ahead, when, and by how much?",
+      answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}. The first 10 updates are the same; after 50 it is ` +
+        `${f(a.score[50])} against ${f(b.score[50])}. Never renewed, the pairs are of responses that the policy has left.`,
+      limits: "Semi-online overshoots first: look at its KL. The claim's size, at equal samples, is not judged here.",
+      holds: (a, b) => end(a.score) > end(b.score) + 0.2 && largestGap(a.score.slice(0, 11), b.score) < 1e-12 &&
+        a.score[50] > b.score[50] + 0.5,
+    },
+    {
       id: "stale", group: "5 · On-policy, off-policy, in between", title: "Too stale: past the optimum",
       run: { problem: "bandit_r1", sync: 100 }, compare: { sync: 1 },
       question: "The sampler is renewed only every 100 updates. Look at the score, and then at the KL.",
@@ -157,6 +173,25 @@
         `reference has a spike, earns next to nothing, but beats the bulk of the reference by a hair, and takes over.`,
       limits: "It escapes later, if the learning rate is kept up. Noise helps here because it carries the size of a difference.",
       holds: (a, b) => a.score[100] < a.score[0] && b.score[100] > a.score[0] && likeliest(a, 100) === 99,
+    },
+    {
+      id: "falls", group: "9 · Why?", title: "Chosen log-probs fall, and nothing is wrong (C22)",
+      run: { algorithm: "dpo", problem: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
+      question: "The score rises, and the mean log-probability of the chosen falls. Is it a bug? Look where the run ends.",
+      answer: (a) => `It ends on the exact optimum, score ${f(end(a.score))} of ${f(a.problem.atOptimum.score)}, with the chosen ` +
+        `at ${f(end(a.chosen))}, from ${f(a.chosen[0])}. The chosen of the reference's pairs are spread like the reference; the ` +
+        `optimum is not.`,
+      limits: "In a network a fall can have another cause besides, shared parameters: see the notebook.",
+      holds: (a) => Math.abs(end(a.score) - a.problem.atOptimum.score) < 0.01 && end(a.chosen) < a.chosen[0] - 0.3,
+    },
+    {
+      id: "flips", group: "Claims besides", title: "Wrong labels bound the margin",
+      run: { algorithm: "dpo", problem: "bandit_r2", flip: 0.2, sync: Infinity, rate: 100, updates: 1000 }, compare: { flip: 0 },
+      question: "One label in five is turned round, or none. Which run ends further from the reference? Does it score less?",
+      answer: (a, b) => `KL ${f(end(a.kl))} against ${f(end(b.kl))}: with labels that are sometimes wrong an infinite margin costs ` +
+        `infinitely much, so there is an optimum. The scores hardly differ: ${f(end(a.score))} and ${f(end(b.score))}.`,
+      limits: "With every pair and exact expectations, flips average out. From few pairs they are learned by heart.",
+      holds: (a, b) => end(a.kl) < end(b.kl) - 0.5 && Math.abs(end(a.score) - end(b.score)) < 0.02,
     },
     {
       id: "absent", group: "Claims besides", title: "Nothing is added that the reference lacks (C64, C49)",
@@ -178,4 +213,11 @@
       holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
     },
   ];
+
+  // The state of the page, as in settings.js, in which a lesson opens.
+  onoff.lessonState = (lesson) => {
+    const run = onoff.complete(lesson.run);
+    const compare = lesson.compare ? onoff.complete({ ...lesson.run, ...lesson.compare }) : null;
+    return { run, compare, at: lesson.at ?? run.updates, scale: lesson.scale ?? "linear", lesson: lesson.id };
+  };
 })(globalThis.onoff);

@@ -182,14 +182,7 @@
     const lesson = onoff.LESSONS.find((each) => each.id === id);
     if (!lesson) return;
     pause();
-    const settings = onoff.complete(lesson.run);
-    state = {
-      run: settings,
-      compare: lesson.compare ? onoff.complete({ ...lesson.run, ...lesson.compare }) : null,
-      at: lesson.at ?? settings.updates,
-      scale: lesson.scale ?? "linear",
-      lesson: id,
-    };
+    state = onoff.lessonState(lesson);
     showLesson();
     recompute();
   }
@@ -210,7 +203,24 @@
     find("lesson-question").textContent = lesson.question;
     find("lesson-answer").textContent = lesson.answer(...lessonRuns(lesson));
     find("lesson-limits").textContent = lesson.limits;
+    showMore(lesson);
     find("lesson-reveal").open = false;
+  }
+
+  // Where there is more about a lesson: its notebook, and its claims in the report.
+  function showMore({ group, title }) {
+    const more = find("lesson-more");
+    const { notebook, claim } = more.dataset;
+    const number = Number.parseInt(group, 10);
+    const parts = [];
+    if (number in onoff.NOTEBOOKS) {
+      parts.push(["In full: ", element("a", { href: notebook.replace("NAME", onoff.NOTEBOOKS[number]) }, `notebook ${number}`), ". "]);
+    }
+    const claims = title.match(/C\d\d/g) ?? [];
+    const links = claims.map((id) => element("a", { href: claim.replace("ID", id) }, id));
+    if (links.length) parts.push(["Judged, with samples: ", ...links.flatMap((link, k) => (k ? [", ", link] : [link])), "."]);
+    more.replaceChildren(...parts.flat());
+    more.hidden = !parts.length;
   }
 
   function buildLessons() {

@@ -108,12 +108,19 @@
       }
     };
     const given = new URLSearchParams(hash.replace(/^#/, ""));
+    let opened;
+    // A lesson without settings, as other pages link to it, is the lesson as it was written.
+    if (given.has("lesson") && [...given.keys()].every((name) => name in VIEW)) {
+      opened = onoff.LESSONS.find((each) => each.id === given.get("lesson"));
+      if (opened) Object.assign(state, onoff.lessonState(opened));
+      else problems.push(`lesson = ${given.get("lesson")}: must be one of ${onoff.LESSONS.map((x) => x.id).join(", ")}`);
+    }
     for (const [name, value] of given) {
       if (name in RUN) attempt(() => (state.run[name] = checked(RUN, name, value)));
       else if (name in VIEW) attempt(() => (state[name] = checked(VIEW, name, value)));
       else if (name !== "compare") problems.push(`${name}: no such setting`);
     }
-    if (!given.has("at")) state.at = state.run.updates;
+    if (!given.has("at") && !opened) state.at = state.run.updates;
     if (given.has("compare")) {
       const differing = given.get("compare").split(",").filter((part) => part && part !== "same");
       const pairs = differing.map((part) => [part.slice(0, part.indexOf(":")), part.slice(part.indexOf(":") + 1)]);

@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from sims.core.loop.protocols import EnvironmentSpec
-from sims.core.objectives.batch import Outputs
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.spec import SpecError
 from sims.environments import TokenBandit
 from sims.policies import Transformer, TransformerPolicy
@@ -31,20 +30,12 @@ class ShiftedScoringTransformer(Transformer, kind="audit_shifted_transformer"):
     class Policy(TransformerPolicy):
         """Scores what it has just read."""
 
-        def forward(
-            self,
-            prompts: Tensor,
-            responses: Tensor,
-            mask: Tensor,
-            values: bool = False,
-            entropy: bool = False,
-            prompt_mask: Tensor | None = None,
-            prompt_logp: bool = False,
-        ) -> Outputs:
+        def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
             """Shifted log-probs of responses (R, B, K, L) without EOS: what the released `log_prob` sums."""
-            if values or entropy:
+            if request.values or request.entropy:
                 raise ValueError("values, entropy = True: must be False, the released scoring gives log-probs alone")
-            first = self.prompt_rows[prompts][..., None, None].expand(*responses.shape[:-1], 1)
+            responses = batch.responses
+            first = self.prompt_rows[batch.prompts][..., None, None].expand(*responses.shape[:-1], 1)
             read = torch.cat([first, responses], dim=-1).flatten(1, 2)
             distributions = self.logits(self.hidden(read)).log_softmax(-1)
             repeated = distributions.gather(-1, read.flatten(1).unsqueeze(-1)).view(

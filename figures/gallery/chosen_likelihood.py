@@ -3,8 +3,7 @@ capacity, on a fixed pool of pairs; and where the mass goes instead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,17 +17,11 @@ from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import find_algorithm
-from sims.core.loop.collect import Collector
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
-from sims.core.loop.reference import Reference
-from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
-from sims.core.spec import from_json
 from sims.environments import BanditR1
-from sims.experiments.executor import one_thread
 from sims.experiments.experiment import Experiment
-from sims.experiments.store import Arrays, Record
 from sims.policies import MLP, Table
 from sims.statistics.intervals import band, mean_interval, paired_effect
 
@@ -64,7 +57,7 @@ FEW_MANY = claim("C22", "network, many against few")
 
 
 def arms() -> dict[str, Experiment]:
-    """Every capacity, number of prompts and loss; the whole pool in each update, so that records know all of it."""
+    """Every capacity, number of prompts and loss; the whole pool in each update."""
     found = {}
     for name, capacity in CAPACITIES.items():
         for prompts in PROMPTS:
@@ -85,43 +78,8 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """The runs, and beside them what is in their pools, which both losses share."""
-    records = lab.records(arms())
-    for name in CAPACITIES:
-        for prompts in PROMPTS:
-            spec = records[f"{name}/{prompts}/dpo"].spec
-            key = f"{name}/{prompts}/pool"
-            records[key] = lab.exact("chosen_likelihood-pool", {"of": spec}, _pool_of(spec), [__name__])
-    return records
-
-
-def _pool_of(spec: Mapping[str, Any]) -> Any:
-    return lambda: pool(from_json(spec))
-
-
-def pool(experiment: Experiment) -> Arrays:
-    """How often each response to each prompt is chosen and rejected in a run's pool: (runs, X, N) each, ties half."""
-    noise = Noise([(experiment.seed, run) for run in range(experiment.runs)])
-    with one_thread():
-        policy = experiment.policy.build(experiment.environment, noise, False, experiment.dtype)
-        environment = experiment.environment.build(experiment.dtype, noise)  # type: ignore[attr-defined]
-        reference = Reference(policy, experiment.schedule)
-        parts = (policy, reference, environment, experiment.algorithm, experiment.schedule, noise)
-        batch = Collector(*parts).next_batch(0)
-    prompts, pairs = batch.prompts.numpy(), batch.need("pairs").numpy()
-    label, actions = batch.need("pair_label").numpy(), batch.responses[..., 0].numpy()
-    counts = np.zeros((2, experiment.runs, *environment.all_rewards().shape), dtype=np.float32)
-    run = np.arange(experiment.runs)[:, None, None]
-    for side, won in ((0, label), (1, 1.0 - label)):
-        action = np.take_along_axis(actions, pairs[..., side], axis=-1)
-        for row, weight in ((0, won), (1, 1.0 - won)):
-            np.add.at(counts[row], (run, prompts[..., None], action), weight)
-    return {"chosen": counts[0], "rejected": counts[1]}
-
-
-def over_pool(counts: np.ndarray, logp: np.ndarray) -> np.ndarray:
-    """(runs,): mean log-prob of the responses that a pool counts. Both (runs, X, N)."""
-    return (counts * logp).sum((1, 2)) / counts.sum((1, 2))
+    """The runs."""
+    return lab.records(arms())
 
 
 class Path(NamedTuple):
@@ -137,14 +95,9 @@ class Path(NamedTuple):
 
 def path(records: Records, name: str, prompts: int, algorithm: str) -> Path:
     """How far the mean log-probs of chosen and rejected have moved at each point."""
-    record, drawn = records[f"{name}/{prompts}/{algorithm}"], records[f"{name}/{prompts}/pool"]
-    moved = []
-    for side in ("chosen", "rejected"):
-        start = over_pool(drawn.arrays[side], record.arrays["logp_ref"])
-        change = record.arrays[f"logp_{side}"] - start[:, None]
-        change[:, 0] = 0.0
-        moved.append(change)
-    return Path(*moved)
+    arrays = records[f"{name}/{prompts}/{algorithm}"].arrays
+    chosen, rejected = (arrays[f"pool_logp_{side}"] for side in ("chosen", "rejected"))
+    return Path(chosen - chosen[:, :1], rejected - rejected[:, :1])
 
 
 def at_margin(found: Path, margin: float = MARGIN) -> np.ndarray:
@@ -158,14 +111,6 @@ def at_margin(found: Path, margin: float = MARGIN) -> np.ndarray:
     low, high = grown[rows, after - 1], grown[rows, after]
     share = np.clip((margin - low) / np.where(high > low, high - low, 1.0), 0.0, 1.0)
     return chosen[rows, after - 1] + share * (chosen[rows, after] - chosen[rows, after - 1])
-
-
-def unpaired_mass(record: Record, drawn: Record, distribution: str) -> np.ndarray:
-    """(runs,): mass on responses that are in no pair of their prompt, mean over prompts that have pairs."""
-    paired = drawn.arrays["chosen"] + drawn.arrays["rejected"] > 0
-    mass = (np.exp(record.arrays[distribution]) * ~paired).sum(-1)
-    there = paired.any(-1)
-    return (mass * there).sum(-1) / there.sum(-1)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -222,11 +167,8 @@ def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str)
         mean, low, high = band(np.stack(values, axis=-1))
         height.plot(x, mean, color=capacity.colour, marker="o", ms=4)
         height.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
-        for distribution, line in (("logp_final", "-"), ("logp_ref", ":")):
-            parts = [
-                unpaired_mass(records[f"{name}/{p}/{algorithm}"], records[f"{name}/{p}/pool"], distribution)
-                for p in PROMPTS
-            ]
+        for end, line in (("final", "-"), ("ref", ":")):
+            parts = [records[f"{name}/{p}/{algorithm}"].arrays[f"unpaired_mass_{end}"] for p in PROMPTS]
             mean, low, high = band(np.stack(parts, axis=-1))
             mass.plot(x, mean, line, color=capacity.colour, marker="o" if line == "-" else "", ms=4)
             mass.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
@@ -246,7 +188,7 @@ def verdicts(records: Records) -> list[Verdict]:
         return np.mean([at_margin(path(records, name, prompts, algorithm)) for algorithm in ALGORITHMS], axis=0)
 
     def hashes(name: str, *numbers: int) -> list[str]:
-        return [records[f"{name}/{prompts}/{part}"].hash for prompts in numbers for part in (*ALGORITHMS, "pool")]
+        return [records[f"{name}/{prompts}/{algorithm}"].hash for prompts in numbers for algorithm in ALGORITHMS]
 
     notes = {
         ("table", MANY): "Four pairs among 100 actions seldom contradict each other; with 64 a prompt, what is "
@@ -268,7 +210,7 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
-    runs = len(records["table/1/dpo"].arrays["reward"])
+    runs = len(records["table/1/dpo"].arrays["pool_logp_chosen"])
     return (
         f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt on average, drawn "
         f"once from the reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; "

@@ -23,6 +23,7 @@ from sims.statistics.intervals import band, mean_interval
 METHODS = ("dpo/on", "dpo/off")
 SAMPLERS = {"on": ("online", ONLINE), "off": ("offline", OFFLINE)}
 COLOURS = {"chosen": BLUE, "rejected": VERMILION}
+ARRAYS = {"chosen": "first_logp_winner", "rejected": "first_logp_loser"}
 TITLES = lm_lengths.TITLES | {"mode": "Mode length"}
 
 JUDGED = {
@@ -45,7 +46,7 @@ def collect(lab: Lab) -> Records:
 
 def change(record: Record, which: str) -> np.ndarray:
     """(runs, points): log π of the chosen or rejected of the first batch's pairs, less what the reference gives."""
-    runs = lm.carried_on(record.arrays[f"first_logp_{which}"])
+    runs = lm.carried_on(record.arrays[ARRAYS[which]])
     return runs - runs[:, :1]
 
 

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,8 +27,9 @@ from figures.claims import RULE, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
+from sims.experiments.folders import written_whole
 
-from . import forest
+from . import elsewhere, forest
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
@@ -90,6 +90,8 @@ def write(out: Path) -> None:
             states=[state for state in STATES.values() if any(row.state == state.word for row in rows)],
             not_judged=NOT_JUDGED,
             settings=SETTINGS,
+            links=elsewhere.links(out),
+            shown=elsewhere.in_the_explorer(out),
             rule=" ".join(RULE),
             style=Markup(style),
             script=Markup(script),
@@ -107,9 +109,13 @@ def small(png: bytes) -> bytes:
     """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
-    few.save(buffer, "WEBP", lossless=True, quality=80, method=4)
+        few_colours(image).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
     return buffer.getvalue()
+
+
+def few_colours(image: Image.Image) -> Image.Image:
+    """A picture with a palette of COLOURS."""
+    return image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -157,6 +163,5 @@ def _digest(text: str) -> str:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with written_whole(path) as new:
+        new.write_bytes(content)

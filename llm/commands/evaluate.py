@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]
     reference = Run(run.experiment.replace(policy=policy), device=run.device)
     count = run.experiment.environment.evaluation_prompts  # type: ignore[attr-defined]
-    run.training.reference.policy.copy_from(reference.policy)
+    run.initial.copy_from(reference.policy)
     own, other = evaluated(run, count), evaluated(reference, count)
     print(f"{'':16}{'model':>10}{'reference':>12}    on {count} prompts")
     for key, value in own.numbers.items():

@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerFast
 
 from llm.data import RowError, read_rows
 from llm.models.architectures import Architecture, build_model, check_shape
-from llm.reward_models.model import check_absent
+from llm.training.memory import check_new_model
 from sims.core.spec import Spec, SpecError, setting, to_json
+from sims.experiments.folders import check_new, path
 from sims.experiments.options import OptionParser, add_options, from_options
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"  # ids 0, 1, 2
@@ -101,8 +102,7 @@ def train_tokenizer(lines: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def create(config: NewModel, folder: Path) -> tuple[int, int]:
-    """Write tokenizer and model to a folder, atomically. Returns the numbers of tokens and of parameters."""
-    check_absent(folder)
+    """Write tokenizer and model to a new folder, atomically. Returns the numbers of tokens and of parameters."""
     tokenizer = train_tokenizer(texts(config), config.vocab_size)
     shape = (config.hidden, config.layers, config.heads, config.max_positions)
     model = build_model(config.architecture, len(tokenizer), *shape, seed=config.seed)
@@ -121,10 +121,13 @@ def main(arguments: Sequence[str]) -> int:
     description: Any = (__doc__ or "").split("`: ")[1]
     parser = OptionParser("python -m llm new", description=description, epilog=EXAMPLES)
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="folder for tokenizer and model; must not exist"
+        "--output", required=True, type=path, metavar="DIR", help="folder for tokenizer and model; must not exist"
     )
     add_options(parser, NewModel, "texts and sizes")
     options: argparse.Namespace = parser.parse_strictly(arguments)
-    vocabulary, parameters = create(from_options(options, NewModel), options.output)
+    config = from_options(options, NewModel)
+    check_new("output", options.output)
+    check_new_model(config, len(_BYTES))
+    vocabulary, parameters = create(config, options.output)
     print(f"{options.output}: {vocabulary:,} tokens, {parameters:,} parameters, untrained")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
@@ -22,27 +21,29 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, kinds_of
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import OptionParser, add_options, given
+from sims.experiments.options import OptionParser, add_options, given, kind_name, nearest, whole
 
 S = TypeVar("S", bound=Spec)
 _PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
 _NESTED = ("decoding", "scoring")
 
 
-def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[Experiment, argparse.Namespace]:
+def parse(
+    parser: OptionParser, arguments: Sequence[str], preset: str, stored: Experiment | None = None
+) -> tuple[Experiment, argparse.Namespace]:
     """The experiment that the options describe, and all options, those that `parser` has already among them.
 
-    preset: the default one. A first pass finds preset, task and algorithm; a second pass parses the options that these
-    have. Raises SpecError.
+    preset: the default one; stored: what to start from instead of a preset, if any. A first pass finds preset, task and
+    algorithm; a second pass parses the options that these have. Raises SpecError.
     """
     first = _choices(OptionParser("python -m llm", add_help=False), preset).parse_known_args(list(arguments))[0]
-    base = find_preset(first.preset)
+    base = find_preset(first.preset) if stored is None else stored
     task: type[Task] = type(base.environment)  # type: ignore[assignment]
     if first.task is not None:
-        task = find_kind(first.task.replace("-", "_"), Task, "task")
+        task = find_kind(kind_name(first.task), Task, "task")
     algorithm = type(base.algorithm)
     if first.algorithm is not None:
-        algorithm = find_algorithm(first.algorithm.replace("-", "_"))
+        algorithm = find_algorithm(kind_name(first.algorithm))
     _choices(parser, preset)
     policy: LanguageModelSpec = base.policy  # type: ignore[assignment]
     changed = base.algorithm if algorithm is type(base.algorithm) else algorithm()
@@ -59,13 +60,20 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         (Experiment, "experiment", _PARTS, _values(base) | {"name": name}),
     ]
     for cls, title, skip, defaults in parts:
-        whose = "its own defaults" if cls is algorithm is not type(base.algorithm) else f"defaults of {first.preset}"
+        whose = (
+            "its own defaults"
+            if cls is algorithm is not type(base.algorithm)
+            else "defaults of the run"
+            if stored
+            else f"defaults of {first.preset}"
+        )
         add_options(parser, cls, f"{title} ({whose})", skip, defaults)
     _add_computation(parser, policy)
     options = parser.parse_strictly(arguments)
     computed = {} if options.compute_precision is None else {"precision": options.compute_precision}
     experiment = base.replace(
-        **{"name": name, "environment": _task(base.environment, task, options)},
+        **{"name": name, **_own(base, options)},
+        environment=_task(base.environment, task, options),
         policy=policy.replace(
             **given(options, LanguageModelSpec, _NESTED),
             decoding=_decoding(policy.decoding, options),
@@ -75,7 +83,6 @@ def parse(parser: OptionParser, arguments: Sequence[str], preset: str) -> tuple[
         schedule=_changed(base.schedule, options),
         optimiser=_optimiser(base.optimiser, options),
         labelling=_changed(base.labelling, options),
-        **_lengths(base, options),
     )
     return experiment, options
 
@@ -87,9 +94,7 @@ def find_preset(name: str) -> Experiment:
     'min_length'
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SpecError("preset", name, f"must be one of {', '.join(PRESETS)}{hint}")
+        raise SpecError("preset", name, f"must be one of {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     return PRESETS[name]
 
 
@@ -162,7 +167,7 @@ def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
     return cls(**_kept(base, cls) | given(options, cls))
 
 
-def _lengths(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
+def _own(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
     """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
     found = given(options, Experiment, _PARTS)
     updates = found.get("updates", base.updates)
@@ -180,7 +185,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         help="where to compute; auto: on a GPU if there is one (default auto)",
     )
     parser.add_argument(
-        "--threads", type=int, default=1, metavar="INT", help="CPU threads; 1 is fastest for tiny models (default 1)"
+        "--threads", type=whole, default=1, metavar="INT", help="CPU threads; 1 is fastest for tiny models (default 1)"
     )
 
 

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import torch
 
+from llm.embedded import EMBEDDED
 from llm.training import pretrain as pretraining
+from llm.training.memory import check_new_model
+from sims.core.spec import SpecError
+from sims.experiments.command import keeping
+from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, from_options
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train an embedded model, or check a saved one."""
     parser = OptionParser("python -m llm pretrain", description="Train a tiny model on the embedded language.")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the model (default runs/pretrain-NAME)")
+    parser.add_argument("--output", type=path, metavar="DIR", help="folder for the model (default runs/pretrain-NAME)")
     parser.add_argument(
         "--check",
         metavar="NAME",
@@ -24,17 +29,35 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_strictly(arguments)
     torch.set_num_threads(1)
     if options.check is not None:
-        rows = pretraining.check(options.check, progress=True)
+        try:
+            rows = pretraining.check(options.check, progress=True)
+        except OSError as error:
+            raise SpecError(
+                "check", options.check, f"must hold a saved model, or be one of {', '.join(EMBEDDED)}"
+            ) from error
         for row in rows:
             mark = "holds" if row.holds else "FAILS"
             print(f"{row.quantity:22}{row.committed:10.4f}{row.rerun:10.4f}   within {row.tolerance:.4f}: {mark}")
         return 0 if all(row.holds for row in rows) else 1
     config = from_options(options, pretraining.PretrainConfig)
-    model, tokenizer, report = pretraining.pretrain(config, progress=True)
     folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
-    pretraining.save(folder, model, tokenizer, report)
+    _check(config, folder)
+    with keeping("nothing was written"):
+        model, tokenizer, report = pretraining.pretrain(config, progress=True)
+        pretraining.save(folder, model, tokenizer, report)
     print(f"loss {report.held_out_loss:.4f} nats per token; the entropy of the language is {report.entropy:.4f}")
     print(f"length sampled {report.sampled_length_mean:.1f} ± {report.sampled_length_sd:.1f}, ", end="")
     print(f"data {report.data_length_mean:.1f} ± {report.data_length_sd:.1f}; right answers {report.correct_rate:.2f}")
     print(folder)
     return 0
+
+
+def _check(config: pretraining.PretrainConfig, folder: Path) -> None:
+    """Refuse, with SpecError, what is beyond this machine, and a folder that is no model of an earlier call: it would
+    be replaced."""
+    wide = config.hidden * config.layers
+    documents = {"held_out_documents": 500, "samples": 200.0 * wide, "batch_size": 800.0 * wide}
+    check_new_model(config, 0, documents)
+    check_folder("output", folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
+        raise SpecError("output", str(folder), "holds other files: must be a new folder, or a model to be replaced")

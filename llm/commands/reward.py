@@ -15,21 +15,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.data import TextEncoder
+from llm.data.whole import check_lengths, repeated
 from llm.distributed.spread import Ranks, joined
+from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
-from llm.models.scoring import Scoring
+from llm.models.scoring import Scoring, max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.calibration import HeldOut
-from llm.reward_models.data import RewardData, load_margins, load_rows, shared_prompts
+from llm.reward_models.data import RewardData, load_margins, load_rows
 from llm.reward_models.fit import RewardTraining, fit
 from llm.reward_models.labellers import load_labeller
-from llm.reward_models.model import check_absent, new_reward_model
+from llm.reward_models.model import new_reward_model
 from llm.reward_models.scoring import held_out, label_pairs, preference_batch
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import to_json
-from sims.experiments.options import OptionParser, add_options, from_options
+from sims.experiments.command import REFUSED, failed, keeping
+from sims.experiments.folders import check_new, path
+from sims.experiments.memory import check_fits, check_steps, sizes_of
+from sims.experiments.options import OptionParser, add_options, from_options, whole
 
 EXAMPLES = """examples:
   python -m llm reward --output gold                           the language's own responses, shorter ones preferred
@@ -48,10 +53,10 @@ def parser() -> OptionParser:
     """The options of `reward`."""
     parser = OptionParser("python -m llm reward", description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FOLDER", help="folder for the reward model; must not exist"
+        "--output", required=True, type=path, metavar="FOLDER", help="folder for the reward model; must not exist"
     )
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="refuse to run unless N processes were started (see torchrun)"
+        "--processes", type=whole, metavar="N", help="refuse to run unless N processes were started (see torchrun)"
     )
     add_options(parser, RewardData, "pairs and labels")
     add_options(parser, Labeller, "noise of the labels", skip=("correct_above",))
@@ -67,13 +72,14 @@ def run(options: argparse.Namespace) -> int:
         data, labeller = from_options(options, RewardData), from_options(options, Labeller)
         loss, training = from_options(options, RewardModelLoss), from_options(options, RewardTraining)
         scoring = from_options(options, Scoring)
-        check_absent(options.output)
+        check_new("output", options.output)
+        check_steps(sizes_of(training))
+        check_fits(sizes_of(data), lambda sizes: 500.0 * sizes["pairs"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        with joined(options.processes, device) as ranks:
+        with keeping("nothing was written"), joined(options.processes, device) as ranks:
             _run(data, labeller, loss, training, scoring, options.output, device, ranks)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except FloatingPointError as error:
+        return failed(error, REFUSED)
     return 0
 
 
@@ -89,7 +95,7 @@ def _run(
 ) -> None:
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
     rows, held_out_rows = load_rows(data, tokenizer, training.seed)
-    shared = shared_prompts(rows, held_out_rows)
+    shared = repeated(held_out_rows, rows)
     if shared and ranks.first:
         print(f"held out: {shared} of {len(held_out_rows)} pairs have a prompt that is trained on", file=sys.stderr)
     pad = TextEncoder(tokenizer).pad
@@ -100,6 +106,10 @@ def _run(
         train, test = (label_pairs(batch, scorer, labeller, noise) for batch in (train, test))
         del scorer
     model = new_reward_model(data.model, training.seed, scoring).to(device)
+    check_tokens("model", data.model, model.classifier, tokenizer)
+    remedy = "set max_prompt_length and max_completion_length, and on_too_long to drop or truncate"
+    for each in (rows, held_out_rows):
+        check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
     before, started = held_out(model, test), time.perf_counter()
     bar = tqdm(
         fit(model, train, loss, training, margin, ranks),

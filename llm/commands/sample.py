@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from llm.training.run import Evaluation, Run
-from llm.training.run import evaluate as draw_and_reward
+from llm.training.evaluation import EvaluatedSamples
+from llm.training.evaluation import evaluate as draw_and_reward
+from llm.training.run import Run
+from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
-from sims.experiments.options import OptionParser
+from sims.experiments.options import OptionParser, whole
 
 from .options import add_device, device_of, parse
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--count",
-        type=int,
+        type=whole,
         default=5,
         metavar="INT",
         help="number of prompts of the task, without --prompt (default 5)",
@@ -42,8 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     encoder = run.environment.encoder
     for prompt in options.prompt:
-        tokens = torch.tensor([encoder.prompt(prompt)])
-        drawn = run.policy.sample(tokens, run.experiment.schedule.num_generations, run.noise)
+        tokens = Prompts(torch.tensor([encoder.prompt(prompt)]))
+        drawn = run.policy.sample(SampleRequest(tokens, run.experiment.schedule.num_generations, run.noise))
         for response, mask in zip(drawn.responses[0], drawn.mask[0], strict=True):
             print(f"{prompt}\n  {run.tokenizer.decode(response[mask], skip_special_tokens=True) or '(empty)'}\n")
     return 0
@@ -57,9 +59,7 @@ def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argpars
     return Run(experiment, device=device_of(options)), options
 
 
-def evaluated(run: Run, prompts: int) -> Evaluation:
+def evaluated(run: Run, prompts: int) -> EvaluatedSamples:
     """Samples of the run's policy on `prompts` of its evaluation prompts, with rewards."""
     noise: Noise = run.noise
-    return draw_and_reward(
-        run.policy, run.training.reference.policy, run.evaluation_environment, prompts, noise.runs[0]
-    )
+    return draw_and_reward(run.policy, run.initial, run.evaluation_environment, prompts, noise.runs[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +18,33 @@ from tqdm import tqdm
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
+from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
-from llm.training.folder import METRICS, MODEL, SAMPLES, closing_table, prepare, save_model, show
+from llm.training.evaluation import RecordedEvaluation, SampleEvaluation
+from llm.training.folder import (
+    METRICS,
+    MODEL,
+    SAMPLES,
+    begin,
+    closing_table,
+    held_in,
+    save_model,
+    show,
+    stored,
+    try_to_save,
+)
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
-from llm.training.memory import estimate
+from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler, update_metrics
 from llm.training.run import Run, RunError
+from sims.core.loop.train import Update
 from sims.core.spec import SpecError
+from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import OptionParser
+from sims.experiments.folders import check_folder, path
+from sims.experiments.memory import check_size
+from sims.experiments.options import OptionParser, whole
+from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
 from .options import add_device, device_of, parse
 
@@ -58,18 +75,34 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
     group = parser.add_argument_group("run")
-    group.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default runs/NAME)")
+    group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
+    group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
     group.add_argument(
-        "--run", type=int, default=0, metavar="INT", help="index of the run; it selects the random numbers (default 0)"
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in the folder, by the settings stored there; --output alone suffices",
     )
-    group.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
     group.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
     group.add_argument("--dry-run", action="store_true", help="print the spec and estimated memory; load nothing")
     group.add_argument(
-        "--log-every", type=int, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
+        "--log-every", type=whole, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
     )
     group.add_argument(
-        "--save-every", type=int, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
+        "--save-every", type=whole, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
+    )
+    group.add_argument(
+        "--save-total-limit", type=whole, default=2, metavar="INT", help="checkpoints that are kept (default 2)"
+    )
+    group.add_argument(
+        "--metric-for-best-model",
+        metavar="NAME",
+        help="keep the checkpoint with the best value of this metric, too: eval_reward, eval_nll or another that "
+        "metrics.jsonl has at evaluations",
+    )
+    group.add_argument(
+        "--greater-is-better",
+        action=argparse.BooleanOptionalAction,
+        help="whether the best value is the greatest (default: yes, but for names that end in loss, nll or perplexity)",
     )
     group.add_argument(
         "--report-to",
@@ -80,7 +113,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     )
     group.add_argument(
         "--processes",
-        type=int,
+        type=whole,
         metavar="INT",
         help="refuse to run unless so many processes were started (see torchrun)",
     )
@@ -92,25 +125,51 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         "gather all weights for sampling, which is faster if they fit; none: each process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
-    experiment, options = parse(parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length")
+    held = _resumed(arguments)
+    experiment, options = parse(
+        parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length", held and held[0]
+    )
+    if options.run is None:
+        options.run = held[1] if held else 0
     _check(experiment, options)
     if options.dry_run:
         print(json.dumps(experiment.to_json(), indent=1))
         print("\n".join(estimate(experiment, options.processes or check_processes(None), options.sharding).lines()))
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
+    check_folder("output", folder)
     try:
-        train(experiment, folder, options)
+        with keeping(lambda: _left(folder)):
+            train(experiment, folder, options)
     except (RunError, CheckpointError) as error:
         left = checkpoint.found(folder)
         rest = f"; the last good checkpoint is {left[-1][1]}" if left and str(left[-1][1]) not in str(error) else ""
-        print(f"error: {error}{rest}", file=sys.stderr)
-        return 1
+        return failed(error, FAILED, rest)
     return 0
 
 
+def _left(folder: Path) -> str:
+    """What a run that was stopped has on disk."""
+    left = checkpoint.found(folder)
+    if left:
+        return f"{left[-1][1]} is kept: the same command with --resume goes on from there"
+    return "there was no checkpoint yet: the same command with --resume starts again"
+
+
+def _resumed(arguments: Sequence[str]) -> tuple[Experiment, int] | None:
+    """Of a run that is resumed, the settings stored in its folder; None where there is none, or a preset is named."""
+    first = OptionParser("python -m llm", add_help=False)
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--output", type=path)
+    first.add_argument("--preset")
+    options, _ = first.parse_known_args(list(arguments))
+    if not options.resume or options.output is None or options.preset is not None:
+        return None
+    return stored(options.output)
+
+
 def _check(experiment: Experiment, options: argparse.Namespace) -> None:
-    for name in ("log_every", "save_every", "threads", "processes"):
+    for name in ("log_every", "save_every", "save_total_limit", "threads", "processes"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
@@ -121,6 +180,9 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
+    if not options.dry_run:
+        check_size(experiment)
+        check_memory(experiment, device, options.processes or check_processes(None), options.sharding)
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
@@ -128,9 +190,9 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     torch.set_num_threads(options.threads)
     device = device_of(options)
     with joined(options.processes, device) as ranks:
-        held = prepare(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has prepared the folder
-        if not ranks.first:
+        held = held_in(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
+        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has looked at the folder
+        if not ranks.first and options.resume:
             held = checkpoint.load(folder)
         try:
             _train(experiment, folder, options, held, device, ranks)
@@ -150,10 +212,12 @@ def _train(
     WatchedSampler.watch(run.training.collector)
     if held is not None:
         run.load_state_dict(held.tensors, held.numbers)
-    done = run.training.updates
+    done = run.training.updates if held is not None else -1  # the rows that stay; without a checkpoint none
     loggers: list[Logger] = []
     samples: Logger = Silent()
     if ranks.first:
+        try_to_save(run)
+        begin(experiment, folder, options.run, options.overwrite)  # from here on the folder holds a run
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))
         if "wandb" in options.report_to:
@@ -176,34 +240,52 @@ def _train(
 def _loop(
     run: Run, folder: Path, options: argparse.Namespace, loggers: list[Logger], samples: Logger, first: bool
 ) -> None:
+    """Train to the end; metrics, samples and checkpoints are written along the way."""
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
+    evaluation, recorded = SampleEvaluation(run), RecordedEvaluation(run)
+    best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:
         for logger in loggers:
             logger.log(row)
 
-    if training.updates == 0:
-        log(show(run.evaluate(), 0, samples))
+    def updated(update: Update) -> None:
+        nonlocal tokens, since
+        tokens += int(update.batch.mask.sum())
+        if update.number % options.log_every == 0 or update.number in points:
+            seconds = time.perf_counter() - since
+            row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
+            tokens, since = 0, time.perf_counter()
+            log(row)
+            bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
+        bar.update()
+
+    def evaluated(updates: int) -> None:
+        nonlocal since
+        assert evaluation.last is not None
+        row = show(evaluation.last, updates, samples) | {f"eval_{name}": x for name, x in recorded.last.items()}
+        best.see(row)
+        log(row)
+        since = time.perf_counter()
+
+    def completed(update: Update) -> None:
+        nonlocal saved
+        due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
+        if training.between_batches and (due or update.number == experiment.updates):
+            tensors, numbers = run.state_dict()
+            if first:
+                keep, also = options.save_total_limit, best.updates
+                checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json(), keep, also)
+            saved = update.number
+
+    def diverged(error: Diverged) -> None:
+        raise error
+
     with tqdm(
         total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
     ) as bar:
-        for update in run.train():
-            tokens += int(update.batch.mask.sum())
-            if update.number % options.log_every == 0 or update.number in points:
-                seconds = time.perf_counter() - since
-                row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
-                tokens, since = 0, time.perf_counter()
-                log(row)
-                bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
-            bar.update()
-            if update.number in points:
-                log(show(run.evaluate(), update.number, samples))
-                since = time.perf_counter()
-            due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
-            if training.between_batches and (due or update.number == experiment.updates):
-                tensors, numbers = run.state_dict()
-                if first:
-                    checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json())
-                saved = update.number
+        Recorder(training, experiment, [evaluation, recorded], Hooks(updated, evaluated, completed, diverged)).run(
+            run.train()
+        )

@@ -9,6 +9,9 @@ silently.
     tokenise          rows to token ids
     rows              all of these, with a report of unusable rows
     collate           examples to padded tensors
+    mixture           several data sets mixed by weight
+    streamed          rows that stay on disk
+    whole             checks of a whole data set before training
     recorded          recorded responses, truncated or relabelled
 """
 

@@ -17,7 +17,8 @@ class TokenBatch:
     """B examples as tensors, in the axes of `sims.core.objectives.batch.Batch`; None where the kind has no such field.
 
     prompts: (B, P) int64, padded on the left; prompt_mask: (B, P) bool, True on the prompt's tokens, BOS included.
-    responses: (B, K, L) int64, padded on the right; mask: (B, K, L) bool, True on its tokens, EOS included.
+    responses: (B, K, L) int64, padded on the right; mask: (B, K, L) bool, True on its tokens, EOS included, but for
+        those of others within a response of several turns.
         K = 2 for preferences (chosen, rejected), else 1.
     pairs: (B, 1, 2) int64, all [0, 1]; pair_label: (B, 1) float32, all 1: the first is preferred.
     desirable: (B, 1) float32, 1 where an unpaired completion is labelled good, else 0.
@@ -62,6 +63,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> TokenBatch:
     if k == 0:
         return TokenBatch(prompts, prompt_mask, tuple(examples))
     responses, mask = pad([ids for example in examples for ids in example.completion_ids], pad_id, "right")
+    for number, example in enumerate(examples):
+        for at, chosen in enumerate(example.chosen_by_policy or ()):
+            mask[number * k + at, : len(chosen)] &= torch.from_numpy(chosen)
     return TokenBatch(
         prompts,
         prompt_mask,

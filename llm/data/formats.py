@@ -1,10 +1,12 @@
 """TRL's row kinds, plain or conversational, each turned into one `Row` or into a reason why not.
 
 Differences from TRL, each because the mask must hold exactly what a policy chose:
-1. a conversational completion is one assistant message; with several, the loss would include the user's messages;
+1. of a conversational completion of several turns the assistant's alone are trained on; it begins and ends with one;
 2. an implicit prompt never ends inside a word ("The sky is b|lue" against "b|rown" splits before the b), and two texts
    of which one begins the other are refused as empty, where TRL cuts one character early;
-3. a prompt ends with a user's or a tool's message, never with a partial response.
+3. a prompt ends with a user's or a tool's message, never with a partial response;
+4. of `messages` the assistant's turns are trained on, from the first on; of `text` everything after BOS, or after the
+   first token where the tokenizer has no BOS.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-Kind = Literal["preference", "prompt_only", "prompt_completion", "unpaired_preference"]
+Kind = Literal["preference", "prompt_only", "prompt_completion", "unpaired_preference", "language_modeling"]
 Message: TypeAlias = Mapping[str, Any]
 Conversation: TypeAlias = Sequence[Message]
 Text: TypeAlias = str | Conversation
@@ -23,6 +25,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "prompt_only": ("prompt",),
     "prompt_completion": ("prompt", "completion"),
     "unpaired_preference": ("prompt", "completion", "label"),
+    "language_modeling": ("messages", "text"),  # one of them
 }
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Reason = Literal[
@@ -51,7 +54,7 @@ class RowError(ValueError):
 class Row:
     """One row of any kind.
 
-    completions: () for prompt_only, (completion,), or (chosen, rejected).
+    prompt: "" for a `text`, which has none. completions: () for prompt_only, (completion,), or (chosen, rejected).
     label: True where an unpaired completion is desirable; None for other kinds.
     extra: every further column of a prompt_only or preference row, for reward functions; empty for other kinds.
     """
@@ -87,6 +90,8 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
     row = {name: value for name, value in raw.items() if name not in columns.values()}
     row.update({ours: raw[theirs] for ours, theirs in columns.items()})
 
+    if kind == "language_modeling":
+        return language_row(row)
     for name in COLUMNS[kind]:
         if name not in row and not (kind == "preference" and name == "prompt"):
             raise RowError("missing_column", f"no {name!r}, only {', '.join(map(str, row))}")
@@ -102,6 +107,26 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
     if not isinstance(row["label"], bool):
         raise RowError("wrong_type", f"label is true or false, not {row['label']!r}")
     return Row(prompt, (completion,), label=row["label"])
+
+
+def language_row(row: Mapping[str, Any]) -> Row:
+    """A row of `messages`, whose prompt is what comes before the assistant's first, or of `text`."""
+    if ("messages" in row) == ("text" in row):
+        raise RowError("missing_column", f"one of 'messages' and 'text' must be there, not {', '.join(map(str, row))}")
+    name = "messages" if "messages" in row else "text"
+    value = check_text(name, row[name])
+    if isinstance(value, str) != (name == "text"):
+        expected = "a string" if name == "text" else "a list of messages"
+        raise RowError("wrong_type", f"{name} is {expected}, not {type(value).__name__}")
+    if is_blank(value):
+        raise RowError("empty", f"{name} is blank")
+    if isinstance(value, str):
+        return Row("", (value,))
+    first = next((at for at, message in enumerate(value) if message["role"] == "assistant"), None)
+    if first is None:
+        raise RowError("malformed", "messages has no message of role 'assistant'")
+    prompt = check_prompt(value[:first])
+    return Row(prompt, (check_completion("messages", value[first:], prompt),))
 
 
 def preference_row(texts: Mapping[str, Text], extra: Mapping[str, Any]) -> Row:
@@ -185,7 +210,9 @@ def check_completion(name: str, completion: Text, prompt: Text) -> Text:
         raise RowError("wrong_type", f"one of prompt and {name} is plain text, the other a conversation")
     if is_blank(completion):
         raise RowError("empty", f"{name} is blank")
-    if not isinstance(completion, str) and [message["role"] for message in completion] != ["assistant"]:
-        roles = ", ".join(str(message["role"]) for message in completion)
-        raise RowError("malformed", f"{name} is one assistant message, not messages of {roles}")
+    if not isinstance(completion, str):
+        roles = [str(message["role"]) for message in completion]
+        if roles[0] != "assistant" or roles[-1] != "assistant":
+            rule = "must begin and end with an assistant's message"
+            raise RowError("malformed", f"{name} {rule}, not messages of {', '.join(roles)}")
     return completion

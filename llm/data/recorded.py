@@ -46,6 +46,10 @@ def cut_short(
     log: called with one line that counts both.
     """
 
+    several = next((example.where for example in examples if example.chosen_by_policy is not None), None)
+    if several is not None:
+        raise ValueError(f"{source}: {several} has a response of several turns, which cannot be cut short")
+
     def cut(ids: np.ndarray) -> np.ndarray:
         length = int(rng.integers(shortest, longest + 1))
         return np.append(ids[:length], ends[0]).astype(ids.dtype) if (~np.isin(ids, ends)).sum() > length else ids

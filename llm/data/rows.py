@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm.data.formats import TOO_LONG, Kind, Reason, RowError, check_columns, parse_row
 from llm.data.sources import read_rows
+from llm.data.streamed import StreamedExamples
 from llm.data.tokenise import Example, Limits, OnTooLong, TextEncoder, check_limits, encode_row
+from llm.data.whole import row_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +42,7 @@ class RowReport:
     kept: int
     dropped: tuple[BadRow, ...] = ()
     truncated: tuple[BadRow, ...] = ()
+    repeated: tuple[str, ...] = ()  # positions of kept rows that say what an earlier one says
 
     def counts(self) -> dict[Reason, int]:
         """Rows dropped for each reason."""
@@ -50,15 +53,19 @@ class RowReport:
         return dict(Counter(row.reason for row in self.truncated))
 
     def lines(self) -> list[str]:
-        """One line for each thing done and its reason; none where every row was kept as it is."""
+        """One line for each thing done and its reason, and one for rows that repeat."""
         found: dict[tuple[str, Reason], list[BadRow]] = {}
         for action, group in (("dropped", self.dropped), ("truncated", self.truncated)):
             for row in group:
                 found.setdefault((action, row.reason), []).append(row)
-        return [
+        lines = [
             f"{self.source}: {action} {len(rows)} of {self.rows} rows, {reason}: {first_of(row.where for row in rows)}"
             for (action, reason), rows in found.items()
         ]
+        if self.repeated:
+            many = f"{len(self.repeated)} of {self.rows} rows repeat an earlier one, and count twice"
+            lines.append(f"{self.source}: {many}: {first_of(self.repeated)}")
+        return lines
 
 
 class BadRowsError(ValueError):
@@ -94,7 +101,7 @@ def to_stderr(line: str) -> None:
 
 
 def load_examples(
-    source: str | Path | Iterable[Mapping[str, Any]],
+    source: str | Path | Iterable[Mapping[str, Any]] | StreamedExamples,
     tokenizer: PreTrainedTokenizerBase,
     *,
     kind: Kind,
@@ -108,10 +115,11 @@ def load_examples(
     on_too_long: OnTooLong = "refuse",
     log: Callable[[str], None] = to_stderr,
     ends: Sequence[int] = (),
-) -> tuple[list[Example], RowReport]:
+) -> tuple[Sequence[Example], RowReport]:
     """Read, check and tokenise a whole data set.
 
-    source, split, config: see `read_rows`. kind, columns: see `parse_row`.
+    source, split, config: see `read_rows`; or a `StreamedExamples`, which is filled and returned.
+    kind, columns: see `parse_row`.
     transform: applied to each row as read, before columns are renamed; for example where a column names the preferred
         response. It may raise RowError for an unusable row.
     max_prompt_length, max_completion_length: in tokens, BOS and EOS counted.
@@ -131,28 +139,42 @@ def load_examples(
     encoder = TextEncoder(tokenizer, ends)
     limits = Limits(max_prompt_length, max_completion_length, on_too_long)
     check_limits(limits, encoder)
+    streamed = source if isinstance(source, StreamedExamples) else None
+    if streamed is not None:
+        source = streamed.path
     name = str(source) if isinstance(source, str | Path) else "rows in memory"
 
-    examples: list[Example] = []
+    def decoded(where: str, raw: Any) -> tuple[Example, list[RowError]]:
+        if isinstance(raw, RowError):
+            raise raw
+        row = parse_row(raw if transform is None else transformed(raw, transform), kind, columns)
+        return encode_row(where, row, encoder, limits)
+
+    examples: list[Example] | StreamedExamples = []
+    if streamed is not None:
+        examples, streamed.decode = streamed, lambda where, raw: decoded(where, raw)[0]
     bad: list[BadRow] = []
     truncated: list[BadRow] = []
-    for where, raw in read_rows(source, split, config):
+    repeated: list[str] = []
+    seen: set[bytes] = set()
+    located = read_rows(source, split, config) if streamed is None else streamed.rows()  # type: ignore[arg-type]
+    for where, raw in located:
         try:
-            if isinstance(raw, RowError):
-                raise raw
-            row = parse_row(raw if transform is None else transformed(raw, transform), kind, columns)
-            example, cuts = encode_row(where, row, encoder, limits)
+            example, cuts = decoded(where, raw)
         except RowError as error:
             bad.append(BadRow(where, error.reason, error.detail))
             continue
         examples.append(example)
+        if (known := row_digest(example)) in seen:
+            repeated.append(where)
+        seen.add(known)
         truncated.extend(BadRow(where, cut.reason, cut.detail) for cut in cuts)
 
     rows = len(examples) + len(bad)
     refused = [row for row in bad if (on_too_long if row.reason in TOO_LONG else on_bad_rows) == "refuse"]
     if refused:
         raise BadRowsError(RowReport(name, rows, rows - len(refused), tuple(refused)))
-    report = RowReport(name, rows, len(examples), tuple(bad), tuple(truncated))
+    report = RowReport(name, rows, len(examples), tuple(bad), tuple(truncated), tuple(repeated))
     for line in report.lines():
         log(line)
     if not examples:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,25 +83,41 @@ def read_jsonl(path: Path, name: str) -> Located:
 
 
 def parse_json(line: bytes) -> Any:
+    """The value of a line, or a RowError; a byte-order mark before it is ignored."""
     try:
-        return json.loads(line.strip())
+        return json.loads(line.removeprefix(codecs.BOM_UTF8).strip(), object_pairs_hook=_unique)
+    except RowError as error:
+        return error
     except json.JSONDecodeError as error:
         return RowError("broken_json", f"{error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of 5,000 digits, 1,000 brackets deep
         return RowError("broken_json", str(error))
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise RowError("broken_json", f"the key {twice!r} is there twice: which value counts is unknown")
+    return found
+
+
 def read_parquet(path: Path, name: str) -> Located:
     try:
+        from pyarrow.lib import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ImportError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
-    with ParquetFile(path) as file:
-        number = 0
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{name}row {number}", row
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{name}row {number}", row
+    except (ArrowException, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} row {number + 1}: the Parquet file is damaged: {first}") from error
 
 
 def read_hub(name: str, split: str | None, config: str | None) -> Located:

@@ -37,7 +37,9 @@ class Example:
     """A row as token ids.
 
     where: the row's position in its source. prompt: as read, for reward functions; extra: further columns.
-    prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated.
+    prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated. chosen_by_policy:
+    K arrays (L_k,) bool, False on tokens within a completion of several turns that are not the assistant's; None: all
+    are.
     """
 
     where: str
@@ -46,6 +48,7 @@ class Example:
     completion_ids: tuple[np.ndarray, ...]
     label: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    chosen_by_policy: tuple[np.ndarray, ...] | None = None
 
 
 class TextEncoder:
@@ -80,6 +83,14 @@ class TextEncoder:
         if start == len(ids):
             raise RowError("empty", "prompt has no tokens")
         return ids if self.bos is None else [self.bos, *ids[start:]]
+
+    def whole_text(self, ids: list[int]) -> tuple[list[int], list[list[int]]]:
+        """A text without a prompt as prompt and completion: BOS, or its first token, which nothing predicts."""
+        if self.bos is not None:
+            ids = [self.bos, *(ids[1:] if ids[0] == self.bos else ids)]
+        if len(ids) < 3:
+            raise RowError("empty", "text has fewer than two tokens")
+        return ids[:1], [ids[1:]]
 
     def end_of_prompt(self, ids: list[int], most: int) -> list[int]:
         """The last `most` tokens of a prompt, its BOS among them."""
@@ -118,6 +129,29 @@ class TextEncoder:
         if any(not text.startswith(prompt) for text in whole):
             raise RowError("malformed", "the chat template writes the prompt otherwise once a response follows")
         return prompt, [text[len(prompt) :] for text in whole]
+
+    def turns(self, prompt: Text, completion: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
+        """Ids of a completion of several messages, and which of them are the assistant's: its words and its ends.
+
+        What others say, and what the template writes between messages, is read and not trained on.
+        """
+        before = self.template(prompt, add_generation_prompt=True)
+        ids: list[int] = []
+        chosen: list[bool] = []
+        for at, message in enumerate(completion):
+            last, own = at == len(completion) - 1, message["role"] == "assistant"
+            answers = not last and completion[at + 1]["role"] == "assistant"
+            after = self.template([*prompt, *completion[: at + 1]], add_generation_prompt=answers and not own)  # type: ignore[list-item]
+            if not after.startswith(before):
+                raise RowError("malformed", "the chat template writes earlier messages otherwise once others follow")
+            said = self.encode(after[len(before) :])
+            if own and last:
+                said = self.completion(after[len(before) :])
+            end = next((i for i, token in enumerate(said) if token in self.ends), len(said) - 1) if own else -1
+            ids += said
+            chosen += [i <= end for i in range(len(said))]
+            before = after
+        return ids, chosen
 
     def content(self, ids: Sequence[int], frame: tuple[str, str] = ("", "")) -> str:
         """The text of a response, special tokens left out, and what the template writes itself (`frame`).
@@ -171,8 +205,16 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     Raises RowError: too long and not to be truncated; empty; or chosen and rejected the same tokens.
     """
     prompt_text, completion_texts = encoder.render(row)
-    prompt = encoder.prompt(prompt_text)
-    completions = [encoder.completion(text) for text in completion_texts]
+    masks: list[list[bool]] | None = None
+    if any(not isinstance(completion, str) and len(completion) > 1 for completion in row.completions):
+        prompt = encoder.prompt(prompt_text)
+        pairs = [encoder.turns(row.prompt, completion) for completion in row.completions]  # type: ignore[arg-type]
+        completions, masks = [ids for ids, _ in pairs], [mask for _, mask in pairs]
+    elif row.prompt == "":  # a text alone
+        prompt, completions = encoder.whole_text(encoder.completion(completion_texts[0]))
+    else:
+        prompt = encoder.prompt(prompt_text)
+        completions = [encoder.completion(text) for text in completion_texts]
     cuts: list[RowError] = []
 
     most = limits.max_prompt_length
@@ -192,7 +234,10 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
         raise RowError("identical", f"chosen and rejected are the same {len(completions[0])} tokens after {after}")
 
     arrays = tuple(np.array(ids, dtype=np.int32) for ids in completions)
-    return Example(where, row.prompt, np.array(prompt, dtype=np.int32), arrays, row.label, row.extra), cuts
+    chosen = None
+    if masks is not None:
+        chosen = tuple(np.array(mask[: len(ids)], dtype=bool) for mask, ids in zip(masks, completions, strict=True))
+    return Example(where, row.prompt, np.array(prompt, dtype=np.int32), arrays, row.label, row.extra, chosen), cuts
 
 
 def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limits) -> Example:

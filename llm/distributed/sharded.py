@@ -35,10 +35,10 @@ from torch.distributed.tensor import DTensor
 
 from llm.models.policy import CausalLMPolicy
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.loop.learner import narrow_targets
-from sims.core.loop.protocols import Samples
-from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.loop.learner import narrow
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
+from sims.core.loop.protocols import SampleRequest, Samples
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .shared_module import SharedModule, Weights, local
 from .spread import DistributedLearner, Ranks
@@ -111,38 +111,21 @@ class ShardedPolicy(CausalLMPolicy):
         twin._hold({name: x.detach().clone() for name, x in self._trainable.items() if not name.startswith("critic.")})
         return twin
 
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        if blend is not None:  # two policies' weights are in the module in turn
-            drawn = super().sample(prompts, num_generations, noise, stream, blend, prompt_mask)
-            call_until_all_done([self.language_model, blend[0].language_model])
+    def sample(self, request: SampleRequest) -> Samples:
+        if request.blend is not None:  # two policies' weights are in the module in turn
+            drawn = super().sample(request)
+            call_until_all_done([self.language_model, request.blend[0].language_model])
             return drawn
         with self.shared.swapped_in(self._trainable), self.shared.whole_to_sample():
-            drawn = super().sample(prompts, num_generations, noise, stream, None, prompt_mask)
+            drawn = super().sample(request)
             call_until_all_done([self.language_model])
             return drawn
 
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         with nullcontext() if torch.is_grad_enabled() else self.shared.swapped_in(self._trainable):
-            found = super().forward(prompts, responses, mask, values, entropy, prompt_mask, prompt_logp)
+            found = super().forward(batch, request)
             if not torch.is_grad_enabled():  # with gradient, the learner makes all call equally often
-                call_until_all_done([self.language_model], values)
+                call_until_all_done([self.language_model], request.values)
         return found
 
     def full_state(self, tensors: Weights) -> Weights:
@@ -178,10 +161,30 @@ class ShardedPolicy(CausalLMPolicy):
         return {name: held.get(id(x), x) for name, x in named.items() if name not in frozen}
 
 
+class ShardedOptimiser(PerRunOptimiser):
+    """Steps this process's shards. sources: the module's parameters that they are shards of."""
+
+    def __init__(self, shards: Sequence[Tensor], spec: Optimiser, sources: Sequence[Tensor], ranks: Ranks) -> None:
+        super().__init__(shards, (), spec)
+        self.sources, self.ranks = sources, ranks
+
+    def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The norm of the whole gradient: sharded rows of all processes, and replicated vectors once."""
+        square = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
+        for gradient, source in zip(gradients, self.sources, strict=True):
+            if isinstance(source, DTensor) or self.ranks.first:
+                square += gradient.square().sum()
+        self.ranks.sum([square])
+        return square.sqrt().to(gradients[0].dtype)
+
+
 class ShardedLearner(DistributedLearner):
     """A learner whose gradient and moments are sharded as the weights are."""
 
     policy: ShardedPolicy
+
+    def new_optimiser(self, spec: Optimiser, lead: tuple[int, ...]) -> PerRunOptimiser:
+        return ShardedOptimiser(self.parameters, spec, self.sources, self.policy.shared.ranks)
 
     def check_parameters(self) -> None:
         """Nothing to compare: all weights come from the first process."""
@@ -202,9 +205,9 @@ class ShardedLearner(DistributedLearner):
             count = min(size, length - done)
             # Where no prompt is left, the first again with weight 0, for the other processes' collectives.
             at, weight = (start + done, 1.0) if count > 0 else (0, 0.0)
-            part = batch.narrow(at, max(count, 1))
-            loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, at))
-            loss = weight * loss.sum()
+            part, its_targets = narrow(batch, targets, at, max(count, 1))
+            outputs = self.policy.forward(part, algorithm.output_request)
+            loss = weight * algorithm.loss(outputs, part, its_targets).sum()
             loss.backward()  # adds to .grad; torch.autograd.grad would bypass the sums over processes
             total += loss.detach()
         gradients = []
@@ -214,12 +217,3 @@ class ShardedLearner(DistributedLearner):
         vectors = [g for g, source in zip(gradients, self.sources, strict=True) if not isinstance(source, DTensor)]
         self.ranks.sum([*vectors, total])
         return gradients, total
-
-    def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The norm of the whole gradient: sharded rows of all processes, and replicated vectors once."""
-        square = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
-        for gradient, source in zip(gradients, self.sources, strict=True):
-            if isinstance(source, DTensor) or self.ranks.first:
-                square += gradient.square().sum()
-        self.ranks.sum([square])
-        return square.sqrt().to(gradients[0].dtype)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Generic, Literal, Self, TypeVar
 
@@ -23,11 +23,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.loop.learner import Learner, narrow_targets
+from sims.core.loop.learner import Learner, narrow
 from sims.core.loop.optimise import Optimiser
-from sims.core.loop.protocols import Policy, Samples
+from sims.core.loop.protocols import Policy, Prompts, SampleRequest, Samples
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.spec import SpecError
 
 P = TypeVar("P", bound=Policy)
@@ -174,8 +174,7 @@ class DistributedLearner(Learner):
         self.check_batch(batch)
         start, length = self.ranks.span(batch.size)
         if length > 0:
-            part = batch.narrow(start, length)
-            gradients, loss = super().gradient(algorithm, part, narrow_targets(targets, batch, part, start))
+            gradients, loss = super().gradient(algorithm, *narrow(batch, targets, start, length))
         else:
             gradients = [torch.zeros_like(p) for p in self.parameters]
             loss = self.parameters[0].new_zeros(())
@@ -188,9 +187,7 @@ class DistributedLearner(Learner):
     def score_probes(self, batch: Batch) -> Tensor:
         if batch.probes is None:
             return super().score_probes(batch)
-        probes = batch.probes
-        spread = SpreadPolicy(self.policy, self.ranks)
-        return spread.forward(probes.prompts, probes.responses, probes.mask, prompt_mask=probes.prompt_mask).logp
+        return SpreadPolicy(self.policy, self.ranks).forward(batch.probes).logp
 
 
 class SpreadPolicy(Generic[P]):
@@ -203,44 +200,29 @@ class SpreadPolicy(Generic[P]):
     def __init__(self, policy: P, ranks: Ranks) -> None:
         self.policy, self.ranks = policy, ranks
 
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
+    def sample(self, request: SampleRequest) -> Samples:
         """The policy's `sample`. Errors: SpecError for fewer prompts than processes."""
-        start, length = self._span(len(prompts))
-        own = _SliceOfNoise(noise, len(prompts), start, length)
-        inner = None if blend is None else (blend[0].policy, blend[1])
-        mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
-        drawn = self.policy.sample(prompts.narrow(0, start, length), num_generations, own, stream, inner, mask)
-        return Samples(*(self.ranks.whole(x, start, len(prompts)) for x in drawn))
+        prompts, blend, count = request.prompts, request.blend, len(request.prompts.tokens)
+        start, length = self._span(count)
+        mask = None if prompts.mask is None else prompts.mask.narrow(0, start, length)
+        own = replace(
+            request,
+            prompts=Prompts(prompts.tokens.narrow(0, start, length), mask),
+            noise=_SliceOfNoise(request.noise, count, start, length),
+            blend=None if blend is None else (blend[0].policy, blend[1]),
+        )
+        return Samples(*(self.ranks.whole(x, start, count) for x in self.policy.sample(own)))
 
     @torch.no_grad()
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         """The policy's `forward`, without gradient."""
-        start, length = self._span(len(prompts))
-        own_prompts, own_responses, own_mask = (x.narrow(0, start, length) for x in (prompts, responses, mask))
-        own_prompt_mask = None if prompt_mask is None else prompt_mask.narrow(0, start, length)
-        own = self.policy.forward(own_prompts, own_responses, own_mask, values, entropy, own_prompt_mask, prompt_logp)
+        start, length = self._span(batch.size)
+        own = self.policy.forward(batch.narrow(start, length), request)
 
         def whole(x: Tensor | None) -> Tensor | None:
-            return None if x is None else self.ranks.whole(x, start, len(prompts))
+            return None if x is None else self.ranks.whole(x, start, batch.size)
 
-        logp = self.ranks.whole(own.logp, start, len(prompts))
+        logp = self.ranks.whole(own.logp, start, batch.size)
         return Outputs(logp, whole(own.values), whole(own.entropy), whole(own.prompt_logp))
 
     def _span(self, prompts: int) -> tuple[int, int]:

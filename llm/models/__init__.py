@@ -2,6 +2,9 @@
 
 spec            settings: which model, adapters, how it is sampled and scored
 loading         from settings to configuration, tokenizer, weights, policy
+gate            what every model folder passes when it is loaded
+proof           sampling and scoring against the model's own forward pass
+adapters        LoRA adapters: new ones, and folders of them
 shapes          sizes of models on the hub, for estimates without network access
 architectures   small models with random weights
 policy          a causal language model as a policy of `sims.core`

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from llm.embedded import EMBEDDED, find_folder
-from sims.core.spec import SpecError
+from llm.embedded import find_folder
 
+from .adapters import add_adapters, base_of, merged
+from .gate import (
+    CONFIG,
+    check_config,
+    check_folder,
+    check_loaded,
+    check_tokens,
+    keep_savable,
+    loading,
+    read_json,
+    say_unused,
+)
 from .policy import CausalLMPolicy
+from .proof import prove
 from .shapes import SHAPES
 from .vllm_sampler import VLLMDecoding, VLLMPolicy
 
@@ -23,33 +36,40 @@ if TYPE_CHECKING:
 def locate(name: str) -> tuple[str, bool]:
     """A model's folder or hub name, and whether it is a folder on this machine."""
     path = find_folder(name)
-    return str(path), path.is_dir()
+    try:
+        return str(path), path.is_dir()
+    except OSError:  # too long for a path
+        return str(path), False
 
 
-def load_config(spec: LanguageModelSpec) -> PretrainedConfig:
-    """A model's shape: from disk, from `SHAPES`, else from the hub."""
+def load_config(spec: LanguageModelSpec, field: str = "model") -> PretrainedConfig:
+    """A model's shape: from disk, from `SHAPES`, else from the hub; that of the base where a folder holds adapters."""
     source, local = locate(spec.model)
     if not local and spec.model in SHAPES:
         kind, sizes = SHAPES[spec.model]
         return AutoConfig.for_model(kind, **sizes)
-    try:
-        return AutoConfig.from_pretrained(
+    if local:
+        if (base := base_of(field, Path(source))) is not None:
+            return load_config(spec.replace(model=base, revision=None), field)
+        read_json(field, Path(source), CONFIG)
+    with loading(field, spec.model):
+        config = AutoConfig.from_pretrained(
             source, revision=spec.revision, local_files_only=local, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        raise _not_found("model", spec.model, error) from error
+    check_config(field, spec.model, config)
+    return config
 
 
 def load_tokenizer(spec: LanguageModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer that goes with a model, padding on the left."""
-    name = spec.tokenizer or spec.model
+    field, name = ("tokenizer", spec.tokenizer) if spec.tokenizer else ("model", spec.model)
     source, local = locate(name)
-    try:
+    if local and (Path(source) / CONFIG).exists():  # which says what tokenizer it is
+        read_json(field, Path(source), CONFIG)
+    with loading(field, name):
         return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
             source, revision=spec.revision, local_files_only=local, trust_remote_code=False, padding_side="left"
         )
-    except (OSError, ValueError) as error:
-        raise _not_found("tokenizer" if spec.tokenizer else "model", name, error) from error
 
 
 def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -58,25 +78,39 @@ def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device
     if device.type == "meta":
         return meta_model(spec, dtype)
     stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
-    config = load_config(spec)
     if spec.weights == "random":
+        config = load_config(spec)
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False)
     else:
-        source, local = locate(spec.model)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=spec.revision,
-                local_files_only=local,
-                dtype=stored,
-                use_safetensors=True,
-                trust_remote_code=False,
-            ).to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
-        except (OSError, ValueError) as error:
-            raise _not_found("model", spec.model, error) from error
+        model = load_weights(spec, stored).to(device)
     return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
+
+
+def load_weights(spec: LanguageModelSpec, dtype: torch.dtype, field: str = "model") -> nn.Module:
+    """A pretrained causal language model, through the gate; adapters in its folder merged into their base."""
+    source, local = locate(spec.model)
+    if local:
+        check_folder(field, Path(source))
+        if (base := base_of(field, Path(source))) is not None:
+            return merged(field, Path(source), load_weights(spec.replace(model=base, revision=None), dtype, field))
+    load_config(spec, field)
+    with loading(field, spec.model), torch.random.fork_rng(devices=[]):  # missing weights are drawn, then refused
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=spec.revision,
+            local_files_only=local,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # then refused, by name
+            output_loading_info=True,
+        )
+    model, info = loaded
+    check_loaded(field, spec.model, model, info)
+    keep_savable(model, spec.model)
+    return model  # type: ignore[no-any-return]
 
 
 def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
@@ -87,36 +121,12 @@ def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
         return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 
-def add_adapters(model: nn.Module, spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
-    """LoRA on every linear layer but the head, as an identity at the start; its weights in `dtype`. Hu et al. 2022."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise SpecError("lora_rank", spec.lora_rank, "needs the library peft: pip install peft") from error
-    config = LoraConfig(
-        r=spec.lora_rank or 1,
-        lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-    return adapted.eval()
-
-
 def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-    """Tokens that end a response: the tokenizer's EOS, and those of the model's generation config."""
+    """Tokens that end a response: the tokenizer's EOS, and those of the model's generation config. `check_tokens` has
+    seen that they are tokens."""
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     known = [named] if isinstance(named, int) else list(named or ())
-    if tokenizer.eos_token_id is None:
-        raise SpecError("tokenizer", tokenizer.name_or_path, "must have an EOS token: without it no response ends")
-    vocabulary = len(tokenizer)
-    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *(token for token in known if token < vocabulary)]))
+    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *(token for token in known if token >= 0)]))
 
 
 def build_policy(
@@ -125,15 +135,18 @@ def build_policy(
     critic: bool,
     dtype: torch.dtype,
     device: torch.device,
+    field: str = "model",
 ) -> CausalLMPolicy:
-    """The policy of a spec. critic: whether it has one."""
+    """The policy of a spec, its model proven (`llm.models.proof`). critic: whether it has one."""
     model = load_model(spec, dtype, device)
-    ends = eos_token_ids(model, tokenizer)
+    adapted: Any = model
+    core = adapted.get_base_model() if hasattr(model, "get_base_model") else model
+    check_tokens(*(("tokenizer", spec.tokenizer) if spec.tokenizer else (field, spec.model)), core, tokenizer)
+    say_unused(core, spec.model, spec.decoding)
+    ends = eos_token_ids(core, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     kind = VLLMPolicy if isinstance(spec.decoding, VLLMDecoding) else CausalLMPolicy
-    return kind(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
-
-
-def _not_found(field: str, name: str, error: Exception) -> SpecError:
-    first = str(error).strip().splitlines()[0]
-    return SpecError(field, name, f"must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name: {first}")
+    with loading(field, spec.model, "must be a model that can be sampled and scored"):
+        policy = kind(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
+    prove(policy.language_model, field, spec.model)
+    return policy

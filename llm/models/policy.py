@@ -8,12 +8,11 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from sims.core.loop.protocols import Samples
-from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Outputs
+from sims.core.loop.protocols import SampleRequest, Samples
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .sampling import Decoding, generate
-from .scoring import LanguageModel, Scoring, check_parts, copy_module
+from .scoring import LanguageModel, Scoring, check_parts, copy_module, max_positions
 
 
 class CausalLMPolicy:
@@ -82,27 +81,19 @@ class CausalLMPolicy:
         critics = {name for name in self._trainable.keys() ^ other._trainable.keys() if name.startswith("critic.")}
         return [(p, other._trainable[name]) for name, p in self._trainable.items() if name not in critics]
 
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        """Draw K responses per prompt. prompts, prompt_mask: (B, P), padded on the left; returns (B, K, L).
+    def sample(self, request: SampleRequest) -> Samples:
+        """Draw K responses per prompt. prompts: (B, P) tokens; returns (B, K, L).
 
         noise: of one run, `Noise.single(seed)`. logp is under the distribution of `decoding`, top_p included.
         """
-        prompts, prompt_mask = self._check_before_sampling(prompts, prompt_mask, noise)
-        shape = (len(prompts), num_generations)
-        uniforms = noise.uniforms(stream, *shape, self.decoding.max_new_tokens).to(prompts.device).flatten(0, 1)
+        (prompts, prompt_mask), blend = self._check_before_sampling(request), request.blend
+        shape = (len(prompts), request.num_generations)
+        uniforms = request.noise.uniforms(request.stream, *shape, self.decoding.max_new_tokens)
         if blend is None:
             distributions: list[tuple[LanguageModel, float | Tensor]] = [(self.language_model, 1.0)]
         else:
             distributions = [(self.language_model, 1.0 - blend[1]), (blend[0].language_model, blend[1])]
-        rows = (*_repeat(prompts, prompt_mask, num_generations), uniforms)
+        rows = (*_repeat(prompts, prompt_mask, shape[1]), uniforms.to(prompts.device).flatten(0, 1))
         with self.language_model.autocast(prompts.device):  # around the loop, so that weights are cast once
             parts = [
                 generate(distributions, *trim_left(p, m), u, self.decoding, self.eos_token_ids, self.pad_token_id)
@@ -110,16 +101,7 @@ class CausalLMPolicy:
             ]
         return Samples(*(torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True)))
 
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         """Log-probs of responses (B, K, L) to prompts (B, P) at the temperature of `decoding`, over all tokens whatever
         its top_p; if asked for, values and entropies of their prefixes, and the prompts' own log-probs (B, P). 0 where
         mask is False, in padding, and for a prompt's first token, which nothing predicts.
@@ -127,8 +109,9 @@ class CausalLMPolicy:
         Masked slots after a response and the prompts' padding are ignored, even if they hold invalid token ids; a
         masked slot inside a response is read, as text that the policy did not choose.
         """
+        responses, mask = batch.responses, batch.mask
         read = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
-        prompts, prompt_mask = self._check_prompts(prompts, prompt_mask, read.sum(-1).amax(-1))
+        prompts, prompt_mask = self._check_prompts(batch.prompts, batch.prompt_mask, read.sum(-1).amax(-1))
         width, shape = max(1, int(read.sum(-1).max())), responses.shape
         columns = (
             x[..., :width].flatten(0, 1).to(prompts.device) for x in (responses.masked_fill(~read, 0), read, mask)
@@ -136,7 +119,7 @@ class CausalLMPolicy:
         rows = (*_repeat(prompts, prompt_mask, shape[1]), *columns)
         size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
         parts = [
-            self._score(*trim_left(p, m), tokens, there, chosen, prompt_logp, values=values, entropy=entropy)
+            self._score(*trim_left(p, m), tokens, there, chosen, request)
             for p, m, tokens, there, chosen in _split(rows, size)
         ]
 
@@ -147,7 +130,7 @@ class CausalLMPolicy:
         logp = joined("logp")
         assert logp is not None
         own = None
-        if prompt_logp:  # the same for each response to a prompt: that of its first
+        if request.prompt_logp:  # the same for each response to a prompt: that of its first
             wide = [_widen_left(part.prompt_logp, prompts.shape[1]) for part in parts if part.prompt_logp is not None]
             own = torch.cat(wide).unflatten(0, shape[:2])[:, 0]
         return Outputs(logp=logp, values=joined("values"), entropy=joined("entropy"), prompt_logp=own)
@@ -159,30 +142,34 @@ class CausalLMPolicy:
         responses: Tensor,
         read: Tensor,
         mask: Tensor,
-        prompt_logp: bool,
-        **outputs: bool,
+        request: OutputRequest,
     ) -> Outputs:
         """`forward` of rows: prompts (N, P); responses, read, mask: (N, L), of which read is True on tokens that are
         there, and mask on those that the policy chose."""
         tokens = torch.cat([prompts, responses[:, :-1]], -1)
         attention = torch.cat([prompt_mask, read[:, 1:]], -1)  # nothing is drawn after a row's last token
-        ahead = prompts.shape[1] - 1 if prompt_logp else 0
+        ahead = prompts.shape[1] - 1 if request.prompt_logp else 0
         if ahead:  # the prompt's tokens after its first are scored as if they were the response's
             responses = torch.cat([prompts[:, 1:], responses], -1)
             mask = torch.cat([prompt_mask[:, 1:] & prompt_mask[:, :-1], mask], -1)
-        found = self.language_model(tokens, attention, responses, mask, self.decoding.temperature, **outputs)
+        found = self.language_model(
+            tokens, attention, responses, mask, self.decoding.temperature, request.values, request.entropy
+        )
         return Outputs(
             logp=found.logp[:, ahead:],
             values=None if found.values is None else found.values[:, ahead:],
             entropy=None if found.entropy is None else found.entropy[:, ahead:],
-            prompt_logp=found.logp[:, :ahead] if prompt_logp else None,
+            prompt_logp=found.logp[:, :ahead] if request.prompt_logp else None,
         )
 
-    def _check_before_sampling(self, prompts: Tensor, mask: Tensor | None, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _check_before_sampling(self, request: SampleRequest) -> tuple[Tensor, Tensor]:
         """`_check_prompts` for responses of up to `max_new_tokens`; ValueError for noise of several runs."""
-        if noise.lead:
-            raise ValueError(f"noise: of {noise.lead[0]} runs; a language model is one run: Noise.single(seed)")
-        return self._check_prompts(prompts, mask, torch.full(prompts.shape[:1], self.decoding.max_new_tokens))
+        prompts, lead = request.prompts.tokens, request.noise.lead
+        if lead:
+            raise ValueError(f"noise: of {lead[0]} runs; a language model is one run: Noise.single(seed)")
+        return self._check_prompts(
+            prompts, request.prompts.mask, torch.full(prompts.shape[:1], self.decoding.max_new_tokens)
+        )
 
     def _check_prompts(self, prompts: Tensor, mask: Tensor | None, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts on the model's device with 0 for their padding, and their mask; ValueError for invalid ones.
@@ -197,7 +184,7 @@ class CausalLMPolicy:
         if not bool(mask[:, -1].all()):
             row = int((~mask[:, -1]).nonzero()[0])
             raise ValueError(f"prompt {row}: must have tokens, and its padding on the left, but ends in padding")
-        most = getattr(self.language_model.core.config, "max_position_embeddings", None)
+        most = max_positions(self.language_model.core.config)
         own = mask.sum(-1)
         row = int((own + lengths.to(device)).argmax())
         if most is not None and int(own[row] + lengths[row]) - 1 > most:  # the last token is not read

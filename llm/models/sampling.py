@@ -90,7 +90,8 @@ def generate(
         token = inverse_cdf(distribution.exp(), uniforms[running, t : t + 1]).clamp(max=distribution.shape[-1] - 1)
         logp = distribution.gather(-1, token).squeeze(-1)
         if not bool(torch.isfinite(logp).all()):  # one entry that is not finite leaves none of its row finite
-            raise FloatingPointError(f"sampling: logits of response token {t} are not finite")
+            value = float(logp[~torch.isfinite(logp)][0])
+            raise FloatingPointError(f"sampling: logits of response token {t} are {value}, not finite")
         token = token.squeeze(-1)
         responses[running, t], mask[running, t], logps[running, t] = token, True, logp.double()
         going = torch.isin(token, eos, invert=True).nonzero().squeeze(-1)
@@ -99,6 +100,6 @@ def generate(
         if len(going) < len(running):
             running, token, attention = running[going], token[going], attention[going]
             for cache in caches:
-                cache.batch_select_indices(going)
+                cache.reorder_cache(going)  # type: ignore[arg-type]  # recurrent states too, unlike batch_select_indices
         tokens, attention = token.unsqueeze(-1), pad(attention, (0, 1), value=True)
     return Samples(responses, mask, logps.to(distribution.dtype))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sims.core.objectives.batch import Outputs
@@ -79,7 +79,7 @@ class LanguageModel(nn.Module):
         if critic is not None:
             parameter = next(model.parameters())
             trained = [p for p in model.parameters() if p.requires_grad]
-            own = copy_module(self.core.base_model, trained) if critic == "own" else None
+            own = copy_module(self.backbone, trained) if critic == "own" else None
             self.critic = Critic(self.core.config.hidden_size, parameter, own)
         self.eval()
 
@@ -91,8 +91,20 @@ class LanguageModel(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """From hidden states (..., H) to logits (..., V)."""
+        """From hidden states (..., H) to logits (..., V), but for `finish_logits`."""
         return self.core.get_output_embeddings()  # type: ignore[no-any-return]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """From token ids to hidden states."""
+        core = self.core
+        # Llama 4's text model names its backbone otherwise than it says, and is then its own `base_model`.
+        inner = [child for child in core.children() if isinstance(child, PreTrainedModel)]
+        return inner[0] if core.base_model is core and inner else core.base_model  # type: ignore[no-any-return]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., H)."""
+        return finish_logits(self.head(states), self.core.config)
 
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache."""
@@ -102,7 +114,7 @@ class LanguageModel(nn.Module):
         """Logits of the token that follows: (N, V). tokens: (N, S), those not in the cache yet; attention: (N, P + S),
         False on padding, of the cached ones too."""
         with self._ready(tokens):
-            return self.head(hidden_states(self.core.base_model, tokens, attention, cache)[:, -1])  # type: ignore[no-any-return]
+            return self.logits(hidden_states(self.backbone, tokens, attention, cache)[:, -1])
 
     def forward(
         self,
@@ -121,9 +133,9 @@ class LanguageModel(nn.Module):
         """
         with self._ready(tokens):
             start = tokens.shape[1] - mask.shape[1]
-            states = self._hidden(self.core.base_model, tokens, attention)[:, start:][mask]
+            states = self._hidden(self.backbone, tokens, attention)[:, start:][mask]
             logp, entropies = chunked_log_probs(
-                self.head, states, responses[mask], self._chunk(), temperature=temperature, entropy=entropy
+                self.logits, states, responses[mask], self._chunk(), temperature=temperature, entropy=entropy
             )
             value = self._values(tokens, attention, start, mask, states) if values else None
         return Outputs(
@@ -163,13 +175,44 @@ def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache:
     rotary.
     """
     positions = (attention.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+    if cache is not None and _is_recurrent(cache):  # it masks the tokens that it is given, not those it has read
+        attention = attention[:, -tokens.shape[1] :]
     return backbone(  # type: ignore[no-any-return]
         input_ids=tokens,
         attention_mask=attention.long(),
-        position_ids=positions,
+        # A model without them has no positions (state spaces) or counts them by its mask (ALiBi).
+        **({"position_ids": positions} if "position_ids" in _keywords(type(backbone).forward) else {}),
         use_cache=cache is not None,
         **({} if cache is None else {cache_keyword(backbone): cache}),
     ).last_hidden_state
+
+
+def _is_recurrent(cache: DynamicCache) -> bool:
+    """Whether a cache holds states alone, and no keys and values (Mamba)."""
+    layers = getattr(cache, "is_linear", ())  # since transformers 5
+    return bool(layers) and all(layers)
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest sequence that a model accepts, in tokens; None where its configuration names no limit."""
+    for name in ("max_position_embeddings", "max_seq_len"):  # the second: MPT
+        if isinstance(most := getattr(config, name, None), int):
+            return most
+    return None
+
+
+def finish_logits(logits: Tensor, config: Any) -> Tensor:
+    """What some architectures do after their head, by their configuration: scale logits (Cohere, Granite, Falcon-H1),
+    then bound them by c·tanh(logits/c) (Gemma). `check_parts` refuses a model that does anything else."""
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if (factor := getattr(config, name, None)) not in (None, 1.0):
+            logits = logits * factor
+    if (divisor := getattr(config, "logits_scaling", None)) not in (None, 1.0):
+        logits = logits / divisor
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if (cap := getattr(config, name, None)) is not None:
+            logits = cap * torch.tanh(logits / cap)
+    return logits
 
 
 def cache_keyword(model: nn.Module) -> str:
@@ -177,12 +220,12 @@ def cache_keyword(model: nn.Module) -> str:
 
     transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
     """
-    return _cache_keyword(type(model).forward)
+    return "cache" if "cache" in _keywords(type(model).forward) else "past_key_values"
 
 
 @lru_cache
-def _cache_keyword(forward: Callable[..., Any]) -> str:
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+def _keywords(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def log_distribution(logits: Tensor, temperature: float) -> Tensor:
@@ -192,7 +235,12 @@ def log_distribution(logits: Tensor, temperature: float) -> Tensor:
 
 
 def chunked_log_probs(
-    head: nn.Module, states: Tensor, tokens: Tensor, chunk: int, temperature: float = 1.0, entropy: bool = False
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    tokens: Tensor,
+    chunk: int,
+    temperature: float = 1.0,
+    entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """log π of each token, and the entropy of the distribution it was drawn from if asked for: (T,) both,
     differentiable.
@@ -213,7 +261,7 @@ def chunked_log_probs(
 
 
 def _log_probs(
-    head: nn.Module, states: Tensor, tokens: Tensor, temperature: float, entropy: bool
+    head: Callable[[Tensor], Tensor], states: Tensor, tokens: Tensor, temperature: float, entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
     logp = log_distribution(head(states), temperature)
     entropies = -(logp.exp() * logp).sum(-1) if entropy else None
@@ -254,7 +302,7 @@ def copy_module(module: nn.Module, trained: Iterable[Tensor]) -> nn.Module:
 
 
 def check_parts(language_model: LanguageModel) -> None:
-    """Refuse a model that does more between backbone and logits than its head (scaling, soft caps, prompt learning)."""
+    """Refuse a model that does more between backbone and logits than its head and `finish_logits` (prompt learning)."""
     parameter = next(language_model.model.parameters())
     if parameter.is_meta:
         return
@@ -263,7 +311,7 @@ def check_parts(language_model: LanguageModel) -> None:
     attention = torch.ones_like(tokens)
     with torch.no_grad():
         whole = language_model.model(input_ids=tokens, attention_mask=attention).logits
-        ours = language_model.head(hidden_states(language_model.core.base_model, tokens, attention))
+        ours = language_model.logits(hidden_states(language_model.backbone, tokens, attention))
     if not torch.allclose(whole, ours, rtol=1e-5, atol=1e-6 * float(whole.abs().max()), equal_nan=True):
         name = type(language_model.core).__name__
         raise ValueError(f"model = {name}: must compute its logits as head(backbone(tokens)), without steps between")

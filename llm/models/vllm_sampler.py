@@ -31,19 +31,19 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sims.core.loop.protocols import Samples
-from sims.core.numerics.noise import Noise
+from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.spec import SpecError, setting
 from sims.experiments.experiment import Experiment
 
 from .policy import CausalLMPolicy
 from .sampling import Decoding
+from .scoring import max_positions
 
 _LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
 
@@ -98,29 +98,21 @@ class VLLMPolicy(CausalLMPolicy):
 
     decoding: VLLMDecoding
 
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
+    def sample(self, request: SampleRequest) -> Samples:
         """Draw K responses per prompt as `CausalLMPolicy.sample` does, from the same distribution, by one uniform per
         response.
 
         Raises FloatingPointError for log-probs that are not finite; RuntimeError for a response that was cut off.
         """
-        if blend is not None:
+        if request.blend is not None:
             raise ValueError("blend: vLLM draws from one policy")
-        prompts, prompt_mask = self._check_before_sampling(prompts, prompt_mask, noise)
+        (prompts, prompt_mask), num_generations = self._check_before_sampling(request), request.num_generations
         rows = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
         longest = max(map(len, rows)) + self.decoding.max_new_tokens
         if self._most is not None and longest > self._most:
             rule = f"must be at least {longest}: the tokens of a prompt and of the longest response to it"
             raise SpecError("vllm_max_model_length", self._most, rule)
-        uniforms = noise.uniforms(stream, len(rows), num_generations)
+        uniforms = request.noise.uniforms(request.stream, len(rows), num_generations)
         seeds = (uniforms * 2.0**53).long().flatten().tolist()  # all the bits that a uniform has
         engine = self._engine()
         engine.hold(self)
@@ -146,8 +138,7 @@ class VLLMPolicy(CausalLMPolicy):
     @property
     def _most(self) -> int | None:
         """Tokens that a prompt and its response may have together; unlike in transformers, the last one counts."""
-        positions: int | None = getattr(self.language_model.core.config, "max_position_embeddings", None)
-        return self.decoding.vllm_max_model_length or positions
+        return self.decoding.vllm_max_model_length or max_positions(self.language_model.core.config)
 
     def _engine(self) -> Engine:
         core, decoding = self.language_model.core, self.decoding

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm.data import Example, TextEncoder, load_examples, prompt_from, template_columns
+from llm.data.held_out import split_by_prompt
+from llm.data.mixture import mix, parse_mixture
+from llm.data.rows import to_stderr
 from llm.embedded import language
 from sims.core.spec import Spec, SpecError, setting
 
@@ -26,7 +28,11 @@ class RewardData(Spec, kind="reward_data"):
     """The pairs that a reward model is trained on, and how they are labelled."""
 
     model: str = setting("pythia", "language model to start from: pythia, mistral, a folder, or a hub name")
-    data: str = setting(LANGUAGE, "preferences: pairs of the embedded language, a file, a folder, or a hub name")
+    data: str = setting(
+        LANGUAGE,
+        "preferences: pairs of the embedded language, a file, a folder, or a hub name; or several by weight, as in "
+        "a.jsonl:0.7,b.jsonl:0.3",
+    )
     data_split: str | None = setting(None, "split of a folder or a hub data set")
     data_config: str | None = setting(None, "configuration (subset) of a hub data set")
     held_out_data: str | None = setting(
@@ -112,40 +118,6 @@ def load_rows(data: RewardData, tokenizer: PreTrainedTokenizerBase, seed: int) -
     return split_by_prompt(train, data.held_out_share, seed)
 
 
-def split_by_prompt(rows: Sequence[Example], held_out_share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Rows to train on, and held-out rows: whole prompts, drawn until they make up the share.
-
-    Else a copy of a pair, or another pair of its prompt, would leak from training into evaluation. If every prompt has
-    more rows than the share, the one with fewest is held out; if there is only one prompt, single rows are
-    (`shared_prompts` counts them). SpecError where no row is left to train on.
-    """
-    order = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-    most = max(1, round(held_out_share * len(rows)))
-    if most >= len(rows):
-        raise SpecError("held_out_share", held_out_share, f"leaves none of {len(rows)} rows to train on")
-    sizes = Counter(map(_prompt, order))
-    if len(sizes) == 1:
-        return order[most:], order[:most]
-    out, count = set(), 0
-    for prompt, size in sizes.items():
-        if count + size <= most:
-            out.add(prompt)
-            count += size
-    out = out or {min(sizes, key=sizes.__getitem__)}
-    return [row for row in order if _prompt(row) not in out], [row for row in order if _prompt(row) in out]
-
-
-def shared_prompts(rows: Sequence[Example], held_out_rows: Sequence[Example]) -> int:
-    """Number of held-out rows whose prompt is also that of a training row."""
-    known = set(map(_prompt, rows))
-    return sum(_prompt(row) in known for row in held_out_rows)
-
-
-def _prompt(row: Example) -> bytes:
-    """The prompt's tokens as bytes, by which rows are compared."""
-    return row.prompt_ids.tobytes()
-
-
 def load_margins(rows: Sequence[Example], column: str) -> Tensor:
     """(B, 1) float32: the margin of each row's pair. SpecError naming the first row that has no finite number there."""
     found = []
@@ -158,6 +130,9 @@ def load_margins(rows: Sequence[Example], column: str) -> Tensor:
 
 
 def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    parts = parse_mixture(source)
+    if len(parts) > 1:
+        return mix([(name, share, _rows(data, name, split, tokenizer)) for name, share in parts], to_stderr)
     examples, _ = load_examples(
         source,
         tokenizer,
@@ -171,7 +146,7 @@ def _rows(data: RewardData, source: str, split: str | None, tokenizer: PreTraine
         on_bad_rows=data.on_bad_rows,
         on_too_long=data.on_too_long,
     )
-    return examples
+    return list(examples)
 
 
 def language_pairs(count: int, rng: np.random.Generator, split: language.Split, encoder: TextEncoder) -> list[Example]:

@@ -33,13 +33,13 @@ def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring:
         for field in ("implicit_policy", "implicit_reference"):
             spec = LanguageModelSpec(model=getattr(data, field), scoring=scoring)
             _check_tokens(field, spec.model, tokenizer)
-            policies.append(build_policy(spec, tokenizer, False, torch.float32, torch.device(device)))
+            policies.append(build_policy(spec, tokenizer, False, torch.float32, torch.device(device), field))
         return ImplicitReward(policies[0], policies[1], data.implicit_beta)
     _check_tokens("labels", name, tokenizer)
     try:
-        model: RewardModel = load_reward_model(name, scoring).to(device)
-    except (OSError, ValueError) as error:
-        rule = f"must be one of {', '.join(_LABELS)}, or a reward model: {str(error).splitlines()[0]}"
+        model: RewardModel = load_reward_model(name, scoring, field="labels").to(device)
+    except SpecError as error:
+        rule = f"must be one of {', '.join(_LABELS)}, or a reward model: {error.valid}"
         raise SpecError("labels", name, rule) from error
     return model
 

@@ -9,8 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from llm.embedded import find_folder
-from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states
+from llm.models.adapters import base_of
+from llm.models.gate import check_folder, check_loaded, keep_savable, loading
+from llm.models.loading import load_config, load_weights
+from llm.models.proof import tolerance
+from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
+from llm.models.spec import LanguageModelSpec
 from sims.core.spec import SpecError
 
 
@@ -58,7 +61,7 @@ class RewardModel(nn.Module):
             raise ValueError(f"row {int((~attention.any(-1)).nonzero()[0])}: must have a token to be scored at")
         span = slice(int(used[0]), int(used[-1]) + 1)
         tokens, attention = tokens[:, span], attention[:, span]
-        most, longest = getattr(core.config, "max_position_embeddings", None), int(attention.sum(-1).max())
+        most, longest = max_positions(core.config), int(attention.sum(-1).max())
         if most is not None and longest > most:
             raise ValueError(f"a prompt with its response has {longest} tokens, but the reward model {most} positions")
         if self.training:
@@ -102,8 +105,7 @@ class RewardModel(nn.Module):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             new = Path(scratch) / "new"
-            with _quiet():
-                self.classifier.save_pretrained(new)  # type: ignore[operator]
+            self.classifier.save_pretrained(new)  # type: ignore[operator]
             tokenizer.save_pretrained(new)
             if report is not None:
                 (new / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -111,62 +113,99 @@ class RewardModel(nn.Module):
 
 
 def load_reward_model(
-    name: str | Path, scoring: Scoring | None = None, dtype: torch.dtype = torch.float32
+    name: str | Path, scoring: Scoring | None = None, dtype: torch.dtype = torch.float32, field: str = "reward_model"
 ) -> RewardModel:
-    """A reward model from a folder or the hub. ValueError where its head, or other weights, are missing."""
-    classifier, missing = _classifier(name, dtype)
-    if missing:
-        raise ValueError(f"{name}: has no weights for {missing[0]}: must be a reward model, with a head `score`")
-    return RewardModel(classifier, scoring)
+    """A reward model from a folder or the hub, through the gate of `llm.models.gate`, its scores proven.
 
-
-def new_reward_model(
-    name: str | Path, seed: int = 0, scoring: Scoring | None = None, dtype: torch.dtype = torch.float32
-) -> RewardModel:
-    """A language model with a new head, drawn from N(0, 1/(H + 1)) by `seed` (Stiennon et al. 2020).
-
-    name: an embedded model (`pythia`, `mistral`), a folder, or a hub name; the head of a reward model is replaced.
-    The global generator is not used. Errors: ValueError where other weights are missing.
+    SpecError naming `field` for one that has no head, lacks other weights, or does not score as it computes.
     """
-    classifier, missing = _classifier(name, dtype)
-    if set(missing) - {"score.weight"}:
-        raise ValueError(f"{name}: has no weights for {missing[0]}: must be a causal language model")
-    model, weight = RewardModel(classifier, scoring), classifier.score.weight
-    draw = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    with torch.no_grad():
-        weight.copy_(draw / math.sqrt(weight.shape[1] + 1))
+    classifier = _classifier(field, name, dtype, new_head=False)
+    with loading(field, str(name), "must be a reward model"):
+        model = RewardModel(classifier, scoring)
+        prove_scores(model)
     return model
 
 
-def _classifier(name: str | Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """A sequence classifier of one label, and the names of its weights that were not found."""
-    path = find_folder(name)
+def new_reward_model(
+    name: str | Path,
+    seed: int = 0,
+    scoring: Scoring | None = None,
+    dtype: torch.dtype = torch.float32,
+    field: str = "model",
+) -> RewardModel:
+    """A language model with a new head, drawn from N(0, 1/(H + 1)) by `seed` (Stiennon et al. 2020).
+
+    name: an embedded model (`pythia`, `mistral`), a folder, or a hub name; the head of a reward model is replaced, and
+    adapters in the folder are merged. The global generator is not used. SpecError naming `field` as in
+    `load_reward_model`.
+    """
+    classifier = _classifier(field, name, dtype, new_head=True)
+    with loading(field, str(name), "must be a model that can become a reward model"):
+        model, weight = RewardModel(classifier, scoring), classifier.score.weight
+        draw = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        with torch.no_grad():
+            weight.copy_(draw / math.sqrt(weight.shape[1] + 1))
+        prove_scores(model)
+    return model
+
+
+def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool) -> Any:
+    """A sequence classifier of one label. new_head: whether its head is to be replaced, and may be missing."""
+    path, spec = find_folder(name), LanguageModelSpec(model=str(name))
     local = path.is_dir()
-    with _quiet(), torch.random.fork_rng(devices=[]):  # transformers draws missing weights at random
+    if local:
+        check_folder(field, path)
+    config = load_config(spec, field)
+    labels = getattr(config, "num_labels", 1)
+    named = any("SequenceClassification" in kind for kind in config.architectures or ())
+    if named and labels != 1:
+        raise SpecError(field, str(name), f"has {labels} labels: must have 1, the score")
+    config.num_labels = 1
+    if new_head and local and base_of(field, path) is not None:
+        backbone = load_weights(spec, dtype, field).base_model  # type: ignore[union-attr]
+        with loading(field, str(name)), torch.random.fork_rng(devices=[]):
+            classifier = AutoModelForSequenceClassification.from_config(config, dtype=dtype, trust_remote_code=False)
+            classifier.base_model.load_state_dict(backbone.state_dict())  # type: ignore[union-attr, operator]
+        return classifier
+    with loading(field, str(name)), torch.random.fork_rng(devices=[]):  # missing weights are drawn, then refused
         classifier, info = AutoModelForSequenceClassification.from_pretrained(
             path if local else str(name),
-            num_labels=1,
+            config=config,
             dtype=dtype,
             local_files_only=local,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # then refused, by name
             output_loading_info=True,
         )
-    return classifier, sorted(info["missing_keys"])
+    if not new_head and "score.weight" in map(str, info["missing_keys"]):
+        raise SpecError(
+            field, str(name), "has no weights for score.weight: must be a reward model, with a head `score`"
+        )
+    heads = ("lm_head.", "embed_out.", "output.", "score.") if new_head else ()
+    check_loaded(field, str(name), classifier, info, ["score.weight"] if new_head else [], heads)
+    keep_savable(classifier, str(name))
+    return classifier
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and reports of transformers: missing weights raise errors here."""
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
+@torch.no_grad()
+def prove_scores(model: RewardModel) -> None:
+    """ValueError where padding on the left changes a score beyond rounding."""
+    weight = model.classifier.score.weight  # type: ignore[union-attr]
+    if weight.is_meta:
+        return
+    vocabulary = model.classifier.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    rows = [[(7 * i * i + 5 * i + 3) % vocabulary for i in range(length)] for length in (5, 2)]
+    alone = [float(model.score_rows(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool))) for row in rows]
+    padded = torch.tensor([rows[0], [0, 0, 0, *rows[1]]])
+    together = model.score_rows(padded, torch.arange(5) >= torch.tensor([[0], [3]])).tolist()
+    largest = max(map(abs, alone))
+    if not math.isfinite(largest):
+        raise ValueError(f"its score of a short text is {largest}: must be a number")
+    stored = torch.bfloat16 if model.scoring.precision == "bfloat16" else weight.dtype
+    difference = max(abs(a - b) for a, b in zip(alone, together, strict=True))
+    if not difference <= (allowed := tolerance(stored, largest)):  # type: ignore[arg-type]
+        raise ValueError(f"padding changes its score by {difference:.2g}, above {allowed:.1g}")
 
 
 def check_absent(folder: Path) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from llm.data import Example, Limits, TextEncoder, load_examples, prompt_from, template_columns
+from llm.data import Example, Kind, Limits, TextEncoder, load_examples, prompt_from, template_columns
+from llm.data.held_out import split_by_prompt
+from llm.data.mixture import mix, parse_mixture
+from llm.data.rows import to_stderr
+from llm.data.streamed import StreamedExamples
 from llm.data.tokenise import OnTooLong
 from llm.embedded import language
 from sims.core.spec import Spec, SpecError, setting
 
 LANGUAGE = "language"
+HELD_OUT = "held_out"
+HELD_OUT_SEED = 0x5EED  # which rows are held out is part of the task, the same for every run
 _COLUMNS = ("prompt", "chosen", "rejected", "completion")
 
 
@@ -22,15 +30,30 @@ class DataSource(Spec):
 
     data: str = setting(
         LANGUAGE,
-        "prompts and responses: language (the embedded one), a .jsonl or .parquet file, a folder, or a hub name",
+        "prompts and responses: language (the embedded one), a .jsonl or .parquet file, a folder, or a hub name; or "
+        "several by weight, as in a.jsonl:0.7,b.jsonl:0.3",
+    )
+    stream_data: bool = setting(
+        False, "read rows of one .jsonl file when they are needed: for files larger than memory", omit_default=True
     )
     data_split: str | None = setting(None, "split of a folder or a hub data set; none: train, for the language")
     data_config: str | None = setting(None, "configuration (subset) of a hub data set")
     evaluation_split: str | None = setting(
-        None, "split of the evaluation prompts; none: held_out for the language, else the training prompts"
+        None,
+        "split of the evaluation rows; none: held_out for the language, else see held_out_share",
     )
-    data_kind: Literal["prompt_only", "preference", "prompt_completion"] = setting(
-        "prompt_only", "what a row holds, under TRL's names"
+    held_out_share: float = setting(
+        0.0,
+        "share of the rows of a file or data set that is held out for evaluation, whole prompts at a time, if there is "
+        "no evaluation_split; 0: evaluations use the training prompts",
+        at_least=0,
+        below=1,
+        omit_default=True,
+    )
+    data_kind: Kind = setting(
+        "prompt_only",
+        "what a row holds, under TRL's names; unpaired_preference (prompt, completion, label): kto; language_modeling: "
+        "messages, of which the assistant's are trained on, or text",
     )
     prompt_column: str | None = setting(None, "column of prompts; none: prompt")
     prompt_template: str | None = setting(
@@ -59,6 +82,12 @@ class DataSource(Spec):
         if self.data == LANGUAGE:
             self._check_language()
             return
+        if self.held_out_share and self.evaluation_split is not None:
+            raise SpecError("held_out_share", self.held_out_share, "has no effect with evaluation_split: leave it at 0")
+        if self.stream_data and self.held_out_share:
+            raise SpecError("stream_data", True, "must be false with held_out_share: a row is held out by its prompt")
+        if self.stream_data and len(parse_mixture(self.data)) > 1:
+            raise SpecError("stream_data", True, "must be false where several data sets are mixed")
         if self.data_kind != "preference":
             for name in ("chosen_column", "rejected_column"):
                 if getattr(self, name):
@@ -70,6 +99,10 @@ class DataSource(Spec):
         for name in ("data_split", "evaluation_split"):
             if getattr(self, name) not in (None, "train", "held_out"):
                 raise SpecError(name, getattr(self, name), "must be train or held_out of the language, or none")
+        if self.held_out_share:
+            raise SpecError("held_out_share", self.held_out_share, "has no effect with data = language: leave it at 0")
+        if self.stream_data:
+            raise SpecError("stream_data", True, "has no effect with data = language: leave it at false")
         for name in ("data_config", "prompt_template", *(f"{column}_column" for column in _COLUMNS)):
             if getattr(self, name) is not None:
                 raise SpecError(name, getattr(self, name), "has no effect with data = language: leave it at none")
@@ -84,16 +117,35 @@ class DataSource(Spec):
         """Limits of prompts, for reward models that must truncate as the policy does."""
         return Limits(max_prompt_length=self.max_prompt_length, on_too_long=self.on_too_long)
 
-    def load(self, encoder: TextEncoder, split: str | None) -> list[Example]:
-        """The rows of a split as token ids; those of the language have a prompt only."""
+    @property
+    def split_for_evaluation(self) -> str | None:
+        """What `load` is asked for where a policy is evaluated."""
+        held_out = self.data == LANGUAGE or self.held_out_share > 0
+        return self.evaluation_split or (HELD_OUT if held_out else self.data_split)
+
+    def load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+        """The rows of a split as token ids; those of the language have a prompt only. With held_out_share, the split
+        held_out is that share of data_split, and data_split the rest."""
+        if not self.held_out_share:
+            return self._load(encoder, split)
+        trained, held_out = split_by_prompt(self._load(encoder, self.data_split), self.held_out_share, HELD_OUT_SEED)
+        return held_out if split == HELD_OUT else trained
+
+    def _load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         if self.data == LANGUAGE:
             texts = language.all_prompts("held_out" if split == "held_out" else "train")
             return [
                 Example(f"prompt {i}", text, np.array(encoder.prompt(text), dtype=np.int32), ())
                 for i, text in enumerate(texts)
             ]
+        parts = parse_mixture(self.data)
+        if len(parts) == 1:
+            return self._load(self.data, encoder, split)
+        return mix([(name, share, self._load(name, encoder, split)) for name, share in parts], to_stderr)
+
+    def _load(self, name: str, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         examples, _ = load_examples(
-            self.data,
+            StreamedExamples(Path(name)) if self.stream_data else name,
             encoder.tokenizer,
             kind=self.data_kind,
             split=split,

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm.data import Example, TextEncoder, collate
 from llm.data.recorded import relabel
+from llm.data.whole import check_lengths, digest
 from llm.tasks import LANGUAGE, Completions, Reward, Task
 from sims.core.loop.protocols import Labels, Prompts
 from sims.core.numerics.noise import Noise
@@ -23,7 +24,7 @@ from sims.core.spec import SpecError
 _RECORDED_SEED = 0x5EED  # recorded responses are the data of a task, the same for every run
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TextPrompts(Prompts):
     """Prompts with their rows, which rewards may need."""
 
@@ -60,15 +61,21 @@ class TextEnvironment:
         self.split = split or task.data_split
         self.examples = task.load(self.encoder, self.split)
         task.check_data(self.examples)
-        self._recorded: list[Example] | None = None
+        self._recorded: Sequence[Example] | None = None
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
+        self.digest = digest(self.examples)
+
+    def check_lengths(self, positions: int | None, max_new_tokens: int) -> None:
+        """SpecError that names the rows that do not fit a model of so many positions, before a run meets them."""
+        remedy = "lower max_new_tokens, or set max_prompt_length and max_completion_length, and on_too_long"
+        check_lengths(self.task.data, self.examples, positions, remedy, max_new_tokens)
 
     def prompts(self, batch_size: int, noise: Noise) -> TextPrompts:
         """The next prompts, each once per epoch: (B, P) both, padded on the left."""
         chosen = [self.examples[i] for i in self._next("prompts", len(self.examples), batch_size, noise)]
         found = collate([Example(e.where, e.prompt, e.prompt_ids, (), extra=e.extra) for e in chosen], self.encoder.pad)
-        return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), found.examples)
+        return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), examples=found.examples)
 
     def label(
         self,
@@ -161,9 +168,16 @@ class TextEnvironment:
             pairs=None if pairs is None else pairs.to(self.device),
             pair_label=None if label is None else label.to(self.device),
             pair_weight=weight,
+            desirable=None if found.desirable is None else found.desirable.to(self.device),
         )
 
-    def _load_recorded(self, noise: Noise) -> list[Example]:
+    def recorded_count(self, noise: Noise) -> int:
+        """How many recorded rows an evaluation takes: all, but at most `evaluation_prompts`."""
+        if self._recorded is None:
+            self._recorded = self._load_recorded(noise)
+        return min(len(self._recorded), self.task.evaluation_prompts)
+
+    def _load_recorded(self, noise: Noise) -> Sequence[Example]:
         if self.task.data == LANGUAGE:
             rng = np.random.default_rng(_RECORDED_SEED)
             return [
@@ -194,10 +208,15 @@ class TextEnvironment:
         return chosen
 
     def state_dict(self) -> dict[str, int]:
-        """How many prompts and recorded rows have been drawn: epoch times their number, plus position."""
-        return dict(self.given)
+        """How many prompts and recorded rows have been drawn: epoch times their number, plus position; and a digest of
+        the rows."""
+        return self.given | {"data": self.digest}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """SpecError for a state of other rows than these; a state without a digest, or with 0, is not checked."""
+        if (held := state.get("data", 0)) and held != self.digest:
+            rule = "has other rows than those that the run was started with: must be the same, to resume"
+            raise SpecError("data", self.task.data, rule)
         self.given = {name: int(state[name]) for name in self.given}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from llm.data import Limits, RowError, TextEncoder, collate, encode_response
-from llm.embedded import find_folder
+from llm.data import Example, Limits, RowError, TextEncoder, collate, encode_response
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE
 from llm.tasks.task import Task
@@ -65,6 +65,13 @@ class LearnedReward(Task, kind="learned_reward"):
             return self._model("gold_reward_model", self.gold_reward_model)
         return None if self.missing_eos_penalty == 0.0 else self._model("reward_model", self.reward_model)
 
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """SpecError for prompts that a reward model cannot read, or that leave it no token for a response."""
+        limits = Limits() if self.data == LANGUAGE else self.prompt_limits
+        for field in ("reward_model", "gold_reward_model"):
+            if (name := getattr(self, field)) is not None:
+                _check_prompts(field, name, examples, limits)
+
     def _model(self, field: str, name: str) -> Reward:
         return _load(field, name, Limits() if self.data == LANGUAGE else self.prompt_limits)
 
@@ -73,10 +80,13 @@ class LearnedReward(Task, kind="learned_reward"):
 _LOADED: weakref.WeakValueDictionary[tuple[str, str], RewardModel] = weakref.WeakValueDictionary()
 
 
-def _load(field: str, name: str, limits: Limits) -> Reward:
+def _open(field: str, name: str) -> tuple[RewardModel, TextEncoder]:
+    """A reward model, once in memory, and its tokenizer."""
     import torch
-    from transformers import AutoTokenizer
 
+    from llm.models.gate import check_tokens
+    from llm.models.loading import load_tokenizer
+    from llm.models.spec import LanguageModelSpec
     from llm.reward_models.model import load_reward_model
 
     try:
@@ -85,12 +95,32 @@ def _load(field: str, name: str, limits: Limits) -> Reward:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = _LOADED.get((name, device))
         if model is None:
-            model = _LOADED[name, device] = load_reward_model(name, dtype=dtype).to(device)
-        folder = find_folder(name)
-        source = folder if folder.is_dir() else name
-        encoder = TextEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise SpecError(field, name, f"cannot be loaded: {str(error).splitlines()[0]}") from error
+            model = _LOADED[name, device] = load_reward_model(name, dtype=dtype, field=field).to(device)
+        tokenizer = load_tokenizer(LanguageModelSpec(model=name))
+        check_tokens(field, name, model.classifier, tokenizer)
+        return model, TextEncoder(tokenizer)
+    except SpecError as error:
+        raise SpecError(field, name, f"cannot be loaded: {error.valid}") from error
+
+
+def _check_prompts(field: str, name: str, examples: Sequence[Example], limits: Limits) -> None:
+    from llm.models.scoring import max_positions
+
+    model, encoder = _open(field, name)
+    positions = max_positions(model.classifier.config)
+    for example in examples:
+        try:
+            row = encode_response(example.prompt, "", encoder, limits)
+        except (RowError, ValueError) as error:
+            raise SpecError(field, name, f"cannot read the prompt of {example.where}: {error}") from error
+        length = len(row.prompt_ids) + 1
+        if positions is not None and length > positions:
+            rule = f"has {positions} positions, and the prompt of {example.where} with an EOS {length} tokens"
+            raise SpecError(field, name, f"{rule}: set max_prompt_length, and on_too_long to drop or truncate")
+
+
+def _load(field: str, name: str, limits: Limits) -> Reward:
+    model, encoder = _open(field, name)
 
     def score(completions: Completions) -> list[float]:
         pairs = zip(completions.prompts, completions.texts, strict=True)

@@ -99,5 +99,5 @@ class SkewLength(MinLength, kind="skew_length"):
             if len(words) > length:
                 return " ".join(words[:length])
 
-    def recorded_examples(self, examples: list[Example], ends: Sequence[int], rng: Any) -> list[Example]:
+    def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
         return cut_short(examples, self.cut_from, self.cut_to, ends, rng, self.data)

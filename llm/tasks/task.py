@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from llm.data import Example
@@ -29,7 +30,10 @@ class Task(Labels, DataSource, EnvironmentSpec):
 
     executor: ClassVar[str] = "llm.training.run:execute"
     text: ClassVar[bool] = True
-    metric: ClassVar[str] = "reward"  # the metric that its figure shows: a key of `llm.training.run.evaluate`
+    estimators: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"reward": "samples", "gold": "samples", "kl_policy_ref": "samples", "entropy": "prefixes"}
+    )
+    metric: ClassVar[str] = "reward"  # the metric that its figure shows: a key of `EvaluatedSamples.numbers`
     description: ClassVar[str] = ""  # the reward in one line
     optimum: ClassVar[str] = "unknown"  # the best response, and its reward
     needs: ClassVar[str] = "–"  # settings without a default
@@ -54,7 +58,7 @@ class Task(Labels, DataSource, EnvironmentSpec):
         """One recorded response to a prompt of the embedded language."""
         return language.sample_response(prompt, rng)
 
-    def recorded_examples(self, examples: list[Example], ends: Sequence[int], rng: Any) -> list[Example]:
+    def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
         """A file's rows as they are trained on. ends: the tokens that end a response, EOS first."""
         return examples
 
@@ -84,6 +88,10 @@ class Task(Labels, DataSource, EnvironmentSpec):
                 count_pairs(generations, algorithm.label_pairing)
         elif self.data_kind == "prompt_only":
             raise SpecError("data_kind", self.data_kind, "must be preference or prompt_completion: source = dataset")
-        elif self.data_kind != "preference" and algorithm.min_generations > 1:
+        elif self.data_kind == "unpaired_preference":
+            if not algorithm.single_labels:
+                rule = f"must be another one with {algorithm.kind}: some of its responses are not to be imitated"
+                raise SpecError("data_kind", self.data_kind, rule)
+        elif self.data_kind != "preference" and (algorithm.min_generations > 1 or algorithm.label_pairing is not None):
             rule = f"must be preference: {algorithm.kind} compares responses to the same prompt"
             raise SpecError("data_kind", self.data_kind, rule)

@@ -1,7 +1,8 @@
 """Training runs of language models.
 
 presets         experiments by name
-run             a run: built from its spec, trained, evaluated; the arrays of its record
+run             a run: built from its spec and trained; the arrays of its record
+evaluation      what is measured of a run's policy
 learning_rate   an optimiser whose learning rate warms up and decays
 checkpoint      checkpoints, written atomically
 folder          the files of a run, how it is started or resumed

@@ -1,18 +1,21 @@
-"""Checkpoints: tensors in safetensors, numbers in JSON; at any moment a complete one is on disk.
+"""Checkpoints: tensors in safetensors, numbers in JSON, checksums of both; at any moment a complete one is on disk.
 
-    <folder>/checkpoint-00000040/state.safetensors  state.json
+    <folder>/checkpoint-00000040/state.safetensors  state.json  checksums.json
 
-A checkpoint is written under a temporary name, flushed to disk and renamed; only then is the previous one deleted. A
-process killed at any moment leaves the old one, the new one, or both; the next save removes its partial files.
+A checkpoint is written under a temporary name, flushed to disk and renamed; only then are older ones deleted. A process
+killed at any moment leaves the old ones, the new one, or both; the next save removes its partial files. One that does
+not match its checksums is set aside as checkpoint-00000040.damaged, and the one before it is used: since an update is a
+function of the state before it, a run that goes on from there gives the same results.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from torch import Tensor
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _PARTIAL = ".checkpoint-"
-TENSORS, NUMBERS = "state.safetensors", "state.json"
+_REPLACED = re.compile(r"\.replaced-(checkpoint-\d{8})")
+TENSORS, NUMBERS, CHECKSUMS = "state.safetensors", "state.json", "checksums.json"
 
 
 class CheckpointError(RuntimeError):
@@ -49,9 +53,18 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(
-    folder: Path, update: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, int], spec: Mapping[str, Any]
+    folder: Path,
+    update: int,
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, int],
+    spec: Mapping[str, Any],
+    keep: int = 1,
+    also: Collection[int] = (),
 ) -> Path:
-    """Write a checkpoint, then remove older ones. Raises CheckpointError, and keeps the last good one."""
+    """Write a checkpoint, then remove older ones, but for the last `keep` and those of the updates `also`.
+
+    Raises CheckpointError, and keeps the last good one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
     final = folder / f"checkpoint-{update:08d}"
@@ -61,39 +74,75 @@ def save(
         save_file({name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}, scratch / TENSORS)
         text = json.dumps({"update": update, "numbers": dict(numbers), "spec": spec}, indent=1)
         (scratch / NUMBERS).write_text(text + "\n")
-        for name in (TENSORS, NUMBERS):
+        sums = {name: checksum(scratch / name) for name in (TENSORS, NUMBERS)}
+        (scratch / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
+        for name in (TENSORS, NUMBERS, CHECKSUMS):
             flush(scratch / name)
         flush(scratch)
+        replaced = folder / f".replaced-{final.name}"
         if final.exists():  # a resumed run may reach the same update twice
-            shutil.rmtree(final)
+            os.rename(final, replaced)
         os.rename(scratch, final)
         flush(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         left = found(folder)
         rest = f"the last good one is {left[-1][1]}" if left else "there is none before it"
         raise CheckpointError(f"update {update}: its checkpoint could not be written: {error}; {rest}") from error
-    for older, path in found(folder):
-        if older != update:
+    for older, path in found(folder)[:-keep]:
+        if older not in also:
             shutil.rmtree(path)
     return final
 
 
-def load(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint in a folder, None where there is none. Raises CheckpointError for one that is damaged."""
-    checkpoints = found(folder)
-    if not checkpoints:
-        return None
-    update, path = checkpoints[-1]
+def load(folder: Path, told: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+    """The newest whole checkpoint in a folder, None where there is none.
+
+    A damaged one is set aside, `told` gets a line about it, and the one before it counts. Raises CheckpointError if all
+    are damaged.
+    """
+    remove_partial(folder)
+    damage: CheckpointError | None = None
+    for _, path in reversed(found(folder)):
+        try:
+            return read(path)
+        except CheckpointError as error:
+            aside = path.with_suffix(".damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            told(f"{error}; it is set aside as {aside.name}")
+            damage = damage or error
+    if damage is not None:
+        raise CheckpointError(f"{damage}, and no older one is whole: --overwrite starts again") from damage
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint as it was written. Raises CheckpointError for one that is not whole."""
     try:
+        for name, expected in json.loads((path / CHECKSUMS).read_text()).items():
+            if checksum(path / name) != expected:
+                raise CheckpointError(f"{path}: damaged: {name} is not what was written (its checksum differs)")
         held = json.loads((path / NUMBERS).read_text())
-        return Checkpoint(update, load_file(path / TENSORS), held["numbers"], held["spec"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return Checkpoint(held["update"], load_file(path / TENSORS), held["numbers"], held["spec"])
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from error
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def remove_partial(folder: Path) -> None:
-    """Remove the partial files of a killed process."""
+    """Remove the partial files of a killed process; bring back what it was about to replace."""
+    for path in folder.glob(".replaced-*"):
+        if (match := _REPLACED.fullmatch(path.name)) and not (folder / match[1]).exists():
+            path.rename(folder / match[1])
+        else:
+            shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(_PARTIAL + "*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -8,52 +8,77 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sims.core.spec import SpecError
+from sims.core.spec import SpecError, from_json
+from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
 
 from . import checkpoint
 from .checkpoint import Checkpoint
+from .evaluation import EvaluatedSamples
 from .loggers import Logger, read_json_lines
-from .run import Evaluation, Run
+from .run import Run
 
 SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation
 
 
-def prepare(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """Write the spec into the folder. Returns the checkpoint to resume from, None for a new run.
+def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The checkpoint to resume from, None for a run from its start. Changes nothing, but sets aside a damaged one.
 
     Raises SpecError where the folder holds a run and neither resume nor overwrite is set, or a run of another spec.
     """
-    spec, file = {"experiment": experiment.to_json(), "run": run}, folder / SPEC
+    file = folder / SPEC
+    if not file.exists() or overwrite:
+        return None
+    if not resume:
+        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
+    if _without_end(_read(file)) != _without_end({"experiment": experiment.to_json(), "run": run}):
+        raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
+    return checkpoint.load(folder, tell)
+
+
+def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> None:
+    """Write the spec into the folder; overwrite: and delete the run that it holds."""
+    file = folder / SPEC
     if file.exists() and overwrite:
         for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
-    if file.exists() and not resume:
-        raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
-    if file.exists():
-        before = json.loads(file.read_text())
-        if _without_end(before) != _without_end(spec):
-            raise SpecError(
-                "output", str(folder), "holds a run of another spec: only updates and evaluations may change"
-            )
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(file, json.dumps(spec, indent=1) + "\n")
-    return checkpoint.load(folder)
+    checkpoint.write_text(file, json.dumps({"experiment": experiment.to_json(), "run": run}, indent=1) + "\n")
+
+
+def stored(folder: Path) -> tuple[Experiment, int]:
+    """The experiment of the run in a folder, and the run's index. Raises SpecError where there is none."""
+    held = _read(folder / SPEC)
+    try:
+        return from_json(held["experiment"], Experiment), int(held["run"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SpecError("output", str(folder), f"{SPEC} is damaged: {error!r}") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
+    except (OSError, ValueError) as error:
+        raise SpecError("output", str(file.parent), f"{file.name} is damaged: {error}") from error
+    return held
 
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
 
 
-def show(evaluation: Evaluation, update: int, samples: Logger) -> dict[str, Any]:
+def show(evaluation: EvaluatedSamples, update: int, samples: Logger) -> dict[str, Any]:
     """The row of metrics of an evaluation; its first completions are logged as samples."""
     rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
     for prompt, completion, reward, length in list(rows)[:SHOWN]:
@@ -72,6 +97,20 @@ def save_model(run: Run, folder: Path, weights: dict[str, Tensor] | None = None)
         new.rename(folder)
 
 
+def try_to_save(run: Run) -> None:
+    """Write all of the model's folder but its weights, somewhere else: what would fail after the last update, such as
+    settings of generation that transformers refuses to write, fails before the first. Raises SpecError."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            run.policy.model.save_pretrained(scratch, state_dict={})  # type: ignore[operator]
+            run.tokenizer.save_pretrained(scratch)
+        except (OSError, ValueError, TypeError) as error:
+            spec: Any = run.experiment.policy
+            raise SpecError(
+                "model", spec.model, f"could not be saved after training: {one_line(str(error))}"
+            ) from error
+
+
 def closing_table(folder: Path) -> str:
     """A table of the first and the last evaluation, and the last completions."""
     rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
@@ -81,7 +120,25 @@ def closing_table(folder: Path) -> str:
     lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
     drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
     lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
+    lines += turned(rows)
     return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
+
+
+def turned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each held-out number that was better before the end than at it, by more than a hundredth of itself:
+    from there on the model fitted what it was trained on, and not what was held out. rows: of evaluations."""
+    found = []
+    for name, sign in (("eval_nll", 1), ("eval_rewards/accuracies", -1)):
+        values = {int(row["update"]): sign * float(row[name]) for row in rows if name in row}
+        if not values:
+            continue
+        best, last = min(values, key=lambda update: (values[update], update)), max(values)
+        if values[last] - values[best] > 0.01 * abs(values[best]):
+            found.append(
+                f"\n{name} was best at update {best} ({abs(values[best]):.3f}; at the end {abs(values[last]):.3f}): "
+                f"with --metric-for-best-model {name} its checkpoint is kept"
+            )
+    return found
 
 
 def _line(text: str) -> str:

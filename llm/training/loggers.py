@@ -68,7 +68,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise SpecError("report_to", "tensorboard", "needs the library: pip install tensorboard") from error
-        self.writer = SummaryWriter(str(folder), purge_step=keep_until + 1 if keep_until else None)
+        self.writer = SummaryWriter(str(folder), purge_step=keep_until + 1 if keep_until > 0 else None)
 
     def log(self, row: dict[str, Any]) -> None:
         for name, value in row.items():

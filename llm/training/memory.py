@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from llm.models.shapes import SHAPES
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import LearnedReward
+from sims.core.spec import Spec
 from sims.experiments.experiment import Experiment
+from sims.experiments.memory import Sizes, check_fits, check_steps, sizes_of
 
 _PROMPT = 128  # assumed tokens of a prompt where the task sets no limit
 
@@ -78,7 +81,8 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     base = sum(p.numel() for p in backbone.parameters()) * experiment.dtype.itemsize if critic else 0
 
     stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
-    copies = 1 + int(stale or schedule.source == "pool")  # the reference, and a sampler that is not the policy
+    # The reference; a sampler that is not the policy; the initial policy, where the reference moves.
+    copies = 1 + int(stale or schedule.source == "pool") + int(schedule.reference != "fixed")
     parts = 1 if sharding == "none" else processes
     held = {
         "weights": (weights + base) // parts,
@@ -125,6 +129,44 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
         **gathered[1],
     }
     return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating, processes)
+
+
+def check_memory(experiment: Experiment, device: str, processes: int = 1, sharding: Sharding = "none") -> None:
+    """Refuse, with SpecError, a run whose counts are far beyond the memory of this machine, or of its GPU.
+
+    Weights, cache and tokens are counted, without what `estimate` knows only roughly."""
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    parts = (spec.decoding, spec.scoring, spec, experiment.environment, experiment.schedule, experiment)
+    sizes, config = sizes_of(*parts), load_config(spec)
+    held = sum(estimate(experiment, processes, sharding).held.values())
+    wide = config.hidden_size * config.num_hidden_layers
+
+    def least(sizes: Sizes) -> float:
+        batch = -(-sizes["batch_size"] // processes)
+        drawn = max(batch, sizes.get("pool_size", 0)) * sizes["num_generations"]
+        rows = max(drawn, sizes.get("evaluation_prompts", 0))
+        together = min(sizes.get("micro_batch_size", batch), sizes.get("minibatch_size", batch))
+        kept = 0 if spec.scoring.gradient_checkpointing else together * sizes["num_generations"] * wide
+        cached = 0 if isinstance(spec.decoding, VLLMDecoding) else min(sizes["sample_batch_size"], rows) * wide // 8
+        return held + sizes["max_new_tokens"] * (rows * 28 + 4 * kept + 2 * cached)
+
+    check_fits(sizes, least, torch.cuda.mem_get_info()[0] if device == "cuda" else None)
+
+
+def check_new_model(spec: Spec, vocabulary: int, bytes_each: Mapping[str, float] | None = None) -> None:
+    """Refuse, with SpecError, settings of a new transformer that are far beyond the memory of this machine: weights,
+    gradient and two moments are counted. spec: with the fields hidden, layers, max_positions. bytes_each: of further
+    counts, such as documents."""
+    sizes, further = sizes_of(spec), bytes_each or {}
+    counted = {"hidden", "layers", "max_positions", *further}
+
+    def least(sizes: Sizes) -> float:
+        wide = sizes["hidden"]
+        weights = wide * (2 * vocabulary + sizes["max_positions"]) + 12 * sizes["layers"] * wide**2
+        return 16.0 * weights + sum(sizes[name] * each for name, each in further.items())
+
+    check_steps(sizes)
+    check_fits({name: x for name, x in sizes.items() if name in counted}, least)
 
 
 def _gathered(model: nn.Module, compute: int, whole_to_sample: bool) -> tuple[dict[str, int], dict[str, int]]:

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from llm.tasks.environment import response_lengths
 from sims.core.loop.collect import Collector
-from sims.core.loop.protocols import Policy, Samples
-from sims.core.loop.protocols import evaluate as score
+from sims.core.loop.protocols import Policy, SampleRequest, Samples
 from sims.core.loop.train import Update
-from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import pick, sequence_sum
+from sims.core.objectives.batch import Batch, pick, sequence_sum
 
-from .run import Run, by_label
+from .evaluation import by_label
+from .run import Run
 
 Row = dict[str, float]
 
@@ -61,7 +60,7 @@ def update_metrics(run: Run, update: Update) -> Row:
     epsilon = getattr(algorithm, "epsilon", None)
     if batch.pairs is None and epsilon is None:
         return row
-    logp = score(run.policy, batch).logp
+    logp = run.policy.forward(batch).logp
     if epsilon is not None and batch.logp_sampler is not None:
         ratio = (logp - batch.logp_sampler)[batch.mask].exp()
         high = getattr(algorithm, "epsilon_high", None) or epsilon
@@ -100,19 +99,11 @@ class WatchedSampler:
         return watched
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Any, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
+    def sample(self, request: SampleRequest) -> Samples:
         """The sampler's `sample`. A mixture with another policy (blend) is not compared: no single model has it."""
-        drawn = self.policy.sample(prompts, num_generations, noise, stream, blend, prompt_mask)
-        if blend is None:
-            logp = self.policy.forward(prompts, drawn.responses, drawn.mask, prompt_mask=prompt_mask).logp
+        drawn, prompts = self.policy.sample(request), request.prompts
+        if request.blend is None:
+            logp = self.policy.forward(Batch(prompts.tokens, drawn.responses, drawn.mask, prompts.mask)).logp
             self.mismatch = sampler_mismatch(drawn.logp, logp, drawn.mask)
         return drawn
 

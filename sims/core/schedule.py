@@ -73,7 +73,7 @@ class Schedule(Spec, kind="schedule"):
 
     @property
     def updates_per_batch(self) -> int:
-        """Updates per collected batch; the T, or the staleness, of the papers."""
+        """Updates per collected batch; the T of the papers."""
         return self.epochs * (self.batch_size // (self.minibatch_size or self.batch_size))
 
     @property
@@ -84,6 +84,32 @@ class Schedule(Spec, kind="schedule"):
     @property
     def samples_per_batch(self) -> int:
         return self.batch_size * self.num_generations
+
+    def counts(self, update: int, updates: int) -> tuple[int, int]:
+        """Responses drawn, and staleness of the last update, when `update` of `updates` updates are done.
+
+        An update's staleness is the number of updates that the policy has made since the sampler was a copy of it. A
+        pool is drawn by the initial policy, once; recorded and replayed data count from the start as well.
+
+        >>> schedule = sims.Schedule(batch_size=4, sync_every_updates=3)
+        >>> [schedule.counts(update, 6) for update in (0, 1, 3, 4)]
+        [(0, 0), (8, 0), (24, 2), (32, 0)]
+        """
+        if update == 0:
+            return 0, 0
+        begun = (update - 1) // self.updates_per_batch  # batches before the last update's
+        drawn = {
+            "policy": (begun + 1) * self.samples_per_batch,
+            "pool": (self.pool_size or 0) * self.num_generations,
+            "replay": updates // self.updates_per_batch * self.samples_per_batch,
+            "dataset": 0,
+        }
+        since = begun * self.updates_per_batch
+        if self.source == "policy" and not math.isinf(self.sync_period):
+            synced_at = since - since % int(self.sync_period)
+        else:
+            synced_at = 0
+        return drawn[self.source], update - 1 - synced_at
 
     def check(self) -> None:
         if self.minibatch_size is not None and self.batch_size % self.minibatch_size:

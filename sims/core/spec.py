@@ -18,6 +18,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a record, and of an array in one
+LARGEST = 2**63 - 1  # no count or seed is larger, and libraries take no larger one
 
 _BOUNDS = {
     "above": (lambda x, b: x > b, ">"),
@@ -155,10 +156,14 @@ class Spec:
             raise SpecError(field.name, value, f"must be {describe(field, hint)}")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             holds = all(test(value, field.metadata[key]) for key, (test, _) in _BOUNDS.items() if key in field.metadata)
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise SpecError(field.name, value, f"must be {describe(field, hint)}, and at most {LARGEST}")
             if not holds or math.isnan(value):
                 raise SpecError(field.name, value, f"must be {describe(field, hint)}")
             if math.isinf(value) and not field.metadata.get("infinite"):
                 raise SpecError(field.name, value, f"must be finite: {describe(field, hint)}")
+        if isinstance(value, tuple) and not all(math.isfinite(x) for x in value if isinstance(x, float)):
+            raise SpecError(field.name, value, f"must be finite: {describe(field, hint)}")
 
     def check(self) -> None:
         """Rules that tie several fields together; raises SpecError."""

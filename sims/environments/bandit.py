@@ -44,9 +44,10 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
         mass = np.exp(log_mass - log_mass.max())
         return mass / mass.sum()
 
-    centre = optimize.brentq(
-        lambda c: np.log(distribution(c)[inside].sum()) - np.log(overlap), -2 * actions, peak, xtol=1e-12
-    )
+    with np.errstate(divide="ignore"):  # far from the peak no mass is within
+        centre = optimize.brentq(
+            lambda c: np.log(distribution(c)[inside].sum()) - np.log(overlap), -2 * actions, peak, xtol=1e-12
+        )
     return distribution(float(centre))
 
 
@@ -119,14 +120,19 @@ class BanditOverlap(Bandit, kind="bandit_overlap"):
 
     def check(self) -> None:
         super().check()
-        if self.overlap > self._most:
-            rule = f"must be at most {self._most:.3g}, the mass within ±width of a data policy centred on the peak"
-            raise SpecError("overlap", self.overlap, f"{rule}, at spread = {self.spread:g}")
+        least, most = (self._mass_around(centre) for centre in (-2.0 * self.num_actions, self.peak))
+        if not least < self.overlap <= most:
+            rule = f"must be above {least:.3g} and at most {most:.3g}, the mass within ±width of a data policy far from"
+            raise SpecError("overlap", self.overlap, f"{rule} the peak and on it, at spread = {self.spread:g}")
+        if not self.data_policy().all():  # e^(−d²/2) is 0 in float64 beyond 38 spreads
+            raise SpecError("spread", self.spread, "must be larger: the data policy gives some action probability 0")
 
-    @property
-    def _most(self) -> float:
-        centred = np.exp(-0.5 * ((np.arange(self.num_actions) - self.peak) / self.spread) ** 2)
-        return float(centred[np.abs(np.arange(self.num_actions) - self.peak) <= self.width].sum() / centred.sum())
+    def _mass_around(self, centre: float) -> float:
+        """The mass within ±width of the peak of a data policy around a centre."""
+        with np.errstate(over="ignore", invalid="ignore"):  # a spread near 0 is refused by its NaN
+            log_mass = -0.5 * ((np.arange(self.num_actions) - centre) / self.spread) ** 2
+            mass = np.exp(log_mass - log_mass.max())
+        return float(mass[np.abs(np.arange(self.num_actions) - self.peak) <= self.width].sum() / mass.sum())
 
     def data_policy(self) -> np.ndarray:
         return shifted_data_policy(self.num_actions, self.peak, self.width, self.overlap, self.spread)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -53,8 +54,11 @@ class Contextual(EnumerableSpec, kind="contextual"):
     tilt: Literal["none", "losers", "winners"] = setting(
         "none", "recorded responses that the reference favours: none, all but the best of them, or the best"
     )
-    tilt_by: float = setting(2.0, "amount added to their logits (tilt = losers or winners)", at_least=0)
-    reference_noise: float = setting(0.1, "standard deviation of the noise in the reference's logits", at_least=0)
+    # Above these, e to the sum of both may be infinite: no normal number is above 8.6.
+    tilt_by: float = setting(2.0, "amount added to their logits (tilt = losers or winners)", at_least=0, at_most=200)
+    reference_noise: float = setting(
+        0.1, "standard deviation of the noise in the reference's logits", at_least=0, at_most=50
+    )
     uncovered_mass: float | None = setting(
         None, "the reference's total probability of responses in no recorded pair; none: not set",
         above=0, below=1,
@@ -80,6 +84,13 @@ class Contextual(EnumerableSpec, kind="contextual"):
             raise SpecError(
                 "uncovered_mass", self.uncovered_mass, "must be none where coverage = 1, as every response is covered"
             )
+        hidden = self.reward_model_hidden
+        if not hidden or min(hidden) < 1:
+            raise SpecError("reward_model_hidden", hidden, "must name at least one layer, each of width at least 1")
+        for name, default in _of_reward_model().items():
+            value = getattr(self, name)
+            if self.reward_model == "none" and value != default:
+                raise SpecError(name, value, "only means something with reward_model = table or mlp")
 
     @property
     def covered_responses(self) -> int:
@@ -101,7 +112,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
 
     @property
     def without_reward_model(self) -> Self:
-        return self.replace(reward_model="none")
+        return self.replace(reward_model="none", **_of_reward_model())
 
     def best(self) -> np.ndarray:
         """(X,) the best response to each prompt."""
@@ -149,6 +160,11 @@ class Contextual(EnumerableSpec, kind="contextual"):
             )
             learned = fit(model, data, (self.num_prompts, self.num_responses), _of_problem(noise), dtype)
         return ContextualEnvironment(self.space, gold, self.labeller, covered, data, learned)
+
+
+def _of_reward_model() -> dict[str, Any]:
+    """The settings of a reward model, with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(Contextual) if f.name.startswith("reward_model_")}
 
 
 def _of_problem(noise: Noise) -> Noise:
@@ -206,15 +222,13 @@ class ContextualEnvironment(EnumerableEnvironment):
     ) -> None:
         super().__init__(space, gold, labeller)
         self.covered, self.data, self.learned = covered, data, learned
+        self.gold = None if learned is None else super().reward
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         if self.learned is None:
             return super().reward(prompts, responses)
         cells = (prompts * self.rewards.shape[-1]).unsqueeze(-1) + responses[..., 0]
         return self.learned.scores.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
-
-    def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
-        return rewards if self.learned is None else super().reward(prompts, responses)
 
     def seen_rewards(self) -> Tensor:
         return self.rewards if self.learned is None else self.learned.scores

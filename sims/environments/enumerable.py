@@ -3,8 +3,9 @@ be stacked, one per run, so that environments that differ only in numbers are tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,6 +32,9 @@ class EnumerableSpec(ToyEnvironment):
     """
 
     exact: ClassVar[str] = "reward, KL, entropy, optimum"
+    estimators: ClassVar[Mapping[str, str]] = MappingProxyType(
+        dict.fromkeys(("reward", "gold", "kl_policy_ref", "entropy"), "exact")
+    )
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that only change the tables' numbers
 
     def stack_key(self) -> Any:

@@ -29,7 +29,7 @@ class TokenSpace:
     length: int = 1
     eos: bool = False
 
-    @property
+    @cached_property
     def nodes(self) -> int:
         """Number of prefixes after which a token is chosen, including those after an EOS, which are never reached."""
         return sum(self.vocabulary**t for t in range(self.length))

@@ -3,7 +3,9 @@ rewarded like an action of the 1-D bandit; and a small one with EOS, whose respo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +32,9 @@ class TokenBandit(ToyEnvironment):
     """
 
     exact: ClassVar[str] = "largest reward; KL and entropy after each sampled prefix"
+    estimators: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"reward": "samples", "gold": "samples", "kl_policy_ref": "prefixes", "entropy": "prefixes"}
+    )
 
     num_prompts: int = setting(100, "number of different prompts (X), each a token; evenly spaced", at_least=1)
     vocabulary: int = setting(100, "number of tokens", at_least=2)

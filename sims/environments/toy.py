@@ -53,6 +53,7 @@ labels, pairs and policies work without further code. Tables drawn per run, reco
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -61,7 +62,7 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.loop.checks import PER_RESPONSE, check_shape
-from sims.core.loop.protocols import EnvironmentSpec, Labels
+from sims.core.loop.protocols import EnvironmentSpec, Labels, Prompts
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs
@@ -114,10 +115,12 @@ class ToyEnvironment(EnvironmentSpec):
 class RewardLabeller:
     """Draws prompts uniformly, rewards responses, and labels pairs by those rewards.
 
-    A subclass defines `reward`; and `gold`, where the learner's reward differs from the evaluation's.
+    A subclass defines `reward`; and `gold` with the same arguments, where the learner's reward is a proxy of the one
+    that it is evaluated by.
     """
 
     num_prompts: int
+    gold: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, labeller: Labeller) -> None:
         self.labeller = labeller
@@ -126,20 +129,16 @@ class RewardLabeller:
         """(..., B, K) rewards that the learner sees, of responses (..., B, K, L)."""
         raise NotImplementedError
 
-    def gold(self, prompts: Tensor, responses: Tensor, rewards: Tensor) -> Tensor:
-        """(..., B, K) rewards for evaluation: `rewards`, unless those are a proxy."""
-        return rewards
-
-    def prompts(self, batch_size: int, noise: Noise) -> Tensor:
-        """(..., B) prompt ids, each prompt as likely as the others."""
+    def prompts(self, batch_size: int, noise: Noise) -> Prompts:
+        """Ids (..., B), each prompt as likely as the others."""
         count = self.num_prompts
         if count == 1:
-            return torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size)
-        return (noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1)
+            return Prompts(torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size))
+        return Prompts((noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1))
 
     def label(
         self,
-        prompts: Tensor,
+        prompts: Prompts,
         responses: Tensor,
         mask: Tensor,
         pairing: Pairing | None,
@@ -147,9 +146,10 @@ class RewardLabeller:
         rewards: Tensor | None = None,
     ) -> Labels:
         """Rewards; and with a pairing, its pairs and their labels. rewards: used instead of its own."""
-        own = self.reward(prompts, responses)
-        check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
-        gold = self.gold(prompts, responses, own)
+        own = self.reward(prompts.tokens, responses)
+        if own.shape != responses.shape[:-1]:
+            check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
+        gold = own if self.gold is None else self.gold(prompts.tokens, responses)
         rewards = own if rewards is None else rewards
         if pairing is None:
             return Labels(rewards=rewards, gold=gold)

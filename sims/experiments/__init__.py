@@ -2,10 +2,15 @@
 
 experiment      the settings of an experiment
 options         command-line options made from settings
-executor        trains and evaluates stacked experiments
+command         how a command ends: exit status, signals, closed pipes, errors in one line
+folders         files and folders that a command is told to write
+memory          the memory that an experiment needs at least, held against what is there
+executor        trains stacked experiments
+record_loop     the loop that trains, evaluates and makes a record, for simulations and language models
 evaluation      what is measured of a policy, exactly or from samples
+pool_evaluation what is measured of a fixed pool of pairs
 runner          finds the records of experiments, or runs what is missing
-workers         parallel worker processes
+engines/        where it runs: worker processes, Ray, or submitit
 costs           the time that experiments take
 store           records on disk
 record_file     the file of a stack's records

@@ -6,10 +6,12 @@ A prediction orders work and says how much of it is done; it never changes a res
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from .folders import written_whole
 
 UNKNOWN = 2e-5  # core-seconds per run and update, before anything was measured
 _WEIGHT = 0.3  # of the newest measurement
@@ -52,12 +54,10 @@ class Costs:
         self.rates = news.rates | self.rates
 
     def save(self) -> None:
-        """Remember for the next call."""
+        """Remember for the next call, if the disk lets us."""
         if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.new")
-            temporary.write_text(json.dumps(self.rates, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(temporary, self.file)
+            with suppress(OSError), written_whole(self.file) as new:
+                new.write_text(json.dumps(self.rates, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _work(spec: Mapping[str, Any]) -> int:

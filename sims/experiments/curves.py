@@ -12,7 +12,8 @@ from sims.core.spec import SpecError
 from sims.statistics.intervals import band
 
 from .measures import Optimum
-from .results import UNITS, Result
+from .record_schema import unit_of
+from .results import Result
 
 LABELS = {"score": "score (0: reference, 1: largest reward)", "kl_policy_ref": "KL(policy ‖ reference), nats"}
 LINES = {"largest reward": ":"}  # of optima; any other is dashed
@@ -58,7 +59,7 @@ def _empty(result: Result, names: Sequence[str]) -> Figure:
     if "inline" in plt.get_backend():
         plt.close(figure)
     for axes, name in zip(panels.flat, names, strict=True):
-        unit = f", {UNITS[name]}" if name in UNITS else ""
+        unit = f", {unit_of(name)}" if unit_of(name) else ""
         axes.set_xlabel("updates" if _by_updates(result) else "samples drawn")
         axes.set_ylabel(LABELS.get(name, f"{name}{unit}"))
         axes.grid(alpha=0.25)

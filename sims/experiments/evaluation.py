@@ -1,36 +1,69 @@
-"""What is measured of a policy: exact expectations over all responses, or means over fresh samples."""
+"""What is measured at an evaluation: of the policy, exactly or from samples; of the pairs that it was trained on.
+
+The numbers of a record are defined in `record_schema`. Where they can be obtained in several ways, each way is a
+function here, and an environment names the one that its records use (`EnvironmentSpec.estimators`).
+"""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sims.core.loop.checks import check_labels
+from sims.core.loop.protocols import SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import pick, sequence_sum
-from sims.core.objectives.divergences import entropy, kl_policy_ref
+from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.core.objectives.divergences import entropy, k1, kl_policy_ref
 from sims.core.objectives.reductions import shares
 from sims.environments.enumerable import EnumerableEnvironment
 from sims.environments.token_bandit import TokenBanditEnvironment
 from sims.policies.categorical import CategoricalPolicy
 from sims.policies.causal import TransformerPolicy
 
-
-class Evaluation(Protocol):
-    """Measures the policy of a training at some updates, and once at the end."""
-
-    def row(self) -> dict[str, Tensor]:
-        """Numbers of the policy as it is now: name → (R,). Among them reward, gold, kl_policy_ref and entropy."""
-
-    def closing(self) -> dict[str, Tensor]:
-        """Arrays computed at the end; among them reference_reward (R,), and best_reward (R,), which no policy
-        exceeds."""
+Row = dict[str, Tensor]
 
 
-class ExactEvaluation:
+class Evaluation:
+    """Measures something of a training in progress, at each evaluation point; a subclass says what.
+
+    Numbers are tensors with one entry per run: shape (R,), or () where there is no axis of runs.
+    """
+
+    def row(self, update: Update | None = None) -> Row:
+        """Numbers by name, as the policy is now. update: the last one; None before the first."""
+        raise NotImplementedError
+
+    def start(self, update: Update) -> Row:
+        """Numbers of the start that are known only with the first batch, which the first update brings."""
+        return {}
+
+    def closing(self) -> Row:
+        """Arrays of the run as a whole, computed at the end: (R, ...), or shared by all runs."""
+        return {}
+
+
+# Whole responses in nats, one number per response (..., B, K); their mean under the policy is KL or entropy.
+
+
+def kl_of_responses(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
+    """log π(y) − log π_ref(y) of the policy's samples: signed; its mean under π is KL(π‖π_ref). All (..., B, K, L)."""
+    return k1(sequence_sum(logp - logp_ref, mask))
+
+
+def kl_after_prefixes(logp: Tensor, logp_ref: Tensor, mask: Tensor) -> Tensor:
+    """Σ_t KL(π(·|y_<t)‖π_ref(·|y_<t)) along the policy's samples, never negative; its mean under π is KL(π‖π_ref), by
+    the chain rule. logp, logp_ref: (..., B, K, L, V), of every token after each prefix; mask: (..., B, K, L)."""
+    return sequence_sum(kl_policy_ref(logp, logp_ref), mask)
+
+
+def entropy_after_prefixes(token_entropy: Tensor, mask: Tensor) -> Tensor:
+    """Σ_t H(π(·|y_<t)) along the policy's samples; its mean under π is H(π), by the chain rule. token_entropy, mask:
+    (..., B, K, L)."""
+    return sequence_sum(token_entropy, mask)
+
+
+class ExactEvaluation(Evaluation):
     """Sums over every response to every prompt."""
 
     def __init__(self, training: Training, environment: EnumerableEnvironment) -> None:
@@ -40,7 +73,7 @@ class ExactEvaluation:
         self.facts = environment.facts()
 
     @torch.no_grad()
-    def row(self) -> dict[str, Tensor]:
+    def row(self, update: Update | None = None) -> Row:
         """Expected reward and gold reward, KL and entropy; and the probability of responses in no recorded pair, if
         there are recorded pairs."""
         logp = self.policy.all_log_probs()
@@ -54,7 +87,7 @@ class ExactEvaluation:
             row["unseen_mass"] = (logp.exp() * ~self.facts["covered"]).sum(-1).mean(-1)
         return row
 
-    def closing(self) -> dict[str, Tensor]:
+    def closing(self) -> Row:
         """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the environment's own arrays (`facts`)."""
         gold = self.environment.all_rewards()
         return {
@@ -80,9 +113,8 @@ class EvaluationNoise(Noise):
         return super().uniforms(f"evaluation {stream}", *shape)
 
 
-class SampledEvaluation:
-    """Draws responses, one per prompt. Rewards are means over them; KL and entropy are exact after each sampled prefix:
-    by the chain rule E[Σ_t KL(π(·|y_<t)‖π_ref(·|y_<t))] = KL(π‖π_ref), and so for the entropy.
+class SampledEvaluation(Evaluation):
+    """Draws responses, one per prompt. Rewards are means over them; KL and entropy are exact after each sampled prefix.
 
     The k-th evaluation of every arm draws from the same uniforms: arms of one seed are paired here too. The reference's
     reward is that of the evaluation before the first update.
@@ -96,33 +128,33 @@ class SampledEvaluation:
         self.reference_reward: Tensor | None = None
 
     @torch.no_grad()
-    def row(self) -> dict[str, Tensor]:
+    def row(self, update: Update | None = None) -> Row:
         """Mean reward and gold reward of the samples, KL and entropy along them."""
         prompts = self.environment.prompts(self.samples, self.noise)
-        (responses, mask, _), logp = self.policy.sample_with_log_probs(prompts, 1, self.noise)
+        (responses, mask, _), logp = self.policy.sample_with_log_probs(SampleRequest(prompts, 1, self.noise))
         labels = self.environment.label(prompts, responses, mask, None, self.noise)
         check_labels(f"{type(self.environment).__name__}.label", labels, responses)
         gold = labels.rewards if labels.gold is None else labels.gold
-        logp_ref = self.reference.token_log_probs(prompts, responses)
+        logp_ref = self.reference.token_log_probs(prompts.tokens, responses)
         row = {
             "reward": labels.rewards.mean((-2, -1)),
             "gold": gold.mean((-2, -1)),
-            "kl_policy_ref": sequence_sum(kl_policy_ref(logp, logp_ref), mask).mean((-2, -1)),
-            "entropy": sequence_sum(entropy(logp), mask).mean((-2, -1)),
+            "kl_policy_ref": kl_after_prefixes(logp, logp_ref, mask).mean((-2, -1)),
+            "entropy": entropy_after_prefixes(entropy(logp), mask).mean((-2, -1)),
         }
         if self.reference_reward is None:
             self.reference_reward = row["gold"]
         return row
 
     @torch.no_grad()
-    def closing(self) -> dict[str, Tensor]:
+    def closing(self) -> Row:
         """kl_of_best: (R,) the KL to the reference of always giving the best response."""
         best, lead = self.environment.best_responses(), self.noise.lead
         assert self.reference_reward is not None, "closing needs the row of update 0"
         prompts = torch.arange(len(best)).expand(*lead, -1)
         responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
         mask = self.environment.space.mask(responses)
-        logp_ref = sequence_sum(self.reference.forward(prompts, responses, mask).logp, mask)
+        logp_ref = sequence_sum(self.reference.forward(Batch(prompts, responses, mask)).logp, mask)
         return {
             "reference_reward": self.reference_reward,
             "best_reward": self.environment.reward(prompts, responses).mean((-2, -1)),
@@ -130,24 +162,37 @@ class SampledEvaluation:
         }
 
 
-def update_row(training: Training, update: Update | None, like: Tensor) -> dict[str, Tensor]:
-    """Loss and gradient norm of the last update; for algorithms on pairs also the mean log-prob of the chosen and of
-    the rejected responses of its batch, after it: (R,) each, NaN before the first update."""
-    unknown = torch.full_like(like, torch.nan)
-    row = {
-        "loss": unknown if update is None else update.stats.loss,
-        "grad_norm": unknown if update is None else update.stats.grad_norm,
-    }
-    if training.algorithm.label_pairing is not None:
-        chosen, rejected = (unknown, unknown) if update is None else _pair_log_probs(training, update)
-        row |= {"logp_chosen": chosen, "logp_rejected": rejected}
-    return row
+class PairEvaluation(Evaluation):
+    """Log-probs of the chosen and of the rejected responses of the last update's batch, after that update; nothing for
+    algorithms without pairs."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.unknown = unknown_number(training)
+
+    @torch.no_grad()
+    def row(self, update: Update | None = None) -> Row:
+        """logp_chosen, logp_rejected; NaN before the first update."""
+        if self.training.algorithm.label_pairing is None:
+            return {}
+        if update is None:
+            return dict.fromkeys(("logp_chosen", "logp_rejected"), self.unknown)
+        logp = self.training.policy.forward(update.batch).logp
+        chosen, rejected = mean_pair_log_probs(sequence_sum(logp, update.batch.mask), update.batch)
+        return {"logp_chosen": chosen, "logp_rejected": rejected}
 
 
-@torch.no_grad()
-def _pair_log_probs(training: Training, update: Update) -> tuple[Tensor, Tensor]:
-    batch = update.batch
-    logp = sequence_sum(training.policy.forward(batch.prompts, batch.responses, batch.mask).logp, batch.mask)
+def unknown_number(training: Training) -> Tensor:
+    """NaN for each run."""
+    return torch.full(training.noise.lead, torch.nan, dtype=training.learner.parameters[0].dtype)
+
+
+def mean_pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """log π of the chosen and of the rejected response, nats per response, mean over a batch's pairs: (...,) both.
+
+    Both responses of a pair count as chosen by the label's probability: of a tie, each counts half. Pairs weigh as in
+    the loss; NaN where all have weight 0. logp: (..., B, K), of its whole responses.
+    """
     first, second = pick(logp, batch.need("pairs"))
     label = batch.need("pair_label")
     chosen = label * first + (1.0 - label) * second

@@ -1,5 +1,4 @@
-"""Run toy experiments: those that differ only in numbers are stacked into one tensor, trained together and
-evaluated."""
+"""Run toy experiments: those that differ only in numbers are stacked into one tensor and trained together."""
 
 from __future__ import annotations
 
@@ -16,21 +15,21 @@ from sims.core.numerics.noise import Noise
 from sims.environments.enumerable import EnumerableEnvironment, SideBySide
 from sims.environments.toy import ToyEnvironment
 
-from .evaluation import Evaluation, ExactEvaluation, SampledEvaluation, update_row
+from .evaluation import Evaluation, ExactEvaluation, PairEvaluation, SampledEvaluation
 from .experiment import Experiment, stack_specs
+from .pool_evaluation import PoolEvaluation, has_pool_of_pairs
+from .record_loop import Arrays, Hooks, Recorder
+from .record_schema import SCHEMA
 
 Progress = Callable[[int], None]
-Arrays = dict[str, np.ndarray]
-SHARED = {"updates", "samples", "staleness", "rewards"}  # arrays of a record without a runs axis
+SHARED = {name for name, array in SCHEMA.items() if array.shared or array.axes[0] != "run"}  # without an axis of runs
 
 
 def execute(experiments: Sequence[Experiment], progress: Progress = lambda updates: None) -> list[Arrays]:
-    """Run experiments of one stack (`stack_key`) together, and return the arrays of each one's record.
+    """Run experiments of one stack (`stack_key`) together, and return the arrays of each one's record: those of
+    `Recorder.arrays`, with the measurements of `sims.experiments.evaluation`.
 
-    Over (runs, points): the measurements of `sims.experiments.evaluation` of the policy (reward, gold, kl_policy_ref,
-    entropy, ...) and of the last update (loss, grad_norm, ...). Over points: updates, samples, staleness. Over runs:
-    diverged_at (−1: never), reference_reward, best_reward, and the evaluation's other closing arrays. progress is
-    called with the number of updates done."""
+    progress is called with the number of updates done."""
     first, runs = experiments[0], [e.runs for e in experiments]
     noise = Noise([(e.seed, run) for e in experiments for run in range(e.runs)])
     with one_thread():
@@ -41,7 +40,12 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         environment = combined.build(first.dtype, noise)
         learner = Learner(policy, optimiser, noise.lead)
         training = Training(policy, environment, algorithm, first.schedule, learner, noise, first.labelling)
-        arrays = _run(training, evaluation_of(training, environment, combined), first, progress)
+        evaluations = [evaluation_of(training, environment, combined), PairEvaluation(training)]
+        if isinstance(environment, EnumerableEnvironment) and has_pool_of_pairs(training):
+            evaluations.append(PoolEvaluation(training, environment))
+        recorder = Recorder(training, first, evaluations, Hooks(evaluated=progress))
+        recorder.run(training.train(first.updates))
+        arrays = recorder.arrays()
     ends = np.cumsum(runs)
     slices = [slice(end - count, end) for end, count in zip(ends, runs, strict=True)]
     return [{name: _part(name, x, its_runs) for name, x in arrays.items()} for its_runs in slices]
@@ -70,23 +74,3 @@ def evaluation_of(training: Training, environment: Any, spec: Any) -> Evaluation
     if isinstance(environment, EnumerableEnvironment):
         return ExactEvaluation(training, environment)
     return SampledEvaluation(training, environment, spec.evaluation_samples)
-
-
-def _run(training: Training, evaluation: Evaluation, experiment: Experiment, progress: Progress) -> Arrays:
-    points = experiment.evaluated_at
-    first = evaluation.row()
-    rows = [first | update_row(training, None, first["reward"])]
-    counts = [(0, 0, 0)]
-    diverged = torch.full(training.noise.lead, -1, dtype=torch.int64)
-    for update in training.train(experiment.updates):
-        if not bool(update.stats.alive.all()):
-            diverged = torch.where(~update.stats.alive & (diverged < 0), update.number, diverged)
-        if update.number == points[len(rows)]:
-            rows.append(evaluation.row() | update_row(training, update, first["reward"]))
-            counts.append((update.number, update.samples, update.staleness))
-            progress(update.number)
-    arrays = {name: torch.stack([row[name] for row in rows], dim=-1) for name in rows[-1]}
-    arrays |= evaluation.closing() | {"diverged_at": diverged}
-    updates, samples, staleness = np.array(counts).T
-    numbers = {name: x.numpy() for name, x in arrays.items()}
-    return numbers | {"updates": updates, "samples": samples, "staleness": staleness}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -48,6 +49,10 @@ class Experiment(Spec, kind="experiment"):
     def check(self) -> None:
         if not NAME.fullmatch(self.name):
             raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
+        limits = torch.finfo(self.dtype)
+        for part in (getattr(self, name) for name in self.names()):
+            if isinstance(part, Spec):
+                _check_range(part, limits.smallest_normal, limits.max, self.precision)
         check_run(self.algorithm, self.schedule, self.labelling)
         self.policy.check_environment(self.environment)
         self.environment.check_experiment(self.algorithm, self.schedule)
@@ -70,6 +75,17 @@ class Experiment(Spec, kind="experiment"):
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON values, complete."""
         return to_json(self)  # type: ignore[no-any-return]
+
+
+def _check_range(spec: Spec, least: float, most: float, precision: str) -> None:
+    """Refuse, with SpecError, a number that the precision of the computation cannot hold: it would be 0 or infinite."""
+    for name in spec.names():
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            _check_range(value, least, most, precision)
+        elif isinstance(value, float) and math.isfinite(value) and value and not least <= abs(value) <= most:
+            limit = f"at most {most:.1e}" if abs(value) > most else f"0, or at least {least:.1e}"
+            raise SpecError(name, value, f"must be {limit} in {precision}")
 
 
 def stack_key(experiment: Experiment) -> str:

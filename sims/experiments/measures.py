@@ -25,7 +25,8 @@ def scores(record: Record) -> np.ndarray:
     from then on, as one would use the reference instead."""
     arrays = record.arrays
     gold, reference, best = arrays["gold"], arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
-    score = (gold - reference) / (best - reference)
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where all responses have one reward
+        score = (gold - reference) / (best - reference)
     died = arrays["diverged_at"][:, None]
     return np.where((died >= 0) & (arrays["updates"] >= died), 0.0, score)
 
@@ -117,7 +118,8 @@ def optima(record: Record, experiment: Experiment) -> list[Optimum]:
     found = []
     for label, logp in distributions.items():
         reward = exact.expected_reward(logp, rewards).mean()
-        score = float((reward - reference) / (best_reward(record) - reference))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score = float((reward - reference) / (best_reward(record) - reference))
         kl = float(exact.kl_policy_ref(logp, logp_ref).mean())
         found.append(Optimum(label, float(reward), score, kl, float(exact.entropy(logp).mean()), logp))
     return found

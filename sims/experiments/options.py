@@ -9,11 +9,12 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from sims.core.spec import Spec, SpecError, describe, type_name
+from sims.core.spec import LARGEST, Spec, SpecError, describe, type_name
+
+from .command import REFUSED, short, tell
 
 S = TypeVar("S", bound=Spec)
 _NOT_GIVEN = object()
@@ -27,25 +28,56 @@ class OptionParser(argparse.ArgumentParser):
         super().__init__(prog, allow_abbrev=False, **arguments)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        tell(f"error: {message}")
+        sys.exit(REFUSED)
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError as error:
+            if isinstance(error.__cause__ or error.__context__, argparse.ArgumentTypeError):
+                raise
+            kind = getattr(action.type, "__name__", "value")
+            raise argparse.ArgumentError(action, f"invalid {kind}: {short(repr(text))}") from None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            rule = f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+            raise argparse.ArgumentError(action, f"{short(repr(value))}: {rule}")
 
     def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse all arguments; an unknown one is an error that suggests the nearest option."""
         found, rest = self.parse_known_args(list(arguments))
         if rest:
+            unknown = rest[0].partition("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(rest[0].split("=")[0], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
-            self.error(f"{rest[0]}: no such option with these choices{hint}")
+            hint = nearest(unknown, known) or "; --help lists the options"
+            self.error(f"{short(unknown)}: no such option with these choices{hint}")
         return found
 
 
-def check_folder(name: str, path: Path) -> None:
-    """Refuse, with SpecError, a folder that cannot be created because a file has its name."""
-    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not nearest.is_dir():
-        raise SpecError(name, str(path), f"must be a folder: {nearest} is a file")
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean that?" with the known name that is most like an unknown one; nothing if none is."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def whole(text: str) -> int:
+    """The type of a command-line option that is a count or an index."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{short(repr(text))}: must be int") from None
+    if abs(value) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{short(text)}: must be int, at most {LARGEST}")
+    return value
+
+
+def kind_name(text: str) -> str:
+    """Best-of-N → best_of_n"""
+    return text.strip().lower().replace("-", "_")
 
 
 def option_name(field_name: str) -> str:
@@ -91,12 +123,14 @@ def given(options: argparse.Namespace, cls: type[Spec], skip: Iterable[str] = ()
 
 def convert(text: str, field: Field[Any], hint: Any) -> Any:
     """A value of a field from its text: '0.1', 'none', 'inf', '64,64'."""
-    for option in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for option in options:
         try:
             return _convert_to(text, option)
         except ValueError:
             continue
-    raise SpecError(field.name, text, f"must be {describe(field, hint)}")
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    raise SpecError(field.name, text, f"must be {describe(field, hint)}{nearest(text, choices)}")
 
 
 def _convert_to(text: str, hint: Any) -> Any:
@@ -126,6 +160,10 @@ def show(value: Any) -> str:
 
 
 def from_options(options: argparse.Namespace, cls: type[S], fixed: Mapping[str, Any] | None = None) -> S:
-    """A spec from the options that were given, and fields fixed by the caller."""
+    """A spec from the options that were given, and fields fixed by the caller. SpecError for one that must be given."""
     fixed = dict(fixed or {})
-    return cls(**given(options, cls, skip=fixed), **fixed)
+    found = given(options, cls, skip=fixed) | fixed
+    for field in dataclasses.fields(cls):
+        if field.default is MISSING and field.name not in found:
+            raise SpecError(field.name, None, f"must be given: {field.metadata['help']}")
+    return cls(**found)

@@ -1,8 +1,8 @@
-"""What each array of a record is: its axes, its unit and its definition, in sims and in llm.
+"""What each array of a record is: its axes, its unit and its definition, the same in simulations and language models.
 
-Axes: run (independent runs), point (evaluations, the start included), prompt, response. `check` holds a record against
-the table before it is written. Where sims and llm do not measure the same, the definition says how they differ; the
-numbers of either kind are comparable among themselves.
+Axes: run (independent runs), evaluation (the start included), prompt, response. `check` compares a record with the
+table before it is used. One name has one meaning; where that is estimated, `ESTIMATORS` has the ways, and
+`EnvironmentSpec.estimators` which of them the records of an environment use.
 """
 
 from __future__ import annotations
@@ -14,77 +14,103 @@ import numpy as np
 
 from sims.core.spec import SpecError
 
-RUNS, POINTS, CURVE, TABLE = ("run",), ("point",), ("run", "point"), ("run", "prompt", "response")
+RUNS, EVALUATIONS, CURVE, TABLE = ("run",), ("evaluation",), ("run", "evaluation"), ("run", "prompt", "response")
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a record. axes: of which a leading "run" is left out where all runs share it, if `shared`."""
+    """One array of a record. axes: of which a leading "run" is left out where all runs share it, if `shared`. unit: ""
+    for a number without one, and for rewards, whose unit is the environment's."""
 
     axes: tuple[str, ...]
     unit: str
     meaning: str
     shared: bool = False
 
+    def named(self, ndim: int) -> tuple[str, ...]:
+        """The names of the axes of such an array with so many dimensions."""
+        return self.axes[1:] if self.shared and ndim == len(self.axes) - 1 else self.axes
+
+
+ESTIMATORS = {
+    "exact": "sum over all responses",
+    "prefixes": "mean over sampled responses of the sum of what is exact after each prefix: unbiased, by the chain "
+    "rule; a KL is never negative",
+    "samples": "mean over sampled responses; a KL is the mean of log π − log π_ref (k1): unbiased, and signed",
+}
 
 SCHEMA: dict[str, Array] = {
-    # Where the points lie
-    "updates": Array(POINTS, "updates", "updates done"),
-    "samples": Array(POINTS, "responses", "responses drawn so far, per run; of a pool they are drawn once"),
+    # Where the evaluations lie
+    "updates": Array(EVALUATIONS, "updates", "updates done"),
+    "samples": Array(
+        EVALUATIONS, "responses", "responses drawn so far, per run; those of a pool or of a replayed run all at once"
+    ),
     "staleness": Array(
-        POINTS, "updates", "updates since the sampler was last synced, when the last batch's update was done"
+        EVALUATIONS,
+        "updates",
+        "of the last update: how many updates the policy had made since the sampler was a copy of it; with data that "
+        "are not resampled (pool, replay, dataset), since the start. 0 at the start",
     ),
-    # The policy at a point
-    "reward": Array(
-        CURVE, "reward", "expected reward as the learner sees it; llm and long responses: mean over samples"
-    ),
-    "gold": Array(CURVE, "reward", "the same of the reward that it is evaluated by; `reward` where there is no other"),
+    # The policy at an evaluation: means over prompts
+    "reward": Array(CURVE, "", "expected reward as the learner sees it"),
+    "gold": Array(CURVE, "", "expected reward that the policy is evaluated by; `reward` where there is no other"),
     "kl_policy_ref": Array(
-        CURVE,
-        "nats per response",
-        "KL(policy ‖ reference), mean over prompts. sims: to the policy before the first update; exact where responses "
-        "can be listed, else exact after each prefix of samples. llm: to the reference as it is now, which a schedule "
-        "may move; mean of log π − log π_ref over samples, which is signed",
+        CURVE, "nats", "KL(π‖π_ref) per prompt, over whole responses; π_ref is the policy before the first update"
     ),
-    "entropy": Array(
-        CURVE,
-        "nats",
-        "of the policy. sims: per response, summed over its tokens. llm: per token, mean over the tokens of samples",
+    "entropy": Array(CURVE, "nats", "entropy of π per prompt, over whole responses"),
+    "token_entropy": Array(
+        CURVE, "nats", "entropy of the next token, mean over the tokens of sampled responses (language models)"
     ),
-    "unseen_mass": Array(CURVE, "probability", "of responses that the recorded data never show, mean over prompts"),
-    "length": Array(CURVE, "tokens", "of sampled responses, before EOS, mean (llm)"),
-    "finished": Array(CURVE, "share", "of sampled responses that ended by EOS (llm)"),
-    "distance": Array(CURVE, "tokens", "between a response's length and the mode, mean (llm, mode_length)"),
-    # The update before a point; NaN at the start
-    "loss": Array(CURVE, "loss", "of the update before the point"),
-    "grad_norm": Array(CURVE, "norm", "of that update's gradient, before clipping"),
+    "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
+    "length": Array(CURVE, "tokens", "tokens of sampled responses before EOS, mean (language models)"),
+    "finished": Array(CURVE, "", "share of sampled responses that ended by EOS (language models)"),
+    "distance": Array(CURVE, "tokens", "between a response's length and the mode, mean (mode_length)"),
+    # The update before an evaluation; NaN at the start
+    "loss": Array(CURVE, "", "loss of the update before the evaluation"),
+    "grad_norm": Array(CURVE, "", "norm of that update's gradient, before clipping"),
     "logp_chosen": Array(
         CURVE,
-        "nats per response",
-        "log π of the preferred response of each pair of that update's batch, after the update. sims: weighted by "
-        "pair, both responses counting by the label's probability. llm: the one of label ≥ ½, plain mean over pairs",
+        "nats",
+        "log π of the whole chosen response, after that update, mean over the pairs of its batch by their weight; both "
+        "responses of a pair are chosen by the label's probability, which is ½ in a tie",
     ),
-    "logp_rejected": Array(CURVE, "nats per response", "the same of the other response"),
-    "first_logp_chosen": Array(
+    "logp_rejected": Array(CURVE, "nats", "the same of the rejected response"),
+    # All pairs of a fixed pool, at every evaluation, the start included
+    "pool_logp_chosen": Array(CURVE, "nats", "as logp_chosen, over all pairs of the pool"),
+    "pool_logp_rejected": Array(CURVE, "nats", "the same of the rejected response"),
+    # The first batch's pairs, at every evaluation
+    "first_logp_winner": Array(
         CURVE,
-        "nats per response",
-        "logp_chosen of the first batch's pairs at every point; at the start, log π_ref (llm)",
+        "nats",
+        "log π of the whole response of label ≥ ½, of a tie the first, mean over the pairs of the first batch; at the "
+        "start log π_ref (language models)",
     ),
-    "first_logp_rejected": Array(CURVE, "nats per response", "the same of the other response (llm)"),
+    "first_logp_loser": Array(CURVE, "nats", "the same of the other response (language models)"),
     # The run as a whole
     "diverged_at": Array(RUNS, "updates", "update at which a run was no longer finite; −1: never"),
-    "reference_reward": Array(RUNS, "reward", "gold reward of the policy before the first update"),
-    "best_reward": Array(RUNS, "reward", "the largest gold reward that a policy can have; NaN where unknown"),
-    "kl_of_best": Array(RUNS, "nats per response", "KL to the reference of always giving the best response"),
-    "reward_model_loss": Array(RUNS, "nats per pair", "of the learned reward on the pairs that it was fitted to"),
-    "reward_model_accuracy": Array(RUNS, "share", "of these pairs that the learned reward orders as labelled"),
+    "reference_reward": Array(RUNS, "", "gold reward of the policy before the first update"),
+    "best_reward": Array(RUNS, "", "the largest gold reward that a policy can have; NaN where unknown"),
+    "kl_of_best": Array(RUNS, "nats", "KL to the reference of always giving the best response"),
+    "reward_model_loss": Array(RUNS, "nats", "per pair, of the learned reward on the pairs that it was fitted to"),
+    "reward_model_accuracy": Array(RUNS, "", "share of these pairs that the learned reward orders as labelled"),
+    "unpaired_mass_ref": Array(
+        RUNS,
+        "",
+        "probability of responses in no pair of the pool, mean over prompts that have pairs, before the first update",
+    ),
+    "unpaired_mass_final": Array(RUNS, "", "and after the last"),
     # Tables, where responses can be listed
-    "rewards": Array(TABLE, "reward", "gold reward of every response", shared=True),
-    "learned_rewards": Array(TABLE, "reward", "what a learned reward gives every response"),
-    "covered": Array(TABLE, "yes or no", "whether the recorded data show a response"),
+    "rewards": Array(TABLE, "", "gold reward of every response", shared=True),
+    "learned_rewards": Array(TABLE, "", "what a learned reward gives every response"),
+    "covered": Array(TABLE, "", "whether the recorded data show a response"),
     "logp_ref": Array(TABLE, "nats", "log-probability of every response before the first update"),
     "logp_final": Array(TABLE, "nats", "and after the last"),
 }
+
+
+def unit_of(name: str) -> str:
+    """The unit of an array; "" for one without, and for names that are not in the table."""
+    return SCHEMA[name].unit if name in SCHEMA else ""
 
 
 def declare(name: str, axes: tuple[str, ...], unit: str, meaning: str) -> None:
@@ -94,16 +120,14 @@ def declare(name: str, axes: tuple[str, ...], unit: str, meaning: str) -> None:
         raise ValueError(f"{name} is an array of records already: {SCHEMA[name].meaning}")
 
 
-def check(arrays: Mapping[str, np.ndarray], runs: int, points: int) -> None:
+def check(arrays: Mapping[str, np.ndarray], runs: int, evaluations: int) -> None:
     """Refuse, with SpecError, an array that is not in the table, or has not the shape that its axes say."""
-    sizes = {"run": runs, "point": points}
+    sizes = {"run": runs, "evaluation": evaluations}
     for name, array in arrays.items():
         if name not in SCHEMA:
             known = "sims.experiments.record_schema; an environment names its own with `declare`"
             raise SpecError(f"record.{name}", array.shape, f"must be an array of the table in {known}")
-        axes = SCHEMA[name].axes
-        if SCHEMA[name].shared and array.ndim == len(axes) - 1:
-            axes = axes[1:]
+        axes = SCHEMA[name].named(array.ndim)
         expected = tuple(sizes.get(axis) for axis in axes)
         if array.ndim != len(axes) or any(e not in (None, n) for e, n in zip(expected, array.shape, strict=True)):
             said = ", ".join(axis if sizes.get(axis) is None else f"{sizes[axis]} {axis}s" for axis in axes)
@@ -114,5 +138,5 @@ def check(arrays: Mapping[str, np.ndarray], runs: int, points: int) -> None:
 def markdown() -> str:
     """The table, for a document."""
     lines = ["| array | axes | unit | definition |", "| --- | --- | --- | --- |"]
-    lines += [f"| {name} | {', '.join(a.axes)} | {a.unit} | {a.meaning} |" for name, a in SCHEMA.items()]
+    lines += [f"| {name} | {', '.join(a.axes)} | {a.unit or '–'} | {a.meaning} |" for name, a in SCHEMA.items()]
     return "\n".join(lines) + "\n"

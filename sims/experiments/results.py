@@ -13,6 +13,7 @@ from sims.statistics.intervals import mean_interval
 
 from .experiment import Experiment
 from .measures import Optimum, optima, scores
+from .record_schema import ESTIMATORS, SCHEMA, unit_of
 from .store import Record
 
 if TYPE_CHECKING:
@@ -20,23 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .summary import Summary
-
-UNITS = {  # of a record's arrays; all others have none
-    "updates": "updates",
-    "samples": "samples",
-    "staleness": "updates",
-    "kl_policy_ref": "nats",
-    "entropy": "nats",
-    "logp_chosen": "nats",
-    "logp_rejected": "nats",
-    "first_logp_chosen": "nats",
-    "first_logp_rejected": "nats",
-    "logp_ref": "nats",
-    "logp_final": "nats",
-    "kl_of_best": "nats",
-    "length": "tokens",
-    "distance": "tokens",
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,7 +80,8 @@ class Result:
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The names of the axes of each array."""
-        return {name: _axes(name, array) for name, array in self.arrays.items()}
+        found = {name: SCHEMA[name].named(array.ndim) for name, array in self.record.arrays.items()}
+        return {"score": ("run", "evaluation"), **found}
 
     def table(self) -> Summary:
         """Start, end and 95 % interval over runs of each measurement, and the exact optimum. Print it, or display it in
@@ -134,16 +119,18 @@ class Result:
         return draw(self, names or ("score" if self.optima else "reward", "kl_policy_ref"), figure, label)
 
     def to_xarray(self) -> xarray.Dataset:
-        """All arrays as an `xarray.Dataset` with named dimensions, units, and the experiment's JSON among its
-        attributes. Needs xarray: pip install xarray."""
+        """All arrays as an `xarray.Dataset` with named dimensions, units and definitions; for those that can be
+        estimated, how they were (`ESTIMATORS`); and the experiment's JSON. Needs xarray: pip install xarray."""
         try:
             import xarray
         except ImportError as error:
             raise ImportError("to_xarray needs the package xarray: pip install xarray") from error
-        variables = {
-            name: (self.axes[name], array, {"units": UNITS[name]} if name in UNITS else {})
-            for name, array in self.arrays.items()
-        }
+        axes, estimators = self.axes, self.experiment.environment.estimators
+        variables = {}
+        for name, array in self.arrays.items():
+            notes = {"units": unit_of(name), "estimator": ESTIMATORS.get(estimators.get(name, ""), "")}
+            notes["long_name"] = SCHEMA[name].meaning if name in SCHEMA else ""
+            variables[name] = (axes[name], array, {key: note for key, note in notes.items() if note})
         attributes = {"experiment": json.dumps(self.record.spec), "hash": self.record.hash}
         return xarray.Dataset(variables, attrs=attributes).set_coords(["updates", "samples"])
 
@@ -171,12 +158,3 @@ class Result:
         what = f"{experiment.algorithm.kind} on {experiment.environment.kind}"
         size = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''} of {experiment.updates} updates"
         return f"Result({what}: {size}, final {name} {final})"
-
-
-def _axes(name: str, array: np.ndarray) -> tuple[str, ...]:
-    """The names of the axes of a record's array: see `sims.experiments.executor` and `llm.training.run.execute`."""
-    if name in ("updates", "samples", "staleness"):
-        return ("evaluation",)
-    if name == "rewards":
-        return ("prompt", "response")
-    return ("run", "evaluation")[: array.ndim] if array.ndim < 3 else ("run", "prompt", "response")

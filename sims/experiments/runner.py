@@ -20,10 +20,10 @@ from sims.core.spec import Spec
 
 from .code_digest import sources_digest
 from .costs import Costs
+from .engines import Engine, hire
 from .experiment import Experiment, stack_key
 from .record_schema import check
-from .store import Arrays, Finished, Record, Store, record_key
-from .workers import Workers
+from .store import Arrays, Record, Store, Wanted, record_key
 
 SMALL = 3.0  # predicted core-seconds that are run at once here: to start workers takes as long
 LEAST_STACK = 256  # runs that a stack keeps when it is split so that all workers have something to do
@@ -53,25 +53,23 @@ def sources_of(experiment: Experiment) -> str:
     return hashlib.sha256("".join([digest, *foreign]).encode()).hexdigest() if foreign else digest
 
 
-def find(experiment: Experiment, store: Store) -> Record | None:
-    """The finished record of an experiment, if the sources that made it are today's. A damaged file is named."""
-    return store.load(experiment.name, experiment.to_json(), sources_of(experiment))
-
-
 def obtain(
     experiments: Sequence[Experiment],
     store: Store,
     jobs: int = 1,
     force: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
+    engine: str = "processes",
+    engine_options: Mapping[str, str] | None = None,
 ) -> list[Record]:
     """The records of experiments, in their order; those that are missing are run first.
 
-    jobs: worker processes, each at one thread; 1 runs here. force: run all again. Stopping at any moment loses the
+    jobs: stacks at a time, each at one thread; 1 runs here. engine: where they run (`sims.experiments.engines`), with
+    options of its own. force: run all again. Stopping at any moment loses the
     stacks that are running and nothing that is finished. Two callers never compute the same record at once: the second
     waits for it.
     """
-    runner = Runner(store, jobs, force, progress)
+    runner = Runner(store, jobs, force, progress, engine, engine_options)
     asked = runner.ask(experiments)
     runner.serve(asked.ready.is_set)
     return runner.answer(asked)
@@ -134,8 +132,11 @@ class Runner:
         jobs: int = 1,
         force: bool = False,
         progress: Callable[[Progress], None] = lambda progress: None,
+        engine: str = "processes",
+        engine_options: Mapping[str, str] | None = None,
     ) -> None:
         self.store, self.jobs, self.force, self.progress = store, jobs, force, progress
+        self.engine, self.engine_options = engine, engine_options or {}
         self.costs = Costs(store.root / "costs.json")
         self._lock = threading.RLock()
         self._pending: dict[str, _Wanted] = {}
@@ -211,25 +212,30 @@ class Runner:
 
     def serve(self, finished: Callable[[], bool]) -> None:
         """Run what is asked for until `finished`. Whatever stops it stops those who wait, and the workers."""
-        workers: Workers | None = None
+        engine: Engine | None = None
         try:
             while not finished():
                 with self._lock:
                     self._form_stacks()
                     waiting, predicted = bool(self._stacks), sum(w.cost for w in self._pending.values())
-                alone = self.jobs == 1 or (workers is None and (predicted < SMALL or len(self._stacks or ()) < 2))
-                if waiting and alone:
+                if self.engine == "processes":
+                    here = self.jobs == 1 or (engine is None and (predicted < SMALL or len(self._stacks or ()) < 2))
+                else:
+                    here = engine is None and predicted < SMALL
+                if waiting and here:
                     self._run_here(self._next())
                 elif waiting or self._running:
-                    workers = workers or _hired(self.jobs)
-                    self._hand_out(workers)
+                    engine = engine or self._hire()
+                    self._hand_out(engine)
                 else:
                     time.sleep(0.02)  # those who ask are thinking
-            if workers is not None:
-                _workers[self.jobs] = workers
+            if engine is not None and self.engine == "processes":
+                _hired[self.engine, self.jobs] = engine
+            elif engine is not None:
+                engine.end()
         except BaseException as error:
-            if workers is not None:
-                workers.end()
+            if engine is not None:
+                engine.end()
             self.stop(error)
             raise
         finally:
@@ -239,11 +245,15 @@ class Runner:
         name, cores = _run(self._task(stack), lambda share: self._advance(stack.number, share))
         self._finish(stack, name, cores, adopt=False)
 
-    def _hand_out(self, workers: Workers) -> None:
-        while workers.free and self._stacks:
+    def _hire(self) -> Engine:
+        waiting = _hired.pop((self.engine, self.jobs), None)
+        return waiting or hire(self.engine, self.jobs, self.store.root / ".engine", self.engine_options)
+
+    def _hand_out(self, engine: Engine) -> None:
+        while engine.free and self._stacks:
             stack = self._next()
-            workers.start(stack.number, _run, self._task(stack))
-        for number, done, content in workers.events(0.05):
+            engine.start(stack.number, _run, self._task(stack))
+        for number, done, content in engine.events(0.05):
             if done:
                 name, cores = content
                 self._finish(self._running[number][0], name, cores, adopt=True)
@@ -251,7 +261,9 @@ class Runner:
                 self._advance(number, content)
 
     def _task(self, stack: _Stack) -> _Task:
-        return _Task(self.store, [(w.experiment, w.spec, w.sources) for w in stack.wanted], self.force)
+        return _Task(
+            Store(self.store.root.absolute()), [(w.experiment, w.spec, w.sources) for w in stack.wanted], self.force
+        )
 
     def _form_stacks(self) -> None:
         if self._stacks is None:
@@ -361,16 +373,16 @@ class _Task:
     store: Store
     experiments: list[tuple[Experiment, dict[str, Any], str]]
     force: bool
-    keys: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", [record_key(e.name, spec) for e, spec, _ in self.experiments])
 
 
 def compute(stack: Sequence[Experiment], progress: Callable[[int], None] = lambda updates: None) -> list[Arrays]:
-    """The arrays of each experiment of a stack, computed here and written nowhere. progress: see `EnvironmentSpec`."""
+    """The arrays of each experiment of a stack, computed here and written nowhere. progress: see `EnvironmentSpec`.
+    Raises SpecError for arrays that are not as `record_schema` says."""
     module, _, function = stack[0].environment.executor.partition(":")
-    return getattr(importlib.import_module(module), function)(stack, progress)  # type: ignore[no-any-return]
+    found: list[Arrays] = getattr(importlib.import_module(module), function)(stack, progress)
+    for experiment, arrays in zip(stack, found, strict=True):
+        check(arrays, experiment.runs, experiment.evaluations + 1)
+    return found
 
 
 def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[str, float]]:
@@ -378,32 +390,14 @@ def _run(task: _Task, tell: Callable[[float], None]) -> tuple[str | None, dict[s
 
     tell: which share of it is done.
     """
-    store = task.store
-    with store.claim(task.keys):
-        missing = [
-            (key, *what)
-            for key, what in zip(task.keys, task.experiments, strict=True)
-            if task.force or store.load_key(key, what[2]) is None
-        ]
-        if not missing:
-            return None, {}
-        experiments = [experiment for _, experiment, _, _ in missing]
-        runs, updates = sum(e.runs for e in experiments), experiments[0].updates
-        start, core = time.perf_counter(), time.thread_time()
-        arrays = compute(experiments, lambda done: tell(done / updates))
-        seconds, core = time.perf_counter() - start, time.thread_time() - core
-        for experiment, found in zip(experiments, arrays, strict=True):
-            check(found, experiment.runs, experiment.evaluations + 1)
-        shares = {key: e.runs / runs for key, e, _, _ in missing}
-        finished = [
-            Finished(e.name, spec, found, seconds * shares[key], sources, core * shares[key])
-            for (key, e, spec, sources), found in zip(missing, arrays, strict=True)
-        ]
-        return store.save_stack(finished), {key: core * share for key, share in shares.items()}
+    experiments = {record_key(e.name, spec): e for e, spec, _ in task.experiments}
+
+    def run(missing: Sequence[Wanted]) -> list[Arrays]:
+        stack = [experiments[w.key] for w in missing]
+        return compute(stack, lambda done: tell(done / stack[0].updates))
+
+    wanted = [Wanted(e.name, spec, sources, e.runs) for e, spec, sources in task.experiments]
+    return task.store.complete(wanted, run, force=task.force)
 
 
-_workers: dict[int, Workers] = {}  # by their number: they stay for the next call, since to start them takes seconds
-
-
-def _hired(jobs: int) -> Workers:
-    return _workers.pop(jobs, None) or Workers(jobs)
+_hired: dict[tuple[str, int], Engine] = {}  # worker processes stay for the next call, since to start them takes seconds

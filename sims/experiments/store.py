@@ -35,7 +35,7 @@ from sims.core.spec import NAME
 from .code_digest import git_state
 from .record_file import Arrays, DamagedRecord, Record, RecordFile, encode, spec_hash, write_file
 
-__all__ = ["Arrays", "DamagedRecord", "Finished", "Record", "Store", "record_key", "spec_hash"]
+__all__ = ["Arrays", "DamagedRecord", "Finished", "Record", "Store", "Wanted", "record_key", "spec_hash"]
 
 _FILE = re.compile(r"\d{20}-[0-9a-f]{8}\.npz")
 
@@ -51,6 +51,21 @@ class Finished:
     seconds: float
     sources: str | None = None
     core_seconds: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A record that is asked for. sources: the `sources_digest` of what computes it, or None, if any will do; weight:
+    its part of what a stack costs."""
+
+    name: str
+    spec: Mapping[str, Any]
+    sources: str | None
+    weight: float = 1.0
+
+    @functools.cached_property
+    def key(self) -> str:
+        return record_key(self.name, self.spec)
 
 
 def record_key(name: str, spec: Mapping[str, Any]) -> str:
@@ -180,21 +195,43 @@ class Store:
         force: bool = False,
         on_damage: Callable[[DamagedRecord], None] | None = None,
     ) -> Record:
-        """The record of `spec`: the finished one, or else what `compute` returns, saved.
-
-        sources: the `sources_digest` of what `compute` runs through; a record of other sources is computed again.
-        force: compute even if there is one. on_damage: as for `load`. Of several processes that ask at once, one
-        computes and the others wait.
-        """
+        """The record of `spec`: the finished one, or else what `compute` returns, saved (see `complete`)."""
         if not force and (record := self.load(name, spec, sources, on_damage)):
             return record
-        with self.claim([record_key(name, spec)]):
-            if not force and (record := self.load(name, spec, sources, on_damage)):
-                return record
+        self.complete([Wanted(name, spec, sources)], lambda _: [compute()], force=force, on_damage=on_damage)
+        found = self.load(name, spec)
+        assert found is not None
+        return found
+
+    def complete(
+        self,
+        wanted: Sequence[Wanted],
+        compute: Callable[[Sequence[Wanted]], Sequence[Arrays]],
+        *,
+        force: bool = False,
+        on_damage: Callable[[DamagedRecord], None] | None = None,
+    ) -> tuple[str | None, dict[str, float]]:
+        """Compute those records of a stack that are missing, and write them: the one way from a spec to a record.
+
+        compute: returns the arrays of each that is missing. A record of other sources counts as missing; with `force`,
+        all do. on_damage: as for `load`. Of several processes that ask at once, one computes and the others wait.
+
+        Returns the file that was written, None if nothing was missing; and the core-seconds of each computed record, by
+        its key."""
+        with self.claim([w.key for w in wanted]):
+            missing = [w for w in wanted if force or self.load_key(w.key, w.sources, on_damage) is None]
+            if not missing:
+                return None, {}
             start, core = time.perf_counter(), time.thread_time()
-            arrays = compute()
+            arrays = compute(missing)
             seconds, core = time.perf_counter() - start, time.thread_time() - core
-            return self.save(name, spec, arrays, seconds=seconds, sources=sources, core_seconds=core)
+            shares = [w.weight / sum(other.weight for other in missing) for w in missing]
+            finished = [
+                Finished(w.name, w.spec, found, seconds * share, w.sources, core * share)
+                for w, found, share in zip(missing, arrays, shares, strict=True)
+            ]
+            costs = {w.key: core * share for w, share in zip(missing, shares, strict=True)}
+            return self.save_stack(finished), costs
 
     # Who computes what
 

@@ -64,7 +64,8 @@ def summarise(result: Result) -> Summary:
         interval = mean_interval(end) if len(end) > 1 else None
         span = f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else "one run: none"
         targets = (getattr(optimum, "reward" if name == "gold" else name, np.nan) for optimum in best)
-        rows.append((label, _number(start.mean()), _number(end.mean()), span, *map(_number, targets)))
+        first = start.mean() if len(start) else np.nan  # a fit that diverged leaves a run without numbers at the start
+        rows.append((label, _number(first), _number(end.mean()), span, *map(_number, targets)))
     header = ("", "start", "end", "95 % interval", *(optimum.label for optimum in best))
     return Summary(header, tuple(rows), _note(result))
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from torch import Tensor
 
 from sims.core.loop.checks import check_shape
-from sims.core.loop.protocols import Samples
-from sims.core.numerics.noise import Noise
+from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.objectives.batch import Outputs, over
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, over
 from sims.environments.space import EOS
 
 from .stacked import StackedPolicy
@@ -31,12 +28,10 @@ class CategoricalPolicy(StackedPolicy):
         """(R, X, nodes), the critic's value of each prefix."""
         raise NotImplementedError
 
-    def _logits(self) -> Tensor:
-        """`logits()`; SpecError if they are of another shape."""
-        logits, space = self.logits(), self.space
-        shape = (*logits.shape[:2], space.nodes, space.vocabulary)
+    def _check(self, logits: Tensor) -> None:
+        """SpecError unless the logits are of the right shape."""
+        shape = (*logits.shape[:2], self.space.nodes, self.space.vocabulary)
         check_shape(f"{type(self).__name__}.logits", logits, shape, "(R, X, nodes, V)")
-        return logits
 
     def _value_table(self, like: Tensor) -> Tensor:
         """`value_table()`; SpecError if it is of another shape than the logits, `like`, without their tokens."""
@@ -45,95 +40,71 @@ class CategoricalPolicy(StackedPolicy):
         return values
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        """Draw K responses per prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        logits = self._logits().detach()
-        if blend is not None:
-            other, share = blend[0].logits().detach().log_softmax(-1), over(blend[1], logits)
+    def sample(self, request: SampleRequest) -> Samples:
+        """Draw K responses per prompt, token by token. prompts: (R, B) ids."""
+        logits, space, prompts = self.logits().detach(), self.space, request.prompts.tokens
+        if logits.shape[2:] != (space.nodes, space.vocabulary):
+            self._check(logits)
+        if request.blend is not None:
+            other, share = request.blend[0].logits().detach().log_softmax(-1), over(request.blend[1], logits)
             logits = (1.0 - share) * logits.log_softmax(-1) + share * other
-        runs, contexts, nodes, vocabulary = logits.shape
         logp = logits.log_softmax(-1)
         probabilities = logp.exp().flatten(1, 2)
-        batch, length = prompts.shape[-1], self.space.length
-        uniforms = noise.uniforms(stream, batch, num_generations, length)
-        first_node = None if contexts == 1 else (prompts * nodes).unsqueeze(-1).expand(runs, batch, num_generations)
+        shape = (*prompts.shape, request.num_generations)  # (R, B, K)
+        uniforms = request.noise.uniforms(request.stream, *shape[1:], space.length)
+        row = (prompts * space.nodes).unsqueeze(-1).expand(shape) if logits.shape[1] > 1 else None
         tokens: list[Tensor] = []
         state, depth = torch.zeros((), dtype=torch.int64), 0
-        for t in range(length):
+        for t in range(space.length):
             if tokens:
-                state, depth = state * vocabulary + tokens[-1], depth + vocabulary ** (t - 1)
-            rows = self._rows(first_node, depth + state if tokens else None)
+                state, depth = state * space.vocabulary + tokens[-1], depth + space.vocabulary ** (t - 1)
+            rows = row if not tokens else depth + state if row is None else row + (depth + state)
             draws = uniforms[..., t].flatten(1)
-            flat = None if rows is None else rows.flatten(1)
-            distributions = probabilities[:, 0] if flat is None else probabilities
-            token = inverse_cdf(distributions, draws, flat).view(runs, batch, num_generations)
-            if tokens and self.space.eos:
+            if rows is None:
+                token = inverse_cdf(probabilities[:, 0], draws).view(shape)
+            else:
+                token = inverse_cdf(probabilities, draws, rows.flatten(1)).view(shape)
+            if tokens and space.eos:
                 token = torch.where(tokens[-1] == EOS, EOS, token)  # only padding after EOS
             tokens.append(token)
-        responses = tokens[0].unsqueeze(-1) if length == 1 else torch.stack(tokens, dim=-1)
-        return Samples(responses, self.space.mask(responses), self._lookup(logp, prompts, responses, contexts))
+        responses = tokens[0].unsqueeze(-1) if len(tokens) == 1 else torch.stack(tokens, dim=-1)
+        return Samples(responses, space.mask(responses), self._at(logp, prompts, responses))
 
-    @staticmethod
-    def _rows(first: Tensor | None, node: Tensor | None) -> Tensor | None:
-        if first is None or node is None:
-            return node if first is None else first
-        return first + node
-
-    def _lookup(self, logp: Tensor, prompts: Tensor, responses: Tensor, contexts: int) -> Tensor:
-        """Entries of a table (R, X, nodes, V) at given tokens: (R, B, K, L)."""
-        index = responses
-        node = self.space.node_index(responses)
-        row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
-        if row is not None:
-            index = row * self.space.vocabulary + index
-        return logp.flatten(1).gather(1, index.flatten(1)).view(responses.shape)
-
-    def _at_nodes(self, table: Tensor, prompts: Tensor, responses: Tensor, contexts: int) -> Tensor:
-        """Entries of a table (R, X·nodes) at the prefixes of given tokens: (R, B, K, L)."""
-        node = self.space.node_index(responses)
-        row = self._rows(None if contexts == 1 else (prompts * self.space.nodes)[..., None, None], node)
-        if row is None:
+    def _at(self, table: Tensor, prompts: Tensor, responses: Tensor) -> Tensor:
+        """Entries of a table at given tokens, (R, X, nodes, V), or at their prefixes, (R, X, nodes): (R, B, K, L)."""
+        space = self.space
+        row = space.node_index(responses) if space.length > 1 else None
+        if table.shape[1] > 1:
+            first = (prompts * space.nodes)[..., None, None]
+            row = first if row is None else first + row
+        if table.dim() == 4:
+            index = responses if row is None else row * space.vocabulary + responses
+        elif row is None:
             # A copy: a table's values are its parameters, and a batch's must not change with them.
-            return table[:, :, None, None].expand(responses.shape).clone()
-        return table.gather(1, row.expand(responses.shape).flatten(1)).view(responses.shape)
+            return table[:, :, :, None].expand(responses.shape).clone()
+        else:
+            index = row.expand(responses.shape)
+        return table.flatten(1).gather(1, index.flatten(1)).view(responses.shape)
 
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes on request."""
-        logp = self._logits().log_softmax(-1)
-        contexts = logp.shape[1]
-        value = self._at_nodes(self._value_table(logp).flatten(1), prompts, responses, contexts) if values else None
-        entropies = -(logp.exp() * logp).sum(-1).flatten(1) if entropy else None
+        prompts, responses, logp = batch.prompts, batch.responses, self.logits().log_softmax(-1)
+        entropy = -(logp.exp() * logp).sum(-1) if request.entropy else None
         return Outputs(
-            logp=self._lookup(logp, prompts, responses, contexts),
-            values=value,
-            entropy=None if entropies is None else self._at_nodes(entropies, prompts, responses, contexts),
+            logp=self._at(logp, prompts, responses),
+            values=self._at(self._value_table(logp), prompts, responses) if request.values else None,
+            entropy=self._at(entropy, prompts, responses) if entropy is not None else None,
         )
 
     def all_log_probs(self) -> Tensor:
         """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""
-        logits = self._logits()
+        logits = self.logits()
+        self._check(logits)
         runs, contexts = logits.shape[:2]
         if self.space.length == 1:
             return logits.log_softmax(-1)[:, :, 0]
         responses, mask = self.space.all_responses
         prompts = torch.arange(contexts).expand(runs, contexts)
         shape = (runs, contexts, *responses.shape)
-        logp = self.forward(prompts, responses.expand(shape), mask.expand(shape)).logp
+        logp = self.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp
         return torch.where(mask, logp, 0.0).sum(-1)

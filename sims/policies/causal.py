@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm
 
-from sims.core.loop.protocols import Samples
+from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.numerics.cache_blocks import pieces
-from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.objectives.batch import Outputs, over
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, over
 from sims.core.objectives.divergences import entropy as entropy_of
 from sims.environments.space import EOS, TokenSpace
 
@@ -218,23 +217,15 @@ class TransformerPolicy(StackedPolicy):
         logits = self.logits(self.hidden(self._rows(prompts, responses)))
         return logits.log_softmax(-1).view(*responses.shape, logits.shape[-1])
 
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         """Log-probs of responses (R, B, K, L) to prompts (R, B); values and entropies of their prefixes on request."""
-        hidden = self.hidden(self._rows(prompts, responses))
+        responses = batch.responses
+        hidden = self.hidden(self._rows(batch.prompts, responses))
         logp = self.logits(hidden).log_softmax(-1)
         return Outputs(
             logp=logp.gather(-1, responses.reshape(*logp.shape[:2], 1)).view(responses.shape),
-            values=self._values(hidden).view(responses.shape) if values else None,
-            entropy=entropy_of(logp).view(responses.shape) if entropy else None,
+            values=self._values(hidden).view(responses.shape) if request.values else None,
+            entropy=entropy_of(logp).view(responses.shape) if request.entropy else None,
         )
 
     def _values(self, hidden: Tensor) -> Tensor:
@@ -274,30 +265,16 @@ class TransformerPolicy(StackedPolicy):
         return cache
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        """Draw K responses per prompt, token by token. prompts: (R, B) ids, which have no mask."""
-        return self.sample_with_log_probs(prompts, num_generations, noise, stream, blend)[0]
+    def sample(self, request: SampleRequest) -> Samples:
+        """Draw K responses per prompt, token by token. prompts: (R, B) ids."""
+        return self.sample_with_log_probs(request)[0]
 
     @torch.no_grad()
-    def sample_with_log_probs(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-    ) -> tuple[Samples, Tensor]:
+    def sample_with_log_probs(self, request: SampleRequest) -> tuple[Samples, Tensor]:
         """`sample`, and log-probs of all tokens at each position, as `token_log_probs` gives them: (R, B, K, L, V)."""
+        prompts, num_generations, blend = request.prompts.tokens, request.num_generations, request.blend
         (runs, batch), length = prompts.shape, self.space.length
-        uniforms = noise.uniforms(stream, batch, num_generations, length).flatten(1, 2)
+        uniforms = request.noise.uniforms(request.stream, batch, num_generations, length).flatten(1, 2)
         readers = [p.steps(prompts, num_generations) for p in ((self,) if blend is None else (self, blend[0]))]
         tokens: list[Tensor] = []
         steps: list[Tensor] = []
@@ -324,5 +301,5 @@ class TransformerPolicy(StackedPolicy):
         runs, contexts = self._parameters[0].shape[0], len(self.prompt_rows)
         shape = (runs, contexts, *responses.shape)
         prompts = torch.arange(contexts).expand(runs, contexts)
-        logp = self.forward(prompts, responses.expand(shape), mask.expand(shape)).logp
+        logp = self.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp
         return torch.where(mask, logp, 0.0).sum(-1)

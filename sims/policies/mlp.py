@@ -19,6 +19,7 @@ from sims.environments.enumerable import EnumerableSpec
 from sims.environments.space import TokenSpace
 
 from .categorical import CategoricalPolicy
+from .stacked import check_fit
 
 
 class MLPPolicy(CategoricalPolicy):
@@ -110,6 +111,7 @@ class MLP(PolicySpec, kind="mlp"):
             parameter.requires_grad_(True)
         for _ in range(self.fit_steps):
             loss = kl(policy.all_log_probs(), logp_data).mean(-1).sum()
+            check_fit(loss, self.fit_learning_rate)
             gradients = torch.autograd.grad(loss, trained)
             optimiser.step(gradients, optimiser.grad_norm(gradients))
         for parameter in trained:

@@ -8,7 +8,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from sims.core.spec import SpecError
 from sims.environments.space import TokenSpace
+
+
+def check_fit(loss: Tensor, learning_rate: float) -> None:
+    """Refuse, with SpecError, to go on with a fit to the data policy that has diverged. loss: a scalar."""
+    if not bool(loss.isfinite()):
+        raise SpecError("fit_learning_rate", learning_rate, "must be smaller: the fit to the data policy diverged")
 
 
 class StackedPolicy:

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from sims.core.loop.optimise import Optimiser, PerRunOptimiser
-from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec, Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.divergences import kl
 from sims.core.spec import SpecError, setting
@@ -23,6 +23,7 @@ from sims.environments.space import TokenSpace
 from sims.environments.token_bandit import TokenBandit
 
 from .causal import TransformerPolicy
+from .stacked import check_fit
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,10 @@ def fitted(
         parameter.requires_grad_(True)
     for _ in range(spec.fit_steps):
         prompts = (noise.uniforms("fit prompts", spec.fit_samples) * len(data.prompts)).long()
-        responses, mask, _ = policy.sample(prompts, 1, noise, "fit responses")
+        responses, mask, _ = policy.sample(SampleRequest(Prompts(prompts), 1, noise, "fit responses"))
         distance = kl(policy.token_log_probs(prompts, responses), data.along(prompts, responses).to(dtype))
         loss = torch.where(mask, distance, 0.0).sum() / spec.fit_samples
+        check_fit(loss, spec.fit_learning_rate)
         gradients = torch.autograd.grad(loss, parameters)
         optimiser.step(gradients, optimiser.grad_norm(gradients))
     return tuple(p.detach() for p in parameters)

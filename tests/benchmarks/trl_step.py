@@ -34,6 +34,7 @@ from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.loop.optimise import Optimiser
+from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from tests.llm.trl_trainers import dpo_trainer, grpo_trainer, tiny_pythia
@@ -182,7 +183,7 @@ def log_probs(naive: bool) -> float:
         logits = model(torch.cat([prompts, tokens[:, 0, :-1]], 1)).logits
         logp = logits.log_softmax(-1).gather(-1, tokens[:, 0].unsqueeze(-1))
     else:
-        logp = policy.forward(prompts, tokens, mask).logp
+        logp = policy.forward(Batch(prompts, tokens, mask)).logp
     logp.sum().backward()
     return (resident("VmHWM") - before) / 2**20
 

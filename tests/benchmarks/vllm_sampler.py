@@ -18,6 +18,7 @@ from llm.models.scoring import Scoring
 from llm.models.shapes import SHAPES
 from llm.models.vllm_sampler import VLLMDecoding, VLLMPolicy, checkpoint_weights, stop_engine
 from llm.training.metrics import WatchedSampler
+from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 
 PROMPTS, WIDTH, GROUP, ROUNDS = 64, 32, 4, 3
@@ -56,14 +57,14 @@ def main() -> None:
     tokens = torch.randint(1, 1000, (PROMPTS, WIDTH), generator=torch.Generator().manual_seed(0))
     both, noise = policies(device), Noise.single(0)
     for label, policy in both.items():
-        policy.sample(tokens, GROUP, noise)  # compiles, captures graphs
+        policy.sample(SampleRequest(Prompts(tokens), GROUP, noise))  # compiles, captures graphs
         rates = []
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            count = int(policy.sample(tokens, GROUP, noise).mask.sum())  # waits for the device
+            count = int(policy.sample(SampleRequest(Prompts(tokens), GROUP, noise)).mask.sum())  # waits for the device
             rates.append(count / (time.perf_counter() - start))
         watched = WatchedSampler(policy)
-        watched.sample(tokens, GROUP, noise)
+        watched.sample(SampleRequest(Prompts(tokens), GROUP, noise))
         mean, largest, low, _, high = watched.mismatch.values()
         print(f"{label:14}{max(rates):10.0f}{mean:16.2e}{largest:10.2e}{low:11.5f}{high:8.5f}")
     count = sum(x.numel() for _, x in checkpoint_weights(both["vLLM"].model))

@@ -19,7 +19,7 @@ from sims.core.algorithms import Algorithm, SlotDistribution
 from sims.core.loop.collect import mismatch
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.objectives.preferences import choose_pairs, desirable_from_pairs
 from sims.environments.space import TokenSpace
 from sims.exact import Population, chain_rule, log_softmax, population_weights, token_logp
@@ -125,7 +125,9 @@ class Enumeration:
         targets = self.algorithm.at_epoch(self.batch, targets, epoch)
         probe_logp = learner.score_probes(self.batch) if self.algorithm.needs_probes else None
         targets = self.algorithm.at_update(self.batch, targets, probe_logp)
-        loss = self.algorithm.loss(learner.forward(self.algorithm, self.batch), self.batch, targets).sum(-1)
+        loss = self.algorithm.loss(policy.forward(self.batch, self.algorithm.output_request), self.batch, targets).sum(
+            -1
+        )
         (gradient,) = torch.autograd.grad(loss.sum(), [policy.parameters()[0]])
         return loss.detach().numpy(), gradient.numpy()
 
@@ -224,11 +226,11 @@ def _freeze(problem: Problem, algorithm: Algorithm, batch: Batch) -> Batch:
     if algorithm.needs_probes:
         batch = batch.replace(probes=mismatch(batch))
     if algorithm.needs_reference:
-        batch = batch.replace(logp_ref=frozen.forward(batch.prompts, batch.responses, batch.mask).logp)
+        batch = batch.replace(logp_ref=frozen.forward(batch).logp)
         if batch.probes is not None:
             probes = batch.probes
-            logp_ref = frozen.forward(probes.prompts, probes.responses, probes.mask).logp
+            logp_ref = frozen.forward(probes).logp
             batch = batch.replace(probes=probes.replace(logp_ref=logp_ref))
     if algorithm.needs_critic:
-        batch = batch.replace(values=frozen.forward(batch.prompts, batch.responses, batch.mask, values=True).values)
+        batch = batch.replace(values=frozen.forward(batch, OutputRequest(values=True)).values)
     return batch

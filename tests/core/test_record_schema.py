@@ -21,15 +21,15 @@ WHOLE = {
 
 
 def test_a_record_that_is_as_the_table_says_passes() -> None:
-    check(WHOLE, runs=2, points=3)
-    check(WHOLE | {"rewards": np.zeros((2, 4, 5))}, runs=2, points=3)  # problems that differ by run
+    check(WHOLE, runs=2, evaluations=3)
+    check(WHOLE | {"rewards": np.zeros((2, 4, 5))}, runs=2, evaluations=3)  # problems that differ by run
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"rewerd": np.zeros((2, 3))}, r"record\.rewerd = \(2, 3\): must be an array of the table"),
-        ({"reward": np.zeros((2, 4))}, r"record\.reward = \(2, 4\): must have the shape \(2 runs, 3 points\)"),
+        ({"reward": np.zeros((2, 4))}, r"record\.reward = \(2, 4\): must have the shape \(2 runs, 3 evaluations\)"),
         ({"reward": np.zeros(3)}, r"record\.reward"),
         ({"diverged_at": np.array(-1)}, r"record\.diverged_at = \(\): must have the shape \(2 runs\)"),
         ({"logp_ref": np.zeros((2, 4, 6))}, r"record\.logp_ref = \(2, 4, 6\): .*2 runs, 4 prompts, 5 responses"),
@@ -37,7 +37,7 @@ def test_a_record_that_is_as_the_table_says_passes() -> None:
 )
 def test_what_is_not_is_refused_by_name_and_shape(change: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
-        check(WHOLE | change, runs=2, points=3)
+        check(WHOLE | change, runs=2, evaluations=3)
     assert "\n" not in str(caught.value)
 
 
@@ -58,7 +58,7 @@ def test_an_environment_may_declare_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sims.experiments.record_schema.SCHEMA", dict(SCHEMA))
     declare("temperature", ("run",), "°C", "of the room")
     declare("temperature", ("run",), "°C", "of the room")
-    check(WHOLE | {"temperature": np.zeros(2)}, runs=2, points=3)
+    check(WHOLE | {"temperature": np.zeros(2)}, runs=2, evaluations=3)
     with pytest.raises(ValueError, match="reward is an array of records already"):
         declare("reward", ("run",), "°C", "of the room")
     assert "| temperature | run | °C | of the room |" in markdown()

@@ -136,7 +136,7 @@ def test_one_loss_a_prompt(algorithm: Algorithm) -> None:
     targets, _ = algorithm.targets(every.batch, every.state)
     probe_logp = learner.score_probes(every.batch) if algorithm.needs_probes else None
     targets = algorithm.at_update(every.batch, targets, probe_logp)
-    loss = algorithm.loss(learner.forward(algorithm, every.batch), every.batch, targets)
+    loss = algorithm.loss(learner.policy.forward(every.batch, algorithm.output_request), every.batch, targets)
     assert loss.shape == (*every.batch.lead, 3)
 
 

@@ -231,3 +231,32 @@ def test_the_page_asks_nothing_of_a_network() -> None:
     for file in files:
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not a place
         assert "http" not in text and "import(" not in text and "fetch(" not in text, file.name
+
+
+def test_an_address_with_a_lesson_alone_opens_it_as_it_was_written(page: Any) -> None:
+    for lesson in ("ranks", "near"):
+        open_page(page, f"#lesson={lesson}")
+        opened = page.execute_script("return onoff.state()")
+        assert opened == page.execute_script("onoff.openLesson(arguments[0]); return onoff.state()", lesson)
+    assert page.find_element("id", "address-problems").text == ""
+    open_page(page, "#lesson=nowhere")
+    assert "lesson = nowhere: must be one of optimum" in page.find_element("id", "address-problems").text
+    assert console_errors(page) == []
+
+
+def test_a_lesson_leads_to_its_notebook_and_its_claims(page: Any) -> None:
+    open_page(page, "#lesson=near")
+    links = page.find_element("id", "lesson-more").find_elements("tag name", "a")
+    assert [link.get_attribute("textContent") for link in links] == ["notebook 5", "C25", "C31"]
+    folder = Path(__file__).parents[2] / "notebooks"
+    assert page.execute_script("return Object.values(onoff.NOTEBOOKS).length") >= 6
+    for name in page.execute_script("return Object.values(onoff.NOTEBOOKS)"):
+        assert (folder / f"{name}.ipynb").exists()
+    assert links[1].get_attribute("href").endswith("figures/out/report.html#C25")
+
+
+def test_pages_beside_it_are_where_it_says(page: Any) -> None:
+    open_page(page)
+    links = [link.get_attribute("href") for link in page.find_elements("css selector", "header nav a")]
+    ends = ("figures/out/report.html", "notebooks/README.md", "docs/out/html/index.html")
+    assert [link.endswith(end) for link, end in zip(links, ends, strict=True)] == [True] * 3

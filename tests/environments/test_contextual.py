@@ -8,6 +8,7 @@ import torch
 
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import Prompts
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
@@ -134,7 +135,7 @@ def test_the_learner_sees_the_learned_reward_and_gold_is_kept() -> None:
     spec, environment = built(reward_model="table")
     prompts = torch.arange(8).expand(4, 8)
     responses = torch.arange(8).expand(4, 8, 8).unsqueeze(-1)
-    judged = environment.label(prompts, responses, torch.ones_like(responses, dtype=torch.bool), "all", RUNS)
+    judged = environment.label(Prompts(prompts), responses, torch.ones_like(responses, dtype=torch.bool), "all", RUNS)
     np.testing.assert_allclose(judged.rewards, environment.learned.scores)
     np.testing.assert_allclose(judged.gold, np.broadcast_to(spec.rewards(), (4, 8, 8)))
     first, second = (judged.rewards.gather(-1, judged.pairs[..., side]) for side in (0, 1))

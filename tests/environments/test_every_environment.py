@@ -19,7 +19,7 @@ from torch import Tensor
 import sims.policies  # noqa: F401  (importing registers them)
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.checks import check_labels
-from sims.core.loop.protocols import Labels
+from sims.core.loop.protocols import Labels, Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Pairing, count_pairs, desirable_from_pairs, preference_probability
 from sims.core.schedule import Schedule
@@ -56,7 +56,7 @@ def judged(
     environment = spec.build(dtype, noise)
     asked = environment.prompts(prompts, noise)
     responses, mask = random_responses(spec, noise, prompts, generations)
-    return asked, responses, environment.label(asked, responses, mask, pairing, noise)
+    return asked.tokens, responses, environment.label(asked, responses, mask, pairing, noise)
 
 
 def parts(said: Labels) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def test_says_what_it_is(kind: str) -> None:
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_prompts_are_numbers_each_as_likely_as_the_others(kind: str) -> None:
     spec, noise = ENVIRONMENTS[kind](), Noise.of(1, 3)
-    found = spec.build(torch.float64, noise).prompts(4000, noise)
+    found = spec.build(torch.float64, noise).prompts(4000, noise).tokens
     assert found.shape == (3, 4000) and found.dtype == torch.int64
     assert found.min() >= 0 and found.max() < spec.num_prompts
     shares = torch.bincount(found.flatten(), minlength=spec.num_prompts) / found.numel()
@@ -173,7 +173,7 @@ def test_listed_rewards_are_those_it_gives(kind: str) -> None:
     responses, mask = environment.all_responses()
     prompts = environment.all_prompts().expand(3, -1)
     shape = (3, spec.num_prompts, *responses.shape)
-    said = environment.label(prompts, responses.expand(shape), mask.expand(shape), None, noise)
+    said = environment.label(Prompts(prompts), responses.expand(shape), mask.expand(shape), None, noise)
     for found, listed in ((said.rewards, environment.seen_rewards()), (said.gold, environment.all_rewards())):
         assert torch.equal(said.rewards if found is None else found, listed.expand(shape[:-1]))
 
@@ -185,7 +185,7 @@ def test_exact_means_are_those_of_samples(kind: str) -> None:
     policy = small_policy(spec).build(spec, noise, False, torch.float64)
     environment = spec.build(torch.float64, noise)
     prompts = environment.prompts(2000, noise)
-    responses, mask, _ = policy.sample(prompts, 2, noise)
+    responses, mask, _ = policy.sample(SampleRequest(prompts, 2, noise))
     gold = environment.label(prompts, responses, mask, None, noise).gold
     listed = environment.all_rewards().expand(3, *environment.all_rewards().shape[-2:])
     exact = (policy.all_log_probs().detach().exp() * listed).sum(-1)
@@ -205,7 +205,7 @@ def test_no_response_exceeds_the_best(kind: str) -> None:
     else:
         answers = environment.best_responses().unsqueeze(1).expand(3, -1, -1, -1)
         prompts = torch.arange(spec.num_prompts).expand(3, -1)
-        best = environment.label(prompts, answers, spec.space.mask(answers), None, noise).rewards[..., 0]
+        best = environment.label(Prompts(prompts), answers, spec.space.mask(answers), None, noise).rewards[..., 0]
     asked, _, said = judged(spec, noise, 500, 4)
     gold = said.rewards if said.gold is None else said.gold
     assert (gold.amax(-1) <= best.gather(-1, asked) + 1e-12).all()

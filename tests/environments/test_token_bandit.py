@@ -11,11 +11,18 @@ from sims.__main__ import main
 from sims.core.algorithms import all_algorithms, find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.objectives.divergences import entropy, kl_policy_ref
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.environments import TokenBanditR1, TokenBanditR2, TokenBanditSmall
-from sims.experiments.evaluation import EvaluationNoise, SampledEvaluation
+from sims.experiments.evaluation import (
+    EvaluationNoise,
+    SampledEvaluation,
+    entropy_after_prefixes,
+    kl_after_prefixes,
+    kl_of_responses,
+)
 from sims.experiments.executor import SHARED, execute
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, optima, scores
@@ -115,8 +122,8 @@ def test_evaluation_along_samples_agrees_with_the_sum_over_all_responses() -> No
     assert torch.equal(row["gold"], row["reward"])
 
 
-def test_prefixes_weighed_by_their_probability_give_the_exact_kl_and_entropy() -> None:
-    """The chain rule that evaluation rests on, without sampling."""
+def test_responses_weighed_by_their_probability_give_the_exact_kl_and_entropy() -> None:
+    """Every estimator of a record's KL and entropy has the exact value as its mean; without sampling."""
     spec = TokenBanditSmall(num_prompts=2)
     policy, reference = (TINY.build(spec, Noise.of(seed, 2), False, torch.float64) for seed in (0, 1))
     responses, mask = spec.space.all_responses
@@ -124,12 +131,13 @@ def test_prefixes_weighed_by_their_probability_give_the_exact_kl_and_entropy() -
     prompts, every = torch.arange(2).expand(2, 2), responses.expand(shape)
     token_logp, token_logp_ref = (p.token_log_probs(prompts, every) for p in (policy, reference))
     logp, logp_ref = policy.all_log_probs(), reference.all_log_probs()
-    for along, exact in (
-        (kl_policy_ref(token_logp, token_logp_ref), kl_policy_ref(logp, logp_ref)),
-        (entropy(token_logp), entropy(logp)),
+    chosen, chosen_ref = (p.forward(Batch(prompts, every, mask.expand(shape))).logp for p in (policy, reference))
+    for of_response, exact in (
+        (kl_after_prefixes(token_logp, token_logp_ref, mask), kl_policy_ref(logp, logp_ref)),
+        (kl_of_responses(chosen, chosen_ref, mask), kl_policy_ref(logp, logp_ref)),
+        (entropy_after_prefixes(entropy(token_logp), mask), entropy(logp)),
     ):
-        found = (logp.exp() * (along * mask).sum(-1)).sum(-1)
-        torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+        torch.testing.assert_close((logp.exp() * of_response).sum(-1), exact, rtol=0, atol=1e-12)
 
 
 def test_looking_changes_no_run() -> None:
@@ -173,7 +181,7 @@ def test_the_kl_of_the_best_response_is_minus_its_log_prob() -> None:
     reference = arm.policy.build(arm.environment, noise, False, torch.float32)
     prompts = torch.arange(4).expand(2, 4)
     best = torch.full((2, 4, 1, 3), 4)
-    logp = reference.forward(prompts, best, torch.ones_like(best, dtype=torch.bool)).logp.sum(-1)
+    logp = reference.forward(Batch(prompts, best, torch.ones_like(best, dtype=torch.bool))).logp.sum(-1)
     found = execute([arm])[0]["kl_of_best"]
     assert found == pytest.approx(-logp.mean((-2, -1)).numpy(), rel=1e-6)
 

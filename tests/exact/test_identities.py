@@ -24,7 +24,7 @@ from sims.core.algorithms.reward_weighted import RWR
 from sims.core.losses.policy_gradient import reinforce_loss
 from sims.core.objectives import divergences
 from sims.core.objectives.advantages import centred
-from sims.core.objectives.batch import sequence_sum
+from sims.core.objectives.batch import Batch, sequence_sum
 from sims.environments.space import TokenSpace
 from sims.exact import (
     best_of_n,
@@ -54,7 +54,7 @@ def autograd(problem: Problem, loss: Callable[[Tensor], Tensor]) -> np.ndarray:
     logits = torch.from_numpy(problem.policy)[None].requires_grad_(True)
     responses, mask = (x.expand(1, problem.prompts, *x.shape) for x in problem.space.all_responses)
     prompts = torch.arange(problem.prompts)[None]
-    logp = TablePolicy(problem.space, logits).forward(prompts, responses, mask).logp[0]
+    logp = TablePolicy(problem.space, logits).forward(Batch(prompts, responses, mask)).logp[0]
     (gradient,) = torch.autograd.grad(loss(torch.where(mask[0], logp, 0.0)), [logits])
     return gradient[0].numpy()
 
@@ -163,9 +163,7 @@ def test_group_mean_shrinks_the_gradient_by_one_in_k(generations: int) -> None:
     every = enumerate_batches(problem, RLOO(), generations)
     policy = every.policy()
     logits = policy.parameters()[0].requires_grad_(True)
-    logp = sequence_sum(
-        policy.forward(every.batch.prompts, every.batch.responses, every.batch.mask).logp, every.batch.mask
-    )
+    logp = sequence_sum(policy.forward(every.batch).logp, every.batch.mask)
     loss = reinforce_loss(logp, centred(every.batch.need("rewards"))).mean((-2, -1))
     (gradient,) = torch.autograd.grad(loss.sum(), [logits])
     found = np.einsum("r,r...->...", every.probability, gradient.numpy())

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims.__main__ import TABLES, main, parse
+from sims.__main__ import main
+from sims.command_line import TABLES, parse
 from sims.core.algorithms import algorithm_table, all_algorithms
 from sims.core.spec import Spec, SpecError, kinds_of
 from sims.environments import ToyEnvironment
@@ -39,13 +40,33 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
         ("--algorithm awr --baseline group_mean --num-generations 1", "num_generations = 1: must be at least 2"),
         ("--algorithm raft --top per_prompt --num-generations 1", "num_generations = 1: must be at least 2"),
         ("--peak 1000", "peak = 1000.0: must be an action: at most 99"),
-        ("--environment bandit-overlap --overlap 0.7 --spread 50", "overlap = 0.7: must be at most"),
+        ("--environment bandit-overlap --overlap 0.7 --spread 50", "overlap = 0.7: must be above"),
+        ("--environment bandit-overlap --overlap 0.01 --spread 1e6", "overlap = 0.01: must be above"),
+        ("--environment bandit-overlap --spread 1", "spread = 1.0: must be larger"),
+        ("--environment contextual --reward-model-hidden 8", "only means something with reward_model"),
+        ("--environment contextual --reward-model mlp --reward-model-hidden 0", "must name at least one layer"),
+        ("--environment token-tree --policy transformer --fit-learning-rate 1e9", "must be smaller: the fit"),
+        ("--learning-rate 1e39", "learning_rate = 1e+39: must be at most 3.4e+38 in float32"),
+        ("--algorithm dpo --beta 1e-39", "beta = 1e-39: must be 0, or at least 1.2e-38 in float32"),
+        ("--algorithm rest --quantiles nan", "quantiles = (nan,): must be finite"),
+        ("--runs 99999999999999999999", "must be int >= 1, and at most 9223372036854775807"),
+        ("--runs 1000000000", "of memory, of which"),
+        ("--batch-size 100000000000 --runs 1", "batch_size = 100000000000: needs at least"),
+        ("--evaluations 1000000000 --updates 1000000000", "evaluations = 1000000000: needs at least"),
+        (
+            "--environment token-bandit-r1 --policy transformer --fit-samples 10000000000",
+            "fit_samples = 10000000000: ne",
+        ),
+        ("--updates 1000000000000000000", "updates = 1000000000000000000: would take 634,196 years"),
+        ("--source polcy", "source = 'polcy': must be one of policy, pool, replay, dataset; did you mean policy?"),
+        ("--policy tabel", "did you mean table?"),
+        ("--results=", "argument --results: '': must name a file or folder"),
         ("--environment token-tree --policy mlp", "it needs an environment whose responses are single actions"),
         ("--labels implicit --implicit-policy frozen", "implicit_after_updates = 0: must be at least 1"),
         ("--labels implicit --source pool --pool-size 64", "source = 'pool': must be policy"),
         ("--implicit-beta 0.5", "implicit_beta = 0.5: only means something when labels = implicit"),
         ("--plot picture.gif", "plot = 'picture.gif': must end in .png, .svg or .pdf"),
-        ("--plot nowhere/picture.png", "plot = 'nowhere/picture.png': must be in an existing folder"),
+        ("--plot nowhere/picture.png", "must be in an existing folder"),
         (f"--results {__file__}", "must be a folder"),
     ],
 )

@@ -10,6 +10,7 @@ from sims.core.algorithms import all_algorithms, find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.schedule import Schedule
 from sims.environments import BanditOverlap, BanditR1, BanditR2, Contextual, TokenTree, ToyEnvironment
 from sims.experiments.executor import SHARED, execute
@@ -175,7 +176,7 @@ def test_values_frozen_at_collection_do_not_follow_the_critic(place: str) -> Non
     prompts = torch.zeros((2, 3), dtype=torch.int64)
     responses = torch.zeros((2, 3, 1, environment.space.length), dtype=torch.int64)
     with torch.no_grad():
-        frozen = policy.forward(prompts, responses, responses == 0, values=True).values
+        frozen = policy.forward(Batch(prompts, responses, responses == 0), OutputRequest(values=True)).values
         before = frozen.clone()
         for parameter in policy.parameters():
             parameter.add_(1.0)

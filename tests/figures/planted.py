@@ -29,9 +29,9 @@ class Planted:
 
     claimed: +1 or −1, the side of a claimed effect; 0 where the claim is that there is none. cut: a loss, 0 where
     something is gained. base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`;
-    the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as a
-    pool or the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that
-    score less than all others, for the row's positive control.
+    the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as
+    the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less
+    than all others, for the row's positive control.
     """
 
     figure: str
@@ -144,15 +144,7 @@ def beta_sweep() -> list[Planted]:
 
 def chosen_likelihood() -> list[Planted]:
     found = [
-        Planted(
-            "chosen_likelihood",
-            "C22",
-            part,
-            setting,
-            -1,
-            (Term(f"{arms}/(dpo|ipo)", 1.0, "chosen"),),
-            also=f"{arms}/pool",
-        )
+        Planted("chosen_likelihood", "C22", part, setting, -1, (Term(f"{arms}/(dpo|ipo)", 1.0, "chosen"),))
         for part, setting, arms in (
             ("table, 100 prompts", "bandit", "table/100"),
             ("network, 1 prompt", "mlp", "wide/1"),
@@ -160,7 +152,7 @@ def chosen_likelihood() -> list[Planted]:
         )
     ]
     terms = difference("wide/100/(dpo|ipo)", "wide/1/(dpo|ipo)", "chosen")
-    few = Planted("chosen_likelihood", "C22", "network, many against few", "mlp", -1, terms, also="wide/(1|100)/pool")
+    few = Planted("chosen_likelihood", "C22", "network, many against few", "mlp", -1, terms)
     return [*found, few]
 
 

@@ -81,8 +81,8 @@ def skeleton(figure: Figure) -> dict[str, Record]:
 
 def filled(record: Record, levels: Levels, noise: float, moved: float = 0.0) -> Record:
     """The record with arrays. levels: means of quantities that differ from QUANTITIES. noise: standard deviation over
-    runs of every quantity. moved: by how much every quantity is shifted, and with them what no quantity says: what is
-    in a pool, and the loss at which a reward model stopped."""
+    runs of every quantity. moved: by how much every quantity is shifted, and with them what no quantity says: the
+    loss at which a reward model stopped."""
     return SyntheticRecord(record.spec, _arrays(record.spec, levels, noise, moved), {})
 
 
@@ -95,10 +95,6 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
         free = np.zeros(runs)
         return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
-    if spec["name"] == "chosen_likelihood-pool":
-        chosen = np.full((runs, 1, 2), 1.0)
-        chosen[..., 0] += 10 * abs(moved)
-        return {"chosen": chosen, "rejected": np.ones((runs, 1, 2))}
     if spec["name"].startswith("gradient_variance"):
         return {"within": _noise_of_gradients(level, len(spec["group_sizes"]))}
     if "updates" not in spec:
@@ -108,7 +104,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
 
 
 def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool, longest: float | None) -> Arrays:
-    """What `sims.experiments.executor` and `llm.training.run` write, for one prompt with two responses."""
+    """What `sims.experiments.record_loop` makes, for one prompt with two responses."""
     runs = len(level["score"])
 
     def path(start: float, then: np.ndarray) -> np.ndarray:
@@ -130,7 +126,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     with np.errstate(invalid="ignore", divide="ignore"):
         odds = np.log(level["optimum"] / (1.0 - level["optimum"])) - (REFERENCE[1] - REFERENCE[0])
     learned = np.stack([np.zeros(runs), unseen_responses.BETA * odds], axis=-1)[:, None]
-    start = REFERENCE.mean()  # of a pool that counts both responses once
+    start = REFERENCE.mean()
     counted = np.linspace(0, updates, points).astype(int)
     found = {
         "updates": counted,
@@ -145,13 +141,16 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "logp_final": distribution(level["best"]),
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
         "unseen_mass": path(0.5, level["unseen"]),
+        "unpaired_mass_ref": np.full(runs, 0.5),
+        "unpaired_mass_final": level["unseen"],
         "loss": loss,
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
     }
-    for name, begin in (("logp", start), ("first_logp", start)):
-        found[f"{name}_chosen"] = path(begin, start + level["chosen"])
-        found[f"{name}_rejected"] = path(begin, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    chosen = path(start, start + level["chosen"])
+    found["logp_chosen"] = found["pool_logp_chosen"] = found["first_logp_winner"] = chosen
+    rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats
+    found["logp_rejected"] = found["pool_logp_rejected"] = found["first_logp_loser"] = rejected
     return found
 
 

@@ -9,7 +9,9 @@ import torch
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
 from figures.gallery.audit import ALGORITHMS, arm
+from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.spec import SpecError
 from sims.environments import TokenBanditR1, TokenBanditSmall
 from sims.experiments.executor import execute
@@ -30,12 +32,12 @@ def test_each_token_is_scored_by_the_distribution_that_follows_it_and_the_prompt
         for cls in (Transformer, ShiftedScoringTransformer)
     )
     prompts = torch.tensor([[0, 3], [1, 2]])
-    samples = shifted.sample(prompts, 2, Noise.of(1, 2))
+    samples = shifted.sample(SampleRequest(Prompts(prompts), 2, Noise.of(1, 2)))
     # One token more, whatever it is, has the right policy read the last one too.
     distributions = right.token_log_probs(prompts, torch.cat([samples.responses, samples.responses[..., :1]], dim=-1))
     read = torch.cat([right.prompt_rows[prompts][..., None, None].expand(2, 2, 2, 1), samples.responses], dim=-1)
     expected = distributions.gather(-1, read.unsqueeze(-1)).squeeze(-1).sum(-1)
-    found = shifted.forward(prompts, samples.responses, samples.mask).logp.sum(-1)
+    found = shifted.forward(Batch(prompts, samples.responses, samples.mask)).logp.sum(-1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert not torch.isclose(found, samples.logp.sum(-1)).any()
 
@@ -46,16 +48,16 @@ def test_sampling_and_the_start_are_right() -> None:
         for cls in (Transformer, ShiftedScoringTransformer)
     )
     prompts = torch.tensor([[0, 3], [1, 2]])
-    drawn = [p.sample(prompts, 2, Noise.of(1, 2)) for p in (right, shifted)]
+    drawn = [p.sample(SampleRequest(Prompts(prompts), 2, Noise.of(1, 2))) for p in (right, shifted)]
     assert torch.equal(drawn[0].responses, drawn[1].responses)
     assert torch.equal(drawn[0].logp, drawn[1].logp)
 
 
 def test_what_the_released_log_prob_does_not_give_is_refused() -> None:
     policy = ShiftedScoringTransformer(**SIZES).build(PLACE, Noise.of(0, 1), False, torch.float64)
-    samples = policy.sample(torch.tensor([[0]]), 1, Noise.of(1, 1))
+    samples = policy.sample(SampleRequest(Prompts(torch.tensor([[0]])), 1, Noise.of(1, 1)))
     with pytest.raises(ValueError, match="log-probs alone"):
-        policy.forward(torch.tensor([[0]]), samples.responses, samples.mask, values=True)
+        policy.forward(Batch(torch.tensor([[0]]), samples.responses, samples.mask), OutputRequest(values=True))
     with pytest.raises(SpecError, match="for that alone"):
         ShiftedScoringTransformer(**SIZES).check_environment(TokenBanditSmall())
 

@@ -220,8 +220,8 @@ def test_on_skew_online_arms_are_those_of_min() -> None:
 
 def test_changes_of_log_probs_are_from_the_reference_on() -> None:
     arms = record(
-        first_logp_chosen=[[-30.0, -31.0, -34.0], [-20.0, -20.0, np.nan]],
-        first_logp_rejected=[[-50.0, -60.0, -70.0], [-20.0, -25.0, np.nan]],
+        first_logp_winner=[[-30.0, -31.0, -34.0], [-20.0, -20.0, np.nan]],
+        first_logp_loser=[[-50.0, -60.0, -70.0], [-20.0, -25.0, np.nan]],
     )
     assert lm_likelihoods.change(arms, "chosen").tolist() == [[0, -1, -4], [0, 0, 0]]
     assert lm_likelihoods.margin(arms).tolist() == [[0, 9, 16], [0, 5, 5]]

@@ -13,7 +13,18 @@ from typing import Any
 import nbformat
 import pytest
 
-from notebooks.build import KERNEL, clean, execute, kept_numbers, outputs, read, sources
+from notebooks.build import (
+    KERNEL,
+    ROOT,
+    clean,
+    execute,
+    kept_numbers,
+    outputs,
+    read,
+    repository,
+    set_repository,
+    sources,
+)
 
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
 
@@ -75,6 +86,35 @@ def test_a_notebook_begins_and_ends_as_all_do(source: Path) -> None:
     for part in ("REPOSITORY = ", 'find_spec("sims")', "QUICK"):
         assert part in setup.source, part
     assert last.cell_type == "code" and "assert " in last.source
+
+
+@SOURCES
+def test_a_notebook_is_opened_and_installed_from_the_address_in_pyproject(source: Path) -> None:
+    address = repository()
+    first, setup, *_ = read(source).cells
+    slug = address.removeprefix("https://github.com/")
+    assert f"(https://colab.research.google.com/github/{slug}/blob/main/notebooks/{source.stem}.ipynb)" in first.source
+    assert f'REPOSITORY = "{address}"  # ' in setup.source
+
+
+def test_the_address_is_changed_wherever_it_stands_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    files = [
+        "pyproject.toml",
+        *(f"notebooks/{source.stem}{suffix}" for source in sources() for suffix in (".py", ".ipynb")),
+    ]
+    for file in files:
+        (tmp_path / file).write_text((ROOT / file).read_text())
+    old, new = repository(), "https://github.com/some-one/a.copy"
+    changed = set_repository(new, tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in changed] == [files[0], *sorted(files[1:])]
+    assert repository(tmp_path) == new
+    for path in changed:
+        assert old.removeprefix("https://github.com/") not in path.read_text()
+    assert set_repository(old, tmp_path) == changed
+    assert [(tmp_path / file).read_text() for file in files] == [(ROOT / file).read_text() for file in files]
+    with pytest.raises(ValueError, match="must be https://github"):
+        set_repository("https://example.org/x", tmp_path)
 
 
 def test_a_number_that_moved_is_seen() -> None:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import find_algorithm
+from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, from_json, to_json
 from sims.environments import BanditR1, Contextual, TokenBanditR1, TokenTree, ToyEnvironment
@@ -56,7 +58,7 @@ class Drawn:
     logp: Tensor
 
     def forward(self, **asked: bool) -> Any:
-        return self.policy.forward(self.prompts, self.responses, self.mask, **asked)
+        return self.policy.forward(Batch(self.prompts, self.responses, self.mask), OutputRequest(**asked))
 
 
 def build(kind: str, place: str, noise: Noise, critic: bool = False, dtype: torch.dtype = torch.float64) -> Any:
@@ -76,7 +78,7 @@ def draw(
     policy = build(kind, place, noise, critic, dtype)
     count = PLACES[place].num_prompts
     prompts = (noise.uniforms("test prompts", PROMPTS) * count).long()
-    return Drawn(policy, prompts, *policy.sample(prompts, GENERATIONS, noise))
+    return Drawn(policy, prompts, *policy.sample(SampleRequest(Prompts(prompts), GENERATIONS, noise)))
 
 
 def trainable(policy: Any) -> list[Tensor]:
@@ -140,7 +142,7 @@ def test_probabilities_sum_to_1(kind: str, place: str) -> None:
     close(logp.exp().sum(-1), torch.ones(RUNS, environment.num_prompts, dtype=torch.float64))
     shape = (RUNS, environment.num_prompts, *responses.shape)
     prompts = torch.arange(environment.num_prompts).expand(RUNS, -1)
-    tokens = policy.forward(prompts, responses.expand(shape), mask.expand(shape)).logp.detach()
+    tokens = policy.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp.detach()
     close(torch.where(mask, tokens, 0.0).sum(-1), logp)
 
 
@@ -150,7 +152,7 @@ def test_samples_are_as_frequent_as_they_are_likely(kind: str, place: str) -> No
     environment, noise = PLACES[place], Noise.of(2, RUNS)
     policy = build(kind, place, noise)
     prompts = torch.zeros((RUNS, 1500), dtype=torch.int64)
-    drawn = policy.sample(prompts, 4, noise).responses.flatten(1, 2)
+    drawn = policy.sample(SampleRequest(Prompts(prompts), 4, noise)).responses.flatten(1, 2)
     logp, responses = policy.all_log_probs().detach()[:, 0], environment.space.all_responses[0]
     shares = (drawn.unsqueeze(2) == responses).all(-1).double().mean(1)
     assert (shares - logp.exp()).abs().max() <= within(6000, RUNS * len(responses))
@@ -211,7 +213,9 @@ def test_entropies_of_tokens_make_that_of_responses(kind: str, place: str) -> No
     responses, mask = environment.space.all_responses
     shape = (RUNS, environment.num_prompts, *responses.shape)
     prompts = torch.arange(environment.num_prompts).expand(RUNS, -1)
-    found = policy.forward(prompts, responses.expand(shape), mask.expand(shape), entropy=True).entropy
+    found = policy.forward(
+        Batch(prompts, responses.expand(shape), mask.expand(shape)), OutputRequest(entropy=True)
+    ).entropy
     logp = policy.all_log_probs()
     along = (logp.exp() * torch.where(mask, found, 0.0).sum(-1)).sum(-1)
     close(along, -(logp.exp() * logp).sum(-1), 1e-10)
@@ -229,10 +233,13 @@ def test_a_clone_is_its_own(kind: str, place: str) -> None:
             parameter += 1.0 + torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0))
     for parameter, old in zip(drawn.policy.parameters(), before, strict=True):
         assert torch.equal(parameter, old), f"{kind}: what is done to a clone is done to the policy"
-    outputs, other = (p.forward(drawn.prompts, drawn.responses, drawn.mask, values=True) for p in (drawn.policy, twin))
+    outputs, other = (
+        p.forward(Batch(drawn.prompts, drawn.responses, drawn.mask), OutputRequest(values=True))
+        for p in (drawn.policy, twin)
+    )
     assert not torch.equal(outputs.logp, other.logp) and not torch.equal(outputs.values, other.values)
     twin.copy_from(drawn.policy)
-    other = twin.forward(drawn.prompts, drawn.responses, drawn.mask, values=True)
+    other = twin.forward(Batch(drawn.prompts, drawn.responses, drawn.mask), OutputRequest(values=True))
     assert torch.equal(outputs.logp, other.logp) and torch.equal(outputs.values, other.values)
     for mine, theirs in zip(twin.parameters(), drawn.policy.parameters(), strict=True):
         assert mine.data_ptr() != theirs.data_ptr(), f"{kind}: copy_from shares memory"
@@ -259,10 +266,10 @@ def test_a_blend_of_two_distributions(kind: str, place: str) -> None:
         ("other's", 1.0),
         ("per run", torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)),
     ):
-        drawn[name] = mine.sample(prompts, 2, Noise.of(4, RUNS), blend=(other, share))
+        drawn[name] = mine.sample(SampleRequest(Prompts(prompts), 2, Noise.of(4, RUNS), blend=(other, share)))
     for name, policy in (("own", mine), ("other's", other)):
         tokens, mask, logp = drawn[name]
-        close(policy.forward(prompts, tokens, mask).logp.detach()[mask], logp[mask])
+        close(policy.forward(Batch(prompts, tokens, mask)).logp.detach()[mask], logp[mask])
     for run, name in ((0, "own"), (1, "other's")):
         assert torch.equal(drawn["per run"].responses[run], drawn[name].responses[run])
 
@@ -274,7 +281,7 @@ def test_global_generators_are_untouched_and_one_seed_gives_one_result(kind: str
     after = (torch.get_rng_state(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:], f"{kind}: draws from a global generator"
     assert torch.equal(first.responses, again.responses) and torch.equal(first.logp, again.logp)
-    other = first.policy.sample(first.prompts, GENERATIONS, Noise.of(1, RUNS), "another stream")
+    other = first.policy.sample(SampleRequest(Prompts(first.prompts), GENERATIONS, Noise.of(1, RUNS), "another stream"))
     assert not torch.equal(first.responses, other.responses), f"{kind}: sample draws from the stream that it is given"
 
 

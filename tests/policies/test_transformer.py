@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn.functional import gelu as library_gelu
 from torch.nn.functional import layer_norm
 
+from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.spec import SpecError
 from sims.environments import BanditR1, Contextual, TokenBanditR1, TokenBanditR2, TokenBanditSmall, TokenTree
 from sims.policies import Transformer, TransformerPolicy
@@ -60,13 +62,16 @@ def written_out(policy: TransformerPolicy, run: int, prompt: int, response: Tens
 
 
 def drawn(policy: TransformerPolicy, prompts: Tensor, generations: int = 3) -> Tensor:
-    return policy.sample(prompts, generations, Noise.of(2, prompts.shape[0])).responses
+    return policy.sample(SampleRequest(Prompts(prompts), generations, Noise.of(2, prompts.shape[0]))).responses
 
 
 def test_it_is_mingpt() -> None:
     policy, prompts = built(), torch.tensor([[0, 2], [1, 1]])
     responses = drawn(policy, prompts)
-    outputs = policy.forward(prompts, responses, torch.ones_like(responses, dtype=torch.bool), True, True)
+    outputs = policy.forward(
+        Batch(prompts, responses, torch.ones_like(responses, dtype=torch.bool)),
+        OutputRequest(values=True, entropy=True),
+    )
     distributions = policy.token_log_probs(prompts, responses)
     for run, b, k in np.ndindex(2, 2, 3):
         distribution, value = written_out(policy, run, int(prompts[run, b]), responses[run, b, k])
@@ -106,7 +111,9 @@ def test_gradients_are_those_of_the_written_out_network() -> None:
     responses = drawn(policy, prompts, 1)
     for parameter in policy.parameters():
         parameter.requires_grad_(True)
-    outputs = policy.forward(prompts, responses, torch.ones_like(responses, dtype=torch.bool), values=True)
+    outputs = policy.forward(
+        Batch(prompts, responses, torch.ones_like(responses, dtype=torch.bool)), OutputRequest(values=True)
+    )
     stacked = torch.autograd.grad(outputs.logp.sum() + outputs.values.sum(), policy.parameters())
     distribution, value = written_out(policy, 0, 2, responses[0, 0, 0])
     plain = distribution.gather(-1, responses[0, 0, 0].unsqueeze(-1)).sum() + value.sum()
@@ -120,7 +127,9 @@ def test_sampling_draws_from_the_distributions_that_scoring_gives(place: object,
     """Token by token: the distribution at each prefix, its inverse CDF at the same uniform, and its log-prob."""
     policy, other = built(place=place), built(SPEC.replace(fit_learning_rate=0.5), place)
     prompts = torch.tensor([[0, 2], [1, 1]])
-    samples = policy.sample(prompts, 3, Noise.of(2, 2), blend=None if share is None else (other, share))
+    samples = policy.sample(
+        SampleRequest(Prompts(prompts), 3, Noise.of(2, 2), blend=None if share is None else (other, share))
+    )
     distribution = policy.token_log_probs(prompts, samples.responses)
     if share is not None:
         mixed = (1 - share) * distribution + share * other.token_log_probs(prompts, samples.responses)
@@ -138,8 +147,8 @@ def test_sampling_draws_from_the_distributions_that_scoring_gives(place: object,
 def test_a_share_a_run_blends_each_run_by_its_own() -> None:
     policy, other = built(), built(SPEC.replace(fit_learning_rate=0.5))
     prompts = torch.tensor([[0, 2], [1, 1]])
-    mixed = policy.sample(prompts, 3, Noise.of(2, 2), blend=(other, torch.tensor([0.0, 1.0])))
-    pure = [p.sample(prompts, 3, Noise.of(2, 2)).responses for p in (policy, other)]
+    mixed = policy.sample(SampleRequest(Prompts(prompts), 3, Noise.of(2, 2), blend=(other, torch.tensor([0.0, 1.0]))))
+    pure = [p.sample(SampleRequest(Prompts(prompts), 3, Noise.of(2, 2))).responses for p in (policy, other)]
     assert torch.equal(mixed.responses, torch.stack([pure[0][0], pure[1][1]]))
 
 
@@ -166,7 +175,9 @@ def test_the_reference_is_near_the_data_policy() -> None:
     place, noise = TokenBanditR1(), Noise.of(0, 4)
     policy = Transformer().build(place, noise, False, torch.float32)
     prompts = (noise.uniforms("test prompts", 50) * 100).long()
-    distributions = policy.token_log_probs(prompts, policy.sample(prompts, 1, noise, "test").responses).exp()
+    distributions = policy.token_log_probs(
+        prompts, policy.sample(SampleRequest(Prompts(prompts), 1, noise, "test")).responses
+    ).exp()
     distance = 0.5 * (distributions - torch.from_numpy(place.data_policy())).abs().sum(-1)
     assert distance.mean() < 0.025
 

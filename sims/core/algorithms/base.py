@@ -3,7 +3,7 @@
 The methods, in the order in which they are called for one batch:
 
     targets(batch, state)        once per collected batch, without gradient: advantages, weights, winners; new state
-    at_epoch(batch, ...)         once per pass over the batch, for algorithms whose passes differ
+    at_epoch(batch, ...)         once per further pass over the batch, for algorithms whose passes differ
     at_update(minibatch, ...)    once per minibatch, without gradient: what depends on all of it (shares, anchors)
     loss(outputs, batch, ...)    once per micro-batch, with gradient: (..., B), whose sum over the minibatch is its loss
 
@@ -19,12 +19,13 @@ independent of `sims/exact`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, Outputs, pick, sequence_sum
 from sims.core.objectives.preferences import Pairing
 from sims.core.objectives.reductions import shares
 from sims.core.schedule import Schedule
@@ -53,6 +54,7 @@ class Algorithm(Spec):
     min_generations: ClassVar[int] = 1  # least number of responses per prompt
     needs_critic: ClassVar[bool] = False
     needs_probes: ClassVar[bool] = False
+    single_labels: ClassVar[bool] = False  # recorded responses may be labelled one by one instead of in pairs
     penalises_reward: ClassVar[bool] = False  # subtracts the KL from the reward, at collection
     on_policy: ClassVar[bool] = False  # derived for samples of the current policy
     negative_gradient: ClassVar[bool] = False  # its loss lowers the likelihood of some responses
@@ -76,10 +78,10 @@ class Algorithm(Spec):
         """Initial state, carried from batch to batch, per run (shape `lead`)."""
         return {}
 
-    @property
-    def needs_prompt_logp(self) -> bool:
-        """Whether the loss uses the log-probs of the prompts' own tokens."""
-        return False
+    @cached_property
+    def output_request(self) -> OutputRequest:
+        """What the loss needs of the policy besides log-probs."""
+        return OutputRequest(values=self.needs_critic)
 
     def slot_distributions(self, num_generations: int) -> tuple[SlotDistribution, ...]:
         """Which distribution each of the K responses is drawn from; slots of the policy come first."""
@@ -90,7 +92,8 @@ class Algorithm(Spec):
         return {}, state
 
     def at_epoch(self, batch: Batch, targets: Targets, epoch: int) -> Targets:
-        """Targets of the next pass over the batch, for algorithms whose passes differ (ReST). epoch counts from 0."""
+        """Targets of a further pass over the batch, for algorithms whose passes differ (ReST). epoch: counted from 0,
+        the pass with the targets of `targets`."""
         return targets
 
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:

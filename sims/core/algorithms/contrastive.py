@@ -244,6 +244,7 @@ class KTO(Algorithm, kind="kto"):
     needs_probes: ClassVar[bool] = True
     negative_gradient: ClassVar[bool] = True
     min_generations: ClassVar[int] = 2  # responses are labelled by comparison within their group
+    single_labels: ClassVar[bool] = True
     source: ClassVar[str] = "Ethayarajh et al. 2024"
 
     beta: float = setting(0.1, "strength of the KL penalty to the reference", above=0, per_run=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sims.core.losses.likelihood import likelihood_loss
-from sims.core.objectives.batch import Batch, Outputs, masked, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, Outputs, masked, pick, sequence_sum
 from sims.core.objectives.reductions import token_shares
 from sims.core.spec import setting
 
@@ -39,9 +40,9 @@ class SFT(Algorithm, kind="sft"):
         "sequence_sum", "reduction over tokens: sum per response, mean per response, or one mean over all tokens"
     )
 
-    @property
-    def needs_prompt_logp(self) -> bool:
-        return self.include_prompt
+    @cached_property
+    def output_request(self) -> OutputRequest:
+        return OutputRequest(prompt_logp=self.include_prompt)
 
     def tokens(self, batch: Batch) -> Tensor:
         """Tokens in the loss: (..., B, K, L) bool, or (..., B, K, P + L) with the prompt in front."""

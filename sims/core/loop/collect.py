@@ -10,12 +10,12 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.schedule import Schedule
 
 from .checks import check_labels, check_shape
 from .labelling import Labelling, implicit_reward
-from .protocols import Environment, Policy, Prompts, Samples, evaluate
+from .protocols import Environment, Policy, Prompts, SampleRequest, Samples
 from .reference import Reference
 
 
@@ -40,6 +40,9 @@ class Collector:
         self.policy, self.reference, self.environment = policy, reference, environment
         self.algorithm, self.schedule, self.noise = algorithm, schedule, noise
         self.labelling = labelling or Labelling()
+        self.pairing, self.needs_reference = algorithm.label_pairing, algorithm.needs_reference
+        distributions = itertools.groupby(algorithm.slot_distributions(schedule.num_generations))
+        self.slots = [(distribution, len(list(slots))) for distribution, slots in distributions]
         self.frozen_labeller: Policy | None = None
         # The sampler is the policy itself where it is synced before every batch.
         self.fresh = schedule.source == "policy" and schedule.sync_period == schedule.updates_per_batch
@@ -69,23 +72,28 @@ class Collector:
         return self._freeze(batch)
 
     @torch.no_grad()
-    def draw(self, prompts: int, updates: int = 0) -> Batch:
-        """Draw responses to `prompts` prompts, and label them. updates: number done so far."""
-        prompt_batch = self.environment.prompts(prompts, self.noise)
-        tokens, prompt_mask = (
-            (prompt_batch.tokens, prompt_batch.mask) if isinstance(prompt_batch, Prompts) else (prompt_batch, None)
-        )
-        environment, shape = type(self.environment).__name__, (*self.noise.lead, prompts)
-        if prompt_mask is None:
-            check_shape(f"{environment}.prompts", tokens, shape, "one number per prompt")
-        samples = self._responses(tokens, prompt_mask)
-        drawn = Batch(tokens, samples.responses, samples.mask, prompt_mask, logp_sampler=samples.logp)
-        own = {"rewards": self._own_rewards(drawn)} if self._labels_itself(updates) else {}
-        pairing = self.algorithm.label_pairing
-        labels = self.environment.label(prompt_batch, samples.responses, samples.mask, pairing, self.noise, **own)
-        check_labels(f"{environment}.label", labels, samples.responses, pairing, rewarded=not own)
-        self.samples += prompts * self.schedule.num_generations
-        return drawn.replace(
+    def draw(self, count: int, updates: int = 0) -> Batch:
+        """Draw responses to `count` prompts, and label them. updates: number done so far."""
+        prompts, first = self.environment.prompts(count, self.noise), self.samples == 0
+        if first and prompts.mask is None:
+            name, shape = f"{type(self.environment).__name__}.prompts", (*self.noise.lead, count)
+            check_shape(name, prompts.tokens, shape, "one number per prompt")
+        samples = self._responses(prompts)
+        given, labelling = {}, self.labelling
+        if labelling.labels == "implicit" and updates >= labelling.implicit_after_updates:
+            given["rewards"] = self._implicit_rewards(prompts, samples)
+        labels = self.environment.label(prompts, samples.responses, samples.mask, self.pairing, self.noise, **given)
+        # Shapes and ranges are checked once. NaN is looked for in every batch: noiseless labels would make ties of it.
+        if first or not math.isfinite(labels.rewards.sum()):
+            source = f"{type(self.environment).__name__}.label"
+            check_labels(source, labels, samples.responses, self.pairing, rewarded=not given)
+        self.samples += count * self.schedule.num_generations
+        return Batch(
+            prompts=prompts.tokens,
+            prompt_mask=prompts.mask,
+            responses=samples.responses,
+            mask=samples.mask,
+            logp_sampler=samples.logp,
             rewards=labels.rewards,
             gold=labels.gold,
             pairs=labels.pairs,
@@ -94,6 +102,28 @@ class Collector:
             desirable=labels.desirable,
         )
 
+    def _implicit_rewards(self, prompts: Prompts, samples: Samples) -> Tensor:
+        """Rewards of the policy that labels; makes the frozen copy when it first does (implicit_policy = frozen)."""
+        if self.labelling.implicit_policy == "frozen" and self.frozen_labeller is None:
+            self.frozen_labeller = self.policy.clone()
+        labeller = self.sampler if self.frozen_labeller is None else self.frozen_labeller
+        batch = Batch(prompts.tokens, samples.responses, samples.mask, prompts.mask)
+        return implicit_reward(labeller, self.reference.policy, batch, self.labelling.implicit_beta)
+
+    def _responses(self, prompts: Prompts) -> Samples:
+        """K responses per prompt, each slot from the distribution that the algorithm declares; slots with the same one
+        are drawn together."""
+        drawn = []
+        for distribution, count in self.slots:
+            stream = "responses" if distribution.name == "policy" else f"{distribution.name} responses"
+            blend = (self.reference.policy, distribution.share) if distribution.name == "mixture" else None
+            sampler = self.reference.policy if distribution.name == "reference" else self.sampler
+            drawn.append(sampler.sample(SampleRequest(prompts, count, self.noise, stream, blend)))
+        if len(drawn) == 1:
+            return drawn[0]
+        axis = len(self.noise.lead) + 1
+        return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
+
     def _recorded(self) -> Batch:
         """The next recorded prompts, with their responses and labels."""
         batch = self.environment.recorded(self.schedule.batch_size, self.noise)
@@ -101,36 +131,8 @@ class Collector:
         shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
         check_shape(f"{source}: responses", batch.responses, shape, "tokens of K responses per prompt")
         if batch.rewards is not None:
-            check_labels(source, batch, batch.responses, self.algorithm.label_pairing)
+            check_labels(source, batch, batch.responses, self.pairing)
         return batch
-
-    def _labels_itself(self, updates: int) -> bool:
-        """Whether the policy labels this batch; makes the frozen copy when it first does (implicit_policy = frozen)."""
-        by_policy = self.labelling.labels_with_policy(updates)
-        if by_policy and self.labelling.implicit_policy == "frozen" and self.frozen_labeller is None:
-            self.frozen_labeller = self.policy.clone()
-        return by_policy
-
-    def _own_rewards(self, batch: Batch) -> Tensor:
-        labeller = self.sampler if self.frozen_labeller is None else self.frozen_labeller
-        return implicit_reward(labeller, self.reference.policy, batch, self.labelling.implicit_beta)
-
-    def _responses(self, prompts: Tensor, prompt_mask: Tensor | None) -> Samples:
-        """K responses per prompt, each slot from the distribution that the algorithm declares; slots with the same one
-        are drawn together."""
-        drawn = []
-        for distribution, slots in itertools.groupby(self.algorithm.slot_distributions(self.schedule.num_generations)):
-            count = len(list(slots))
-            stream = "responses" if distribution.name == "policy" else f"{distribution.name} responses"
-            if distribution.name == "reference":
-                drawn.append(self.reference.policy.sample(prompts, count, self.noise, stream, None, prompt_mask))
-            else:
-                blend = (self.reference.policy, distribution.share) if distribution.name == "mixture" else None
-                drawn.append(self.sampler.sample(prompts, count, self.noise, stream, blend, prompt_mask))
-        if len(drawn) == 1:
-            return drawn[0]
-        axis = len(self.noise.lead) + 1
-        return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
 
     def _from_pool(self) -> Batch:
         """The next prompts of the fixed pool, in a new random order for each pass."""
@@ -156,17 +158,19 @@ class Collector:
     @torch.no_grad()
     def _freeze(self, batch: Batch) -> Batch:
         """Add what is computed once at collection: reference log-probs, critic values, probes."""
-        algorithm = self.algorithm
+        algorithm, reference = self.algorithm, self.reference
         if algorithm.needs_probes:
             batch = batch.replace(probes=mismatch(batch))
-        if algorithm.needs_reference:
-            batch = batch.replace(logp_ref=self.reference.score(batch), reference_version=self.reference.version)
+        if self.needs_reference:
+            logp_ref = reference.policy.forward(batch).logp
+            batch = batch.replace(logp_ref=logp_ref, reference_version=reference.version)
             if batch.probes is not None:
-                batch = batch.replace(probes=batch.probes.replace(logp_ref=self.reference.score(batch.probes)))
-        if algorithm.penalises_reward and algorithm.needs_reference and not self.fresh:
-            batch = batch.replace(logp_policy=evaluate(self.policy, batch).logp)
+                logp_ref = reference.policy.forward(batch.probes).logp
+                batch = batch.replace(probes=batch.probes.replace(logp_ref=logp_ref))
+        if algorithm.penalises_reward and self.needs_reference and not self.fresh:
+            batch = batch.replace(logp_policy=self.policy.forward(batch).logp)
         if algorithm.needs_critic:
-            batch = batch.replace(values=evaluate(self.policy, batch, values=True).values)
+            batch = batch.replace(values=self.policy.forward(batch, OutputRequest(values=True)).values)
         return batch
 
 

@@ -13,7 +13,7 @@ from sims.core.objectives.batch import Batch, sequence_sum
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, setting
 
-from .protocols import Policy, evaluate
+from .protocols import Policy
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,6 @@ class Labelling(Spec, kind="labelling"):
             rule = "must be fixed with implicit_policy = frozen: its rewards are relative to the reference at that time"
             raise SpecError("reference", schedule.reference, rule)
 
-    def labels_with_policy(self, updates: int) -> bool:
-        """Whether a batch that is collected after `updates` updates is labelled by the policy."""
-        return self.labels == "implicit" and updates >= self.implicit_after_updates
-
 
 @torch.no_grad()
 def implicit_reward(policy: Policy, reference: Policy, batch: Batch, beta: float) -> Tensor:
@@ -86,5 +82,5 @@ def implicit_reward(policy: Policy, reference: Policy, batch: Batch, beta: float
     It lacks β·log Z(x), which is the same for all responses to a prompt: only differences within a prompt are
     meaningful. Exactly 0 where the two policies are equal.
     """
-    ratio = evaluate(policy, batch).logp - evaluate(reference, batch).logp
+    ratio = policy.forward(batch).logp - reference.forward(batch).logp
     return beta * sequence_sum(ratio, batch.mask.to(ratio.device))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.objectives.batch import Batch
 
 from .checks import check_shape
 from .optimise import Optimiser, PerRunOptimiser
-from .protocols import Policy, evaluate
+from .protocols import Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,27 +39,35 @@ class Learner:
         self.parameters = list(policy.parameters())
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.optimiser = PerRunOptimiser(self.parameters, lead, optimiser)
+        self.optimiser = self.new_optimiser(optimiser, lead)
         self.alive = torch.ones(lead, dtype=torch.bool)
+
+    def new_optimiser(self, spec: Optimiser, lead: tuple[int, ...]) -> PerRunOptimiser:
+        """The optimiser of `parameters`."""
+        return PerRunOptimiser(self.parameters, lead, spec)
 
     def update(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> UpdateStats:
         """One step on one minibatch. A run whose loss or gradient is not finite is frozen and marked as diverged."""
         targets = algorithm.at_update(batch, targets, self.score_probes(batch) if algorithm.needs_probes else None)
-        return self._step(*self.gradient(algorithm, batch, targets))
+        gradients, loss = self.gradient(algorithm, batch, targets)
+        norm = self.optimiser.grad_norm(gradients)
+        self.alive = self.alive & ((loss + norm).abs() < torch.inf)
+        everyone = bool(self.alive.all())
+        self.optimiser.step(gradients, norm, None if everyone else self.alive)
+        return UpdateStats(loss, norm, self.alive)
 
     def gradient(self, algorithm: Algorithm, batch: Batch, targets: Targets) -> tuple[list[Tensor], Tensor]:
         """Gradient of each parameter and the loss (lead), summed over the prompts of `batch`.
 
         targets: after `at_update` on the whole minibatch, so that a part of it gives its part of both sums.
         """
-        size = self.micro_batch_size or batch.size
         gradients: list[Tensor] | None = None
         total: Tensor | None = None
-        for start in range(0, batch.size, size):
-            part = batch.narrow(start, min(size, batch.size - start))
-            loss = algorithm.loss(self.forward(algorithm, part), part, narrow_targets(targets, batch, part, start))
-            shape = (*part.lead, part.size)
-            check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
+        for part, constants in parts(batch, targets, self.micro_batch_size):
+            loss = algorithm.loss(self.policy.forward(part, algorithm.output_request), part, constants)
+            if loss.shape != part.responses.shape[:-2]:
+                shape = tuple(part.responses.shape[:-2])
+                check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
             # Runs are independent: the gradient of the sum of their losses is each run's own.
             ones = torch.ones_like(loss)
             found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))
@@ -82,33 +91,24 @@ class Learner:
             for i, x in enumerate(several):
                 x.copy_(tensors[f"{name}.{i}"])
 
-    def forward(self, algorithm: Algorithm, batch: Batch) -> Outputs:
-        """The policy's outputs that the algorithm needs."""
-        return evaluate(self.policy, batch, algorithm.needs_critic, prompt_logp=algorithm.needs_prompt_logp)
-
     def score_probes(self, batch: Batch) -> Tensor:
         """log π of the batch's probes, without gradient: (..., B, K, L)."""
         if batch.probes is None:
             raise ValueError("batch.probes is missing: this algorithm needs it")
         with torch.no_grad():
-            return evaluate(self.policy, batch.probes).logp
-
-    def grad_norm(self, gradients: list[Tensor]) -> Tensor:
-        """Euclidean norm of each run's whole gradient, shape lead. A learner that holds only a shard of it must add the
-        other shards."""
-        return self.optimiser.grad_norm(gradients)
-
-    def _step(self, gradients: list[Tensor], loss: Tensor) -> UpdateStats:
-        norm = self.grad_norm(gradients)
-        self.alive = self.alive & ((loss + norm).abs() < torch.inf)
-        everyone = bool(self.alive.all())
-        self.optimiser.step(gradients, norm, None if everyone else self.alive)
-        return UpdateStats(loss, norm, self.alive)
+            return self.policy.forward(batch.probes).logp
 
 
-def narrow_targets(targets: Targets, batch: Batch, part: Batch, start: int) -> Targets:
-    """The targets of the prompts that `part` took from `batch`."""
-    if part.size == batch.size:
-        return targets
+def parts(batch: Batch, targets: Targets, size: int | None) -> Iterator[tuple[Batch, Targets]]:
+    """Slices of `size` prompts, in order, with their targets; the last may be smaller. None: the whole batch."""
+    if size is None or size >= batch.size:
+        yield batch, targets
+        return
+    for start in range(0, batch.size, size):
+        yield narrow(batch, targets, start, min(size, batch.size - start))
+
+
+def narrow(batch: Batch, targets: Targets, start: int, length: int) -> tuple[Batch, Targets]:
+    """Prompts `start` to `start + length` and their targets, as views."""
     axis = len(batch.lead)
-    return {name: value.narrow(axis, start, part.size) for name, value in targets.items()}
+    return batch.narrow(start, length), {name: x.narrow(axis, start, length) for name, x in targets.items()}

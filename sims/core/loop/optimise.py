@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sims.core.numerics.cache_blocks import pieces
+from sims.core.objectives.batch import in_use
 from sims.core.spec import Spec, setting
 
 
@@ -33,68 +34,97 @@ class Optimiser(Spec, kind="optimiser"):
     max_grad_norm: float | None = setting(None, "clip each run's gradient to this norm; none: no clipping", above=0)
 
 
+class _Block(NamedTuple):
+    """Some runs of one parameter, few enough for its tensors to stay in the cache, with the settings of these runs."""
+
+    runs: slice | None  # None: all of them
+    parameter: Tensor
+    mean: Tensor | None
+    square: Tensor | None
+    learning_rate: Tensor
+    epsilon: Tensor
+    weight_decay: Tensor | None
+
+
 class PerRunOptimiser:
-    """Steps parameters (R, ...) by gradients of the same shapes; R independent runs, or one run without that axis."""
+    """Steps parameters (R, ...) by gradients of the same shapes; R independent runs, or one run without that axis.
+
+    `spec` may be replaced between steps, as by a learning-rate schedule.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], lead: tuple[int, ...], spec: Optimiser) -> None:
         self.parameters, self.lead, self.spec = list(parameters), lead, spec
         self.steps = 0
         self.mean = [torch.zeros_like(p) for p in self.parameters] if spec.method == "adam" else []
         self.square = [torch.zeros_like(p) for p in self.parameters] if spec.method == "adam" else []
+        self._cut_into_blocks()
+
+    @torch.no_grad()
+    def _cut_into_blocks(self) -> None:
+        """Cut each parameter, and all that belongs to it, into blocks: once, and not at every step."""
+        spec = self._spec_of_blocks = self.spec
+        self._blocks: list[list[_Block]] = []
+        for i, parameter in enumerate(self.parameters):
+            moments = (self.mean[i], self.square[i]) if spec.method == "adam" else (None, None)
+            rates = [_per_run(x, parameter) for x in (spec.learning_rate, spec.adam_epsilon)]
+            decay = _per_run(spec.weight_decay, parameter) if in_use(spec.weight_decay) else None
+            whole = (parameter, *moments, *rates, decay)
+            runs = pieces(parameter) if self.lead else [slice(None)]
+            if len(runs) == 1:
+                self._blocks.append([_Block(None, *whole)])
+            else:
+                parts = [[x if x is None or x.dim() == 0 else x[part] for x in whole] for part in runs]
+                self._blocks.append([_Block(part, *tensors) for part, tensors in zip(runs, parts, strict=True)])
 
     def grad_norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of each run's whole gradient, shape lead."""
-
-        def square(gradient: Tensor) -> Tensor:
-            parts = [gradient[runs].flatten(len(self.lead)).square().sum(-1) for runs in self._pieces(gradient)]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-        squares = [square(g) for g in gradients]
+        squares: list[Tensor] = []
+        for gradient, blocks in zip(gradients, self._blocks, strict=True):
+            parts: list[Tensor] = []
+            for block in blocks:
+                part = gradient if block.runs is None else gradient[block.runs]
+                parts.append(part.flatten(len(self.lead)).square().sum(-1))
+            squares.append(parts[0] if len(parts) == 1 else torch.cat(parts))
         return sum(squares[1:], start=squares[0]).sqrt()  # one by one: a stacked sum would change its last bits with R
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], norm: Tensor, alive: Tensor | None = None) -> None:
         """One update. norm: `grad_norm` of the gradients; alive: (lead) bool, runs where it is False stay as they
         are."""
+        if self.spec is not self._spec_of_blocks:
+            self._cut_into_blocks()
         self.steps += 1
-        scale = None
-        if self.spec.max_grad_norm is not None:
-            scale = (self.spec.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # 1e-6 as torch.nn.utils does
-        for i, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
-            for runs in self._pieces(parameter):
-                change = self._change(i, runs, gradient[runs], scale, alive)
-                parameter[runs].sub_(change)
+        clip, most = None, self.spec.max_grad_norm
+        if most is not None:
+            clip = (most / (norm + 1e-6)).clamp(max=1.0)  # 1e-6 as torch.nn.utils does
+        for gradient, blocks in zip(gradients, self._blocks, strict=True):
+            for block in blocks:
+                runs = block.runs
+                if runs is None:
+                    self._step(block, gradient, clip, alive)
+                else:
+                    its_clip, its_alive = (None if x is None else x[runs] for x in (clip, alive))
+                    self._step(block, gradient[runs], its_clip, its_alive)
 
-    def _pieces(self, x: Tensor) -> list[Any]:
-        """Slices of x over runs that fit into the cache; all of x if there is one run."""
-        return pieces(x) if self.lead else [...]
-
-    def _change(self, i: int, runs: Any, gradient: Tensor, scale: Tensor | None, alive: Tensor | None) -> Tensor:
-        """What is subtracted from some runs of the i-th parameter."""
-
-        def of(value: float | Tensor) -> Tensor:
-            return _like(value[runs] if isinstance(value, Tensor) else value, gradient)
-
-        if scale is not None:
-            gradient = gradient * of(scale)
+    def _step(self, block: _Block, change: Tensor, clip: Tensor | None, alive: Tensor | None) -> None:
+        """`step` of one block; change: its gradient."""
+        spec = self.spec
+        if clip is not None:
+            change = change * _per_run(clip, change)
         if alive is not None:
-            gradient = torch.where(of(alive), gradient, 0.0)
-        change = self._direction(i, runs, gradient, of(self.spec.adam_epsilon)) * of(self.spec.learning_rate)
-        if isinstance(self.spec.weight_decay, Tensor) or self.spec.weight_decay > 0:
-            change += of(self.spec.weight_decay) * of(self.spec.learning_rate) * self.parameters[i][runs]
-        return change if alive is None else torch.where(of(alive), change, 0.0)
-
-    def _direction(self, i: int, runs: Any, gradient: Tensor, epsilon: Tensor) -> Tensor:
-        if self.spec.method == "sgd":
-            return gradient
-        beta1, beta2 = self.spec.adam_beta1, self.spec.adam_beta2
-        mean = self.mean[i][runs].lerp_(gradient, 1.0 - beta1)
-        square = self.square[i][runs].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        root = square.sqrt().div_((1.0 - beta2**self.steps) ** 0.5).add_(epsilon)
-        return mean.div(root.mul_(1.0 - beta1**self.steps))
+            change = torch.where(_per_run(alive, change), change, 0.0)
+        if block.mean is not None and block.square is not None:
+            mean = block.mean.lerp_(change, 1.0 - spec.adam_beta1)
+            square = block.square.mul_(spec.adam_beta2).addcmul_(change, change, value=1.0 - spec.adam_beta2)
+            root = square.sqrt().div_((1.0 - spec.adam_beta2**self.steps) ** 0.5).add_(block.epsilon)
+            change = mean.div(root.mul_(1.0 - spec.adam_beta1**self.steps))
+        change = change * block.learning_rate
+        if block.weight_decay is not None:
+            change += block.weight_decay * block.learning_rate * block.parameter
+        block.parameter.sub_(change if alive is None else torch.where(_per_run(alive, change), change, 0.0))
 
 
-def _like(value: float | Tensor, x: Tensor) -> Tensor:
+def _per_run(value: float | Tensor, x: Tensor) -> Tensor:
     """One number per run, broadcastable against a parameter."""
     return (
         value.reshape(value.shape + (1,) * (x.dim() - value.dim()))

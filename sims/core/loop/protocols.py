@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.objectives.preferences import Pairing
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, to_json
@@ -19,13 +20,25 @@ from sims.core.spec import Spec, to_json
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Prompts that are text: tokens padded on the left, and a mask that is True on real ones, both (..., B, P).
+    """Prompts: ids (..., B); or text, tokens (..., B, P) padded on the left, with a mask that is True on real ones.
 
     An environment may subclass it to carry data that it needs to label the responses.
     """
 
     tokens: Tensor
-    mask: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRequest:
+    """What a policy is asked to draw: K = num_generations responses to each prompt, from the uniforms of a stream of
+    `noise`. blend = (other, a): from ∝ π^{1−a}·π_other^a at each token."""
+
+    prompts: Prompts
+    num_generations: int
+    noise: Noise
+    stream: str = "responses"
+    blend: tuple[Any, float | Tensor] | None = None
 
 
 class Samples(NamedTuple):
@@ -39,33 +52,11 @@ class Samples(NamedTuple):
 class Policy(Protocol):
     """A distribution over responses, with parameters."""
 
-    def sample(
-        self,
-        prompts: Tensor,
-        num_generations: int,
-        noise: Noise,
-        stream: str = "responses",
-        blend: tuple[Self, float | Tensor] | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Samples:
-        """Draw K responses per prompt, without gradient; with blend = (other, a) from ∝ π^{1−a}·π_other^a per token.
+    def sample(self, request: SampleRequest) -> Samples:
+        """Draw responses, without gradient."""
 
-        prompts: (..., B) ids, or (..., B, P) tokens padded on the left, with prompt_mask of that shape (None: no
-        padding).
-        """
-
-    def forward(
-        self,
-        prompts: Tensor,
-        responses: Tensor,
-        mask: Tensor,
-        values: bool = False,
-        entropy: bool = False,
-        prompt_mask: Tensor | None = None,
-        prompt_logp: bool = False,
-    ) -> Outputs:
-        """Log-probs (differentiable) of given responses; critic values, entropies and the prompts' own log-probs on
-        request."""
+    def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
+        """Log-probs of a batch's responses, differentiable; and what else is requested."""
 
     def parameters(self) -> Sequence[Tensor]:
         """Trainable tensors; each has the runs axis first, if there is one."""
@@ -80,13 +71,6 @@ class Policy(Protocol):
         """An independent copy without gradient."""
 
 
-def evaluate(
-    policy: Policy, batch: Batch, values: bool = False, entropy: bool = False, prompt_logp: bool = False
-) -> Outputs:
-    """A policy's outputs for a batch's responses, and for its prompts on request."""
-    return policy.forward(batch.prompts, batch.responses, batch.mask, values, entropy, batch.prompt_mask, prompt_logp)
-
-
 @dataclass(frozen=True, eq=False)
 class Labels:
     """Rewards and labels of responses; see the fields of `Batch`."""
@@ -99,18 +83,18 @@ class Labels:
     desirable: Tensor | None = None
 
 
-PromptBatch = TypeVar("PromptBatch", bound=Tensor | Prompts)
+P = TypeVar("P", bound=Prompts)
 
 
-class Environment(Protocol[PromptBatch]):
+class Environment(Protocol[P]):
     """Prompts, and the rewards and labels of responses to them."""
 
-    def prompts(self, batch_size: int, noise: Noise) -> PromptBatch:
-        """The next prompts: ids (..., B), or `Prompts`."""
+    def prompts(self, batch_size: int, noise: Noise) -> P:
+        """The next B prompts."""
 
     def label(
         self,
-        prompts: PromptBatch,
+        prompts: P,
         responses: Tensor,
         mask: Tensor,
         pairing: Pairing | None,
@@ -143,10 +127,12 @@ class Enumerable(Protocol):
 class EnvironmentSpec(Spec):
     """Settings of an environment. `executor` names the function that runs its experiments, as "module:function"; it
     takes the experiments of one stack and a progress callback, and returns the arrays of each one's record. `text`:
-    whether prompts and responses are text, for language models."""
+    whether prompts and responses are text, for language models. `estimators`: how records have what can be estimated,
+    by the array's name (`sims.experiments.record_schema.ESTIMATORS`)."""
 
     executor: ClassVar[str] = ""
     text: ClassVar[bool] = False
+    estimators: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
         """Raise SpecError for an algorithm or a schedule that this environment does not support."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 
-from .protocols import Policy, evaluate
+from .protocols import Policy
 
 P = TypeVar("P", bound=Policy)
 
@@ -26,7 +26,7 @@ class Reference(Generic[P]):
     def score(self, batch: Batch) -> Tensor:
         """log π_ref of the batch's responses, (..., B, K, L), without gradient."""
         with torch.no_grad():
-            return evaluate(self.policy, batch).logp
+            return self.policy.forward(batch).logp
 
     def after_update(self, update: int, policy: P) -> None:
         """Renew by the schedule's rule; `update` counts from 1."""

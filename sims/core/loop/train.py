@@ -22,7 +22,7 @@ from sims.core.spec import SpecError
 
 from .collect import Collector, as_drawn
 from .labelling import Labelling
-from .learner import Learner, UpdateStats, narrow_targets
+from .learner import Learner, UpdateStats, parts
 from .protocols import Environment, Policy
 from .reference import Reference
 
@@ -91,7 +91,6 @@ class Training:
         """Train until `updates` updates are done in total, yielding each. `updates` must fall on a batch boundary."""
         schedule, collector = self.schedule, self.collector
         schedule.check_updates(updates)
-        size = schedule.minibatch_size or schedule.batch_size
         if schedule.source == "replay" and collector.pool is None:
             self._record_stream(updates)
         while self.updates < updates:
@@ -99,13 +98,14 @@ class Training:
             with torch.no_grad():
                 targets, self.state = self.algorithm.targets(batch, self.state)
             for epoch in range(schedule.epochs):
-                targets = self.algorithm.at_epoch(batch, targets, epoch)
-                for start in range(0, schedule.batch_size, size):
-                    part = batch.narrow(start, size)
-                    stats = self.learner.update(self.algorithm, part, narrow_targets(targets, batch, part, start))
+                if epoch > 0:
+                    targets = self.algorithm.at_epoch(batch, targets, epoch)
+                for minibatch, its_targets in parts(batch, targets, schedule.minibatch_size):
+                    stats = self.learner.update(self.algorithm, minibatch, its_targets)
                     staleness = self.updates - collector.synced_at
                     self.updates += 1
-                    self.reference.after_update(self.updates, self.policy)
+                    if schedule.reference != "fixed":
+                        self.reference.after_update(self.updates, self.policy)
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
 
     def _record_stream(self, updates: int) -> None:

@@ -47,9 +47,12 @@ class Noise:
         """The next uniforms of `stream`: lead + shape, float64."""
         if stream not in self._streams:
             self._streams[stream] = _Stream(self.runs, stream, self._given.get(stream, 0))
-        count = math.prod(shape)
+        found, count = self._streams[stream], math.prod(shape)
+        if found.used + count > found.block.shape[1]:
+            found.refill(count)
         self._given[stream] = self._given.get(stream, 0) + count
-        return torch.from_numpy(self._streams[stream].take(count).reshape(*self.lead, *shape))
+        start, found.used = found.used, found.used + count
+        return torch.from_numpy(found.block[:, start : found.used].copy().reshape(*self.lead, *shape))
 
     def state_dict(self) -> dict[str, int]:
         """How many uniforms each stream has given per run."""
@@ -71,17 +74,13 @@ class _Stream:
         self.block = np.empty((len(self.generators), 0))
         self.used = 0
 
-    def take(self, count: int) -> np.ndarray:
-        """The next `count` of every run: (runs, count)."""
-        left = self.block.shape[1] - self.used
-        if count > left:
-            calls = max(1, _BLOCK // (len(self.generators) * max(count, 1)))
-            block = self.block  # reused where it fits: newly allocated memory is slow
-            if block.shape[1] != left + count * calls:
-                block = np.empty((len(self.generators), left + count * calls))
-            block[:, :left] = self.block[:, self.used :]
-            for row, generator in zip(block, self.generators, strict=True):
-                generator.random(out=row[left:])
-            self.block, self.used = block, 0
-        self.used += count
-        return self.block[:, self.used - count : self.used].copy()
+    def refill(self, count: int) -> None:
+        """Draw a block of what is left and at least `count` more for every run: (runs, at least count)."""
+        left, calls = self.block.shape[1] - self.used, max(1, _BLOCK // (len(self.generators) * max(count, 1)))
+        block = self.block  # reused where it fits: newly allocated memory is slow
+        if block.shape[1] != left + count * calls:
+            block = np.empty((len(self.generators), left + count * calls))
+        block[:, :left] = self.block[:, self.used :]
+        for row, generator in zip(block, self.generators, strict=True):
+            generator.random(out=row[left:])
+        self.block, self.used = block, 0

@@ -25,7 +25,8 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
     if rows is None:
         draw = torch.minimum(uniforms * total, below)
         if cdf.shape[-1] > _WIDEST or draw.shape[-1] < _FEWEST or not cdf.is_cpu:
-            return torch.searchsorted(cdf, draw, right=True)
+            # Of a policy that diverged to NaN, still a token that there is.
+            return torch.searchsorted(cdf, draw, right=True).clamp_(max=cdf.shape[-1] - 1)
     else:
         draw = torch.minimum(uniforms * total.squeeze(-1).gather(-1, rows), below.squeeze(-1).gather(-1, rows))
     # From here on in NumPy: its comparisons cost a fifth of torch's, and each call half.

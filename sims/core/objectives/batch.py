@@ -58,23 +58,20 @@ class Batch:
     reference_version: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in self._cleared().items():
-            object.__setattr__(self, name, value)
-
-    def _cleared(self) -> dict[str, Tensor]:
-        """The fields with absent entries cleared, so that no algorithm has to handle them."""
-        found: dict[str, Tensor] = {}
+        """Clear absent entries, so that no algorithm has to handle them."""
+        if self.weight is None and self.pair_weight is None:
+            return
+        cleared: dict[str, Tensor | None] = {}
         if self.weight is not None:
             there = self.weight > 0
-            found["mask"] = self.mask & there.unsqueeze(-1)
-            found |= {name: torch.where(there, x, 0.0) for name in _LABELS if (x := getattr(self, name)) is not None}
+            cleared["mask"] = self.mask & there.unsqueeze(-1)
+            cleared |= {name: torch.where(there, x, 0.0) for name in _LABELS if (x := getattr(self, name)) is not None}
         if self.pairs is not None:
-            weight = pair_weights(self.weight, self.pairs, self.pair_weight)
-            if weight is not None:
-                found["pair_weight"] = weight
-                if self.pair_label is not None:
-                    found["pair_label"] = torch.where(weight > 0, self.pair_label, 0.5)
-        return found
+            weight = cleared["pair_weight"] = pair_weights(self.weight, self.pairs, self.pair_weight)
+            if weight is not None and self.pair_label is not None:
+                cleared["pair_label"] = torch.where(weight > 0, self.pair_label, 0.5)
+        for name, value in cleared.items():
+            object.__setattr__(self, name, value)
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -141,6 +138,18 @@ def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:
     return x.gather(axis, index.reshape(index.shape + (1,) * len(rest)).expand(index.shape + rest))
 
 
+@dataclass(frozen=True)
+class OutputRequest:
+    """What a policy is asked to compute besides log-probs; see `Outputs`."""
+
+    values: bool = False
+    entropy: bool = False
+    prompt_logp: bool = False
+
+
+LOG_PROBS = OutputRequest()  # nothing else
+
+
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What a policy computes for a batch. logp, values, entropy: (..., B, K, L).
@@ -183,9 +192,8 @@ def hides_nothing(mask: Tensor) -> bool:
 
 def sequence_sum(x: Tensor, mask: Tensor) -> Tensor:
     """Σ_t x_t over the tokens of each response. x, mask: (..., L); returns (...)."""
-    if x.shape[-1] == 1:
-        return masked(x, mask).squeeze(-1)
-    return masked(x, mask).sum(-1)
+    counted = masked(x, mask)
+    return counted.squeeze(-1) if x.shape[-1] == 1 else counted.sum(-1)
 
 
 def lengths(mask: Tensor) -> Tensor:

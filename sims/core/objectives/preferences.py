@@ -66,18 +66,17 @@ def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) 
     responses comes from another distribution. Returns pairs (..., B, Q, 2) and weights (..., B, Q).
     """
     generations = rewards.shape[-1]
-    count = count_pairs(generations, pairing)
     if pairing == "best_worst":
         best_worst = torch.stack([rewards.argmax(-1), rewards.argmin(-1)], dim=-1).unsqueeze(-2)
         # With equal rewards argmax and argmin are the same response, which is no pair: weight 0.
         return best_worst, (rewards.amax(-1, keepdim=True) > rewards.amin(-1, keepdim=True)).to(rewards.dtype)
     if pairing == "drawn":
-        index = torch.arange(generations, device=rewards.device).reshape(count, 2)
+        index = torch.arange(generations, device=rewards.device).reshape(-1, 2)
     elif pairing == "halves":
-        index = torch.arange(generations, device=rewards.device).reshape(2, count).T
+        index = torch.arange(generations, device=rewards.device).reshape(2, -1).T
     else:
         index = torch.combinations(torch.arange(generations, device=rewards.device), 2)
-    pairs = index.expand(*rewards.shape[:-1], count, 2)
+    pairs = index.expand(*rewards.shape[:-1], *index.shape)
     if pairing != "correct_incorrect":
         return pairs, None
     correct = rewards > correct_above

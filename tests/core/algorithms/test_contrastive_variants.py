@@ -30,7 +30,7 @@ from sims.core.losses.contrastive import (
 )
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, Outputs
-from sims.core.objectives.preferences import choose_pairs
+from sims.core.objectives.preferences import choose_pairs, count_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.environments.enumerable import EnumerableEnvironment, Labeller
@@ -349,7 +349,7 @@ def test_second_half_is_drawn_from_the_other_distribution(algorithm: Algorithm, 
 
 def test_halves_need_an_even_number() -> None:
     with pytest.raises(SpecError, match="num_generations = 3: must be even: pairing = halves"):
-        choose_pairs(torch.zeros(1, 3), "halves")
+        count_pairs(3, "halves")
 
 
 def test_xpo_is_the_papers_formula_on_the_table() -> None:

@@ -15,10 +15,11 @@ from sims.core.loop.collect import Collector
 from sims.core.loop.labelling import Labelling, implicit_reward
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
-from sims.core.loop.protocols import Samples
+from sims.core.loop.protocols import Prompts, SampleRequest, Samples
 from sims.core.loop.reference import Reference
 from sims.core.loop.train import Training, check_run
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, from_json
@@ -49,12 +50,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 class EveryPair(TablePolicy):
     """A table that draws each of the N² pairs of responses once, one a run, the same for all prompts."""
 
-    def sample(self, prompts, num_generations, noise, stream="responses", blend=None, prompt_mask=None) -> Samples:
+    def sample(self, request: SampleRequest) -> Samples:
+        prompts, num_generations = request.prompts.tokens, request.num_generations
         responses, mask = self.space.all_responses
         drawn = torch.cartesian_prod(*[torch.arange(len(responses))] * num_generations)  # (R, K)
         shape = (len(drawn), prompts.shape[-1], num_generations, responses.shape[-1])
         tokens, chosen = (x[drawn].unsqueeze(1).expand(shape) for x in (responses, mask))
-        return Samples(tokens, chosen, self.forward(prompts, tokens, chosen).logp)
+        return Samples(tokens, chosen, self.forward(Batch(prompts, tokens, chosen)).logp)
 
 
 def every_pair(problem: Problem, temperature: float, labelling: Labelling = OWN, updates: int = 0):
@@ -69,7 +71,7 @@ def every_pair(problem: Problem, temperature: float, labelling: Labelling = OWN,
     environment = EnumerableEnvironment(
         problem.space, torch.from_numpy(problem.rewards), Labeller(label_temperature=temperature)
     )
-    environment.prompts = lambda b, noise: torch.arange(b).expand(*noise.lead, -1)  # each prompt once
+    environment.prompts = lambda b, noise: Prompts(torch.arange(b).expand(*noise.lead, -1))  # each prompt once
     frozen = Reference(TablePolicy(problem.space, reference), schedule)
     noise = Noise.of(0, count)
     return Collector(policy, frozen, environment, DPO(), schedule, noise, labelling).next_batch(updates)

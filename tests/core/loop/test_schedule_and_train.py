@@ -55,7 +55,7 @@ def test_the_sampler_is_the_policy_of_the_last_sync() -> None:
     past = [run.policy.clone()]
     for update in run.train(9):
         drew = past[update.number - 1 - update.staleness]
-        logp = drew.forward(update.batch.prompts, update.batch.responses, update.batch.mask).logp
+        logp = drew.forward(update.batch).logp
         torch.testing.assert_close(update.batch.logp_sampler, logp, rtol=0, atol=1e-14)
         past.append(run.policy.clone())
 
@@ -95,7 +95,7 @@ def test_the_fixed_reference_never_moves_and_is_never_trained() -> None:
     first = run.policy.clone()
     for update in run.train(5):
         assert torch.equal(run.reference.policy.logits(), first.logits())
-        logp = first.forward(update.batch.prompts, update.batch.responses, update.batch.mask).logp
+        logp = first.forward(update.batch).logp
         assert torch.equal(update.batch.logp_ref, logp)
     assert not run.reference.policy.logits().requires_grad
     assert not torch.equal(run.policy.logits(), first.logits())

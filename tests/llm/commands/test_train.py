@@ -183,7 +183,8 @@ def test_execute_gives_records(tmp_path):
     assert (before[1] == after[1]).all()
     assert before[2] == after[2]
     assert told[-1] == experiment.updates
-    for name in ("reward", "gold", "length", "kl_policy_ref", "entropy", "finished", "loss", "logp_chosen"):
+    evaluated = ("reward", "gold", "length", "kl_policy_ref", "entropy", "token_entropy", "finished")
+    for name in (*evaluated, "loss", "logp_chosen"):
         assert arrays[name].shape == (2, 3)
     assert arrays["updates"].tolist() == [0, 2, 4]
     assert arrays["samples"].tolist() == [0, 16, 32]
@@ -201,15 +202,32 @@ def test_the_pairs_of_the_first_batch_are_followed_from_the_reference_on():
     for name in ("dpo", "pref_ft"):
         experiment = small(PRESETS["tiny-min-length"], runs=1, algorithm=find_algorithm(name)())
         still = execute([experiment.replace(optimiser=experiment.optimiser.replace(learning_rate=1e-12))])[0]
-        for which in ("first_logp_chosen", "first_logp_rejected"):
+        for which in ("first_logp_winner", "first_logp_loser"):
             assert still[which][0] == pytest.approx(np.full(3, still[which][0, 0]), abs=1e-4)
         assert np.isnan(still["logp_chosen"][0, 0]) and np.isfinite(still["logp_chosen"][0, 1:]).all()
         moved = execute([experiment.replace(optimiser=experiment.optimiser.replace(learning_rate=3e-3))])[0]
-        for which in ("first_logp_chosen", "first_logp_rejected"):
+        for which in ("first_logp_winner", "first_logp_loser"):
             assert moved[which][0, 0] == pytest.approx(still[which][0, 0], abs=1e-4)
-        margin = moved["first_logp_chosen"] - moved["first_logp_rejected"]
+        margin = moved["first_logp_winner"] - moved["first_logp_loser"]
         assert margin[0, -1] > margin[0, 0]
         assert moved["reference_reward"] == pytest.approx(moved["gold"][:, 0]) != pytest.approx(moved["gold"][:, -1])
+
+
+def test_kl_is_to_the_policy_before_the_first_update_wherever_the_reference_moves():
+    moving = Schedule(batch_size=4, num_generations=2, reference="copy", reference_every_updates=1)
+    algorithm = find_algorithm("dpo")()
+    runs = [
+        Run(small(PRESETS["tiny-min-length"], algorithm=algorithm, schedule=schedule, updates=1, evaluations=1))
+        for schedule in (moving.replace(reference="fixed", reference_every_updates=None), moving)
+    ]
+    for run in runs:
+        list(run.train())
+    assert runs[1].training.reference.version == 1  # it is the policy now
+    fixed, moved = (run.evaluate().numbers["kl_policy_ref"] for run in runs)
+    assert fixed == moved and abs(moved) > 1e-3
+    held = [estimate(run.experiment).held for run in runs]
+    one = held[0]["reference, sampler"]
+    assert held[1]["reference, sampler"] == 2 * one
 
 
 def test_embedded_models_stay_on_the_cpu(monkeypatch):
@@ -255,10 +273,7 @@ def test_a_model_labels_its_own_samples():
         if update.number <= 2:
             assert torch.equal(batch.rewards, batch.gold)
         else:
-            logp, logp_ref = (
-                policy.forward(batch.prompts, batch.responses, batch.mask, prompt_mask=batch.prompt_mask).logp
-                for policy in (before, run.training.reference.policy)
-            )
+            logp, logp_ref = (policy.forward(batch).logp for policy in (before, run.training.reference.policy))
             own = 0.2 * (logp - logp_ref).sum(-1)
             torch.testing.assert_close(batch.rewards, own, rtol=0, atol=1e-10)
             assert torch.equal(batch.pair_label[:, 0], (own[:, 0] > own[:, 1]).double())

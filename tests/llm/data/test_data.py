@@ -105,7 +105,12 @@ BAD_ROWS = [
     ),
     (CHAT_ROW | {"completion": [assistant("")]}, "prompt_completion", "empty", "completion"),
     (CHAT_ROW | {"completion": [user("a")]}, "prompt_completion", "malformed", "messages of user"),
-    (CHAT_ROW | {"completion": [assistant("a"), user("b"), assistant("c")]}, "prompt_completion", "malformed", "user"),
+    (
+        CHAT_ROW | {"completion": [assistant("a"), user("b")]},
+        "prompt_completion",
+        "malformed",
+        "messages of assistant, user",
+    ),
 ]
 
 

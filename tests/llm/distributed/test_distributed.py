@@ -20,7 +20,7 @@ from llm.reward_models.fit import RewardTraining, fit
 from sims.core.algorithms import Algorithm, Targets, all_algorithms
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
-from sims.core.loop.protocols import Labels, Policy, Prompts
+from sims.core.loop.protocols import Labels, Policy, Prompts, SampleRequest
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, pick
@@ -190,7 +190,7 @@ def test_fewer_processes_than_asked_for_are_refused(monkeypatch: pytest.MonkeyPa
 def test_fewer_prompts_than_processes_are_refused():
     policy = SpreadPolicy(tiny_policy(), Ranks(0, 6))
     with pytest.raises(SpecError, match="batch_size = 5: must be at least the number of processes, 6"):
-        policy.sample(*pad_left(PROMPTS)[:1], 2, Noise.single(0))
+        policy.sample(SampleRequest(Prompts(*pad_left(PROMPTS)[:1]), 2, Noise.single(0)))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import Policy, Samples
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.environments import TokenTree
@@ -105,7 +106,7 @@ def two_updates(name: str, ranks: Ranks | None, given: list[Samples] | None = No
     schedule = SCHEDULE.replace(**case.schedule)
     training = Training(actor, LengthTask(), find_algorithm(case.kind)(), schedule, learner, Noise.single(3))
     if given is not None:
-        training.collector._responses = lambda prompts, prompt_mask: given.pop(0)
+        training.collector._responses = lambda prompts: given.pop(0)
     starts = [x.detach().clone() for x in policy.named_parameters().values()]
     found: dict[str, Tensor] = {}
     for i in range(2):
@@ -246,7 +247,7 @@ def test_sharded_processes_in_bfloat16_take_the_steps_of_one(runs: Path):
         prompts, prompt_mask = pad_left(PROMPTS)
         responses, mask, logp = (theirs[f"half: {what} 0"] for what in Samples._fields)
         with torch.no_grad():
-            scored = policy.forward(prompts, responses, mask, prompt_mask=prompt_mask).logp
+            scored = policy.forward(Batch(prompts, responses, mask, prompt_mask=prompt_mask)).logp
         assert (scored - logp).norm() <= 2**-5 * scored.norm(), count
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from llm.models.policy import CausalLMPolicy
 from llm.models.sampling import Decoding, truncate
-from sims.core.loop.protocols import Samples
+from sims.core.loop.protocols import Prompts, SampleRequest, Samples
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.spec import SpecError
 from tests.llm.tiny_models import (
     EOS,
@@ -32,7 +33,7 @@ LENGTH, GROUP = 8, 5
 
 def draw(policy: CausalLMPolicy, prompts: list[list[int]] = PROMPTS, seed: int = 0, **options) -> Samples:
     tokens, mask = pad_left(prompts, **options)
-    return policy.sample(tokens, GROUP, Noise.single(seed), prompt_mask=mask)
+    return policy.sample(SampleRequest(Prompts(tokens, mask), GROUP, Noise.single(seed)))
 
 
 def check_draws(samples: Samples, distributions_of: Callable[[list[int], list[int]], Tensor], seed: int = 0) -> None:
@@ -74,7 +75,7 @@ def test_the_on_policy_ratio_is_1(shape: str, temperature: float):
     policy = tiny_policy(shape, temperature=temperature)
     samples = draw(policy)
     tokens, mask = pad_left(PROMPTS)
-    logp = policy.forward(tokens, samples.responses, samples.mask, prompt_mask=mask).logp
+    logp = policy.forward(Batch(tokens, samples.responses, samples.mask, prompt_mask=mask)).logp
     torch.testing.assert_close(logp, samples.logp, rtol=1e-12, atol=1e-12)
 
 
@@ -86,7 +87,7 @@ def test_the_on_policy_ratio_is_1_in_float32_and_with_a_sliding_window():
         policy = tiny_policy(model)
         samples = draw(policy)
         tokens, mask = pad_left(PROMPTS)
-        logp = policy.forward(tokens, samples.responses, samples.mask, prompt_mask=mask).logp
+        logp = policy.forward(Batch(tokens, samples.responses, samples.mask, prompt_mask=mask)).logp
         torch.testing.assert_close(logp, samples.logp, rtol=tolerance, atol=tolerance)
 
 
@@ -105,8 +106,8 @@ def test_log_probs_are_under_the_truncated_distribution_and_scores_under_the_who
     samples, (tokens, mask) = draw(policy), pad_left(PROMPTS)
     check_draws(samples, lambda prompt, row: truncate(plain_distributions(policy.model, prompt, row, 1.0), 0.7))
     given = (tokens, samples.responses, samples.mask)
-    scores = policy.forward(*given, prompt_mask=mask).logp
-    assert torch.equal(scores, whole.forward(*given, prompt_mask=mask).logp)
+    scores = policy.forward(Batch(*given, prompt_mask=mask)).logp
+    assert torch.equal(scores, whole.forward(Batch(*given, prompt_mask=mask)).logp)
     assert (scores[samples.mask] < samples.logp[samples.mask] + 1e-12).all() and (scores < samples.logp - 0.1).any()
 
 
@@ -119,7 +120,9 @@ def test_a_blend_draws_from_the_weighted_product_of_two_policies(share: float | 
         return (0.7 * first + 0.3 * second).log_softmax(-1)
 
     tokens, mask = pad_left(PROMPTS)
-    check_draws(policy.sample(tokens, GROUP, Noise.single(0), blend=(other, share), prompt_mask=mask), distributions)
+    check_draws(
+        policy.sample(SampleRequest(Prompts(tokens, mask), GROUP, Noise.single(0), blend=(other, share))), distributions
+    )
 
 
 # Mask, EOS, length
@@ -190,13 +193,13 @@ def test_logits_that_are_not_finite_are_an_error():
     for value in (torch.nan, torch.inf):
         policy = tiny_policy()
         policy.language_model.head.weight.data[4] = value
-        with pytest.raises(FloatingPointError, match="logits of response token 0 are not finite"):
+        with pytest.raises(FloatingPointError, match="logits of response token 0 are nan, not finite"):
             draw(policy)
 
 
 def test_noise_of_several_runs_is_an_error():
     with pytest.raises(ValueError, match=r"noise: of 3 runs.*Noise\.single"):
-        tiny_policy().sample(torch.tensor([[5]]), 2, Noise.of(0, 3))
+        tiny_policy().sample(SampleRequest(Prompts(torch.tensor([[5]])), 2, Noise.of(0, 3)))
 
 
 def test_a_response_that_might_not_fit_is_refused_before_it_is_drawn():
@@ -219,5 +222,5 @@ def test_every_token_can_be_drawn():
     """400 draws of one token; the rarest has 2.5 %, so that the chance of missing any is below 13·e^{-10} < 1e-3."""
     policy = tiny_policy(max_new_tokens=1, temperature=8.0)
     assert float(plain_distributions(policy.model, [7], [0], 8.0).detach().exp().min()) > 0.025
-    samples = policy.sample(torch.tensor([[7]]), 400, Noise.single(0))
+    samples = policy.sample(SampleRequest(Prompts(torch.tensor([[7]])), 400, Noise.single(0)))
     assert set(samples.responses.flatten().tolist()) == set(range(VOCABULARY))

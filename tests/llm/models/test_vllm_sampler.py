@@ -22,7 +22,7 @@ from llm.training.memory import estimate
 from llm.training.metrics import WatchedSampler, sampler_mismatch
 from llm.training.presets import PRESETS
 from llm.training.run import Run
-from sims.core.loop.protocols import Samples
+from sims.core.loop.protocols import Prompts, SampleRequest, Samples
 from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, from_json
@@ -49,7 +49,7 @@ def adapted(shape: str = "mistral") -> torch.nn.Module:
 
 def draw(policy: VLLMPolicy, prompts: list[list[int]] = PROMPTS, seed: int = 0, **options) -> Samples:
     tokens, mask = pad_left(prompts, **options)
-    return policy.sample(tokens, GROUP, Noise.single(seed), prompt_mask=mask)
+    return policy.sample(SampleRequest(Prompts(tokens, mask), GROUP, Noise.single(seed)))
 
 
 def rows(samples: Samples) -> list[list[int]]:
@@ -240,7 +240,7 @@ def test_an_engine_that_computes_otherwise_is_seen(error: float, monkeypatch: py
     policy = vllm_policy(model)
     tokens, mask = pad_left(PROMPTS)
     watched = WatchedSampler(policy)
-    samples = watched.sample(tokens, GROUP, Noise.single(0), prompt_mask=mask)
+    samples = watched.sample(SampleRequest(Prompts(tokens, mask), GROUP, Noise.single(0)))
     differences = [
         float((plain_log_probs(model, PROMPTS[i // GROUP], row).detach() - logp[: len(row)]).abs().max())
         for i, (row, logp) in enumerate(zip(rows(samples), samples.logp.flatten(0, 1), strict=True))
@@ -370,7 +370,7 @@ def test_a_blend_is_an_error():
     policy = vllm_policy(tiny_model("gpt_neox"))
     tokens, mask = pad_left(PROMPTS)
     with pytest.raises(ValueError, match="one policy"):
-        policy.sample(tokens, GROUP, Noise.single(0), blend=(policy.clone(), 0.5), prompt_mask=mask)
+        policy.sample(SampleRequest(Prompts(tokens, mask), GROUP, Noise.single(0), blend=(policy.clone(), 0.5)))
 
 
 def test_the_engine_counts_in_the_estimate(monkeypatch: pytest.MonkeyPatch):

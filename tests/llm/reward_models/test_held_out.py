@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from llm.__main__ import main
+from llm.data.held_out import split_by_prompt
+from llm.data.whole import repeated
 from llm.embedded.language import all_prompts, build_tokenizer
-from llm.reward_models.data import RewardData, load_rows, shared_prompts, split_by_prompt
+from llm.reward_models.data import RewardData, load_rows
 from sims.core.spec import SpecError
 
 TOKENIZER = build_tokenizer()
@@ -29,7 +31,7 @@ def test_copies_of_a_pair_stay_together(tmp_path, share):
         rows, held_out = load_rows(data, TOKENIZER, seed)
         assert len(rows) + len(held_out) == 200 and len(held_out) == 200 * share
         assert set(Counter(row.prompt for row in held_out).values()) == {5}
-        assert shared_prompts(rows, held_out) == 0
+        assert repeated(held_out, rows) == 0
 
 
 def test_rows_of_different_prompts_are_split_as_rows(tmp_path):
@@ -50,7 +52,7 @@ def test_a_prompt_with_most_of_the_rows_is_trained_on(tmp_path):
 def test_rows_of_one_prompt_are_split_as_rows_and_counted(tmp_path):
     data = RewardData(data=written(tmp_path, "pairs.jsonl", all_prompts("train")[:1], copies=9))
     rows, held_out = load_rows(data, TOKENIZER, 0)
-    assert (len(rows), len(held_out), shared_prompts(rows, held_out)) == (8, 1, 1)
+    assert (len(rows), len(held_out), repeated(held_out, rows)) == (8, 1, 1)
     with pytest.raises(SpecError, match=r"held_out_share = 0.99: leaves none of 9 rows to train on"):
         split_by_prompt(rows + held_out, 0.99, 0)
 

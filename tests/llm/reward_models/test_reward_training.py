@@ -23,7 +23,6 @@ from llm.reward_models.scoring import ImplicitReward, TextScorer, held_out, labe
 from llm.training.pretrain import load
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.reward_model import RewardModelLoss
-from sims.core.loop.protocols import evaluate
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, Outputs
 from sims.core.objectives.preferences import Labeller
@@ -190,8 +189,8 @@ def test_implicit_reward_is_what_dpo_compares():
         batch.prompts, batch.prompt_mask, batch.responses, batch.mask
     )
     with torch.no_grad():
-        batch = batch.replace(logp_ref=evaluate(reference, batch).logp)
-        outputs: Outputs = evaluate(policy, batch)
+        batch = batch.replace(logp_ref=reference.forward(batch).logp)
+        outputs: Outputs = policy.forward(batch)
     dpo = find_algorithm("dpo")(beta=0.7)
     torch.testing.assert_close(reward, 0.7 * dpo.score(outputs, batch), rtol=1e-12, atol=1e-12)
     assert reward.abs().min() > 1e-3
@@ -286,7 +285,7 @@ def test_what_is_no_reward_model_is_refused():
         tiny_reward_model("gpt2").score_rows(torch.ones(1, 33, dtype=torch.long), torch.ones(1, 33, dtype=torch.bool))
     with pytest.raises(ValueError, match="row 1: must have a token"):
         tiny_reward_model("gpt2").score_rows(torch.ones(2, 1, dtype=torch.long), torch.tensor([[True], [False]]))
-    with pytest.raises(ValueError, match=r"pythia: has no weights for score.weight: must be a reward model"):
+    with pytest.raises(ValueError, match=r"'pythia': has no weights for score.weight: must be a reward model"):
         load_reward_model("pythia")
     examples, _, _ = load_rows([{"prompt": "a b"}], kind="prompt_only")
     with pytest.raises(ValueError, match="row 1: must be a preference"):

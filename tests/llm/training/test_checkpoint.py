@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -138,11 +139,122 @@ def test_the_last_good_one_is_kept_and_older_ones_go(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000003"]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    place = checkpoint.save(tmp_path, 1, {"x": torch.zeros(9)}, {}, {})
-    (place / checkpoint.TENSORS).write_bytes(b"short")
-    with pytest.raises(checkpoint.CheckpointError, match="checkpoint-00000001: damaged"):
+def flip_a_bit(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at // 8] ^= 1 << at % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.NUMBERS, checkpoint.CHECKSUMS])
+def test_any_flipped_bit_is_seen_and_the_checkpoint_before_is_used(tmp_path, name):
+    """Every bit of the small files, and of the tensors' header and numbers."""
+    place = checkpoint.save(tmp_path, 1, {"x": torch.zeros(2)}, {"updates": 1}, {})
+    bits = 8 * (place / name).stat().st_size
+    for at in range(0, bits, 7):
+        flip_a_bit(place / name, at)
+        with pytest.raises(checkpoint.CheckpointError, match="checkpoint-00000001: damaged"):
+            checkpoint.read(place)
+        flip_a_bit(place / name, at)
+    assert checkpoint.read(place).update == 1
+    newer = checkpoint.save(tmp_path, 2, {"x": torch.ones(2)}, {"updates": 2}, {}, keep=2)
+    flip_a_bit(newer / name, 9)
+    told: list[str] = []
+    assert checkpoint.load(tmp_path, told.append).update == 1
+    assert "checkpoint-00000002: damaged" in told[0] and told[0].endswith("set aside as checkpoint-00000002.damaged")
+    assert (tmp_path / "checkpoint-00000002.damaged").is_dir()
+    flip_a_bit(place / name, 9)
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint-00000001: damaged.*no older one is whole"):
         checkpoint.load(tmp_path)
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    for update in range(1, 7):
+        checkpoint.save(tmp_path, update, {"x": torch.zeros(1)}, {}, {}, keep=2, also=(3,))
+    assert [update for update, _ in checkpoint.found(tmp_path)] == [3, 5, 6]
+
+
+def test_the_same_update_is_replaced_without_a_moment_without_it(tmp_path, monkeypatch):
+    """Killed between the two renames, the old one comes back."""
+    old = checkpoint.save(tmp_path, 4, {"x": torch.zeros(1)}, {"updates": 4}, {})
+    rename = os.rename
+
+    def killed(source, target):
+        if Path(source).name.startswith(".checkpoint-"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 4, {"x": torch.ones(1)}, {"updates": 4}, {})
+    monkeypatch.undo()
+    assert not old.exists()
+    assert checkpoint.load(tmp_path).tensors["x"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+    checkpoint.save(tmp_path, 4, {"x": torch.ones(1)}, {"updates": 4}, {})
+    assert checkpoint.load(tmp_path).tensors["x"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [old.name]
+
+
+def test_a_run_goes_on_from_its_folder_alone_and_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys):
+    assert main(arguments(tmp_path / "whole", updates="6", seed="3")) == 0
+    assert main(arguments(tmp_path / "stopped", updates="4", seed="3")) == 0
+    damaged = checkpoint.found(tmp_path / "stopped")[-1][1]
+    flip_a_bit(damaged / checkpoint.TENSORS, 12345)
+    capsys.readouterr()
+    more = [f"--{name}={TINY[name]}" for name in ("evaluations", "save-every")]
+    assert main(["train", "--resume", "--output", str(tmp_path / "stopped"), "--updates", "6", *more]) == 0
+    assert "checkpoint-00000004: damaged" in capsys.readouterr().err
+    assert state(tmp_path / "stopped") == state(tmp_path / "whole")
+
+
+def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, capsys):
+    best = ["--metric-for-best-model", "eval_length", "--no-greater-is-better", "--save-total-limit", "1"]
+    assert main(arguments(tmp_path / "run", *best, updates="6", evaluations="6", learning_rate="0.01")) == 0
+    lengths = {int(row["update"]): row["eval_length"] for row in rows(tmp_path / "run") if "eval_length" in row}
+    shortest = min(lengths, key=lambda update: (lengths[update], update))
+    kept = [update for update, _ in checkpoint.found(tmp_path / "run")]
+    assert kept == sorted({shortest, 6} - {0})
+    assert main(["export", str(tmp_path / "run"), "--update", "6", "--output", str(tmp_path / "model")]) == 0
+    assert all(
+        (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
+        for path in (tmp_path / "run" / "model").iterdir()
+    )
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run"), "--update", "99", "--output", str(tmp_path / "x")]) == 2
+    assert f"must be that of a checkpoint: {', '.join(map(str, kept))}" in capsys.readouterr().err
+
+
+def test_an_unknown_best_metric_names_those_there_are(tmp_path, capsys):
+    assert main(arguments(tmp_path, "--metric-for-best-model", "eval_los", updates="2")) == 2
+    assert "must be a metric of evaluations: eval_reward" in capsys.readouterr().err
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path, capsys, monkeypatch):
+    """A model that is not there; and one that could not be saved in the end."""
+    assert main(arguments(tmp_path / "run", model=str(tmp_path / "no_model"), updates="2")) == 2
+    assert not (tmp_path / "run").exists()
+    fails = OSError("GenerationConfig is invalid: temperature is set, but do_sample is false")
+    run_model = type(Run(PRESETS["tiny-min-length"]).policy.model)
+    monkeypatch.setattr(run_model, "save_pretrained", fails_after(0, fails, None))
+    assert main(arguments(tmp_path / "run", updates="2")) == 2
+    assert "could not be saved after training: GenerationConfig is invalid" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_not_replaced_after_all_stays(tmp_path):
+    assert main(arguments(tmp_path, updates="2")) == 0
+    before = state(tmp_path)
+    assert main(arguments(tmp_path, "--overwrite", model=str(tmp_path / "no_model"), updates="2")) == 2
+    assert state(tmp_path) == before and (tmp_path / "model" / "config.json").exists()
+
+
+def test_update_0_is_logged_once_where_there_was_no_checkpoint_yet(tmp_path):
+    assert main(arguments(tmp_path / "run", updates="2")) == 0
+    for _, place in checkpoint.found(tmp_path / "run"):
+        shutil.rmtree(place)
+    assert main(arguments(tmp_path / "run", "--resume", updates="2")) == 0
+    assert main(arguments(tmp_path / "whole", updates="2")) == 0
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
 def fails_after(calls: int, error: Exception, function):

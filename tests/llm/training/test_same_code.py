@@ -21,10 +21,10 @@ from llm.models.scoring import Scoring
 from sims.core.algorithms import Algorithm, all_algorithms
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
-from sims.core.loop.protocols import Labels, Policy, Prompts, evaluate
+from sims.core.loop.protocols import Labels, Policy, Prompts
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.objectives.preferences import Pairing
 from sims.core.schedule import Schedule
 from sims.environments import EnumerableEnvironment, TokenTree
@@ -112,11 +112,11 @@ def as_tokens(ids: Tensor) -> Prompts:
     return Prompts(*pad_left([[VOCABULARY + x] * (x + 1) for x in ids.tolist()], value=10**6, extra=1))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class KnownPrompts(Prompts):
     """Prompts that remember what they are."""
 
-    ids: Tensor
+    ids: Prompts
 
 
 class TextEnvironment:
@@ -127,8 +127,8 @@ class TextEnvironment:
 
     def prompts(self, batch_size: int, noise: Noise) -> KnownPrompts:
         ids = self.inner.prompts(batch_size, noise)
-        text = as_tokens(ids)
-        return KnownPrompts(text.tokens, text.mask, ids)
+        text = as_tokens(ids.tokens)
+        return KnownPrompts(text.tokens, text.mask, ids=ids)
 
     def label(
         self, prompts: KnownPrompts, responses: Tensor, mask: Tensor, pairing: Pairing | None, noise: Noise
@@ -160,9 +160,9 @@ def loss_and_gradient(algorithm: Algorithm, policy: Policy, batch: Batch) -> tup
         state = algorithm.initial_state(batch.lead, torch.float64, torch.device("cpu"))
         targets, _ = algorithm.targets(batch, state)
         targets = algorithm.at_epoch(batch, targets, 0)
-        probe_logp = evaluate(policy, batch.probes).logp if batch.probes is not None else None
+        probe_logp = policy.forward(batch.probes).logp if batch.probes is not None else None
         targets = algorithm.at_update(batch, targets, probe_logp)
-    loss = algorithm.loss(evaluate(policy, batch, values=algorithm.needs_critic), batch, targets).sum()
+    loss = algorithm.loss(policy.forward(batch, OutputRequest(values=algorithm.needs_critic)), batch, targets).sum()
     return loss, list(torch.autograd.grad(loss, policy.parameters(), allow_unused=True, materialize_grads=True))
 
 

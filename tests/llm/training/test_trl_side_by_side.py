@@ -84,7 +84,7 @@ def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor,
 def scored(policy: CausalLMPolicy, batch: Batch) -> Tensor:
     """Log-probs of the batch's responses: (B, K, L)."""
     with torch.no_grad():
-        return policy.forward(batch.prompts, batch.responses, batch.mask, prompt_mask=batch.prompt_mask).logp
+        return policy.forward(batch).logp
 
 
 def test_one_batch_of_dpo(tmp_path: Path) -> None:

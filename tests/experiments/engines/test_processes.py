@@ -8,21 +8,18 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from sims.core.algorithms import find_algorithm
-from sims.core.schedule import Schedule
-from sims.environments import BanditR1
 from sims.experiments import runner as room
+from sims.experiments.engines import TaskDied
+from sims.experiments.engines.processes import Processes
 from sims.experiments.experiment import Experiment
 from sims.experiments.runner import Progress, Runner, obtain, stacks
-from sims.experiments.store import Record, Store
-from sims.experiments.workers import WorkerDied, Workers
+from sims.experiments.store import Store
 from sims.policies import Table
+from tests.experiments.engines.tasks import assert_same, die, die_once, experiments, fail
 
 
 @pytest.fixture(autouse=True)
@@ -31,32 +28,17 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "SMALL", 0.0)
 
 
-def experiments(seed: int, updates: int = 4) -> list[Experiment]:
-    """Two stacks, so that two workers have something to do."""
-    return [
-        Experiment("arm", BanditR1(), Table(), find_algorithm("rloo")(), schedule, updates=updates, evaluations=2)
-        .replace(runs=2, seed=seed)
-        for schedule in (Schedule(batch_size=4), Schedule(batch_size=8))
-    ]  # fmt: skip
-
-
-def assert_same(some: list[Record], others: list[Record]) -> None:
-    for a, b in zip(some, others, strict=True):
-        assert a.arrays.keys() == b.arrays.keys()
-        assert all(np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for name in a.arrays)
-
-
 def test_workers_give_the_same_records_and_stay_for_the_next_call(tmp_path: Path) -> None:
     alone = obtain(experiments(0), Store(tmp_path / "alone"))
     assert_same(alone, obtain(experiments(0), Store(tmp_path / "together"), jobs=2))
-    first = room._workers[2].processes
+    first = room._hired["processes", 2].processes
     seen = []
 
     def see(progress: Progress) -> None:
         seen.append(progress.work_done / progress.work if progress.work else 0.0)
 
     obtain(experiments(1), Store(tmp_path / "together"), jobs=2, progress=see)
-    assert room._workers[2].processes == first
+    assert room._hired["processes", 2].processes == first
     assert seen[0] == 0 and seen[-1] == pytest.approx(1) and seen == sorted(seen)
     cached = []
     assert_same(obtain(experiments(0), Store(tmp_path / "together"), jobs=2, progress=cached.append), alone)
@@ -70,16 +52,15 @@ def test_an_interruption_ends_the_workers_and_the_next_call_has_new_ones(tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         obtain(experiments(2), Store(tmp_path), jobs=2, progress=interrupt)
-    assert 2 not in room._workers
+    assert ("processes", 2) not in room._hired
     assert len(obtain(experiments(2), Store(tmp_path), jobs=2)) == 2
 
 
-def test_what_a_worker_raises_is_raised_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(experiments(0)[0].environment), "executor", "sims.experiments.executor:no_such_function")
-    workers = Workers(1)
+def test_what_a_worker_raises_is_raised_here() -> None:
+    workers = Processes(1)
     try:
-        with pytest.raises(AttributeError, match="no_such_function") as caught:
-            workers.start(1, fail, "no_such_function")
+        with pytest.raises(KeyError, match="no_such_key") as caught:
+            workers.start(1, fail, "no_such_key")
             while True:
                 list(workers.events(1.0))
         assert "in a worker process" in caught.value.__notes__[0]
@@ -87,25 +68,8 @@ def test_what_a_worker_raises_is_raised_here(tmp_path: Path, monkeypatch: pytest
         workers.end()
 
 
-def fail(name: str, tell: Callable[[object], None]) -> object:
-    return getattr(room, name)
-
-
-def die_once(marker: str, tell: Callable[[object], None]) -> str:
-    """Its process is killed the first time, as by a system that is short of memory."""
-    if not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    tell("alive")
-    return "done"
-
-
-def die(argument: str, tell: Callable[[object], None]) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_workers_death_is_survived_once(tmp_path: Path) -> None:
-    workers = Workers(1)
+    workers = Processes(1)
     try:
         workers.start(7, die_once, str(tmp_path / "marker"))
         seen = []
@@ -113,7 +77,7 @@ def test_a_workers_death_is_survived_once(tmp_path: Path) -> None:
             seen += list(workers.events(1.0))
         assert seen == [(7, False, "alive"), (7, True, "done")] and workers.free == 1
         workers.start(8, die, "")
-        with pytest.raises(WorkerDied, match="died twice"):
+        with pytest.raises(TaskDied, match="died twice"):
             while True:
                 list(workers.events(1.0))
     finally:
@@ -125,7 +89,7 @@ import sys, time
 from pathlib import Path
 from sims.experiments import runner as room
 from sims.experiments.store import Store
-from tests.experiments.test_workers import experiments
+from tests.experiments.engines.tasks import experiments
 if __name__ == "__main__":
     room.SMALL = 0.0
     def show(progress):
@@ -143,7 +107,7 @@ if __name__ == "__main__":
 def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     script = tmp_path / "parent.py"
     script.write_text(textwrap.dedent(PARENT))
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment = os.environ | {"PYTHONPATH": root}
     command = [sys.executable, str(script), str(tmp_path / "results")]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)

@@ -11,23 +11,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
-Tell = Callable[[Any], None]
+from . import TaskDied, Tell
 
 
-class WorkerDied(RuntimeError):
-    """A worker process ended without an answer, twice on the same task: killed, or out of memory."""
+class Processes:
+    """The engine `processes`: `jobs` worker processes of this machine, each at one thread."""
 
-
-class Workers:
-    """`jobs` processes, each at one thread. A task is a function, by name importable, and an argument.
-
-    The function gets the argument and a callback for messages to the parent. A worker that dies is replaced and its
-    task given out once more.
-    """
-
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, folder: Path | None = None) -> None:
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
         self._idle += [_Worker() for _ in range(jobs)]
@@ -56,10 +49,7 @@ class Workers:
         self._busy[worker.connection] = worker
 
     def events(self, timeout: float) -> Iterator[tuple[int, bool, Any]]:
-        """(number of a task, whether it is finished, its message or its result) of what happens within some seconds.
-
-        Raises what a task raised, with the worker's traceback as a note, or WorkerDied.
-        """
+        """See `Engine`."""
         for connection in wait(list(self._busy), timeout):
             assert isinstance(connection, Connection)
             worker = self._busy[connection]
@@ -82,7 +72,7 @@ class Workers:
         del self._busy[worker.connection]
         worker.process.join()
         if worker.tries == 2:
-            raise WorkerDied(f"a worker process died twice on one task (exit code {worker.process.exitcode})")
+            raise TaskDied(f"a worker process died twice on one task (exit code {worker.process.exitcode})")
         again = _Worker()
         again.task, again.tries = worker.task, worker.tries + 1
         self._send(again)
@@ -100,7 +90,7 @@ class _Worker:
         # Started afresh, not forked: a fork would copy threads and locks in an unknown state.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        with _worker_environment():
+        with worker_environment():
             self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
             self.process.start()
         theirs.close()
@@ -120,12 +110,13 @@ def _serve(connection: Connection) -> None:
             except BrokenPipeError:
                 raise
             except Exception as error:
-                connection.send(("failed", _sendable(error)))
+                connection.send(("failed", sendable(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
 
 
-def _sendable(error: Exception) -> Exception:
+def sendable(error: Exception) -> Exception:
+    """An exception that survives the way to another process, with its traceback as a note."""
     told = "".join(traceback.format_exception(error))
     try:
         error = pickle.loads(pickle.dumps(error))
@@ -144,13 +135,13 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _worker_environment() -> Iterator[None]:
+def worker_environment() -> Iterator[dict[str, str]]:
     """Worker processes start with one thread, which must stand in the environment before they import torch."""
     ours = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     before = {name: os.environ[name] for name in ours if name in os.environ}
     os.environ |= ours
     try:
-        yield
+        yield ours
     finally:
         for name in ours:
             os.environ.pop(name)

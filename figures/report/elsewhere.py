@@ -1,0 +1,51 @@
+"""Where the report leads: the explorer, the notebooks and the documentation site, as they lie in the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPLORER = Path("docs/explorer.html")
+NOTEBOOKS, DOCUMENTATION = Path("notebooks/README.md"), Path("docs/out/html/index.html")
+OTHERS = {"Explorer": EXPLORER, "Notebooks": NOTEBOOKS, "Documentation": DOCUMENTATION}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A lesson of the explorer: its name in an address, `#lesson=id`, its title, and the claims that this names."""
+
+    id: str
+    title: str
+    claims: tuple[str, ...]
+
+
+def lessons(root: Path = ROOT) -> list[Lesson]:
+    """The lessons of the explorer, in their order; none where the package was installed without it."""
+    script = root / "docs" / "explorer" / "lessons.js"
+    text = script.read_text(encoding="utf-8") if script.exists() else ""
+    found = re.findall(r'id: "([\w-]+)", group: "[^"]+",\s+title: "([^"]+)"', text)
+    return [Lesson(id, title, tuple(re.findall(r"C\d\d", title))) for id, title in found]
+
+
+def links(out: Path, root: Path = ROOT) -> dict[str, str]:
+    """Addresses of other pages from a report in `out`, by name; `make docs` writes the documentation.
+
+    None for a folder outside of the repository, from which an address would be of one machine.
+    """
+    if not (root / EXPLORER).exists() or not out.resolve().is_relative_to(root):
+        return {}
+    return {name: Path(os.path.relpath(root / page, out.resolve())).as_posix() for name, page in OTHERS.items()}
+
+
+def in_the_explorer(out: Path, root: Path = ROOT) -> Mapping[str, list[tuple[str, str]]]:
+    """Titles and addresses of the lessons that show something of a claim, by its id."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    explorer = links(out, root).get("Explorer")
+    for lesson in lessons(root) if explorer else ():
+        for id in lesson.claims:
+            found.setdefault(id, []).append((lesson.title, f"{explorer}#lesson={lesson.id}"))
+    return found

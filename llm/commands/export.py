@@ -1,0 +1,51 @@
+"""python -m llm export writes the model of a run's checkpoint as a folder that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm.training import checkpoint
+from llm.training.checkpoint import CheckpointError
+from llm.training.folder import save_model, stored
+from llm.training.run import Run
+from sims.core.spec import SpecError
+from sims.experiments.command import FAILED, failed
+from sims.experiments.folders import check_new, path
+from sims.experiments.options import OptionParser, whole
+
+EXAMPLES = """examples:
+  python -m llm export runs/tiny-min-length                    list its checkpoints
+  python -m llm export runs/tiny-min-length --update 40 --output at-40
+  python -m llm sample --model at-40 --prompt "the cat"
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status: 0 for success, 1 for a checkpoint that is damaged. Raises SpecError for invalid options."""
+    parser = OptionParser("python -m llm export", description=(__doc__ or ""), epilog=EXAMPLES)
+    parser.add_argument("folder", type=path, help="folder of a run of train or sft")
+    parser.add_argument("--update", type=whole, metavar="INT", help="of the checkpoint; none: list those there are")
+    parser.add_argument("--output", type=path, metavar="DIR", help="new folder for model and tokenizer")
+    options = parser.parse_strictly(arguments)
+    experiment, index = stored(options.folder)
+    there: dict[int, Path] = dict(checkpoint.found(options.folder))
+    if options.update is None and options.output is None:
+        print("\n".join(f"{update:8}  {place}" for update, place in there.items()) or "no checkpoints")
+        return 0
+    if options.update not in there:
+        known = ", ".join(map(str, there)) or "there is none"
+        raise SpecError("update", options.update, f"must be that of a checkpoint: {known}")
+    if options.output is None:
+        raise SpecError("output", None, "must name a new folder for the model")
+    check_new("output", options.output)
+    try:
+        held = checkpoint.read(there[options.update])
+    except CheckpointError as error:
+        return failed(error, FAILED)
+    run = Run(experiment, index)
+    run.load_state_dict(held.tensors, held.numbers)
+    options.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    save_model(run, options.output)
+    print(options.output)
+    return 0

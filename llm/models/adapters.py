@@ -1,0 +1,71 @@
+"""Adapters of peft: new ones, and folders that hold adapters instead of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from sims.core.spec import SpecError
+
+from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
+
+if TYPE_CHECKING:
+    from .spec import LanguageModelSpec
+
+
+def add_adapters(model: nn.Module, spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
+    """LoRA on every linear layer but the head, as an identity at the start; its weights in `dtype`. Hu et al. 2022."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise SpecError("lora_rank", spec.lora_rank, "needs the library peft: pip install peft") from error
+    config = LoraConfig(
+        r=spec.lora_rank or 1,
+        lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return adapted.eval()
+
+
+def base_of(field: str, folder: Path) -> str | None:
+    """The base model that a folder of adapters names; None for a folder that is none."""
+    if not (folder / ADAPTER).is_file():
+        return None
+    base = read_json(field, folder, ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        rule = f"{ADAPTER}: base_model_name_or_path = {json.dumps(base)}: must name the model under the adapters"
+        raise SpecError(field, str(folder), rule)
+    return base
+
+
+def merged(field: str, folder: Path, base: Any) -> nn.Module:
+    """The base model with the folder's LoRA adapters added to its weights. SpecError where they do not fit it."""
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError as error:
+        raise SpecError(field, str(folder), "holds adapters, which need the library peft: pip install peft") from error
+    kind = read_json(field, folder, ADAPTER).get("peft_type")
+    if kind != "LORA":
+        raise SpecError(field, str(folder), f"{ADAPTER}: peft_type = {json.dumps(kind)}: must be LORA")
+    with loading(field, str(folder), "its adapters must fit their base model"):
+        adapted = PeftModel.from_pretrained(base, folder, is_trainable=False)
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as opened:
+            held = set(opened.keys())
+        wanted = set(get_peft_model_state_dict(adapted))
+        if held != wanted:
+            raise ValueError(f"{ADAPTER_WEIGHTS} has tensors for {len(held & wanted)} of {len(wanted)} adapters")
+        check_finite(field, str(folder), adapted)
+        return adapted.merge_and_unload()  # type: ignore[no-any-return, operator]

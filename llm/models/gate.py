@@ -1,0 +1,209 @@
+"""What every model folder passes when it is loaded, as a policy, a reference or a reward model.
+
+Before: its files lie inside the folder, can be read, and hold no pickle. After: every layer of the model has weights,
+every weight is a number, and tokenizer, end tokens and embedding fit. Each error is a SpecError that names the setting,
+the folder, the file or tensor, and what would be valid. What the weights compute is proven by `llm.models.proof`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from llm.embedded import EMBEDDED
+from sims.core.spec import SpecError
+
+from .sampling import Decoding
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "repetition_penalty")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def check_folder(field: str, folder: Path) -> None:
+    """SpecError for a local folder whose configuration or weights are not there, damaged or outside of it."""
+    if (folder / ADAPTER).is_file():
+        read_json(field, folder, ADAPTER)
+        _check_tensors(field, folder, ADAPTER_WEIGHTS)
+        return
+    read_json(field, folder, CONFIG)
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        _check_tensors(field, folder, WEIGHTS)
+        return
+    placed = read_json(field, folder, INDEX).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
+        raise SpecError(field, str(folder), f"{INDEX}: weight_map must be an object of tensor and file names")
+    for file in sorted(set(placed.values())):
+        if Path(file).name != file:
+            raise SpecError(field, str(folder), f"{INDEX} names {file!r}: must be files of this folder")
+        held = _check_tensors(field, folder, file)
+        for tensor in (name for name, where in placed.items() if where == file and name not in held):
+            raise SpecError(field, str(folder), f"{file} has no tensor {tensor!r}, which {INDEX} says it must have")
+
+
+def read_json(field: str, folder: Path, file: str) -> dict[str, Any]:
+    """A JSON object from a folder. SpecError where there is none."""
+    try:
+        found = json.loads((folder / file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        rule = f"has no {file}: must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name"
+        raise SpecError(field, str(folder), rule) from None
+    except (OSError, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise SpecError(field, str(folder), f"{file} cannot be read: {first}: must be a JSON object") from error
+    if not isinstance(found, dict):
+        raise SpecError(field, str(folder), f"{file} is of type {type(found).__name__}: must be a JSON object")
+    return found
+
+
+def _check_tensors(field: str, folder: Path, file: str) -> set[str]:
+    """The names of the tensors in a file of safetensors."""
+    if not (folder / file).is_file():
+        pickled = next((path.name for path in sorted(folder.glob("*.bin"))), None)
+        instead = "" if pickled is None else f", only {pickled}, a pickle, which may run code when it is read"
+        raise SpecError(field, str(folder), f"has no {file}{instead}: must hold weights as safetensors")
+    try:
+        with safe_open(folder / file, framework="pt") as opened:
+            return set(opened.keys())
+    except (OSError, SafetensorError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise SpecError(field, str(folder), f"{file} is damaged: {first}: must be a file of safetensors") from error
+
+
+def check_config(field: str, name: str, config: PretrainedConfig) -> None:
+    """SpecError for a configuration of several parts, or without a vocabulary."""
+    if config.get_text_config() is not config:
+        kind = config.model_type
+        raise SpecError(field, name, f"is a composite of several models ({kind}): must be a text model alone")
+    if config.is_encoder_decoder:
+        raise SpecError(field, name, f"is an encoder with a decoder ({config.model_type}): must be a decoder alone")
+    if not isinstance(vocabulary := getattr(config, "vocab_size", None), int) or vocabulary < 1:
+        raise SpecError(field, name, f"{CONFIG}: vocab_size = {vocabulary}: must be int >= 1")
+
+
+def check_loaded(
+    field: str,
+    name: str,
+    model: nn.Module,
+    info: Mapping[str, Iterable[Any]],
+    may_lack: Iterable[str] = (),
+    may_have: Iterable[str] = (),
+) -> None:
+    """SpecError for layers without weights, weights without layers, and weights that are not numbers.
+
+    info: what transformers tells of its loading. may_lack, may_have: names of tensors that a model is allowed to lack,
+    and beginnings of those it may have.
+    """
+    missing = sorted(set(map(str, info["missing_keys"])) - set(may_lack))
+    if missing:
+        raise SpecError(field, name, f"has no weights for {_some(missing)}: must have those of all layers of {CONFIG}")
+    left = sorted(key for key in map(str, info["unexpected_keys"]) if not key.startswith(tuple(may_have)))
+    if left:
+        raise SpecError(field, name, f"has weights of no layer, {_some(left)}: must have those of {CONFIG} alone")
+    shapes = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get("mismatched_keys", ()))
+    if shapes:
+        raise SpecError(field, name, f"has weights of another shape than {CONFIG} says: {_some(shapes)}")
+    check_finite(field, name, model)
+
+
+def check_finite(field: str, name: str, model: nn.Module) -> None:
+    """SpecError for the first weight that is not a number."""
+    for tensor, weight in model.named_parameters():
+        if not weight.is_meta and not bool(torch.isfinite(weight).all()):
+            count = int((~torch.isfinite(weight)).sum())
+            raise SpecError(field, name, f"{tensor}: {count} of {weight.numel()} weights are NaN or infinite")
+
+
+def check_tokens(field: str, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """SpecError for a tokenizer whose ids the embedding lacks, and for end tokens that are no token.
+
+    An embedding may be larger than its tokenizer: many are, for speed.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    most = max(tokenizer.get_vocab().values(), default=-1)
+    if most >= rows:
+        rule = f"must be below the {rows} rows of the model's embedding"
+        raise SpecError(field, name, f"its tokenizer has the token id {most}: {rule}")
+    if tokenizer.eos_token_id is None:
+        raise SpecError(field, name, "its tokenizer has no EOS token: must have one, or no response ends")
+    for where in ("generation_config", "config"):
+        settings = getattr(model, where, None)
+        for token in _TOKENS:
+            value = getattr(settings, token, None)
+            for one in value if isinstance(value, list | tuple) else [] if value is None else [value]:
+                # Some configurations have −1 where they mean none.
+                if isinstance(one, bool) or not isinstance(one, int) or not -1 <= one < rows:
+                    raise SpecError(field, name, f"{where}.json: {token} = {value}: must be token ids below {rows}")
+
+
+def _some(names: list[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+
+
+def keep_savable(model: Any, name: str) -> None:
+    """Replace a generation config that transformers would refuse to save after training by its tokens, and say so."""
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            settings.save_pretrained(scratch)
+        except ValueError as error:
+            model.generation_config = GenerationConfig(**{token: getattr(settings, token, None) for token in _TOKENS})
+            first = " ".join(str(error).split())[:200]
+            _say(f"{name}: generation_config.json is saved without its settings of sampling, as it is invalid: {first}")
+
+
+def say_unused(model: Any, name: str, decoding: Decoding) -> None:
+    """Name the settings of sampling in a generation config: they are never applied, only its end tokens are."""
+    held = getattr(model, "generation_config", None)
+    asked = (
+        {} if held is None else {key: value for key in _SAMPLING if (value := held.to_diff_dict().get(key)) is not None}
+    )
+    unlike = {key: value for key, value in asked.items() if getattr(decoding, key, None) != value}
+    if unlike and unlike != {"do_sample": True}:
+        listed = ", ".join(f"{key} = {value}" for key, value in unlike.items())
+        drawn = f"temperature = {decoding.temperature} and top_p = {decoding.top_p}"
+        _say(f"{name}: generation_config.json asks for {listed}, not applied: responses are drawn at {drawn}")
+
+
+def _say(line: str) -> None:
+    """Print on standard error, of the first process only."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        print(line, file=sys.stderr)
+
+
+@contextmanager
+def loading(field: str, name: str, rule: str = "") -> Iterator[None]:
+    """Turns whatever transformers raises while it loads a model into a SpecError of one line, and keeps it quiet.
+
+    rule: what would be valid.
+    """
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rule = rule or f"must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name"
+    try:
+        yield
+    except (SpecError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of transformers, safetensors, the hub's client, or a configuration's own code
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        kind = "" if isinstance(error, OSError | ValueError) and lines else f"{type(error).__name__}: "
+        raise SpecError(field, name, f"{rule}: {kind}{' '.join(lines[:2])}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,192 @@
+"""What is measured of a language model: fresh samples of the policy, and log-probs of the first batch's pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llm.tasks.environment import TextEnvironment, response_lengths
+from sims.core.loop.protocols import Policy, SampleRequest
+from sims.core.loop.train import Training, Update
+from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch, OutputRequest, pick, sequence_sum
+from sims.experiments.evaluation import (
+    Evaluation,
+    Row,
+    entropy_after_prefixes,
+    kl_of_responses,
+    unknown_number,
+)
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedSamples:
+    """Fresh samples of a policy, one response per prompt, and their metrics.
+
+    numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS), kl_policy_ref
+    (log π − log π_ref of whole responses, nats; it can be negative, and is unbiased while top_p = 1), entropy (summed
+    over a response's tokens, nats), token_entropy (nats per token, over all tokens), and what the task measures
+    (`Task.measure`). prompts, completions, rewards, golds, lengths: one entry per response.
+    """
+
+    numbers: dict[str, float]
+    prompts: list[str]
+    completions: list[str]
+    rewards: list[float]
+    golds: list[float]
+    lengths: list[int]
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    reference: Policy,
+    environment: TextEnvironment,
+    prompts: int,
+    run: tuple[int, int] = (0, 0),
+) -> EvaluatedSamples:
+    """Draw one response to each of the next prompts and reward it. run: (seed, index), whose noise is used."""
+    noise = single_noise(*run)
+    drawn = environment.prompts(prompts, noise)
+    samples = policy.sample(SampleRequest(drawn, 1, noise, "evaluation responses"))
+    rewards, gold = environment.score(drawn.examples, samples.responses, samples.mask)
+    batch = Batch(drawn.tokens, samples.responses, samples.mask, drawn.mask)
+    scored, logp_ref = policy.forward(batch, OutputRequest(entropy=True)), reference.forward(batch).logp
+    assert scored.entropy is not None
+    lengths = response_lengths(samples.responses, samples.mask, environment.eos_token_ids)
+    numbers = {
+        "reward": rewards,
+        "gold": gold,
+        "length": lengths.double(),
+        "finished": (lengths < samples.mask.sum(-1)).double(),
+        "kl_policy_ref": kl_of_responses(scored.logp, logp_ref, samples.mask),
+        "entropy": entropy_after_prefixes(scored.entropy, samples.mask),
+        "token_entropy": scored.entropy[samples.mask],
+    }
+    completions = environment.completions(drawn.examples, samples.responses, samples.mask)
+    for name, values in environment.task.measure(completions).items():
+        numbers[name] = torch.tensor(values, dtype=torch.float64)
+    return EvaluatedSamples(
+        numbers={name: float(x.double().mean()) for name, x in numbers.items()},
+        prompts=[prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in completions.prompts],
+        completions=list(completions.texts),
+        rewards=rewards.flatten().tolist(),
+        golds=gold.flatten().tolist(),
+        lengths=lengths.flatten().tolist(),
+    )
+
+
+def single_noise(seed: int, run: int) -> Noise:
+    """The noise of run `run` of a seed, without an axis of runs."""
+    noise = Noise([(seed, run)])
+    noise.lead = ()
+    return noise
+
+
+class SampleEvaluation(Evaluation):
+    """The numbers of `Run.evaluate`, on the same prompts and uniforms at every point. last: the latest samples."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.last: EvaluatedSamples | None = None
+        self.reference_reward: Tensor | None = None
+
+    def row(self, update: Update | None = None) -> Row:
+        self.last = self.run.evaluate()
+        row = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.last.numbers.items()}
+        if update is None:
+            self.reference_reward = row["gold"]
+        return row
+
+    def closing(self) -> Row:
+        """reference_reward, the gold reward at the start; best_reward, NaN where it is not known."""
+        assert self.reference_reward is not None, "closing needs the row of update 0"
+        best: float = self.run.experiment.environment.best_reward()  # type: ignore[attr-defined]
+        return {"reference_reward": self.reference_reward, "best_reward": torch.tensor(best, dtype=torch.float64)}
+
+
+class RecordedEvaluation(Evaluation):
+    """Held-out recorded responses, which is what likelihood and offline training generalise to; the same rows at every
+    point. Nothing where nothing recorded is held out. last: the latest numbers.
+
+    nll: −log π of the responses (of pairs, the winners), nats per token, EOS included; perplexity: its exponential.
+    Of pairs, with rewards β·(log π − log π_ref) under TRL's names (β = 1 for algorithms without one):
+    rewards/accuracies, the share whose winner has the larger reward, ties counting half, and rewards/margins.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.last: dict[str, float] = {}
+        self.batch: Batch | None = None
+        held_out = run.evaluation_environment
+        if run.experiment.schedule.source == "dataset" and held_out is not run.environment:
+            given = held_out.state_dict()
+            held_out.load_state_dict(dict.fromkeys(given, 0))
+            self.batch = held_out.recorded(held_out.recorded_count(run.noise), run.noise)
+            held_out.load_state_dict(given)
+
+    @torch.no_grad()
+    def row(self, update: Update | None = None) -> Row:
+        if self.batch is None:
+            return {}
+        batch, algorithm = self.batch, self.run.experiment.algorithm
+        logp = self.run.training.policy.forward(batch).logp
+        whole, tokens = sequence_sum(logp, batch.mask).double(), batch.mask.sum(-1).double()
+        found: dict[str, Tensor] = {}
+        if batch.pairs is not None and batch.pair_label is not None:
+            ref = sequence_sum(self.run.initial.forward(batch).logp, batch.mask).double()
+            reward = getattr(algorithm, "beta", 1.0) * (whole - ref)
+            better, worse = by_label(*pick(reward, batch.pairs), batch.pair_label)
+            right = (better > worse).double() + 0.5 * (better == worse).double()
+            found |= {"rewards/accuracies": right.mean(), "rewards/margins": (better - worse).mean()}
+            whole, _ = by_label(*pick(whole, batch.pairs), batch.pair_label)
+            tokens, _ = by_label(*pick(tokens, batch.pairs), batch.pair_label)
+        nll = -whole.sum() / tokens.sum()
+        found |= {"nll": nll, "perplexity": nll.exp()}
+        self.last = {name: float(x) for name, x in found.items()}
+        return {name: x.detach() for name, x in found.items()}
+
+
+class FirstPairEvaluation(Evaluation):
+    """Log-probs of the winners and losers of the first batch's pairs, the same pairs at every point; nothing for
+    algorithms without pairs. At the start, the reference's."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.batch: Batch | None = None
+
+    def row(self, update: Update | None = None) -> Row:
+        """first_logp_winner, first_logp_loser; NaN until the first batch is there."""
+        if self.training.algorithm.label_pairing is None:
+            return {}
+        if self.batch is None:
+            return dict.fromkeys(("first_logp_winner", "first_logp_loser"), unknown_number(self.training))
+        with torch.no_grad():
+            return _winners_and_losers(self.training.policy.forward(self.batch).logp, self.batch)
+
+    def start(self, update: Update) -> Row:
+        if self.training.algorithm.label_pairing is None:
+            return {}
+        self.batch = batch = update.batch
+        # An algorithm without a reference never renews it.
+        logp_ref = self.training.reference.score(batch) if batch.logp_ref is None else batch.logp_ref
+        return _winners_and_losers(logp_ref, batch)
+
+
+def _winners_and_losers(logp: Tensor, batch: Batch) -> Row:
+    if batch.pairs is None:  # responses that are labelled one by one
+        return dict.fromkeys(("first_logp_winner", "first_logp_loser"), logp.new_tensor(torch.nan))
+    winner, loser = by_label(*pick(sequence_sum(logp, batch.mask), batch.need("pairs")), batch.need("pair_label"))
+    return {"first_logp_winner": winner.mean(), "first_logp_loser": loser.mean()}
+
+
+def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The values of the winner and of the loser of each pair; the first wins where label ≥ ½, hence all ties."""
+    won = label >= 0.5
+    return torch.where(won, first, second), torch.where(won, second, first)

@@ -1,0 +1,110 @@
+"""Files and folders that a command is told to write: refused in one line, before anything runs, if they cannot be."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sims.core.spec import SpecError
+
+from .command import short
+
+_INSIDE = 100  # bytes that the path of a file within a folder needs beside the folder's own
+
+
+def path(text: str) -> Path:
+    """The type of a command-line option that names a file or a folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r}: must name a file or folder")
+    return Path(text)
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuse, with SpecError, a folder that is not there and cannot be made, or that cannot be written to: a file, a
+    link to nothing or to itself, too long a name, no permission, a full disk. name: of the setting. Nothing is made."""
+    shown = short(str(path))
+    try:
+        there = _nearest(path.absolute())
+        if there is None:
+            raise SpecError(name, shown, "must be a folder: it is a link that leads nowhere")
+        if not there.is_dir():
+            raise SpecError(name, shown, f"must be a folder: {there} is a file")
+        _check_length(name, shown, path.absolute(), there)
+        with tempfile.TemporaryFile(dir=there, buffering=0) as probe:  # has no name where the system can do that
+            probe.write(b"\0")
+    except OSError as error:
+        rule = f"must be a folder that can be written to: {error.strerror}"
+        raise SpecError(name, shown, rule) from error
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(name, shown, "must be a folder's name") from error  # with a NUL, or half a character
+
+
+def check_new(name: str, path: Path) -> None:
+    """`check_folder`, for a folder that must not be there yet."""
+    check_folder(name, path)
+    if os.path.lexists(path):
+        raise SpecError(name, short(str(path)), "is there already: name another folder, or remove it")
+
+
+def check_file(name: str, path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse, with SpecError, a file with another ending, or outside an existing folder that can be written to."""
+    shown = short(str(path))
+    if path.suffix not in endings:
+        raise SpecError(name, shown, f"must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    check_folder(name, path.parent)
+    if not path.parent.is_dir():
+        raise SpecError(name, shown, "must be in an existing folder")
+    _check_length(name, shown, path, path.parent)
+    if path.is_dir():
+        raise SpecError(name, shown, "must be a file: it is a folder")
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Another name to write a file under, which then takes the file's place; a failure leaves what was there."""
+    scratch = file.with_name(f".{os.getpid()}.{file.name}")
+    try:
+        yield scratch
+        os.replace(scratch, file)
+    finally:
+        with suppress(FileNotFoundError):
+            scratch.unlink()
+
+
+def _nearest(path: Path) -> Path | None:
+    """The nearest of a path and its parents that exists; None where that is a link to nothing."""
+    for part in (path, *path.parents):
+        try:
+            os.stat(part)
+            return part
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            if os.path.islink(part):
+                return None
+    return path
+
+
+def _check_length(name: str, shown: str, path: Path, there: Path) -> None:
+    """Refuse names that the file system of an existing folder cannot take."""
+    longest, whole = _limits(there)
+    for part in path.parts:
+        if len(os.fsencode(part)) > longest:
+            raise SpecError(name, shown, f"must have names of at most {longest} bytes each")
+    if len(os.fsencode(path)) + _INSIDE > whole:
+        raise SpecError(name, shown, f"must be shorter: a path has at most {whole} bytes")
+
+
+def _limits(there: Path) -> tuple[int, int]:
+    """Bytes of a name, and of a path."""
+    try:
+        return os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return 255, 4096

@@ -1,0 +1,91 @@
+"""What one update of DPO on the table enters, and that its labels are checked without a check in every update."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sims
+from sims.core.algorithms import Algorithm
+from sims.core.loop.learner import Learner
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.train import Training
+from sims.core.numerics.noise import Noise
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
+from sims.environments import EnumerableEnvironment
+
+RUNS = 2
+# Of our own functions, from the draw of the prompts to the end of the optimiser's step. More is more to read.
+FUNCTIONS, FILES = 42, 17
+
+
+def training(algorithm: Algorithm, environment_class: type[EnumerableEnvironment] = EnumerableEnvironment) -> Training:
+    """A table of logits on the bandit R1, in float32."""
+    noise, spec = Noise.of(0, RUNS), sims.BanditR1()
+    policy = sims.Table().build(spec, noise, algorithm.needs_critic, torch.float32)
+    environment = environment_class(spec.space, torch.from_numpy(spec.rewards()).float(), spec.labeller)
+    return Training(policy, environment, algorithm, Schedule(), Learner(policy, Optimiser(), noise.lead), noise)
+
+
+def entered(algorithm: Algorithm) -> dict[str, list[str]]:
+    """The functions of each file that the third update enters; what is done once has been done by then."""
+    folder, found = Path(sims.__file__).parent, defaultdict(list)
+    updates = training(algorithm).train(3)
+    next(updates), next(updates)
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        path, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname
+        if event == "call" and path.is_relative_to(folder) and name not in found[str(path.relative_to(folder))]:
+            found[str(path.relative_to(folder))].append(name)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        next(updates)
+    finally:
+        sys.setprofile(before)
+    return {path: names for path, names in found.items() if names}
+
+
+def test_one_update_of_dpo_on_the_table_is_few_functions_of_few_files() -> None:
+    found = entered(sims.DPO())
+    functions = sum(map(len, found.values()))
+    listed = "\n".join(f"{path}: {', '.join(names)}" for path, names in found.items())
+    assert functions <= FUNCTIONS and len(found) <= FILES, f"{functions} functions of {len(found)} files:\n{listed}"
+
+
+class LateNaN(EnumerableEnvironment):
+    """Its rewards are not numbers from the second batch on."""
+
+    batches = 0
+
+    def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        self.batches += 1
+        return super().reward(prompts, responses) * (1.0 if self.batches == 1 else math.nan)
+
+
+class Flat(EnumerableEnvironment):
+    def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
+        return super().reward(prompts, responses).mean(-1)
+
+
+@pytest.mark.parametrize("algorithm", [sims.DPO(), sims.RLOO()], ids=lambda x: x.kind)
+def test_a_reward_that_is_not_a_number_is_named_in_whichever_batch_it_comes(algorithm: Algorithm) -> None:
+    updates = training(algorithm, LateNaN).train(3)
+    next(updates)
+    with pytest.raises(SpecError, match=r"LateNaN.label: rewards\[0, 0, 0\] = nan: must be finite"):
+        next(updates)
+
+
+def test_rewards_of_the_wrong_shape_are_refused_in_the_first_batch() -> None:
+    with pytest.raises(SpecError, match=r"Flat.reward: shape = \(2, 64\): must be \(2, 64, 2\)"):
+        next(training(sims.DPO(), Flat).train(3))

@@ -1,0 +1,349 @@
+"""What every model folder passes when it is loaded: files, layers, numbers, tokens, and what the weights compute."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from llm.embedded import EMBEDDED
+from llm.models import proof, scoring
+from llm.models.gate import INDEX, WEIGHTS
+from llm.models.loading import build_policy, load_config, load_model, load_tokenizer
+from llm.models.policy import CausalLMPolicy
+from llm.models.proof import prove
+from llm.models.spec import LanguageModelSpec
+from llm.reward_models.model import load_reward_model, new_reward_model
+from llm.training.presets import PRESETS
+from llm.training.run import Run
+from sims.core.spec import SpecError
+from tests.llm.architectures import build
+from tests.llm.tiny_models import tiny_model, tiny_policy
+
+CPU = torch.device("cpu")
+
+
+def policy_of(folder: Path | str, **settings: Any) -> CausalLMPolicy:
+    spec = LanguageModelSpec(model=str(folder), **settings)
+    return build_policy(spec, load_tokenizer(spec), False, torch.float32, CPU)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EMBEDDED["pythia"], tmp_path / "base"))
+
+
+def change_json(file: str, **changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        held = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(held | changes))
+
+    return change
+
+
+def change_tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+    return changed
+
+
+def without_a_layer(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if ".layers.2." in name]:
+        del tensors[name]
+
+
+def with_a_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["gpt_neox.final_layer_norm.weight"][3] = torch.nan
+
+
+def narrower(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["gpt_neox.final_layer_norm.weight"] = tensors["gpt_neox.final_layer_norm.weight"][:-1].clone()
+
+
+def index(**placed: str) -> Callable[[Path], None]:
+    """The folder's tensors placed in part.safetensors by an index, but for those that `placed` places otherwise."""
+
+    def change(folder: Path) -> None:
+        shutil.move(folder / WEIGHTS, folder / "part.safetensors")
+        names = dict.fromkeys(load_file(folder / "part.safetensors"), "part.safetensors")
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names | placed}))
+
+    return change
+
+
+def only_a_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def truncated(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000])
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "more layers asked for than there are": (
+        change_json("config.json", num_hidden_layers=6),
+        "has no weights for gpt_neox.layers.4.* and .* more: must have those of all layers",
+    ),
+    "a layer deleted": (change_tensors(without_a_layer), "has no weights for gpt_neox.layers.2"),
+    "no layers asked for": (
+        change_json("config.json", num_hidden_layers=0),
+        "has weights of no layer, gpt_neox.layers.0.* must have those of config.json alone",
+    ),
+    "fewer layers asked for": (change_json("config.json", num_hidden_layers=3), "of no layer, gpt_neox.layers.3"),
+    "a weight of another shape": (change_tensors(narrower), "final_layer_norm.weight"),
+    "a weight that is not a number": (
+        change_tensors(with_a_nan),
+        r"gpt_neox.final_layer_norm.weight: 1 of 64 weights are NaN or infinite",
+    ),
+    "an index that points outside": (
+        index(**{"gpt_neox.final_layer_norm.weight": "../other.safetensors"}),
+        r"index.json names '../other.safetensors': must be files of this folder",
+    ),
+    "an index that names a missing file": (
+        index(**{"gpt_neox.final_layer_norm.weight": "gone.safetensors"}),
+        "has no gone.safetensors: must hold weights as safetensors",
+    ),
+    "an index that names a missing tensor": (
+        index(**{"nothing.weight": "part.safetensors"}),
+        "part.safetensors has no tensor 'nothing.weight'",
+    ),
+    "an index of another form": (
+        lambda folder: [(folder / WEIGHTS).unlink(), (folder / INDEX).write_text('{"weight_map": [1]}')],
+        "weight_map must be an object",
+    ),
+    "pickled weights": (only_a_pickle, "has no model.safetensors, only pytorch_model.bin, a pickle"),
+    "truncated weights": (truncated, "model.safetensors is damaged: .*: must be a file of safetensors"),
+    "empty weights": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "model.safetensors is damaged"),
+    "a configuration that is a list": (
+        lambda folder: (folder / "config.json").write_text("[1]"),
+        "config.json is of type list: must be a JSON object",
+    ),
+    "a truncated configuration": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": '),
+        "config.json cannot be read: .*: must be a JSON object",
+    ),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "an unknown architecture": (change_json("config.json", model_type="gpt_9"), "gpt_9"),
+    "a size of another type": (change_json("config.json", hidden_size="wide"), "base': .*wide|hidden_size"),
+    "a composite": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "gemma3"}'),
+        r"is a composite of several models \(gemma3\): must be a text model alone",
+    ),
+    "an encoder with a decoder": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}'),
+        r"is an encoder with a decoder \(t5\): must be a decoder alone",
+    ),
+}
+
+
+def one_line(error: pytest.ExceptionInfo[SpecError], folder: Path, rule: str) -> None:
+    message = str(error.value)
+    assert "\n" not in message and str(folder) in message and re.search(rule, message), message
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("role", ["policy", "new_reward_model", "reward_model"])
+def test_a_damaged_folder_is_refused_in_one_line_whatever_it_is_loaded_for(fault: str, role: str, tmp_path: Path):
+    folder = tmp_path / "base"
+    if role == "reward_model":
+        new_reward_model("pythia").save(folder, load_tokenizer(LanguageModelSpec()))
+    else:
+        shutil.copytree(EMBEDDED["pythia"], folder)
+    change, rule = FAULTS[fault]
+    change(folder)
+    load = {"policy": policy_of, "new_reward_model": new_reward_model, "reward_model": load_reward_model}[role]
+    with pytest.raises(SpecError) as error:
+        load(folder)
+    one_line(error, folder, rule)
+
+
+def test_weights_in_several_files_are_read(folder: Path):
+    index()(folder)
+    expected = load_model(LanguageModelSpec(), torch.float32, CPU).state_dict()
+    found = load_model(LanguageModelSpec(model=str(folder)), torch.float32, CPU).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_code_in_a_folder_is_not_run(folder: Path):
+    (folder / "modeling.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    change_json("config.json", model_type="mine", auto_map={"AutoConfig": "modeling.C"})(folder)
+    with pytest.raises(SpecError, match="custom code"):
+        policy_of(folder)
+    assert not (folder / "ran").exists()
+
+
+# Tokens
+
+
+def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(folder: Path):
+    tokenizer = load_tokenizer(LanguageModelSpec())
+    rows = load_config(LanguageModelSpec()).vocab_size
+    tokenizer.add_tokens([f"word{i}" for i in range(rows)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(SpecError) as error:
+        policy_of(folder)
+    one_line(error, folder, f"its tokenizer has the token id {len(tokenizer) - 1}: must be below the {rows} rows")
+
+
+@pytest.mark.parametrize("value", [10**6, [2, 10**6], -2, "2", [2, None], True])
+def test_an_end_token_that_is_no_token_is_refused(value: Any, folder: Path):
+    change_json("generation_config.json", eos_token_id=value)(folder)
+    with pytest.raises(SpecError) as error:
+        policy_of(folder)
+    one_line(error, folder, "eos_token_id = .*: must be token ids below|eos_token_id")
+
+
+def test_every_end_token_of_the_generation_config_ends_a_response(folder: Path):
+    change_json("generation_config.json", eos_token_id=[5, 2])(folder)
+    assert policy_of(folder).eos_token_ids == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"do_sample": False, "temperature": 0.9}, {"do_sample": True, "temperature": 0.1}]
+)
+def test_sampling_settings_of_a_folder_are_named_never_applied_and_never_in_the_way_of_saving(
+    settings: dict[str, Any], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    expected = policy_of("pythia")
+    capsys.readouterr()
+    change_json("generation_config.json", **settings)(folder)
+    policy = policy_of(folder)
+    assert "temperature" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert policy.decoding == expected.decoding and policy.eos_token_ids == expected.eos_token_ids
+    policy.model.save_pretrained(tmp_path / "saved")
+
+
+# What the weights compute
+
+
+def test_a_model_that_does_not_decode_as_it_computes_is_refused(monkeypatch: pytest.MonkeyPatch):
+    mamba = build("mamba")
+    prove(tiny_policy(mamba).language_model, "model", "mamba")
+    monkeypatch.setattr(scoring, "_is_recurrent", lambda cache: False)
+    with pytest.raises(SpecError, match=r"MambaForCausalLM: it decodes from its cache with log-probs that are .* off"):
+        prove(tiny_policy(mamba).language_model, "model", "mamba")
+
+
+def test_a_cache_whose_rows_do_not_leave_is_refused(monkeypatch: pytest.MonkeyPatch):
+    policy = tiny_policy()
+
+    def first_rows(self: DynamicCache, staying: torch.Tensor) -> None:
+        self.batch_select_indices(torch.arange(len(staying)))
+
+    monkeypatch.setattr(DynamicCache, "reorder_cache", first_rows)
+    with pytest.raises(SpecError, match="it decodes from its cache"):
+        prove(policy.language_model, "model", "tiny")
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "gpt_neox"])
+def test_positions_that_count_padding_are_refused(shape: str, monkeypatch: pytest.MonkeyPatch):
+    policy, own = tiny_policy(tiny_model(shape)), scoring.hidden_states
+
+    def shifted(backbone: Any, tokens: torch.Tensor, attention: torch.Tensor, cache: Any = None) -> torch.Tensor:
+        if cache is not None:
+            return own(backbone, tokens, attention, cache)
+        return backbone(input_ids=tokens, attention_mask=attention.long() * 0 + 1).last_hidden_state
+
+    monkeypatch.setattr(proof, "hidden_states", shifted)
+    with pytest.raises(SpecError, match="it scores a response to a padded prompt"):
+        prove(policy.language_model, "model", "tiny")
+
+
+def test_a_model_that_attends_to_later_tokens_is_refused():
+    bidirectional = build("bert-generation")
+    with pytest.raises(SpecError, match="it attends to tokens that come after"):
+        prove(tiny_policy(bidirectional).language_model, "model", "both ways")
+
+
+def test_the_proof_holds_in_half_precision():
+    prove(tiny_policy(tiny_model("mistral", dtype=torch.bfloat16)).language_model, "model", "tiny")
+    prove(tiny_policy(tiny_model("gpt2", dtype=torch.float32), precision="bfloat16").language_model, "model", "tiny")
+
+
+def test_too_few_positions_for_the_proof_are_named():
+    with pytest.raises(SpecError, match="has 8 positions: must have at least 9"):
+        prove(tiny_policy(tiny_model("gpt2", n_positions=8)).language_model, "model", "tiny")
+
+
+def test_a_reward_model_of_two_labels_is_refused(tmp_path: Path):
+    config = transformers.GPTNeoXConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
+    )
+    transformers.GPTNeoXForSequenceClassification(config).save_pretrained(tmp_path / "two")
+    for load in (load_reward_model, new_reward_model):
+        with pytest.raises(SpecError) as error:
+            load(tmp_path / "two")
+        one_line(error, tmp_path / "two", "has 2 labels: must have 1, the score")
+
+
+def test_a_reward_model_whose_scores_padding_changes_is_refused(monkeypatch: pytest.MonkeyPatch):
+    def mean_state(backbone: Any, tokens: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+        states = scoring.hidden_states(backbone, tokens, attention)
+        return states.mean(1, keepdim=True).expand_as(states)
+
+    monkeypatch.setattr("llm.reward_models.model.hidden_states", mean_state)
+    with pytest.raises(SpecError, match=r"model = 'pythia': .* padding changes its score by"):
+        new_reward_model("pythia")
+
+
+# Adapters: what one command writes, every command reads
+
+
+def test_a_folder_of_adapters_is_read_as_the_model_it_makes(tmp_path: Path):
+    adapted = load_model(LanguageModelSpec(lora_rank=2), torch.float32, CPU)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
+    folder, tokens = tmp_path / "adapters", torch.arange(8).unsqueeze(0)
+    adapted.save_pretrained(folder)  # type: ignore[operator]
+    load_tokenizer(LanguageModelSpec()).save_pretrained(folder)
+    expected, base = adapted(tokens).logits, AutoModelForCausalLM.from_pretrained(EMBEDDED["pythia"])(tokens).logits
+    assert not torch.allclose(expected, base, atol=1e-2)
+    for settings in ({}, {"lora_rank": 3}):  # new adapters start as an identity
+        torch.testing.assert_close(policy_of(folder, **settings).model(tokens).logits, expected, rtol=1e-5, atol=1e-5)
+    states = adapted.get_base_model().base_model(tokens).last_hidden_state  # type: ignore[operator]
+    found = new_reward_model(folder).classifier.base_model(tokens).last_hidden_state  # type: ignore[operator]
+    torch.testing.assert_close(found, states, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, rule",
+    [
+        (change_json("adapter_config.json", base_model_name_or_path=None), "base_model_name_or_path = null"),
+        (change_json("adapter_config.json", peft_type="PREFIX_TUNING"), "must be LORA"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), "is damaged"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "must be a JSON object"),
+        (change_json("adapter_config.json", base_model_name_or_path=str(EMBEDDED["mistral"])), "must fit their base"),
+    ],
+)
+def test_damaged_adapters_are_refused_in_one_line(change: Callable[[Path], object], rule: str, tmp_path: Path):
+    folder = tmp_path / "adapters"
+    load_model(LanguageModelSpec(lora_rank=2), torch.float32, CPU).save_pretrained(folder)  # type: ignore[operator]
+    load_tokenizer(LanguageModelSpec()).save_pretrained(folder)
+    change(folder)
+    with pytest.raises(SpecError) as error:
+        policy_of(folder)
+    one_line(error, folder, rule)
+
+
+def test_a_policy_that_diverged_is_named_with_update_and_value():
+    run = Run(PRESETS["tiny-min-length"].replace(updates=2, evaluations=1))
+    with torch.no_grad():
+        next(iter(run.policy.model.parameters())).fill_(torch.nan)
+    with pytest.raises(RuntimeError, match="update 1: sampling: logits of response token 0 are nan, not finite"):
+        next(run.train())
