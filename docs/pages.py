@@ -18,6 +18,7 @@ from .docstrings import to_rst
 from .repository import ROOT
 
 MEMBERS = {"Result", "Store", "Record", "Schedule", "Algorithm", "PairAlgorithm", "EnumerableSpec", "TokenSpace"}
+INHERITED = {"Result"}  # whose arrays are in a base class that has no page
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,12 @@ def _documented(names: Iterable[str], module: str) -> list[str]:
     for name in names:
         thing = getattr(importlib.import_module(module), name)
         if isinstance(thing, type):
-            lines += [f".. autoclass:: {module}.{name}", *(["   :members:"] if name in MEMBERS else []), ""]
+            lines += [
+                f".. autoclass:: {module}.{name}",
+                *(["   :members:"] if name in MEMBERS else []),
+                *(["   :inherited-members:"] if name in INHERITED else []),
+                "",
+            ]
         elif callable(thing):
             lines += [f".. autofunction:: {module}.{name}", ""]
         else:

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sims.core.spec import SpecError
+from sims.core.spec import SpecError, nearest
 from sims.experiments.command import FAILED, failed, keeping, run_command
 from sims.experiments.engines import ENGINES, check_engine
 from sims.experiments.folders import check_folder, path
-from sims.experiments.options import OptionParser, nearest, whole
+from sims.experiments.options import OptionParser, whole
 from sims.experiments.record_file import DamagedRecord
 
 from . import catalogue

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sims.core.spec import SpecError
-from sims.experiments.options import nearest
+from sims.core.spec import SpecError, nearest
 
 GALLERY = Path(__file__).parent / "gallery"
 SCALES = ("tiny", "pythia-1.4b", "mistral-7b")  # of language models; see figures.arms.language_model

@@ -17,9 +17,9 @@ from sims.core.algorithms import Algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
 from sims.core.schedule import Schedule
-from sims.core.spec import Spec, SpecError, kinds_of
+from sims.core.spec import Spec, SpecError, kinds_of, nearest
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import convert, nearest
+from sims.experiments.options import convert
 from sims.experiments.runner import Runner
 from sims.statistics.intervals import LEVEL, Interval
 from sims.statistics.verdicts import state

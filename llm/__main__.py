@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sims.core.spec import SpecError
+from sims.core.spec import SpecError, nearest
 from sims.experiments.command import REFUSED, run_command
-from sims.experiments.options import nearest
 
 USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help lists them
 

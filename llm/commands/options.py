@@ -19,9 +19,9 @@ from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
-from sims.core.spec import Spec, SpecError, find_kind, kinds_of
+from sims.core.spec import Spec, SpecError, find_kind, kinds_of, nearest
 from sims.experiments.experiment import Experiment
-from sims.experiments.options import OptionParser, add_options, given, kind_name, nearest, whole
+from sims.experiments.options import OptionParser, add_options, given, kind_name, whole
 
 S = TypeVar("S", bound=Spec)
 _PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labelling")

@@ -20,7 +20,6 @@ from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
-from llm.training.evaluation import RecordedEvaluation, SampleEvaluation
 from llm.training.folder import (
     METRICS,
     MODEL,
@@ -33,6 +32,7 @@ from llm.training.folder import (
     stored,
     try_to_save,
 )
+from llm.training.held_out import RecordedEvaluation
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
 from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler, update_metrics
@@ -244,7 +244,7 @@ def _loop(
     experiment, training = run.experiment, run.training
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
-    evaluation, recorded = SampleEvaluation(run), RecordedEvaluation(run)
+    evaluation, recorded = run.sample_evaluation(), RecordedEvaluation(run)
     best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Language models as policies.
 
-spec            settings: which model, adapters, how it is sampled and scored
+settings        which model, adapters, how it is sampled and scored
+spec            a policy of these settings
 loading         from settings to configuration, tokenizer, weights, policy
 gate            what every model folder passes when it is loaded
 proof           sampling and scoring against the model's own forward pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,12 +13,10 @@ from torch import nn
 from sims.core.spec import SpecError
 
 from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
-
-if TYPE_CHECKING:
-    from .spec import LanguageModelSpec
+from .settings import LanguageModelSettings
 
 
-def add_adapters(model: nn.Module, spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
+def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
     """LoRA on every linear layer but the head, as an identity at the start; its weights in `dtype`. Hu et al. 2022."""
     try:
         from peft import LoraConfig, get_peft_model

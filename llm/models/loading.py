@@ -1,10 +1,10 @@
-"""From a `LanguageModelSpec` to a policy: configuration, tokenizer, weights, LoRA adapters."""
+"""From a `LanguageModelSettings` to a policy: configuration, tokenizer, weights, LoRA adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,11 +26,9 @@ from .gate import (
 )
 from .policy import CausalLMPolicy
 from .proof import prove
+from .settings import LanguageModelSettings
 from .shapes import SHAPES
 from .vllm_sampler import VLLMDecoding, VLLMPolicy
-
-if TYPE_CHECKING:
-    from .spec import LanguageModelSpec
 
 
 def locate(name: str) -> tuple[str, bool]:
@@ -42,7 +40,7 @@ def locate(name: str) -> tuple[str, bool]:
         return str(path), False
 
 
-def load_config(spec: LanguageModelSpec, field: str = "model") -> PretrainedConfig:
+def load_config(spec: LanguageModelSettings, field: str = "model") -> PretrainedConfig:
     """A model's shape: from disk, from `SHAPES`, else from the hub; that of the base where a folder holds adapters."""
     source, local = locate(spec.model)
     if not local and spec.model in SHAPES:
@@ -60,7 +58,7 @@ def load_config(spec: LanguageModelSpec, field: str = "model") -> PretrainedConf
     return config
 
 
-def load_tokenizer(spec: LanguageModelSpec) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: LanguageModelSettings) -> PreTrainedTokenizerBase:
     """The tokenizer that goes with a model, padding on the left."""
     field, name = ("tokenizer", spec.tokenizer) if spec.tokenizer else ("model", spec.model)
     source, local = locate(name)
@@ -72,7 +70,7 @@ def load_tokenizer(spec: LanguageModelSpec) -> PreTrainedTokenizerBase:
         )
 
 
-def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
     if device.type == "meta":
@@ -88,7 +86,7 @@ def load_model(spec: LanguageModelSpec, dtype: torch.dtype, device: torch.device
     return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 
-def load_weights(spec: LanguageModelSpec, dtype: torch.dtype, field: str = "model") -> nn.Module:
+def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "model") -> nn.Module:
     """A pretrained causal language model, through the gate; adapters in its folder merged into their base."""
     source, local = locate(spec.model)
     if local:
@@ -113,7 +111,7 @@ def load_weights(spec: LanguageModelSpec, dtype: torch.dtype, field: str = "mode
     return model  # type: ignore[no-any-return]
 
 
-def meta_model(spec: LanguageModelSpec, dtype: torch.dtype) -> nn.Module:
+def meta_model(spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
     """The model on the device `meta`: shapes without memory."""
     stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
     with torch.device("meta"):
@@ -130,7 +128,7 @@ def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Seque
 
 
 def build_policy(
-    spec: LanguageModelSpec,
+    spec: LanguageModelSettings,
     tokenizer: PreTrainedTokenizerBase,
     critic: bool,
     dtype: torch.dtype,

@@ -1,55 +1,27 @@
-"""Settings of a language model: which weights, which adapters, and how it is sampled and scored."""
+"""The specification of a language model: its settings, and the policy that they make."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from sims.core.loop.protocols import PolicySpec
 from sims.core.numerics.noise import Noise
-from sims.core.spec import SpecError, setting
+from sims.core.spec import SpecError
 
 from .loading import build_policy, load_tokenizer
 from .policy import CausalLMPolicy
-from .sampling import Decoding
-from .scoring import Scoring
+from .settings import LanguageModelSettings
 
 
 @dataclass(frozen=True)
-class LanguageModelSpec(PolicySpec, kind="language_model"):
+class LanguageModelSpec(LanguageModelSettings, kind="language_model"):
     """The model that training starts from, which is also its reference, and how it is sampled and scored.
 
     >>> llm.LanguageModelSpec(model="mistral", lora_rank=4).decoding.max_new_tokens == llm.Decoding().max_new_tokens
     True
     """
-
-    model: str = setting("pythia", "an embedded model (pythia, mistral), a folder, or a hub name")
-    revision: str | None = setting(None, "branch, tag or commit of a hub name")
-    tokenizer: str | None = setting(
-        None, "tokenizer, if not the model's own: an embedded model, a folder, or a hub name"
-    )
-    weights: Literal["pretrained", "random"] = setting(
-        "pretrained", "load the weights, or draw them at random, to measure speed"
-    )
-    base_precision: Literal["as_run", "bfloat16"] = setting(
-        "as_run", "precision of the frozen base under LoRA adapters; trained weights have that of the run"
-    )
-    lora_rank: int | None = setting(None, "rank of LoRA adapters; none: train all weights", at_least=1)
-    lora_alpha: float = setting(16.0, "adapters are scaled by lora_alpha / lora_rank", above=0)
-    critic: Literal["shared", "own"] = setting(
-        "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
-    )
-    micro_batch_size: int | None = setting(
-        None, "prompts per forward and backward pass of an update; none: all. Less memory, same gradient", at_least=1
-    )
-    decoding: Decoding = setting(Decoding(), "the distribution that tokens are drawn from")
-    scoring: Scoring = setting(Scoring(), "how log-probs are computed")
-
-    def check(self) -> None:
-        if self.base_precision != "as_run" and self.lora_rank is None:
-            raise SpecError("base_precision", self.base_precision, "only means something with lora_rank")
 
     def check_environment(self, environment: Any) -> None:
         if not environment.text:

@@ -111,13 +111,18 @@ class TextEnvironment:
         return rewards, gold
 
     def _as_tensor(self, rewards: Sequence[float], mask: Tensor) -> Tensor:
-        found, count = torch.tensor(list(rewards), dtype=self.dtype), mask.shape[0] * mask.shape[1]
+        count = mask.shape[0] * mask.shape[1]
+        rule = f"its reward must give one number for each of {count} responses"
+        try:
+            found = torch.tensor(list(rewards), dtype=self.dtype)
+        except (TypeError, ValueError) as error:
+            raise SpecError("task", self.task.kind, f"{rule}, not {type(rewards).__name__}: {error}") from error
         if found.shape != (count,):
-            rule = f"its reward must give one number for each of {count} responses, not shape {tuple(found.shape)}"
-            raise SpecError("task", self.task.kind, rule)
+            raise SpecError("task", self.task.kind, f"{rule}, not shape {tuple(found.shape)}")
         if not bool(torch.isfinite(found).all()):
             bad = int((~torch.isfinite(found)).nonzero()[0])
-            raise FloatingPointError(f"reward of response {bad} = {float(found[bad])}: must be finite")
+            rule = f"reward of response {bad} = {float(found[bad])}: must be finite"
+            raise FloatingPointError(f"task = {self.task.kind!r}: {rule}")
         return found.reshape(mask.shape[:2]).to(self.device)
 
     def completions(self, examples: Sequence[Example], responses: Tensor, mask: Tensor) -> Completions:

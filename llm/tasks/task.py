@@ -17,7 +17,7 @@ from sims.core.algorithms import Algorithm
 from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.objectives.preferences import count_pairs
 from sims.core.schedule import Schedule
-from sims.core.spec import SpecError
+from sims.core.spec import SpecError, undefined
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Task(Labels, DataSource, EnvironmentSpec):
 
     def reward(self) -> Reward:
         """The reward function; loads what it needs."""
-        raise NotImplementedError
+        raise undefined(self, "reward", "a function of completions that returns a number for each")
 
     def gold(self) -> Reward | None:
         """The reward that the policy is evaluated by, if not `reward`; None: the same."""

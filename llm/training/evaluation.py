@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from sims.experiments.evaluation import (
     kl_of_responses,
     unknown_number,
 )
-
-if TYPE_CHECKING:
-    from .run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +87,16 @@ def single_noise(seed: int, run: int) -> Noise:
 
 
 class SampleEvaluation(Evaluation):
-    """The numbers of `Run.evaluate`, on the same prompts and uniforms at every point. last: the latest samples."""
+    """The numbers of `evaluate()`, on the same prompts and uniforms at every point. best_reward: the largest that the
+    task has, NaN where it is not known. last: the latest samples."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, evaluate: Callable[[], EvaluatedSamples], best_reward: float) -> None:
+        self.evaluate, self.best_reward = evaluate, best_reward
         self.last: EvaluatedSamples | None = None
         self.reference_reward: Tensor | None = None
 
     def row(self, update: Update | None = None) -> Row:
-        self.last = self.run.evaluate()
+        self.last = self.evaluate()
         row = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.last.numbers.items()}
         if update is None:
             self.reference_reward = row["gold"]
@@ -107,50 +105,8 @@ class SampleEvaluation(Evaluation):
     def closing(self) -> Row:
         """reference_reward, the gold reward at the start; best_reward, NaN where it is not known."""
         assert self.reference_reward is not None, "closing needs the row of update 0"
-        best: float = self.run.experiment.environment.best_reward()  # type: ignore[attr-defined]
-        return {"reference_reward": self.reference_reward, "best_reward": torch.tensor(best, dtype=torch.float64)}
-
-
-class RecordedEvaluation(Evaluation):
-    """Held-out recorded responses, which is what likelihood and offline training generalise to; the same rows at every
-    point. Nothing where nothing recorded is held out. last: the latest numbers.
-
-    nll: −log π of the responses (of pairs, the winners), nats per token, EOS included; perplexity: its exponential.
-    Of pairs, with rewards β·(log π − log π_ref) under TRL's names (β = 1 for algorithms without one):
-    rewards/accuracies, the share whose winner has the larger reward, ties counting half, and rewards/margins.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.last: dict[str, float] = {}
-        self.batch: Batch | None = None
-        held_out = run.evaluation_environment
-        if run.experiment.schedule.source == "dataset" and held_out is not run.environment:
-            given = held_out.state_dict()
-            held_out.load_state_dict(dict.fromkeys(given, 0))
-            self.batch = held_out.recorded(held_out.recorded_count(run.noise), run.noise)
-            held_out.load_state_dict(given)
-
-    @torch.no_grad()
-    def row(self, update: Update | None = None) -> Row:
-        if self.batch is None:
-            return {}
-        batch, algorithm = self.batch, self.run.experiment.algorithm
-        logp = self.run.training.policy.forward(batch).logp
-        whole, tokens = sequence_sum(logp, batch.mask).double(), batch.mask.sum(-1).double()
-        found: dict[str, Tensor] = {}
-        if batch.pairs is not None and batch.pair_label is not None:
-            ref = sequence_sum(self.run.initial.forward(batch).logp, batch.mask).double()
-            reward = getattr(algorithm, "beta", 1.0) * (whole - ref)
-            better, worse = by_label(*pick(reward, batch.pairs), batch.pair_label)
-            right = (better > worse).double() + 0.5 * (better == worse).double()
-            found |= {"rewards/accuracies": right.mean(), "rewards/margins": (better - worse).mean()}
-            whole, _ = by_label(*pick(whole, batch.pairs), batch.pair_label)
-            tokens, _ = by_label(*pick(tokens, batch.pairs), batch.pair_label)
-        nll = -whole.sum() / tokens.sum()
-        found |= {"nll": nll, "perplexity": nll.exp()}
-        self.last = {name: float(x) for name, x in found.items()}
-        return {name: x.detach() for name, x in found.items()}
+        best = torch.tensor(self.best_reward, dtype=torch.float64)
+        return {"reference_reward": self.reference_reward, "best_reward": best}
 
 
 class FirstPairEvaluation(Evaluation):

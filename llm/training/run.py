@@ -185,6 +185,11 @@ class Run:
         finally:
             self.evaluation_environment.load_state_dict(given)
 
+    def sample_evaluation(self) -> SampleEvaluation:
+        """`evaluate`, as a part of the recording loop."""
+        task: Task = self.experiment.environment  # type: ignore[assignment]
+        return SampleEvaluation(self.evaluate, task.best_reward())
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is lack of memory, of the device or of the machine."""
@@ -223,7 +228,7 @@ def device_for(experiment: Experiment) -> str:
 
 def _run_one(experiment: Experiment, index: int, progress: Callable[[int], None]) -> Arrays:
     run = Run(experiment, index, device_for(experiment))
-    evaluations = [SampleEvaluation(run), PairEvaluation(run.training), FirstPairEvaluation(run.training)]
+    evaluations = [run.sample_evaluation(), PairEvaluation(run.training), FirstPairEvaluation(run.training)]
     recorder = Recorder(run.training, experiment, evaluations, Hooks(evaluated=progress))
     recorder.run(run.train())
     return {name: x.astype(np.float64) if x.dtype.kind == "f" else x for name, x in recorder.arrays().items()}

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -48,6 +48,11 @@ class SpecError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.field} = {self.value!r}: {self.valid}"
+
+
+def undefined(owner: object, member: str, meaning: str) -> SpecError:
+    """The error of a method or property that every subclass must define. meaning: what it returns."""
+    return SpecError(f"{type(owner).__name__}.{member}", None, f"must be defined: {meaning}")
 
 
 def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any:
@@ -141,6 +146,11 @@ class Spec:
             _KINDS[kind] = cls
 
     def __post_init__(self) -> None:
+        for name, left in vars(type(self)).items():
+            if isinstance(left, Field):
+                raise SpecError(
+                    f"{type(self).__name__}.{name}", "setting", "needs @dataclass(frozen=True) on its class"
+                )
         hints = self.hints()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -191,6 +201,13 @@ class Spec:
         return [f.name for f in dataclasses.fields(self) if f.metadata.get("per_run")]
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean that?" with the known name that is most like an unknown one; nothing if none is."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
 def kinds_of(base: type[S]) -> dict[str, type[S]]:
     """The registered specs that are subclasses of `base`, by kind, in the order in which they were defined."""
     return {kind: cls for kind, cls in _KINDS.items() if issubclass(cls, base)}
@@ -200,9 +217,7 @@ def find_kind(kind: str, base: type[S], field: str = "kind") -> type[S]:
     """The class registered as `kind` below `base`; SpecError names the nearest known kind."""
     known = kinds_of(base)
     if kind not in known:
-        near = difflib.get_close_matches(kind, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SpecError(field, kind, f"must be one of {', '.join(known)}{hint}")
+        raise SpecError(field, kind, f"must be one of {', '.join(known)}{nearest(kind, known)}")
     return known[kind]
 
 

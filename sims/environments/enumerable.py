@@ -15,7 +15,7 @@ from torch import Tensor
 from sims.core.loop.checks import check_shape
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
-from sims.core.spec import SpecError, setting, to_json
+from sims.core.spec import SpecError, setting, to_json, undefined
 
 from .space import TokenSpace
 from .toy import RewardLabeller, ToyEnvironment
@@ -53,12 +53,12 @@ class EnumerableSpec(ToyEnvironment):
 
     def rewards(self) -> np.ndarray:
         """(X, N) float64, in the order of `space.all_responses`."""
-        raise NotImplementedError
+        raise undefined(self, "rewards", "(X, N) float64, the reward of each response to each prompt")
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         """(X, nodes, V) float64, or (R, X, nodes, V) where runs differ: log-probs of each token after each prefix
         under the policy that training starts from. noise: the runs, for environments that are drawn per run."""
-        raise NotImplementedError
+        raise undefined(self, "reference_logp", "(X, nodes, V) float64, log-probs of each token after each prefix")
 
     def tables(self, noise: Noise) -> Tables:
         """What differs between environments with the same `stack_key`, except the reference: rewards (X, N); and what
@@ -75,7 +75,7 @@ class EnumerableSpec(ToyEnvironment):
     def checked_tables(self, noise: Noise) -> Tables:
         """`tables`; SpecError if the rewards are not one finite number per prompt and response."""
         tables, name = self.tables(noise), f"{type(self).__name__}.rewards"
-        rewards = tables["rewards"] = np.asarray(tables["rewards"])
+        rewards = tables["rewards"] = _numbers(name, tables["rewards"])
         lead = noise.lead if rewards.ndim == 3 else ()
         shape = (*lead, self.num_prompts, len(self.space.all_responses[0]))
         check_shape(name, torch.from_numpy(rewards), shape, "one number per prompt and response")
@@ -86,15 +86,27 @@ class EnumerableSpec(ToyEnvironment):
 
     def checked_reference_logp(self, noise: Noise) -> np.ndarray:
         """`reference_logp`; SpecError if it is not log-probs of every token after each prefix."""
-        logp, name = self.reference_logp(noise), f"{type(self).__name__}.reference_logp"
-        lead = noise.lead if np.ndim(logp) == 4 else ()
+        name = f"{type(self).__name__}.reference_logp"
+        logp = _numbers(name, self.reference_logp(noise))
+        lead = noise.lead if logp.ndim == 4 else ()
         shape = (*lead, self.num_prompts, self.space.nodes, self.space.vocabulary)
-        check_shape(name, torch.from_numpy(np.asarray(logp)), shape, "one log-prob per prompt, prefix and token")
+        check_shape(name, torch.from_numpy(logp), shape, "one log-prob per prompt, prefix and token")
         total = np.exp(logp).sum(-1)
         if not (np.abs(total - 1.0) < 1e-9).all():
             where = np.argwhere(~(np.abs(total - 1.0) < 1e-9))[0].tolist()
             raise SpecError(f"{name}{where}", float(total[tuple(where)]), "their exp must sum to 1 over the tokens")
         return logp
+
+
+def _numbers(name: str, table: object) -> np.ndarray:
+    """A table as an array; SpecError if it is none of numbers, as what a method without `return` gives."""
+    try:
+        found = np.asarray(table)
+    except ValueError:  # rows of unequal length
+        found = np.empty(0, dtype=object)
+    if found.dtype.kind not in "fiu":
+        raise SpecError(name, table, "must be an array of numbers")
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,7 +187,7 @@ class EnumerableEnvironment(RewardLabeller):
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """(..., B, K) rewards of responses (..., B, K, L); padding must be EOS."""
-        code = self.space.code(responses)
+        code = self.space.code(responses) if self.space.length > 1 else responses[..., 0]
         if self.num_prompts > 1:
             code = code + (prompts * self._width).unsqueeze(-1)
         return self._table.take(code if self._first is None else code + self._first)

@@ -67,7 +67,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs
 from sims.core.schedule import Schedule
-from sims.core.spec import SpecError, setting
+from sims.core.spec import SpecError, setting, undefined
 
 from .space import TokenSpace
 
@@ -101,7 +101,7 @@ class ToyEnvironment(EnvironmentSpec):
     @property
     def space(self) -> TokenSpace:
         """The responses."""
-        raise NotImplementedError
+        raise undefined(self, "space", "a TokenSpace, the responses")
 
     @property
     def labeller(self) -> Labeller:
@@ -109,7 +109,7 @@ class ToyEnvironment(EnvironmentSpec):
 
     def build(self, dtype: torch.dtype, noise: Noise) -> Any:
         """The environment that these settings describe; where it is random, one draw per run."""
-        raise NotImplementedError
+        raise undefined(self, "build", "the environment that these settings describe")
 
 
 class RewardLabeller:
@@ -127,7 +127,7 @@ class RewardLabeller:
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """(..., B, K) rewards that the learner sees, of responses (..., B, K, L)."""
-        raise NotImplementedError
+        raise undefined(self, "reward", "(..., B, K), one number per response")
 
     def prompts(self, batch_size: int, noise: Noise) -> Prompts:
         """Ids (..., B), each prompt as likely as the others."""

@@ -17,7 +17,8 @@ record_file     the file of a stack's records
 record_schema   the arrays of a record: meaning, axes, units
 code_digest     a hash of the source code behind a record
 measures        scores, and the optima that they refer to
-results         a record with named axes, as the user sees it
-summary         its table
+record_arrays   the arrays of a record by name, their axes, scores and optima
+summary         the table of a record
 curves          its plot
+results         a record as the user sees it, with both
 """

@@ -12,14 +12,14 @@ from sims.core.spec import SpecError
 from sims.statistics.intervals import band
 
 from .measures import Optimum
+from .record_arrays import RecordArrays
 from .record_schema import unit_of
-from .results import Result
 
 LABELS = {"score": "score (0: reference, 1: largest reward)", "kl_policy_ref": "KL(policy ‖ reference), nats"}
 LINES = {"largest reward": ":"}  # of optima; any other is dashed
 
 
-def draw(result: Result, names: Sequence[str], figure: Figure | None, label: str | None) -> Figure:
+def draw(result: RecordArrays, names: Sequence[str], figure: Figure | None, label: str | None) -> Figure:
     """A panel for each array, in a new figure or in one that this function made. See `Result.plot`."""
     for name in names:
         if result.axes.get(name) != ("run", "evaluation"):
@@ -45,12 +45,12 @@ def draw(result: Result, names: Sequence[str], figure: Figure | None, label: str
     return figure
 
 
-def _by_updates(result: Result) -> bool:
+def _by_updates(result: RecordArrays) -> bool:
     """Whether updates are the x axis: a pool is drawn once, so that its number of samples is constant."""
     return result.experiment.schedule.source == "pool"
 
 
-def _empty(result: Result, names: Sequence[str]) -> Figure:
+def _empty(result: RecordArrays, names: Sequence[str]) -> Figure:
     """Panels with their labels. Jupyter's inline backend shows open figures and also the value of a cell: the figure is
     closed there, so as not to appear twice."""
     import matplotlib.pyplot as plt

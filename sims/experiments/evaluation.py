@@ -16,6 +16,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, pick, sequence_sum
 from sims.core.objectives.divergences import entropy, k1, kl_policy_ref
 from sims.core.objectives.reductions import shares
+from sims.core.spec import undefined
 from sims.environments.enumerable import EnumerableEnvironment
 from sims.environments.token_bandit import TokenBanditEnvironment
 from sims.policies.categorical import CategoricalPolicy
@@ -32,7 +33,7 @@ class Evaluation:
 
     def row(self, update: Update | None = None) -> Row:
         """Numbers by name, as the policy is now. update: the last one; None before the first."""
-        raise NotImplementedError
+        raise undefined(self, "row", "numbers by name, one per run")
 
     def start(self, update: Update) -> Row:
         """Numbers of the start that are known only with the first batch, which the first update brings."""

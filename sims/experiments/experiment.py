@@ -49,6 +49,13 @@ class Experiment(Spec, kind="experiment"):
     def check(self) -> None:
         if not NAME.fullmatch(self.name):
             raise SpecError("name", self.name, "must be made of letters, digits, _ and -")
+        for field in ("environment", "policy", "algorithm"):
+            part = getattr(self, field)
+            if not part.kind:
+                name = type(part).__name__
+                raise SpecError(
+                    field, name, f'must have a kind, which names it in records: class {name}(..., kind="...")'
+                )
         limits = torch.finfo(self.dtype)
         for part in (getattr(self, name) for name in self.names()):
             if isinstance(part, Spec):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import MISSING, Field
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from sims.core.spec import LARGEST, Spec, SpecError, describe, type_name
+from sims.core.spec import LARGEST, Spec, SpecError, describe, nearest, type_name
 
 from .command import REFUSED, short, tell
 
@@ -55,13 +54,6 @@ class OptionParser(argparse.ArgumentParser):
             hint = nearest(unknown, known) or "; --help lists the options"
             self.error(f"{short(unknown)}: no such option with these choices{hint}")
         return found
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean that?" with the known name that is most like an unknown one; nothing if none is."""
-    by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name[:100].lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def whole(text: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,20 +10,18 @@ import numpy as np
 
 from sims.statistics.intervals import mean_interval
 
-from .experiment import Experiment
-from .measures import Optimum, optima, scores
+from .measures import Optimum
+from .record_arrays import RecordArrays
 from .record_schema import ESTIMATORS, SCHEMA, unit_of
-from .store import Record
+from .summary import Summary, summarise
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-    from .summary import Summary
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class Result(RecordArrays):
     """An experiment and its record. Each array of the record is an attribute: `result.reward`, `result.kl_policy_ref`.
 
     Their axes, in `axes`, are run, evaluation (the start, then evenly spread over the updates), prompt and response.
@@ -43,25 +40,6 @@ class Result:
     AttributeError: no array kl in this record; did you mean kl_policy_ref?
     """
 
-    experiment: Experiment
-    record: Record
-
-    @property
-    def score(self) -> np.ndarray:
-        """(runs, evaluations): 0 is the reference, 1 the largest reward (`sims.experiments.measures.scores`); 0 once a
-        run has diverged. NaN where the largest reward is not known."""
-        return scores(self.record)
-
-    @property
-    def optima(self) -> list[Optimum]:
-        """The largest reward, where it is known; then the optimum under the KL penalty, if any.
-
-        >>> result = sims.run(sims.RLOO(beta=0.1), sims.BanditR1(), updates=10, runs=2)
-        >>> [optimum.label for optimum in result.optima]
-        ['largest reward', 'π* at β = 0.1']
-        """
-        return optima(self.record, self.experiment)
-
     @property
     def optimum(self) -> Optimum | None:
         """The exact optimum of the experiment's objective: π_ref·e^{r/β}/Z if it has a KL penalty of known β, else the
@@ -71,17 +49,6 @@ class Result:
         1.0
         """
         return self.optima[-1] if self.optima else None
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every array of the record, and the score, by name."""
-        return {"score": self.score, **self.record.arrays}
-
-    @property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """The names of the axes of each array."""
-        found = {name: SCHEMA[name].named(array.ndim) for name, array in self.record.arrays.items()}
-        return {"score": ("run", "evaluation"), **found}
 
     def table(self) -> Summary:
         """Start, end and 95 % interval over runs of each measurement, and the exact optimum. Print it, or display it in
@@ -96,8 +63,6 @@ class Result:
         <BLANKLINE>
         20 runs, 100 updates, 12800 samples per run, 0 diverged (score 0), record ...
         """
-        from .summary import summarise
-
         return summarise(self)
 
     def plot(self, *names: str, figure: Figure | None = None, label: str | None = None) -> Figure:
@@ -114,7 +79,7 @@ class Result:
         >>> [panel.get_ylabel() for panel in figure.axes]
         ['score (0: reference, 1: largest reward)', 'KL(policy ‖ reference), nats']
         """
-        from .curves import draw
+        from .curves import draw  # which loads matplotlib
 
         return draw(self, names or ("score" if self.optima else "reward", "kl_policy_ref"), figure, label)
 
@@ -134,19 +99,6 @@ class Result:
         attributes = {"experiment": json.dumps(self.record.spec), "hash": self.record.hash}
         return xarray.Dataset(variables, attrs=attributes).set_coords(["updates", "samples"])
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        arrays = self.record.arrays
-        if name not in arrays:
-            near = difflib.get_close_matches(name, arrays, n=1) or [x for x in arrays if x.startswith(name)]
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(arrays))}"
-            raise AttributeError(f"no array {name} in this record; {hint}", name=name, obj=self)
-        return arrays[name]
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.record.arrays})
-
     def __repr__(self) -> str:
         experiment = self.experiment
         name = "score" if self.optima else "reward"
@@ -157,4 +109,5 @@ class Result:
             final += f" [{interval.low:.2f}, {interval.high:.2f}]"
         what = f"{experiment.algorithm.kind} on {experiment.environment.kind}"
         size = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''} of {experiment.updates} updates"
-        return f"Result({what}: {size}, final {name} {final})"
+        died = f", {self.diverged} diverged" if self.diverged else ""
+        return f"Result({what}: {size}, final {name} {final}{died})"

@@ -9,7 +9,7 @@ import numpy as np
 
 from sims.statistics.intervals import mean_interval
 
-from .results import Result
+from .record_arrays import RecordArrays
 
 # Arrays of a record that the table shows, in this order, and their labels.
 ROWS = {
@@ -50,7 +50,7 @@ class Summary:
         return f"<table><thead>{head}</thead><tbody>{body}</tbody></table><p>{html.escape(self.note)}</p>"
 
 
-def summarise(result: Result) -> Summary:
+def summarise(result: RecordArrays) -> Summary:
     """Mean over runs at the start and at the end, the end's 95 % interval, and the optima; unknown numbers are left
     empty, and runs without any are left out."""
     arrays, best = result.arrays, result.optima
@@ -74,9 +74,8 @@ def _number(x: float) -> str:
     return "" if np.isnan(x) else f"{x:.4f}"
 
 
-def _note(result: Result) -> str:
+def _note(result: RecordArrays) -> str:
     experiment = result.experiment
-    died = int((result.diverged_at >= 0).sum())
     runs = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''}"
     done = f"{runs}, {experiment.updates} updates, {int(result.samples[-1])} samples per run"
-    return f"{done}, {died} diverged{' (score 0)' if result.optima else ''}, record {result.record.hash}"
+    return f"{done}, {result.diverged} diverged{' (score 0)' if result.optima else ''}, record {result.record.hash}"

@@ -9,6 +9,7 @@ from sims.core.loop.checks import check_shape
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.numerics.sampling import inverse_cdf
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, over
+from sims.core.spec import undefined
 from sims.environments.space import EOS
 
 from .stacked import StackedPolicy
@@ -22,11 +23,11 @@ class CategoricalPolicy(StackedPolicy):
 
     def logits(self) -> Tensor:
         """(R, X, nodes, V)"""
-        raise NotImplementedError
+        raise undefined(self, "logits", "(R, X, nodes, V)")
 
     def value_table(self) -> Tensor:
         """(R, X, nodes), the critic's value of each prefix."""
-        raise NotImplementedError
+        raise undefined(self, "value_table", "(R, X, nodes), the critic's value of each prefix")
 
     def _check(self, logits: Tensor) -> None:
         """SpecError unless the logits are of the right shape."""

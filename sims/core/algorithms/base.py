@@ -7,13 +7,19 @@ The methods, in the order in which they are called for one batch:
     at_update(minibatch, ...)    once per minibatch, without gradient: what depends on all of it (shares, anchors)
     loss(outputs, batch, ...)    once per micro-batch, with gradient: (..., B), whose sum over the minibatch is its loss
 
-**To add an algorithm**: (1) write its loss under its equation in `sims/core/losses/`; (2) add a frozen dataclass with a
-`kind` to the family's file in this folder (a new file is imported in `__init__`); (3) put the table that
-`python -m sims --algorithms` prints into the README: the command line and the tests of
-`tests/core/algorithms/test_every_algorithm.py` and `test_loss_properties*.py` find the algorithm by its kind; (4) give
-`sims/exact` its population weights, without which the exactness test fails and names it; (5) give
-`tests/core/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, as a check that is
-independent of `sims/exact`.
+**To add an algorithm**:
+
+(1) Write its loss under its equation in `sims/core/losses/`, and list it in `sims/losses.py`.
+(2) Add a frozen dataclass with a `kind` to the family's file in this folder; a new file is imported in `__init__`. A
+    loss of a pair's margin is ten lines: `SLiC` in `sims/core/algorithms/contrastive.py`. List the class in
+    `sims/__init__.pyi`, which makes it `sims.NAME`; its docstring and the loss's each have an example (`>>>`).
+(3) Put the table that `python -m sims --algorithms` prints into the README.
+(4) Give `sims/exact` its population weights: the recipe is in `sims/exact/population.py`.
+(5) Give `tests/core/algorithms/test_every_algorithm_by_hand.py` its loss on one pair of responses, derived by hand, a
+    check that is independent of `sims/exact`.
+
+The command line finds it by its kind, and so do the tests: `pytest tests/core -k KIND` names what is missing or
+wrong; `tests/test_public_face.py` and `tests/test_examples.py` say whether (1) and (2) are complete.
 """
 
 from __future__ import annotations
@@ -25,11 +31,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sims.core.objectives.batch import Batch, OutputRequest, Outputs, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, Outputs, lengths, pick, sequence_sum
 from sims.core.objectives.preferences import Pairing
 from sims.core.objectives.reductions import shares
 from sims.core.schedule import Schedule
-from sims.core.spec import Spec, setting
+from sims.core.spec import Spec, SpecError, setting, undefined
 
 Targets = dict[str, Tensor]
 State = dict[str, Tensor]
@@ -99,16 +105,21 @@ class Algorithm(Spec):
     def at_update(self, batch: Batch, targets: Targets, probe_logp: Tensor | None) -> Targets:
         """Targets of one minibatch, with each response's or pair's share of it, fixed before it is cut into
         micro-batches."""
-        raise NotImplementedError
+        raise undefined(self, "at_update", "the targets of a minibatch, with each response's or pair's share of it")
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         """(..., B), each prompt's part of the minibatch's loss, which is their sum."""
-        raise NotImplementedError
+        raise undefined(self, "loss", "(..., B), each prompt's part of the minibatch's loss")
 
 
 def response_shares(batch: Batch, targets: Targets) -> Tensor:
     """(..., B, K): each response's share of the minibatch, by the targets' weight, else the batch's, else equal."""
     return shares(targets.get("weight", batch.weight), batch.need("rewards"))
+
+
+def per_token(total: Tensor, batch: Batch) -> Tensor:
+    """A sum over a response's tokens as their mean. total: (..., B, K), returns the same."""
+    return total / lengths(batch.mask).clamp(min=1)
 
 
 def present(batch: Batch) -> Tensor:
@@ -129,6 +140,7 @@ class PairAlgorithm(Algorithm):
 
     min_generations: ClassVar[int] = 2
     negative_gradient: ClassVar[bool] = True
+    length_normalised: ClassVar[bool] = False  # whether ρ is averaged over a response's tokens; some make it a setting
 
     pairing: Pairing = setting(
         "drawn",
@@ -149,14 +161,24 @@ class PairAlgorithm(Algorithm):
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Score whose difference is a pair's margin: ρ = ℓ − ℓ_ref, (..., B, K)."""
-        return sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
+        ratio = sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
+        return per_token(ratio, batch) if self.length_normalised else ratio
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         """Loss if the first of the pair is chosen. margin: (..., B, Q), returns the same."""
-        raise NotImplementedError
+        raise undefined(self, "pair_loss", "(..., B, Q), the loss of each pair if its first is chosen")
+
+    def _checked_pair_loss(self, margin: Tensor) -> Tensor:
+        """`pair_loss`; SpecError unless it is one number per pair: a mean would mix prompts and runs unnoticed."""
+        loss: object = self.pair_loss(margin)
+        if not isinstance(loss, Tensor) or loss.shape != margin.shape:
+            found = tuple(loss.shape) if isinstance(loss, Tensor) else loss
+            rule = f"must be {tuple(margin.shape)}, one number per pair"
+            raise SpecError(f"{type(self).__name__}.pair_loss: shape", found, rule)
+        return loss
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         first, second = pick(self.score(outputs, batch), batch.need("pairs"))
         margin, label = first - second, batch.need("pair_label")
-        loss = label * self.pair_loss(margin) + (1.0 - label) * self.pair_loss(-margin)
+        loss = label * self._checked_pair_loss(margin) + (1.0 - label) * self._checked_pair_loss(-margin)
         return (targets["share"] * loss).sum(-1)

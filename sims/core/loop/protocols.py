@@ -15,7 +15,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.objectives.preferences import Pairing
 from sims.core.schedule import Schedule
-from sims.core.spec import Spec, to_json
+from sims.core.spec import Spec, to_json, undefined
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,4 +154,4 @@ class PolicySpec(Spec):
 
     def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> Any:
         """One policy per run of `noise`, with a critic if requested."""
-        raise NotImplementedError
+        raise undefined(self, "build", "a policy for each run of the noise, at the reference")

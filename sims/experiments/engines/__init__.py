@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sims.core.spec import SpecError
-from sims.experiments.options import nearest
+from sims.core.spec import SpecError, nearest
 
 Tell = Callable[[Any], None]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llm.__main__ import main
-from llm.training.evaluation import RecordedEvaluation
 from llm.training.folder import turned
+from llm.training.held_out import RecordedEvaluation
 from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run

@@ -1,0 +1,43 @@
+"""Settings of a language model: which weights, which adapters, and how it is sampled and scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sims.core.loop.protocols import PolicySpec
+from sims.core.spec import SpecError, setting
+
+from .sampling import Decoding
+from .scoring import Scoring
+
+
+@dataclass(frozen=True)
+class LanguageModelSettings(PolicySpec):
+    """The settings, which `loading` and `adapters` read; `LanguageModelSpec` builds a policy of them."""
+
+    model: str = setting("pythia", "an embedded model (pythia, mistral), a folder, or a hub name")
+    revision: str | None = setting(None, "branch, tag or commit of a hub name")
+    tokenizer: str | None = setting(
+        None, "tokenizer, if not the model's own: an embedded model, a folder, or a hub name"
+    )
+    weights: Literal["pretrained", "random"] = setting(
+        "pretrained", "load the weights, or draw them at random, to measure speed"
+    )
+    base_precision: Literal["as_run", "bfloat16"] = setting(
+        "as_run", "precision of the frozen base under LoRA adapters; trained weights have that of the run"
+    )
+    lora_rank: int | None = setting(None, "rank of LoRA adapters; none: train all weights", at_least=1)
+    lora_alpha: float = setting(16.0, "adapters are scaled by lora_alpha / lora_rank", above=0)
+    critic: Literal["shared", "own"] = setting(
+        "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
+    )
+    micro_batch_size: int | None = setting(
+        None, "prompts per forward and backward pass of an update; none: all. Less memory, same gradient", at_least=1
+    )
+    decoding: Decoding = setting(Decoding(), "the distribution that tokens are drawn from")
+    scoring: Scoring = setting(Scoring(), "how log-probs are computed")
+
+    def check(self) -> None:
+        if self.base_precision != "as_run" and self.lora_rank is None:
+            raise SpecError("base_precision", self.base_precision, "only means something with lora_rank")

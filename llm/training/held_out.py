@@ -1,0 +1,55 @@
+"""What is measured of a run on recorded responses that are held out from training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sims.core.loop.train import Update
+from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.experiments.evaluation import Evaluation, Row
+
+from .evaluation import by_label
+from .run import Run
+
+
+class RecordedEvaluation(Evaluation):
+    """Held-out recorded responses, which is what likelihood and offline training generalise to; the same rows at every
+    point. Nothing where nothing recorded is held out. last: the latest numbers.
+
+    nll: −log π of the responses (of pairs, the winners), nats per token, EOS included; perplexity: its exponential.
+    Of pairs, with rewards β·(log π − log π_ref) under TRL's names (β = 1 for algorithms without one):
+    rewards/accuracies, the share whose winner has the larger reward, ties counting half, and rewards/margins.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.last: dict[str, float] = {}
+        self.batch: Batch | None = None
+        held_out = run.evaluation_environment
+        if run.experiment.schedule.source == "dataset" and held_out is not run.environment:
+            given = held_out.state_dict()
+            held_out.load_state_dict(dict.fromkeys(given, 0))
+            self.batch = held_out.recorded(held_out.recorded_count(run.noise), run.noise)
+            held_out.load_state_dict(given)
+
+    @torch.no_grad()
+    def row(self, update: Update | None = None) -> Row:
+        if self.batch is None:
+            return {}
+        batch, algorithm = self.batch, self.run.experiment.algorithm
+        logp = self.run.training.policy.forward(batch).logp
+        whole, tokens = sequence_sum(logp, batch.mask).double(), batch.mask.sum(-1).double()
+        found: dict[str, Tensor] = {}
+        if batch.pairs is not None and batch.pair_label is not None:
+            ref = sequence_sum(self.run.initial.forward(batch).logp, batch.mask).double()
+            reward = getattr(algorithm, "beta", 1.0) * (whole - ref)
+            better, worse = by_label(*pick(reward, batch.pairs), batch.pair_label)
+            right = (better > worse).double() + 0.5 * (better == worse).double()
+            found |= {"rewards/accuracies": right.mean(), "rewards/margins": (better - worse).mean()}
+            whole, _ = by_label(*pick(whole, batch.pairs), batch.pair_label)
+            tokens, _ = by_label(*pick(tokens, batch.pairs), batch.pair_label)
+        nll = -whole.sum() / tokens.sum()
+        found |= {"nll": nll, "perplexity": nll.exp()}
+        self.last = {name: float(x) for name, x in found.items()}
+        return {name: x.detach() for name, x in found.items()}
