@@ -141,10 +141,10 @@ class DataSource(Spec):
             ]
         parts = parse_mixture(self.data)
         if len(parts) == 1:
-            return self._load(self.data, encoder, split)
-        return mix([(name, share, self._load(name, encoder, split)) for name, share in parts], to_stderr)
+            return self._load_one(self.data, encoder, split)
+        return mix([(name, share, self._load_one(name, encoder, split)) for name, share in parts], to_stderr)
 
-    def _load(self, name: str, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+    def _load_one(self, name: str, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         examples, _ = load_examples(
             StreamedExamples(Path(name)) if self.stream_data else name,
             encoder.tokenizer,
