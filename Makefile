@@ -4,6 +4,8 @@
 # make test-all    the long tests too, then all again in another order on another instruction set
 # make notebooks   install Jupyter, and say how to start it      make notebooks-build   execute them again
 # make docs        the documentation site, docs/out/html, with its links checked (REPOSITORY=https://... in its links)
+# make test-portable      the numeric tests on plainer instructions than this processor's: without AVX, and with AVX2
+# make test-surroundings  a selection in random order, in another language and time zone, without a home, files private
 # make test-oldest the tests with the oldest versions of the dependencies that pyproject.toml declares
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +13,7 @@ JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all test-oldest lint notebooks notebooks-build docs bench mutants clean
+.PHONY: reproduce test test-all test-portable test-surroundings test-oldest lint notebooks notebooks-build docs bench mutants clean
 reproduce: .venv/.core
 	$(BIN)/python -m figures --jobs $(JOBS) $(if $(FULL),--full) $(if $(BUDGET),--budget $(BUDGET))
 
@@ -25,6 +27,17 @@ test-all: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
 	$(BIN)/python -m pytest -n $(JOBS) -m ''
 	env $(PLAIN) $(BIN)/python -m pytest -n $(JOBS) --last-first
+
+NUMERIC := tests/core tests/exact tests/policies
+test-portable: .venv/.test
+	env ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n $(JOBS) $(NUMERIC)
+	env ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n $(JOBS) $(NUMERIC)
+
+SEED ?= 1
+SELECTED := tests/core tests/experiments tests/statistics tests/llm/data tests/llm/commands
+test-surroundings: .venv/.test
+	umask 077; env -u HOME LC_ALL=C TZ=Asia/Kathmandu PYTHONHASHSEED=$(SEED) \
+	  $(BIN)/python -m pytest -n $(JOBS) --shuffled $(SEED) $(SELECTED)
 
 # TRL, which some tests compare with, wants newer versions.
 test-oldest: .venv-oldest/.test

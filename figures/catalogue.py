@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import json
 import string
 import tomllib
@@ -148,13 +149,21 @@ def _entry(table: dict[str, Any]) -> Entry:
     if ("refuted_if" in table) == ("against" in table):
         raise CatalogueError(f"{where}: must have either refuted_if or against")
     rows: dict[str, Row] = {}
-    for given in table.get("row", []):
+    for given in itertools.chain.from_iterable(map(_each, table.get("row", []))):
         found = _row(table, given)
         if found.claim.part in rows:
             raise CatalogueError(f"{where}: part = {found.claim.part!r}: stands twice: parts tell rows apart")
         rows[found.claim.part] = found
     said = {name: str(table.get(name, "")) for name in (f.name for f in fields(Entry)) if name != "rows"}
     return Entry(**said, rows=tuple(rows.values()))
+
+
+def _each(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row, or one for each word of its list `each`, which stands in its part and effect in place of EACH."""
+    words = given.get("each", [""])
+    plain = {name: value for name, value in given.items() if name != "each"}
+    said = ("part", "effect")
+    return [plain | {name: plain[name].replace("EACH", word) for name in said if name in plain} for word in words]
 
 
 def _row(table: dict[str, Any], given: dict[str, Any]) -> Row:

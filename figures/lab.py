@@ -92,13 +92,16 @@ class Lab:
         grids: Mapping[str, Sequence[Point]],
         tuning_runs: int = 10,
         finalists: int = 0,
+        runs: Mapping[str, int] | None = None,
     ) -> dict[str, Record]:
-        """Tune each arm on the tuning seeds, then run it with its best settings on its own seed.
+        """Tune each arm on the tuning seeds, then run it with its best settings on its own seed; its record's
+        provenance says how, under "tuning".
 
         grids: the points that each arm tries, as many for every arm: a comparison of unequal budgets is refused. The
         point with the largest mean final score is taken; with finalists, so many of each arm's best are first run
         again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
-        one that looks best was lucky. A tuning that is committed is read, and nothing is run.
+        one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
+        that take another number than their own; tuning is the same.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
@@ -112,7 +115,10 @@ class Lab:
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
-        return self.records({t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in tuned})
+        best = {t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in tuned}
+        more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in best.items()}
+        found = self.records(more)
+        return {t.arm: _as_tuned(found[t.arm], t) for t in tuned}
 
     def exact(
         self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
@@ -257,6 +263,12 @@ def compare(arm: str, live: Record, before: Record) -> Compared:
         return Compared(arm, live.hash, False, difference, difference <= AGREEMENT)
     except KeyError:
         return Compared(arm, live.hash, False, math.nan, committed.agree(before, live))
+
+
+def _as_tuned(record: Record, tuned: Tuned) -> Record:
+    """The record, its provenance saying how its settings were chosen."""
+    how = {"arm": tuned.arm, "points": tuned.points, "scores": tuned.scores, "chosen": tuned.chosen}
+    return Record(record.spec, record.arrays, {**record.provenance, "tuning": how}, record.source)
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,6 +1,7 @@
 """One thread per process: idle threads spin, and results keep their bits only so. No limits by the clock."""
 
 import os
+import random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may download anything
@@ -19,8 +20,11 @@ hypothesis.settings.load_profile("any machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--last-first", action="store_true", help="run the tests in reverse order")
+    parser.addoption("--shuffled", type=int, metavar="SEED", help="run the tests in a random order")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("last_first"):
         items.reverse()
+    if (seed := config.getoption("shuffled")) is not None:
+        random.Random(seed).shuffle(items)  # alike in every worker process

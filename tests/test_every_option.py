@@ -126,6 +126,9 @@ def commands() -> Iterator[Command]:
         yield Command(sims.__main__.main, "--policy", kind, needed=("--environment", "contextual"))
     yield Command(figures.__main__.main)
     for name in llm.__main__.COMMANDS:
+        if name == "export":
+            yield Command(llm.__main__.main, name, "run")
+            continue
         needed = {"new": ("--output", "new", "--data", "texts.jsonl"), "reward": ("--output", "new")}.get(name, ())
         yield Command(llm.__main__.main, name, needed=needed)
     for kind in ours(Task):

@@ -42,6 +42,7 @@ PROGRAMS = {
     "figures.entries",
     "figures.figure",
     "figures.drawing",
+    "figures.readme",
     "figures.what_if",
     "figures.readme",
 }  # put the rooms together

@@ -16,7 +16,7 @@ from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import best_reward
 from sims.experiments.store import Record
-from sims.statistics.intervals import Interval, paired_effect
+from sims.statistics.intervals import Interval
 
 # Offline, contrastive losses gain from steps far larger than most arms want on fresh samples.
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -66,13 +66,12 @@ def batch_schedule(samples: float) -> Schedule:
     return Schedule(batch_size=prompts, num_generations=GENERATIONS, minibatch_size=MINIBATCH)
 
 
-def shortfall(better: np.ndarray, worse: np.ndarray) -> Interval:
-    """How much is lost, 0 where something is gained: mean of better − worse, its interval cut off below 0.
+def cut(effect: Interval) -> Interval:
+    """How much is lost, 0 where something is gained: an interval cut off below 0.
 
     max(x, 0) never falls as x grows, so the interval keeps its coverage. For claims that nothing is lost: judged as
-    "none", a gain does not refute them. better, worse: (runs,), paired.
+    "none", a gain does not speak against them.
     """
-    effect = paired_effect(better, worse)
     return replace(effect, estimate=max(effect.estimate, 0.0), low=max(effect.low, 0.0), high=max(effect.high, 0.0))
 
 

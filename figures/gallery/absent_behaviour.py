@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.gating import Part, agree, edges, effect_of
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of, theorem_of
@@ -23,8 +25,10 @@ from sims.core.schedule import Schedule
 from sims.core.spec import from_json
 from sims.environments import Contextual
 from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.intervals import mean_interval, paired_effect
+from sims.statistics.gates import Gate, positive_control, room
+from sims.statistics.intervals import mean_interval
 
 MASSES = (1e-1, 1e-2, 1e-3, 1e-6)
 WITHIN_REACH, RARE = MASSES[:2], MASSES[2:]
@@ -43,7 +47,16 @@ ARMS: dict[str, tuple[str, str, LineStyle]] = {
 ONLINE_RL = ("rloo", "ppo")
 PROMPTS, GENERATIONS = 32, 4  # an update's
 UPDATES, RUNS = 250, 50
+NEEDED = 400  # runs of a table with the smallest mass: that nobody finds it is to be told from one run in a hundred
 SAMPLES = UPDATES * PROMPTS * GENERATIONS
+
+
+CHANCE = Gate(
+    "placebo",
+    False,
+    "none was run, and a network that gives responses it never saw equal shares is at chance, 1/8, which is beyond "
+    "the margin; 100 responses or more, or a network trained on permuted rewards, would open it",
+)
 
 
 def arms() -> dict[str, Experiment]:
@@ -74,7 +87,8 @@ def collect(lab: Lab) -> Records:
     the smallest."""
     chosen = {name: arm for name, arm in arms().items() if name.split("/")[1] != "0"}
     grids = {name: grid(name.split("/")[0], arm.algorithm.kind) for name, arm in chosen.items()}
-    tuned = lab.tuned_records(chosen, grids, **TUNING)
+    more = {name: NEEDED for name in chosen if name.startswith(f"table/{MASSES[-1]:g}/")}
+    tuned = lab.tuned_records(chosen, grids, **TUNING, runs=more)
     return tuned | lab.records(at_zero(tuned))
 
 
@@ -128,7 +142,7 @@ def draw(records: Records) -> MatplotlibFigure:
 def _panel(axis: Axes, records: Records, policy: str) -> None:
     x = np.array([reference_probability(records, policy, mass) for mass in MASSES])
     for arm, (algorithm, _, line) in ARMS.items():
-        runs = np.stack([best_probability(records, f"{policy}/{mass:g}/{arm}") for mass in MASSES], axis=-1)
+        runs = np.stack([best_probability(records, f"{policy}/{mass:g}/{arm}")[:RUNS] for mass in MASSES], axis=-1)
         curve(axis, x, runs, algorithm, line)
         if policy == "table":
             axis.plot([1e-8], [best_probability(records, f"table/0/{arm}").mean()], "o", color=colour(algorithm), ms=5)
@@ -159,11 +173,13 @@ def verdicts(records: Records) -> list[Verdict]:
     """Within reach, rare, and impossible; and whether it takes RL to find it."""
     rows = []
 
-    def hashes(policy: str, arms: Iterable[str], masses: tuple[float, ...]) -> list[str]:
-        return [records[f"{policy}/{m:g}/{arm}"].hash for arm in arms for m in masses]
+    def found(policy: str, arm: str, masses: tuple[float, ...]) -> np.ndarray:
+        each = [best_probability(records, f"{policy}/{mass:g}/{arm}") for mass in masses]
+        runs = min(map(len, each))  # the first runs are the same in longer records
+        return np.asarray(np.mean([x[:runs] for x in each], axis=0), float)
 
-    def mean(policy: str, arms: tuple[str, ...], masses: tuple[float, ...]) -> np.ndarray:
-        return np.mean([best_probability(records, f"{policy}/{m:g}/{arm}") for arm in arms for m in masses], axis=0)
+    def of(policy: str, arms: Iterable[str], masses: tuple[float, ...]) -> list[Record]:
+        return [records[f"{policy}/{m:g}/{arm}"] for arm in arms for m in masses]
 
     for policy in POLICIES:
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
@@ -176,24 +192,41 @@ def verdicts(records: Records) -> list[Verdict]:
             ("against online DPO, within reach", "dpo", WITHIN_REACH, "What finds it is drawing and judging fresh "
              "responses: where online DPO does as well, it does not take RL."),
         ):  # fmt: skip
-            listed = ", ".join(given[mass] for mass in masses)
-            found = paired_effect(mean(policy, ONLINE_RL, masses), mean(policy, (other,), masses))
-            used = hashes(policy, (*ONLINE_RL, other), masses)
-            rows.append(row_of(claim("C49", part, masses=listed), setting, found, FIGURE.name, used, note))
-        tried = {arm: mean(policy, (arm,), (MASSES[-1],)) for arm in ARMS}
+            judged = claim("C49", part, masses=", ".join(given[mass] for mass in masses))
+            ours = {arm: found(policy, arm, masses) for arm in ONLINE_RL}
+            theirs = found(policy, other, masses)
+            each = {arm: (Part(1.0, x, 0.0), Part(-1.0, theirs, 0.0)) for arm, x in ours.items()}
+            effect = effect_of([*(Part(1.0 / len(ours), x, 0.0) for x in ours.values()), Part(-1.0, theirs, 0.0)])
+            used = of(policy, (*ONLINE_RL, other), masses)
+            gates = [
+                room(np.mean(list(ours.values()), axis=0), theirs, 0.0, 1.0, judged.margin),
+                edges(judged.margin, *used),
+                agree(each),
+            ]
+            if policy == "mlp" and masses == RARE:
+                gates.append(CHANCE)
+            rows.append(row_of(judged, setting, effect, FIGURE.name, [r.hash for r in used], note, gates))
+        smallest = (MASSES[-1],)
+        tried = {arm: found(policy, arm, smallest) for arm in ARMS}
         best = max(tried, key=lambda arm: float(tried[arm].mean()))
         lacking = claim("C64", "all but lacking", mass=given[MASSES[-1]], best=best)
         note = (
             "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A "
             "network may give mass to what it never drew nor saw, because its weights are shared."
         )
-        used = hashes(policy, ARMS, (MASSES[-1],))
-        rows.append(row_of(lacking, setting, mean_interval(tried[best]), FIGURE.name, used, note))
+        control = positive_control(mean_interval(found(policy, "rloo", WITHIN_REACH)), lacking.margin)
+        gates = [replace(control, why=f"RLOO at {', '.join(given[m] for m in WITHIN_REACH)}: {control.why}")]
+        if policy == "mlp":
+            gates.append(CHANCE)
+        hashes = [record.hash for record in of(policy, ARMS, smallest)]
+        rows.append(
+            row_of(lacking, setting, effect_of([Part(1.0, tried[best], 0.0)]), FIGURE.name, hashes, note, gates)
+        )
     tried = {arm: best_probability(records, f"table/0/{arm}") for arm in ARMS}
     best = max(tried, key=lambda arm: float(tried[arm].mean()))
     note = "It holds by arithmetic, since 0 times anything is 0; no softmax with finite logits has such a reference."
-    used = hashes("table", ARMS, (0.0,))
-    rows.append(theorem_of(claim("C64", "exactly 0"), "bandit", tried[best].tolist(), FIGURE.name, used, note))
+    hashes = [record.hash for record in of("table", ARMS, (0.0,))]
+    rows.append(theorem_of(claim("C64", "exactly 0"), "bandit", tried[best].tolist(), FIGURE.name, hashes, note))
     return rows
 
 
@@ -202,7 +235,8 @@ def caption(records: Records) -> str:
     runs = len(records["table/0.1/dpo"].arrays["gold"])
     least = reference_probability(records, "mlp", MASSES[-1])
     return (
-        f"8 prompts × 8 responses; recorded pairs show four of the eight, never the best; {runs} runs an arm. Each "
+        f"8 prompts × 8 responses; recorded pairs show four of the eight, never the best; {runs} runs an arm, and "
+        f"{NEEDED} of a table at {MASSES[-1]:g}, of which {RUNS} are drawn. Each "
         f"arm was tuned over {len(grid('table', 'dpo'))} points on other seeds ({ROUNDS}), at each reference mass but "
         f"0: DPO's learning rate and β, the others' learning rate. {UPDATES} updates: {PROMPTS} × {GENERATIONS} fresh "
         "responses each on-policy, full batches of the recorded pairs offline. Mean and 95 % band over runs. The "

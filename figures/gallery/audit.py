@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import HashableList
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
+from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -23,8 +24,9 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.environments import TokenBanditR1, TokenBanditR2
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import best_reward, final_scores, scores
+from sims.experiments.measures import best_reward, scores
 from sims.policies import Transformer
+from sims.statistics.gates import room
 from sims.statistics.intervals import paired_effect
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -48,11 +50,13 @@ CONDITIONS = {
 UPDATES, RUNS, TUNING_RUNS = 100, 20, 5
 
 GAPS = {
-    (place, condition): claim("C27", f"{place}, {scoring} scoring, {rates} learning rates")
+    (place, condition): claim("audit", f"{place}, {scoring} scoring, {rates} learning rates")
+    if condition != "d"
+    else claim("C27", f"token bandit, {place}")
     for place in PLACES
     for condition, (scoring, rates) in CONDITIONS.items()
 }
-INTERACTION = claim("C25", "token bandit, R1 against R2")
+INTERACTION = {name: claim("C25", f"token bandit, {name}: R1 against R2") for name in ALGORITHMS}
 
 
 def arm(place: str, scoring: str, algorithm: str, online: bool = True) -> Experiment:
@@ -171,18 +175,19 @@ def verdicts(records: Records) -> list[Verdict]:
     for (place, condition), judged in GAPS.items():
         used = [records[f"{place}/{condition}/{algorithm}"].hash for algorithm in ALGORITHMS]
         effect = paired_effect(*gap(records, place, condition))
-        rows.append(row_of(judged, "token", effect, FIGURE.name, used, notes[condition]))
-    gains, used = {}, []
-    for place in PLACES:
-        final = {c: [records[f"{place}/{c}/{algorithm}"] for algorithm in ALGORITHMS] for c in ("d", "offline")}
-        online, offline = (np.mean([final_scores(record) for record in arms], axis=0) for arms in final.values())
-        gains[place] = online - offline
-        used += [record.hash for arms in final.values() for record in arms]
-    note = (
-        "R1's optimum is unlikely, not absent; where both arms come near the largest reward on R2, the ceiling alone "
-        "makes an interaction. Ten passes over each batch make the on-policy arms up to nine updates stale."
-    )
-    rows.append(row_of(INTERACTION, "token", paired_effect(gains["R1"], gains["R2"]), FIGURE.name, used, note))
+        arms = [records[f"{place}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
+        gates = [room(*gap(records, place, condition), lowest_score(arms), 1.0, judged.margin)]
+        if condition == "d":
+            gates.append(edges(judged.margin, *arms))
+        rows.append(row_of(judged, "token", effect, FIGURE.name, used, notes[condition], gates))
+    note = "R1's optimum is unlikely, not absent. Ten passes over a batch make on-policy arms up to nine updates stale."
+    for name, judged in INTERACTION.items():
+        arms = [records[f"{place}/{c}/{name}"] for place in PLACES for c in ("d", "offline")]
+        at, gate = last_with_room([sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])], judged.margin)
+        effect = effect_of([part(times, r, at) for times, r in zip((1.0, -1.0, -1.0, 1.0), arms, strict=True)])
+        said = f"Judged after {arms[0].arrays['updates'][at]} updates, the last evaluation with room. {note}"
+        gates = [gate, edges(judged.margin, *arms)]
+        rows.append(row_of(judged, "token", effect, FIGURE.name, [r.hash for r in arms], said, gates))
     return rows
 
 
@@ -203,7 +208,7 @@ FIGURE = Figure(
     name="audit",
     title="The audit: what is left of “contrastive ≫ Best-of-N” in the released token bandit",
     tags=("token", "audit"),
-    claims=("C25", "C27"),
+    claims=("audit", "C25", "C27"),
     collect=collect,
     draw=draw,
     verdicts=verdicts,

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.gating import Part, agree, edges, effect_of, lowest_score
 from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -24,12 +25,13 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.intervals import paired_effect
+from sims.statistics.gates import Gate
 
 FAMILIES = {"contrastive": ("dpo", "ipo"), "reinforcement": ("rloo", "ppo")}
 BETAS = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 USUAL = 0.1  # the β whose learning rate is held for all others
 POOL, FLIPS = 64, 0.2
+RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0)  # a large β wants steps that leap away from the penalty
 UPDATES, RUNS = 400, 50
 PLACES = ("R1", "R2")
 SCHEDULES = {
@@ -40,11 +42,22 @@ SCHEDULES = {
 ENDS = {"low": BETAS[0], "high": BETAS[-1]}
 DATA = {"contrastive": "noisy pool", "reinforcement": "on-policy"}
 RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
+TRUE_REWARD = Gate(
+    "geometry",
+    False,
+    "the reward is the true one, which nothing can over-optimise: a collapse could not have come out; a learned reward "
+    "would open it",
+)
+# The contrastive losses' effects differ between the two places, and are judged at each.
+WHERE: dict[str, tuple[tuple[str, ...], ...]] = {"contrastive": (("R1",), ("R2",)), "reinforcement": (PLACES,)}
 CLAIMS = {
-    (family, end, rate): claim("C51", f"{family}, {DATA[family]}: too {end}, {RATES[rate]}")
+    (family, end, rate, places): claim(
+        "C51", f"{family}, {DATA[family]} on {' and '.join(places)}: too {end}, {RATES[rate]}"
+    )
     for family in FAMILIES
     for end in ENDS
     for rate in RATES
+    for places in WHERE[family]
 }
 
 
@@ -72,7 +85,7 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Each β with the learning rate that is best for it, and all with the one that is best for the usual β."""
     chosen = arms()
-    tuned = lab.tuned_records(chosen, dict.fromkeys(chosen, product(learning_rate=LEARNING_RATES)), **TUNING)
+    tuned = lab.tuned_records(chosen, dict.fromkeys(chosen, product(learning_rate=RATES_TRIED)), **TUNING)
     usual = {name: f"{name.rpartition('/')[0]}/{USUAL:g}" for name in chosen}
     held = {
         name: arm.replace(optimiser=from_json(tuned[usual[name]].spec["optimiser"])) for name, arm in chosen.items()
@@ -140,17 +153,27 @@ def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place:
 def verdicts(records: Records) -> list[Verdict]:
     """Both ends of the axis, for each family and each way of setting the learning rate."""
     rows = []
-    for (family, end, rate), judged in CLAIMS.items():
-        gains, hashes = [], []
-        for place in PLACES:
-            for algorithm in FAMILIES[family]:
-                cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
-                final = np.array([final_scores(cell) for cell in cells])
-                gains.append(crossfit_best(final[1:-1]) - final[BETAS.index(ENDS[end])])
-                hashes += [cell.hash for cell in (*cells[1:-1], cells[BETAS.index(ENDS[end])])]
-        effect = paired_effect(np.mean(gains, axis=0), np.zeros(len(gains[0])))
-        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes, _note(family, rate)))
+    for (family, end, rate, places), judged in CLAIMS.items():
+        cells: dict[str, list[Record]] = {
+            f"{algorithm} on {place}": [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
+            for place in places
+            for algorithm in FAMILIES[family]
+        }
+        parts = {name: _loss(tried, end) for name, tried in cells.items()}
+        effect = effect_of([x._replace(times=x.times / len(parts)) for pair in parts.values() for x in pair])
+        used = [r for tried in cells.values() for r in (*tried[1:-1], tried[BETAS.index(ENDS[end])])]
+        gates = [edges(judged.margin, *used), agree(parts)]
+        if family == "reinforcement" and end == "low":
+            gates.append(TRUE_REWARD)
+        rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
     return rows
+
+
+def _loss(tried: list[Record], end: str) -> tuple[Part, Part]:
+    """The best interior β, chosen on the other half of the runs, minus the β at an end."""
+    low = lowest_score(tried)
+    final = np.array([final_scores(record) for record in tried], float)
+    return Part(1.0, crossfit_best(final[1:-1]), low), Part(-1.0, final[BETAS.index(ENDS[end])], low)
 
 
 def _note(family: str, rate: str) -> str:

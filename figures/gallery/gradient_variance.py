@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -37,11 +38,12 @@ from sims.exact.variance import (
     true_values,
 )
 from sims.experiments.store import Arrays, Record
+from sims.statistics.gates import positive_control
 from sims.statistics.intervals import mean_interval
 
 SAMPLES = 64  # a batch
 GROUP_SIZES = (1, 2, 4, 8, 16, 32)
-JUDGED, TWICE = 8, 16  # the group size of the claim, and one for its note
+JUDGED = (4, 8, 16)  # group sizes at which the claim is judged
 LEVELS = 5  # of the rewards: 0, 1/4, 1/2, 3/4, 1
 PROMPTS, TABLE_SEED, TABLES = 8, 50, 50
 SPACES = {"actions": TokenSpace(16), "tokens": TokenSpace(3, 4, eos=True)}
@@ -78,7 +80,7 @@ ESTIMATORS = {
 }
 ORDER = list(ESTIMATORS)
 
-C50 = claim("C50", "RLOO against a perfect critic")
+C50 = {size: claim("C50", f"RLOO against a perfect critic, K = {size}") for size in JUDGED}
 
 
 def bandit(environment: BanditR1 | BanditR2) -> Answers:
@@ -156,7 +158,7 @@ def collect(lab: Lab) -> Records:
         found[name] = record(name, to_json(environment), compute, sizes)
     for name, space in SPACES.items():
         problem = {"vocabulary": space.vocabulary, "length": space.length, "eos": space.eos, "prompts": PROMPTS}
-        for key, count, group_sizes in ((name, 1, sizes), (f"{name}-tables", tables, (JUDGED, TWICE))):
+        for key, count, group_sizes in ((name, 1, sizes), (f"{name}-tables", tables, JUDGED)):
             compute = _compute([drawn_table(space, i) for i in range(count)], space, group_sizes)
             seeds = {"seed": TABLE_SEED, "tables": count}
             found[key] = record(key, {**problem, **seeds}, compute, group_sizes)
@@ -231,7 +233,7 @@ def _angles(panel: Axes, record: Record, sizes: np.ndarray) -> None:
     panel.text(sizes[0], 0.3, "all others: 0", ha="left", va="bottom", fontsize=8.5)
 
 
-def octaves(record: Record, name: str, size: int = JUDGED) -> np.ndarray:
+def octaves(record: Record, name: str, size: int) -> np.ndarray:
     """(tables,): log2 of an estimator's noise over the perfect critic's, given the prompts, mean over the policies."""
     within = record.arrays["within"][..., record.spec["group_sizes"].index(size)]
     return np.log2(within[:, :, ORDER.index(name)] / within[:, :, ORDER.index("perfect")]).mean(-1)
@@ -250,13 +252,16 @@ def verdicts(records: Records) -> list[Verdict]:
     )
     for name, setting, note in settings:
         record = records[f"{name}-tables"]
-        others = ", ".join(
-            f"{ESTIMATORS[other].label} {octaves(record, other).mean():+.2f}"
-            for other in ("running_mean", "grpo", "none", "untrained")
-        )
-        larger = f"RLOO with groups of {TWICE} {octaves(record, 'rloo', TWICE).mean():+.2f}"
-        note = f"{note} No real critic is perfect, and GRPO's mean is biased. The same effect of {larger}, {others}."
-        rows.append(row_of(C50, setting, mean_interval(octaves(record, "rloo")), FIGURE.name, [record.hash], note))
+        for size, judged in C50.items():
+            others = ", ".join(
+                f"{ESTIMATORS[other].label} {octaves(record, other, size).mean():+.2f}"
+                for other in ("running_mean", "grpo", "untrained")
+            )
+            said = f"{note} No real critic is perfect, and GRPO's mean is biased. The same effect of {others}."
+            control = positive_control(mean_interval(octaves(record, "none", size)), judged.margin)
+            gates = [replace(control, why=f"REINFORCE without a baseline: {control.why}")]
+            effect = mean_interval(octaves(record, "rloo", size))
+            rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash], said, gates))
     return rows
 
 

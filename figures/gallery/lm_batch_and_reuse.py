@@ -11,8 +11,9 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
-from figures.arms.sweeps import largest, shortfall
-from figures.catalogue import claim
+from figures.arms.gating import agree, effect_of, last_with_room, mean_of, part, sides, stopped_early
+from figures.arms.sweeps import cut, largest
+from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import collect as collect_lengths
@@ -21,7 +22,8 @@ from figures.lab import Lab, apply
 from figures.report.style import RC, bound, colour, points
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
-from sims.statistics.intervals import interaction, paired_effect
+from sims.statistics.gates import Gate, trained
+from sims.statistics.intervals import Interval, paired_effect
 
 STALE = ("rloo", "dpo")
 BATCHES = (1, 2, 4, 8)  # times the samples of one update
@@ -105,39 +107,46 @@ def _samples(records: Records) -> int:
 def verdicts(records: Records) -> list[Verdict]:
     """C26, C29 and C30, beside the rows that toys give them."""
     final = {name: final_scores(record) for name, record in records.items()}
-    fresh, stale = (
-        np.mean([final[f"batch/{name}/{batches}"] for name in STALE], axis=0) for batches in (BATCHES[0], BATCHES[-1])
-    )
-    once, often = (
-        np.mean([final[f"reuse/{name}/{passes}"] for name in LIKELIHOOD], axis=0) for passes in (1, PASSES[-1])
-    )
-    ppo = [final[f"reuse/ppo/{passes}"] for passes in PASSES]
+    fresh, stale = ([records[f"batch/{name}/{batches}"] for name in STALE] for batches in (BATCHES[0], BATCHES[-1]))
+    once, often = ([records[f"reuse/{name}/{passes}"] for name in LIKELIHOOD] for passes in (1, PASSES[-1]))
+    ppo = [records[f"reuse/ppo/{passes}"] for passes in PASSES]
+    each = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(STALE, fresh, stale, strict=True)}
+    likelihoods = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(LIKELIHOOD, once, often, strict=True)}
+    terms = ((1.0, once), (-1.0, often), (-1.0, ppo[:1]), (1.0, ppo[-1:]))
+    started = trained({f"{name}, T = 1": final[f"reuse/{name}/1"] for name in REUSED})
     tuned = "The learning rate is the one tuned at B = 32 and T = 1, which favours these; few updates from the start."
-    rows = (
+    rows: tuple[tuple[Claim, Interval, list[Gate], list[str], str], ...] = (
         (
             C26,
-            paired_effect(fresh, stale),
+            effect_of([*mean_of(1.0, fresh), *mean_of(-1.0, stale)]),
+            [last_with_room([sides(fresh, stale)], C26.margin)[1], agree(each)],
             [f"batch/{name}/{batches}" for name in STALE for batches in (BATCHES[0], BATCHES[-1])],
             f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them "
             f"apart; a larger one would lose more when they are stale. {_each(final)}",
         ),
         (
             C29,
-            largest([shortfall(ppo[0], reused) for reused in ppo[1:]]),
+            largest([cut(effect_of([part(1.0, ppo[0]), part(-1.0, reused)])) for reused in ppo[1:]]),
+            [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started],
             [f"reuse/ppo/{passes}" for passes in PASSES],
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
             "from the optimum. Equal steps would show what fresh samples are worth.",
         ),
         (
             C30,
-            interaction(once, often, ppo[0], ppo[-1]),
+            effect_of([x for times, side in terms for x in mean_of(times, side)]),
+            [
+                last_with_room([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin)[1],
+                agree(likelihoods),
+                started,
+            ],
             [f"reuse/{name}/{passes}" for name in REUSED for passes in (1, PASSES[-1])],
             tuned,
         ),
     )
     return [
-        row_of(judged, "lm", effect, FIGURE.name, [records[name].hash for name in used], note)
-        for judged, effect, used, note in rows
+        row_of(judged, "lm", effect, FIGURE.name, [records[name].hash for name in used], note, gates)
+        for judged, effect, gates, used, note in rows
     ]
 
 

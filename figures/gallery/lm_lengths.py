@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
+from figures.arms.gating import edges
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -19,6 +20,7 @@ from figures.lab import Lab, apply, product
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
+from sims.statistics.gates import shared_arms
 from sims.statistics.intervals import interaction, paired_effect, student_interval
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
@@ -153,11 +155,16 @@ def verdicts(records: Records) -> list[Verdict]:
         )
         effect = interaction(online, final["skew/dpo/off"], online, final["min/dpo/off"])
         used = [records[key].hash for key in ("min/dpo/off", "skew/dpo/off")]  # the online arm cancels
-        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, used, note))
+        gates = [
+            shared_arms(*([records[key].hash] for key in ("min/dpo/on", "skew/dpo/off", "min/dpo/on", "min/dpo/off"))),
+            edges(SKEW.margin, records["min/dpo/on"], records["min/dpo/off"]),
+        ]
+        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, used, note, gates))
     note = "DPO alone, at the learning rates that suit min length; longer runs would pull the arms further apart."
     effect = paired_effect(final["mode/dpo/on"], final["mode/dpo/off"])
     used = [records[f"mode/dpo/{sampler}"].hash for sampler in ("on", "off")]
-    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, used, note)]
+    gates = [edges(MODE.margin, records["min/dpo/on"], records["min/dpo/off"])]  # whose rates it takes over
+    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, used, note, gates)]
 
 
 def caption(records: Records) -> str:

@@ -17,6 +17,7 @@ from figures.lab import Lab
 from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
+from sims.statistics.gates import trained
 from sims.statistics.intervals import band, mean_interval
 
 METHODS = ("dpo/on", "dpo/off")
@@ -52,6 +53,13 @@ def change(record: Record, which: str) -> np.ndarray:
 def margin(record: Record) -> np.ndarray:
     """(runs, points): how much more log π of the chosen rose than of the rejected."""
     return change(record, "chosen") - change(record, "rejected")
+
+
+def per_nat(fall: np.ndarray, grown: np.ndarray) -> np.ndarray:
+    """(runs,) whose mean is mean(fall)/mean(grown), and whose spread is that of this ratio, to first order in 1/runs
+    (the delta method). fall, grown: (runs,)."""
+    ratio = fall.mean() / grown.mean()
+    return np.asarray(ratio + (fall - ratio * grown) / grown.mean())
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -101,15 +109,16 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for name, judged in JUDGED.items():
         record = records[name]
-        grown = mean_interval(margin(record)[:, -1])
+        fall, grown = change(record, "chosen")[:, -1], margin(record)[:, -1]
+        size = mean_interval(grown)
         note = (
-            f"The margin grew by {grown.estimate:.1f} [{grown.low:.1f}, {grown.high:.1f}] nats. The pairs are of the "
+            f"The margin grew by {size.estimate:.1f} [{size.low:.1f}, {size.high:.1f}] nats. The pairs are of the "
             "first batch, drawn from the reference and seen in one update: what is trained on again may rise. "
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
-        rows.append(
-            row_of(judged, "lm", mean_interval(change(record, "chosen")[:, -1]), FIGURE.name, [record.hash], note)
-        )
+        gates = [trained({"the margin": grown})]
+        effect = mean_interval(per_nat(fall, grown))
+        rows.append(row_of(judged, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows
 
 

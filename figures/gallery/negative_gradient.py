@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.gating import edges, effect_of, last_with_room, part, sides
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -29,7 +30,8 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import best_reward, final_scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.intervals import band, interaction, paired_effect
+from sims.statistics.gates import Gate
+from sims.statistics.intervals import Interval, band
 
 
 class Arm(NamedTuple):
@@ -76,14 +78,17 @@ class Place(NamedTuple):
 
 
 TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# The shortest budgets want larger steps, and are judged: they have wider grids, and more runs.
+SHORT, SHORT_RATES, NEEDED = 10, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 200
+SHORT_BETAS, SHORT_WEIGHTS = (0.003, 0.03, 0.2, 1.0, 5.0), (0.05, 0.4, 3.0, 20.0, 100.0)
 BETAS, WEIGHTS = (0.03, 0.2, 1.0), (0.05, 0.4, 3.0)  # of contrastive losses, and of Best-of-N's negative gradients
 POINTS = len(BETAS) * len(TABLE_RATES)
 NETWORK = MLP(hidden=(32, 32), features="uniform")
 PLACES = {
     "R1": Place(
-        "R1: optimum unlikely", "bandit", BanditR1(), Table(), VARIANTS, (10, 30, 100, 300), TABLE_RATES, -0.05
+        "R1: optimum unlikely", "bandit", BanditR1(), Table(), VARIANTS, (3, 10, 30, 100, 300), TABLE_RATES, -0.05
     ),
-    "R2": Place("R2: optimum likely", "bandit", BanditR2(), Table(), VARIANTS, (10, 30, 100, 300), TABLE_RATES, 0.5),
+    "R2": Place("R2: optimum likely", "bandit", BanditR2(), Table(), VARIANTS, (3, 10, 30, 100, 300), TABLE_RATES, 0.0),
     "network": Place(
         "R1, network, 4 prompts", "mlp", BanditR1(num_prompts=4), NETWORK, ("sum",), (10, 100), NETWORK_RATES, -0.05
     ),
@@ -92,17 +97,19 @@ SAMPLERS = {"off": math.inf, "on": None}
 PROMPTS, GENERATIONS, RUNS = 16, 4, 50
 
 
-def parts(place: Place) -> dict[str, tuple[str, ...]]:
-    """Which algorithms with a negative gradient are judged together."""
-    return {"contrastive": CONTRASTIVE, "Best-of-N's own": place.variants}
+# By whom C27 and C28 are judged. On R2 all are at the largest reward after three updates: one row says so.
+FASTER = {"R1": (*CONTRASTIVE, *VARIANTS), "R2": ("dpo",), "network": (*CONTRASTIVE, "sum")}
+COMPOUND = {"R1": (*CONTRASTIVE, *VARIANTS), "R2": ("dpo",), "network": ("dpo",)}
 
 
-def claims() -> dict[tuple[str, str], tuple[Claim, Claim]]:
-    """C27 and C28 of each part and place."""
+def claims() -> dict[tuple[str, str, str], Claim]:
+    """By id, place and algorithm."""
+    judges = {"C27": FASTER, "C28": COMPOUND}
     return {
-        (part, key): (claim("C27", f"{part}, {key}"), claim("C28", f"{part}, {key}"))
-        for key, place in PLACES.items()
-        for part in parts(place)
+        (id, place, name): claim(id, f"{name}, {place}")
+        for id, of in judges.items()
+        for place, names in of.items()
+        for name in names
     }
 
 
@@ -126,33 +133,68 @@ def arms() -> dict[str, Experiment]:
     }
 
 
-def grid(place: Place, name: str) -> list[Point]:
-    """POINTS: learning rates × β, or learning rates alone between the same ends where there is no β."""
+def grid(place: Place, name: str, updates: int) -> list[Point]:
+    """As many points for each arm of a budget: learning rates × β, or learning rates alone where there is no β."""
+    tried = SHORT_RATES if updates <= SHORT else place.rates
+    betas, weights = (SHORT_BETAS, SHORT_WEIGHTS) if updates <= SHORT else (BETAS, WEIGHTS)
     if name == "best_of_n":
-        rates = np.round(np.geomspace(place.rates[0], place.rates[-1], POINTS), 5)
+        rates = np.round(np.geomspace(tried[0], tried[-1], len(tried) * len(betas)), 5)
         return product(learning_rate=tuple(map(float, rates)))
-    return product(learning_rate=place.rates, beta=BETAS if name in CONTRASTIVE else WEIGHTS)
+    return product(learning_rate=tried, beta=betas if name in CONTRASTIVE else weights)
 
 
 def collect(lab: Lab) -> Records:
     """Each arm tuned for each budget."""
-    chosen = arms()
-    grids = {}
-    for key in chosen:
-        place, name, *_ = key.split("/")
-        grids[key] = grid(PLACES[place], name)
-    return lab.tuned_records(chosen, grids, **TUNING)
+    found = {}
+    for short in (True, False):  # with grids of their own
+        chosen = {key: arm for key, arm in arms().items() if (arm.updates <= SHORT) == short}
+        grids = {}
+        for key, arm in chosen.items():
+            place, name, *_ = key.split("/")
+            grids[key] = grid(PLACES[place], name, arm.updates)
+        found |= lab.tuned_records(chosen, grids, **TUNING, runs=dict.fromkeys(chosen, NEEDED) if short else None)
+    return found
 
 
 def by_budget(records: Records, place: str, name: str, sampler: str) -> np.ndarray:
     """(runs, budgets): the score at the end of each budget."""
-    found = [final_scores(records[f"{place}/{name}/{sampler}/{b}"]) for b in PLACES[place].budgets]
+    found = [final_scores(records[f"{place}/{name}/{sampler}/{b}"])[:RUNS] for b in PLACES[place].budgets]
     return np.stack(found, axis=-1)
 
 
-def speed(records: Records, place: str, names: tuple[str, ...], sampler: str) -> np.ndarray:
-    """(runs,): score, mean over budgets and over the algorithms."""
-    return np.mean([by_budget(records, place, name, sampler).mean(-1) for name in names], axis=0)
+class Judged(NamedTuple):
+    """A row: the budget at which it is judged, in updates, its effect, its gates and its records."""
+
+    budget: int
+    effect: Interval
+    gates: tuple[Gate, ...]
+    used: tuple[Record, ...]
+
+
+def judge(records: Records, place: str, name: str, samplers: tuple[str, ...], margin: float) -> Judged:
+    """What an algorithm gains over Best-of-N on-policy, or with both samplers how much more it gains there than
+    offline: at the shortest budget at which every gate is open, or the shortest of all."""
+    shortest: Judged | None = None
+    for budget in PLACES[place].budgets:
+        pairs = [[records[f"{place}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
+        gates = [last_with_room([sides([one], [other])], margin)[1] for one, other in pairs]
+        if "off" in samplers:
+            imitation = pairs[samplers.index("off")][1]
+            limit = best_of_n_score(records[f"{place}/best_of_n/off/{PLACES[place].budgets[0]}"])
+            away = abs(float(final_scores(imitation).mean()) - limit)
+            said = f"offline Best-of-N ends {away:.2g} from the best-of-{GENERATIONS} distribution that it converges to"
+            gates.append(
+                Gate("room", away >= margin, f"{said}; a shorter budget would open it" if away < margin else said)
+            )
+        used = tuple(record for pair in pairs for record in pair)
+        gates.append(edges(margin, *used))
+        effect = effect_of([part(t, record) for t, record in zip((1.0, -1.0, -1.0, 1.0), used, strict=False)])
+        row = Judged(budget, effect, tuple(gates), used)
+        if all(gate.open for gate in gates):
+            return row
+        shortest = shortest or row
+    assert shortest is not None
+    return shortest
 
 
 def best_of_n_score(record: Record) -> float:
@@ -177,7 +219,7 @@ def draw(records: Records) -> MatplotlibFigure:
             _gains(axes[row, 2], records, place)
         axes[0, 0].set_title("The same samples, of the reference")
         axes[0, 1].set_title("On-policy: each its own samples")
-        axes[0, 2].set_title("Gain over Best-of-N, mean over budgets")
+        axes[0, 2].set_title("Gain over Best-of-N, as judged")
         handles = [
             Line2D([], [], color=colour(arm.key), marker=arm.marker, ms=5, linewidth=1.8, label=arm.label)
             for arm in ARMS.values()
@@ -212,61 +254,48 @@ def _gains(panel: Axes, records: Records, place: str) -> None:
     names = PLACES[place].arms[1:]
     for i, name in enumerate(names):
         own = colour(ARMS[name].key)
-        for sampler, shift in (("off", 0.15), ("on", -0.15)):
-            base = speed(records, place, ("best_of_n",), sampler)
-            effect = paired_effect(speed(records, place, (name,), sampler), base)
+        for id, samplers, shift in (("C27", ("on",), 0.15), ("C28", ("on", "off"), -0.15)):
+            if (id, place, name) not in claims():
+                continue
+            row = judge(records, place, name, samplers, claims()[id, place, name].margin)
+            closed = not all(gate.open for gate in row.gates)
             panel.errorbar(
-                effect.estimate,
+                row.effect.estimate,
                 len(names) - i + shift,
-                xerr=[[effect.estimate - effect.low], [effect.high - effect.estimate]],
+                xerr=[[row.effect.estimate - row.effect.low], [row.effect.high - row.effect.estimate]],
                 fmt=ARMS[name].marker,
                 ms=6,
-                color=own,
-                markerfacecolor=own if sampler == "on" else "white",
+                color="0.75" if closed else own,
+                markerfacecolor=own if id == "C27" and not closed else "white",
             )
     panel.axvline(0, color="0.3", linewidth=0.8)
     panel.axvspan(-0.05, 0.05, color="0.5", alpha=0.12, linewidth=0)
-    panel.set(xlabel="score − Best-of-N's (paired; grey: margin)", ylim=(0.2, len(names) + 0.6))
+    panel.set(xlabel="score (band: margin; pale: a gate is closed)", ylim=(0.2, len(names) + 0.6))
     panel.set_yticks(range(len(names), 0, -1), [ARMS[name].label for name in names])
-    text = "open: same samples   filled: on-policy"
+    text = "filled: on-policy (C27)   open: on-policy − offline (C28)"
     panel.text(0.98, 0.02, text, transform=panel.transAxes, fontsize=8.5, ha="right")
 
 
 NOTES = {
-    "contrastive": "DPO and IPO differ from Best-of-N in more than the negative gradient: they also rank the responses "
-    "between best and worst. ",
-    "Best-of-N's own": "Large β win: pushing down all that was drawn but the best is elimination, which "
-    "is easy among 100 actions and hard among sentences. ",
+    "contrastive": "It differs from Best-of-N in more than the negative gradient: it also ranks the responses between "
+    "best and worst.",
+    "own": "Large β win: pushing down all that was drawn but the best is elimination, which is easy among 100 actions "
+    "and hard among sentences.",
 }
-C27_NOTE = (
-    "On fixed samples Best-of-N stops at the best-of-4 distribution of the reference, which what pushes down need not: "
-    "the longer the budget, the more it is that limit and not speed that is measured."
-)
-C28_NOTE = (
-    "Offline alone Best-of-N has its limit, and on-policy all arms come near the largest reward: either ceiling pulls "
-    "the interaction below 0, and only the shortest budget is free of the second."
-)
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """The effect of a negative gradient on the same samples, and its interaction with on-policy sampling."""
-    rows, base = [], ("best_of_n",)
-    for (part, place), (faster, compound) in claims().items():
-        names = parts(PLACES[place])[part]
-        with_on, alone_on, with_off, alone_off = (
-            speed(records, place, arms, sampler) for sampler in ("on", "off") for arms in (names, base)
+    """What a negative gradient gains on-policy, and whether it gains more there than offline."""
+    rows = []
+    for (id, place, name), judged in claims().items():
+        row = judge(records, place, name, ("on",) if id == "C27" else ("on", "off"), judged.margin)
+        kind = "contrastive" if name in CONTRASTIVE else "own"
+        note = (
+            f"{ARMS[name].label}, judged after {row.budget} updates, the shortest budget at which every gate is open, "
+            f"or the shortest of all. {NOTES[kind]}"
         )
-        for judged, effect, note, samplers in (
-            (faster, paired_effect(with_off, alone_off), C27_NOTE, ("off",)),
-            (compound, interaction(with_on, alone_on, with_off, alone_off), C28_NOTE, ("on", "off")),
-        ):
-            used = [
-                records[f"{place}/{n}/{s}/{b}"].hash
-                for n in (*names, *base)
-                for s in samplers
-                for b in PLACES[place].budgets
-            ]
-            rows.append(row_of(judged, PLACES[place].setting, effect, FIGURE.name, used, NOTES[part] + note))
+        hashes = [record.hash for record in row.used]
+        rows.append(row_of(judged, PLACES[place].setting, row.effect, FIGURE.name, hashes, note, row.gates))
     return rows
 
 
@@ -277,8 +306,9 @@ def caption(records: Records) -> str:
         f"1-D bandit, 100 actions, table policies and below a network (one hidden vector for each of 4 prompts), "
         f"{runs} runs an arm, {PROMPTS} × {GENERATIONS} samples an update, noiseless labels. Every point is a run of "
         "that length, tuned for it (learning rate, and β where there is one; "
-        f"{POINTS} points between the same ends, {ROUNDS}, other seeds, listed below; at the "
-        "shortest budgets many arms take the largest). Left: fresh draws of the reference, the very same in every arm. "
+        f"{POINTS} points between the same ends, {ROUNDS}, other seeds, listed below; up to {SHORT} updates "
+        f"{len(SHORT_RATES) * len(SHORT_BETAS)} points of wider grids, and {NEEDED} runs to judge by). "
+        "Left: fresh draws of the reference, the very same in every arm. "
         "Mean and 95 % band over runs. The released code's two variants with log-ratios to the reference have the "
         "gradients of those without, and are not drawn again; all six are one algorithm here, "
         "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 distribution."

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.gating import edges, effect_of, last_with_room, part, sides
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
-from figures.catalogue import claim
+from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
@@ -23,15 +25,21 @@ from sims.core.schedule import Schedule
 from sims.environments import Bandit, BanditOverlap, BanditR1, BanditR2
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
+from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.intervals import band, paired_effect
+from sims.statistics.gates import positive_control
+from sims.statistics.intervals import band, mean_interval
 
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
 UPDATES, RUNS = 500, 50
+NEEDED = 200  # runs of the contrastive arms on R2: a claim of no difference, at the largest reward
+UNLIKELY, LIKELY = 1e-2, 0.5  # judged along the axis: at 1e-4 and below nobody is more than a margin above the floor
 
-R1_R2, OVERLAP, OTHERWISE = (claim("C25", part) for part in ("R1 against R2", "overlap axis", "not otherwise"))
+R1_R2 = {name: claim("C25", f"{name}: R1 against R2") for name in ALGORITHMS}
+OVERLAP = {name: claim("C25", f"{name}: overlap axis") for name in ALGORITHMS}
+OTHERWISE = {name: claim("C25", f"{name}: not otherwise") for name in ALGORITHMS}
 
 
 def environments() -> dict[str, Bandit]:
@@ -60,7 +68,8 @@ def arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Each arm tuned over as many points: learning rate × β where the algorithm has one, else more learning rates."""
     chosen = arms(environments())
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
+    more = {f"R2/{name}/{sampler}": NEEDED for name in ("dpo", "ipo") for sampler in SAMPLERS}
+    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING, runs=more)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -99,18 +108,32 @@ def _against_samples(top: Axes, bottom: Axes, records: Records, place: str) -> N
     )
 
 
-def gain(records: Records, place: str, algorithms: Sequence[str]) -> np.ndarray:
-    """(runs,): on-policy − offline, final score, mean over the algorithms."""
-    on, off = (
-        np.mean([final_scores(records[f"{place}/{name}/{sampler}"]) for name in algorithms], axis=0)
-        for sampler in SAMPLERS
-    )
+def gain(records: Records, place: str, algorithm: str, at: int = -1) -> np.ndarray:
+    """(runs,): on-policy − offline, score at an evaluation."""
+    on, off = (scores(records[f"{place}/{algorithm}/{sampler}"])[:, at] for sampler in SAMPLERS)
     return np.asarray(on - off)
 
 
-def hashes(records: Records, places: Sequence[str]) -> list[str]:
-    """Of all arms on these problems."""
-    return [records[f"{p}/{a}/{s}"].hash for p in places for a in ALGORITHMS for s in SAMPLERS]
+def arms_of(records: Records, places: Sequence[str], algorithm: str) -> dict[str, Record]:
+    """Both samplers' records of an algorithm on these problems, by their keys."""
+    return {key: records[key] for place in places for sampler in SAMPLERS if (key := f"{place}/{algorithm}/{sampler}")}
+
+
+def interaction_row(
+    judged: Claim, records: Records, unlikely: str, likely: str, algorithm: str, figure: str, note: str
+) -> Verdict:
+    """(on-policy − offline where the optimum is unlikely) − (the same where it is likely), for one algorithm, at the
+    last evaluation at which both differences have room."""
+    used = arms_of(records, (unlikely, likely), algorithm)
+    pairs = [sides(*([records[f"{place}/{algorithm}/{s}"]] for s in SAMPLERS)) for place in (unlikely, likely)]
+    at, room = last_with_room(pairs, judged.margin)
+    runs = min(len(record.arrays["gold"]) for record in used.values())  # the first runs are the same in longer records
+    signs = (1.0, -1.0, -1.0, 1.0)
+    effect = effect_of([part(sign, record, at, runs) for sign, record in zip(signs, used.values(), strict=True)])
+    updates = int(next(iter(used.values())).arrays["updates"][at])
+    said = f"Judged after {updates} updates, the last evaluation at which the scores leave room. {note}"
+    gates = [room, edges(judged.margin, *used.values())]
+    return row_of(judged, "bandit", effect, figure, [record.hash for record in used.values()], said, gates)
 
 
 def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
@@ -123,7 +146,7 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
         curve(top, np.array(OVERLAPS), final["off"], algorithm, OFFLINE)
         curve(bottom, np.array(OVERLAPS), final["on"] - final["off"], algorithm)
         for place in ("R1", "R2"):
-            mean, low, high = band(gain(records, place, (algorithm,))[:, None])
+            mean, low, high = band(gain(records, place, algorithm)[:, None])
             overlap = environments()[place].overlap_mass()
             bottom.errorbar(
                 overlap,
@@ -144,30 +167,34 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """The interaction on R1 against R2 and along the overlap axis; and that nothing is gained where it is likely."""
+    """For each algorithm: the interaction on R1 against R2 and along the overlap axis; and that nothing is gained where
+    the optimum is likely."""
     rows = []
-    for judged, unlikely, likely, note in (
-        (
-            R1_R2,
-            "R1",
-            "R2",
-            "R1's optimum is unlikely, not absent: 4.6 % of the reference's mass lies within ±10 of it. Where both "
-            "arms reach the largest reward on R2, the ceiling alone makes an interaction.",
-        ),
-        (
-            OVERLAP,
-            f"{OVERLAPS[-1]:g}",
-            f"{OVERLAPS[0]:g}",
-            "More samples would let on-policy arms climb from further away; a network, which generalises, may differ.",
-        ),
-        (OTHERWISE, "R2", None, "The mean over algorithms: contrastive ones may gain nothing where others gain much."),
-    ):
-        unlikely_gain = gain(records, unlikely, ALGORITHMS)
-        likely_gain = gain(records, likely, ALGORITHMS) if likely else np.zeros_like(unlikely_gain)
-        effect = paired_effect(unlikely_gain, likely_gain)
-        places = [place for place in (unlikely, likely) if place]
-        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes(records, places), note))
+    for name in ALGORITHMS:
+        rows += [
+            interaction_row(
+                R1_R2[name], records, "R1", "R2", name, FIGURE.name,
+                "R1's optimum is unlikely, not absent: 4.6 % of the reference's mass lies within ±10 of it.",
+            ),
+            interaction_row(
+                OVERLAP[name], records, f"{UNLIKELY:g}", f"{LIKELY:g}", name, FIGURE.name,
+                "At smaller overlaps no arm gets off the floor; a network, which generalises, may differ.",
+            ),
+            _otherwise(OTHERWISE[name], records, name),
+        ]  # fmt: skip
     return rows
+
+
+def _otherwise(judged: Claim, records: Records, name: str) -> Verdict:
+    used = arms_of(records, ("R2",), name)
+    on, off = used.values()
+    effect = effect_of([part(1.0, on), part(-1.0, off)])
+    other = "rwr" if name == "best_of_n" else "best_of_n"
+    could = positive_control(mean_interval(gain(records, "R2", other)), judged.margin)
+    control = replace(could, why=f"{other} in the same setting: {could.why}")
+    hashes = [record.hash for record in used.values()]
+    note = "At the end of the run; where an arm is slower on the way there, its curve shows it."
+    return row_of(judged, "bandit", effect, FIGURE.name, hashes, note, [control, edges(judged.margin, *used.values())])
 
 
 def caption(records: Records) -> str:

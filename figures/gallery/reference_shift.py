@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
+from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -22,17 +23,18 @@ from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
 from sims.environments import Contextual
 from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
 from sims.policies import MLP, FineTuned, Table
-from sims.statistics.intervals import paired_effect
+from sims.statistics.intervals import Interval
 
 SHIFTS = (0.05, 0.35, 0.65, 0.95)
-FAR = SHIFTS[2:]
+NO_REWARD = -1.0  # a score no smaller than that of no reward at all: references earn .25 to .41 of 1
+NEAR, FAR = SHIFTS[0], SHIFTS[2]  # judged; at the largest shift arms took the ends of their grids
 POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=200)}
 RATES = {"table": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "mlp": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}
 BETAS = (0.1, 0.5, 2.0)
 SFT_UPDATES, RUNS = 100, 50
 UPDATES = {"table": 40, "mlp": 300}  # in 300 every arm of the table gets to the largest reward
-CEILING = 0.99  # gold reward above which an arm cannot be told from the largest reward's
 ARMS = {"dpo": "DPO", "dpo_after_sft": "DPO, after SFT on the chosen", "ppo": "PPO on the learned reward"}
 LINES: dict[str, LineStyle] = {"dpo": "-", "dpo_after_sft": "--", "ppo": "-"}
 
@@ -111,50 +113,53 @@ def _handles() -> list[Line2D]:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """Slopes against the shift, and what fine-tuning first adds where the shift is large."""
+    """PPO against DPO far from the data and near it, and what fine-tuning first adds far from it."""
     rows = []
-    far = [SHIFTS.index(shift) for shift in FAR]
     for policy in POLICIES:
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
-        final = {arm: gold(records, policy, arm) for arm in ARMS}
-        slope = {arm: np.polyfit(SHIFTS, values.T, 1)[0] for arm, values in final.items()}
-        longer = " In 300 updates all arms get to the largest reward at every shift." if policy == "table" else ""
-        rows.append(
-            row_of(
-                claim("C06", "slope"),
-                setting,
-                paired_effect(slope["ppo"], slope["dpo"]),
-                FIGURE.name,
-                [records[f"{policy}/{shift:g}/{arm}"].hash for shift in SHIFTS for arm in ("ppo", "dpo")],
-                "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that "
-                "knows more of unseen responses, or another number of updates, would change the slopes."
-                + longer
-                + _ceiling(final["dpo"], final["ppo"]),
-            )
+        near, far = ({arm: shifted(records, policy, shift, arm) for arm in ARMS} for shift in (NEAR, FAR))
+        judged = claim("C06", "near and far")
+        pairs = [Sides(x["ppo"], x["dpo"], NO_REWARD) for x in (near, far)]
+        at, room = last_with_room(pairs, judged.margin)
+        values = [far["ppo"], far["dpo"], near["ppo"], near["dpo"]]
+        effect = _effect(values, at)
+        used = [records[f"{policy}/{shift:g}/{arm}"] for shift in (FAR, NEAR) for arm in ("ppo", "dpo")]
+        note = (
+            "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that knows "
+            f"more of unseen responses would change it. {_when(used[0], at)}"
         )
-        gain, plain = (final[arm][:, far].mean(-1) for arm in ("dpo_after_sft", "dpo"))
-        rows.append(
-            row_of(
-                claim("C07", "under shift"),
-                setting,
-                paired_effect(gain, plain),
-                FIGURE.name,
-                [records[f"{policy}/{shift:g}/{arm}"].hash for shift in FAR for arm in ("dpo_after_sft", "dpo")],
-                f"The fine-tuned arm takes {SFT_UPDATES} updates more, on the same pairs; DPO alone for as many more "
-                "updates might close part of the gap." + _ceiling(gain[:, None], plain[:, None]),
-            )
+        gates = [room, edges(judged.margin, *used)]
+        rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
+        judged = claim("C07", "under shift")
+        values = [far["dpo_after_sft"], far["dpo"]]
+        at, room = last_with_room([Sides(*values, NO_REWARD)], judged.margin)
+        used = [records[f"{policy}/{FAR:g}/{arm}"] for arm in ("dpo_after_sft", "dpo")]
+        note = (
+            f"The fine-tuned arm takes {SFT_UPDATES} updates more, on the same pairs; DPO alone for as many more "
+            f"updates might close part of the gap. {_when(used[0], at)}"
         )
+        gates = [room, edges(judged.margin, *used)]
+        effect = _effect(values, at)
+        rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
     return rows
 
 
-def _ceiling(*compared: np.ndarray) -> str:
-    """A sentence on arms that all end at the largest reward, "" where one does not. compared: (runs, shifts) each."""
-    if min(values.mean(0).min() for values in compared) <= CEILING:
-        return ""
-    return (
-        " Both arms end at the largest reward at every shift compared, so that there is no harm to compare or to "
-        "repair: a ceiling, not an answer."
-    )
+def shifted(records: Records, policy: str, shift: float, arm: str) -> np.ndarray:
+    """(runs, evaluations): scores, counted from the reference before any fine-tuning."""
+    reference = records[f"{policy}/{shift:g}/dpo"].arrays["reference_reward"][:, None]
+    gold = records[f"{policy}/{shift:g}/{arm}"].arrays["gold"]
+    return np.asarray((gold - reference) / (1.0 - reference), float)
+
+
+def _effect(values: list[np.ndarray], at: int) -> Interval:
+    """first − second − (third − fourth), as many as there are."""
+    signs = (1.0, -1.0, -1.0, 1.0)
+    return effect_of([Part(sign, x[:, at], NO_REWARD) for sign, x in zip(signs, values, strict=False)])
+
+
+def _when(record: Record, at: int) -> str:
+    last = record.arrays["gold"].shape[1] - 1
+    return f"Judged at evaluation {at} of {last}, the last at which the scores leave room."
 
 
 def caption(records: Records) -> str:

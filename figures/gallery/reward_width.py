@@ -11,16 +11,19 @@ from matplotlib.lines import Line2D
 
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.catalogue import claim
-from figures.claims import Verdict, row_of
+from figures.claims import Verdict
 from figures.figure import Figure, Records
-from figures.gallery.online_offline import ALGORITHMS, arms, gain, hashes
+from figures.gallery.online_offline import ALGORITHMS, arms, gain, interaction_row
 from figures.lab import Lab
 from figures.report.style import RC, colour, points
 from sims.environments import Bandit, BanditR1, BanditR2
-from sims.statistics.intervals import paired_effect
 
 WIDTHS = (10.0, 20.0, 30.0)  # the first is judged with the overlap axis, by online_offline
-CLAIMS = {width: claim("C25", f"R1 against R2, width {width:g}") for width in WIDTHS[1:]}
+CLAIMS = {
+    (name, width): claim("C25", f"{name}: R1 against R2, width {width:g}")
+    for name in ALGORITHMS
+    for width in WIDTHS[1:]
+}
 
 
 def environments() -> dict[str, Bandit]:
@@ -52,9 +55,9 @@ def _panel(axes: Axes, records: Records, place: str) -> None:
     x = np.arange(len(WIDTHS), dtype=float)
     for i, algorithm in enumerate(ALGORITHMS):
         at = x + 0.06 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
-        gains = [gain(records, f"{place}/{width:g}", (algorithm,)) for width in WIDTHS]
+        gains = [gain(records, f"{place}/{width:g}", algorithm) for width in WIDTHS]
         axes.plot(at, points(axes, at, gains, algorithm), color=colour(algorithm), linewidth=1.2)
-    mean = [gain(records, f"{place}/{width:g}", ALGORITHMS).mean() for width in WIDTHS]
+    mean = [np.mean([gain(records, f"{place}/{width:g}", name) for name in ALGORITHMS]) for width in WIDTHS]
     axes.plot(x, mean, "k--", linewidth=1.4)
     axes.axhline(0, color="0.4", linewidth=0.8)
     masses = [environments()[f"{place}/{width:g}"].overlap_mass() for width in WIDTHS]
@@ -63,18 +66,15 @@ def _panel(axes: Axes, records: Records, place: str) -> None:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """The interaction of R1 and R2 at the widths that online_offline does not judge."""
+    """The interaction of R1 and R2, for each algorithm, at the widths that online_offline does not judge."""
     rows = []
-    for width, judged in CLAIMS.items():
-        places = [f"{place}/{width:g}" for place in ("R1", "R2")]
-        on_r1, on_r2 = (gain(records, place, ALGORITHMS) for place in places)
-        effect = paired_effect(on_r1, on_r2)
+    for (name, width), judged in CLAIMS.items():
         mass = environments()[f"R1/{width:g}"].overlap_mass()
         note = (
             f"With this width {100 * mass:.0f} % of the reference's mass lies within R1's bump, whose optimum is then "
             "less unlikely than with width 10; the overlap axis of online_offline changes that mass alone."
         )
-        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes(records, places), note))
+        rows.append(interaction_row(judged, records, f"R1/{width:g}", f"R2/{width:g}", name, FIGURE.name, note))
     return rows
 
 

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.sweeps import TRIED, TUNING, cut_to_nothing, equal_grid, largest, shortfall
+from figures.arms.gating import agree, edges, effect_of, last_with_room, mean_of, part, sides, stopped_early
+from figures.arms.sweeps import TRIED, TUNING, cut, cut_to_nothing, equal_grid, largest
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -22,7 +23,6 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.intervals import interaction
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 LIKELIHOOD = ("best_of_n", "rwr")
@@ -31,6 +31,7 @@ MODERATE, MANY = (2, 4, 8), 32
 BATCHES, STEPS = 32, 256  # batches drawn where samples are equal; updates where these are
 PROMPTS, GENERATIONS = 16, 4
 RUNS = 50
+NEEDED = 200  # runs of the arms of which no loss is claimed: many are at the largest reward
 
 PANELS = {
     "R1/samples": f"R1 · equal samples ({BATCHES * PROMPTS * GENERATIONS:,})",
@@ -82,7 +83,9 @@ def held(panel: str, tuned: Records) -> dict[str, Experiment]:
             continue
         spec = tuned[f"R1/samples/{algorithm}/1"].spec
         found[f"{panel}/{algorithm}/{passes}"] = arm.replace(
-            algorithm=from_json(spec["algorithm"]), optimiser=from_json(spec["optimiser"])
+            algorithm=from_json(spec["algorithm"]),
+            optimiser=from_json(spec["optimiser"]),
+            runs=tuned[name].spec["runs"],
         )
     return found
 
@@ -91,7 +94,8 @@ def collect(lab: Lab) -> Records:
     """Every cell tuned for itself, but for the panel that holds on to what was best for T = 1."""
     passes = (1, MANY) if lab.quick else PASSES
     chosen = {name: arm for panel in PANELS if panel != "R1/held" for name, arm in arms(panel, passes).items()}
-    tuned = lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
+    more = {name: NEEDED for name in chosen if name.split("/")[2] == "ppo" and int(name.split("/")[3]) <= max(MODERATE)}
+    tuned = lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING, runs=more)
     return tuned | lab.records(held("R1/held", tuned))
 
 
@@ -128,18 +132,22 @@ def verdicts(records: Records) -> list[Verdict]:
 
     rows = []
     for panel, judged in C29.items():
-        used = [cell(panel, "ppo", passes) for passes in (1, *MODERATE)]
-        fresh, *reused = (final_scores(record) for record in used)
-        drop = largest([shortfall(fresh, score) for score in reused])
+        once, *reused = (cell(panel, "ppo", passes) for passes in (1, *MODERATE))
+        drop = largest([cut(effect_of([part(1.0, once), part(-1.0, record)])) for record in reused])
+        gates = [stopped_early([once], [reused[-1]], judged.margin), edges(judged.margin, once, *reused)]
         note = NOTES[panel] + cut_to_nothing(drop)
-        rows.append(row_of(judged, "bandit", drop, FIGURE.name, [record.hash for record in used], note))
+        hashes = [record.hash for record in (once, *reused)]
+        rows.append(row_of(judged, "bandit", drop, FIGURE.name, hashes, note, gates))
     for panel, judged in C30.items():
-        once, often = ([cell(panel, name, passes) for name in LIKELIHOOD] for passes in (1, MANY))
-        ppo = [cell(panel, "ppo", passes) for passes in (1, MANY)]
-        likelihood = [np.mean([final_scores(record) for record in group], axis=0) for group in (once, often)]
-        effect = interaction(*likelihood, *(final_scores(record) for record in ppo))
-        hashes = [record.hash for record in (*once, *often, *ppo)]
-        rows.append(row_of(judged, "bandit", effect, FIGURE.name, hashes, NOTES[panel]))
+        first, often = ([cell(panel, name, passes) for name in LIKELIHOOD] for passes in (1, MANY))
+        ppo = [[cell(panel, "ppo", passes)] for passes in (1, MANY)]
+        at, room = last_with_room([sides(first, often), sides(*ppo)], judged.margin)
+        each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(LIKELIHOOD, first, often, strict=True)}
+        used = [*first, *often, *ppo[0], *ppo[1]]
+        gates = [room, edges(judged.margin, *used), agree(each)]
+        terms = ((1.0, first), (-1.0, often), (-1.0, ppo[0]), (1.0, ppo[1]))
+        effect = effect_of([x for times, group in terms for x in mean_of(times, group, at, RUNS)])
+        rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], NOTES[panel], gates))
     return rows
 
 

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from figures.arms import language_model as lm
+from figures.arms.gating import edges
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -28,6 +29,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.gates import Gate
 from sims.statistics.intervals import LEVEL, Interval, student_interval
 
 # Where the optimum lies: unlikely under the reference; amid it; or off what is recorded, though not off the reference.
@@ -41,6 +43,7 @@ GRID = product(learning_rate=(0.03, 0.1, 0.3))
 UPDATES, RUNS, SAMPLES = 100, 50, 32
 TOY_TEMPERATURE = 0.2  # of RWR: as large a share of the rewards' range as 10 tokens are of 58
 RESAMPLES = 2000
+EDGE = 0.05  # a score that matters, where an arm took the end of its grid
 
 FINAL, DURING = (claim("toy→lm", part) for part in ("final score", "score over the run"))
 
@@ -185,8 +188,14 @@ def verdicts(records: Records) -> list[Verdict]:
         "toys. Rates were tuned by the final score; where many sit at the ceiling, who got there first is partly luck."
     )
     used = [record.hash for record in records.values()]
+    found = cells(records)
+    twice = [key for method, key in found.get("skew", {}).items() if found["min"].get(method) == key]
+    gates = [
+        edges(EDGE, *records.values()),
+        Gate("shared arms", not twice, f"{len(twice)} of skew's {len(found.get('skew', {}))} arms are min's records"),
+    ]
     return [
-        row_of(judged, "lm", correlations(records, MEASURES[judged.part])["all"], FIGURE.name, used, note)
+        row_of(judged, "lm", correlations(records, MEASURES[judged.part])["all"], FIGURE.name, used, note, gates)
         for judged in (FINAL, DURING)
     ]
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.catalogue import claim
-from figures.claims import Verdict, row_of
+from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLACK, RC, LineStyle, colour, curve
@@ -218,33 +218,51 @@ def _handles() -> list[Line2D]:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """Rows for the table and the network apart: they disagree."""
+    """Rows for the table and the network apart, and for each reference: they disagree, and a mean would hide it."""
     rows = []
-    coverage = np.array(COVERAGES)
     for policy in POLICIES:
-        hashes = {
-            name: [records[f"{tilt}-{c:g}/{policy}/{name}"].hash for tilt in TILTS for c in COVERAGES]
-            for name in ("dpo", "ppo")
-        }
-        used = [*hashes["dpo"], *hashes["ppo"]]  # PPO's record has the loss at which DPO is read
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         dpo, ppo, best = (over_grid(records, policy, measure) for measure in MEASURES)
-        ends = np.mean([[change(records[f"{t}-{c:g}/{policy}/dpo"])[:, -1] for c in COVERAGES] for t in TILTS], (0, 1))
-        for part, values, of in (("at one loss", dpo.mean((0, 1)), used), ("at the end", ends, hashes["dpo"])):
-            cells = f"it rises in {int((dpo.mean(-1) > 0).sum())} of {dpo[..., 0].size} cells at one loss"
-            note = f"A mean over a grid that we chose; {cells}, most where the reference favours losers."
-            rows.append(row_of(claim("C03", part), setting, mean_interval(values), FIGURE.name, of, note))
-        for part, other, note in (
-            ("sampled PPO", ppo, f"PPO with β = {BETA:g} and one sampled run each; a reward model of another "
-             "architecture than the policy's may generalise otherwise."),
-            ("exact KL optimum", best, "The optimum of the learned reward itself, which no optimiser's failing blurs."),
-        ):  # fmt: skip
-            effect = paired_effect(dpo.mean((0, 1)), other.mean((0, 1)))
-            rows.append(row_of(claim("C04", part), setting, effect, FIGURE.name, used, note))
-        slopes = np.polyfit(coverage, dpo.mean(0), 1)[0]
-        note = "Where the mass falls rather than rises, more coverage leaves less of it to fall: the slope is positive."
-        rows.append(row_of(claim("C05", "slope"), setting, mean_interval(slopes), FIGURE.name, used, note))
+        for tilt, of_tilt, of_ppo, of_best in zip(TILTS, dpo, ppo, best, strict=True):
+            places = [f"{tilt}-{c:g}/{policy}" for c in COVERAGES]
+            hashes = [records[f"{place}/dpo"].hash for place in places]
+            used = hashes + [records[f"{place}/ppo"].hash for place in places]  # with the loss at which DPO is read
+            ends = np.mean([change(records[f"{place}/dpo"])[:, -1] for place in places], 0)
+            cells = f"It rises in {int((of_tilt.mean(-1) > 0).sum())} of {len(COVERAGES)} coverages at one loss."
+            for part, values, of in (("at one loss", of_tilt.mean(0), used), ("at the end", ends, hashes)):
+                note = f"A mean over coverages that we chose. {cells}"
+                judged = claim("C03", f"{part}, reference: {tilt}")
+                rows.append(row_of(judged, setting, mean_interval(values), FIGURE.name, of, note))
+            slope = of_tilt[-1] - of_tilt[0]
+            note = "Responses that no pair shows are fewer at high coverage, and their mass at first is smaller."
+            judged = claim("C05", f"reference: {tilt}")
+            rows.append(row_of(judged, setting, mean_interval(slope), FIGURE.name, _ends(records, tilt, policy), note))
+            if policy == "table":
+                continue  # there the two are one policy, which is a row of its own
+            for part, other, note in (
+                ("sampled PPO", of_ppo, f"PPO with β = {BETA:g} and one sampled run each; a reward model of another "
+                 "architecture than the policy's may generalise otherwise."),
+                ("exact KL optimum", of_best, "The optimum of the learned reward, which no optimiser's failing blurs."),
+            ):  # fmt: skip
+                effect = paired_effect(of_tilt.mean(0), other.mean(0))
+                judged = claim("C04", f"{part}, reference: {tilt}")
+                rows.append(row_of(judged, setting, effect, FIGURE.name, used, note))
+        if policy == "table":
+            errors = np.abs(dpo - best).max((0, 1))
+            everywhere = [
+                records[f"{t}-{c:g}/table/{n}"].hash for t in TILTS for c in COVERAGES for n in ("dpo", "ppo")
+            ]
+            note = (
+                "A table shares nothing: DPO's implicit reward takes the reward model's very steps. Read between steps."
+            )
+            judged = claim("C04", "table")
+            rows.append(theorem_of(judged, setting, errors.tolist(), FIGURE.name, everywhere, note))
     return rows
+
+
+def _ends(records: Records, tilt: str, policy: str) -> list[str]:
+    places = [f"{tilt}-{c:g}/{policy}" for c in (COVERAGES[0], COVERAGES[-1])]
+    return [records[f"{place}/{name}"].hash for place in places for name in ("dpo", "ppo")]
 
 
 def caption(records: Records) -> str:

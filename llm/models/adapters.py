@@ -66,4 +66,4 @@ def merged(field: str, folder: Path, base: Any) -> nn.Module:
         if held != wanted:
             raise ValueError(f"{ADAPTER_WEIGHTS} has tensors for {len(held & wanted)} of {len(wanted)} adapters")
         check_finite(field, str(folder), adapted)
-        return adapted.merge_and_unload()  # type: ignore[no-any-return, operator]
+        return adapted.merge_and_unload().requires_grad_(True)  # type: ignore[no-any-return, operator]  # peft froze it

@@ -127,11 +127,12 @@ class DataSource(Spec):
         """The rows of a split as token ids; those of the language have a prompt only. With held_out_share, the split
         held_out is that share of data_split, and data_split the rest."""
         if not self.held_out_share:
-            return self._load(encoder, split)
-        trained, held_out = split_by_prompt(self._load(encoder, self.data_split), self.held_out_share, HELD_OUT_SEED)
+            return self._all_rows(encoder, split)
+        rows = self._all_rows(encoder, self.data_split)
+        trained, held_out = split_by_prompt(rows, self.held_out_share, HELD_OUT_SEED)
         return held_out if split == HELD_OUT else trained
 
-    def _load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+    def _all_rows(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         if self.data == LANGUAGE:
             texts = language.all_prompts("held_out" if split == "held_out" else "train")
             return [

@@ -67,8 +67,9 @@ def claims_of(family: Family) -> tuple[str, ...]:
 
 
 def make_claim(claim: str | Algorithm, family: Family, options: Mapping[str, Any]) -> Claim:
-    """`dpo`, `dpo(beta=0.1)` or an algorithm. A name without a number takes it from the options of the loss that are
-    called as the algorithm's settings, else the algorithm's defaults. SpecError for what is unknown."""
+    """`dpo`, `dpo(beta=0.1)` or an algorithm. A name takes its numbers from the options of the loss that are
+    called as the algorithm's settings; texts and switches, which make another algorithm of it, are its defaults unless
+    they are given in parentheses. SpecError for what is unknown."""
     if isinstance(claim, Algorithm):
         if claim.kind not in ALGORITHMS[family.name]:
             raise SpecError("claim", claim.kind, _known(family))
@@ -84,10 +85,14 @@ def make_claim(claim: str | Algorithm, family: Family, options: Mapping[str, Any
         known = {k: v for k, v in {**options, **given}.items() if k in numbers}
         return Claim(name, None, {**numbers, **known})
     cls = all_algorithms()[name]
-    own = {k: v for k, v in options.items() if k in cls.names()}
+    own = {k: v for k, v in options.items() if k in cls.names() and _is_number(v)}
     if name == "reinforce":
         own.setdefault("baseline", "none")
     return Claim(name, cls().replace(**{**own, **given}))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _known(family: Family) -> str:

@@ -1,4 +1,8 @@
-"""All properties, in the order in which they are tried."""
+"""All properties, in the order in which they are tried.
+
+To add one: write its trial and its `Property` in one of the modules below, and plant the bug that it finds in
+`tests/checks/planted.py`, without which the tests name it.
+"""
 
 from __future__ import annotations
 

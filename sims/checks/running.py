@@ -41,7 +41,7 @@ def check_loss(
     """Try to break a loss: every property of its family, and what it is claimed to be.
 
     family: what the function takes, see `sims.checks.FAMILIES`: pair, unpaired, group, token, actor_critic, likelihood.
-    claim: what it is said to be: "dpo", "grpo(ddof=0)" or sims.DPO(beta=0.1); settings that are not given are the
+    claim: what it is said to be: "dpo", "grpo(ddof=0)" or sims.DPO(beta=0.1); numbers that are not given are the
         hyper-parameters of the same name. None: only what holds of every loss of the family.
     reduction: over tokens, if it is to be checked: sequence_mean, token_mean or sequence_sum.
     expected_failures: property → reason why it may fail; a property that holds all the same is a failure.

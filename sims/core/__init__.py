@@ -43,7 +43,8 @@ axis and takes the same path: its prompts are (64, P) tokens, its responses (64,
 
 **One figure, from arms to verdict.** `figures/gallery/online_offline.py` names its arms as experiments
 (`sims/experiments/experiment.py`); `figures/lab.py` tunes them on other seeds and requests their records;
-`sims/experiments/runner.py` finds these in the store (`store.py`) or stacks and runs what is missing (`executor.py`);
+`sims/experiments/runner.py` finds these in the store (`store.py`) or stacks and runs what is missing (`executor.py`,
+whose loop, `record_loop.py`, language models share);
 the figure draws them, computes each claim's effect and interval (`sims/statistics/`), and `figures/claims.py` states
 the verdict, which `figures/report/` shows.
 """

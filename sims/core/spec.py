@@ -217,9 +217,7 @@ def find_kind(kind: str, base: type[S], field: str = "kind") -> type[S]:
     """The class registered as `kind` below `base`; SpecError names the nearest known kind."""
     known = kinds_of(base)
     if kind not in known:
-        near = difflib.get_close_matches(kind, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SpecError(field, kind, f"must be one of {', '.join(known)}{hint}")
+        raise SpecError(field, kind, f"must be one of {', '.join(known)}{nearest(kind, known)}")
     return known[kind]
 
 

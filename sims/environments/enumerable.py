@@ -187,7 +187,7 @@ class EnumerableEnvironment(RewardLabeller):
 
     def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
         """(..., B, K) rewards of responses (..., B, K, L); padding must be EOS."""
-        code = self.space.code(responses)
+        code = self.space.code(responses) if self.space.length > 1 else responses[..., 0]
         if self.num_prompts > 1:
             code = code + (prompts * self._width).unsqueeze(-1)
         return self._table.take(code if self._first is None else code + self._first)

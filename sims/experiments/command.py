@@ -72,7 +72,7 @@ def keeping(what: str | Callable[[], str]) -> Iterator[None]:
         yield
     except BaseException as stop:
         if not hasattr(stop, "kept"):  # an inner one knows better
-            stop.kept = what if isinstance(what, str) else what()  # type: ignore[union-attr]
+            stop.kept = what if isinstance(what, str) else what()  # type: ignore[attr-defined]
         raise
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Term:
@@ -32,7 +30,8 @@ class Planted:
     claimed: +1 or −1, the side of a claimed effect; 0 where the claim is that there is none. cut: a loss, 0 where
     something is gained. base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`;
     the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as
-    the loss at which a run is read.
+    the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less
+    than all others, for the row's positive control.
     """
 
     figure: str
@@ -44,6 +43,8 @@ class Planted:
     cut: bool = False
     base: float | None = None
     also: str | None = None
+    closed: bool = False
+    weaker: str | None = None
 
 
 def difference(plus: str, minus: str, quantity: str = "score") -> tuple[Term, ...]:
@@ -55,13 +56,6 @@ def interaction(a: str, b: str, c: str, d: str) -> tuple[Term, ...]:
     return Term(a, 1.0), Term(b, -1.0), Term(c, -1.0), Term(d, 1.0)
 
 
-def slope(x: tuple[float, ...], arms: str, sign: float, quantity: str) -> tuple[Term, ...]:
-    """Of a least-squares line: Σ(x − x̄)y / Σ(x − x̄)². arms: with {} for each x."""
-    off = np.array(x) - np.mean(x)
-    weights = off / (off**2).sum()
-    return tuple(Term(arms.format(f"{at:g}"), sign * w, quantity) for at, w in zip(x, weights, strict=True))
-
-
 def absent_behaviour() -> list[Planted]:
     found = []
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
@@ -71,9 +65,11 @@ def absent_behaviour() -> list[Planted]:
             ("against online DPO, within reach", "(0.1|0.01)", "dpo"),
         ):
             terms = difference(f"{policy}/{masses}/(rloo|ppo)", f"{policy}/{masses}/{other}", "best")
-            found.append(Planted("absent_behaviour", "C49", part, setting, 1, terms))
+            closed = policy == "mlp" and part.endswith("rare")
+            found.append(Planted("absent_behaviour", "C49", part, setting, 1, terms, closed=closed))
         largest = (Term(f"{policy}/1e-06/.*", 1.0, "best"),)
-        found.append(Planted("absent_behaviour", "C64", "all but lacking", setting, 0, largest, base=2e-3))
+        lacking = ("absent_behaviour", "C64", "all but lacking", setting, 0, largest)
+        found.append(Planted(*lacking, base=2e-4, closed=policy == "mlp"))
     nothing = (Term("table/0/.*", 1.0, "best"),)
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
@@ -83,17 +79,24 @@ def audit() -> list[Planted]:
         "a": "released scoring, released learning rates",
         "b": "released scoring, tuned learning rates",
         "c": "right scoring, released learning rates",
-        "d": "right scoring, tuned learning rates",
+        "d": "",
     }
     found = [
         Planted(
-            "audit", "C27", f"{place}, {words}", "token", 1, difference(f"{place}/{c}/ipo", f"{place}/{c}/best_of_n")
+            "audit",
+            "audit" if words else "C27",
+            f"{place}, {words}" if words else f"token bandit, {place}",
+            "token",
+            1,
+            difference(f"{place}/{c}/ipo", f"{place}/{c}/best_of_n"),
         )
         for place in ("R1", "R2")
         for c, words in conditions.items()
     ]
-    terms = interaction("R1/d/.*", "R1/offline/.*", "R2/d/.*", "R2/offline/.*")
-    return [*found, Planted("audit", "C25", "token bandit, R1 against R2", "token", 1, terms)]
+    for name in ("ipo", "best_of_n"):
+        terms = interaction(f"R1/d/{name}", f"R1/offline/{name}", f"R2/d/{name}", f"R2/offline/{name}")
+        found.append(Planted("audit", "C25", f"token bandit, {name}: R1 against R2", "token", 1, terms))
+    return found
 
 
 def batch_size() -> list[Planted]:
@@ -118,7 +121,11 @@ def batch_size() -> list[Planted]:
 def beta_sweep() -> list[Planted]:
     interior = "(0.001|0.01|0.03|0.1|0.3|1|3)"
     rates = {"tuned": "learning rate tuned for each β", "held": "learning rate of β = 0.1"}
-    families = {"contrastive, noisy pool": "(dpo|ipo)", "reinforcement, on-policy": "(rloo|ppo)"}
+    families = (
+        ("contrastive, noisy pool on R1", "R1/(dpo|ipo)"),
+        ("contrastive, noisy pool on R2", "R2/(dpo|ipo)"),
+        ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)"),
+    )
     return [
         Planted(
             "beta_sweep",
@@ -126,9 +133,10 @@ def beta_sweep() -> list[Planted]:
             f"{family}: too {end}, {words}",
             "bandit",
             1,
-            difference(f"{rate}/R[12]/{algorithms}/{interior}", f"{rate}/R[12]/{algorithms}/{beta}"),
+            difference(f"{rate}/{arms}/{interior}", f"{rate}/{arms}/{beta}"),
+            closed=family.startswith("reinforcement") and end == "low",
         )
-        for family, algorithms in families.items()
+        for family, arms in families
         for end, beta in (("low", "0.0001"), ("high", "10"))
         for rate, words in rates.items()
     ]
@@ -149,10 +157,17 @@ def chosen_likelihood() -> list[Planted]:
 
 
 def gradient_variance() -> list[Planted]:
-    part = "RLOO against a perfect critic"
     return [
-        Planted("gradient_variance", "C50", part, setting, 0, (Term(key, 1.0, "octaves"), Term(key, -1.0, "perfect")))
+        Planted(
+            "gradient_variance",
+            "C50",
+            f"RLOO against a perfect critic, K = {size}",
+            setting,
+            0,
+            (Term(key, 1.0, "octaves"), Term(key, -1.0, "perfect")),
+        )
         for setting, key in (("bandit", "actions-tables"), ("token", "tokens-tables"))
+        for size in (4, 8, 16)
     ]
 
 
@@ -169,10 +184,10 @@ def lm_batch_and_reuse() -> list[Planted]:
 
 
 def lm_lengths() -> list[Planted]:
-    """Skew's online arm is min's: it is in both differences and cancels, so that offline alone is compared."""
+    """Skew's online arm is min's: it is in both differences and cancels, and a gate is closed."""
     skew = difference("min/dpo/off", "skew/dpo/off")
     return [
-        Planted("lm_lengths", "C25", "skew against min length", "lm", 1, skew),
+        Planted("lm_lengths", "C25", "skew against min length", "lm", 1, skew, closed=True),
         Planted("lm_lengths", "C25", "mode length", "lm", 0, difference("mode/dpo/on", "mode/dpo/off")),
     ]
 
@@ -185,7 +200,7 @@ def lm_likelihoods() -> list[Planted]:
             f"{sampler} DPO, {task} length",
             "lm",
             -1,
-            (Term(f"{task}/dpo/{sampler[:-4]}", 1.0, "chosen"),),
+            (Term(f"{task}/dpo/{sampler[:-4]}", 0.5, "chosen"),),  # the margin grows by 2 nats
         )
         for task in ("min", "mode")
         for sampler in ("online", "offline")
@@ -194,16 +209,18 @@ def lm_likelihoods() -> list[Planted]:
 
 def negative_gradient() -> list[Planted]:
     found = []
-    for place, setting, own in (
-        ("R1", "bandit", "(worst|mean|sum|complement)"),
-        ("R2", "bandit", "(worst|mean|sum|complement)"),
-        ("network", "mlp", "sum"),
+    variants = ("worst", "mean", "sum", "complement")
+    for place, setting, budget, faster, compound in (
+        ("R1", "bandit", 3, ("dpo", "ipo", *variants), ("dpo", "ipo", *variants)),
+        ("R2", "bandit", 3, ("dpo",), ("dpo",)),
+        ("network", "mlp", 10, ("dpo", "ipo", "sum"), ("dpo",)),
     ):
-        for part, names in (("contrastive", "(dpo|ipo)"), ("Best-of-N's own", own)):
-            off = f"{place}/{names}/off/.*", f"{place}/best_of_n/off/.*"
-            on = f"{place}/{names}/on/.*", f"{place}/best_of_n/on/.*"
-            found.append(Planted("negative_gradient", "C27", f"{part}, {place}", setting, 1, difference(*off)))
-            found.append(Planted("negative_gradient", "C28", f"{part}, {place}", setting, 1, interaction(*on, *off)))
+        for name in faster:
+            gain = difference(f"{place}/{name}/on/{budget}", f"{place}/best_of_n/on/{budget}")
+            found.append(Planted("negative_gradient", "C27", f"{name}, {place}", setting, 1, gain))
+        for name in compound:
+            arms = (f"{place}/{arm}/{sampler}/{budget}" for sampler in ("on", "off") for arm in (name, "best_of_n"))
+            found.append(Planted("negative_gradient", "C28", f"{name}, {place}", setting, 1, interaction(*arms)))
     return found
 
 
@@ -223,14 +240,23 @@ def online_contrastive_ppo() -> list[Planted]:
     ]
 
 
+ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
+
+
+def between_places(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
+    return interaction(*(f"{place}/{name}/{sampler}" for place in (unlikely, likely) for sampler in ("on", "off")))
+
+
 def online_offline() -> list[Planted]:
-    published = interaction("R1/.*/on", "R1/.*/off", "R2/.*/on", "R2/.*/off")
-    axis = interaction("1e-06/.*/on", "1e-06/.*/off", "0.5/.*/on", "0.5/.*/off")
-    return [
-        Planted("online_offline", "C25", "R1 against R2", "bandit", 1, published),
-        Planted("online_offline", "C25", "overlap axis", "bandit", 1, axis),
-        Planted("online_offline", "C25", "not otherwise", "bandit", 0, difference("R2/.*/on", "R2/.*/off")),
-    ]
+    found = []
+    for name in ALGORITHMS:
+        for part, unlikely, likely in (("R1 against R2", "R1", "R2"), ("overlap axis", "0.01", "0.5")):
+            terms = between_places(unlikely, likely, name)
+            found.append(Planted("online_offline", "C25", f"{name}: {part}", "bandit", 1, terms))
+        terms = difference(f"R2/{name}/on", f"R2/{name}/off")
+        control = f"R2/{'rwr' if name == 'best_of_n' else 'best_of_n'}/off"
+        found.append(Planted("online_offline", "C25", f"{name}: not otherwise", "bandit", 0, terms, weaker=control))
+    return found
 
 
 def reachable_policies() -> list[Planted]:
@@ -248,13 +274,11 @@ def reachable_policies() -> list[Planted]:
 
 
 def reference_shift() -> list[Planted]:
-    shifts, found = (0.05, 0.35, 0.65, 0.95), []
+    found = []
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
-        ppo = slope(shifts, f"{policy}/{{}}/ppo", 1.0, "score")
-        dpo = slope(shifts, f"{policy}/{{}}/dpo", -1.0, "score")
-        found.append(Planted("reference_shift", "C06", "slope", setting, 1, (*ppo, *dpo)))
-        far = f"{policy}/(0.65|0.95)"
-        gain = difference(f"{far}/dpo_after_sft", f"{far}/dpo")
+        arms = (f"{policy}/{shift}/{arm}" for shift in ("0.65", "0.05") for arm in ("ppo", "dpo"))
+        found.append(Planted("reference_shift", "C06", "near and far", setting, 1, interaction(*arms)))
+        gain = difference(f"{policy}/0.65/dpo_after_sft", f"{policy}/0.65/dpo")
         found.append(Planted("reference_shift", "C07", "under shift", setting, 1, gain))
     return found
 
@@ -264,11 +288,12 @@ def reward_width() -> list[Planted]:
         Planted(
             "reward_width",
             "C25",
-            f"R1 against R2, width {width}",
+            f"{name}: R1 against R2, width {width}",
             "bandit",
             1,
-            interaction(*(f"{place}/{width}/.*/{sampler}" for place in ("R1", "R2") for sampler in ("on", "off"))),
+            between_places(f"R1/{width}", f"R2/{width}", name),
         )
+        for name in ALGORITHMS
         for width in (20, 30)
     ]
 
@@ -294,18 +319,22 @@ def sample_reuse() -> list[Planted]:
 def unseen_responses() -> list[Planted]:
     found = []
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
-        dpo, ppo = f".*/{policy}/dpo", f".*/{policy}/ppo"
-        rises = (Term(dpo, 1.0, "unseen"),)
-        # PPO's record has its reward model, whose loss says where DPO is read.
-        found.append(Planted("unseen_responses", "C03", "at one loss", setting, 1, rises, also=ppo))
-        found.append(Planted("unseen_responses", "C03", "at the end", setting, 1, rises))
-        sampled = difference(dpo, ppo, "unseen")
-        optimum = (Term(dpo, 1.0, "unseen"), Term(ppo, -1.0, "optimum"))
-        found.append(Planted("unseen_responses", "C04", "sampled PPO", setting, 1, sampled))
-        found.append(Planted("unseen_responses", "C04", "exact KL optimum", setting, 1, optimum))
-        falls = slope((0.25, 0.5, 0.875), f".*-{{}}/{policy}/dpo", 1.0, "unseen")
-        found.append(Planted("unseen_responses", "C05", "slope", setting, -1, falls, also=ppo))
-    return found
+        for tilt in ("none", "losers", "winners"):
+            dpo, ppo = f"{tilt}-.*/{policy}/dpo", f"{tilt}-.*/{policy}/ppo"
+            rises, where = (Term(dpo, 1.0, "unseen"),), f", reference: {tilt}"
+            # PPO's record has its reward model, whose loss says where DPO is read.
+            found.append(Planted("unseen_responses", "C03", f"at one loss{where}", setting, 1, rises, also=ppo))
+            found.append(Planted("unseen_responses", "C03", f"at the end{where}", setting, 1, rises))
+            falls = difference(f"{tilt}-0.875/{policy}/dpo", f"{tilt}-0.25/{policy}/dpo", "unseen")
+            ends = f"{tilt}-(0.25|0.875)/{policy}/ppo"
+            found.append(Planted("unseen_responses", "C05", where[2:], setting, -1, falls, also=ends))
+            if policy == "mlp":
+                sampled = difference(dpo, ppo, "unseen")
+                optimum = (Term(dpo, 1.0, "unseen"), Term(ppo, -1.0, "optimum"))
+                found.append(Planted("unseen_responses", "C04", f"sampled PPO{where}", setting, 1, sampled))
+                found.append(Planted("unseen_responses", "C04", f"exact KL optimum{where}", setting, 1, optimum))
+    same = (Term(".*/table/dpo", 1.0, "unseen"),)
+    return [*found, Planted("unseen_responses", "C04", "table", "bandit", 0, same, also=".*/table/ppo")]
 
 
 PLANTED = [

@@ -54,8 +54,10 @@ class SyntheticLab(Lab):
         grids: Mapping[str, Sequence[Point]],
         tuning_runs: int = 10,
         finalists: int = 0,
+        runs: Mapping[str, int] | None = None,
     ) -> dict[str, Record]:
-        return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
+        more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in arms.items()}
+        return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in more.items()})
 
     def exact(
         self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
@@ -97,10 +99,11 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         return {"within": _noise_of_gradients(level, len(spec["group_sizes"]))}
     if "updates" not in spec:
         return {}  # exact, and nothing is claimed of it
-    return _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0)
+    longest = spec["policy"].get("decoding", {}).get("max_new_tokens")
+    return _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
 
 
-def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool) -> Arrays:
+def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool, longest: float | None) -> Arrays:
     """What `sims.experiments.record_loop` makes, for one prompt with two responses."""
     runs = len(level["score"])
 
@@ -111,6 +114,12 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.log(np.stack([1.0 - second, second], axis=-1))[:, None]
 
+    scale, reference = 1.0, 0.0
+    if longest is not None:  # of a language model, whose reward is −length
+        scale, reference = longest / 2, -longest / 2
+    score = path(0.0, level["score"])
+    score[:, 1 : (points + 1) // 2] -= 0.3  # an arm that is stopped early is behind
+    gold = reference + scale * score
     loss = path(np.log(2), np.full(runs, 0.2))
     if points > 2:
         loss[:, 1] = 0.4  # so that 0.2 is reached at the second point, by when the mass has moved
@@ -122,10 +131,10 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     found = {
         "updates": counted,
         "samples": counted * 16,
-        "gold": path(0.0, level["score"]),
-        "reward": path(0.0, level["score"]),
-        "reference_reward": np.zeros(runs),
-        "best_reward": np.ones(runs),
+        "gold": gold,
+        "reward": gold,
+        "reference_reward": np.full(runs, reference),
+        "best_reward": np.full(runs, reference + scale),
         "diverged_at": np.full(runs, -1),
         "rewards": np.array([[0.0, 1.0]]),
         "logp_ref": np.broadcast_to(REFERENCE, (runs, 1, 2)),
@@ -149,6 +158,7 @@ def _noise_of_gradients(level: Mapping[str, np.ndarray], sizes: int) -> np.ndarr
     """(tables, policies, estimators, group sizes)."""
     order = gradient_variance.ORDER
     within = np.ones((len(level["octaves"]), len(gradient_variance.POLICIES), len(order), sizes))
+    within[:, :, order.index("none")] = 2.0 ** (level["perfect"].mean() + 2)  # the positive control
     within[:, :, order.index("rloo")] = 2.0 ** level["octaves"][:, None, None]
     # The noise of the runs is in the numerator: what is left in the critic's is the level.
     within[:, :, order.index("perfect")] = 2.0 ** level["perfect"].mean()
@@ -156,7 +166,12 @@ def _noise_of_gradients(level: Mapping[str, np.ndarray], sizes: int) -> np.ndarr
 
 
 def balanced(key: str, runs: int) -> np.ndarray:
-    """(runs,): normal noise of this record; mean 0 in the even runs and in the odd ones, standard deviation 1."""
+    """(runs,): normal noise of this record; mean 0 in the even runs and in the odd ones, standard deviation 1.
+
+    Of more than 50 runs every 50 are alike, so that the first 50, which a row may pair with shorter records, balance.
+    """
+    if runs > 50:
+        return np.tile(balanced(key, 50), -(-runs // 50))[:runs]
     noise = np.random.default_rng(zlib.crc32(key.encode())).normal(size=runs)
     for half in (0, 1):
         noise[half::2] -= noise[half::2].mean()

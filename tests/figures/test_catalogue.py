@@ -16,7 +16,7 @@ from figures.gallery import (
     chosen_likelihood,
     gradient_variance,
     lm_batch_and_reuse,
-    negative_gradient,
+    online_offline,
     reference_shift,
     sample_reuse,
     unseen_responses,
@@ -100,7 +100,7 @@ def test_a_part_stands_once(tmp_path: Path) -> None:
 def test_a_look_up_that_finds_nothing_says_what_there_is() -> None:
     with pytest.raises(CatalogueError, match=r"claim = 'C100': must be in claims.toml, which has C01, C02"):
         claim("C100", "here")
-    with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'slope'"):
+    with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'near and far'"):
         claim("C06", "slop")
     with pytest.raises(CatalogueError, match=r"C13: part = 'here': must be .*: not judged yet"):
         claim("C13", "here")
@@ -112,12 +112,12 @@ def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
     with pytest.raises(CatalogueError, match="words given for none: must be for the braces in its effect: masses"):
         claim("C49", "against offline DPO, rare")
     with pytest.raises(CatalogueError, match="words given for mass: must be for the braces in its effect: none"):
-        claim("C06", "slope", mass="0.1")
+        claim("C06", "near and far", mass="0.1")
 
 
 def test_every_claim_is_there_once_and_in_order() -> None:
     ids = list(catalogue())
-    assert ids[:-1] == [f"C{number:02}" for number in range(1, 90)] and ids[-1] == "toy→lm"
+    assert ids == [*(f"C{number:02}" for number in range(1, 90)), "toy→lm", "audit"]
 
 
 def test_figures_and_catalogue_name_the_same_claims() -> None:
@@ -141,22 +141,29 @@ def test_what_an_effect_says_is_what_its_figure_runs() -> None:
     def listed(numbers: object) -> str:
         return ", ".join(f"{x:g}" for x in numbers)  # type: ignore[attr-defined]
 
-    for part in ("at one loss", "at the end"):
-        says("C03", part, f"coverage {listed(unseen_responses.COVERAGES)}")
-    says("C03", "at the end", f"after {unseen_responses.UPDATES} updates")
-    says("C07", "under shift", f"shifts {listed(reference_shift.FAR)}")
+    for tilt in unseen_responses.TILTS:
+        for part in ("at one loss", "at the end"):
+            says("C03", f"{part}, reference: {tilt}", f"coverage {listed(unseen_responses.COVERAGES)}", tilt)
+        says("C03", f"at the end, reference: {tilt}", f"after {unseen_responses.UPDATES} updates")
+    says("C06", "near and far", f"shift {reference_shift.FAR:g}", f"at {reference_shift.NEAR:g})")
+    says("C07", "under shift", f"shift {reference_shift.FAR:g};")
+    for name in online_offline.ALGORITHMS:
+        unlikely, likely = online_offline.UNLIKELY, online_offline.LIKELY
+        says("C25", f"{name}: overlap axis", f"overlap {unlikely:g}", f"at {likely:g})", f"{name}: ")
     says("C22", "table, 100 prompts", f"grown by {chosen_likelihood.MARGIN:g} nats")
     says("C22", "network, many against few", chosen_likelihood.MANY, chosen_likelihood.FEW)
     says("C26", "R1, 2,048 samples", f"B = {batch_size.FRESH:g}", f"B = {batch_size.STALE:,.0f}")
     says("C29", "R1, equal samples", listed(sample_reuse.MODERATE))
     says("C30", "R1, equal samples", f"at {sample_reuse.MANY})")
     says("C30", "min length, settings of T = 1", f"at {lm_batch_and_reuse.PASSES[-1]})")
-    says("C50", "RLOO against a perfect critic", f"groups of {gradient_variance.JUDGED},")
+    for size in gradient_variance.JUDGED:
+        says("C50", f"RLOO against a perfect critic, K = {size}", f"groups of {size},")
     for end, beta in beta_sweep.ENDS.items():
-        says("C51", f"reinforcement, on-policy: too {end}, learning rate tuned for each β", f"at β = {beta:g};")
-    for place, what in negative_gradient.PLACES.items():
-        labels = [negative_gradient.ARMS[name].label for name in negative_gradient.CONTRASTIVE]
-        says("C27", f"contrastive, {place}", f"budgets of {listed(what.budgets)} updates", *labels)
+        says(
+            "C51",
+            f"reinforcement, on-policy on R1 and R2: too {end}, learning rate tuned for each β",
+            f"at β = {beta:g};",
+        )
 
 
 def test_it_is_read_without_torch() -> None:
@@ -168,11 +175,11 @@ def test_it_is_read_without_torch() -> None:
 
 def test_the_table_has_every_claim_and_the_states_that_there_are(tmp_path: Path) -> None:
     path = tmp_path / "claims.json"
-    path.write_text(json.dumps([{"id": "C06", "part": "slope", "setting": "mlp", "verdict": "opposite"}]))
+    path.write_text(json.dumps([{"id": "C06", "part": "near and far", "setting": "mlp", "verdict": "opposite"}]))
     lines = table(path).splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalogue())
-    slope = next(line for line in lines if "reference_shift" in line and "slope" in line)
-    assert slope.endswith("slope [> 0.05 gold reward] bandit: no verdict here, mlp: opposite")
+    slope = next(line for line in lines if "reference_shift" in line and "near and far" in line)
+    assert slope.endswith("near and far [> 0.05 score] bandit: no verdict here, mlp: opposite")
     assert lines[lines.index(next(line for line in lines if line.startswith("C13"))) + 1].strip() == NOT_JUDGED
 
 

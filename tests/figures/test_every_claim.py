@@ -36,14 +36,22 @@ def empty(figure: str) -> Mapping[str, Record]:
 
 
 @functools.cache
-def level(figure: str, noise: float, base: float | None = None) -> Mapping[str, Record]:
+def level(figure: str, noise: float) -> Mapping[str, Record]:
     """Records of a figure in which all arms are alike but for their noise."""
-    levels = {} if base is None else dict.fromkeys(QUANTITIES, base)
-    return {key: filled(record, levels, noise) for key, record in empty(figure).items()}
+    return {key: filled(record, {}, noise) for key, record in empty(figure).items()}
+
+
+# Student's ends are enough to see a state, or an interval move: the noise here is small and normal.
+STUDENTS = mock.patch.object(statistics, "mean_bounds", lambda x, level, _, seed: mean_bounds(x, level, None, seed))
 
 
 def judged(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
     """Rows by id, part and setting."""
+    with STUDENTS:
+        return _rows(figure, records)
+
+
+def _rows(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
     return {(r.id, r.part, r.setting): r for r in all_figures()[figure].verdicts(records)}
 
 
@@ -91,9 +99,14 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     start = QUANTITIES if line.base is None else dict.fromkeys(QUANTITIES, line.base)
     by = (effect if line.base is None else effect - line.base) / term.times
     levels: Levels = {**start, term.quantity: start[term.quantity] + by}
-    raised = {key: filled(empty(line.figure)[key], levels, noise) for key in matching(line.figure, term.arms)}
-    found = judged(line.figure, {**level(line.figure, noise, line.base), **raised})
-    return found[line.id, line.part, line.setting]
+    records = dict(level(line.figure, noise))
+    for other in line.terms if line.base is not None else ():
+        records |= {key: filled(empty(line.figure)[key], start, noise) for key in matching(line.figure, other.arms)}
+    records |= {key: filled(empty(line.figure)[key], levels, noise) for key in matching(line.figure, term.arms)}
+    if line.weaker is not None:
+        weak = {"score": QUANTITIES["score"] - 0.3}
+        records |= {key: filled(empty(line.figure)[key], weak, noise) for key in matching(line.figure, line.weaker)}
+    return judged(line.figure, records)[line.id, line.part, line.setting]
 
 
 def expected(line: Planted, effect: float, margin: float) -> str:
@@ -127,12 +140,15 @@ def test_a_planted_effect_gives_its_state(name: str) -> None:
             effect = margin * times
             if line.base is not None and times == 0:
                 effect = line.base
-            found = plant(line, term, effect, margin / 50)
+            found = plant(line, term, effect, margin / 50 if line.base is None else line.base / 10)
             if line.cut:
                 effect = max(effect, 0.0)
             assert found.effect == pytest.approx(effect, rel=1e-6, abs=1e-6 * margin), (term, times)
-            assert found.verdict == expected(line, effect, margin), (term, times, found)
+            wanted = "no test" if line.closed else expected(line, effect, margin)
+            assert found.verdict == wanted, (term, times, found)
             told.add(found.verdict)
+    if line.closed:
+        return
     one_sided = line.claimed != 0 and line.base is None
     sides = {"opposite", "too small"} if one_sided else {"too small"} if line.claimed else {"opposite"}
     assert told == {"supported", "inconclusive", *sides}
@@ -145,9 +161,7 @@ def test_a_planted_effect_gives_its_state(name: str) -> None:
 def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
     """For each row: the records that its hashes name, and those that move its interval when they are moved."""
     start = level(name, 1e-3)
-    # Student's ends and a few resamples are enough to see an interval move.
-    students = mock.patch.object(statistics, "mean_bounds", lambda x, level, _, seed: mean_bounds(x, level, None, seed))
-    with mock.patch.object(toy_to_lm, "RESAMPLES", 100), students:
+    with mock.patch.object(toy_to_lm, "RESAMPLES", 100):
         before = judged(name, start)
         found = {place: (set(r.spec_hashes), set[str]()) for place, r in before.items()}
         for key, record in empty(name).items():

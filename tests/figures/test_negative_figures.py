@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from figures.gallery.chosen_likelihood import Path, at_margin
-from figures.gallery.negative_gradient import PLACES, arms, best_of_n_score, grid
+from figures.gallery.negative_gradient import PLACES, SHORT, SHORT_RATES, arms, best_of_n_score, grid
 from sims.core.loop.learner import Learner
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
@@ -32,11 +32,13 @@ def test_offline_arms_learn_from_the_same_samples(place: str) -> None:
 
 def test_budgets_of_tuning_are_equal_and_span_the_same_learning_rates() -> None:
     for place in PLACES.values():
-        grids = [grid(place, name) for name in place.arms]
-        assert {len(points) for points in grids} == {18}
-        for points in grids:
-            rates = [point["learning_rate"] for point in points]
-            assert (min(rates), max(rates)) == (place.rates[0], place.rates[-1])
+        for updates in place.budgets:
+            grids = [grid(place, name, updates) for name in place.arms]
+            assert {len(points) for points in grids} == {35 if updates <= SHORT else 18}
+            ends = SHORT_RATES if updates <= SHORT else place.rates
+            for points in grids:
+                rates = [point["learning_rate"] for point in points]
+                assert (min(rates), max(rates)) == (ends[0], ends[-1])
 
 
 def test_the_limit_of_best_of_4_by_hand() -> None:

@@ -73,27 +73,26 @@ def test_the_references_probability_is_the_one_it_has_and_not_the_one_that_was_m
 
 
 def at_shifts(gold: dict[str, float]) -> dict[str, Record]:
-    """The same reward for an arm at every shift, but for a spread of 1e-4 over runs."""
-    noise = 1e-4 * np.random.default_rng(0).normal(size=(12, 2))
+    """The same reward for an arm at every shift, but for a spread of 1e-4 over runs; references earn 0.2."""
+    noise = 1e-4 * np.random.default_rng(0).normal(size=(12, 3))
     return {
-        f"{policy}/{shift:g}/{arm}": Record({}, {"gold": gold[arm] + noise}, {})
+        f"{policy}/{shift:g}/{arm}": Record({}, {"gold": gold[arm] + noise, "reference_reward": np.full(12, 0.2)}, {})
         for policy in reference_shift.POLICIES
         for shift in reference_shift.SHIFTS
         for arm in reference_shift.ARMS
     }
 
 
-@pytest.mark.parametrize(("reached", "named"), [(0.999, True), (0.9, False)])
-def test_a_shift_that_hurts_nobody_is_called_a_ceiling(reached: float, named: bool) -> None:
-    """The interval of a slope of 0 lies inside the margins, too small: the note says what that is."""
+@pytest.mark.parametrize(("reached", "state"), [(0.999, "no test"), (0.9, "too small")])
+def test_a_shift_that_hurts_nobody_is_a_ceiling_and_no_test(reached: float, state: str) -> None:
+    """The effect is 0 in both; only below the largest reward could it have been another."""
     rows = reference_shift.verdicts(at_shifts(dict.fromkeys(reference_shift.ARMS, reached)))
-    assert {row.verdict for row in rows} == {"too small"}
-    assert all(("a ceiling, not an answer" in row.note) == named for row in rows)
+    assert {row.verdict for row in rows} == {state}
 
 
 def test_a_ceiling_is_of_the_arms_that_a_claim_compares() -> None:
     rows = reference_shift.verdicts(at_shifts({"dpo": 0.999, "dpo_after_sft": 0.999, "ppo": 0.7}))
-    assert {row.id: "a ceiling, not an answer" in row.note for row in rows} == {"C06": False, "C07": True}
+    assert {(row.id, row.verdict == "no test") for row in rows} == {("C06", False), ("C07", True)}
 
 
 def test_learning_rates_under_shift_are_tried_alike_by_all() -> None:

@@ -12,10 +12,10 @@ from figures.arms.sweeps import (
     batch_schedule,
     best_arm,
     crossfit_best,
+    cut,
     cut_to_nothing,
     equal_grid,
     largest,
-    shortfall,
 )
 from figures.lab import apply
 from sims.core.algorithms import find_algorithm
@@ -25,6 +25,7 @@ from sims.experiments.executor import execute
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.intervals import paired_effect
 
 
 def arm(name: str, schedule: Schedule) -> Experiment:
@@ -80,18 +81,18 @@ def test_the_ends_of_the_batch_axis() -> None:
 
 def test_a_gain_is_no_shortfall() -> None:
     worse = np.linspace(0.4, 0.6, 20)
-    lost = shortfall(worse + 0.1, worse + 0.01 * np.tile([1, -1], 10))
+    lost = cut(paired_effect(worse + 0.1, worse + 0.01 * np.tile([1, -1], 10)))
     assert lost.estimate == pytest.approx(0.1) and 0 < lost.low < 0.1 < lost.high < 0.12
-    gained = shortfall(worse, worse + 0.1)
+    gained = cut(paired_effect(worse, worse + 0.1))
     assert (gained.estimate, gained.low, gained.high) == (0, 0, 0)
     assert "no loss" in cut_to_nothing(gained) and cut_to_nothing(lost) == ""
 
 
 def test_the_largest_of_several_effects() -> None:
     base, spread = np.full(20, 0.5), 0.1 * np.tile([1, -1], 10)
-    found = largest([shortfall(base + 0.2, base), shortfall(base + 0.15, base + spread)])
+    found = largest([paired_effect(base + 0.2, base), paired_effect(base + 0.15, base + spread)])
     assert found.estimate == found.low == pytest.approx(0.2)
-    assert found.high == pytest.approx(max(0.2, shortfall(base + 0.15, base + spread).high))
+    assert found.high == pytest.approx(max(0.2, paired_effect(base + 0.15, base + spread).high))
 
 
 def test_arms_at_the_edge_of_what_was_tried_are_counted() -> None:

@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sims.core.objectives.batch import Batch, OutputRequest, Outputs, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, Outputs, lengths, pick, sequence_sum
 from sims.core.objectives.preferences import Pairing
 from sims.core.objectives.reductions import shares
 from sims.core.schedule import Schedule
@@ -117,6 +117,11 @@ def response_shares(batch: Batch, targets: Targets) -> Tensor:
     return shares(targets.get("weight", batch.weight), batch.need("rewards"))
 
 
+def per_token(total: Tensor, batch: Batch) -> Tensor:
+    """A sum over a response's tokens as their mean. total: (..., B, K), returns the same."""
+    return total / lengths(batch.mask).clamp(min=1)
+
+
 def present(batch: Batch) -> Tensor:
     """(..., B, K) bool: which responses are present."""
     if batch.weight is None:
@@ -135,6 +140,7 @@ class PairAlgorithm(Algorithm):
 
     min_generations: ClassVar[int] = 2
     negative_gradient: ClassVar[bool] = True
+    length_normalised: ClassVar[bool] = False  # whether ρ is averaged over a response's tokens; some make it a setting
 
     pairing: Pairing = setting(
         "drawn",
@@ -155,7 +161,8 @@ class PairAlgorithm(Algorithm):
 
     def score(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Score whose difference is a pair's margin: ρ = ℓ − ℓ_ref, (..., B, K)."""
-        return sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
+        ratio = sequence_sum(outputs.logp - batch.need("logp_ref"), batch.mask)
+        return per_token(ratio, batch) if self.length_normalised else ratio
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         """Loss if the first of the pair is chosen. margin: (..., B, Q), returns the same."""

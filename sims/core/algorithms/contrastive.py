@@ -28,11 +28,6 @@ from .base import Algorithm, PairAlgorithm, Targets, response_shares
 NLLReduction = Literal["sequence_mean", "token_mean", "sequence_sum"]
 
 
-def per_token(total: Tensor, batch: Batch) -> Tensor:
-    """A sum over a response's tokens as their mean. total: (..., B, K), returns the same."""
-    return total / lengths(batch.mask).clamp(min=1)
-
-
 @dataclass(frozen=True)
 class DPO(PairAlgorithm, kind="dpo"):
     """Direct preference optimisation: L = −log σ(β(ρ_w − ρ_l)).
@@ -46,11 +41,9 @@ class DPO(PairAlgorithm, kind="dpo"):
     source: ClassVar[str] = "Rafailov et al. 2023"
 
     beta: float = setting(0.1, "strength of the KL penalty to the reference", above=0, per_run=True)
-    length_normalised: bool = setting(False, "average log-ratios over tokens instead of summing them")
-
-    def score(self, outputs: Outputs, batch: Batch) -> Tensor:
-        ratio = super().score(outputs, batch)
-        return per_token(ratio, batch) if self.length_normalised else ratio
+    length_normalised: bool = setting(  # type: ignore[misc]
+        False, "average log-ratios over tokens instead of summing them"
+    )
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return dpo_loss(margin, over(self.beta, margin))
@@ -150,11 +143,9 @@ class IPO(PairAlgorithm, kind="ipo"):
     source: ClassVar[str] = "Azar et al. 2024"
 
     beta: float = setting(0.1, "the paper's tau: the target margin of log-ratios is 1/(2 beta)", above=0, per_run=True)
-    length_normalised: bool = setting(False, "average log-ratios over tokens (TRL) instead of summing (the paper)")
-
-    def score(self, outputs: Outputs, batch: Batch) -> Tensor:
-        ratio = super().score(outputs, batch)
-        return per_token(ratio, batch) if self.length_normalised else ratio
+    length_normalised: bool = setting(  # type: ignore[misc]
+        False, "average log-ratios over tokens (TRL) instead of summing (the paper)"
+    )
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return ipo_loss(margin, over(self.beta, margin))

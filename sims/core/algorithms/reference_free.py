@@ -11,8 +11,8 @@ from sims.core.losses.contrastive import dpo_loss, log_odds, simpo_loss
 from sims.core.objectives.batch import Batch, Outputs, in_use, over, sequence_sum
 from sims.core.spec import SpecError, setting
 
-from .base import PairAlgorithm
-from .contrastive import PairsWithLikelihood, per_token
+from .base import PairAlgorithm, per_token
+from .contrastive import PairsWithLikelihood
 
 
 @dataclass(frozen=True)

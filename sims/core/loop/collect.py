@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,10 +52,11 @@ class Collector:
         self.order: Tensor | None = None
         self.samples = self.batches = self.synced_at = 0
 
+    @torch.no_grad()
     def next_batch(self, updates: int) -> Batch:
-        """Sync the sampler if it is due, then collect a batch from the schedule's source. updates: number done so
-        far."""
-        schedule = self.schedule
+        """Sync the sampler if it is due, collect a batch from the schedule's source, and add what is computed once at
+        collection: reference log-probs, critic values, probes. updates: number done so far."""
+        schedule, algorithm, reference = self.schedule, self.algorithm, self.reference
         if self.fresh:
             self.synced_at = updates
         elif schedule.source == "policy" and updates - self.synced_at >= schedule.sync_period:
@@ -69,7 +71,19 @@ class Collector:
         else:
             batch = self._recorded()
         self.batches += 1
-        return self._freeze(batch)
+        if algorithm.needs_probes:
+            batch = replace(batch, probes=mismatch(batch))
+        if self.needs_reference:
+            logp_ref = reference.policy.forward(batch).logp
+            batch = replace(batch, logp_ref=logp_ref, reference_version=reference.version)
+            if batch.probes is not None:
+                logp_ref = reference.policy.forward(batch.probes).logp
+                batch = replace(batch, probes=replace(batch.probes, logp_ref=logp_ref))
+        if algorithm.penalises_reward and self.needs_reference and not self.fresh:
+            batch = replace(batch, logp_policy=self.policy.forward(batch).logp)
+        if algorithm.needs_critic:
+            batch = replace(batch, values=self.policy.forward(batch, OutputRequest(values=True)).values)
+        return batch
 
     @torch.no_grad()
     def draw(self, count: int, updates: int = 0) -> Batch:
@@ -155,28 +169,10 @@ class Collector:
             self.order = (moves if math.isinf(window) else positions + window * moves).argsort(stable=True, dim=-1)
         return self.pool.gather(self.order[..., self.batches * size : (self.batches + 1) * size])
 
-    @torch.no_grad()
-    def _freeze(self, batch: Batch) -> Batch:
-        """Add what is computed once at collection: reference log-probs, critic values, probes."""
-        algorithm, reference = self.algorithm, self.reference
-        if algorithm.needs_probes:
-            batch = batch.replace(probes=mismatch(batch))
-        if self.needs_reference:
-            logp_ref = reference.policy.forward(batch).logp
-            batch = batch.replace(logp_ref=logp_ref, reference_version=reference.version)
-            if batch.probes is not None:
-                logp_ref = reference.policy.forward(batch.probes).logp
-                batch = batch.replace(probes=batch.probes.replace(logp_ref=logp_ref))
-        if algorithm.penalises_reward and self.needs_reference and not self.fresh:
-            batch = batch.replace(logp_policy=self.policy.forward(batch).logp)
-        if algorithm.needs_critic:
-            batch = batch.replace(values=self.policy.forward(batch, OutputRequest(values=True)).values)
-        return batch
-
 
 def as_drawn(batch: Batch) -> Batch:
     """A batch without what was computed at collection: only its responses, rewards and labels."""
-    return batch.replace(logp_policy=None, logp_ref=None, values=None, probes=None, reference_version=0)
+    return replace(batch, logp_policy=None, logp_ref=None, values=None, probes=None, reference_version=0)
 
 
 def mismatch(batch: Batch) -> Batch:

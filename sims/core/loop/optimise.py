@@ -97,31 +97,25 @@ class PerRunOptimiser:
         clip, most = None, self.spec.max_grad_norm
         if most is not None:
             clip = (most / (norm + 1e-6)).clamp(max=1.0)  # 1e-6 as torch.nn.utils does
+        beta1, beta2 = self.spec.adam_beta1, self.spec.adam_beta2
         for gradient, blocks in zip(gradients, self._blocks, strict=True):
-            for block in blocks:
-                runs = block.runs
-                if runs is None:
-                    self._step(block, gradient, clip, alive)
-                else:
-                    its_clip, its_alive = (None if x is None else x[runs] for x in (clip, alive))
-                    self._step(block, gradient[runs], its_clip, its_alive)
-
-    def _step(self, block: _Block, change: Tensor, clip: Tensor | None, alive: Tensor | None) -> None:
-        """`step` of one block; change: its gradient."""
-        spec = self.spec
-        if clip is not None:
-            change = change * _per_run(clip, change)
-        if alive is not None:
-            change = torch.where(_per_run(alive, change), change, 0.0)
-        if block.mean is not None and block.square is not None:
-            mean = block.mean.lerp_(change, 1.0 - spec.adam_beta1)
-            square = block.square.mul_(spec.adam_beta2).addcmul_(change, change, value=1.0 - spec.adam_beta2)
-            root = square.sqrt().div_((1.0 - spec.adam_beta2**self.steps) ** 0.5).add_(block.epsilon)
-            change = mean.div(root.mul_(1.0 - spec.adam_beta1**self.steps))
-        change = change * block.learning_rate
-        if block.weight_decay is not None:
-            change += block.weight_decay * block.learning_rate * block.parameter
-        block.parameter.sub_(change if alive is None else torch.where(_per_run(alive, change), change, 0.0))
+            for runs, parameter, mean, square, learning_rate, epsilon, weight_decay in blocks:
+                change = gradient if runs is None else gradient[runs]
+                if clip is not None:
+                    change = change * _per_run(clip if runs is None else clip[runs], change)
+                going_on = None
+                if alive is not None:
+                    going_on = _per_run(alive if runs is None else alive[runs], change)
+                    change = torch.where(going_on, change, 0.0)
+                if mean is not None and square is not None:
+                    mean.lerp_(change, 1.0 - beta1)
+                    square.mul_(beta2).addcmul_(change, change, value=1.0 - beta2)
+                    root = square.sqrt().div_((1.0 - beta2**self.steps) ** 0.5).add_(epsilon)
+                    change = mean.div(root.mul_(1.0 - beta1**self.steps))
+                change = change * learning_rate
+                if weight_decay is not None:
+                    change += weight_decay * learning_rate * parameter
+                parameter.sub_(change if going_on is None else torch.where(going_on, change, 0.0))
 
 
 def _per_run(value: float | Tensor, x: Tensor) -> Tensor:

@@ -31,22 +31,22 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
         draw = torch.minimum(uniforms * total.squeeze(-1).gather(-1, rows), below.squeeze(-1).gather(-1, rows))
     # From here on in NumPy: its comparisons cost a fifth of torch's, and each call half.
     distributions, draws = cdf.numpy().reshape(-1, cdf.shape[-1]), draw.numpy().reshape(-1, draw.shape[-1])
-    if rows is None:
-        tokens = _likeliest_first(distributions, draws, probabilities.numpy().reshape(distributions.shape))
-    else:
-        first_distribution = np.arange(0, len(distributions), cdf.shape[-2])[:, None]
-        tokens = _search(distributions, draws, first_distribution + rows.numpy().reshape(draws.shape))
-    return torch.from_numpy(tokens).view(draw.shape)
+    if rows is not None:
+        which = np.arange(0, len(distributions), cdf.shape[-2])[:, None] + rows.numpy().reshape(draws.shape)
+        return torch.from_numpy(_search(distributions, draws, which)).view(draw.shape)
+    which, each = np.arange(len(distributions)), probabilities.numpy().reshape(distributions.shape)
+    likeliest = each.argmax(-1)
+    if each[which, likeliest].mean() < 0.5:
+        return torch.from_numpy(_search(distributions, draws, which[:, None])).view(draw.shape)
+    return torch.from_numpy(_likeliest_first(distributions, draws, likeliest)).view(draw.shape)
 
 
-def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """`_search` for many draws per distribution: when a policy is nearly deterministic, most draws are its most likely
-    token, which takes two comparisons to test; only the rest is searched. cdf, probabilities: (X, A); draws: (X, S)."""
-    distributions, likeliest = np.arange(len(cdf)), probabilities.argmax(-1)
-    if probabilities[distributions, likeliest].mean() < 0.5:
-        return _search(cdf, draws, distributions[:, None])
-    starts = np.where(likeliest > 0, cdf[distributions, likeliest - 1], 0.0)
-    missed = (draws < starts[:, None]) | (draws >= cdf[distributions, likeliest][:, None])
+def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, likeliest: np.ndarray) -> np.ndarray:
+    """`_search` where most draws are the likeliest token, which takes two comparisons to test; only the rest is
+    searched. cdf: (X, A); draws: (X, S); likeliest: (X,)."""
+    which = np.arange(len(cdf))
+    starts = np.where(likeliest > 0, cdf[which, likeliest - 1], 0.0)
+    missed = (draws < starts[:, None]) | (draws >= cdf[which, likeliest][:, None])
     tokens = likeliest.repeat(draws.shape[1])
     rest = missed.ravel().nonzero()[0]
     tokens[rest] = _search(cdf, draws.ravel()[rest], rest // draws.shape[1])

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .batch import hides_nothing, masked
+from .batch import masked
 
 
 def group_mean(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -90,9 +90,9 @@ def mean_so_far(mean: Tensor, count: Tensor, rewards: Tensor, there: Tensor) -> 
 
     Returns the new mean and count. Rewards where `there` is False are ignored.
     """
-    everyone = there.shape[-2] * there.shape[-1]
-    more = count + (everyone if hides_nothing(there) else there.sum((-2, -1)))
-    total = mean * count + masked(rewards, there).sum((-2, -1))
+    counted = masked(rewards, there)  # the rewards themselves if all are there
+    more = count + (there.shape[-2] * there.shape[-1] if counted is rewards else there.sum((-2, -1)))
+    total = mean * count + counted.sum((-2, -1))
     return total / more.clamp(min=1), more
 
 

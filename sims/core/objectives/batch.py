@@ -177,17 +177,14 @@ def in_use(value: float | Tensor) -> bool:
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """x where mask, else 0; entries where mask is False, NaN included, affect neither the value nor the gradient."""
-    return x if hides_nothing(mask) else torch.where(mask, x, 0.0)
+    """x where mask, else 0; entries where mask is False, NaN included, affect neither the value nor the gradient.
 
-
-def hides_nothing(mask: Tensor) -> bool:
-    """Whether a mask is a single True expanded over all slots, as token spaces without EOS give it: read from its
-    strides.
-
-    Without this test, masking would cost as much as the losses on a bandit.
+    x itself where the mask is a single True expanded over all slots, as token spaces without EOS give it: read from its
+    strides, because masking would cost as much as the losses on a bandit.
     """
-    return mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ()))
+    if mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ())):
+        return x
+    return torch.where(mask, x, 0.0)
 
 
 def sequence_sum(x: Tensor, mask: Tensor) -> Tensor:

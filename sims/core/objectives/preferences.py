@@ -66,6 +66,8 @@ def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) 
     responses comes from another distribution. Returns pairs (..., B, Q, 2) and weights (..., B, Q).
     """
     generations = rewards.shape[-1]
+    if generations % 2:
+        count_pairs(generations, pairing)  # refuses what cannot be paired
     if pairing == "best_worst":
         best_worst = torch.stack([rewards.argmax(-1), rewards.argmin(-1)], dim=-1).unsqueeze(-2)
         # With equal rewards argmax and argmin are the same response, which is no pair: weight 0.

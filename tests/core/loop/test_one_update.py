@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import sims
 from sims.core.algorithms import Algorithm
@@ -25,7 +26,8 @@ from sims.environments import EnumerableEnvironment
 
 RUNS = 2
 # Of our own functions, from the draw of the prompts to the end of the optimiser's step. More is more to read.
-FUNCTIONS, FILES = 42, 17
+FUNCTIONS, FILES = 35, 17
+OPERATIONS = {"dpo": 134, "rloo": 92}  # of PyTorch, those that another one calls not counted
 
 
 def training(algorithm: Algorithm, environment_class: type[EnumerableEnvironment] = EnumerableEnvironment) -> Training:
@@ -61,6 +63,18 @@ def test_one_update_of_dpo_on_the_table_is_few_functions_of_few_files() -> None:
     functions = sum(map(len, found.values()))
     listed = "\n".join(f"{path}: {', '.join(names)}" for path, names in found.items())
     assert functions <= FUNCTIONS and len(found) <= FILES, f"{functions} functions of {len(found)} files:\n{listed}"
+
+
+@pytest.mark.parametrize("algorithm", [sims.DPO(), sims.RLOO()], ids=lambda x: x.kind)
+def test_one_update_on_the_table_is_few_operations(algorithm: Algorithm) -> None:
+    updates = training(algorithm).train(3)
+    next(updates), next(updates)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        next(updates)
+    inner = [event.cpu_parent is not None and event.cpu_parent.name.startswith("aten::") for event in profiler.events()]
+    names = [event.name for event, is_inner in zip(profiler.events(), inner, strict=True) if not is_inner]
+    names = [name for name in names if name.startswith("aten::")]
+    assert len(names) <= OPERATIONS[algorithm.kind], f"{len(names)} operations: {Counter(names).most_common()}"
 
 
 class LateNaN(EnumerableEnvironment):

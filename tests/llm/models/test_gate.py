@@ -315,6 +315,7 @@ def test_a_folder_of_adapters_is_read_as_the_model_it_makes(tmp_path: Path):
     assert not torch.allclose(expected, base, atol=1e-2)
     for settings in ({}, {"lora_rank": 3}):  # new adapters start as an identity
         torch.testing.assert_close(policy_of(folder, **settings).model(tokens).logits, expected, rtol=1e-5, atol=1e-5)
+    assert len(policy_of(folder).parameters()) == len(policy_of("pythia").parameters())  # all can be trained
     states = adapted.get_base_model().base_model(tokens).last_hidden_state  # type: ignore[operator]
     found = new_reward_model(folder).classifier.base_model(tokens).last_hidden_state  # type: ignore[operator]
     torch.testing.assert_close(found, states, rtol=1e-5, atol=1e-5)

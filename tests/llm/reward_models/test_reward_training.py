@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from llm.commands.reward import LongerWins, main
+from llm.__main__ import main
+from llm.commands.reward import LongerWins
 from llm.embedded import EMBEDDED, language
 from llm.models.scoring import Scoring
 from llm.reward_models.calibration import calibration, wilson
@@ -302,7 +303,7 @@ def test_embedded_models_get_a_new_head():
 
 
 def command(*arguments: str) -> int:
-    return main(arguments)
+    return main(["reward", *arguments])
 
 
 def test_the_command_saves_a_model_and_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,155 @@
+"""Gates and intervals of a figure's rows, from its records: what `sims.statistics.gates` needs to be told.
+
+A score lies between that of the smallest reward and 1, the largest reward's. Where a run is at such a bound, Student's
+and the bootstrap's intervals are too narrow, and the bounded one is taken (`sims.statistics.bounded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sims.experiments.measures import scores
+from sims.experiments.record_file import Record
+from sims.statistics.bounded import bounded_interval
+from sims.statistics.gates import AT_A_BOUND, Gate, estimand, grid_edge, positive_control, room
+from sims.statistics.intervals import LEVEL, Interval, mean_interval
+
+FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau
+
+
+def lowest_score(records: Iterable[Record]) -> float:
+    """The score of always getting the smallest reward there is: 0, and of a length reward the longest response's."""
+    return min(float(_lowest(record).min()) for record in records)
+
+
+def _lowest(record: Record) -> np.ndarray:
+    arrays, decoding = record.arrays, record.spec.get("policy", {}).get("decoding")
+    reward = 0.0 if decoding is None else -float(decoding["max_new_tokens"])
+    return np.asarray((reward - arrays["reference_reward"]) / (arrays["best_reward"] - arrays["reference_reward"]))
+
+
+class Part(NamedTuple):
+    """An arm's share in an effect. scores: (runs,), within [low, high]."""
+
+    times: float
+    scores: np.ndarray
+    low: float
+    high: float = 1.0
+
+    @property
+    def at_a_bound(self) -> bool:
+        near = AT_A_BOUND * (self.high - self.low)
+        return bool(((self.scores <= self.low + near) | (self.scores >= self.high - near)).any())
+
+
+def part(times: float, record: Record, at: int = -1, runs: int | None = None) -> Part:
+    """A record's score at an evaluation."""
+    return Part(times, scores(record)[:runs, at].astype(float), lowest_score([record]))
+
+
+def effect_of(parts: Sequence[Part]) -> Interval:
+    """Interval for the mean of Σ times · score over runs that share their noise.
+
+    `mean_interval` where no run of an arm is at a bound. Else the arms that have one are taken together in a bounded
+    interval, the others in `mean_interval`, and the ends added; each at half of the error allowed (Bonferroni).
+    """
+    tied, free = [x for x in parts if x.at_a_bound], [x for x in parts if not x.at_a_bound]
+    if not tied:
+        return mean_interval(_sum(free))
+    least = sum(min(x.times * x.low, x.times * x.high) for x in tied)
+    most = sum(max(x.times * x.low, x.times * x.high) for x in tied)
+    values = np.clip(_sum(tied), least, most)
+    if not free:
+        return bounded_interval(values, least, most)
+    each = (1.0 + LEVEL) / 2
+    one, other = bounded_interval(values, least, most, each), mean_interval(_sum(free), each)
+    ends = {name: getattr(one, name) + getattr(other, name) for name in ("estimate", "low", "high")}
+    return replace(one, **ends, level=LEVEL, method=f"{one.method} and {other.method}, Bonferroni")
+
+
+def mean_of(times: float, records: Sequence[Record], at: int = -1, runs: int | None = None) -> list[Part]:
+    """The mean over arms, as parts of an effect."""
+    return [part(times / len(records), record, at, runs) for record in records]
+
+
+def agree(effects: Mapping[str, Sequence[Part]]) -> Gate:
+    """`estimand`, of the effects that a mean over arms is made of, by name."""
+    return estimand({name: effect_of(parts) for name, parts in effects.items()})
+
+
+def stopped_early(better: Sequence[Record], worse: Sequence[Record], margin: float, share: float = 0.25) -> Gate:
+    """A positive control for a claim that nothing is lost: the arms that might lose, stopped at a share of their run,
+    against the others at the end. Open if the test sees that loss."""
+    points = scores(worse[0]).shape[1]
+    at = min(points - 1, max(1, round(share * (points - 1))))
+    runs = min(len(record.arrays["gold"]) for record in (*better, *worse))
+    found = effect_of([*mean_of(1.0, better, runs=runs), *mean_of(-1.0, worse, at, runs)])
+    gate = positive_control(found, margin)
+    return replace(gate, why=f"stopped at {share:.0%} of the run, {gate.why}")
+
+
+def _sum(parts: Sequence[Part]) -> np.ndarray:
+    return np.asarray(sum(x.times * x.scores for x in parts))
+
+
+def edges(margin: float, *records: Record) -> Gate:
+    """`grid_edge` of every record that was tuned. An end of a grid is a plateau if the value
+    before it gives as much, within half a margin, or if there is less than a margin to be gained beyond it. A field of
+    two values is a choice, and has no ends."""
+    chosen, grids, plateaus = {}, {}, []
+    for record in records:
+        tuning = record.provenance.get("tuning")
+        if tuning is None:
+            continue
+        name = tuning["arm"]
+        points = tuning["points"]
+        values = {field: sorted({point[field] for point in points}) for field in points[0]}
+        axes = [field for field, tried in values.items() if len(tried) > 2]
+        taken = points[tuning["chosen"]]
+        grids[name] = [{field: point[field] for field in axes} for point in points]
+        chosen[name] = {field: taken[field] for field in axes}
+        best = {
+            field: {x: max(s for p, s in zip(points, tuning["scores"], strict=True) if p[field] == x) for x in tried}
+            for field, tried in values.items()
+        }
+        at_ends = [field for field in axes if taken[field] in (values[field][0], values[field][-1])]
+        if all(_is_flat(best[field], values[field], taken[field], margin) for field in at_ends):
+            plateaus.append(name)
+    return grid_edge(chosen, grids, plateaus)
+
+
+def _is_flat(best: Mapping[float, float], tried: Sequence[float], end: float, margin: float) -> bool:
+    before = tried[1] if end == tried[0] else tried[-2]
+    return best[end] - best[before] <= FLAT * margin or 1.0 - best[end] < margin
+
+
+class Sides(NamedTuple):
+    """Two sides of a difference: scores (runs, evaluations) each, within [low, 1]."""
+
+    one: np.ndarray
+    other: np.ndarray
+    low: float
+
+
+def sides(one: Sequence[Record], other: Sequence[Record]) -> Sides:
+    """Of records, each side averaged over its arms."""
+    runs = min(len(record.arrays["gold"]) for record in (*one, *other))
+    means = (np.mean([scores(record)[:runs] for record in side], axis=0) for side in (one, other))
+    return Sides(*means, lowest_score([*one, *other]))
+
+
+def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:
+    """The last evaluation at which every difference leaves room for a margin either way, and the gate there; if none
+    does, the last one of all, and a gate that is closed. All have the same evaluations."""
+    last = pairs[0].one.shape[1] - 1
+    for at in range(last, 0, -1):
+        gates = [room(pair.one[:, at], pair.other[:, at], pair.low, 1.0, margin) for pair in pairs]
+        if all(gate.open for gate in gates):
+            why = "; ".join(gate.why for gate in gates)
+            return at, Gate("room", True, why if at == last else f"{why}; at evaluation {at} of {last}")
+    gates = [room(pair.one[:, last], pair.other[:, last], pair.low, 1.0, margin) for pair in pairs]
+    return last, next(gate for gate in gates if not gate.open)

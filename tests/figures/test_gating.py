@@ -1,0 +1,94 @@
+"""What figures tell the gates of their records, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room, lowest_score, stopped_early
+from sims.experiments.store import Record
+from sims.statistics.intervals import mean_interval
+
+
+def spread(mean: float, runs: int = 40) -> np.ndarray:
+    return mean + 0.02 * np.random.default_rng(round(1000 * mean)).normal(size=runs)
+
+
+def test_away_from_the_bounds_an_effect_is_the_paired_one() -> None:
+    a, b = spread(0.6), spread(0.5)
+    found = effect_of([Part(1.0, a, 0.0), Part(-1.0, b, 0.0)])
+    assert (found.low, found.high) == (mean_interval(a - b).low, mean_interval(a - b).high)
+
+
+def test_runs_at_a_bound_widen_an_interval_by_what_was_not_seen() -> None:
+    """40 of 40 runs at 1: at 95 % up to 1 − 0.025^(1/40) = 0.088 of runs may be at the other bound, 0."""
+    ones = np.ones(40)
+    found = effect_of([Part(1.0, ones, 0.0)])
+    assert found.high == pytest.approx(1) and found.low == pytest.approx(0.025 ** (1 / 40), abs=0.01)
+    b = spread(0.5)
+    both = effect_of([Part(1.0, ones, 0.0), Part(-1.0, b, 0.0)])
+    assert both.estimate == pytest.approx((ones - b).mean())
+    missed = 1 - 0.0125 ** (1 / 40)  # half of the error is the other arm's
+    assert both.low == pytest.approx(0.5 - missed, abs=0.03) and both.high < 0.53
+
+
+def test_both_sides_at_the_bound_support_no_difference_with_200_runs_and_not_with_50() -> None:
+    high = {n: effect_of([Part(1.0, np.ones(n), -0.6), Part(-1.0, np.ones(n), -0.6)]).high for n in (50, 200)}
+    assert high[200] < 0.05 < high[50]
+
+
+def tuned(chosen: int, scores: list[float], **points: list[float]) -> Record:
+    grid = [dict(zip(points, values, strict=True)) for values in zip(*points.values(), strict=True)]
+    return Record({}, {}, {"tuning": {"arm": "a", "points": grid, "scores": scores, "chosen": chosen}})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "scores", "open_"),
+    [
+        (1, [0.1, 0.5, 0.2], True),
+        (2, [0.1, 0.2, 0.5], False),
+        (0, [0.5, 0.2, 0.1], False),
+        (2, [0.1, 0.49, 0.5], True),  # a plateau: no more than half a margin better than the one before
+        (2, [0.1, 0.8, 0.97], True),  # less than a margin below the largest score: no more is to be had
+    ],
+)
+def test_an_end_of_a_grid_counts_where_more_may_lie_beyond(chosen: int, scores: list[float], open_: bool) -> None:
+    assert edges(0.05, tuned(chosen, scores, learning_rate=[0.1, 0.3, 1.0])).open == open_
+
+
+def test_a_choice_of_two_has_no_ends_and_an_arm_that_was_not_tuned_none() -> None:
+    assert edges(0.05, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]), Record({}, {}, {})).open
+
+
+def record(score: list[float], runs: int = 20, decoding: int | None = None) -> Record:
+    """References earn 0.2 of 1; of a language model −24 of 0."""
+    low, high = (0.2, 1.0) if decoding is None else (-24.0, 0.0)
+    arrays = {
+        "gold": np.tile(low + (high - low) * np.array(score), (runs, 1)),
+        "reference_reward": np.full(runs, low),
+        "best_reward": np.full(runs, high),
+        "diverged_at": np.full(runs, -1),
+        "updates": np.arange(len(score)),
+    }
+    return Record({} if decoding is None else {"policy": {"decoding": {"max_new_tokens": decoding}}}, arrays, {})
+
+
+def test_the_lowest_score_is_that_of_the_smallest_reward() -> None:
+    assert lowest_score([record([0.0])]) == pytest.approx(-0.25)  # (0 − 0.2)/(1 − 0.2)
+    assert lowest_score([record([0.0], decoding=48)]) == pytest.approx(-1.0)  # (−48 + 24)/(0 + 24)
+
+
+def test_an_effect_is_judged_at_the_last_evaluation_with_room() -> None:
+    one, other = np.tile([0.0, 0.5, 0.9, 1.0], (20, 1)), np.tile([0.0, 0.4, 0.95, 1.0], (20, 1))
+    assert last_with_room([Sides(one, other, 0.0)], 0.05)[0] == 2
+    at, gate = last_with_room([Sides(one, other, 0.0), Sides(one[:, [0, 1, 3, 3]], other, 0.0)], 0.05)
+    assert at == 1 and gate.open and gate.why.endswith("at evaluation 1 of 3")
+    full = np.ones((20, 4))
+    at, gate = last_with_room([Sides(full, full, 0.0)], 0.05)
+    assert at == 3 and not gate.open
+
+
+def test_a_control_is_seen_where_a_stopped_arm_is_behind() -> None:
+    slow, quick = record([0.0, 0.2, 0.5, 0.7, 0.9]), record([0.0, 0.9, 0.9, 0.9, 0.9])
+    assert stopped_early([quick], [slow], 0.05).open
+    assert not stopped_early([quick], [quick], 0.05).open
