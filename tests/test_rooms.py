@@ -44,7 +44,6 @@ PROGRAMS = {
     "figures.drawing",
     "figures.readme",
     "figures.what_if",
-    "figures.readme",
 }  # put the rooms together
 
 
