@@ -40,7 +40,8 @@ the order of `space.all_responses`. `reference_logp` is (X, nodes, V): log-probs
 under the data policy, where training starts; a bandit has one node. `only_numbers` names the settings that change
 these two tables and nothing else: experiments that differ in them are trained as one stack.
 
-(2) Put the table that `python -m sims --environments` prints into the README.
+(2) List the class in `sims/__init__.pyi`, which makes it `sims.NAME`, with an example (`>>>`) in its docstring; and put
+the table that `python -m sims --environments` prints into the README.
 
 The command line and the tests of `tests/environments/test_every_environment.py` find it by its kind. Exact quantities,
 labels, pairs and policies work without further code. Tables drawn per run, recorded pairs and a learned reward: see

@@ -59,7 +59,8 @@ each prefix, for each prompt. All random numbers come from `noise.uniforms`. `bu
 training starts. `CategoricalPolicy` samples and scores from the logits; a policy whose logits do not fit into memory
 inherits from `StackedPolicy` and defines `sample`, `forward` and `all_log_probs` itself, as in `causal`.
 
-(2) Put the table that `python -m sims --policies` prints into the README.
+(2) List the settings in `sims/__init__.pyi`, which makes them `sims.NAME`, with an example (`>>>`) in their docstring;
+and put the table that `python -m sims --policies` prints into the README.
 
 The command line and the tests of `tests/policies/test_every_policy.py` find it by its kind.
 """
