@@ -138,8 +138,8 @@ class Sides(NamedTuple):
 def sides(one: Sequence[Record], other: Sequence[Record]) -> Sides:
     """Of records, each side averaged over its arms."""
     runs = min(len(record.arrays["gold"]) for record in (*one, *other))
-    means = (np.mean([scores(record)[:runs] for record in side], axis=0) for side in (one, other))
-    return Sides(*means, lowest_score([*one, *other]))
+    first, second = (np.mean([scores(record)[:runs] for record in side], axis=0) for side in (one, other))
+    return Sides(first, second, lowest_score([*one, *other]))
 
 
 def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:

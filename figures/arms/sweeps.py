@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from sims.statistics.intervals import Interval
 # Offline, contrastive losses gain from steps far larger than most arms want on fresh samples.
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BETAS, CLIP_RANGES = (0.03, 0.3), (0.1, 0.4)
-TUNING = {"tuning_runs": 4, "finalists": 3}  # runs of every point, and how many of the best are run again
+# Runs of every point, and how many of the best are run again.
+TUNING: dict[str, Any] = {"tuning_runs": 4, "finalists": 3}
 POINTS = len(LEARNING_RATES) * len(BETAS)
 # For captions.
 ROUNDS = f"{TUNING['tuning_runs']} runs each, and {FINAL_RUNS} more of the best {TUNING['finalists']}"

@@ -145,7 +145,7 @@ def grid(place: Place, name: str, updates: int) -> list[Point]:
 
 def collect(lab: Lab) -> Records:
     """Each arm tuned for each budget."""
-    found = {}
+    found: dict[str, Record] = {}
     for short in (True, False):  # with grids of their own
         chosen = {key: arm for key, arm in arms().items() if (arm.updates <= SHORT) == short}
         grids = {}

@@ -132,7 +132,7 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
         judged = claim("C07", "under shift")
         values = [far["dpo_after_sft"], far["dpo"]]
-        at, room = last_with_room([Sides(*values, NO_REWARD)], judged.margin)
+        at, room = last_with_room([Sides(values[0], values[1], NO_REWARD)], judged.margin)
         used = [records[f"{policy}/{FAR:g}/{arm}"] for arm in ("dpo_after_sft", "dpo")]
         note = (
             f"The fine-tuned arm takes {SFT_UPDATES} updates more, on the same pairs; DPO alone for as many more "

@@ -168,17 +168,17 @@ class PairAlgorithm(Algorithm):
         """Loss if the first of the pair is chosen. margin: (..., B, Q), returns the same."""
         raise undefined(self, "pair_loss", "(..., B, Q), the loss of each pair if its first is chosen")
 
-    def _checked_pair_loss(self, margin: Tensor) -> Tensor:
-        """`pair_loss`; SpecError unless it is one number per pair: a mean would mix prompts and runs unnoticed."""
-        loss: object = self.pair_loss(margin)
-        if not isinstance(loss, Tensor) or loss.shape != margin.shape:
-            found = tuple(loss.shape) if isinstance(loss, Tensor) else loss
-            rule = f"must be {tuple(margin.shape)}, one number per pair"
-            raise SpecError(f"{type(self).__name__}.pair_loss: shape", found, rule)
-        return loss
-
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         first, second = pick(self.score(outputs, batch), batch.need("pairs"))
         margin, label = first - second, batch.need("pair_label")
-        loss = label * self._checked_pair_loss(margin) + (1.0 - label) * self._checked_pair_loss(-margin)
-        return (targets["share"] * loss).sum(-1)
+        if_first, if_second = self.pair_loss(margin), self.pair_loss(-margin)
+        for loss in (if_first, if_second):  # a mean would mix prompts and runs unnoticed
+            if getattr(loss, "shape", None) != margin.shape:
+                raise _not_one_per_pair(self, loss, margin)
+        return (targets["share"] * (label * if_first + (1.0 - label) * if_second)).sum(-1)
+
+
+def _not_one_per_pair(algorithm: Algorithm, loss: object, margin: Tensor) -> SpecError:
+    found = tuple(loss.shape) if isinstance(loss, Tensor) else loss
+    rule = f"must be {tuple(margin.shape)}, one number per pair"
+    return SpecError(f"{type(algorithm).__name__}.pair_loss: shape", found, rule)
