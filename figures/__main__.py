@@ -117,7 +117,9 @@ def parser() -> OptionParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: see `sims.experiments.command`."""
-    return run_command(lambda: run(sys.argv[1:] if arguments is None else arguments))
+    return run_command(
+        lambda: run(sys.argv[1:] if arguments is None else arguments), refused=(SpecError, catalogue.CatalogueError)
+    )
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sims.core.spec import nearest
+
 CATALOGUE = Path(__file__).with_name("claims.toml")
 Setting = Literal["bandit", "mlp", "token", "lm"]
 Kind = Literal["effect", "none", "theorem"]
@@ -106,12 +108,21 @@ def row(id: str, part: str, path: Path = CATALOGUE) -> Row:
     """A row by the id of its claim and its part; CatalogueError names the parts that there are."""
     claims = catalogue(path)
     if id not in claims:
-        raise CatalogueError(f"claim = {id!r}: must be in {path.name}, which has {', '.join(claims)}")
+        raise CatalogueError(f"claim = {id!r}: must be in {path.name}{nearest(id, claims)}")
     rows = {found.claim.part: found for found in claims[id].rows}
     if part not in rows:
         parts = ", ".join(map(repr, rows)) or NOT_JUDGED
         raise CatalogueError(f"{id}: part = {part!r}: must be a [[claim.row]] of it in {path.name}: {parts}")
     return rows[part]
+
+
+def check_row(id: str, part: str, setting: str, figure: str) -> None:
+    """CatalogueError, in a line, for a row of claims.json that the catalogue does not have."""
+    known = row(id, part)
+    if setting not in known.settings:
+        raise CatalogueError(f"{id}, {part}: setting = {setting!r}: must be one of {', '.join(known.settings)}")
+    if figure != known.figure:
+        raise CatalogueError(f"{id}, {part}: figure = {figure!r}: must be {known.figure}, as {CATALOGUE.name} says")
 
 
 def claim(id: str, part: str, **measured: str) -> Claim:

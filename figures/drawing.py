@@ -19,7 +19,7 @@ from sims.experiments.store import Store
 from .claims import Verdict, write_claims
 from .committed import Committed, Kept
 from .entries import SCALES
-from .figure import Figure
+from .figure import Figure, call
 from .lab import Lab
 from .plan import choose_live
 from .progress import Bar
@@ -103,7 +103,7 @@ class _Work(threading.Thread):
     def run(self) -> None:
         try:
             start = time.perf_counter()
-            records = self.figure.collect(self.lab)
+            records = call(self.figure, "collect", self.lab)
             with _artist:
                 lines = finish(self.figure, self.lab, records, self.out, self.stamps)
             self.seconds = time.perf_counter() - start
@@ -114,9 +114,9 @@ class _Work(threading.Thread):
 
 def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, stamps: Mapping[str, str]) -> list[str]:
     """Draw, judge and write one figure; returns what there is to say of it."""
-    fig = figure.draw(records)
-    caption = figure.caption(records)
-    rows = [] if lab.quick else [where_from(row, lab) for row in figure.verdicts(records)]
+    fig = call(figure, "draw", records)
+    caption = call(figure, "caption", records)
+    rows = [] if lab.quick else [where_from(row, lab) for row in call(figure, "verdicts", records)]
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
         report.save_figure(figure, fig, caption, lab, out, stamps)
         if rows:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from sims.core.spec import SpecError
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 
+from .catalogue import check_row
 from .claims import Verdict
 from .entries import Entry, entries
 from .lab import Lab
 
 Records = Mapping[str, Record]
+RETURNS: dict[str, tuple[type, str]] = {
+    "collect": (Mapping, "records by name"),
+    "draw": (MatplotlibFigure, "a figure of matplotlib"),
+    "caption": (str, "a text"),
+    "verdicts": (list, "a list of rows, as `row_of` makes them"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,22 @@ class Figure:
     verdicts: Callable[[Records], list[Verdict]]
     caption: Callable[[Records], str]
     arms: Callable[[str], Mapping[str, Experiment]] | None = None
+
+
+def call(figure: Figure, name: str, *arguments: Any) -> Any:
+    """What a function of a figure's module returns. Its errors get a note that says whose they are; SpecError for what
+    is not of the kind that `Figure` promises."""
+    try:
+        found: Any = getattr(figure, name)(*arguments)
+    except Exception as error:
+        error.add_note(f"in `{name}` of the figure {figure.name} (figures/gallery)")
+        raise
+    kind, wanted = RETURNS[name]
+    if not isinstance(found, kind):
+        raise SpecError(f"{figure.name}.{name}", found, f"must return {wanted}")
+    for row in found if isinstance(found, list) else ():
+        check_row(row.id, row.part, row.setting, row.figure)
+    return found
 
 
 def load(entry: Entry) -> Figure:

@@ -28,7 +28,7 @@ from .catalogue import catalogue, row
 from .claims import Verdict
 from .committed import Committed
 from .drawing import lab_of, runner_of
-from .figure import Figure
+from .figure import Figure, call
 from .progress import Bar
 
 PARTS: dict[str, type[Spec]] = {
@@ -158,7 +158,7 @@ def _verdicts(
 
     def collect() -> None:
         try:
-            outcome.append(figure.verdicts(figure.collect(lab)))
+            outcome.append(call(figure, "verdicts", call(figure, "collect", lab)))
         except BaseException as error:
             outcome.append(error)
 

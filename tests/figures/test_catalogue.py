@@ -98,7 +98,7 @@ def test_a_part_stands_once(tmp_path: Path) -> None:
 
 
 def test_a_look_up_that_finds_nothing_says_what_there_is() -> None:
-    with pytest.raises(CatalogueError, match=r"claim = 'C100': must be in claims.toml, which has C01, C02"):
+    with pytest.raises(CatalogueError, match=r"claim = 'C100': must be in claims.toml; did you mean C10\?$"):
         claim("C100", "here")
     with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'near and far'"):
         claim("C06", "slop")

@@ -140,7 +140,9 @@ class PairAlgorithm(Algorithm):
 
     min_generations: ClassVar[int] = 2
     negative_gradient: ClassVar[bool] = True
-    length_normalised: ClassVar[bool] = False  # whether ρ is averaged over a response's tokens; some make it a setting
+    length_normalised = (
+        False  # whether ρ is averaged over tokens; some make it a setting. No annotation: not a field here
+    )
 
     pairing: Pairing = setting(
         "drawn",

@@ -41,9 +41,7 @@ class DPO(PairAlgorithm, kind="dpo"):
     source: ClassVar[str] = "Rafailov et al. 2023"
 
     beta: float = setting(0.1, "strength of the KL penalty to the reference", above=0, per_run=True)
-    length_normalised: bool = setting(  # type: ignore[misc]
-        False, "average log-ratios over tokens instead of summing them"
-    )
+    length_normalised: bool = setting(False, "average log-ratios over tokens instead of summing them")
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return dpo_loss(margin, over(self.beta, margin))
@@ -143,9 +141,7 @@ class IPO(PairAlgorithm, kind="ipo"):
     source: ClassVar[str] = "Azar et al. 2024"
 
     beta: float = setting(0.1, "the paper's tau: the target margin of log-ratios is 1/(2 beta)", above=0, per_run=True)
-    length_normalised: bool = setting(  # type: ignore[misc]
-        False, "average log-ratios over tokens (TRL) instead of summing (the paper)"
-    )
+    length_normalised: bool = setting(False, "average log-ratios over tokens (TRL) instead of summing (the paper)")
 
     def pair_loss(self, margin: Tensor) -> Tensor:
         return ipo_loss(margin, over(self.beta, margin))
