@@ -31,7 +31,7 @@ It imports numpy and torch, and nothing else of this project.
                          from the environment and responses (R, 64, 2, 1) from the sampler, with their log-probs;
 3. `sims/environments/`  `label` gives rewards (R, 64, 2), pairs (R, 64, 1, 2), and the probability that the first of a
                          pair is preferred (R, 64, 1);
-4. `loop/reference.py`   `Reference.score` adds log π_ref; all of it is a `Batch` (`objectives/batch.py`), and frozen;
+4. `loop/reference.py`   the reference's policy adds log π_ref; all is a `Batch` (`objectives/batch.py`), and frozen;
 5. `algorithms/contrastive.py`  `DPO.targets` computes, once per batch and without gradient, what the loss needs;
 6. `loop/learner.py`     `Learner.update` takes a minibatch, computes the policy's log-probs (`sims/policies/`), calls
 7. `algorithms/contrastive.py`  `DPO.loss`, which calls `losses/contrastive.py`: `dpo_loss`, (R, 64), one number per

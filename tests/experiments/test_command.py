@@ -92,10 +92,12 @@ def test_a_long_value_is_told_by_its_ends() -> None:
 
 
 def python(*arguments: str, **more: str) -> subprocess.Popen[str]:
-    """A process of `python -m`, with further variables in its environment."""
+    """A process of `python -m`, with further variables in its environment. It hears a Ctrl-C even where the tests were
+    started in the background of a shell, which makes all that they start ignore it."""
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=ROOT, env=os.environ | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
