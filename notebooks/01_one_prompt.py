@@ -44,9 +44,9 @@ RUNS, UPDATES = (4, 200) if QUICK else (20, 400)
 # %% [markdown]
 # ## One prompt, a hundred answers
 #
-# A language model that answers a prompt is a distribution over responses. Let there be a single prompt and only 100
-# possible responses, numbered 0 to 99. Then everything can be computed by summing over the responses, and nothing has to
-# be believed. Such a problem is called a *bandit*.
+# A language model that answers a prompt is a distribution over responses, $\pi(y)$: a *policy*. Let there be a single prompt
+# and only 100 possible responses, numbered 0 to 99. Then everything can be computed by summing over the responses, and
+# nothing has to be believed. Such a problem is called a *bandit*.
 #
 # The **reference** $\pi_\mathrm{ref}$ is the model before tuning. The **reward** $r$ says how good each response is; here
 # it is largest at response 70, where the reference seldom goes.
@@ -104,8 +104,8 @@ with picture(width=7.5, height=4) as (_, (axes,)):
 # $$J(\pi) = \beta\log Z - \beta\,\mathrm{KL}(\pi\,\|\,\pi^*)$$
 #
 # A KL is never negative, and 0 only between equals. So π* is the best policy, the only one, and any other loses exactly
-# β times its KL to π*. It is the reference with each weight multiplied by $e^{r/\beta}$: on the log scale above, the reward
-# is *added* to the reference. Where the reference has no mass there is none to multiply.
+# β times its KL to π*. It is the reference with each weight multiplied by $e^{r/\beta}$: on the log scale above, r/β
+# is *added* to the reference, less the constant log Z. Where the reference has no mass there is none to multiply.
 #
 # Does it hold? Walk away from π* in random directions and watch $J$.
 
@@ -200,9 +200,10 @@ keep(worst_loss=lost.max())
 #
 # The formula needs all 100 rewards. A learner sees samples: it draws responses from its own policy, is told their rewards,
 # and follows an estimate of the gradient of $J$ (how is the subject of notebook 2). `sims.run` trains several independent
-# policies, called *runs*, side by side. The algorithm is RLOO; one arm has β = 0.1, the other pays nothing for the KL.
+# policies, called *runs*, side by side. The algorithm is RLOO; one arm of the
+# experiment has β = 0.1, the other pays nothing for the KL.
 #
-# **Predict.** Where in the plane will each of the two end?
+# **Predict.** Where in the plane will each of the two end? And on the way there, do they keep to the frontier?
 
 # %%
 schedule = dict(updates=UPDATES, runs=RUNS, learning_rate=0.1)
@@ -227,6 +228,10 @@ with picture(columns=2, height=4) as (_, (left, right)):
 trained = paying.logp_final[:, 0].astype(float)  # (runs, responses)
 trained = sims.exact.log_softmax(trained)
 left_over = beta * sims.exact.kl_policy_ref(trained, best)
+below = [  # how far the mean way lies below the frontier, at its own KL
+    np.interp(result.kl_policy_ref.mean(0), frontier_kl, frontier_reward) - result.reward.mean(0)
+    for result in (paying, free)
+]
 
 with picture(width=7.5, height=4) as (_, (axes,)):
     axes.plot(responses, np.exp(logp_ref), color="grey", linewidth=4, alpha=0.4, linestyle="-", label="reference")
@@ -247,7 +252,9 @@ say(
     f"{paying.optimum.kl_policy_ref:.2f}. What is left of J to be gained, β KL(π‖π*), is {left_over.mean():.4f}. Without "
     f"the price they end at {free.reward[:, -1].mean():.3f} and {free.kl_policy_ref[:, -1].mean():.2f} nats: "
     f"{free.reward[:, -1].mean() - paying.reward[:, -1].mean():+.3f} of reward for "
-    f"{free.kl_policy_ref[:, -1].mean() - paying.kl_policy_ref[:, -1].mean():+.2f} nats."
+    f"{free.kl_policy_ref[:, -1].mean() - paying.kl_policy_ref[:, -1].mean():+.2f} nats. On the way both lie below the "
+    f"frontier, by up to {below[0].max():.3f} and {below[1].max():.3f} of reward at their own KL: a policy on "
+    f"its way to the π* of one β is not the π* of another. At the end they lie {below[0][-1]:.3f} and {below[1][-1]:.3f} below it."
 )
 keep(tolerance=0.02, sized=True, paying_reward=paying.reward[:, -1].mean(), left_over=left_over.mean())
 keep(tolerance=0.3, sized=True, paying_kl=paying.kl_policy_ref[:, -1].mean(), free_kl=free.kl_policy_ref[:, -1].mean())

@@ -149,7 +149,8 @@ keep(none=none, mean=mean, least=least, best_baseline=best_baseline)
 # %% [markdown]
 # ## Where to take the mean from
 #
-# The mean reward is not known. Several responses to the same prompt (a *group* of K) give an estimate:
+# How much better a response is than the average, $r(y) - J$, is called its *advantage*. The mean reward J is not known, but
+# several responses to the same prompt (a *group* of K) give an estimate of it:
 #
 # | algorithm | what stands for the advantage of response k |
 # |---|---|
@@ -185,15 +186,18 @@ with picture(columns=3, width=4.1, height=3.9) as (_, panels):
         axes.set_xticks(sizes, [str(k) for k in sizes])
         axes.minorticks_off()
 
-rloo2, rloo24 = (noise(variance.rloo(answers, k), 48 // k) for k in (2, 24))
+(rloo2, rloo24), (grpo2, grpo24) = (
+    [noise(estimator(answers, k), 48 // k) for k in (2, 24)] for estimator in (variance.rloo, variance.grpo)
+)
 shrunk = np.linalg.norm(variance.dr_grpo(answers, 4).mean) / np.linalg.norm(gradient)
 tilt = variance.angle(variance.grpo(answers, 4).mean[0], gradient)
 say(
-    f"**Verdict.** RLOO's mean is the exact gradient at every K; its noise falls from {rloo2:.2f} at K = 2 to {rloo24:.2f} "
-    f"at K = 24, next to the {noise(variance.reinforce(answers, 48, mean_reward), 1):.2f} of a mean that is known. Dr. GRPO "
+    f"**Verdict.** RLOO's mean is the exact gradient at every K; its noise falls from {rloo2:.3f} at K = 2 to {rloo24:.3f} "
+    f"at K = 24, next to the {noise(variance.reinforce(answers, 48, mean_reward), 1):.3f} of a mean that is known. Dr. GRPO "
     f"has its own reward in the mean: at K = 4 it is {shrunk:.4f} = (K−1)/K of the gradient, which a learning rate undoes; "
     f"relative to its signal it is as noisy as RLOO. GRPO divides by the spread of the group, and so points elsewhere, by "
-    f"{tilt:.2f} degrees at K = 4; with several prompts it also makes up for the small spread of those that are nearly solved "
+    f"{tilt:.2f} degrees at K = 4. For that it is the noisiest at K = 2, {grpo2:.3f}, and the least noisy at K = 24, {grpo24:.3f}, "
+    f"less than with a mean that is known: noise about another direction. With several prompts it also makes up for the small spread of those that are nearly solved "
     f"or nearly hopeless, which then weigh more."
 )
 keep(rloo2=rloo2, rloo24=rloo24, shrunk=shrunk, tilt=tilt)
@@ -236,7 +240,7 @@ keep(largest_loss=np.abs(groups.loss).max(), without_gradient=groups.probability
 # advantage as weight. A surrogate loss is made to have the right *slope* where one stands. Its *height* says nothing.
 #
 # Take one step along the gradient and look back at the same batches: the line has height 0 and a slope. (Where it bends, on
-# the right, ratios leave the clip range.)
+# the right, ratios have left the range of 1 ± 0.2 outside of which the loss is cut off, the *clip*; notebook 5 draws it.)
 
 # %%
 direction = mean_gradient / np.linalg.norm(mean_gradient)

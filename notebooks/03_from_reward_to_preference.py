@@ -113,7 +113,8 @@ exercises_03.preference_probability(answer)
 #
 # ## 2. DPO: the reward that a policy implies
 #
-# Four lines lead from notebook 1 to a loss without a reward model.
+# The obvious way is to fit a *reward model*, a function that predicts rewards, to the preferences, and then to maximise what
+# it predicts. Four lines lead from notebook 1 to a loss that needs none.
 #
 # 1. The optimum under a KL penalty is π\*(y) = π_ref(y)·exp(r(y)/β)/Z.
 # 2. Solve it for the reward: r(y) = β·log(π\*(y)/π_ref(y)) + β·log Z.
@@ -277,13 +278,14 @@ with picture(columns=3, width=4.4) as (_, (*panels, right)):
         start = results[tilt, "table"].unseen_mass[:, 0].mean()
         panel.axhline(start, color="black", linestyle=":", linewidth=1, label="at the start")
         panel.set(xlabel="updates", ylabel="mass on unseen responses", ylim=(0, 1), title=title)
-        panel.legend()
+        panel.legend(loc="center right", bbox_to_anchor=(1, 0.57))
     for name in policies:
         result = results["none", name]
         change = result.logp_chosen[:, 1:] - result.logp_chosen[:, 1:2]  # the first evaluation is before any batch
         curve(right, result.updates[1:], change, name)
     right.axhline(0, color="black", linestyle=":", linewidth=1)
     right.set(xlabel="updates", ylabel="change of the chosen's log π, nats", title="Nearly uniform reference")
+    right.set_xlabel(f"updates, from {results['none', 'table'].updates[1]} on")
     right.legend()
 
 # %%
@@ -341,7 +343,8 @@ with picture(columns=2, width=5.5) as (_, (left, right)):
 losers = [f"{x:.2f}" for x, c in zip(p[:-1], change[:-1], strict=True) if c < 0]
 keep(threshold=threshold, largest=pushed[-1, 0])
 say(
-    f"**Exact answer.** A response loses exactly where π(y) < Σ π·Δz = {threshold:.3f}. **Verdict.** Nobody asked for it, "
+    f"**Exact answer.** With Δz, what the step adds to the logits, log π(y) changes by Δz(y) − Σ π·Δz. For a response that is not "
+    f"pushed Δz(y) = π(y), so it loses exactly where π(y) < Σ π·Δz = {threshold:.3f}. **Verdict.** Nobody asked for it, "
     f"but the responses with {', '.join(losers)} lose as well; only those above the threshold gain, and in the long run "
     f"the likeliest one takes all: {p[0]:.2f} → {pushed[-1, 0]:.2f}. Ren and Sutherland (2024) call it squeezing. The "
     "rarer the rejected response, the nearer the threshold is to Σ π², and the more of the others pay."
@@ -410,7 +413,7 @@ say(
     f"(here {stopped:.2f}); at P = 1 that is infinite, whatever β is. **Verdict.** After {updates} updates the noiseless "
     f"margin is {growing[-1]:.1f} nats, {growing[-1] - growing[updates // 10]:.1f} of them in the last 90 % of the updates: "
     "it grows like the logarithm of time, and the KL to the reference with it. β does not hold it back: βh "
-    f"climbs the same curve at every β, only at a speed of β². IPO stops at 1/(2β) = {1 / (2 * 0.5):.0f} (here {ipo:.2f})."
+    f"climbs the same curve at every β, only at a speed of β². (In the picture β = 2 has the smaller margin, and no end either.) IPO stops at 1/(2β) = {1 / (2 * 0.5):.0f} (here {ipo:.2f})."
 )
 
 # %% [markdown]

@@ -202,7 +202,7 @@ with picture(columns=2, width=5.8) as (_, (left, right)):
                    alpha=0.5 if line == "-" else 1)  # fmt: skip
     left.set(xlabel="η · updates", ylabel="probability", ylim=(0, 1.02), title="The clock")
     left.legend(fontsize=8, loc="center right")
-    right.set(xlabel="probability of the pushed response", ylabel="of the likeliest one", title="The path")
+    right.set(xlabel="probability of the pushed response", ylabel="probability of the likeliest one", title="The path")
     right.legend(fontsize=9)
 
 # %%
@@ -214,8 +214,8 @@ say(
     f"**Exact answer.** The same path (to {apart:.3f}, the length of the steps), another clock: on-policy a push is scaled by "
     f"π(rejected), and fades as the response goes. After the same time the likeliest response has {off[-1, 0]:.2f} off-policy "
     f"and {on[-1, 0]:.2f} on-policy. **Verdict.** Fresh samples turn a negative gradient off when its work is done; recorded "
-    "ones push what is already gone, and everything else pays. That is what clipping, IPO's bounded margin and likelihood "
-    "terms are for."
+    "ones push what is already gone, and everything else pays. That is what clipping (notebook 5), IPO's bounded margin (notebook 3) and "
+    "terms that keep up the likelihood of the chosen are for."
 )
 
 # %% [markdown]

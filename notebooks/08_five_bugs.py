@@ -56,7 +56,7 @@ RUNS, UPDATES = (3, 60) if QUICK else (10, 300)
 # first by its curve, then by a test on a problem so small that everything can be summed, where right is right to ten
 # digits.
 #
-# We write each bug ourselves, as a small subclass of the right algorithm, so that you see how little it takes.
+# We write each bug ourselves, as one setting or a small subclass of the right algorithm, so that you see how little it takes.
 #
 # ## Bug 1. A KL penalty that does nothing
 #
@@ -232,7 +232,7 @@ class DroppedSmoothing(sims.ConservativeDPO, kind="dropped_smoothing"):
     """Conservative DPO that does not look at its label_smoothing."""
 
     def pair_loss(self, margin):
-        return sims.losses.dpo_loss(margin, self.beta)
+        return sims.DPO.pair_loss(self, margin)
 
 
 SMOOTHING = 0.2
@@ -292,6 +292,8 @@ keep(lowest=lowest, change_right=change["ConservativeDPO"], change_dropped=chang
 # A loss "per token" divides a sum by the number of tokens in the batch. A large batch does not fit into memory, so it is cut
 # into micro-batches whose gradients are added up. Where each micro-batch divides by *its own* number of tokens, the result
 # is a mean of means, in which the tokens of short responses weigh more.
+#
+# DAPO (Yu et al. 2025) is GRPO with a single denominator for all tokens of a batch, so it is the one to break.
 #
 # **Predict.** The same model, data and settings, on 1 GPU and on 8: will the bug show in a curve?
 
@@ -370,15 +372,16 @@ largest = {name: max(distances) for name, distances in off.items()}
 say(
     f"**Caught.** Cut into ones, the gradient changes by {largest['each micro-batch its own']:.0%} of its length with the bug, "
     f"by {largest['one denominator for the batch']:.0e} without. In training the two ended at "
-    f"{in_parts.reward[:, -1].mean():.3f} and {whole.reward[:, -1].mean():.3f}: nobody would look twice."
+    f"{in_parts.reward[:, -1].mean():.3f} and {whole.reward[:, -1].mean():.3f}: who has run only "
+    f"one of them sees nothing wrong."
 )
 keep(moved=largest["each micro-batch its own"])
 
 # %% [markdown]
 # ## Bug 5. A sampler that is not the policy
 #
-# A fast engine draws the responses, the trainer computes log-probs. The engine was left at temperature 0.5. Nothing else is
-# wrong.
+# A fast engine draws the responses, the trainer computes log-probs. The engine was left at temperature 0.5: it
+# draws from softmax(logits/0.5), which is sharper than the policy. Nothing else is wrong.
 #
 # **Predict.** What does the curve look like?
 

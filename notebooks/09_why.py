@@ -105,9 +105,9 @@ with picture(columns=2, height=3.8) as (_, (left, right)):
     left.axhline(0, color="grey", linewidth=0.8)
     left.axvline(30, color="black", linestyle=":", linewidth=1)
     left.set(xlabel="angle between chosen and rejected, degrees", ylabel="change of log π per unit of step")
-    left.set(title="The first step")
+    left.set(title="The first step (dotted: 30°)")
     right.set(xlabel="steps of gradient descent", ylabel="log π, nats", title="400 steps at 30°")
-    left.legend()
+    right.legend(loc="lower left")
 
 predicted = rates(features(30.0), uniform)
 measured = (first_step[1] - first_step[0]) / (1e-4 * 0.1 * 0.5)  # learning rate · β · σ(0)
@@ -178,7 +178,8 @@ average = {name: float(np.dot(*means(values, 16))) for name, values in (("k1", r
 say(
     f"**Verdict.** The KL is {true_kl:.4f} nats, and both estimates have it as their mean ({average['k1']:.4f}, "
     f"{average['k3']:.4f}). A batch of 16 logs a negative k1 with probability {negative['k1'][batches.index(16)]:.2f}, and one "
-    f"of 128 with {negative['k1'][-1]:.2f}: no bug, but a small KL in a small batch. k3 is never negative. A k1 that stays "
+    f"of 128 with {negative['k1'][-1]:.2f}: no bug, but a small KL in a small batch. (The smallest "
+    f"batches have but a few possible means, hence the zigzag.) k3 is never negative. A k1 that stays "
     f"*below* 0 over many batches is a bug: samples of another policy, or a log-ratio the wrong way round."
 )
 keep(negative_16=negative["k1"][batches.index(16)], negative_128=negative["k1"][-1], k1=average["k1"], k3=average["k3"])

@@ -108,3 +108,4 @@ def curve(axes: Axes, x: Any, runs: Any, label: str, **style: Any) -> None:
     mean, low, high = band(runs)
     (line,) = axes.plot(x, mean, label=label, **style)
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.locator_params(axis="x", nbins=6)  # more numbers of five digits run into each other
