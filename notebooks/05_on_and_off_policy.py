@@ -51,7 +51,8 @@ RUNS, UPDATES = (4, 64) if QUICK else (20, 320)
 # ## 1. What is in reach?
 #
 # Two problems of Tajwar et al. (2024), with one reference and a bump of reward: at response 20, where the reference often
-# goes (R2), or at 70, where it rarely goes (R1).
+# goes (R2), or at 70, where it rarely goes (R1). A third problem, with a reference of its own that almost never goes to the
+# bump, is in the right panel only.
 #
 # **Predict.** With β = 0.1, can the best policy collect R1's reward? With which β does it start to?
 
@@ -116,7 +117,10 @@ exercises_05.in_reach(answer)
 #
 # ## 2. First knob: the batch
 #
-# A batch of B prompts is collected and cut into minibatches of 16, one update each: B/16 updates are taken before fresh
+# From here on the reward of a policy is given as its *score*: 0 for that of the reference, 1 for that of the best response.
+# (It has nothing to do with the score ∇log π of notebook 2.)
+#
+# A batch of B prompts (here B times the same one) is collected and cut into minibatches of 16, one update each: B/16 updates are taken before fresh
 # samples come. All arms see the same number of samples and take the same number of updates; only freshness differs.
 #
 # **Predict.** Which loses more from large batches, R1 or R2? A likelihood method (Best-of-N), a contrastive one (DPO), or
@@ -135,19 +139,24 @@ for place in ("R2, likely", "R1, unlikely"):
         ])  # fmt: skip
 
 
+MARKERS = "os^DvX"
+
+
 def draw_scores(panel, x, name, scores, colour, line):
-    """Mean score, and each run as a dot. x: (settings,); scores: (settings, runs)."""
-    panel.plot(x, scores.mean(1), color=colour, linestyle=line, marker="o", label=name)
-    panel.plot(x, scores, ".", color=colour, alpha=0.3, markersize=5)
+    """Mean score, and each run as a small mark. x: (settings,); scores: (settings, runs)."""
+    marker = MARKERS[COLOURS.index(colour)]
+    panel.plot(x, scores.mean(1), color=colour, linestyle=line, marker=marker, label=name)
+    panel.plot(x, scores, marker, color=colour, alpha=0.3, markersize=3)
 
 
 with picture(columns=2, width=5.8) as (_, panels):
     for panel, place in zip(panels, ("R2, likely", "R1, unlikely"), strict=True):
-        for colour, line, name in zip(COLOURS, LINES, algorithms, strict=False):
-            draw_scores(panel, np.array(batches) / 16, name, score[place, name], colour, line)
-        panel.set(xscale="log", ylim=(-0.05, 1.1), xlabel="updates on each batch (1: on-policy)", title=place)
+        for i, (colour, line, name) in enumerate(zip(COLOURS, LINES, algorithms, strict=False)):
+            draw_scores(panel, np.arange(len(batches)) + 0.06 * (i - 1), name, score[place, name], colour, line)
+        panel.set_xticks(range(len(batches)), [f"{b // 16}" for b in batches])
+        panel.set(ylim=(-0.08, 1.1), xlabel="updates on each batch (1: on-policy)", title=f"{place}: mean, each run")
         panel.set_ylabel("score (0: reference, 1: best)")
-        panel.legend(loc="lower left")
+    panels[0].legend(loc="lower left")
 
 # %%
 lost = {key: scores[0].mean() - scores[-1].mean() for key, scores in score.items()}
@@ -254,9 +263,9 @@ for sign in (1.0, -1.0):
     slopes[sign] = -logp.grad.numpy()
 
 with picture(columns=2, width=5.8) as (_, (left, right)):
-    for colour, line, name in zip(COLOURS, LINES, algorithms, strict=False):
-        draw_scores(left, passes, name, reused[name], colour, line)
-    left.set_xscale("log", base=2)
+    for i, (colour, line, name) in enumerate(zip(COLOURS, LINES, algorithms, strict=False)):
+        draw_scores(left, np.arange(len(passes)) + 0.06 * (i - 1), name, reused[name], colour, line)
+    left.set_xticks(range(len(passes)), [str(t) for t in passes])
     left.set(xlabel="passes over each batch", ylabel="score (0: reference, 1: best)", ylim=(-0.05, 1.1))
     left.set_title(f"R1, {turns * 128:,} samples for all")
     left.legend(loc="lower right")
@@ -269,11 +278,13 @@ with picture(columns=2, width=5.8) as (_, (left, right)):
 
 # %%
 gain = {name: scores[-1].mean() - scores[0].mean() for name, scores in reused.items()}
+hurt = max(scores.mean(1).max() - scores[-1].mean() for scores in reused.values())
 keep(tolerance=0.3, sized=True, **{f"reuse_{i}": x for i, x in enumerate(gain.values())})
 say(
     f"**Verdict.** Taking {passes[-1]} passes instead of {passes[0]} changes the score by "
     + ", ".join(f"{x:+.2f} ({name})" for name, x in gain.items())
     + f", at the same {turns * 128:,} samples and {passes[-1]} times the updates: on this problem, with samples that dear, reuse pays. "
+    f"Nor does it start to hurt by then: {passes[-1]} passes end at most {hurt:.2f} below the best T, of {RUNS} runs that scatter more. "
     "The clip takes a sample's push away once the policy has moved it by more than ε in the direction that its advantage "
     "asked for, so that many passes cannot run away with it. It does not take the push away in the *other* direction: what was moved wrongly can come "
     "back."
@@ -304,7 +315,8 @@ exercises_05.clipped_slope(answer)
 #
 # Online and offline training are the ends of one scale (Lanchantin et al. 2025): copy the policy to the sampler every s
 # updates; s = 1 is online, s = ∞ draws from the reference for ever, and what lies between is *semi-online*. Move the bump
-# away from the reference meanwhile, from half of its mass to one in ten thousand.
+# away from the reference meanwhile, from half of its mass to one in ten thousand. The labels are noisy, so that DPO has an
+# optimum at every β (notebook 3, section 6).
 #
 # **Predict.** Sketch the score over s, for each distance. Where is semi-online (s = 16) as good as online? Where is offline?
 
