@@ -56,6 +56,9 @@ kl = Exercise(
         "The log-ratio is averaged over responses as if all were equally likely: weigh it by π.": lambda p, q: (
             p - q
         ).mean(),
+        "The weighed terms are divided by their number: an expectation under π is their sum.": lambda p, q: (
+            np.exp(p) * (p - q)
+        ).mean(),
         "The weights are missing: the log-ratio is summed, not averaged under π.": lambda p, q: (p - q).sum(),
         "The log-ratio is weighed by π_ref: the expectation is under π.": lambda p, q: (np.exp(q) * (p - q)).sum(),
         "This is the entropy of π: the reference does not occur.": lambda p, q: exact.entropy(p),

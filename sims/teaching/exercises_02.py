@@ -37,6 +37,7 @@ score = Exercise(
     faults={
         "Only y's own logit moves in yours: the softmax's normaliser gives −π for all.": lambda p, y: np.eye(len(p))[y],
         "The sign is wrong: a higher logit of y makes y likelier.": lambda p, y: p - np.eye(len(p))[y],
+        "π is added: the normaliser is subtracted, 1[i = y] − π(i).": lambda p, y: np.eye(len(p))[y] + p,
         "This is the gradient of π(y), not of log π(y): divide by π(y).": lambda p, y: p[y] * (np.eye(len(p))[y] - p),
         "This is the derivative by the probability, 1/π(y): it is asked for by the logits.": lambda p, y: (
             np.eye(len(p))[y] / p[y]

@@ -43,6 +43,9 @@ preference_probability = Exercise(
         ),
         "This is the difference of the rewards: its sigmoid is the probability.": lambda r: r[:, None] - r,
         "This is a labeller without noise: the better one always wins.": lambda r: exact.preference_matrix(r, 0.0),
+        "This is whether i is the better one, who always wins here: with noise the worse one is sometimes preferred.": (
+            lambda r: r[:, None] > r
+        ),
         "This is the log of the probability.": lambda r: np.log(_of_gap(r[:, None] - r)),
     },
     done="P(i ≻ j) = σ(r_i − r_j): add a constant to all rewards, and nothing changes.",
@@ -106,6 +109,12 @@ falls_when_pushed = Exercise(
         "rises less than the average logit Σ p·Δz does.": lambda p, rejected: np.arange(len(p)) == rejected,
         "The rejected response's own term is left out of the average Σ p·Δz.": lambda p, rejected: (
             _move(p, rejected) < (p * p).sum()
+        ),
+        "You let every response fall that is rarer than 1/N, the mean: the average Σ p·Δz is taken under p.": (
+            lambda p, rejected: p < p.mean()
+        ),
+        "You compare p with Σ p²: for the rejected response Δz is p − 1, and it is in the average too.": (
+            lambda p, rejected: p < (p * p).sum()
         ),
         "You answer for a step that makes the response likelier: the sign of the gradient is wrong.": (
             lambda p, rejected: -_move(p, rejected) < -(p * _move(p, rejected)).sum()

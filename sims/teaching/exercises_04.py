@@ -40,6 +40,9 @@ gradient_on_logits = Exercise(
             lambda w, p: p * (w - (p * w).sum())
         ),
         "The normaliser's part is w − p·mean(w): the weights are summed, not averaged.": lambda w, p: w - p * w.mean(),
+        "The normaliser's part is w − p·(Σ p·w): the weights are already averages over draws, so it is p·Σ w.": (
+            lambda w, p: w - p * (p @ w)
+        ),
         "Every logit is lowered alike: response y loses its share p(y) of Σ w.": lambda w, p: w - w.mean(),
         "The normaliser's part has the wrong sign.": lambda w, p: w + p * w.sum(),
         "This is p·w: the weights on log-probs are taken for weights on probabilities.": lambda w, p: p * w,
@@ -54,11 +57,21 @@ def _ties_always_win(p: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return below_or_equal**n - (below_or_equal - p) ** n
 
 
+def _whole_level(p: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
+    """Each response's chance that the best draw is as good as it is."""
+    return np.array([p[rewards <= r].sum() ** n - p[rewards < r].sum() ** n for r in rewards])
+
+
 best_of_n = Exercise(
     problem=_draws,
     exact=lambda p, rewards, n: exact.best_of_n(np.log(p), rewards, n),
     faults={
         "Equally good responses: within one level of reward the winner is distributed as p itself.": _ties_always_win,
+        "Equally good responses: yours is the probability of their whole level, of which each has a share, p over the "
+        "level's mass.": _whole_level,
+        "This is p^n, normalised, the probability that all draws are the same response: rewards do not occur.": (
+            lambda p, r, n: p**n / (p**n).sum()
+        ),
         "This is the best of n − 1 draws.": lambda p, r, n: exact.best_of_n(np.log(p), r, n - 1),
         "This is the worst of n draws.": lambda p, r, n: exact.best_of_n(np.log(p), -r, n),
         "This is p·e^r, normalised: best of n counts ranks only, and never a reward's size.": lambda p, r, n: np.exp(

@@ -45,6 +45,9 @@ effective_share = Exercise(
         "The squares are averaged as if all responses were equally likely: weigh them by μ.": lambda p, q: (
             1.0 / np.exp(2 * (p - q)).mean()
         ),
+        "The squares are summed over responses, not averaged: weigh each by μ.": lambda p, q: (
+            1.0 / np.exp(2 * (p - q)).sum()
+        ),
         "This is e^{−KL(π‖μ)}: close for small shifts, but not the variance of the weights.": lambda p, q: np.exp(
             -exact.kl_policy_ref(p, q)
         ),
