@@ -361,9 +361,9 @@ say(
 # %% [markdown]
 # ### Sliders
 #
-# β, the sync period and the distance, live: in Jupyter, move them. Two things to look for: a β at which the exact optimum
-# stays near the reference, so that even online training should not move; and a distance at which s = 64 is still online
-# enough. Where sliders cannot run, three settings stand below.
+# β, the sync period and the distance (*overlap* is the reference's mass in the bump), live: in Jupyter, move them. Two things
+# to look for: a β at which the exact optimum stays near the reference, so that even online training should not move; and a
+# distance at which s = 64 is still online enough. Where sliders cannot run, three settings stand below.
 
 # %%
 board = Board(grid)
