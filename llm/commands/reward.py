@@ -8,14 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from llm.data import TextEncoder
-from llm.data.whole import check_lengths, repeated
+from llm.data.whole import check_lengths, digest, repeated
 from llm.distributed.spread import Ranks, joined
 from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
@@ -23,14 +22,15 @@ from llm.models.scoring import Scoring, max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.calibration import HeldOut
 from llm.reward_models.data import RewardData, load_margins, load_rows
-from llm.reward_models.fit import RewardTraining, fit
+from llm.reward_models.fit import Fit, RewardTraining
 from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
 from llm.reward_models.scoring import held_out, label_pairs, preference_batch
+from llm.training.unfinished import Unfinished
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
-from sims.core.spec import to_json
+from sims.core.spec import SpecError, to_json
 from sims.experiments.command import REFUSED, failed, keeping
 from sims.experiments.folders import check_new, path
 from sims.experiments.memory import check_fits, check_steps, sizes_of
@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   python -m llm reward --output gold                           the language's own responses, shorter ones preferred
   python -m llm reward --labels gold --output proxy             a proxy, trained on the gold model's labels
   python -m llm reward --data pairs.jsonl --output mine        rows of prompt, chosen, rejected
+  python -m llm reward --data pairs.jsonl --output mine --resume   after a stop: goes on from the last checkpoint
   python -m llm reward --labels implicit --implicit-policy tuned --implicit-reference pythia --output own
 """
 
@@ -54,6 +55,16 @@ def parser() -> OptionParser:
     parser = OptionParser("python -m llm reward", description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "--output", required=True, type=path, metavar="FOLDER", help="folder for the reward model; must not exist"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a fit that was stopped, from its last checkpoint"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete what a fit that was stopped has left")
+    parser.add_argument(
+        "--save-every", type=whole, metavar="INT", help="updates between checkpoints (default: a tenth of all)"
+    )
+    parser.add_argument(
+        "--evaluations", type=whole, default=4, metavar="INT", help="measurements on held-out pairs (default 4)"
     )
     parser.add_argument(
         "--processes", type=whole, metavar="N", help="refuse to run unless N processes were started (see torchrun)"
@@ -73,11 +84,16 @@ def run(options: argparse.Namespace) -> int:
         loss, training = from_options(options, RewardModelLoss), from_options(options, RewardTraining)
         scoring = from_options(options, Scoring)
         check_new("output", options.output)
+        for name in ("save_every", "evaluations"):
+            if (value := getattr(options, name)) is not None and value < 1:
+                raise SpecError(name, value, "must be int >= 1")
         check_steps(sizes_of(training))
         check_fits(sizes_of(data), lambda sizes: 500.0 * sizes["pairs"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        with keeping("nothing was written"), joined(options.processes, device) as ranks:
-            _run(data, labeller, loss, training, scoring, options.output, device, ranks)
+        settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
+        progress = Unfinished(options.output, settings, options.resume, options.overwrite)
+        with keeping(progress.kept), joined(options.processes, device) as ranks:
+            _run(data, labeller, loss, training, scoring, options, progress, device, ranks)
     except FloatingPointError as error:
         return failed(error, REFUSED)
     return 0
@@ -89,7 +105,8 @@ def _run(
     loss: RewardModelLoss,
     training: RewardTraining,
     scoring: Scoring,
-    output: Path,
+    options: argparse.Namespace,
+    progress: Unfinished,
     device: str,
     ranks: Ranks,
 ) -> None:
@@ -110,24 +127,34 @@ def _run(
     remedy = "set max_prompt_length and max_completion_length, and on_too_long to drop or truncate"
     for each in (rows, held_out_rows):
         check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
-    before, started = held_out(model, test), time.perf_counter()
-    bar = tqdm(
-        fit(model, train, loss, training, margin, ranks),
-        total=training.updates(train.size),
-        desc="reward",
-        disable=None if ranks.first else True,
-    )
-    for update in bar:
-        bar.set_postfix(loss=f"{update.loss:.3f}", accuracy=f"{update.accuracy:.2f}", refresh=False)
+    fitting, started = Fit(model, train, loss, training, margin, ranks), time.perf_counter()
+    held = progress.held(digest([*rows, *held_out_rows]))
+    before = held_out(model, test)
+    if held is not None:
+        fitting.load_state_dict(held.tensors, held.numbers)
+    if ranks.first:
+        progress.begin(fitting.updates)
+    total = training.updates(train.size)
+    points = {total * i // options.evaluations for i in range(1, options.evaluations + 1)}
+    every = options.save_every or max(1, total // 10)
+    with tqdm(total=total, initial=fitting.updates, desc="reward", disable=None if ranks.first else True) as bar:
+        for update in fitting.train():
+            bar.set_postfix(loss=f"{update.loss:.3f}", accuracy=f"{update.accuracy:.2f}", refresh=False)
+            bar.update()
+            found = held_out(model, test) if update.update in points else None
+            if ranks.first:
+                progress.log(update, found)
+                if update.update % every == 0:
+                    progress.save(fitting)
     after, seconds = held_out(model, test), time.perf_counter() - started
     if not ranks.first:
         return
-    settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
     longer = held_out(LongerWins(), test)
-    report = settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
+    report = progress.settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
     report |= {"longer_wins": longer.accuracy, "held_out_pairs_with_a_training_prompt": shared}
-    model.save(output, tokenizer, report | {"training_pairs": train.size, "seconds": round(seconds, 1)})
-    print(f"{output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}")
+    model.save(options.output, tokenizer, report | {"training_pairs": train.size, "seconds": round(seconds, 1)})
+    turn = progress.finish()
+    print(f"{options.output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}{turn}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,34 +65,81 @@ def fit(
     margin: Tensor | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[FitUpdate]:
-    """Train the model in place on the batch's pairs; the iterator yields after each update.
+    """`Fit` from its start to its end; the iterator yields after each update."""
+    yield from Fit(model, batch, loss, training, margin, ranks).train()
+
+
+class Fit:
+    """Trains a reward model in place on a batch's pairs, and can be stopped and restored bit for bit.
 
     margin: (B, Q), how much better the winner was rated (Touvron et al. 2023). ranks: the processes that share each
-    minibatch; all must have the same arguments. Errors: ValueError for a batch without pairs; FloatingPointError for a
-    loss or gradient that is not finite, before weights change.
+    minibatch; all must have the same arguments. Raises ValueError for a batch without pairs.
     """
-    loss, training, ranks = loss or RewardModelLoss(), training or RewardTraining(), ranks or Ranks()
-    label = batch.need("pair_label")
-    weight = pair_weights(batch.weight, batch.need("pairs"), batch.pair_weight)
-    weight = torch.ones_like(label) if weight is None else weight
-    margin = torch.zeros_like(label) if margin is None else margin
-    if margin.shape != label.shape:
-        raise ValueError(f"margin of shape {tuple(margin.shape)}: must be {tuple(label.shape)}, one per pair")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = PerRunOptimiser(parameters, (), training.optimiser())
-    noise, update = Noise.single(training.seed), 0
-    for _ in range(training.epochs):
-        order = noise.uniforms("reward order", batch.size).argsort()
-        for index in order.split(training.batch_size):
-            update += 1
-            part, share = batch.gather(index), shares(weight[index], label[index])
-            gradients, numbers = _gradient(model, parameters, part, share, margin[index], loss, training, ranks)
-            norm = optimiser.grad_norm(gradients)
-            value, accuracy = numbers.tolist()
-            if not math.isfinite(value + float(norm)):
-                raise FloatingPointError(f"update {update}: loss = {value}, gradient norm = {float(norm)}")
-            optimiser.step(gradients, norm)
-            yield FitUpdate(update, value, accuracy, float(norm))
+
+    def __init__(
+        self,
+        model: RewardModel,
+        batch: Batch,
+        loss: RewardModelLoss | None = None,
+        training: RewardTraining | None = None,
+        margin: Tensor | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.model, self.batch = model, batch
+        self.loss, self.training, self.ranks = loss or RewardModelLoss(), training or RewardTraining(), ranks or Ranks()
+        label = batch.need("pair_label")
+        weight = pair_weights(batch.weight, batch.need("pairs"), batch.pair_weight)
+        self.weight = torch.ones_like(label) if weight is None else weight
+        self.margin = torch.zeros_like(label) if margin is None else margin
+        if self.margin.shape != label.shape:
+            raise ValueError(f"margin of shape {tuple(self.margin.shape)}: must be {tuple(label.shape)}, one per pair")
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = PerRunOptimiser(self.parameters, (), self.training.optimiser())
+
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+        return self.optimiser.steps
+
+    def train(self) -> Iterator[FitUpdate]:
+        """Go through the updates that are left. FloatingPointError for a loss or gradient that is not finite, before
+        weights change."""
+        noise, number = Noise.single(self.training.seed), 0
+        for _ in range(self.training.epochs):
+            order = noise.uniforms("reward order", self.batch.size).argsort()
+            for index in order.split(self.training.batch_size):
+                number += 1
+                if number > self.updates:
+                    yield self._update(number, index)
+
+    def _update(self, number: int, index: Tensor) -> FitUpdate:
+        part, margin = self.batch.gather(index), self.margin[index]
+        share = shares(self.weight[index], self.batch.need("pair_label")[index])
+        gradients, numbers = _gradient(
+            self.model, self.parameters, part, share, margin, self.loss, self.training, self.ranks
+        )
+        norm = self.optimiser.grad_norm(gradients)
+        value, accuracy = numbers.tolist()
+        if not math.isfinite(value + float(norm)):
+            raise FloatingPointError(f"update {number}: loss = {value}, gradient norm = {float(norm)}")
+        self.optimiser.step(gradients, norm)
+        return FitUpdate(number, value, accuracy, float(norm))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named: dict[str, Sequence[Tensor]] = {"model": self.parameters}
+        named |= {"mean": self.optimiser.mean, "square": self.optimiser.square}
+        return {f"{name}.{i}": x.detach() for name, several in named.items() for i, x in enumerate(several)}
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """The state for resuming, between two updates."""
+        return self._tensors(), {"updates": self.updates}
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        """Continue from the `state_dict` of a fit of the same settings on the same pairs."""
+        self.optimiser.steps = numbers["updates"]
+        for name, x in self._tensors().items():
+            x.copy_(tensors[name])
 
 
 def _gradient(

@@ -218,7 +218,7 @@ def test_a_damaged_file_is_refused_in_one_line(name: str, content: str, said: st
 
 def test_claims_md_takes_no_markup_from_a_row_and_claims_json_keeps_what_it_does_not_know(tmp_path: Path) -> None:
     interval = mean_interval([0.2, 0.3, 0.25, 0.22] * 5)
-    known = row_of(claim("C27", "R1, right scoring, tuned learning rates"), "token", interval, "g", ["h"], ATTACK)
+    known = row_of(claim("C27", "token bandit, R1"), "token", interval, "g", ["h"], ATTACK)
     text = as_markdown([known])
     assert "<script" not in text and "<img" not in text and "| > 0.05 score |" in text
     (tmp_path / "claims.json").write_text(json.dumps([row(gates=["a gate"], part="a | b")]))

@@ -18,7 +18,7 @@ from llm.commands.reward import LongerWins
 from llm.embedded import EMBEDDED, language
 from llm.models.scoring import Scoring
 from llm.reward_models.calibration import calibration, wilson
-from llm.reward_models.fit import RewardTraining, fit
+from llm.reward_models.fit import Fit, RewardTraining, fit
 from llm.reward_models.model import RewardModel, load_reward_model, new_reward_model
 from llm.reward_models.scoring import ImplicitReward, TextScorer, held_out, label_pairs, preference_batch
 from llm.training.pretrain import load
@@ -337,11 +337,12 @@ def test_the_command_hands_on_margins(
     data, given = tmp_path / "pairs.jsonl", []
     data.write_text("\n".join(json.dumps(row) for row in rows))
 
-    def fit_and_keep(model: RewardModel, batch: Batch, *rest: Any) -> Any:
-        given.append((batch, rest[2]))
-        return fit(model, batch, *rest)
+    class Kept(Fit):
+        def __init__(self, model: RewardModel, batch: Batch, *rest: Any) -> None:
+            given.append((batch, rest[2]))
+            super().__init__(model, batch, *rest)
 
-    monkeypatch.setattr("llm.commands.reward.fit", fit_and_keep)
+    monkeypatch.setattr("llm.commands.reward.Fit", Kept)
     options = ("--data", str(data), "--margin-column", "by", "--held-out-share", "0.25")
     assert command(*options, "--output", str(tmp_path / "out")) == 0
     ((batch, margins),) = given

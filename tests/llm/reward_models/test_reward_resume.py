@@ -1,0 +1,98 @@
+"""A fit of a reward model that is stopped goes on as if nothing had been, and loses nothing that it had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.__main__ import main
+from llm.reward_models.fit import Fit, RewardTraining
+from llm.reward_models.model import new_reward_model
+from llm.training import checkpoint
+from llm.training.loggers import read_json_lines
+from llm.training.unfinished import Unfinished
+from tests.llm.reward_models.test_reward_training import length_pairs
+
+LINE = ["reward", "--pairs", "48", "--batch-size", "8", "--labels", "min_length", "--save-every", "2"]
+
+
+def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> int:
+    """The command, interrupted by Ctrl-C after so many updates."""
+    log = Unfinished.log
+
+    def interrupted(self: Unfinished, update: object, held_out: object) -> None:
+        log(self, update, held_out)  # type: ignore[arg-type]
+        if update.update == at:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Unfinished, "log", interrupted)
+        return main([*LINE, "--output", str(folder)])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_restored_fit_goes_on_bit_for_bit(epochs: int) -> None:
+    data, training = length_pairs(24, 0, "train"), RewardTraining(batch_size=8, epochs=epochs)
+    whole = Fit(new_reward_model("pythia", seed=1), data, training=training)
+    saved = None
+    for update in whole.train():
+        if update.update == 2:
+            tensors, numbers = whole.state_dict()
+            saved = {name: x.clone() for name, x in tensors.items()}, dict(numbers)
+    assert saved is not None
+    again = Fit(new_reward_model("pythia", seed=1), data, training=training)
+    again.load_state_dict(*saved)
+    assert [update.update for update in again.train()] == list(range(3, 3 * epochs + 1))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters, whole.parameters, strict=True))
+
+
+def test_the_command_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*LINE, "--output", str(tmp_path / "whole")]) == 0
+    assert stopped(tmp_path / "stopped", monkeypatch, at=5) == 130
+    left = tmp_path / "stopped.unfinished"
+    assert f"{left}/checkpoint-00000004 is kept: the same command with --resume goes on" in capsys.readouterr().err
+    assert main([*LINE, "--output", str(tmp_path / "stopped")]) == 2
+    assert "a fit was stopped: --resume goes on" in capsys.readouterr().err
+    assert main([*LINE, "--learning-rate", "0.5", "--output", str(tmp_path / "stopped"), "--resume"]) == 2
+    assert "is a fit of other settings or rows" in capsys.readouterr().err
+    assert main([*LINE, "--output", str(tmp_path / "stopped"), "--resume"]) == 0
+    names = ("model.safetensors", "metrics.jsonl")
+    assert all((tmp_path / "stopped" / x).read_bytes() == (tmp_path / "whole" / x).read_bytes() for x in names)
+    assert not left.exists()
+
+
+def test_metrics_have_every_update_and_held_out_numbers(tmp_path: Path) -> None:
+    assert main([*LINE, "--output", str(tmp_path / "model"), "--evaluations", "2"]) == 0
+    rows = read_json_lines(tmp_path / "model" / "metrics.jsonl")
+    assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["update"] for row in rows if "eval_log_loss" in row] == [3, 6]
+    report = json.loads((tmp_path / "model" / "report.json").read_text())
+    assert rows[-1]["eval_log_loss"] == report["held_out"]["log_loss"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_overwrite_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped(tmp_path / "model", monkeypatch, at=5) == 130
+    left = tmp_path / "model.unfinished"
+    copy = shutil.copytree(left, tmp_path / "copy")
+    newest = checkpoint.found(left)[-1][1] / checkpoint.TENSORS
+    newest.write_bytes(newest.read_bytes()[:-1] + b"\x01")
+    assert main([*LINE, "--output", str(tmp_path / "model"), "--resume"]) == 0
+    assert "checkpoint-00000004: damaged" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(copy, left)
+    assert main([*LINE, "--output", str(tmp_path / "model"), "--overwrite"]) == 0
+    assert not left.exists()
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*LINE, "--output", str(tmp_path / "model"), "--resume"]) == 2
+    assert "there is nothing to go on with" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
