@@ -200,8 +200,8 @@ keep(worst_loss=lost.max())
 #
 # The formula needs all 100 rewards. A learner sees samples: it draws responses from its own policy, is told their rewards,
 # and follows an estimate of the gradient of $J$ (how is the subject of notebook 2). `sims.run` trains several independent
-# policies, called *runs*, side by side. The algorithm is RLOO; one arm of the
-# experiment has β = 0.1, the other pays nothing for the KL.
+# policies, called *runs*, side by side. The algorithm is RLOO; one arm of the experiment has β = 0.1, the other pays nothing
+# for the KL.
 #
 # **Predict.** Where in the plane will each of the two end? And on the way there, do they keep to the frontier?
 

@@ -284,8 +284,8 @@ with picture(columns=3, width=4.4) as (_, (*panels, right)):
         change = result.logp_chosen[:, 1:] - result.logp_chosen[:, 1:2]  # the first evaluation is before any batch
         curve(right, result.updates[1:], change, name)
     right.axhline(0, color="black", linestyle=":", linewidth=1)
-    right.set(xlabel="updates", ylabel="change of the chosen's log π, nats", title="Nearly uniform reference")
-    right.set_xlabel(f"updates, from {results['none', 'table'].updates[1]} on")
+    right.set(xlabel=f"updates, from {result.updates[1]} on", ylabel="change of the chosen's log π, nats")
+    right.set_title("Nearly uniform reference")
     right.legend()
 
 # %%

@@ -284,7 +284,7 @@ say(
     f"**Verdict.** Taking {passes[-1]} passes instead of {passes[0]} changes the score by "
     + ", ".join(f"{x:+.2f} ({name})" for name, x in gain.items())
     + f", at the same {turns * 128:,} samples and {passes[-1]} times the updates: on this problem, with samples that dear, reuse pays. "
-    f"Nor does it start to hurt by then: {passes[-1]} passes end at most {hurt:.2f} below the best T, of {RUNS} runs that scatter more. "
+    f"Nor does it start to hurt by then: {passes[-1]} passes end at most {hurt:.2f} below the best T, within the scatter of the runs. "
     "The clip takes a sample's push away once the policy has moved it by more than ε in the direction that its advantage "
     "asked for, so that many passes cannot run away with it. It does not take the push away in the *other* direction: what was moved wrongly can come "
     "back."

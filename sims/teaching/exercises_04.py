@@ -40,7 +40,7 @@ gradient_on_logits = Exercise(
             lambda w, p: p * (w - (p * w).sum())
         ),
         "The normaliser's part is w − p·mean(w): the weights are summed, not averaged.": lambda w, p: w - p * w.mean(),
-        "The normaliser's part is w − p·(Σ p·w): the weights are already averages over draws, so it is p·Σ w.": (
+        "Yours is w − p·(Σ p·w): the weights are averages over draws already, so that p·Σ w is subtracted.": (
             lambda w, p: w - p * (p @ w)
         ),
         "Every logit is lowered alike: response y loses its share p(y) of Σ w.": lambda w, p: w - w.mean(),
