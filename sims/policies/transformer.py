@@ -48,7 +48,7 @@ class Transformer(PolicySpec, kind="transformer"):
         "Adam steps that fit the initial policy to the data policy, minimising KL(policy || data policy)",
         at_least=0,
     )
-    fit_learning_rate: float = setting(1e-2, "learning rate of the fit to the data policy (adam)", above=0)
+    fit_learning_rate: float = setting(1e-2, "learning rate of the fit to the data policy (adam)", above=0, at_most=10)
     fit_samples: int = setting(1, "responses sampled per step of the fit to the data policy", at_least=1)
 
     def check(self) -> None:

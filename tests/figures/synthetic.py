@@ -96,7 +96,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         free = np.zeros(runs)
         return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
     if spec["name"].startswith("gradient_variance"):
-        return {"within": _noise_of_gradients(level, len(spec["group_sizes"]))}
+        return {"within": _noise_of_gradients(level, level["perfect"].mean() - moved, len(spec["group_sizes"]))}
     if "updates" not in spec:
         return {}  # exact, and nothing is claimed of it
     longest = spec["policy"].get("decoding", {}).get("max_new_tokens")
@@ -154,14 +154,15 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     return found
 
 
-def _noise_of_gradients(level: Mapping[str, np.ndarray], sizes: int) -> np.ndarray:
-    """(tables, policies, estimators, group sizes)."""
+def _noise_of_gradients(level: Mapping[str, np.ndarray], perfect: float, sizes: int) -> np.ndarray:
+    """(tables, policies, estimators, group sizes). perfect: log2 of the critic's noise, which stays where RLOO's is
+    moved: a row is of their ratio."""
     order = gradient_variance.ORDER
     within = np.ones((len(level["octaves"]), len(gradient_variance.POLICIES), len(order), sizes))
-    within[:, :, order.index("none")] = 2.0 ** (level["perfect"].mean() + 2)  # the positive control
+    within[:, :, order.index("none")] = 2.0 ** (perfect + 2)  # the positive control
     within[:, :, order.index("rloo")] = 2.0 ** level["octaves"][:, None, None]
     # The noise of the runs is in the numerator: what is left in the critic's is the level.
-    within[:, :, order.index("perfect")] = 2.0 ** level["perfect"].mean()
+    within[:, :, order.index("perfect")] = 2.0**perfect
     return within
 
 
