@@ -137,6 +137,7 @@ def _run(
     total = training.updates(train.size)
     points = {total * i // options.evaluations for i in range(1, options.evaluations + 1)}
     every = options.save_every or max(1, total // 10)
+    found: HeldOut | None = None
     with tqdm(total=total, initial=fitting.updates, desc="reward", disable=None if ranks.first else True) as bar:
         for update in fitting.train():
             bar.set_postfix(loss=f"{update.loss:.3f}", accuracy=f"{update.accuracy:.2f}", refresh=False)
@@ -146,7 +147,8 @@ def _run(
                 progress.log(update, found)
                 if update.update % every == 0:
                     progress.save(fitting)
-    after, seconds = held_out(model, test), time.perf_counter() - started
+    # The last update is a point of evaluation; there was none if only the saving was left.
+    after, seconds = found or held_out(model, test), time.perf_counter() - started
     if not ranks.first:
         return
     longer = held_out(LongerWins(), test)

@@ -30,6 +30,15 @@ from .settings import LanguageModelSettings
 from .shapes import SHAPES
 from .vllm_sampler import VLLMDecoding, VLLMPolicy
 
+# How the weights of any folder are read: no pickle and no code. Layers of the wrong shape are told, and then refused by
+# name.
+CHECKED: dict[str, Any] = {
+    "use_safetensors": True,
+    "trust_remote_code": False,
+    "ignore_mismatched_sizes": True,
+    "output_loading_info": True,
+}
+
 
 def locate(name: str) -> tuple[str, bool]:
     """A model's folder or hub name, and whether it is a folder on this machine."""
@@ -100,10 +109,7 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
             revision=spec.revision,
             local_files_only=local,
             dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # then refused, by name
-            output_loading_info=True,
+            **CHECKED,
         )
     model, info = loaded
     check_loaded(field, spec.model, model, info)

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from llm.embedded import find_folder
 from llm.models.adapters import base_of
 from llm.models.gate import check_folder, check_loaded, keep_savable, loading
-from llm.models.loading import load_config, load_weights
+from llm.models.loading import CHECKED, load_config, load_weights
 from llm.models.proof import tolerance
 from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
 from llm.models.spec import LanguageModelSpec
@@ -173,10 +173,7 @@ def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool
             config=config,
             dtype=dtype,
             local_files_only=local,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # then refused, by name
-            output_loading_info=True,
+            **CHECKED,
         )
     if not new_head and "score.weight" in map(str, info["missing_keys"]):
         raise SpecError(
