@@ -17,12 +17,12 @@ from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, from_options
 
-from .saving import add_saving, saving_of, settings_of
+from .saving import add_saving, config_of, saving_of, settings_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train an embedded model, or check a saved one."""
-    parser = OptionParser("python -m llm pretrain", description="Train a tiny model on the embedded language.")
+    parser = OptionParser("python -m llm pretrain", True, description="Train a tiny model on the embedded language.")
     parser.add_argument("--output", type=path, metavar="DIR", help="folder for the model (default runs/pretrain-NAME)")
     parser.add_argument(
         "--check",
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})
     _check(config, folder)
     settings = {config.kind: to_json(config)}
-    progress = Unfinished(folder, settings, "eval_loss", saving_of(options), options.resume, options.overwrite)
+    progress = Unfinished(
+        "pretrain", folder, settings, "eval_loss", saving_of(options), options.resume, options.overwrite
+    )
     try:
         with keeping(progress.kept):
             fit = pretraining.Pretraining(config)

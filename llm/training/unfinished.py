@@ -1,8 +1,8 @@
 """The loop of `reward` and `pretrain`, and what it keeps on disk until the model is finished.
 
-    <output>.unfinished/spec.json  metrics.jsonl  checkpoint-00000040/
+    <output>.unfinished/spec.json  run.yaml  metrics.jsonl  checkpoint-00000040/
 
-The model appears as <output> in one moment, with the metrics in it, and this folder is gone.
+The model appears as <output> in one moment, with metrics and run.yaml in it, and this folder is gone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .best import Best
 from .checkpoint import Checkpoint, write_text
 from .loggers import JsonLines, read_json_lines
 
-SPEC, METRICS = "spec.json", "metrics.jsonl"
+SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"
 S = TypeVar("S", bound=Spec)
 
 
@@ -53,12 +53,12 @@ class Fit(Protocol):
 @dataclass(frozen=True)
 class Saving:
     """When a fit is measured on held-out data, and what is kept of it. save_every: updates between checkpoints, None:
-    a tenth of all. load_best: whether the finished model is that of the best evaluation, or the last."""
+    a tenth of all. load_best_model_at_end: whether the finished model is that of the best evaluation, or the last."""
 
     evaluations: int = 4
     save_every: int | None = None
     save_total_limit: int = 2
-    load_best: bool = False
+    load_best_model_at_end: bool = False
 
     def __post_init__(self) -> None:
         for name in ("save_every", "evaluations", "save_total_limit"):
@@ -76,14 +76,21 @@ def stored(output: Path) -> dict[str, Spec]:
 
 
 class Unfinished:
-    """settings: JSON of all that the fit depends on. metric: of evaluations, whose best checkpoint is kept. Raises
-    SpecError where a stopped fit is there and neither resume nor overwrite is set, where there is none to resume, or
-    one of other settings."""
+    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations, whose best checkpoint
+    is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is set, where there is none
+    to resume, or one of other settings."""
 
     def __init__(
-        self, output: Path, settings: Mapping[str, Any], metric: str, saving: Saving, resume: bool, overwrite: bool
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        config: str,
+        metric: str,
+        saving: Saving,
+        resume: bool,
+        overwrite: bool,
     ) -> None:
-        self.output, self.folder = output, _beside(output)
+        self.output, self.folder, self.config = output, _beside(output), config
         self.settings, self.metric, self.saving, self.resume = dict(settings), metric, saving, resume
         check_folder("output", self.folder)
         there = self.folder.exists()
@@ -111,6 +118,7 @@ class Unfinished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / SPEC, json.dumps(self.settings_held, indent=1) + "\n")
+        write_text(self.folder / CONFIG, self.config)
         self.metrics = JsonLines(self.folder / METRICS, updates)
         self.best = Best(self.metric, None, self.folder / METRICS)
 
@@ -136,10 +144,10 @@ class Unfinished:
                     self.log(row)
                     if update.update in points or update.update % every == 0:
                         self.save(fit)
-        if first and self.saving.load_best and self.best.update not in (-1, fit.updates):
-            self._load_best(fit)
+        if first and self.saving.load_best_model_at_end and self.best.update not in (-1, fit.updates):
+            self._load_best_model_at_end(fit)
 
-    def _load_best(self, fit: Fit) -> None:
+    def _load_best_model_at_end(self, fit: Fit) -> None:
         """Give the fit the weights of the best evaluation; the last ones stay where these cannot be read."""
         try:
             best = checkpoint.read(dict(checkpoint.found(self.folder))[self.best.update])
@@ -169,7 +177,8 @@ class Unfinished:
         whose weights the model has."""
         self.metrics.close()
         rows = [row for row in read_json_lines(self.folder / METRICS) if self.metric in row]
-        shutil.copyfile(self.folder / METRICS, self.output / METRICS)
+        for name in (METRICS, CONFIG):
+            shutil.copyfile(self.folder / name, self.output / name)
         shutil.rmtree(self.folder)
         values, last = {row["update"]: row[self.metric] for row in rows}, rows[-1]["update"]
         if self.best.update == last:
