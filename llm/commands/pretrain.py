@@ -48,10 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
     config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})
     _check(config, folder)
-    settings = {config.kind: to_json(config)}
-    progress = Unfinished(
-        "pretrain", folder, settings, "eval_loss", saving_of(options), options.resume, options.overwrite
-    )
+    settings, text = {config.kind: to_json(config)}, config_of("pretrain", options, [config])
+    progress = Unfinished(folder, settings, text, "eval_loss", saving_of(options), options.resume, options.overwrite)
     try:
         with keeping(progress.kept):
             fit = pretraining.Pretraining(config)

@@ -76,9 +76,9 @@ def stored(output: Path) -> dict[str, Spec]:
 
 
 class Unfinished:
-    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations, whose best checkpoint
-    is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is set, where there is none
-    to resume, or one of other settings."""
+    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations, whose
+    best checkpoint is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is set,
+    where there is none to resume, or one of other settings."""
 
     def __init__(
         self,
