@@ -67,7 +67,7 @@ def preset(scale: str, task: TaskName) -> Experiment:
     experiment = PRESETS["mistral-7b-ultrafeedback"]
     data = {name: getattr(experiment.environment, name) for name in Task.names()}
     if task == "skew":
-        return experiment.replace(environment=SkewLength(**data | {"relabel": True}))
+        return experiment.replace(environment=SkewLength(**data | {"relabel": True, "cut_from": 10, "cut_to": 22}))
     return experiment.replace(environment=MinLength(**data) if task == "min" else ModeLength(**data, mode=200))
 
 
