@@ -113,7 +113,7 @@ def scale_of(record: Record) -> str:
 def model_of(record: Record) -> str:
     """What a caption calls the model."""
     tiny = scale_of(record) == "tiny"
-    return "The embedded Pythia (0.2 M parameters)" if tiny else str(record.spec["policy"]["model"])
+    return "The embedded Pythia (0.1 M parameters)" if tiny else str(record.spec["policy"]["model"])
 
 
 def dry_run(arms: Mapping[str, Experiment]) -> Iterator[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from llm import embedded
 from llm.embedded import EMBEDDED, language
 from llm.models.architectures import build_model
 from llm.training.pretrain import (
@@ -352,6 +353,33 @@ def test_a_committed_checkpoint_is_what_its_report_says(name: str) -> None:
     assert measured["entropy"] == pytest.approx(report.entropy, abs=1e-9)
     for key in ("sampled_length_mean", "sampled_length_sd", "correct_rate", "grammatical_rate"):
         assert measured[key] == pytest.approx(getattr(report, key), rel=0.05), key
+    np.testing.assert_allclose(measured["length_probability"], report.length_probability, rtol=0.2, atol=1e-6)
+
+
+def test_the_table_of_the_embedded_models_is_what_their_reports_say() -> None:
+    reports, exact = [read_report(name) for name in ("pythia", "mistral")], language.length_distribution()
+    lengths = [exact, *(np.array(report.length_probability) for report in reports)]
+    near = slice(language.MODE - 5, language.MODE + 6)
+    columns = [
+        ["0", *(f"{report.held_out_loss - report.entropy:.4f}" for report in reports)],
+        [f"{p[:6].sum():.1e}" for p in lengths],
+        [f"{p[near].sum():.3f}" for p in lengths],
+        [f"{p[27:].sum():.1e}" for p in lengths],
+        [f"{x:.3f}" for x in (language.RIGHT_RATE, *(report.correct_rate for report in reports))],
+    ]
+    table = [line.split("|")[2:-1] for line in (embedded.__doc__ or "").splitlines() if line.startswith("| ")][2:]
+    assert [[cell.strip() for cell in line] for line in table] == columns
+
+
+@pytest.mark.parametrize("name", sorted(EMBEDDED))
+def test_a_committed_checkpoint_has_the_geometry_of_the_language(name: str) -> None:
+    """Lengths near the optimum of min length are as unlikely as in the language, within a factor of four, and those
+    near the mode as likely."""
+    exact, found = language.length_distribution(), np.array(read_report(name).length_probability)
+    assert found.sum() == pytest.approx(1, abs=1e-3)
+    assert exact[:6].sum() / 4 < found[:6].sum() < 4 * exact[:6].sum() < 1e-4
+    near = slice(language.MODE - 5, language.MODE + 6)
+    assert found[near].sum() == pytest.approx(exact[near].sum(), abs=0.03)
 
 
 @pytest.mark.parametrize("name", sorted(EMBEDDED))
