@@ -51,8 +51,9 @@ def update_metrics(run: Run, update: Update) -> Row:
         row |= {"reward": float(batch.rewards.mean()), "reward_std": float(batch.rewards.std(correction=0))}
     if batch.gold is not None:
         row["gold"] = float(batch.gold.mean())
-    needs_reference = batch.logp_sampler is not None or batch.pairs is not None
-    logp_ref = run.training.reference.score(batch) if batch.logp_ref is None and needs_reference else batch.logp_ref
+    logp_ref = batch.logp_ref
+    if logp_ref is None and (batch.logp_sampler is not None or batch.pairs is not None):
+        logp_ref = run.training.reference.policy.forward(batch).logp
     if batch.logp_sampler is not None and logp_ref is not None:
         row["kl"] = float(sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean())
         row["entropy"] = float(-batch.logp_sampler[batch.mask].double().mean())

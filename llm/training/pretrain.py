@@ -21,7 +21,6 @@ import math
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +45,10 @@ from llm.models.architectures import Architecture, build_model, check_shape
 from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, setting, to_json
 
+from .pretrain_fit import PretrainFit
+
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
 _STREAMS = {"training": 0, "held_out": 1, "sampling": 2}  # one stream of random numbers for each use
-_WARMUP = 0.05  # of the steps
 _EARLY = 5  # a response is early if it has at most so many tokens
 _REPORT = "report.json"
 
@@ -122,36 +122,62 @@ class Comparison(NamedTuple):
         return abs(self.committed - self.rerun) <= self.tolerance
 
 
+class Pretraining(PretrainFit):
+    """Training from scratch, in progress. `model` is in evaluation mode: there is no dropout."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config, self.commit, self.tokenizer = config, _commit(), language.build_tokenizer()
+        tokenizer = self.tokenizer
+        model = build_model(
+            config.architecture,
+            len(tokenizer),
+            config.hidden,
+            config.layers,
+            config.heads,
+            config.max_positions,
+            seed=config.seed,
+            pad=tokenizer.pad_token_id,
+            bos=tokenizer.bos_token_id,
+            eos=tokenizer.eos_token_id,
+        )
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            documents = [language.sample_document(rng) for _ in range(config.batch_size)]
+            total, tokens = response_loss(model, tokenizer, documents, config.answer_weight, config.end_weight)
+            return total / tokens
+
+        stream = _stream(config, "training")
+        super().__init__(model, loss, stream, config.steps, config.learning_rate, config.weight_decay)
+        self.held_out_documents = held_out_documents(config, _stream(config, "held_out"))
+
+    def evaluate(self) -> dict[str, float]:
+        """The held-out loss now, nats per token."""
+        return {"eval_loss": held_out_loss(self.model, self.tokenizer, self.held_out_documents)[0]}
+
+    def report(self) -> Report:
+        """What is measured of the weights now."""
+        return Report(
+            config=to_json(self.config),
+            parameters=self.model.num_parameters(),
+            **measure(self.model, self.tokenizer, self.config),
+            cpu_seconds=round(self.cpu_seconds, 1),
+            threads=torch.get_num_threads(),
+            versions={"torch": torch.__version__, "transformers": transformers.__version__},
+            commit=self.commit,
+        )
+
+
 def pretrain(config: PretrainConfig, progress: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Report]:
     """Train from scratch: the model in evaluation mode, its tokenizer, and what was measured.
 
     progress: show a bar on standard error. Raises FloatingPointError, naming the step, when the loss is not finite.
     """
-    commit, started = _commit(), time.process_time()
-    tokenizer = language.build_tokenizer()
-    model = build_model(
-        config.architecture,
-        len(tokenizer),
-        config.hidden,
-        config.layers,
-        config.heads,
-        config.max_positions,
-        seed=config.seed,
-        pad=tokenizer.pad_token_id,
-        bos=tokenizer.bos_token_id,
-        eos=tokenizer.eos_token_id,
-    )
-    _train(model, tokenizer, config, progress)
-    report = Report(
-        config=to_json(config),
-        parameters=model.num_parameters(),
-        **measure(model, tokenizer, config),
-        cpu_seconds=round(time.process_time() - started, 1),
-        threads=torch.get_num_threads(),
-        versions={"torch": torch.__version__, "transformers": transformers.__version__},
-        commit=commit,
-    )
-    return model, tokenizer, report
+    fit = Pretraining(config)
+    with tqdm(total=fit.total, desc=f"pretrain {config.architecture}", disable=not progress) as bar:
+        for update in fit.train():
+            bar.set_postfix(loss=f"{update.loss:.3f}", refresh=False)
+            bar.update()
+    return fit.model, fit.tokenizer, fit.report()
 
 
 def response_loss(
@@ -189,9 +215,8 @@ def response_loss(
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> dict[str, Any]:
     """The measured fields of a `Report`, on held-out prompts, a function of the weights and `config.seed`."""
     rng = _stream(config, "held_out")
-    documents = [language.sample_document(rng, "held_out") for _ in range(config.held_out_documents)]
-    parts = [response_loss(model, tokenizer, documents[i : i + 256]) for i in range(0, len(documents), 256)]
-    tokens = sum(count for _, count in parts)
+    documents = held_out_documents(config, rng)
+    loss, tokens = held_out_loss(model, tokenizer, documents)
 
     prompts = language.prompts(config.samples, rng, "held_out")
     generator = torch.Generator().manual_seed(int(_stream(config, "sampling").integers(2**62)))
@@ -201,7 +226,7 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: 
     answered = list(zip(prompts, texts, strict=True))
     in_data = np.array([len(document.response.split()) for document in documents])
     return {
-        "held_out_loss": float(sum(loss for loss, _ in parts)) / tokens,
+        "held_out_loss": loss,
         "entropy": -sum(language.response_log_prob(*document) for document in documents) / tokens,
         "data_length_mean": float(in_data.mean()),
         "data_length_sd": float(in_data.std()),
@@ -342,30 +367,18 @@ def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
     return [*rows, Comparison("sampled_lengths_ks", 0.0, gap, 0.1)]
 
 
-def _train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, progress: bool) -> None:
-    rng = _stream(config, "training")
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
-    warmup = max(1, round(_WARMUP * config.steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / config.steps)),
-    )
-    with tqdm(total=config.steps, desc=f"pretrain {config.architecture}", disable=not progress) as bar:
-        for step in range(config.steps):
-            documents = [language.sample_document(rng) for _ in range(config.batch_size)]
-            total, tokens = response_loss(model, tokenizer, documents, config.answer_weight, config.end_weight)
-            loss = total / tokens
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"loss = {loss.item()} at step {step}: must be finite; lower learning_rate")
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            bar.update()
+def held_out_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, documents: list[language.Document]
+) -> tuple[float, int]:
+    """Mean −log p of a token of the responses in nats, EOS included, and the number of tokens."""
+    with torch.no_grad():
+        parts = [response_loss(model, tokenizer, documents[i : i + 256]) for i in range(0, len(documents), 256)]
+    tokens = sum(count for _, count in parts)
+    return float(sum(loss for loss, _ in parts)) / tokens, tokens
+
+
+def held_out_documents(config: PretrainConfig, rng: np.random.Generator) -> list[language.Document]:
+    return [language.sample_document(rng, "held_out") for _ in range(config.held_out_documents)]
 
 
 def _stream(config: PretrainConfig, use: str) -> np.random.Generator:
@@ -390,7 +403,13 @@ def _commit() -> str | None:
 
     try:
         changed = git(
-            "status", "--porcelain", "--", "embedded/language.py", "models/architectures.py", "training/pretrain.py"
+            "status",
+            "--porcelain",
+            "--",
+            "embedded/language.py",
+            "models/architectures.py",
+            "training/pretrain.py",
+            "training/pretrain_fit.py",
         )
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
