@@ -145,6 +145,8 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     _check(experiment, options)
     if options.dry_run:
         print(json.dumps(experiment.to_json(), indent=1))
+        for name, probability in experiment.environment.overlap().items():  # type: ignore[attr-defined]
+            print(f"overlap, {name}: {probability:.2g}")
         print("\n".join(estimate(experiment, options.processes or check_processes(None), options.sharding).lines()))
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
