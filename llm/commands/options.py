@@ -20,11 +20,10 @@ from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, kinds_of, nearest
-from sims.experiments.experiment import Experiment
+from sims.experiments.experiment import PARTS, Experiment
 from sims.experiments.options import OptionParser, add_options, given, kind_name, whole
 
 S = TypeVar("S", bound=Spec)
-_PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
 _NESTED = ("decoding", "scoring")
 
 
@@ -57,7 +56,7 @@ def parse(
         (Schedule, "schedule", (), _values(base.schedule)),
         (ScheduledOptimiser, "optimiser", (), _values(base.optimiser)),
         (Labelling, "labelling", (), _values(base.labelling)),
-        (Experiment, "experiment", _PARTS, _values(base) | {"name": name}),
+        (Experiment, "experiment", tuple(PARTS), _values(base) | {"name": name}),
     ]
     for cls, title, skip, defaults in parts:
         whose = (
@@ -169,7 +168,7 @@ def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
 
 def _own(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
     """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
-    found = given(options, Experiment, _PARTS)
+    found = given(options, Experiment, tuple(PARTS))
     updates = found.get("updates", base.updates)
     if "evaluations" not in found and base.evaluations > updates:
         found["evaluations"] = updates

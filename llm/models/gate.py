@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from llm.embedded import EMBEDDED
 from sims.core.spec import SpecError
+from sims.experiments.command import short
 
 from .sampling import Decoding
 
@@ -202,7 +203,8 @@ def loading(field: str, name: str, rule: str = "") -> Iterator[None]:
     except Exception as error:  # of transformers, safetensors, the hub's client, or a configuration's own code
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         kind = "" if isinstance(error, OSError | ValueError) and lines else f"{type(error).__name__}: "
-        raise SpecError(field, name, f"{rule}: {kind}{' '.join(lines[:2])}") from error
+        said = " ".join(lines[:2]).replace(name, short(name))  # the hub's client repeats a name of any length
+        raise SpecError(field, name, f"{rule}: {kind}{said}") from error
     finally:
         logging.set_verbosity(level)
         if bar:

@@ -20,7 +20,7 @@ _INSIDE = 100  # bytes that the path of a file within a folder needs beside the 
 def path(text: str) -> Path:
     """The type of a command-line option that names a file or a folder."""
     if not text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r}: must name a file or folder")
+        raise argparse.ArgumentTypeError(f"{short(repr(text))}: must name a file or folder")
     return Path(text)
 
 
