@@ -11,7 +11,7 @@ from llm.embedded import EMBEDDED
 from llm.training import pretrain as pretraining
 from llm.training.checkpoint import CheckpointError
 from llm.training.memory import check_new_model
-from llm.training.unfinished import Unfinished, stored
+from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.spec import SpecError, to_json
 from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_folder, path
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if all(row.holds for row in rows) else 1
     config = from_options(options, pretraining.PretrainConfig)
     folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
+    if options.resume and was_finished(folder):
+        return 0
     config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})
     _check(config, folder)
     settings = {config.kind: to_json(config)}
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
                 fit.load_state_dict(held.tensors, held.numbers)
             progress.run(fit, fit.evaluate, f"pretrain {config.architecture}")
             report = fit.report()
-            pretraining.save(folder, fit.model, fit.tokenizer, report)
+            pretraining.save(folder, fit.model, fit.tokenizer, report, [progress.metrics_written()])
             turn = progress.finish(fit.updates)
     except FloatingPointError as error:
         return failed(error, REFUSED)

@@ -203,10 +203,9 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     torch.set_num_threads(options.threads)
     device = device_of(options)
     with joined(options.processes, device) as ranks:
-        held = held_in(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has looked at the folder
-        if not ranks.first and options.resume:
-            held = checkpoint.load(folder)
+        held = ranks.in_turn(
+            lambda: held_in(experiment, folder, options.run, options.resume, options.overwrite), device
+        )
         try:
             _train(experiment, folder, options, held, device, ranks)
         finally:
@@ -248,7 +247,7 @@ def _train(
             logger.close()
     weights = run.model_weights()
     if ranks.first:
-        save_model(run, folder / MODEL, weights)
+        save_model(run.policy.model, run.tokenizer, folder / MODEL, weights)
         print(closing_table(folder))
 
 
