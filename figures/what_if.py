@@ -13,12 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sims.core.algorithms import Algorithm
-from sims.core.loop.optimise import Optimiser
-from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
-from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, kinds_of, nearest
-from sims.experiments.experiment import Experiment
+from sims.experiments.experiment import PARTS, Experiment
 from sims.experiments.options import convert
 from sims.experiments.runner import Runner
 from sims.statistics.intervals import LEVEL, Interval
@@ -31,13 +27,6 @@ from .drawing import lab_of, runner_of
 from .figure import Figure, call
 from .progress import Bar
 
-PARTS: dict[str, type[Spec]] = {
-    "algorithm": Algorithm,
-    "environment": EnvironmentSpec,
-    "policy": PolicySpec,
-    "schedule": Schedule,
-    "optimiser": Optimiser,
-}
 OWN = ("updates", "seed", "precision")  # of the experiment itself
 # The stated grid of --sensitivity: settings that nobody chose for the sake of a claim, each by a factor of two.
 SENSITIVITY = (

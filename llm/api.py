@@ -14,7 +14,7 @@ from sims.api import run_experiment
 from sims.core.algorithms import Algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.spec import SpecError
-from sims.experiments.experiment import Experiment
+from sims.experiments.experiment import PARTS, Experiment
 from sims.experiments.results import Result
 from sims.settings import changed
 
@@ -22,7 +22,7 @@ from .commands.options import find_preset
 from .models.spec import LanguageModelSpec
 from .training.learning_rate import ScheduledOptimiser
 
-_WHOLE = ("environment", "policy", "schedule", "optimiser", "labelling")
+_WHOLE = tuple(name for name in PARTS if name != "algorithm")
 
 
 def run(

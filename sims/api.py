@@ -16,7 +16,7 @@ from .core.loop.protocols import EnvironmentSpec, PolicySpec
 from .core.schedule import Schedule
 from .core.spec import SpecError
 from .experiments.engines import check_engine
-from .experiments.experiment import Experiment
+from .experiments.experiment import PARTS, Experiment
 from .experiments.folders import check_folder
 from .experiments.memory import check_size
 from .experiments.results import Result
@@ -75,22 +75,17 @@ def run(
     return run_experiment(Experiment(**defaults | whole | numbers | parts), results, progress=progress)
 
 
-_PARTS: dict[str, tuple[type, str]] = {
-    "algorithm": (Algorithm, "sims.DPO()"),
-    "environment": (EnvironmentSpec, "sims.BanditR1()"),
-    "policy": (PolicySpec, "sims.Table()"),
-    "schedule": (Schedule, "sims.Schedule()"),
-    "optimiser": (Optimiser, "sims.Optimiser()"),
-}
+_EXAMPLES = {"algorithm": "DPO", "environment": "BanditR1", "policy": "Table"}
 
 
 def _check_part(field: str, part: Any) -> None:
     """Raise SpecError for a part of the wrong class."""
-    base, example = _PARTS[field]
+    base = PARTS[field]
     if isinstance(part, type) and issubclass(part, base):
         raise SpecError(field, part.__name__, f"must be an instance: {part.__name__}()")
     if not isinstance(part, base):
-        raise SpecError(field, part, f"must be an instance of {base.__name__}, such as {example}")
+        example = _EXAMPLES.get(field, base.__name__)
+        raise SpecError(field, part, f"must be an instance of {base.__name__}, such as sims.{example}()")
 
 
 def run_experiments(

@@ -21,11 +21,10 @@ from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, kinds_of, nearest, to_json
-from sims.experiments.experiment import Experiment
+from sims.experiments.experiment import PARTS, Experiment
 from sims.experiments.options import OptionParser, add_options, given, kind_name, whole
 
 S = TypeVar("S", bound=Spec)
-_PARTS = ("environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
 _NESTED = ("decoding", "scoring")
 
 
@@ -62,7 +61,7 @@ def parse(
         (Schedule, "schedule", (), _values(base.schedule)),
         (ScheduledOptimiser, "optimiser", (), _values(base.optimiser)),
         (Labelling, "labelling", (), _values(base.labelling)),
-        (Experiment, "experiment", _PARTS, _values(base) | {"name": name}),
+        (Experiment, "experiment", tuple(PARTS), _values(base) | {"name": name}),
     ]
     for cls, title, skip, defaults in parts:
         whose = (
@@ -103,7 +102,7 @@ def as_options(experiment: Experiment) -> dict[str, Any]:
     }
     parts = (experiment.environment, spec, spec.decoding, spec.scoring, experiment.algorithm, experiment.schedule)
     for part in (*parts, experiment.optimiser, experiment.labelling, experiment):
-        skipped = {*_PARTS, *_NESTED} | ({"precision"} if part is spec.scoring else set())
+        skipped = {*PARTS, *_NESTED} | ({"precision"} if part is spec.scoring else set())
         offered = {f.name for f in dataclasses.fields(part) if f.metadata.get("help") is not None} - skipped
         found |= {name: value for name, value in to_json(part).items() if name in offered}
     return found
@@ -191,7 +190,7 @@ def _task(base: Spec, cls: type[Task], options: argparse.Namespace) -> Task:
 
 def _own(base: Experiment, options: argparse.Namespace) -> dict[str, object]:
     """The experiment's own fields. With fewer updates than the preset has evaluations, every update is evaluated."""
-    found = given(options, Experiment, _PARTS)
+    found = given(options, Experiment, tuple(PARTS))
     updates = found.get("updates", base.updates)
     if "evaluations" not in found and base.evaluations > updates:
         found["evaluations"] = updates

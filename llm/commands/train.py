@@ -161,6 +161,8 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     _check(experiment, options)
     if options.dry_run:
         print(json.dumps(experiment.to_json(), indent=1))
+        for name, probability in experiment.environment.overlap().items():  # type: ignore[attr-defined]
+            print(f"overlap, {name}: {probability:.2g}")
         print("\n".join(estimate(experiment, options.processes or check_processes(None), options.sharding).lines()))
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
@@ -224,10 +226,9 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     torch.set_num_threads(options.threads)
     device = device_of(options)
     with joined(options.processes, device) as ranks:
-        held = held_in(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has looked at the folder
-        if not ranks.first and options.resume:
-            held = checkpoint.load(folder)
+        held = ranks.in_turn(
+            lambda: held_in(experiment, folder, options.run, options.resume, options.overwrite), device
+        )
         try:
             _train(experiment, folder, options, held, device, ranks)
         finally:
@@ -270,7 +271,7 @@ def _train(
             logger.close()
     weights = run.model_weights()
     if ranks.first:
-        save_model(run, folder / MODEL, weights)
+        save_model(run.policy.model, run.tokenizer, folder / MODEL, weights)
         print(closing_table(folder))
 
 

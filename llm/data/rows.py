@@ -13,7 +13,6 @@ from llm.data.formats import TOO_LONG, Kind, Reason, RowError, check_columns, pa
 from llm.data.sources import read_rows
 from llm.data.streamed import StreamedExamples
 from llm.data.tokenise import Example, Limits, OnTooLong, TextEncoder, check_limits, encode_row
-from llm.data.whole import row_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -165,7 +164,7 @@ def load_examples(
             bad.append(BadRow(where, error.reason, error.detail))
             continue
         examples.append(example)
-        if (known := row_digest(example)) in seen:
+        if (known := example.digest()) in seen:
             repeated.append(where)
         seen.add(known)
         truncated.extend(BadRow(where, cut.reason, cut.detail) for cut in cuts)

@@ -7,6 +7,8 @@ from those of the joint text, and a SentencePiece tokenizer begins the completio
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +51,14 @@ class Example:
     label: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     chosen_by_policy: tuple[np.ndarray, ...] | None = None
+
+    def digest(self) -> bytes:
+        """16 bytes that identify what the row says: prompt, completions, label and further columns; not where it is."""
+        found = hashlib.blake2b(digest_size=16)
+        for ids in (self.prompt_ids, *self.completion_ids, *(self.chosen_by_policy or ())):
+            found.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+        found.update(json.dumps([self.label, dict(self.extra)], default=str, sort_keys=True).encode(errors="replace"))
+        return found.digest()
 
 
 class TextEncoder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 
 from llm.data.tokenise import Example
@@ -12,20 +11,11 @@ from sims.core.spec import SpecError
 NAMED = 3  # rows named in a message
 
 
-def row_digest(example: Example) -> bytes:
-    """16 bytes that identify what a row says: prompt, completions, label and further columns, but not its position."""
-    found = hashlib.blake2b(digest_size=16)
-    for ids in (example.prompt_ids, *example.completion_ids, *(example.chosen_by_policy or ())):
-        found.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-    found.update(json.dumps([example.label, dict(example.extra)], default=str, sort_keys=True).encode(errors="replace"))
-    return found.digest()
-
-
 def digest(examples: Iterable[Example]) -> int:
     """A number below 2^60 that another data set, or the same rows in another order, does not have. Never 0."""
     found = hashlib.blake2b(digest_size=8)
     for example in examples:
-        found.update(row_digest(example))
+        found.update(example.digest())
     return 1 + int.from_bytes(found.digest(), "little") % (2**60 - 1)
 
 

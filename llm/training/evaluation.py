@@ -130,9 +130,10 @@ class FirstPairEvaluation(Evaluation):
         if self.training.algorithm.label_pairing is None:
             return {}
         self.batch = batch = update.batch
-        # An algorithm without a reference never renews it.
-        logp_ref = self.training.reference.score(batch) if batch.logp_ref is None else batch.logp_ref
-        return _winners_and_losers(logp_ref, batch)
+        if batch.logp_ref is not None:
+            return _winners_and_losers(batch.logp_ref, batch)
+        with torch.no_grad():  # an algorithm without a reference never renews it
+            return _winners_and_losers(self.training.reference.policy.forward(batch).logp, batch)
 
 
 def _winners_and_losers(logp: Tensor, batch: Batch) -> Row:

@@ -61,7 +61,7 @@ class UpdateMetrics:
         found |= _of_the_batch(batch, run.policy.eos_token_ids)
         logp_ref = batch.logp_ref
         if batch.logp_sampler is not None and logp_ref is None and self.with_kl:
-            logp_ref = run.training.reference.score(batch)
+            logp_ref = run.training.reference.policy.forward(batch).logp
         if batch.logp_sampler is not None and logp_ref is not None:
             found["kl"] = sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean()
         found |= self._of_the_policy(batch)

@@ -24,7 +24,7 @@ from sims.experiments.folders import check_folder
 
 from . import checkpoint
 from .best import Best
-from .checkpoint import Checkpoint, write_text
+from .checkpoint import Checkpoint, read_spec, write_spec, write_text
 from .loggers import JsonLines, read_json_lines
 
 SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"
@@ -75,10 +75,24 @@ def stored(output: Path) -> dict[str, Spec]:
     return {kind: from_json(value) for kind, value in _read(folder)["settings"].items()}
 
 
+def was_finished(output: Path) -> bool:
+    """Whether a fit was stopped when its model stood already, and only its own folder was left to remove: it is
+    removed."""
+    folder = _beside(output)
+    try:
+        if (folder / METRICS).read_bytes() != (output / METRICS).read_bytes():
+            return False
+    except OSError:
+        return False
+    _remove(folder)
+    tell(f"{output} was finished already")
+    return True
+
+
 class Unfinished:
-    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations, whose
-    best checkpoint is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is set,
-    where there is none to resume, or one of other settings."""
+    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations,
+    whose best checkpoint is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is
+    set, where there is none to resume, or one of other settings."""
 
     def __init__(
         self,
@@ -110,14 +124,19 @@ class Unfinished:
             return None
         if _read(self.folder) != json.loads(json.dumps(self.settings_held)):
             raise SpecError("resume", str(self.folder), "is a fit of other settings or rows: --overwrite starts again")
-        return checkpoint.load(self.folder, tell)
+        held = checkpoint.load(self.folder, tell)
+        if held is not None and held.spec != json.loads(json.dumps(self.settings)):
+            raise SpecError(
+                "resume", str(self.folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again"
+            )
+        return held
 
     def begin(self, updates: int) -> None:
         """From here on the folder is there. updates: those done, after which metrics are dropped."""
         if not self.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / SPEC, json.dumps(self.settings_held, indent=1) + "\n")
+        write_spec(self.folder / SPEC, self.settings_held)
         write_text(self.folder / CONFIG, self.config)
         self.metrics = JsonLines(self.folder / METRICS, updates)
         self.best = Best(self.metric, None, self.folder / METRICS)
@@ -172,14 +191,16 @@ class Unfinished:
         left = checkpoint.found(self.folder)
         return f"{left[-1][1]} is kept: the same command with --resume goes on" if left else "no checkpoint was written"
 
-    def finish(self, taken: int) -> str:
-        """Hand the metrics to the finished model; a line if the best evaluation was before the last. taken: the update
-        whose weights the model has."""
+    def written(self) -> list[Path]:
+        """The files that go beside the finished model: the metrics, which are complete, and what makes it again."""
         self.metrics.close()
+        return [self.folder / METRICS, self.folder / CONFIG]
+
+    def finish(self, taken: int) -> str:
+        """Remove the folder; a line if the best evaluation was before the last. taken: the update whose weights the
+        model has."""
         rows = [row for row in read_json_lines(self.folder / METRICS) if self.metric in row]
-        for name in (METRICS, CONFIG):
-            shutil.copyfile(self.folder / name, self.output / name)
-        shutil.rmtree(self.folder)
+        _remove(self.folder)
         values, last = {row["update"]: row[self.metric] for row in rows}, rows[-1]["update"]
         if self.best.update == last:
             return ""
@@ -194,8 +215,20 @@ def _beside(output: Path) -> Path:
     return output.with_name(output.name + ".unfinished")
 
 
-def _read(folder: Path) -> Any:
+def _remove(folder: Path) -> None:
+    """Delete a folder, its metrics last: they show that it was finished if this is stopped."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    (folder / SPEC).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / SPEC).read_text())
-    except (OSError, ValueError) as error:
+        found = read_spec(folder / SPEC)
+        if not isinstance(found["settings"], dict):
+            raise ValueError("settings must be an object")
+        return found
+    except (OSError, ValueError, KeyError) as error:
         raise SpecError("resume", str(folder), f"{SPEC} cannot be read: --overwrite starts again") from error

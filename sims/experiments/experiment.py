@@ -84,6 +84,12 @@ class Experiment(Spec, kind="experiment"):
         return to_json(self)  # type: ignore[no-any-return]
 
 
+# The specs that an experiment is made of, and their base classes.
+PARTS: dict[str, type[Spec]] = {
+    name: kind for name, kind in Experiment.hints().items() if isinstance(kind, type) and issubclass(kind, Spec)
+}
+
+
 def _check_range(spec: Spec, least: float, most: float, precision: str) -> None:
     """Refuse, with SpecError, a number that the precision of the computation cannot hold: it would be 0 or infinite."""
     for name in spec.names():

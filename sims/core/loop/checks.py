@@ -1,8 +1,7 @@
 """Checks of rewards and labels before they are used: shapes, floating point, ranges, no NaN.
 
 Without them a mistake in an environment shows up elsewhere: as an index out of range in the losses, or as runs that
-all diverge. What an environment draws is checked in the first batch, its rewards for NaN in every batch; recorded data
-are checked in every batch.
+all diverge. What an environment gives, drawn or recorded, is checked in the first batch, and rewards for NaN in each.
 """
 
 from __future__ import annotations

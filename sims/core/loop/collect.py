@@ -16,7 +16,7 @@ from sims.core.schedule import Schedule
 
 from .checks import check_labels, check_shape
 from .labelling import Labelling, implicit_reward
-from .protocols import Environment, Policy, Prompts, SampleRequest, Samples
+from .protocols import Environment, Labels, Policy, Prompts, SampleRequest, Samples
 from .reference import Reference
 
 
@@ -25,7 +25,8 @@ class Collector:
 
     samples: how many responses were drawn so far. synced_at: updates done at the last sync of the sampler.
     pool: batches drawn once and reused, in `order`; drawn here, or by the run that is replayed. frozen_labeller: copy
-    of the policy that labels the samples (implicit_policy = frozen).
+    of the policy that labels the samples (implicit_policy = frozen). checked: whether what the environment gives has
+    been checked, by its first batch.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Collector:
         self.pool: Batch | None = None
         self.order: Tensor | None = None
         self.samples = self.batches = self.synced_at = 0
+        self.checked = False
 
     @torch.no_grad()
     def next_batch(self, updates: int) -> Batch:
@@ -88,8 +90,8 @@ class Collector:
     @torch.no_grad()
     def draw(self, count: int, updates: int = 0) -> Batch:
         """Draw responses to `count` prompts, and label them. updates: number done so far."""
-        prompts, first = self.environment.prompts(count, self.noise), self.samples == 0
-        if first and prompts.mask is None:
+        prompts = self.environment.prompts(count, self.noise)
+        if not self.checked and prompts.mask is None:
             name, shape = f"{type(self.environment).__name__}.prompts", (*self.noise.lead, count)
             check_shape(name, prompts.tokens, shape, "one number per prompt")
         samples = self._responses(prompts)
@@ -98,9 +100,8 @@ class Collector:
             given["rewards"] = self._implicit_rewards(prompts, samples)
         labels = self.environment.label(prompts, samples.responses, samples.mask, self.pairing, self.noise, **given)
         # Shapes and ranges are checked once. NaN is looked for in every batch: noiseless labels would make ties of it.
-        if first or not math.isfinite(labels.rewards.sum()):
-            source = f"{type(self.environment).__name__}.label"
-            check_labels(source, labels, samples.responses, self.pairing, rewarded=not given)
+        if not self.checked or not math.isfinite(labels.rewards.sum()):
+            self._check("label", labels, samples.responses, rewarded=not given)
         self.samples += count * self.schedule.num_generations
         return Batch(
             prompts=prompts.tokens,
@@ -141,12 +142,17 @@ class Collector:
     def _recorded(self) -> Batch:
         """The next recorded prompts, with their responses and labels."""
         batch = self.environment.recorded(self.schedule.batch_size, self.noise)
-        source = f"{type(self.environment).__name__}.recorded"
-        shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
-        check_shape(f"{source}: responses", batch.responses, shape, "tokens of K responses per prompt")
-        if batch.rewards is not None:
-            check_labels(source, batch, batch.responses, self.pairing)
+        if not self.checked:
+            name = f"{type(self.environment).__name__}.recorded: responses"
+            shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
+            check_shape(name, batch.responses, shape, "tokens of K responses per prompt")
+        if batch.rewards is not None and not (self.checked and math.isfinite(batch.rewards.sum())):
+            self._check("recorded", batch, batch.responses)
         return batch
+
+    def _check(self, method: str, labels: Labels | Batch, responses: Tensor, rewarded: bool = True) -> None:
+        check_labels(f"{type(self.environment).__name__}.{method}", labels, responses, self.pairing, rewarded)
+        self.checked = True
 
     def _from_pool(self) -> Batch:
         """The next prompts of the fixed pool, in a new random order for each pass."""

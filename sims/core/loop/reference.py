@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-import torch
-from torch import Tensor
-
-from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 
 from .protocols import Policy
@@ -22,11 +18,6 @@ class Reference(Generic[P]):
         self.policy = policy.clone()
         self.schedule = schedule
         self.version = 0
-
-    def score(self, batch: Batch) -> Tensor:
-        """log π_ref of the batch's responses, (..., B, K, L), without gradient."""
-        with torch.no_grad():
-            return self.policy.forward(batch).logp
 
     def after_update(self, update: int, policy: P) -> None:
         """Renew by the schedule's rule; `update` counts from 1."""

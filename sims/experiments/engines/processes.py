@@ -105,17 +105,20 @@ def _serve(connection: Connection) -> None:
     try:
         while True:
             function, argument = connection.recv()
-            try:
-                connection.send(("done", function(argument, lambda message: connection.send(("said", message)))))
-            except BrokenPipeError:
-                raise
-            except Exception as error:
-                connection.send(("failed", sendable(error)))
+            connection.send(answer(function, argument, lambda message: connection.send(("said", message))))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
 
 
-def sendable(error: Exception) -> Exception:
+def answer(function: Callable[[Any, Tell], Any], argument: Any, tell: Tell) -> tuple[str, Any]:
+    """What a worker of any engine answers: "done" and what the task returned, or "failed" and what it raised."""
+    try:
+        return "done", function(argument, tell)
+    except Exception as error:
+        return "failed", _sendable(error)
+
+
+def _sendable(error: Exception) -> Exception:
     """An exception that survives the way to another process, with its traceback as a note."""
     told = "".join(traceback.format_exception(error))
     try:

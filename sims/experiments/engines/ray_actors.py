@@ -13,7 +13,7 @@ from typing import Any
 from sims.core.spec import SpecError
 
 from . import TaskDied, Tell
-from .processes import sendable, worker_environment
+from .processes import answer, worker_environment
 
 LOOK_EVERY = 0.5  # seconds between two questions to an actor how far it is
 ROOT = Path(__file__).resolve().parents[3]  # where this package lies: on every node, under the same path
@@ -67,11 +67,11 @@ class RayActors:
             time.sleep(timeout)
             return
         ready, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=timeout)
-        for answer in ready:
-            number = waiting[answer]
+        for done in ready:
+            number = waiting[done]
             running = self._running[number]
             try:
-                what, content = self._ray.get(answer)
+                what, content = self._ray.get(done)
             except self._ray.exceptions.RayActorError as error:
                 self._again(running, error)
                 continue
@@ -119,10 +119,7 @@ class _Actor:
         def tell(message: Any) -> None:
             self._said = [message]
 
-        try:
-            return "done", function(argument, tell)
-        except Exception as error:
-            return "failed", sendable(error)
+        return answer(function, argument, tell)
 
     def said(self) -> list[Any]:
         said, self._said = self._said, []

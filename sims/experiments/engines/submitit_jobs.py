@@ -15,7 +15,7 @@ from typing import Any
 from sims.core.spec import SpecError
 
 from . import TaskDied, Tell
-from .processes import sendable, worker_environment
+from .processes import answer, worker_environment
 
 LOOK_EVERY = 0.5  # seconds between two looks at all jobs
 
@@ -124,7 +124,4 @@ def _call(function: Callable[[Any, Tell], Any], argument: Any, said: Path) -> tu
         new.write_text(json.dumps(message))
         new.replace(said)
 
-    try:
-        return "done", function(argument, tell)
-    except Exception as error:
-        return "failed", sendable(error)
+    return answer(function, argument, tell)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections import Counter, defaultdict
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from collections import Counter
 
 import pytest
 import torch
@@ -23,6 +19,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.environments import EnumerableEnvironment
+from tests.entered import entered, listed
 
 RUNS = 2
 # Of our own functions, from the draw of the prompts to the end of the optimiser's step. More is more to read.
@@ -38,31 +35,12 @@ def training(algorithm: Algorithm, environment_class: type[EnumerableEnvironment
     return Training(policy, environment, algorithm, Schedule(), Learner(policy, Optimiser(), noise.lead), noise)
 
 
-def entered(algorithm: Algorithm) -> dict[str, list[str]]:
-    """The functions of each file that the third update enters; what is done once has been done by then."""
-    folder, found = Path(sims.__file__).parent, defaultdict(list)
-    updates = training(algorithm).train(3)
-    next(updates), next(updates)
-
-    def watch(frame: FrameType, event: str, _: Any) -> None:
-        path, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname
-        if event == "call" and path.is_relative_to(folder) and name not in found[str(path.relative_to(folder))]:
-            found[str(path.relative_to(folder))].append(name)
-
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        next(updates)
-    finally:
-        sys.setprofile(before)
-    return {path: names for path, names in found.items() if names}
-
-
 def test_one_update_of_dpo_on_the_table_is_few_functions_of_few_files() -> None:
-    found = entered(sims.DPO())
-    functions = sum(map(len, found.values()))
-    listed = "\n".join(f"{path}: {', '.join(names)}" for path, names in found.items())
-    assert functions <= FUNCTIONS and len(found) <= FILES, f"{functions} functions of {len(found)} files:\n{listed}"
+    updates = training(sims.DPO()).train(3)
+    next(updates), next(updates)  # what is done once has been done by then
+    found = entered(lambda: next(updates))
+    files = len({path for path, _ in found})
+    assert len(found) <= FUNCTIONS and files <= FILES, f"{len(found)} functions of {files} files:\n{listed(found)}"
 
 
 @pytest.mark.parametrize("algorithm", [sims.DPO(), sims.RLOO()], ids=lambda x: x.kind)

@@ -129,7 +129,7 @@ def test_kto_trains_on_single_labelled_responses(tmp_path: Path):
     for row, mask, label in zip(batch.responses[:, 0], batch.mask[:, 0], batch.desirable[:, 0], strict=True):
         assert good[tuple(row[mask].tolist())] == bool(label)
     assert float(updates[0].stats.loss) == pytest.approx(0.5)  # 1 − σ(0), as the policy is its reference
-    change = (run.policy.forward(batch).logp - run.training.reference.score(batch)).sum(-1)
+    change = (run.policy.forward(batch).logp - run.training.reference.policy.forward(batch).logp).sum(-1)
     sign = batch.desirable * 2 - 1
     assert (change * sign > 0).all()
 
