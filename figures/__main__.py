@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sims.core.spec import SpecError, nearest
-from sims.experiments.command import FAILED, failed, keeping, run_command
+from sims.experiments.command import FAILED, failed, keeping, run_command, short
 from sims.experiments.engines import ENGINES, check_engine
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, whole
@@ -230,7 +230,7 @@ def engine_option(text: str) -> tuple[str, str]:
     """NAME=VALUE, in two."""
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{short(repr(text))}: must be NAME=VALUE")
     return name, value
 
 

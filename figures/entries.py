@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Entry:
 
 def entries() -> dict[str, Entry]:
     """Every figure of the gallery by name, in the order of their modules' names."""
-    return {entry.name: entry for entry in (_read(path) for path in sorted(GALLERY.glob("[!_]*.py")))}
+    paths = sorted(GALLERY.glob("[!_]*.py"))
+    return {entry.name: entry for entry in (_read(path.stem, path.read_text(encoding="utf-8")) for path in paths)}
 
 
 def choose(wanted: Sequence[str]) -> list[Entry]:
@@ -44,19 +46,20 @@ def choose(wanted: Sequence[str]) -> list[Entry]:
     return [e for e in known.values() if not wanted or {e.name, *e.tags, *e.claims} & set(wanted)]
 
 
-def _read(path: Path) -> Entry:
+@functools.cache  # to parse a module takes milliseconds, and some ask for all of them often
+def _read(module: str, text: str) -> Entry:
     """The entry of a module that ends in FIGURE = Figure(name=…, …): from its text where name, title, tags and claims
     are written out, and else, which takes seconds, from the module itself."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _targets(node) == ["FIGURE"]:
             given = {keyword.arg: keyword.value for keyword in node.value.keywords}
             try:
                 name, title, tags, claims = (ast.literal_eval(given[x]) for x in ("name", "title", "tags", "claims"))
             except (KeyError, ValueError):
                 break
-            return Entry(name, title, tags, claims, path.stem, "arms" in given)
-    figure = importlib.import_module(f"{__package__}.gallery.{path.stem}").FIGURE
-    return Entry(figure.name, figure.title, figure.tags, figure.claims, path.stem, figure.arms is not None)
+            return Entry(name, title, tags, claims, module, "arms" in given)
+    figure = importlib.import_module(f"{__package__}.gallery.{module}").FIGURE
+    return Entry(figure.name, figure.title, figure.tags, figure.claims, module, figure.arms is not None)
 
 
 def _targets(node: ast.Assign) -> list[str]:

@@ -9,11 +9,15 @@ import torch
 
 from llm.embedded import EMBEDDED
 from llm.training import pretrain as pretraining
+from llm.training.checkpoint import CheckpointError
 from llm.training.memory import check_new_model
-from sims.core.spec import SpecError
-from sims.experiments.command import keeping
+from llm.training.unfinished import Unfinished, stored, was_finished
+from sims.core.spec import SpecError, to_json
+from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, from_options
+
+from .saving import add_saving, saving_of, settings_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="NAME",
         help="train a saved model (pythia, mistral or a folder) again, and compare with its report",
     )
+    add_saving(parser, load_best=False)
     add_options(parser, pretraining.PretrainConfig, "pretraining")
     options = parser.parse_strictly(arguments)
     torch.set_num_threads(1)
@@ -41,14 +46,29 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if all(row.holds for row in rows) else 1
     config = from_options(options, pretraining.PretrainConfig)
     folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
+    if options.resume and was_finished(folder):
+        return 0
+    config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})
     _check(config, folder)
-    with keeping("nothing was written"):
-        model, tokenizer, report = pretraining.pretrain(config, progress=True)
-        pretraining.save(folder, model, tokenizer, report)
+    settings = {config.kind: to_json(config)}
+    progress = Unfinished(folder, settings, "eval_loss", saving_of(options), options.resume, options.overwrite)
+    try:
+        with keeping(progress.kept):
+            fit = pretraining.Pretraining(config)
+            if (held := progress.held()) is not None:
+                fit.load_state_dict(held.tensors, held.numbers)
+            progress.run(fit, fit.evaluate, f"pretrain {config.architecture}")
+            report = fit.report()
+            pretraining.save(folder, fit.model, fit.tokenizer, report, [progress.metrics_written()])
+            turn = progress.finish(fit.updates)
+    except FloatingPointError as error:
+        return failed(error, REFUSED)
+    except CheckpointError as error:
+        return failed(error, FAILED)
     print(f"loss {report.held_out_loss:.4f} nats per token; the entropy of the language is {report.entropy:.4f}")
     print(f"length sampled {report.sampled_length_mean:.1f} ± {report.sampled_length_sd:.1f}, ", end="")
     print(f"data {report.data_length_mean:.1f} ± {report.data_length_sd:.1f}; right answers {report.correct_rate:.2f}")
-    print(folder)
+    print(f"{folder}{turn}")
     return 0
 
 

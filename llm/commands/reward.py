@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from llm.data import TextEncoder
 from llm.data.whole import check_lengths, digest, repeated
@@ -26,15 +25,18 @@ from llm.reward_models.fit import Fit, RewardTraining
 from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
 from llm.reward_models.scoring import held_out, label_pairs, preference_batch
-from llm.training.unfinished import Unfinished
+from llm.training.checkpoint import CheckpointError
+from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
-from sims.core.spec import SpecError, to_json
-from sims.experiments.command import REFUSED, failed, keeping
+from sims.core.spec import to_json
+from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_new, path
 from sims.experiments.memory import check_fits, check_steps, sizes_of
-from sims.experiments.options import OptionParser, add_options, from_options, whole
+from sims.experiments.options import OptionParser, add_options, whole
+
+from .saving import add_saving, saving_of, settings_of
 
 EXAMPLES = """examples:
   python -m llm reward --output gold                           the language's own responses, shorter ones preferred
@@ -57,18 +59,9 @@ def parser() -> OptionParser:
         "--output", required=True, type=path, metavar="FOLDER", help="folder for the reward model; must not exist"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a fit that was stopped, from its last checkpoint"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="delete what a fit that was stopped has left")
-    parser.add_argument(
-        "--save-every", type=whole, metavar="INT", help="updates between checkpoints (default: a tenth of all)"
-    )
-    parser.add_argument(
-        "--evaluations", type=whole, default=4, metavar="INT", help="measurements on held-out pairs (default 4)"
-    )
-    parser.add_argument(
         "--processes", type=whole, metavar="N", help="refuse to run unless N processes were started (see torchrun)"
     )
+    add_saving(parser, load_best=True)
     add_options(parser, RewardData, "pairs and labels")
     add_options(parser, Labeller, "noise of the labels", skip=("correct_above",))
     add_options(parser, RewardModelLoss, "loss")
@@ -80,22 +73,26 @@ def parser() -> OptionParser:
 def run(options: argparse.Namespace) -> int:
     """Fit, evaluate on held-out pairs, save, print. Exit status: 0 for success, 2 for an error."""
     try:
-        data, labeller = from_options(options, RewardData), from_options(options, Labeller)
-        loss, training = from_options(options, RewardModelLoss), from_options(options, RewardTraining)
-        scoring = from_options(options, Scoring)
+        if options.resume and was_finished(options.output):
+            return 0
+        held = stored(options.output) if options.resume else {}
+        data, labeller = settings_of(options, RewardData, held), settings_of(options, Labeller, held)
+        loss, training = settings_of(options, RewardModelLoss, held), settings_of(options, RewardTraining, held)
+        scoring = settings_of(options, Scoring, held)
         check_new("output", options.output)
-        for name in ("save_every", "evaluations"):
-            if (value := getattr(options, name)) is not None and value < 1:
-                raise SpecError(name, value, "must be int >= 1")
         check_steps(sizes_of(training))
         check_fits(sizes_of(data), lambda sizes: 500.0 * sizes["pairs"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
         settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
-        progress = Unfinished(options.output, settings, options.resume, options.overwrite)
+        progress = Unfinished(
+            options.output, settings, "eval_log_loss", saving_of(options), options.resume, options.overwrite
+        )
         with keeping(progress.kept), joined(options.processes, device) as ranks:
-            _run(data, labeller, loss, training, scoring, options, progress, device, ranks)
+            _run(data, labeller, loss, training, scoring, progress, device, ranks)
     except FloatingPointError as error:
         return failed(error, REFUSED)
+    except CheckpointError as error:
+        return failed(error, FAILED)
     return 0
 
 
@@ -105,7 +102,6 @@ def _run(
     loss: RewardModelLoss,
     training: RewardTraining,
     scoring: Scoring,
-    options: argparse.Namespace,
     progress: Unfinished,
     device: str,
     ranks: Ranks,
@@ -128,35 +124,29 @@ def _run(
     for each in (rows, held_out_rows):
         check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
     fitting, started = Fit(model, train, loss, training, margin, ranks), time.perf_counter()
-    held = progress.held(digest([*rows, *held_out_rows]))
+    known = digest([*rows, *held_out_rows])
+    held = ranks.in_turn(lambda: progress.held(known), device)
     before = held_out(model, test)
     if held is not None:
         fitting.load_state_dict(held.tensors, held.numbers)
-    if ranks.first:
-        progress.begin(fitting.updates)
-    total = training.updates(train.size)
-    points = {total * i // options.evaluations for i in range(1, options.evaluations + 1)}
-    every = options.save_every or max(1, total // 10)
-    found: HeldOut | None = None
-    with tqdm(total=total, initial=fitting.updates, desc="reward", disable=None if ranks.first else True) as bar:
-        for update in fitting.train():
-            bar.set_postfix(loss=f"{update.loss:.3f}", accuracy=f"{update.accuracy:.2f}", refresh=False)
-            bar.update()
-            found = held_out(model, test) if update.update in points else None
-            if ranks.first:
-                progress.log(update, found)
-                if update.update % every == 0:
-                    progress.save(fitting)
-    # The last update is a point of evaluation; there was none if only the saving was left.
-    after, seconds = found or held_out(model, test), time.perf_counter() - started
+    found: dict[int, HeldOut] = {}
+
+    def evaluate() -> dict[str, float]:
+        found[fitting.updates] = measured = held_out(model, test)
+        return {"eval_log_loss": measured.log_loss, "eval_accuracy": measured.accuracy}
+
+    progress.run(fitting, evaluate, "reward", ranks.first)
+    # Measured already, unless a resumed fit had only its saving left, or ends with the weights of an earlier update.
+    after, seconds = found.get(fitting.updates) or held_out(model, test), time.perf_counter() - started
     if not ranks.first:
         return
     longer = held_out(LongerWins(), test)
     report = progress.settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
     report |= {"longer_wins": longer.accuracy, "held_out_pairs_with_a_training_prompt": shared}
-    model.save(options.output, tokenizer, report | {"training_pairs": train.size, "seconds": round(seconds, 1)})
-    turn = progress.finish()
-    print(f"{options.output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}{turn}")
+    report |= {"update": fitting.updates, "training_pairs": train.size, "seconds": round(seconds, 1)}
+    model.save(progress.output, tokenizer, report, [progress.metrics_written()])
+    turn = progress.finish(fitting.updates)
+    print(f"{progress.output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}{turn}")
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,11 @@ class Fit:
         """Updates done."""
         return self.optimiser.steps
 
+    @property
+    def total(self) -> int:
+        """Updates in all."""
+        return self.training.updates(self.batch.size)
+
     def train(self) -> Iterator[FitUpdate]:
         """Go through the updates that are left. FloatingPointError for a loss or gradient that is not finite, before
         weights change."""

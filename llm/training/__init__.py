@@ -10,5 +10,7 @@ folder          the files of a run, how it is started or resumed
 metrics         metrics of an update, under TRL's names
 loggers         JSON lines, TensorBoard, Weights & Biases
 memory          estimated memory of a run
+unfinished      the loop of fits that end in a model, and their folder until then
+pretrain_fit    the updates of pretraining
 pretrain        training of the embedded models
 """

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from sims.core.spec import SpecError, from_json
 from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
+from sims.experiments.whole import folder_written_whole
 
 from . import checkpoint
 from .checkpoint import Checkpoint
@@ -40,7 +41,10 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     if _without_end(_read(file)) != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
-    return checkpoint.load(folder, tell)
+    held = checkpoint.load(folder, tell)
+    if held is not None and _without_end({"experiment": held.spec, "run": run}) != _without_end(_read(file)):
+        raise SpecError("output", str(folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again")
+    return held
 
 
 def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> None:
@@ -52,26 +56,30 @@ def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> No
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(file, json.dumps({"experiment": experiment.to_json(), "run": run}, indent=1) + "\n")
+    checkpoint.write_spec(file, {"experiment": experiment.to_json(), "run": run})
 
 
 def stored(folder: Path) -> tuple[Experiment, int]:
     """The experiment of the run in a folder, and the run's index. Raises SpecError where there is none."""
     held = _read(folder / SPEC)
     try:
-        return from_json(held["experiment"], Experiment), int(held["run"])
-    except (KeyError, TypeError, AttributeError) as error:
+        experiment = from_json(held["experiment"], Experiment)
+        if not isinstance(experiment, Experiment):
+            raise TypeError("experiment")
+        return experiment, int(held["run"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SpecError("output", str(folder), f"{SPEC} is damaged: {error!r}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        held: dict[str, Any] = json.loads(file.read_text())
+        return checkpoint.read_spec(file)
     except FileNotFoundError as error:
         raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
     except (OSError, ValueError) as error:
-        raise SpecError("output", str(file.parent), f"{file.name} is damaged: {error}") from error
-    return held
+        raise SpecError(
+            "output", str(file.parent), f"{file.name} is damaged: {error}: --overwrite starts again"
+        ) from error
 
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
@@ -86,15 +94,13 @@ def show(evaluation: EvaluatedSamples, update: int, samples: Logger) -> dict[str
     return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
 
 
-def save_model(run: Run, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
     """Write model and tokenizer in transformers' format, atomically. weights: in place of the model's."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model-") as scratch:
-        new = Path(scratch) / "new"
-        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
-        run.tokenizer.save_pretrained(new)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
+    with folder_written_whole(folder) as new:
+        model.save_pretrained(new, state_dict=weights)
+        tokenizer.save_pretrained(new)
 
 
 def try_to_save(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What a fit of a reward model keeps on disk until it is finished: settings, metrics and checkpoints.
+"""The loop of `reward` and `pretrain`, and what it keeps on disk until the model is finished.
 
     <output>.unfinished/spec.json  metrics.jsonl  checkpoint-00000040/
 
@@ -7,32 +7,98 @@ The model appears as <output> in one moment, with the metrics in it, and this fo
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from llm.reward_models.calibration import HeldOut
-from llm.reward_models.fit import Fit, FitUpdate
-from sims.core.spec import SpecError
+from torch import Tensor
+from tqdm import tqdm
+
+from sims.core.spec import Spec, SpecError, from_json
 from sims.experiments.command import tell
 from sims.experiments.folders import check_folder
 
 from . import checkpoint
-from .checkpoint import Checkpoint, write_text
+from .best import Best
+from .checkpoint import Checkpoint, read_spec, write_spec
 from .loggers import JsonLines, read_json_lines
 
 SPEC, METRICS = "spec.json", "metrics.jsonl"
+S = TypeVar("S", bound=Spec)
+
+
+class Fit(Protocol):
+    """Weights that are fitted update by update."""
+
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+
+    @property
+    def total(self) -> int:
+        """Updates in all."""
+
+    def train(self) -> Iterator[Any]:
+        """Go through the updates that are left; each is a dataclass of numbers, `update` and `loss` among them."""
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]: ...
+
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a fit is measured on held-out data, and what is kept of it. save_every: updates between checkpoints, None:
+    a tenth of all. load_best: whether the finished model is that of the best evaluation, or the last."""
+
+    evaluations: int = 4
+    save_every: int | None = None
+    save_total_limit: int = 2
+    load_best: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "evaluations", "save_total_limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SpecError(name, value, "must be int >= 1")
+
+
+def stored(output: Path) -> dict[str, Spec]:
+    """The settings of the fit that was stopped, by kind, to go on from its folder alone. SpecError where there is
+    none."""
+    folder = _beside(output)
+    if not folder.exists():
+        raise SpecError("resume", True, f"there is nothing to go on with: no {folder}")
+    return {kind: from_json(value) for kind, value in _read(folder)["settings"].items()}
+
+
+def was_finished(output: Path) -> bool:
+    """Whether a fit was stopped when its model stood already, and only its own folder was left to remove: it is
+    removed."""
+    folder = _beside(output)
+    try:
+        if (folder / METRICS).read_bytes() != (output / METRICS).read_bytes():
+            return False
+    except OSError:
+        return False
+    _remove(folder)
+    tell(f"{output} was finished already")
+    return True
 
 
 class Unfinished:
-    """settings: JSON of all that the fit depends on. Raises SpecError where a stopped fit is there and neither resume
-    nor overwrite is set, where there is none to resume, or one of other settings."""
+    """settings: JSON of all that the fit depends on. metric: of evaluations, whose best checkpoint is kept. Raises
+    SpecError where a stopped fit is there and neither resume nor overwrite is set, where there is none to resume, or
+    one of other settings."""
 
-    def __init__(self, output: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        self.output, self.folder = output, output.with_name(output.name + ".unfinished")
-        self.settings, self.resume = dict(settings), resume
+    def __init__(
+        self, output: Path, settings: Mapping[str, Any], metric: str, saving: Saving, resume: bool, overwrite: bool
+    ) -> None:
+        self.output, self.folder = output, _beside(output)
+        self.settings, self.metric, self.saving, self.resume = dict(settings), metric, saving, resume
         check_folder("output", self.folder)
         there = self.folder.exists()
         if resume and overwrite:
@@ -44,52 +110,117 @@ class Unfinished:
                 "output", str(output), f"a fit was stopped: --resume goes on with {self.folder}, --overwrite deletes it"
             )
 
-    def held(self, data: int) -> Checkpoint | None:
+    def held(self, data: int = 0) -> Checkpoint | None:
         """The checkpoint to go on from. data: the digest of the rows, which must be those of before."""
         self.settings_held = {"settings": self.settings, "data": data}
         if not self.resume:
             return None
-        try:
-            before = json.loads((self.folder / SPEC).read_text())
-        except (OSError, ValueError) as error:
-            raise SpecError("resume", str(self.folder), f"{SPEC} cannot be read: --overwrite starts again") from error
-        if before != json.loads(json.dumps(self.settings_held)):
+        if _read(self.folder) != json.loads(json.dumps(self.settings_held)):
             raise SpecError("resume", str(self.folder), "is a fit of other settings or rows: --overwrite starts again")
-        return checkpoint.load(self.folder, tell)
+        held = checkpoint.load(self.folder, tell)
+        if held is not None and held.spec != json.loads(json.dumps(self.settings)):
+            raise SpecError(
+                "resume", str(self.folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again"
+            )
+        return held
 
     def begin(self, updates: int) -> None:
         """From here on the folder is there. updates: those done, after which metrics are dropped."""
         if not self.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / SPEC, json.dumps(self.settings_held, indent=1) + "\n")
+        write_spec(self.folder / SPEC, self.settings_held)
         self.metrics = JsonLines(self.folder / METRICS, updates)
+        self.best = Best(self.metric, None, self.folder / METRICS)
 
-    def log(self, update: FitUpdate, held_out: HeldOut | None) -> None:
-        row = {"update": update.update, "loss": update.loss, "accuracy": update.accuracy, "grad_norm": update.grad_norm}
-        if held_out is not None:
-            row |= {"eval_log_loss": held_out.log_loss, "eval_accuracy": held_out.accuracy}
-        self.metrics.log(row)
+    def run(
+        self, fit: Fit, evaluate: Callable[[], Mapping[str, float]], name: str, first: bool = True, bar: bool = True
+    ) -> None:
+        """Go through the updates that are left: metrics, held-out numbers, checkpoints; at the end, fit holds the best
+        weights if these are wanted. evaluate: held-out numbers by name, asked of every process; first: whether this
+        one writes."""
+        if first:
+            self.begin(fit.updates)
+        points = {fit.total * i // self.saving.evaluations for i in range(1, self.saving.evaluations + 1)}
+        every = self.saving.save_every or max(1, fit.total // 10)
+        with tqdm(total=fit.total, initial=fit.updates, desc=name, disable=None if first and bar else True) as shown:
+            for update in fit.train():
+                row = dataclasses.asdict(update)
+                numbers = {key: f"{row[key]:.3f}" for key in ("loss", "accuracy") if key in row}
+                shown.set_postfix(numbers, refresh=False)
+                shown.update()
+                if update.update in points:
+                    row |= evaluate()
+                if first:
+                    self.log(row)
+                    if update.update in points or update.update % every == 0:
+                        self.save(fit)
+        if first and self.saving.load_best and self.best.update not in (-1, fit.updates):
+            self._load_best(fit)
 
-    def save(self, fitting: Fit) -> None:
-        tensors, numbers = fitting.state_dict()
-        checkpoint.save(self.folder, fitting.updates, tensors, numbers, self.settings, keep=2)
+    def _load_best(self, fit: Fit) -> None:
+        """Give the fit the weights of the best evaluation; the last ones stay where these cannot be read."""
+        try:
+            best = checkpoint.read(dict(checkpoint.found(self.folder))[self.best.update])
+        except (checkpoint.CheckpointError, KeyError) as error:
+            tell(f"the best weights, of update {self.best.update}, are lost, and the last are taken: {error}")
+        else:
+            fit.load_state_dict(best.tensors, best.numbers)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Write a row of metrics; note the best."""
+        self.metrics.log(dict(row))
+        if self.metric in row:
+            self.best.see(row)
+
+    def save(self, fit: Fit) -> None:
+        tensors, numbers = fit.state_dict()
+        keep, also = self.saving.save_total_limit, self.best.updates
+        checkpoint.save(self.folder, fit.updates, tensors, numbers, self.settings, keep, also)
 
     def kept(self) -> str:
         """What is there after a stop."""
         left = checkpoint.found(self.folder)
         return f"{left[-1][1]} is kept: the same command with --resume goes on" if left else "no checkpoint was written"
 
-    def finish(self) -> str:
-        """Hand the metrics to the finished model; a line if held-out log loss was lower before the end."""
+    def metrics_written(self) -> Path:
+        """The file of the metrics, which are complete."""
         self.metrics.close()
-        rows = [row for row in read_json_lines(self.folder / METRICS) if "eval_log_loss" in row]
-        shutil.copyfile(self.folder / METRICS, self.output / METRICS)
-        shutil.rmtree(self.folder)
-        best, last = min(rows, key=lambda row: row["eval_log_loss"]), rows[-1]
-        if last["eval_log_loss"] - best["eval_log_loss"] <= 0.01 * best["eval_log_loss"]:
+        return self.folder / METRICS
+
+    def finish(self, taken: int) -> str:
+        """Remove the folder; a line if the best evaluation was before the last. taken: the update whose weights the
+        model has."""
+        rows = [row for row in read_json_lines(self.folder / METRICS) if self.metric in row]
+        _remove(self.folder)
+        values, last = {row["update"]: row[self.metric] for row in rows}, rows[-1]["update"]
+        if self.best.update == last:
             return ""
-        return (
-            f"\nheld-out log loss was lowest at update {best['update']} ({best['eval_log_loss']:.3f}; at the end "
-            f"{last['eval_log_loss']:.3f}): fewer epochs or a lower learning_rate would keep it there"
-        )
+        found = f"{self.metric} was best at update {self.best.update} ({values[self.best.update]:.3f}; at the end "
+        found += f"{values[last]:.3f})"
+        if taken == self.best.update:
+            return f"\n{found}: the model is that of update {taken}"
+        return f"\n{found}: --load-best-model-at-end would have taken it"
+
+
+def _beside(output: Path) -> Path:
+    return output.with_name(output.name + ".unfinished")
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, its metrics last: they show that it was finished if this is stopped."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    (folder / SPEC).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_spec(folder / SPEC)
+        if not isinstance(found["settings"], dict):
+            raise ValueError("settings must be an object")
+        return found
+    except (OSError, ValueError, KeyError) as error:
+        raise SpecError("resume", str(folder), f"{SPEC} cannot be read: --overwrite starts again") from error

@@ -172,8 +172,11 @@ class Spec:
                 raise SpecError(field.name, value, f"must be {describe(field, hint)}")
             if math.isinf(value) and not field.metadata.get("infinite"):
                 raise SpecError(field.name, value, f"must be finite: {describe(field, hint)}")
-        if isinstance(value, tuple) and not all(math.isfinite(x) for x in value if isinstance(x, float)):
-            raise SpecError(field.name, value, f"must be finite: {describe(field, hint)}")
+        if isinstance(value, tuple):
+            if not all(math.isfinite(x) for x in value if isinstance(x, float)):
+                raise SpecError(field.name, value, f"must be finite: {describe(field, hint)}")
+            if any(abs(x) > LARGEST for x in value if isinstance(x, int)):
+                raise SpecError(field.name, value, f"must be {describe(field, hint)}, and at most {LARGEST} each")
 
     def check(self) -> None:
         """Rules that tie several fields together; raises SpecError."""

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from .bootstrap import student_quantile
 from .gates import Gate
 from .intervals import FEWEST_RUNS, LEVEL, Interval
 
@@ -120,7 +121,7 @@ def p_value(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effe
     whichever is told apart worse (two one-sided tests), and outside the one that is exceeded. An interval of width 0
     gives 1: runs that are all equal have no spread to judge by.
     """
-    quantile = stats.t.ppf((1 + interval.level) / 2, interval.runs - 1)
+    quantile = student_quantile(interval.runs - 1, interval.level)
 
     def at(boundary: float) -> float:
         above = interval.estimate > boundary

@@ -41,6 +41,7 @@ class Example(Spec, kind="test_example"):
         ("count", 2.0, "count = 2.0: must be int or none >= 2"),
         ("flavour", "salty", "flavour = 'salty': must be one of sweet, sour"),
         ("widths", (1, 2.5), "widths = (1, 2.5): must be tuple of int"),
+        ("widths", (1, 2**63), f"widths = (1, {2**63}): must be tuple of int, and at most {2**63 - 1} each"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(field: str, value: object, message: str) -> None:

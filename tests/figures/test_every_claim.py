@@ -161,16 +161,31 @@ def test_a_planted_effect_gives_its_state(name: str) -> None:
 
 @functools.cache
 def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
-    """For each row: the records that its hashes name, and those that move its interval when they are moved."""
+    """For each row: the records that its hashes name, and those that move its interval when they are moved.
+
+    Every record is moved up by itself. The best of several moves an effect only upwards, the worst only downwards: what
+    is named and did not move is moved down as well, and so is all that a row does not name, at once.
+    """
     start = level(name, 1e-3)
     with mock.patch.object(toy_to_lm, "RESAMPLES", 100):
         before = judged(name, start)
         found = {place: (set(r.spec_hashes), set[str]()) for place, r in before.items()}
-        for key, record in empty(name).items():
-            for by in (0.3, -0.3):  # the best of several moves an effect only upwards, the worst only downwards
-                for place, after in judged(name, {**start, key: filled(record, {}, 1e-3, moved=by)}).items():
-                    if _interval(after) != _interval(before[place]):
-                        found[place][1].add(key)
+
+        def moved(by: Mapping[str, float]) -> set[tuple[str, str, str]]:
+            after = judged(name, {**start, **{key: filled(empty(name)[key], {}, 1e-3, x) for key, x in by.items()}})
+            return {place for place in before if _interval(after[place]) != _interval(before[place])}
+
+        for key in start:
+            places = moved({key: 0.3})
+            if any(key in named and place not in places for place, (named, _) in found.items()):
+                places |= moved({key: -0.3})
+            for place in places:
+                found[place][1].add(key)
+        for place, (named, moving) in found.items():
+            others = [key for key in start if key not in named | moving]
+            # Each by another amount: two that are moved alike could cancel.
+            if others and place in moved({key: -0.2 - 0.2 * i / len(others) for i, key in enumerate(others)}):
+                moving.add(f"one of {others}")
     return found
 
 

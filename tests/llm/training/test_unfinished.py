@@ -1,0 +1,108 @@
+"""The loop of reward models and pretraining: checkpoints, the best of them, and going on from the folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from llm.__main__ import main
+from llm.training import checkpoint
+from llm.training.loggers import read_json_lines
+from llm.training.pretrain import load
+from llm.training.unfinished import Saving, Unfinished
+from sims.core.spec import SpecError
+
+LINE = ["pretrain", "--hidden", "16", "--layers", "1", "--heads", "2", "--steps", "6", "--batch-size", "4"]
+SMALL = [*LINE, "--held-out-documents", "4", "--samples", "4", "--save-every", "2", "--evaluations", "2"]
+
+
+@dataclass
+class Counted:
+    update: int
+    loss: float
+
+
+class Counting:
+    """A fit whose one weight is the number of its updates."""
+
+    total = 6
+
+    def __init__(self) -> None:
+        self.weight = torch.zeros(1)
+
+    @property
+    def updates(self) -> int:
+        return int(self.weight)
+
+    def train(self) -> Iterator[Counted]:
+        while self.updates < self.total:
+            self.weight += 1
+            yield Counted(self.updates, 1.0)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        return {"weight": self.weight}, {}
+
+    def load_state_dict(self, tensors: dict[str, Tensor], numbers: dict[str, int]) -> None:
+        self.weight = tensors["weight"]
+
+
+def fitted(folder: Path, losses: dict[int, float], saving: Saving) -> tuple[Counting, Unfinished, str]:
+    """A fit with these held-out losses after its updates."""
+    fit, progress = Counting(), Unfinished(folder / "model", {}, "eval_loss", saving, False, False)
+    progress.held()
+    progress.run(fit, lambda: {"eval_loss": losses[fit.updates]}, "fit")
+    kept = [update for update, _ in checkpoint.found(progress.folder)]
+    assert progress.metrics_written().read_text().count("\n") == 6
+    line = progress.finish(fit.updates)
+    return fit, progress, f"{kept} {line.strip()}"
+
+
+@pytest.mark.parametrize("load_best", [True, False])
+def test_the_model_is_that_of_the_lowest_held_out_loss_where_that_is_wanted(tmp_path: Path, load_best: bool) -> None:
+    saving = Saving(evaluations=3, save_every=1, save_total_limit=1, load_best=load_best)
+    fit, progress, line = fitted(tmp_path, {2: 0.5, 4: 0.7, 6: 0.6}, saving)
+    assert fit.updates == (2 if load_best else 6)
+    last = "the model is that of update 2" if load_best else "--load-best-model-at-end would have taken it"
+    assert line == f"[2, 6] eval_loss was best at update 2 (0.500; at the end 0.600): {last}"
+    assert not progress.folder.exists()
+
+
+def test_a_fit_that_is_best_at_its_end_says_nothing(tmp_path: Path) -> None:
+    fit, _, line = fitted(tmp_path, {3: 0.5, 6: 0.4}, Saving(evaluations=2, load_best=True))
+    assert fit.updates == 6 and line == "[5, 6] "
+
+
+def test_counts_that_cannot_be_are_refused_by_name() -> None:
+    with pytest.raises(SpecError, match=r"^save_total_limit = 0: must be int >= 1"):
+        Saving(save_total_limit=0)
+
+
+def test_pretraining_goes_on_bit_for_bit_from_its_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, "--output", str(tmp_path / "whole")]) == 0
+    log = Unfinished.log
+
+    def interrupted(self: Unfinished, row: dict[str, float]) -> None:
+        log(self, row)
+        if row["update"] == 5:
+            raise KeyboardInterrupt
+
+    stopped = str(tmp_path / "stopped")
+    with monkeypatch.context() as patched:
+        patched.setattr(Unfinished, "log", interrupted)
+        assert main([*SMALL, "--output", stopped]) == 130
+    assert "checkpoint-00000004 is kept: the same command with --resume goes on" in capsys.readouterr().err
+    assert not Path(stopped).exists()
+    assert main([*SMALL, "--output", stopped]) == 2
+    assert main(["pretrain", "--output", stopped, "--resume", "--evaluations", "2"]) == 0
+    rows = [read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    assert rows[0] == rows[1] and [row["update"] for row in rows[0] if "eval_loss" in row] == [3, 6]
+    (whole, _), (resumed, _) = (load(tmp_path / name) for name in ("whole", "stopped"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
