@@ -36,6 +36,11 @@ def final_scores(record: Record) -> np.ndarray:
     return scores(record)[:, -1]
 
 
+def mean_scores(record: Record) -> np.ndarray:
+    """(runs,): the score averaged over the evaluations after the start. It tells arms apart that end at one bound."""
+    return np.asarray(scores(record)[:, 1:].mean(1))
+
+
 def kl_of_best_response(record: Record) -> float:
     """KL to the reference of always giving the best response, in nats; the policy of largest reward."""
     if "kl_of_best" in record.arrays:
@@ -61,7 +66,7 @@ def target_beta(experiment: Experiment) -> float | None:
     changing reference, a learned reward or implicit labels the optimum is another distribution.
     """
     algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
-    if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
+    if schedule.reference != "fixed" or getattr(environment, "has_proxy", False):
         return None
     if experiment.labelling.labels == "implicit":
         return None

@@ -183,6 +183,16 @@ def test_every_task_is_a_spec_that_json_holds():
         assert from_json(json.loads(json.dumps(to_json(task)))) == task
 
 
+def test_the_overlap_of_a_length_reward_with_the_reference_is_known_on_the_language_only():
+    assert MinLength().overlap() == {"reference near optimum": pytest.approx(1.0e-5, rel=0.05)}
+    assert ModeLength().overlap()["reference near optimum"] > 0.9
+    found = SkewLength().overlap()
+    assert found["reference near optimum"] < 2e-5 and found["recorded near optimum"] == 0
+    assert 0 < found["reference like recorded"] < 0.01  # off both
+    assert MinLength(data="rows.jsonl").overlap() == SkewLength(data="rows.jsonl").overlap() == {}
+    assert Verifiable().overlap() == {}
+
+
 # Prompts
 
 
