@@ -266,7 +266,10 @@ class Lab:
 
 def one_of_each_kind(arms: Mapping[str, Experiment]) -> list[str]:
     """The first name of every kind."""
-    return list({committed.kind(arm): name for name, arm in reversed(arms.items())}.values())
+    first: dict[str, str] = {}
+    for name, arm in arms.items():
+        first.setdefault(committed.kind(arm), name)
+    return list(first.values())
 
 
 def compare(arm: str, live: Record, before: Record) -> Compared:
