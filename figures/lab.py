@@ -151,28 +151,39 @@ class Lab:
         return arms
 
     def _judged(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
-        """Computed, or committed and proven; what is committed is stale if its twin disagrees."""
+        """Computed, or committed and proven; what is committed is stale if its twin disagrees.
+
+        Of the arms of one kind the first one's twin is run, for it goes through the code of all; theirs, if it
+        disagrees. What is to be kept is proven arm by arm.
+        """
         keys = {name: record_key(arm.name, arm.to_json()) for name, arm in arms.items()}
         before = {name: self._committed(arm.name, arm.to_json()) for name, arm in arms.items()}
         drawn = {n for n, arm in arms.items() if before[n] and not self._is_live(keys[n], arm)}
         doubted = {n for n in drawn if not self.kept_before.proven(keys[n], sources_of(arms[n]))}  # type: ignore[union-attr]
-        twinned = list(arms) if self.kept is not None else [n for n in arms if n in doubted]
+        twinned = list(arms) if self.kept is not None else one_of_each_kind({n: arms[n] for n in arms if n in doubted})
         wanted = [arms[n] for n in arms if n not in drawn] + [committed.shrink(arms[n]) for n in twinned]
         found = iter(self._obtain(wanted))
         records = {name: next(found) for name in arms if name not in drawn}
         twins = {name: next(found) for name in twinned}
+        wrong = {committed.kind(arms[n]) for n in doubted & twins.keys() if not self._gives(arms[n], twins[n])}
+        more = [n for n in arms if n in doubted - twins.keys() and committed.kind(arms[n]) in wrong]
+        if more:
+            twins.update(zip(more, self._obtain([committed.shrink(arms[n]) for n in more]), strict=True))
         judged = {}
         for name, arm in arms.items():
             record = before[name] if name in drawn else records[name]
             assert record is not None
-            if name in doubted:
-                twin = self.kept_before.twin(arm)  # type: ignore[union-attr]
-                if twin is None or not committed.agree(twin, twins[name]):
-                    record = Record(record.spec, record.arrays, record.provenance, "stale")
+            if name in doubted and name in twins and not self._gives(arm, twins[name]):
+                record = Record(record.spec, record.arrays, record.provenance, "stale")
             if self.kept is not None:
                 self._keep(keys[name], arm, record, twins[name])
             judged[name] = self._note(name, keys[name], record, None if name in drawn else before[name])
         return judged
+
+    def _gives(self, arm: Experiment, twin: Record) -> bool:
+        """Whether an arm's twin, run by this code, gives what it gave when the arm was committed."""
+        before = self.kept_before.twin(arm)  # type: ignore[union-attr]
+        return before is not None and committed.agree(before, twin)
 
     def _committed(self, name: str, spec: Mapping[str, Any]) -> Record | None:
         if self.quick or self.kept_before is None:
@@ -251,6 +262,14 @@ class Lab:
         if self.runner is not None:
             return self.runner.records(arms, self.urgency)
         return obtain(arms, self.store, self.jobs, self.force, self.progress)
+
+
+def one_of_each_kind(arms: Mapping[str, Experiment]) -> list[str]:
+    """The first name of every kind."""
+    first: dict[str, str] = {}
+    for name, arm in arms.items():
+        first.setdefault(committed.kind(arm), name)
+    return list(first.values())
 
 
 def compare(arm: str, live: Record, before: Record) -> Compared:
