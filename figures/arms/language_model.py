@@ -67,7 +67,7 @@ def preset(scale: str, task: TaskName) -> Experiment:
     experiment = PRESETS["mistral-7b-ultrafeedback"]
     data = {name: getattr(experiment.environment, name) for name in Task.names()}
     if task == "skew":
-        return experiment.replace(environment=SkewLength(**data | {"relabel": True}))
+        return experiment.replace(environment=SkewLength(**data | {"relabel": True, "cut_from": 10, "cut_to": 22}))
     return experiment.replace(environment=MinLength(**data) if task == "min" else ModeLength(**data, mode=200))
 
 
@@ -113,7 +113,7 @@ def scale_of(record: Record) -> str:
 def model_of(record: Record) -> str:
     """What a caption calls the model."""
     tiny = scale_of(record) == "tiny"
-    return "The embedded Pythia (0.2 M parameters)" if tiny else str(record.spec["policy"]["model"])
+    return "The embedded Pythia (0.1 M parameters)" if tiny else str(record.spec["policy"]["model"])
 
 
 def dry_run(arms: Mapping[str, Experiment]) -> Iterator[str]:

@@ -27,7 +27,7 @@ from figures.claims import RULE, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
-from sims.experiments.folders import written_whole
+from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
 from .reading import SETTINGS, read_figures, read_rows

@@ -1,16 +1,21 @@
-"""A small templated language: sums as prompts, chatter of very variable length around one answer as responses.
+"""A small templated language: sums as prompts, chatter around one answer as responses.
 
     prompt      two plus three cats :
-    response    some cats sleep . the answer is five . the old cats run near the barn .
+    response    some cats sleep . the answer is five . let us look .
 
-It suits two kinds of reward. A length reward depends on the chatter: 3 to 58 tokens, 24 ± 16. A verifiable reward
-depends on the answer. A response has exactly one answer, right with probability ½, independently of everything else,
-length and position included. The exception is the empty response, an immediate EOS, which has none: one response in
-twelve is empty, often enough for sampling to find the optimum of a length reward.
+It suits two kinds of reward. A length reward depends on the chatter. A verifiable reward depends on the answer: a
+response has exactly one, right with probability ½, independently of everything else, length and position included.
 
-The distribution of a response given its prompt is known exactly: `response_log_prob` (−∞ for what the grammar does not
-allow) and `length_distribution`. Length is in tokens without EOS everywhere in this file. Text has a space between any
-two tokens, full stops included, so that texts and token ids correspond one to one."""
+Length, in tokens without EOS everywhere in this file, is normal around MODE with standard deviation LENGTH_SD, cut to
+the whole numbers that the grammar can make: 3 and 5 … MAX_RESPONSE_TOKENS. So the reference's probability of a length
+is a setting of a length reward. Within five tokens of 16 lie .97 of all responses and within five tokens of 0, where
+the reward −length is largest, 1e-5: the first optimum is likely under the reference and the second is not
+(`length_mass`; Tajwar et al. 2024, section 4, call that the geometry of a problem).
+
+The grammar alone gives other lengths. A draw from it of n tokens is kept with a chance proportional to
+normal(n) / grammar(n), so the distribution of a response given its prompt is known exactly: `response_log_prob` (−∞ for
+what the grammar does not allow) and `length_distribution`. Text has a space between any two tokens, full stops
+included, so that texts and token ids correspond one to one."""
 
 from __future__ import annotations
 
@@ -48,10 +53,9 @@ CHATTER = (
 ANSWERS = ("answer VALUE .", "the answer is VALUE .", "so the answer must be VALUE .")
 ANSWER_LEADS = tuple(template.split()[-3] for template in ANSWERS)  # the word before VALUE; before no other number
 
-EMPTY_RATE = 1 / 12  # the share of responses that are empty
-TERSE_RATE = 1 / 16  # of the others, the share that is the answer alone
-STOP_RATE = 1 / 4  # else, sentences before the answer and after it: each geometric with this chance to stop
-MAX_RESPONSE_TOKENS = 58  # a longer response is drawn again
+MODE, LENGTH_SD = 16, 2.5  # of the length, in tokens
+STOP_RATE = 1 / 2  # the grammar's sentences before the answer and after it: each geometric with this chance to stop
+MAX_RESPONSE_TOKENS = 32  # a longer response is drawn again
 PROMPT_TOKENS = 6  # with BOS
 RIGHT_RATE = 0.5  # the share of answers that are right; a wrong one is any other number, uniformly
 
@@ -163,12 +167,13 @@ def is_correct(prompt: str, response: str) -> bool:
 def sample_response(prompt: str, rng: np.random.Generator) -> str:
     """A response drawn from the language's distribution given the prompt."""
     question = parse_prompt(prompt)
-    if rng.random() < EMPTY_RATE:
-        return ""
+    values = _values(question.answer)
     while True:
-        words = [word for sentence in _sample_sentences(question, rng) for word in sentence]
-        if len(words) <= MAX_RESPONSE_TOKENS:
-            return " ".join(words)
+        templates = _sample_templates(rng)
+        length = sum(len(template.split()) for template in templates)
+        if length <= MAX_RESPONSE_TOKENS and rng.random() < _keep_rates()[length]:
+            value = NUMBERS[int(rng.choice(len(values), p=values))]
+            return " ".join(word for t in templates for word in _fill(t, question.noun, value, rng))
 
 
 def sample_document(rng: np.random.Generator, split: Split = "train") -> Document:
@@ -184,8 +189,6 @@ def response_log_prob(prompt: str, response: str) -> float:
     """
     question = parse_prompt(prompt)
     words = _words(response)
-    if not words:
-        return math.log(EMPTY_RATE)
     if words[-1:] != ["."] or len(words) > MAX_RESPONSE_TOKENS:
         return -math.inf
     sentences = [sentence.split() for sentence in " ".join(words).split(".")[:-1]]
@@ -195,19 +198,25 @@ def response_log_prob(prompt: str, response: str) -> float:
     if not answered:
         return -math.inf  # a second answer is no chatter, and so makes the sum −∞
     total = sum(log_prob for i, log_prob in enumerate(chatter) if i != answered[0]) + answers[answered[0]]
-    return total + math.log((1 - EMPTY_RATE) * _places(len(sentences) - 1) / _accepted())
+    grammar, language = _grammar_lengths()[len(words)], length_distribution()[len(words)]
+    return total + math.log(_places(len(sentences) - 1)) + math.log(language / grammar)
 
 
 @cache
 def length_distribution() -> np.ndarray:
-    """The exact probability of each length: (59,), lengths 0 … 58 in tokens without EOS.
+    """The exact probability of each length, (33,): exp(−(n − MODE)² / 2 LENGTH_SD²) at each length n that the grammar
+    can make, divided by their sum."""
+    lengths = np.arange(MAX_RESPONSE_TOKENS + 1)
+    found = np.exp(-((lengths - MODE) ** 2) / (2 * LENGTH_SD**2)) * (_grammar_lengths() > 0)
+    found /= found.sum()
+    found.setflags(write=False)
+    return found
 
-    Sentences add up independently, so the distribution of what is not empty is a mixture of convolutions, cut at the
-    longest."""
-    lengths = (1 - EMPTY_RATE) * _uncut_lengths() / _accepted()
-    lengths[0] = EMPTY_RATE
-    lengths.setflags(write=False)
-    return lengths
+
+def length_mass(center: int, radius: int = 5) -> float:
+    """The probability that a response has a length within `radius` tokens of `center`: the overlap of the language
+    with a reward that is largest there."""
+    return float(length_distribution()[max(0, center - radius) : max(0, center + radius + 1)].sum())
 
 
 def _words(text: str) -> list[str]:
@@ -222,11 +231,14 @@ def _values(answer: int) -> list[float]:
 
 def _places(chatter: int) -> float:
     """The chance of one given division of `chatter` sentences into those before the answer and those after it."""
-    return TERSE_RATE * (chatter == 0) + (1 - TERSE_RATE) * STOP_RATE**2 * (1 - STOP_RATE) ** chatter
+    return float(STOP_RATE**2 * (1 - STOP_RATE) ** chatter)
 
 
-def _uncut_lengths() -> np.ndarray:
-    """The chance that the rules give a length to what is not empty, before longer responses are refused: (59,)."""
+@cache
+def _grammar_lengths() -> np.ndarray:
+    """The chance that the grammar gives a length, before any is refused: (33,).
+
+    Sentences add up independently, so it is a mixture of convolutions."""
 
     def lengths(templates: Sequence[str]) -> np.ndarray:
         return np.bincount([len(t.split()) for t in templates], minlength=MAX_RESPONSE_TOKENS + 1) / len(templates)
@@ -240,16 +252,17 @@ def _uncut_lengths() -> np.ndarray:
 
 
 @cache
-def _accepted() -> float:
-    return float(_uncut_lengths().sum())
+def _keep_rates() -> tuple[float, ...]:
+    """The chance that a draw of each length is kept, 1 where it is largest."""
+    grammar = _grammar_lengths()
+    rates = np.divide(length_distribution(), grammar, out=np.zeros_like(grammar), where=grammar > 0)
+    return tuple((rates / rates.max()).tolist())
 
 
-def _sample_sentences(question: Question, rng: np.random.Generator) -> list[list[str]]:
-    before, after = (0, 0) if rng.random() < TERSE_RATE else (rng.geometric(STOP_RATE, size=2) - 1).tolist()
-    values = _values(question.answer)
-    value = NUMBERS[int(rng.choice(len(values), p=values))]
+def _sample_templates(rng: np.random.Generator) -> list[str]:
+    before, after = (rng.geometric(STOP_RATE, size=2) - 1).tolist()
     kinds = [CHATTER] * before + [ANSWERS] + [CHATTER] * after
-    return [_fill(_draw(templates, rng), question.noun, value, rng) for templates in kinds]
+    return [_draw(templates, rng) for templates in kinds]
 
 
 def _draw(options: Sequence[str], rng: np.random.Generator) -> str:

@@ -1,4 +1,14 @@
-"""Rewards that are known functions of |y|, the number of tokens before EOS. Tajwar et al. 2024, section 4."""
+"""Rewards that are known functions of |y|, the number of tokens before EOS. Tajwar et al. 2024, section 4.
+
+How hard such a reward is depends on how often the reference gives lengths near the best one (`overlap`): in the paper's
+terms, whether the peaks of reward and reference overlap. On the embedded language
+
+    min_length      best 0     1e-5 of responses within 5 tokens of it    the optimum is unlikely under the reference
+    mode_length     best 16    .97                                        the optimum is likely
+    skew_length     best 0     recorded responses have 6 to 9 tokens, as .004 of the reference's: off both
+
+and `mode` moves the overlap between the first two, like `overlap` that of the bandit.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +23,8 @@ from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE
 from llm.tasks.task import Task
 from sims.core.spec import SpecError, setting
+
+NEAR = 5  # tokens: lengths so far from the best one count as near it
 
 
 @dataclass(frozen=True)
@@ -33,20 +45,23 @@ class MinLength(Task, kind="min_length"):
     def best_reward(self) -> float:
         return 0.0
 
+    def overlap(self) -> Mapping[str, float]:
+        return _overlap(self, 0)
+
 
 @dataclass(frozen=True)
 class ModeLength(Task, kind="mode_length"):
     """r = −| |y| − mode |. With the mode among the reference's lengths, both overlap. Tajwar et al. 2024.
 
-    >>> llm.ModeLength(mode=12).mode
-    12
+    >>> {mode: round(llm.ModeLength(mode=mode).overlap()["reference near optimum"], 4) for mode in (2, 4, 8, 16)}
+    {2: 0.0003, 4: 0.0044, 8: 0.1586, 16: 0.9732}
     """
 
     metric: ClassVar[str] = "distance"
     description: ClassVar[str] = "−distance of the length from `mode`"
     optimum: ClassVar[str] = "0: any response of that length"
 
-    mode: int = setting(24, "length with the largest reward, in tokens before EOS", at_least=0)
+    mode: int = setting(language.MODE, "length with the largest reward, in tokens before EOS", at_least=0)
 
     def reward(self) -> Reward:
         return lambda completions: [-abs(float(length - self.mode)) for length in completions.lengths]
@@ -56,6 +71,9 @@ class ModeLength(Task, kind="mode_length"):
 
     def measure(self, completions: Completions) -> Mapping[str, Sequence[float]]:
         return {"distance": [abs(float(length - self.mode)) for length in completions.lengths]}
+
+    def overlap(self) -> Mapping[str, float]:
+        return _overlap(self, self.mode)
 
 
 @dataclass(frozen=True)
@@ -77,8 +95,8 @@ class SkewLength(MinLength, kind="skew_length"):
 
     description: ClassVar[str] = "−length; recorded responses are cut short"
 
-    cut_from: int = setting(10, "least length that recorded responses are cut to, in tokens before EOS", at_least=1)
-    cut_to: int = setting(22, "largest length that recorded responses are cut to, in tokens before EOS", at_least=1)
+    cut_from: int = setting(6, "least length that recorded responses are cut to, in tokens before EOS", at_least=1)
+    cut_to: int = setting(9, "largest length that recorded responses are cut to, in tokens before EOS", at_least=1)
 
     def check(self) -> None:
         super().check()
@@ -92,6 +110,18 @@ class SkewLength(MinLength, kind="skew_length"):
                 "relabel", False, "must be true with skew_length: a row's label compares responses before they are cut"
             )
 
+    def overlap(self) -> Mapping[str, float]:
+        """Data between `cut_from` and `cut_to`; uniform there."""
+        found = super().overlap()
+        if not found:
+            return {}
+        span = range(self.cut_from, self.cut_to + 1)
+        return {
+            **found,
+            "reference like recorded": float(language.length_distribution()[self.cut_from : self.cut_to + 1].sum()),
+            "recorded near optimum": sum(length <= NEAR for length in span) / len(span),
+        }
+
     def recorded_response(self, prompt: str, rng: Any) -> str:
         length = int(rng.integers(self.cut_from, self.cut_to + 1))
         while True:
@@ -101,3 +131,7 @@ class SkewLength(MinLength, kind="skew_length"):
 
     def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
         return cut_short(examples, self.cut_from, self.cut_to, ends, rng, self.data)
+
+
+def _overlap(task: Task, best: int) -> Mapping[str, float]:
+    return {"reference near optimum": language.length_mass(best, NEAR)} if task.data == LANGUAGE else {}

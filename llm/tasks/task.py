@@ -54,6 +54,11 @@ class Task(Labels, DataSource, EnvironmentSpec):
         """Further numbers of an evaluation by name, N values each; their means are recorded."""
         return {}
 
+    def overlap(self) -> Mapping[str, float]:
+        """Probabilities that say how far the reference and recorded responses are from what the reward asks for, by
+        name; {} where they are not known. `python -m llm train --dry-run` prints them."""
+        return {}
+
     def recorded_response(self, prompt: str, rng: Any) -> str:
         """One recorded response to a prompt of the embedded language."""
         return language.sample_response(prompt, rng)

@@ -116,7 +116,7 @@ PRESETS: dict[str, Experiment] = {
     name: experiment.replace(name=name.replace(".", "_"))  # a record's name may contain no dot
     for name, experiment in {
         "tiny-min-length": _tiny(MinLength()),
-        "tiny-mode-length": _tiny(ModeLength(mode=24)),
+        "tiny-mode-length": _tiny(ModeLength()),
         "tiny-skew-length": _tiny(SkewLength()).replace(
             algorithm=DPO(beta=0.1),
             schedule=Schedule(batch_size=64, num_generations=2, source="dataset"),
@@ -130,7 +130,7 @@ PRESETS: dict[str, Experiment] = {
         ),
         "pythia-1.4b-min-length": _pythia(MinLength(**_ALPACA_PROMPTS)),
         "pythia-1.4b-mode-length": _pythia(ModeLength(mode=200, **_ALPACA_PROMPTS)),
-        "pythia-1.4b-skew-length": _pythia(SkewLength(**_ALPACA_PAIRS)).replace(
+        "pythia-1.4b-skew-length": _pythia(SkewLength(**_ALPACA_PAIRS, cut_from=10, cut_to=22)).replace(
             schedule=Schedule(batch_size=32, num_generations=2, source="dataset"),
             optimiser=Optimiser(learning_rate=5e-7, max_grad_norm=1.0),  # offline DPO's
         ),

@@ -1,9 +1,12 @@
 """Pretraining of the two embedded models, transformers of the shapes of Pythia and Mistral, on
 `llm.embedded.language`.
 
-It takes about a minute each on one core. The loss is on the response and its EOS only, as in supervised fine-tuning:
-prompts belong to the environment, not to the policy. In training, the number in an answer has a larger weight than
-other tokens: it is one token in 25 and the hardest to predict, and weights by position do not change the optimal model.
+It takes one to two minutes each on one core. The loss is on the response and its EOS only, as in supervised
+fine-tuning: prompts belong to the environment, not to the policy. Two parts of the loss have larger weights in
+training, which does not change the optimal model: the number in an answer, which is one token in 17 and the hardest to
+predict; and whether a response ends at one of its first positions. One response in 100,000 has at most five tokens, so
+that an unweighted loss hardly sees that probability, on which the length rewards depend.
+
 New documents are drawn for every update from the training prompts, so none is used twice; everything reported is
 measured on the held-out prompts. One seed gives the same weights bit for bit on one machine with the same number of
 threads, and elsewhere the same loss and length distribution up to rounding (`check`). Global random generators are
@@ -15,9 +18,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
+import shutil
 import subprocess
-import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,11 +43,13 @@ from llm.embedded import EMBEDDED, find_folder, language
 from llm.models.architectures import Architecture, build_model, check_shape
 from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, setting, to_json
+from sims.experiments.whole import folder_written_whole
 
 from .pretrain_fit import PretrainFit
 
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
 _STREAMS = {"training": 0, "held_out": 1, "sampling": 2}  # one stream of random numbers for each use
+_EARLY = 5  # a response is early if it has at most so many tokens
 _REPORT = "report.json"
 
 
@@ -54,15 +59,18 @@ class PretrainConfig(Spec, kind="pretrain"):
 
     architecture: Architecture = setting("pythia", "architecture of the transformer")
     hidden: int = setting(64, "width of the hidden states", at_least=1)
-    layers: int = setting(4, "number of transformer blocks", at_least=1)
+    layers: int = setting(2, "number of transformer blocks", at_least=1)
     heads: int = setting(4, "attention heads per block", at_least=1)
     max_positions: int = setting(128, "longest sequence in tokens", at_least=_PROMPT + _LONGEST + 1)
-    steps: int = setting(1000, "updates of AdamW", at_least=1)
+    steps: int = setting(2000, "updates of AdamW", at_least=1)
     batch_size: int = setting(32, "documents per update", at_least=1)
     learning_rate: float = setting(
         4e-3, "peak rate; linear warm-up over 5 % of the updates, then cosine decay to 0", above=0
     )
     answer_weight: float = setting(10.0, "weight of the number in an answer, in the training loss", above=0)
+    end_weight: float = setting(
+        1000.0, f"weight of ending or not at response positions 0 … {_EARLY}, in the training loss", at_least=1
+    )
     weight_decay: float = setting(0.01, "decoupled weight decay (AdamW)", at_least=0)
     seed: int = setting(0, "seed of the initial weights, documents and samples", at_least=0)
     held_out_documents: int = setting(1024, "documents on held-out prompts, for the reported loss", at_least=1)
@@ -78,7 +86,8 @@ class Report:
 
     `entropy` is the loss of the language's own distribution on the same held-out documents: a model is below it by
     chance only. `sampled_lengths[n]` is how many samples had n tokens; those that never ended count as the
-    longest."""
+    longest. `length_probability[n]` is the model's probability of n tokens, of each n the language has, averaged over
+    as many prompts (`length_probability`)."""
 
     config: dict[str, Any]
     parameters: int
@@ -89,6 +98,7 @@ class Report:
     sampled_length_mean: float
     sampled_length_sd: float
     sampled_lengths: list[int]
+    length_probability: list[float]
     unfinished_rate: float
     grammatical_rate: float
     data_correct_rate: float
@@ -133,7 +143,7 @@ class Pretraining(PretrainFit):
 
         def loss(rng: np.random.Generator) -> Tensor:
             documents = [language.sample_document(rng) for _ in range(config.batch_size)]
-            total, tokens = response_loss(model, tokenizer, documents, config.answer_weight)
+            total, tokens = response_loss(model, tokenizer, documents, config.answer_weight, config.end_weight)
             return total / tokens
 
         stream = _stream(config, "training")
@@ -175,11 +185,13 @@ def response_loss(
     tokenizer: PreTrainedTokenizerFast,
     documents: list[language.Document],
     answer_weight: float = 1.0,
+    end_weight: float = 1.0,
 ) -> tuple[Tensor, int]:
     """Summed −log p(response, EOS | prompt) of the documents in nats, a scalar, and the number of tokens in the sum.
 
-    answer_weight: weight of the numbers in answers. Padding is on the right, where causal attention does not reach it;
-    no target is the padding token.
+    answer_weight: weight of the numbers in answers. end_weight: −log p of a token is that of ending there or not, plus
+    that of the token given that the response goes on; the former has this weight at the first positions. Padding is on
+    the right, where causal attention does not reach it; no target is the padding token.
     """
     texts = [f"{document.prompt} {document.response} {language.EOS}" for document in documents]
     ids = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").input_ids
@@ -190,7 +202,13 @@ def response_loss(
     lead, numbers = (tokenizer.convert_tokens_to_ids(list(w)) for w in (language.ANSWER_LEADS, language.NUMBERS))
     given = torch.isin(before, torch.tensor(lead)) & torch.isin(targets, torch.tensor(numbers))
     weight = torch.where(given, answer_weight, 1.0)
-    return (loss.view_as(targets) * weight).sum(), int((targets != pad).sum())
+    total = (loss.view_as(targets) * weight).sum()
+    if end_weight != 1.0:
+        early, eos = slice(0, _EARLY + 1), tokenizer.eos_token_id
+        log_end, log_on = _log_end(logits[:, early], eos)
+        ending = torch.where(targets[:, early] == eos, log_end, log_on)
+        total = total - (end_weight - 1.0) * ending[targets[:, early] != pad].sum()
+    return total, int((targets != pad).sum())
 
 
 @torch.no_grad()
@@ -215,6 +233,7 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: 
         "sampled_length_mean": float(sampled.mean()),
         "sampled_length_sd": float(sampled.std()),
         "sampled_lengths": np.bincount(sampled, minlength=_LONGEST + 1).tolist(),
+        "length_probability": length_probability(model, tokenizer, prompts, generator).tolist(),
         "unfinished_rate": float(np.mean([ids[-1] != tokenizer.eos_token_id for ids in responses])),
         "grammatical_rate": float(np.mean([language.response_log_prob(*pair) > -math.inf for pair in answered])),
         "data_correct_rate": float(np.mean([language.is_correct(*document) for document in documents])),
@@ -230,41 +249,80 @@ def sample_responses(
 
     For prompts of one length only, as the language has.
     """
-    ids = tokenizer(prompts, return_tensors="pt").input_ids
-    eos, cache = tokenizer.eos_token_id, DynamicCache(config=model.config)
+    eos = tokenizer.eos_token_id
     drawn: list[Tensor] = []
-    while len(drawn) <= _LONGEST and not (drawn and (torch.cat(drawn, -1) == eos).any(-1).all()):
-        logits = model(ids, use_cache=True, **{cache_keyword(model): cache}).logits
-        probs = logits[:, -1].softmax(-1)
-        ids = torch.multinomial(probs, 1, generator=generator)
+    for _, ids in _steps(model, tokenizer, prompts, generator):
         drawn.append(ids)
+        if (torch.cat(drawn, -1) == eos).any(-1).all():
+            break
     rows = torch.cat(drawn, -1).tolist()
     return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
 
 
-def save(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, report: Report) -> None:
-    """Write weights (safetensors, float32), configuration, tokenizer and report.json.
+@torch.no_grad()
+def length_probability(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[str], generator: torch.Generator
+) -> np.ndarray:
+    """The model's probability of each length 0 … MAX_RESPONSE_TOKENS, averaged over the prompts: (33,).
+
+    Responses are drawn from the model with EOS forbidden. With h_t the probability that the model gives EOS after t
+    tokens of such a draw, the mean of h_n Π_{t<n} (1 − h_t) is the probability of n tokens, without bias. It shows
+    probabilities that are far below 1 / the number of prompts, which the counts of plain samples do not.
+    """
+    going, found = torch.ones(len(prompts), dtype=torch.float64), []
+    for logits, _ in _steps(model, tokenizer, prompts, generator, endless=True):
+        log_end, log_on = _log_end(logits.double(), tokenizer.eos_token_id)
+        found.append(float((going * log_end.exp()).mean()))
+        going = going * log_on.exp()
+    return np.array(found)
+
+
+def _steps(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    generator: torch.Generator,
+    endless: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (N, V) and tokens drawn from them (N, 1), to the longest length + 1. endless: EOS is not drawn."""
+    ids = tokenizer(prompts, return_tensors="pt").input_ids
+    cache = DynamicCache(config=model.config)
+    for _ in range(_LONGEST + 1):
+        logits = model(ids, use_cache=True, **{cache_keyword(model): cache}).logits[:, -1]
+        probs = logits.softmax(-1)
+        if endless:
+            probs[:, tokenizer.eos_token_id] = 0.0
+        ids = torch.multinomial(probs, 1, generator=generator)
+        yield logits, ids
+
+
+def _log_end(logits: Tensor, eos: int) -> tuple[Tensor, Tensor]:
+    """log of the probability that a response ends here, and that it goes on: (...) each. logits: (..., V)."""
+    every = logits.logsumexp(-1)
+    others = torch.cat([logits[..., :eos], logits[..., eos + 1 :]], -1).logsumexp(-1)
+    return logits[..., eos] - every, others - every
+
+
+def save(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    report: Report,
+    beside: Sequence[Path] = (),
+) -> None:
+    """Write weights (safetensors, float32), configuration, tokenizer, report.json, and copies of `beside`.
 
     Atomic: the folder is written under a temporary name and renamed. An existing one is replaced.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    with folder_written_whole(Path(folder)) as new:
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
         settings = json.loads((new / "tokenizer_config.json").read_text())
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes a name that 4 does not know
         (new / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
         (new / _REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except OSError:
-            if old.exists():
-                os.rename(old, folder)
-            raise
+        for file in beside:
+            shutil.copyfile(file, new / file.name)
 
 
 def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -113,9 +113,7 @@ class BanditOverlap(Bandit, kind="bandit_overlap"):
     0.001
     """
 
-    overlap: float = setting(
-        0.05, "probability of the data policy within +-width of the peak", at_least=1e-8, at_most=0.7
-    )
+    overlap: float = setting(0.05, "probability of the data policy within +-width of the peak", at_least=1e-8, below=1)
     spread: float = setting(8.0, "standard deviation of the data policy, in actions", above=0)
 
     def check(self) -> None:

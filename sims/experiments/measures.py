@@ -36,6 +36,11 @@ def final_scores(record: Record) -> np.ndarray:
     return scores(record)[:, -1]
 
 
+def mean_scores(record: Record) -> np.ndarray:
+    """(runs,): the score averaged over the evaluations after the start. It tells arms apart that end at one bound."""
+    return np.asarray(scores(record)[:, 1:].mean(1))
+
+
 def kl_of_best_response(record: Record) -> float:
     """KL to the reference of always giving the best response, in nats; the policy of largest reward."""
     if "kl_of_best" in record.arrays:

@@ -108,7 +108,7 @@ def returns_too_few(prompts, **columns):
 
 def test_a_function_in_trls_signature(tmp_path):
     rows = [{"prompt": "two plus two cats :", "level": 1}, {"prompt": "one plus two cats :", "level": 1}]
-    task = RewardFunction(function="tests.llm.tasks.test_tasks:trl_style", data=_jsonl(tmp_path, rows))
+    task = RewardFunction(reward_funcs=("tests.llm.tasks.test_tasks:trl_style",), data=_jsonl(tmp_path, rows))
     assert judged(task, ["", "they sleep ."], ["answer two .", ""]) == [[1.0, 4.0], [4.0, 1.0]]
     for name, words in (
         ("tests.llm.tasks.test_tasks:returns_too_few", "must return a number for each of 2 completions, not 1"),
@@ -181,6 +181,16 @@ def test_every_task_is_a_spec_that_json_holds():
     for kind, cls in kinds_of(Task).items():
         task = cls(**made.get(kind, {}))
         assert from_json(json.loads(json.dumps(to_json(task)))) == task
+
+
+def test_the_overlap_of_a_length_reward_with_the_reference_is_known_on_the_language_only():
+    assert MinLength().overlap() == {"reference near optimum": pytest.approx(1.0e-5, rel=0.05)}
+    assert ModeLength().overlap()["reference near optimum"] > 0.9
+    found = SkewLength().overlap()
+    assert found["reference near optimum"] < 2e-5 and found["recorded near optimum"] == 0
+    assert 0 < found["reference like recorded"] < 0.01  # off both
+    assert MinLength(data="rows.jsonl").overlap() == SkewLength(data="rows.jsonl").overlap() == {}
+    assert Verifiable().overlap() == {}
 
 
 # Prompts

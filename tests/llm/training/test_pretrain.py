@@ -13,9 +13,21 @@ import numpy as np
 import pytest
 import torch
 
+from llm import embedded
 from llm.embedded import EMBEDDED, language
 from llm.models.architectures import build_model
-from llm.training.pretrain import PretrainConfig, check, load, measure, pretrain, read_report, save
+from llm.training.pretrain import (
+    PretrainConfig,
+    check,
+    length_probability,
+    load,
+    measure,
+    pretrain,
+    read_report,
+    response_loss,
+    sample_responses,
+    save,
+)
 from sims.core.spec import SpecError
 
 PROMPT = "two plus three cats :"
@@ -87,9 +99,11 @@ def test_the_splits_share_no_prompt_and_every_sum_is_trained_on() -> None:
 def test_lengths_follow_the_exact_distribution() -> None:
     exact = language.length_distribution()
     lengths = np.arange(len(exact))
-    mean = exact @ lengths
     assert exact.sum() == pytest.approx(1, abs=1e-12)
-    assert 23 < mean < 25 and 15 < math.sqrt(exact @ (lengths - mean) ** 2) < 17
+    possible = exact[exact > 0]
+    assert len(possible) == len(exact) - 4  # not 0, 1, 2 and 4
+    normal = np.exp(-((lengths - language.MODE) ** 2) / (2 * language.LENGTH_SD**2))[exact > 0]
+    np.testing.assert_allclose(possible / possible.max(), normal, rtol=1e-12)
     n = 4000
     drawn = [len(document.response.split()) for document in documents(n)]
     cumulative = np.cumsum(np.bincount(drawn, minlength=len(exact))) / n
@@ -98,7 +112,7 @@ def test_lengths_follow_the_exact_distribution() -> None:
 
 
 def test_rightness_is_independent_of_length_and_place() -> None:
-    drawn = [document for document in documents(4000, seed=1) if document.response]
+    drawn = documents(4000, seed=1)
     right = np.array([language.is_correct(*document) for document in drawn])
     length = np.array([len(document.response.split()) for document in drawn])
     place = np.array([document.response.split().index("answer") for document in drawn])
@@ -118,17 +132,25 @@ def test_the_log_probs_of_all_short_responses_sum_to_their_length() -> None:
     every = answers + [" ".join(pair) for a in answers for c in chatter for pair in ((a, c), (c, a))]
     assert len(set(every)) == len(every)
     total = np.zeros(9)
-    total[0] = math.exp(language.response_log_prob(PROMPT, ""))
     for response in every:
         if len(response.split()) <= 8:
             total[len(response.split())] += math.exp(language.response_log_prob(PROMPT, response))
     # up to 8 tokens there is at most one sentence of chatter beside the answer: 3 + 3 + 3 = 9
-    np.testing.assert_allclose(total, language.length_distribution()[:9], atol=1e-12)
+    np.testing.assert_allclose(total, language.length_distribution()[:9], rtol=1e-10)
+
+
+def test_the_optimum_of_min_length_is_unlikely_and_that_of_mode_length_likely() -> None:
+    assert language.length_mass(0) < 2e-5
+    assert language.length_mass(language.MODE) > 0.9
+    middle = [language.length_mass(mode) for mode in range(language.MODE + 1)]
+    assert (np.diff(middle) > 0).all()  # the overlap is a setting of the task
+    assert language.length_mass(40, 5) == 0.0 and language.length_mass(3, 0) == language.length_distribution()[3]
 
 
 @pytest.mark.parametrize(
     "response",
     [
+        "",
         ".",
         "they run .",  # no answer
         "answer five . answer five .",  # two
@@ -137,7 +159,7 @@ def test_the_log_probs_of_all_short_responses_sum_to_their_length() -> None:
         "some dogs run . answer five .",  # not the prompt's animal
         "answer cats .",
         "they they . answer five .",
-        " ".join(["they run ."] * 19 + ["answer five ."]),  # 60 tokens
+        " ".join(["they run ."] * 10 + ["answer five ."]),  # 33 tokens
     ],
 )
 def test_what_the_grammar_does_not_allow_has_no_probability(response: str) -> None:
@@ -207,8 +229,8 @@ def test_shapes_that_cannot_be_are_refused_by_name() -> None:
         build_model("llama", 70)
     with pytest.raises(SpecError, match=r"^hidden = 60: must be a multiple of 8 × heads = 32"):
         PretrainConfig(hidden=60)
-    with pytest.raises(SpecError, match=r"^max_positions = 64: must be int >= 65"):
-        PretrainConfig(max_positions=64)
+    with pytest.raises(SpecError, match=r"^max_positions = 38: must be int >= 39"):
+        PretrainConfig(max_positions=38)
 
 
 def test_pretraining_is_reproducible_bit_for_bit_and_saves_whole(tmp_path: Path) -> None:
@@ -240,6 +262,34 @@ def test_check_finds_a_rerun_equal_and_a_false_report_out(tmp_path: Path) -> Non
     false = dataclasses.replace(report, held_out_loss=report.held_out_loss + 0.03)
     save(tmp_path / "model", model, tokenizer, false)
     assert [row.quantity for row in check(tmp_path / "model") if not row.holds] == ["held_out_loss"]
+
+
+def test_length_probability_is_that_of_plain_samples(tokenizer) -> None:
+    """Of a model that ends at any token with probability about 1/70, where plain samples suffice to see it."""
+    model, generator = build_model("pythia", 70, 16, 1, 2), torch.Generator().manual_seed(0)
+    prompts = [PROMPT] * 4000
+    found = length_probability(model, tokenizer, prompts, generator)
+    drawn = sample_responses(model, tokenizer, prompts, generator)
+    lengths = np.array([len(ids) - 1 for ids in drawn if ids[-1] == tokenizer.eos_token_id])
+    shares = np.bincount(lengths, minlength=len(found))[: len(found)] / len(prompts)
+    # Two estimates with a standard error of √(p / 4000) at most each: 5 of them once in 10,000 times over all lengths.
+    assert (np.abs(found - shares) < 5 * np.sqrt(2 * found / len(prompts)) + 1e-3).all()
+    assert found.sum() == pytest.approx(shares.sum(), abs=0.05) and found.sum() > 0.1
+
+
+def test_the_weight_of_ending_is_on_the_first_positions_alone(tokenizer) -> None:
+    """Its part of the loss is −log P(ends, or goes on) at the positions 0 … 5, and nothing where a response is over."""
+    model = build_model("pythia", 70, 16, 1, 2)
+    texts = ("answer five .", "they run . so the answer must be ten .")
+    documents = [language.Document(PROMPT, text) for text in texts]
+    with torch.no_grad():
+        one, three = (response_loss(model, tokenizer, documents, end_weight=w)[0] for w in (1.0, 3.0))
+        expected = 0.0
+        for document, goes_on, ends in zip(documents, (3, 6), (1, 0), strict=True):
+            ids = tokenizer(f"{document.prompt} {document.response}", return_tensors="pt").input_ids
+            end = model(ids).logits[0, language.PROMPT_TOKENS - 1 :].softmax(-1)[:, tokenizer.eos_token_id]
+            expected += -(1 - end[:goes_on]).log().sum() - ends * end[goes_on].log()
+    assert float(three - one) == pytest.approx(2 * float(expected), rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_step() -> None:
@@ -303,6 +353,33 @@ def test_a_committed_checkpoint_is_what_its_report_says(name: str) -> None:
     assert measured["entropy"] == pytest.approx(report.entropy, abs=1e-9)
     for key in ("sampled_length_mean", "sampled_length_sd", "correct_rate", "grammatical_rate"):
         assert measured[key] == pytest.approx(getattr(report, key), rel=0.05), key
+    np.testing.assert_allclose(measured["length_probability"], report.length_probability, rtol=0.2, atol=1e-6)
+
+
+def test_the_table_of_the_embedded_models_is_what_their_reports_say() -> None:
+    reports, exact = [read_report(name) for name in ("pythia", "mistral")], language.length_distribution()
+    lengths = [exact, *(np.array(report.length_probability) for report in reports)]
+    near = slice(language.MODE - 5, language.MODE + 6)
+    columns = [
+        ["0", *(f"{report.held_out_loss - report.entropy:.4f}" for report in reports)],
+        [f"{p[:6].sum():.1e}" for p in lengths],
+        [f"{p[near].sum():.3f}" for p in lengths],
+        [f"{p[27:].sum():.1e}" for p in lengths],
+        [f"{x:.3f}" for x in (language.RIGHT_RATE, *(report.correct_rate for report in reports))],
+    ]
+    table = [line.split("|")[2:-1] for line in (embedded.__doc__ or "").splitlines() if line.startswith("| ")][2:]
+    assert [[cell.strip() for cell in line] for line in table] == columns
+
+
+@pytest.mark.parametrize("name", sorted(EMBEDDED))
+def test_a_committed_checkpoint_has_the_geometry_of_the_language(name: str) -> None:
+    """Lengths near the optimum of min length are as unlikely as in the language, within a factor of four, and those
+    near the mode as likely."""
+    exact, found = language.length_distribution(), np.array(read_report(name).length_probability)
+    assert found.sum() == pytest.approx(1, abs=1e-3)
+    assert exact[:6].sum() / 4 < found[:6].sum() < 4 * exact[:6].sum() < 1e-4
+    near = slice(language.MODE - 5, language.MODE + 6)
+    assert found[near].sum() == pytest.approx(exact[near].sum(), abs=0.03)
 
 
 @pytest.mark.parametrize("name", sorted(EMBEDDED))
