@@ -27,7 +27,7 @@ def _sources(root: Path) -> Iterable[Path]:
     for package in ("sims", "llm", "figures"):
         for suffix in ("py", "toml", "html", "css", "js"):
             yield from sorted((root / package).rglob(f"*.{suffix}"))
-    for pattern in ("*.npz", "checks/*.json"):
+    for pattern in ("*.npz", "*.json", "checks/*.json"):
         yield from sorted((root / "figures" / "records").glob(pattern))
 
 
