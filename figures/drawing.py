@@ -118,10 +118,11 @@ def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, s
     """Draw, judge and write one figure; returns what there is to say of it."""
     fig = call(figure, "draw", records)
     caption = call(figure, "caption", records)
+    details = call(figure, "details", records) if figure.details is not None else {}
     rows = [] if lab.quick else [where_from(fragile(row), lab) for row in call(figure, "verdicts", records)]
     beside(fig, rows)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
-        report.save_figure(figure, fig, caption, lab, out, stamps)
+        report.save_figure(figure, fig, caption, lab, out, stamps, details)
         if rows:
             write_claims(rows, out)
         report.write(out)
@@ -151,6 +152,8 @@ def in_a_line(row: Verdict) -> str:
 def of_records(name: str, lab: Lab) -> list[str]:
     """How many records were computed and how many read; which are stale, and which disagree."""
     sources = list(lab.where_from.values())
+    if not sources:  # a figure of what is no run
+        return []
     count = ", ".join(f"{sources.count(s)} {s}" for s in ("live", "committed", "stale") if s in sources)
     same = sum(c.same_bits for c in lab.compared)
     agreeing = (
