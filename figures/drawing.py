@@ -16,6 +16,7 @@ from sims.experiments.record_file import Record
 from sims.experiments.runner import Progress, Runner
 from sims.experiments.store import Store
 
+from .again import fragile
 from .claims import Verdict, write_claims
 from .committed import Committed, Kept
 from .entries import SCALES
@@ -24,6 +25,7 @@ from .lab import Lab
 from .plan import choose_live
 from .progress import Bar
 from .report import page as report
+from .report.judged import beside
 
 _artist = threading.Lock()  # matplotlib draws one figure at a time
 
@@ -116,7 +118,8 @@ def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, s
     """Draw, judge and write one figure; returns what there is to say of it."""
     fig = call(figure, "draw", records)
     caption = call(figure, "caption", records)
-    rows = [] if lab.quick else [where_from(row, lab) for row in call(figure, "verdicts", records)]
+    rows = [] if lab.quick else [where_from(fragile(row), lab) for row in call(figure, "verdicts", records)]
+    beside(fig, rows)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
         report.save_figure(figure, fig, caption, lab, out, stamps)
         if rows:

@@ -28,6 +28,7 @@ def _sources(root: Path) -> Iterable[Path]:
         for suffix in ("py", "toml", "html", "css", "js"):
             yield from sorted((root / package).rglob(f"*.{suffix}"))
     yield from sorted((root / "figures" / "records").glob("*.npz"))
+    yield from sorted((root / "figures" / "records").glob("*.json"))
 
 
 def stamps(settings: Sequence[Any], budget: Sequence[Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from sims.experiments.options import OptionParser, whole
 EXAMPLES = """examples:
   python -m llm export runs/tiny-min-length                    list its checkpoints
   python -m llm export runs/tiny-min-length --update 40 --output at-40
+  python -m llm export runs/adapted --update 40 --output whole --merge
   python -m llm sample --model at-40 --prompt "the cat"
 """
 
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=path, help="folder of a run of train or sft")
     parser.add_argument("--update", type=whole, metavar="INT", help="of the checkpoint; none: list those there are")
     parser.add_argument("--output", type=path, metavar="DIR", help="new folder for model and tokenizer")
+    parser.add_argument("--merge", action="store_true", help="add LoRA adapters to the weights of their base")
     options = parser.parse_strictly(arguments)
     experiment, _ = stored(options.folder)
     there: dict[int, Path] = dict(checkpoint.found(options.folder))
@@ -53,6 +56,11 @@ def main(arguments: Sequence[str]) -> int:
     with torch.no_grad():
         for i, parameter in enumerate(policy.parameters()):
             parameter.copy_(held.tensors[f"policy.{i}"])
-    save_model(policy.model, tokenizer, options.output)
+    model: Any = policy.model
+    if options.merge:
+        if not hasattr(model, "merge_and_unload"):
+            raise SpecError("merge", True, "the run has no adapters: lora_rank = none")
+        model = model.merge_and_unload()
+    save_model(model, tokenizer, options.output)
     print(options.output)
     return 0

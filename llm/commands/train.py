@@ -1,6 +1,6 @@
 """python -m llm train tunes a language model; sft fine-tunes it on recorded responses. Their output is a folder.
 
-<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+<output>/spec.json  run.yaml  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
 from llm.training.folder import (
+    CONFIG,
     METRICS,
     MODEL,
     SAMPLES,
@@ -41,18 +42,20 @@ from llm.training.run import Run, RunError
 from sims.core.loop.train import Update
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
+from sims.experiments.config_file import config_text
 from sims.experiments.experiment import Experiment
 from sims.experiments.folders import check_folder, path
 from sims.experiments.memory import check_size
 from sims.experiments.options import OptionParser, whole
 from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
-from .options import add_device, device_of, parse
+from .options import add_device, as_options, device_of, parse
 
 EXAMPLES = """examples:
   python -m llm train --preset tiny-min-length
   python -m llm train --preset tiny-mode-length --algorithm dpo --num-generations 2 --batch-size 64 --updates 100
-  python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
+  python -m llm train --preset tiny-min-length --reward-funcs my_rewards:brevity
+  python -m llm train --config runs/tiny-min-length/run.yaml --seed 1 --output again
   python -m llm train --model base --data pairs.jsonl --data-kind preference --source dataset --algorithm dpo
   python -m llm train --model base --data pairs.jsonl --task learned-reward --reward-model scores
   python -m llm train --preset pythia-1.4b-min-length --dry-run
@@ -66,6 +69,17 @@ SFT_EXAMPLES = """examples:
   python -m llm sft --model base --data pairs.jsonl --data-kind prompt_completion --completion-column chosen \\
     --max-prompt-length 128 --max-completion-length 256 --on-too-long truncate --held-out-share 0.1
 """
+_LOGGED = (  # options of the run that its files depend on
+    "log_every",
+    "log_kl",
+    "log_sampler_mismatch",
+    "save_every",
+    "save_total_limit",
+    "metric_for_best_model",
+    "greater_is_better",
+    "report_to",
+    "sharding",
+)
 _BAR = {
     "reward": "reward",
     "kl": "kl",
@@ -83,7 +97,8 @@ _BAR = {
 def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     examples = SFT_EXAMPLES if command == "sft" else EXAMPLES
-    parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=examples)
+    about = (__doc__ or "").split("\n\n")[0]
+    parser = OptionParser(f"python -m llm {command}", True, description=about, epilog=examples)
     group = parser.add_argument_group("run")
     group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
@@ -182,7 +197,7 @@ def _left(folder: Path) -> str:
 def _resumed(arguments: Sequence[str]) -> tuple[Experiment, int] | None:
     """Of a run that is resumed, the settings stored in its folder; None where a preset is named, or where a command
     that says more than the folder finds none: it was stopped before it wrote them, and starts."""
-    first = OptionParser("python -m llm", add_help=False)
+    first = OptionParser("python -m llm", True, add_help=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--output", type=path)
     first.add_argument("--preset")
@@ -209,6 +224,13 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if not options.dry_run:
         check_size(experiment)
         check_memory(experiment, device, options.processes or check_processes(None), options.sharding)
+
+
+def _config(experiment: Experiment, options: argparse.Namespace) -> str:
+    """The file beside a run that reproduces it, and only it: no default of ours enters."""
+    values = {name: getattr(options, name) for name in ("run", *_LOGGED) if getattr(options, name) is not None}
+    header = "python -m llm train --config run.yaml --output FOLDER makes this run again"
+    return config_text(as_options(experiment) | values, header)
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
@@ -245,6 +267,7 @@ def _train(
     if ranks.first:
         try_to_save(run)
         begin(experiment, folder, options.run, options.overwrite)  # from here on the folder holds a run
+        checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))
         if "wandb" in options.report_to:

@@ -1,6 +1,6 @@
 """The folder of a run: its files, how it is started or resumed, and the table printed at the end.
 
-<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+<output>/spec.json  run.yaml  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .evaluation import EvaluatedSamples
 from .loggers import Logger, read_json_lines
 from .run import Run
 
-SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
+SPEC, CONFIG, METRICS, SAMPLES, MODEL = "spec.json", "run.yaml", "metrics.jsonl", "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation
 
 
@@ -51,7 +51,7 @@ def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> No
     """Write the spec into the folder; overwrite: and delete the run that it holds."""
     file = folder / SPEC
     if file.exists() and overwrite:
-        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
+        for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,8 +1,8 @@
 """The loop of `reward` and `pretrain`, and what it keeps on disk until the model is finished.
 
-    <output>.unfinished/spec.json  metrics.jsonl  checkpoint-00000040/
+    <output>.unfinished/spec.json  run.yaml  metrics.jsonl  checkpoint-00000040/
 
-The model appears as <output> in one moment, with the metrics in it, and this folder is gone.
+The model appears as <output> in one moment, with metrics and run.yaml in it, and this folder is gone.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sims.experiments.folders import check_folder
 
 from . import checkpoint
 from .best import Best
-from .checkpoint import Checkpoint, read_spec, write_spec
+from .checkpoint import Checkpoint, read_spec, write_spec, write_text
 from .loggers import JsonLines, read_json_lines
 
-SPEC, METRICS = "spec.json", "metrics.jsonl"
+SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"
 S = TypeVar("S", bound=Spec)
 
 
@@ -53,12 +53,12 @@ class Fit(Protocol):
 @dataclass(frozen=True)
 class Saving:
     """When a fit is measured on held-out data, and what is kept of it. save_every: updates between checkpoints, None:
-    a tenth of all. load_best: whether the finished model is that of the best evaluation, or the last."""
+    a tenth of all. load_best_model_at_end: whether the finished model is that of the best evaluation, or the last."""
 
     evaluations: int = 4
     save_every: int | None = None
     save_total_limit: int = 2
-    load_best: bool = False
+    load_best_model_at_end: bool = False
 
     def __post_init__(self) -> None:
         for name in ("save_every", "evaluations", "save_total_limit"):
@@ -90,14 +90,21 @@ def was_finished(output: Path) -> bool:
 
 
 class Unfinished:
-    """settings: JSON of all that the fit depends on. metric: of evaluations, whose best checkpoint is kept. Raises
-    SpecError where a stopped fit is there and neither resume nor overwrite is set, where there is none to resume, or
-    one of other settings."""
+    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations,
+    whose best checkpoint is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is
+    set, where there is none to resume, or one of other settings."""
 
     def __init__(
-        self, output: Path, settings: Mapping[str, Any], metric: str, saving: Saving, resume: bool, overwrite: bool
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        config: str,
+        metric: str,
+        saving: Saving,
+        resume: bool,
+        overwrite: bool,
     ) -> None:
-        self.output, self.folder = output, _beside(output)
+        self.output, self.folder, self.config = output, _beside(output), config
         self.settings, self.metric, self.saving, self.resume = dict(settings), metric, saving, resume
         check_folder("output", self.folder)
         there = self.folder.exists()
@@ -130,6 +137,7 @@ class Unfinished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_spec(self.folder / SPEC, self.settings_held)
+        write_text(self.folder / CONFIG, self.config)
         self.metrics = JsonLines(self.folder / METRICS, updates)
         self.best = Best(self.metric, None, self.folder / METRICS)
 
@@ -155,10 +163,10 @@ class Unfinished:
                     self.log(row)
                     if update.update in points or update.update % every == 0:
                         self.save(fit)
-        if first and self.saving.load_best and self.best.update not in (-1, fit.updates):
-            self._load_best(fit)
+        if first and self.saving.load_best_model_at_end and self.best.update not in (-1, fit.updates):
+            self._load_best_model_at_end(fit)
 
-    def _load_best(self, fit: Fit) -> None:
+    def _load_best_model_at_end(self, fit: Fit) -> None:
         """Give the fit the weights of the best evaluation; the last ones stay where these cannot be read."""
         try:
             best = checkpoint.read(dict(checkpoint.found(self.folder))[self.best.update])
@@ -183,10 +191,10 @@ class Unfinished:
         left = checkpoint.found(self.folder)
         return f"{left[-1][1]} is kept: the same command with --resume goes on" if left else "no checkpoint was written"
 
-    def metrics_written(self) -> Path:
-        """The file of the metrics, which are complete."""
+    def written(self) -> list[Path]:
+        """The files that go beside the finished model: the metrics, which are complete, and what makes it again."""
         self.metrics.close()
-        return self.folder / METRICS
+        return [self.folder / METRICS, self.folder / CONFIG]
 
     def finish(self, taken: int) -> str:
         """Remove the folder; a line if the best evaluation was before the last. taken: the update whose weights the

@@ -13,6 +13,7 @@ import torch
 
 import sims
 from sims.checks import FAMILIES, PROPERTIES, as_function, check_loss
+from sims.checks.adapters import estimator
 from sims.checks.bugs import BUGS
 from sims.checks.claims import ALGORITHMS
 from sims.checks.on_options import option, variants
@@ -107,7 +108,16 @@ def test_a_counterexample_is_simple() -> None:
 # --- our own algorithms
 
 
-@pytest.mark.parametrize("kind", [kind for kinds in ALGORITHMS.values() for kind in kinds])
+# The others' properties are tested in tests/core/algorithms as well, in a fraction of the time.
+ONE_OF_EACH_FAMILY = {"dpo", "kto", "grpo", "ppo", "sft"}
+OURS = [
+    pytest.param(kind, marks=[] if kind in ONE_OF_EACH_FAMILY else pytest.mark.long)
+    for kinds in ALGORITHMS.values()
+    for kind in kinds
+]
+
+
+@pytest.mark.parametrize("kind", OURS)
 def test_our_own_algorithms_pass(kind: str) -> None:
     """Without favour: as anybody's functions."""
     (family,) = (family for family, kinds in ALGORITHMS.items() if kind in kinds)
@@ -115,6 +125,13 @@ def test_our_own_algorithms_pass(kind: str) -> None:
     algorithm = cls().replace(baseline="none") if kind == "reinforce" else cls()
     report = check_loss(as_function(algorithm), family, algorithm)
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(("name", "claim"), [("k2", "kl_policy_ref"), ("k3", "kl_ref_policy")])
+def test_our_own_estimators_pass(name: str, claim: str) -> None:
+    report = check_loss(estimator(name), "token", claim)
+    assert report.ok, str(report)
+    assert report["kl_pull"].status == report["population_gradient"].status == "passed"
 
 
 # --- what it says
