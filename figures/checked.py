@@ -114,10 +114,11 @@ class Finding:
 def findings(path: Path | None = None) -> list[Finding]:
     """All of findings.toml, in its order."""
     text = (path or Path(__file__).parent / "libraries" / "findings.toml").read_text(encoding="utf-8")
-    return [
-        Finding(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})
-        for table in tomllib.loads(text)["finding"]
-    ]
+    found = []
+    for table in tomllib.loads(text)["finding"]:
+        values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in table.items()}
+        found.append(Finding(**values))
+    return found
 
 
 def finding_of(row: Row, name: str, found: Sequence[Finding]) -> Finding:

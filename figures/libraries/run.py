@@ -21,7 +21,7 @@ import torch
 
 from sims.checks import PROPERTIES
 from sims.checks.running import check_loss
-from sims.experiments.folders import written_whole
+from sims.experiments.whole import written_whole
 
 from .paths import Library, LossPath
 

@@ -178,7 +178,7 @@ def orpo(a: Tensor, b: Tensor, c: Tensor, d: Tensor, beta: float = 0.1) -> Tenso
     """ORPOTrainer.odds_ratio_loss, with the likelihood of the chosen response; without the constructor."""
     from trl.experimental.orpo.orpo_trainer import ORPOTrainer
 
-    made = object.__new__(ORPOTrainer)
+    made: Any = object.__new__(ORPOTrainer)
     made.__dict__.update(beta=beta, accelerator=ACCELERATOR)
     return -a - made.odds_ratio_loss(a, b)[0]  # type: ignore[no-any-return]
 
