@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores
+from sims.experiments.measures import final_scores, mean_scores
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, obtain, sources_of
@@ -21,6 +22,7 @@ from sims.experiments.store import Store, record_key
 
 from . import committed
 from .committed import Committed, Kept, Point, Tuned, tuning_key
+from .short_tuning import Short, tune
 
 TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these seeds; judged runs never do
 FINAL_RUNS = 12
@@ -93,6 +95,7 @@ class Lab:
         tuning_runs: int = 10,
         finalists: int = 0,
         runs: Mapping[str, int] | None = None,
+        short: Short | None = None,
     ) -> dict[str, Record]:
         """Tune each arm on the tuning seeds, then run it with its best settings on its own seed; its record's
         provenance says how, under "tuning".
@@ -101,17 +104,19 @@ class Lab:
         point with the largest mean final score is taken; with finalists, so many of each arm's best are first run
         again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
         one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
-        that take another number than their own; tuning is the same.
+        that take another number than their own; tuning is the same. short: tune by shorter runs, without finalists.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
         seeds = {"seed": TUNING_SEED, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
+        if short is not None:
+            seeds |= {"updates": short.updates, "evaluations": short.evaluations, "widen": short.widen}
         key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **seeds)
         tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
         if tuned is None:
-            tuned = self._tune(arms, grids, tuning_runs, finalists)
+            tuned = self._tune(arms, grids, tuning_runs, finalists, short)
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
@@ -205,15 +210,17 @@ class Lab:
         grids: Mapping[str, Sequence[Point]],
         tuning_runs: int,
         finalists: int,
+        short: Short | None = None,
     ) -> list[Tuned]:
         """Run every candidate, and the best of them again; take the best of the last that were run."""
-        candidates = {
-            name: [
-                apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
-                for point in grids[name]
-            ]
-            for name, arm in arms.items()
-        }
+
+        def candidate(arm: Experiment, point: Point) -> Experiment:
+            return apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
+
+        if short is not None:
+            made = {name: functools.partial(candidate, arm) for name, arm in arms.items()}
+            return tune(made, grids, tuning_runs, short, lambda runs: self._mean_scores(runs, mean_scores))
+        candidates = {name: [candidate(arm, point) for point in grids[name]] for name, arm in arms.items()}
         last_runs = [e.replace(seed=FINAL_SEED, runs=FINAL_RUNS) for c in candidates.values() for e in c[:finalists]]
         self._expect([*last_runs, *self.sized(arms).values()])
         scores = self._mean_scores({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
@@ -241,10 +248,12 @@ class Lab:
         if self.runner is not None:
             self.runner.expect(id(self), later)
 
-    def _mean_scores(self, runs: Mapping[Any, Experiment]) -> dict[Any, float]:
-        """Mean final score of each; what gives none is behind all that do."""
+    def _mean_scores(
+        self, runs: Mapping[Any, Experiment], score: Callable[[Record], np.ndarray] = final_scores
+    ) -> dict[Any, float]:
+        """Mean score of each, by default the final one; what gives none is behind all that do."""
         records = dict(zip(runs, self._obtain(list(runs.values())), strict=True))
-        means = {key: float(final_scores(record).mean()) for key, record in records.items()}
+        means = {key: float(score(record).mean()) for key, record in records.items()}
         return {key: -math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
     def _obtain(self, arms: Sequence[Experiment]) -> list[Record]:
