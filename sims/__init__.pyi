@@ -62,6 +62,8 @@ from .environments.bandit import BanditR1 as BanditR1
 from .environments.bandit import BanditR2 as BanditR2
 from .environments.bandit import BanditOverlap as BanditOverlap
 from .environments.contextual import Contextual as Contextual
+from .environments.proxy import ProxyBandit as ProxyBandit
+from .environments.proxy import ProxyTree as ProxyTree
 from .environments.token_bandit import TokenBanditR1 as TokenBanditR1
 from .environments.token_bandit import TokenBanditR2 as TokenBanditR2
 from .environments.token_bandit import TokenBanditSmall as TokenBanditSmall

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
-from llm.models.vllm_sampler import check_sampler, stop_engine
+from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
@@ -35,7 +35,7 @@ from llm.training.folder import (
 from llm.training.held_out import RecordedEvaluation
 from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
 from llm.training.memory import check_memory, estimate
-from llm.training.metrics import WatchedSampler, update_metrics
+from llm.training.metrics import UpdateMetrics, WatchedSampler
 from llm.training.run import Run, RunError
 from sims.core.loop.train import Update
 from sims.core.spec import SpecError
@@ -86,6 +86,17 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     group.add_argument("--dry-run", action="store_true", help="print the spec and estimated memory; load nothing")
     group.add_argument(
         "--log-every", type=whole, default=1, metavar="INT", help="updates between rows of metrics (default 1)"
+    )
+    group.add_argument(
+        "--log-kl",
+        action="store_true",
+        help="log the KL divergence of every drawn batch although the algorithm needs no reference: scores each batch "
+        "once more (evaluations have it anyway)",
+    )
+    group.add_argument(
+        "--log-sampler-mismatch",
+        action=argparse.BooleanOptionalAction,
+        help="score every draw again under the model that drew it, and log the difference (default: with vLLM only)",
     )
     group.add_argument(
         "--save-every", type=whole, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
@@ -211,7 +222,9 @@ def _train(
     ranks: Ranks,
 ) -> None:
     run = Run(experiment, options.run, device, ranks, options.sharding)
-    WatchedSampler.watch(run.training.collector)
+    watched = options.log_sampler_mismatch
+    if isinstance(run.policy.decoding, VLLMDecoding) if watched is None else watched:
+        WatchedSampler.watch(run.training.collector)
     if held is not None:
         run.load_state_dict(held.tensors, held.numbers)
     done = run.training.updates if held is not None else -1  # the rows that stay; without a checkpoint none
@@ -247,6 +260,7 @@ def _loop(
     points = set(experiment.evaluated_at)
     saved, tokens, since = training.updates, 0, time.perf_counter()
     evaluation, recorded = run.sample_evaluation(), RecordedEvaluation(run)
+    metrics = UpdateMetrics(run, options.log_kl)
     best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
 
     def log(row: dict[str, Any]) -> None:
@@ -258,10 +272,11 @@ def _loop(
         tokens += int(update.batch.mask.sum())
         if update.number % options.log_every == 0 or update.number in points:
             seconds = time.perf_counter() - since
-            row = update_metrics(run, update) | {"tokens_per_second": tokens / seconds}
+            row = metrics.row(update) | {"tokens_per_second": tokens / seconds}
             tokens, since = 0, time.perf_counter()
             log(row)
             bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
+        metrics.forget()
         bar.update()
 
     def evaluated(updates: int) -> None:

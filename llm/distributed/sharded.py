@@ -208,6 +208,8 @@ class ShardedLearner(DistributedLearner):
             part, its_targets = narrow(batch, targets, at, max(count, 1))
             outputs = self.policy.forward(part, algorithm.output_request)
             loss = weight * algorithm.loss(outputs, part, its_targets).sum()
+            if self.scored is not None and weight > 0:
+                self.scored(part, outputs)
             loss.backward()  # adds to .grad; torch.autograd.grad would bypass the sums over processes
             total += loss.detach()
         gradients = []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from llm.tasks.environment import response_lengths
+from sims.core.algorithms import Algorithm
 from sims.core.loop.collect import Collector
 from sims.core.loop.protocols import Policy, SampleRequest, Samples
 from sims.core.loop.train import Update
-from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
 
 from .evaluation import by_label
 from .run import Run
@@ -19,67 +21,118 @@ from .run import Run
 Row = dict[str, float]
 
 
-@torch.no_grad()
-def update_metrics(run: Run, update: Update) -> Row:
-    """Metrics of one update.
+class UpdateMetrics:
+    """Metrics of updates, from what an update computes anyway: no pass of the model is made for them.
 
-    Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold,
-    completions/… in tokens before EOS (clipped_ratio: the share that never ended), kl (nats per response, mean of Σ_t
-    log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1) and entropy (nats per token,
-    mean of −log π_sampler; TRL takes it over the vocabulary). Of the policy after the update, on pairs: logps/… and
-    rewards/… (β times the log-ratio to the reference, β = 1 for algorithms without), and rewards/accuracies; for
-    clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
-    Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
-    draw: sampling/… (`sampler_mismatch`)."""
-    batch, algorithm = update.batch, run.experiment.algorithm
-    row: Row = {
-        "update": update.number,
-        "samples": update.samples,
-        "staleness": update.staleness,
-        "loss": float(update.stats.loss),
-        "grad_norm": float(update.stats.grad_norm),
-        "learning_rate": float(run.training.learner.optimiser.spec.learning_rate),
-    }
-    lengths = response_lengths(batch.responses, batch.mask, run.policy.eos_token_ids).double()
-    row |= {
-        "completions/mean_length": float(lengths.mean()),
-        "completions/min_length": float(lengths.min()),
-        "completions/max_length": float(lengths.max()),
-        "completions/clipped_ratio": float((lengths == batch.mask.sum(-1)).double().mean()),
+    with_kl: score every batch under the reference, too, where the algorithm does not.
+    """
+
+    def __init__(self, run: Run, with_kl: bool = False) -> None:
+        self.run, self.with_kl = run, with_kl
+        self.parts: list[tuple[Batch, Tensor]] = []  # of the last update, on this process: log-probs from before it
+        run.training.learner.scored = self._scored
+
+    def _scored(self, part: Batch, outputs: Outputs) -> None:
+        self.parts.append((part, outputs.logp.detach()))
+
+    def forget(self) -> None:
+        """Let go of an update that is not logged."""
+        self.parts.clear()
+
+    @torch.no_grad()
+    def row(self, update: Update) -> Row:
+        """Metrics of the last update; each process must call it.
+
+        Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold,
+        completions/… in tokens before EOS (clipped_ratio: the share that never ended), entropy (nats per token, mean
+        of −log π_sampler; TRL takes it over the vocabulary) and, where the reference scored it, kl (nats per response,
+        mean of Σ_t log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1). Of the policy
+        before the update, on its minibatch, as in TRL: logps/… of pairs; rewards/… (β times the log-ratio to the
+        reference, β = 1 for algorithms without) and rewards/accuracies where the reference scored them; for clipped
+        algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
+        Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
+        draw: sampling/… (`sampler_mismatch`)."""
+        batch, run = update.batch, self.run
+        found: dict[str, Any] = {
+            "loss": update.stats.loss,
+            "grad_norm": update.stats.grad_norm,
+            "learning_rate": run.training.learner.optimiser.spec.learning_rate,
+        }
+        found |= _of_the_batch(batch, run.policy.eos_token_ids)
+        logp_ref = batch.logp_ref
+        if batch.logp_sampler is not None and logp_ref is None and self.with_kl:
+            logp_ref = run.training.reference.policy.forward(batch).logp
+        if batch.logp_sampler is not None and logp_ref is not None:
+            found["kl"] = sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean()
+        found |= self._of_the_policy(batch)
+        self.forget()
+        device = batch.responses.device
+        numbers = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in found.values()]
+        values = torch.stack(numbers).tolist()  # one copy from the device, not one each
+        row: Row = {"update": update.number, "samples": update.samples, "staleness": update.staleness}
+        row |= dict(zip(found, values, strict=True))
+        return row | getattr(run.training.collector.sampler, "mismatch", {})
+
+    def _of_the_policy(self, batch: Batch) -> dict[str, Tensor]:
+        """Means over the parts of the last update, of all processes. batch: whole, for the names."""
+        algorithm = self.run.experiment.algorithm
+        names = list(_of_a_part(batch.narrow(0, 1), torch.zeros_like(batch.mask[:1], dtype=torch.float32), algorithm))
+        sums = torch.zeros(len(names), 2, dtype=torch.float64, device=batch.responses.device)
+        for part, logp in self.parts:
+            found = _of_a_part(part, logp, algorithm)
+            for i, name in enumerate(names):
+                values, weight = found[name]
+                sums[i] += torch.stack([(values * weight).double().sum(), weight.double().sum()])
+        self.run.ranks.sum([sums])
+        return dict(zip(names, (sums[:, 0] / sums[:, 1]).unbind(), strict=True))
+
+
+def _of_the_batch(batch: Batch, eos_token_ids: Sequence[int]) -> dict[str, Tensor]:
+    """What is known of a batch when it is collected."""
+    lengths = response_lengths(batch.responses, batch.mask, eos_token_ids).double()
+    found = {
+        "completions/mean_length": lengths.mean(),
+        "completions/min_length": lengths.min(),
+        "completions/max_length": lengths.max(),
+        "completions/clipped_ratio": (lengths == batch.mask.sum(-1)).double().mean(),
     }
     if batch.rewards is not None:
-        row |= {"reward": float(batch.rewards.mean()), "reward_std": float(batch.rewards.std(correction=0))}
+        found |= {"reward": batch.rewards.mean(), "reward_std": batch.rewards.std(correction=0)}
     if batch.gold is not None:
-        row["gold"] = float(batch.gold.mean())
-    logp_ref = batch.logp_ref
-    if logp_ref is None and (batch.logp_sampler is not None or batch.pairs is not None):
-        logp_ref = run.training.reference.policy.forward(batch).logp
-    if batch.logp_sampler is not None and logp_ref is not None:
-        row["kl"] = float(sequence_sum(batch.logp_sampler - logp_ref, batch.mask).mean())
-        row["entropy"] = float(-batch.logp_sampler[batch.mask].double().mean())
-    row |= getattr(run.training.collector.sampler, "mismatch", {})
+        found["gold"] = batch.gold.mean()
+    if batch.logp_sampler is not None:
+        found["entropy"] = -batch.logp_sampler[batch.mask].double().mean()
+    return found
+
+
+def _of_a_part(part: Batch, logp: Tensor, algorithm: Algorithm) -> dict[str, tuple[Tensor, Tensor]]:
+    """What an update knows of the policy before it, by name: values, and weights of their shape. logp: (B, K, L)."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
     epsilon = getattr(algorithm, "epsilon", None)
-    if batch.pairs is None and epsilon is None:
-        return row
-    logp = run.policy.forward(batch).logp
-    if epsilon is not None and batch.logp_sampler is not None:
-        ratio = (logp - batch.logp_sampler)[batch.mask].exp()
+    if epsilon is not None and part.logp_sampler is not None:
+        own_ratio = getattr(algorithm, "log_ratio", None)  # GSPO's is the response's
+        log_ratio = logp - part.logp_sampler if own_ratio is None else own_ratio(logp, part)
         high = getattr(algorithm, "epsilon_high", None) or epsilon
-        row["clip_ratio/region_mean"] = float(((ratio < 1 - epsilon) | (ratio > 1 + high)).double().mean())
-    if batch.pairs is not None and batch.pair_label is not None and logp_ref is not None:
-        whole, ref = sequence_sum(logp, batch.mask), sequence_sum(logp_ref, batch.mask)
-        chosen, rejected = by_label(*pick(whole, batch.pairs), batch.pair_label)
+        out = (log_ratio.exp() < 1 - epsilon) | (log_ratio.exp() > 1 + high)
+        found["clip_ratio/region_mean"] = (out & part.mask, part.mask)
+    if part.pairs is None or part.pair_label is None:
+        return found
+    label = part.pair_label
+    weight = torch.ones_like(label) if part.pair_weight is None else part.pair_weight
+
+    def note(kind: str, values: Tensor) -> tuple[Tensor, Tensor]:
+        better, worse = by_label(*pick(values, part.need("pairs")), label)
+        found[f"{kind}/chosen"], found[f"{kind}/rejected"] = (better, weight), (worse, weight)
+        return better, worse
+
+    whole = sequence_sum(logp, part.mask)
+    note("logps", whole)
+    if part.logp_ref is not None:
         beta = getattr(algorithm, "beta", 1.0)
-        better, worse = by_label(*pick(beta * (whole - ref), batch.pairs), batch.pair_label)
-        row |= {
-            "logps/chosen": float(chosen.mean()),
-            "logps/rejected": float(rejected.mean()),
-            "rewards/chosen": float(better.mean()),
-            "rewards/rejected": float(worse.mean()),
-            "rewards/margins": float((better - worse).mean()),
-            "rewards/accuracies": float((better > worse).double().mean()),
-        }
-    return row
+        better, worse = note("rewards", beta * (whole - sequence_sum(part.logp_ref, part.mask)))
+        found["rewards/margins"] = (better - worse, weight)
+        found["rewards/accuracies"] = ((better > worse).double(), weight)
+    return found
 
 
 class WatchedSampler:

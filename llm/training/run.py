@@ -58,7 +58,7 @@ class Run:
         self.experiment, self.device = experiment, torch.device(device)
         check_sampler(experiment, self.device, sharding)
         spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
-        ranks = ranks or Ranks()
+        self.ranks = ranks = ranks or Ranks()
         check_sharding(sharding, ranks.count)
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)

@@ -16,6 +16,7 @@ from .families import FAMILIES
 from .on_tokens import REDUCTIONS
 from .registry import PROPERTIES
 from .running import check_loss
+from .trials import EXACT
 
 EPILOG = """hyper-parameters of the function follow by name: --beta 0.1 --label-smoothing 0.1
 
@@ -44,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         expected_failures=dict(_reason(text) for text in options.expect),
         only=options.only,
         seed=options.seed,
+        tolerance=options.tolerance,
         **hyper_parameters(rest),
     )
     print(json.dumps(report.to_json(), indent=2, ensure_ascii=False) if options.json else report)
@@ -73,6 +75,9 @@ def _parser() -> OptionParser:
     )
     parser.add_argument("--only", nargs="+", metavar="PROPERTY", help="try these properties alone")
     parser.add_argument("--seed", type=whole, default=0, help="of the batches (default 0)")
+    parser.add_argument(
+        "--tolerance", type=float, default=EXACT, help="of equalities; 1e-5 for a loss that computes in float32"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--properties", action="store_true", help="print the table of properties and exit")
     return parser

@@ -33,7 +33,7 @@ def step_0(subject: Subject, draw: Draw) -> Trial:
 
 def prompt_cancels(subject: Subject, draw: Draw) -> Trial:
     x = draw_inputs(subject.family, draw)
-    shift = draw(-16, 16) / 4.0
+    shift = -draw(1, 32) / 4.0  # down: a log-prob stays one
     moved = {name: value + shift if name.startswith("policy") else value for name, value in x.items()}
     return Trial({"x": x, "moved": moved}, same(subject, "moved", "x"), "h = (ℓ_w − ℓ_l) − (ℓ_ref,w − ℓ_ref,l)")
 

@@ -24,7 +24,7 @@ from .plain import result_of
 from .property import Property
 from .registry import PROPERTIES
 from .report import Outcome, Report
-from .trials import Subject, Trial, Violation, first_line, verify
+from .trials import EXACT, Subject, Trial, Violation, first_line, verify
 
 
 def check_loss(
@@ -36,6 +36,7 @@ def check_loss(
     expected_failures: Mapping[str, str] | None = None,
     only: Sequence[str] | None = None,
     seed: int = 0,
+    tolerance: float = EXACT,
     **hyper_parameters: Any,
 ) -> Report:
     """Try to break a loss: every property of its family, and what it is claimed to be.
@@ -46,6 +47,8 @@ def check_loss(
     reduction: over tokens, if it is to be checked: sequence_mean, token_mean or sequence_sum.
     expected_failures: property → reason why it may fail; a property that holds all the same is a failure.
     only: the names of the properties to try. seed: of the batches. hyper_parameters: passed to the function by name.
+    tolerance: of equalities, relative to the largest entry and 1: 1e-5 for a loss that computes in float32 what it is
+        given in float64.
 
     Returns a report; `report.ok` is False if a property failed. It is evidence, not proof, but for the population
     gradient, which is exact on its space. SpecError, in one line, for a function that cannot be checked: that raises on
@@ -58,7 +61,7 @@ def check_loss(
     >>> report.ok, [outcome.tested.name for outcome in report.failures]
     (False, ['micro_batches', 'ranks', 'duplicated', 'step_0'])
     """
-    subject = make_subject(function, family, claim, reduction, hyper_parameters)
+    subject = make_subject(function, family, claim, reduction, hyper_parameters, tolerance)
     outcomes = [run_property(subject, found, seed) for found in chosen(only)]
     return Report(subject, tuple(excuse(outcomes, expected_failures or {})), seed)
 
@@ -85,6 +88,7 @@ def make_subject(
     claim: str | Algorithm | None,
     reduction: str | None,
     options: Mapping[str, Any],
+    tolerance: float = EXACT,
 ) -> Subject:
     """The loss with all that is known of it, after one ordinary batch has been through it."""
     if family not in FAMILIES:
@@ -93,10 +97,12 @@ def make_subject(
         raise SpecError("reduction", reduction, f"must be one of {', '.join(REDUCTIONS)}")
     if not callable(function):
         raise SpecError("function", function, "must be a function")
+    if not 0 < tolerance < 1:
+        raise SpecError("tolerance", tolerance, "must be float > 0 and < 1")
     known = FAMILIES[family]
     check_signature(function, known, options)
     made: Claim | None = None if claim is None else make_claim(claim, known, {**defaults(function, known), **options})
-    subject = Subject(function, known, dict(options), made, reduction)
+    subject = Subject(function, known, dict(options), made, reduction, tolerance=tolerance)
     check_one_batch(subject)
     return replace(subject, weighs=weighs(subject))
 
@@ -165,7 +171,7 @@ def weighs(subject: Subject) -> str:
             parts = [take(subject.family, x, [row]) for row in (0, 1)]
             weights = [candidate.weight(part) for part in parts]
             mean = sum(w * float(candidate.loss(part).detach()) for w, part in zip(weights, parts, strict=True))
-            if not abs(mean / sum(weights) - float(candidate.loss(x).detach())) < 1e-9:
+            if not abs(mean / sum(weights) - float(candidate.loss(x).detach())) < subject.tolerance:
                 return False
         return True
 

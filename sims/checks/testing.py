@@ -10,7 +10,7 @@ from sims.core.algorithms import Algorithm
 
 from .report import explain
 from .running import chosen, excuse, make_subject, run_property
-from .trials import Subject
+from .trials import EXACT, Subject
 
 
 def parametrize_with_checks(
@@ -21,6 +21,7 @@ def parametrize_with_checks(
     reduction: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
     seed: int = 0,
+    tolerance: float = EXACT,
     **hyper_parameters: Any,
 ) -> Any:
     """A decorator of a test that takes `check` and calls it: pytest runs it once per property, named by it.
@@ -38,7 +39,7 @@ def parametrize_with_checks(
     """
     import pytest
 
-    subject = make_subject(function, family, claim, reduction, hyper_parameters)
+    subject = make_subject(function, family, claim, reduction, hyper_parameters, tolerance)
     reasons = dict(expected_failures or {})
     excuse([], reasons)
     parameters = [

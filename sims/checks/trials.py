@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -47,7 +47,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Subject:
-    """The loss under test. weighs: what a part of a batch weighs by in the whole's mean, its rows or its tokens."""
+    """The loss under test. weighs: what a part of a batch weighs by in the whole's mean, its rows or its tokens.
+
+    tolerance: of equalities that are EXACT in float64; larger for a loss that computes in fewer digits.
+    """
 
     function: Callable[..., Any]
     family: Family
@@ -55,6 +58,7 @@ class Subject:
     claim: Any = None  # a `claims.Claim`
     reduction: str | None = None
     weighs: str = "rows"
+    tolerance: float = EXACT
 
     def loss(self, inputs: Inputs, **changed: Any) -> Tensor:
         """The mean loss of a batch."""
@@ -94,6 +98,8 @@ def verify(subject: Subject, trial: Trial) -> None:
     """Raise Violation for the first relation that does not hold."""
     names = subject.namespace(trial)
     for relation in trial.relations:
+        if relation.tolerance == EXACT:
+            relation = replace(relation, tolerance=subject.tolerance)
         expected = evaluate(relation.expected, names) if relation.expected else None
         try:
             got = evaluate(relation.got, names)

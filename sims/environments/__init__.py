@@ -2,17 +2,22 @@
 
 bandit           one prompt, 100 actions, one reward peak: R1, R2, and one with a chosen overlap
 contextual       prompts × responses, with recorded pairs and learned rewards
+proxy            bandits and token trees whose learner sees a reward model of a few labelled pairs
 token_bandit     sequences of tokens, each rewarded like an action of the bandit
 token_tree       short sequences with EOS and random rewards
 toy              what all of them share, and how to add one
 enumerable       environments whose responses can all be listed: tables of rewards
 space            token sequences of bounded length
-learned_reward   a reward model fitted to recorded pairs
+recorded         environments with recorded pairs, and rewards that may be learned from them
+learned_reward   a reward model fitted to recorded pairs, with early stopping
+bradley_terry    one that is linear in given features, fitted exactly
 """
 
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
-from .contextual import Contextual, ContextualEnvironment
+from .contextual import Contextual
 from .enumerable import EnumerableEnvironment, EnumerableSpec
+from .proxy import Proxy, ProxyBandit, ProxyEnvironment, ProxyTree
+from .recorded import RecordedEnvironment
 from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
 from .token_tree import TokenTree
 from .toy import RewardLabeller, ToyEnvironment
@@ -23,9 +28,13 @@ __all__ = [
     "BanditR1",
     "BanditR2",
     "Contextual",
-    "ContextualEnvironment",
     "EnumerableEnvironment",
     "EnumerableSpec",
+    "Proxy",
+    "ProxyBandit",
+    "ProxyEnvironment",
+    "ProxyTree",
+    "RecordedEnvironment",
     "RewardLabeller",
     "TokenBandit",
     "TokenBanditR1",

@@ -15,8 +15,9 @@ from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting
 
-from .enumerable import EnumerableEnvironment, EnumerableSpec, Tables
-from .learned_reward import LearnedReward, RewardModel, fit
+from .enumerable import EnumerableSpec, Tables
+from .learned_reward import RewardModel, fit
+from .recorded import RecordedEnvironment, of_pairs, of_problem
 from .space import TokenSpace
 
 
@@ -111,6 +112,10 @@ class Contextual(EnumerableSpec, kind="contextual"):
         return self.best_mass != 0
 
     @property
+    def has_proxy(self) -> bool:
+        return self.reward_model != "none"
+
+    @property
     def without_reward_model(self) -> Self:
         return self.replace(reward_model="none", **_of_reward_model())
 
@@ -126,7 +131,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
 
     def covered(self, noise: Noise) -> np.ndarray:
         """(R, X, N) bool: which responses appear in each run's recorded pairs."""
-        order = _of_problem(noise).uniforms("coverage", self.num_prompts, self.num_responses).numpy().copy()
+        order = of_problem(noise).uniforms("coverage", self.num_prompts, self.num_responses).numpy().copy()
         order[..., np.arange(self.num_prompts), self.best()] = -1.0 if self.best_in_data else 2.0
         return order.argsort(-1).argsort(-1) < self.covered_responses
 
@@ -134,7 +139,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
         if noise is None:
             raise ValueError("noise = None: must be given, as this environment draws a reference per run")
         covered, rewards = self.covered(noise), self.rewards()
-        uniforms = _of_problem(noise).uniforms("reference logits", self.num_prompts, self.num_responses, 2).numpy()
+        uniforms = of_problem(noise).uniforms("reference logits", self.num_prompts, self.num_responses, 2).numpy()
         normal = np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1])  # Box–Muller
         winner = np.where(covered, rewards, -1.0).argmax(-1)[..., None] == np.arange(self.num_responses)
         favoured = {"none": False, "winners": winner, "losers": covered & ~winner}[self.tilt]
@@ -150,7 +155,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
     def tables(self, noise: Noise) -> Tables:
         return {"rewards": self.rewards(), "covered": self.covered(noise)}
 
-    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> ContextualEnvironment:
+    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> RecordedEnvironment:
         gold, covered = torch.from_numpy(tables["rewards"]).to(dtype), torch.from_numpy(tables["covered"])
         data = recorded_pairs(gold, covered, self.labeller, noise)
         learned = None
@@ -158,18 +163,13 @@ class Contextual(EnumerableSpec, kind="contextual"):
             model = RewardModel(
                 self.reward_model, self.reward_model_hidden, self.reward_model_loss, self.reward_model_steps
             )
-            learned = fit(model, data, (self.num_prompts, self.num_responses), _of_problem(noise), dtype)
-        return ContextualEnvironment(self.space, gold, self.labeller, covered, data, learned)
+            learned = fit(model, data, (self.num_prompts, self.num_responses), of_problem(noise), dtype)
+        return RecordedEnvironment(self.space, gold, self.labeller, covered, data, learned)
 
 
 def _of_reward_model() -> dict[str, Any]:
     """The settings of a reward model, with their defaults."""
     return {f.name: f.default for f in dataclasses.fields(Contextual) if f.name.startswith("reward_model_")}
-
-
-def _of_problem(noise: Noise) -> Noise:
-    """Streams of the same runs, from their start, so that a run's environment is the same each time it is built."""
-    return Noise(noise.runs)
 
 
 def _share(mass: np.ndarray, part: np.ndarray, share: float) -> np.ndarray:
@@ -191,59 +191,7 @@ def recorded_pairs(gold: Tensor, covered: Tensor, labeller: Labeller, noise: Noi
     which = torch.arange(prompts).repeat_interleave(responses.shape[1] // prompts).expand(runs, -1)
     cells = which.unsqueeze(-1) * gold.shape[-1] + responses
     rewards = gold.expand(covered.shape).flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
-    uniforms = _of_problem(noise).uniforms("recorded labels", responses.shape[1], 1, 2)
+    uniforms = of_problem(noise).uniforms("recorded labels", responses.shape[1], 1, 2)
     label = labeller.label(rewards[..., :1], rewards[..., 1:], uniforms)
     tokens = responses.unsqueeze(-1)
-    return Batch(
-        prompts=which,
-        responses=tokens,
-        mask=torch.ones((), dtype=torch.bool).expand(tokens.shape),
-        rewards=rewards,
-        gold=rewards,
-        pairs=torch.arange(2).expand(runs, responses.shape[1], 1, 2),
-        pair_label=label,
-    )
-
-
-class ContextualEnvironment(EnumerableEnvironment):
-    """The contextual environment of each run: its recorded pairs, and gold rewards or rewards learned from the pairs.
-
-    covered: (R, X, N) bool; data: D pairs per run.
-    """
-
-    def __init__(
-        self,
-        space: TokenSpace,
-        gold: Tensor,
-        labeller: Labeller,
-        covered: Tensor,
-        data: Batch,
-        learned: LearnedReward | None,
-    ) -> None:
-        super().__init__(space, gold, labeller)
-        self.covered, self.data, self.learned = covered, data, learned
-        self.gold = None if learned is None else super().reward
-
-    def reward(self, prompts: Tensor, responses: Tensor) -> Tensor:
-        if self.learned is None:
-            return super().reward(prompts, responses)
-        cells = (prompts * self.rewards.shape[-1]).unsqueeze(-1) + responses[..., 0]
-        return self.learned.scores.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
-
-    def seen_rewards(self) -> Tensor:
-        return self.rewards if self.learned is None else self.learned.scores
-
-    def recorded(self, batch_size: int, noise: Noise) -> Batch:
-        """Recorded pairs drawn uniformly, with replacement; all of them, once each, if batch_size is their number."""
-        if batch_size == self.data.size:
-            return self.data
-        index = (noise.uniforms("recorded pairs", batch_size) * self.data.size).long().clamp(max=self.data.size - 1)
-        return self.data.gather(index)
-
-    def facts(self) -> dict[str, Tensor]:
-        """covered: (R, X, N); and of a reward model learned_rewards (R, X, N), its loss and its accuracy (R,)."""
-        found = {"covered": self.covered}
-        if self.learned is not None:
-            found["learned_rewards"] = self.learned.scores
-            found |= {"reward_model_loss": self.learned.loss, "reward_model_accuracy": self.learned.accuracy}
-        return found
+    return of_pairs(which, tokens, rewards, torch.ones((), dtype=torch.bool).expand(tokens.shape), label)

@@ -47,6 +47,11 @@ class EnumerableSpec(ToyEnvironment):
         return True
 
     @property
+    def has_proxy(self) -> bool:
+        """Whether the learner's rewards are a reward model's, and not gold."""
+        return False
+
+    @property
     def without_reward_model(self) -> Self:
         """The same environment and data, with gold rewards."""
         return self
@@ -210,4 +215,11 @@ class EnumerableEnvironment(RewardLabeller):
 
     def facts(self) -> dict[str, Tensor]:
         """Arrays for the record of environments that are drawn per run: name → (R, ...)."""
+        return {}
+
+    def measures(self, logp: Tensor, logp_ref: Tensor) -> dict[str, Tensor]:
+        """What its records have of a policy beside rewards, KL and entropy, at each evaluation: name → (R,).
+
+        logp, logp_ref: (R, X, N), of the policy and of the reference; each name is an array of `record_schema`.
+        """
         return {}

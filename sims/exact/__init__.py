@@ -1,6 +1,7 @@
 """Exact quantities of environments whose responses can all be listed, in NumPy and float64; the reference for tests.
 
-quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-n, the objective and its weights
+quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-n, win rate, the objective and its
+              weights
 tables        log-probs of a table policy, and the chain rule from weights on responses to its logits
 population    expected gradient of an algorithm: weight ∂L/∂ℓ on each response; the algorithms by family in
               population_likelihood, population_policy_gradient and population_contrastive
@@ -24,6 +25,7 @@ from .quantities import (
     objective,
     objective_weights,
     optimum,
+    win_rate,
 )
 from .tables import chain_rule, log_softmax, token_logp
 
@@ -49,4 +51,5 @@ __all__ = [
     "population_weights",
     "preference_matrix",
     "token_logp",
+    "win_rate",
 ]

@@ -86,6 +86,21 @@ def best_of_n(logp: np.ndarray, rewards: np.ndarray, n: int) -> np.ndarray:
     return p * np.divide(win, level, out=np.zeros_like(win), where=level > 0)
 
 
+def win_rate(logp: np.ndarray, logp_other: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """Probability that a response of one policy has more reward than an independent one of the other, ties one half.
+
+        Σ_y Σ_y' p(y)·q(y')·([r(y) > r(y')] + ½·[r(y) = r(y')])
+
+    All (..., N); returns (...). It is linear in each policy, and blind to how much better a response is.
+
+    >>> float(sims.exact.win_rate(np.log([0.25, 0.75]), np.log([0.5, 0.5]), np.array([0.0, 1.0])).round(12))  # ¾·½ + ¼
+    0.625
+    """
+    p, q = np.exp(logp), np.exp(logp_other)
+    order = np.sign(rewards[..., :, None] - rewards[..., None, :])
+    return np.asarray(0.5 + 0.5 * np.einsum("...i,...ij,...j->...", p, order, q))
+
+
 def kl_best_of_n_bound(n: int) -> float:
     """log n − (n−1)/n: upper bound of KL(best of n‖p), attained for continuous rewards. Beirami et al. 2024.
 

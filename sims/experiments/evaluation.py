@@ -71,22 +71,18 @@ class ExactEvaluation(Evaluation):
         self.policy: CategoricalPolicy = training.policy  # type: ignore[assignment]
         self.environment = environment
         self.logp_ref = self.policy.all_log_probs().detach()
-        self.facts = environment.facts()
 
     @torch.no_grad()
     def row(self, update: Update | None = None) -> Row:
-        """Expected reward and gold reward, KL and entropy; and the probability of responses in no recorded pair, if
-        there are recorded pairs."""
+        """Expected reward and gold reward, KL and entropy; and what the environment measures besides."""
         logp = self.policy.all_log_probs()
-        row = {
+        return {
             "reward": self._mean(logp, self.environment.seen_rewards()),
             "gold": self._mean(logp, self.environment.all_rewards()),
             "kl_policy_ref": kl_policy_ref(logp, self.logp_ref).mean(-1),
             "entropy": entropy(logp).mean(-1),
+            **self.environment.measures(logp, self.logp_ref),
         }
-        if "covered" in self.facts:
-            row["unseen_mass"] = (logp.exp() * ~self.facts["covered"]).sum(-1).mean(-1)
-        return row
 
     def closing(self) -> Row:
         """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the environment's own arrays (`facts`)."""
@@ -97,7 +93,7 @@ class ExactEvaluation(Evaluation):
             "rewards": gold,
             "logp_ref": self.logp_ref,
             "logp_final": self.policy.all_log_probs().detach(),
-            **self.facts,
+            **self.environment.facts(),
         }
 
     @staticmethod

@@ -66,7 +66,7 @@ def target_beta(experiment: Experiment) -> float | None:
     changing reference, a learned reward or implicit labels the optimum is another distribution.
     """
     algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
-    if schedule.reference != "fixed" or getattr(environment, "reward_model", "none") != "none":
+    if schedule.reference != "fixed" or getattr(environment, "has_proxy", False):
         return None
     if experiment.labelling.labels == "implicit":
         return None

@@ -61,6 +61,9 @@ SCHEMA: dict[str, Array] = {
     "token_entropy": Array(
         CURVE, "nats", "entropy of the next token, mean over the tokens of sampled responses (language models)"
     ),
+    "win_rate": Array(
+        CURVE, "", "probability that a response of π has more gold reward than one of π_ref to the same prompt, ties ½"
+    ),
     "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
     "length": Array(CURVE, "tokens", "tokens of sampled responses before EOS, mean (language models)"),
     "finished": Array(CURVE, "", "share of sampled responses that ended by EOS (language models)"),

@@ -13,7 +13,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
-from sims.environments import Contextual, ContextualEnvironment
+from sims.environments import Contextual, RecordedEnvironment
 from sims.experiments.executor import execute
 from sims.experiments.experiment import Experiment
 from sims.policies import MLP, FineTuned, Table
@@ -21,7 +21,7 @@ from sims.policies import MLP, FineTuned, Table
 RUNS = Noise.of(seed=3, runs=4)
 
 
-def built(**settings: object) -> tuple[Contextual, ContextualEnvironment]:
+def built(**settings: object) -> tuple[Contextual, RecordedEnvironment]:
     spec = Contextual(**settings)
     return spec, spec.build(torch.float64, RUNS)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, Outputs
 
 from .checks import check_shape
 from .optimise import Optimiser, PerRunOptimiser
@@ -29,13 +29,15 @@ class UpdateStats:
 class Learner:
     """Trains the policies of all runs at once.
 
-    micro_batch_size: prompts per forward pass; saves memory, changes no gradient.
+    micro_batch_size: prompts per forward pass; saves memory, changes no gradient. scored: is told each part of a
+    minibatch and the policy's outputs on it, from before the step, so that metrics need no pass of their own.
     """
 
     def __init__(
         self, policy: Policy, optimiser: Optimiser, lead: tuple[int, ...], micro_batch_size: int | None = None
     ) -> None:
         self.policy, self.micro_batch_size = policy, micro_batch_size
+        self.scored: Callable[[Batch, Outputs], None] | None = None
         self.parameters = list(policy.parameters())
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -64,7 +66,10 @@ class Learner:
         gradients: list[Tensor] | None = None
         total: Tensor | None = None
         for part, constants in parts(batch, targets, self.micro_batch_size):
-            loss = algorithm.loss(self.policy.forward(part, algorithm.output_request), part, constants)
+            outputs = self.policy.forward(part, algorithm.output_request)
+            loss = algorithm.loss(outputs, part, constants)
+            if self.scored is not None:
+                self.scored(part, outputs)
             if loss.shape != part.responses.shape[:-2]:
                 shape = tuple(part.responses.shape[:-2])
                 check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")

@@ -288,8 +288,9 @@ def test_train_runs_end_to_end_and_says_who_drew(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
 
 
-def test_the_own_sampler_is_watched_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["train", *COMMON, "--updates", "2", "--evaluations", "1", "--output", str(tmp_path / "run")]) == 0
+def test_the_own_sampler_is_watched_too_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    line = ["train", *COMMON, "--updates", "2", "--evaluations", "1", "--output", str(tmp_path / "run")]
+    assert main([*line, "--log-sampler-mismatch"]) == 0
     updates = [row for row in read_json_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert len(updates) == 2 and all(row["sampling/sampling_logp_difference/max"] < 1e-4 for row in updates)
     assert not LLM.started

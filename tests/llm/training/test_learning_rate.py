@@ -12,7 +12,7 @@ from llm.models.sampling import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
 from llm.training.learning_rate import ScheduledOptimiser
-from llm.training.metrics import update_metrics
+from llm.training.metrics import UpdateMetrics
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.loop.optimise import Optimiser
@@ -70,12 +70,12 @@ def weights(run: Run) -> Tensor:
 
 def test_each_update_is_made_at_its_rate():
     run = Run(EXPERIMENT)
-    before, logged = weights(run), []
+    before, logged, metrics = weights(run), [], UpdateMetrics(run)
     for update, rate in zip(run.train(), RATES, strict=True):
         after = weights(run)
         moved = float((after - before).norm())
         assert moved == pytest.approx(rate * float(update.stats.grad_norm), rel=1e-3)
-        logged.append(update_metrics(run, update)["learning_rate"])
+        logged.append(metrics.row(update)["learning_rate"])
         before = after
     assert logged == pytest.approx(RATES)
 

@@ -1,0 +1,189 @@
+"""A proxy reward: a Bradley–Terry reward model fitted to finitely many labelled pairs, with the gold reward kept.
+
+The learner sees the proxy; records have both, and the exact win rate by gold against the reference. The pairs are drawn
+per run: responses from the data policy, labels from gold, possibly with a taste for length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sims.core.numerics.noise import Noise
+from sims.core.numerics.sampling import inverse_cdf
+from sims.core.spec import SpecError, setting, undefined
+
+from .bandit import BanditOverlap
+from .bradley_terry import fit_bradley_terry
+from .enumerable import EnumerableSpec, Tables
+from .learned_reward import LearnedReward
+from .recorded import RecordedEnvironment, of_pairs, of_problem
+from .space import EOS
+from .token_tree import TokenTree
+
+MOST_FEATURES = 2000
+
+
+@dataclass(frozen=True)
+class Proxy(EnumerableSpec):
+    """What every environment with a proxy reward has; a subclass mixes it into an environment and names features.
+
+    Labels: P(first ≻ second) = σ((u_1 − u_2)/label_temperature) with u = gold + length_bias·length, in tokens. The
+    score is θ·φ, the minimum of Bradley–Terry's loss with an L2 penalty (`bradley_terry`), times the label temperature
+    where there is one: then a labeller of the same temperature that is given proxy rewards labels as the reward model
+    predicts. So the proxy is gold, up to a constant, as pairs of every kind grow many and the features suffice.
+    """
+
+    has_data: ClassVar[bool] = True
+
+    num_pairs: int = setting(256, "recorded pairs, each of two draws from the data policy", at_least=1)
+    proxy: Literal["table", "features"] = setting(
+        "features", "scores of the reward model: one free number per response, or linear in the environment's features"
+    )
+    proxy_l2: float = setting(0.1, "L2 penalty on the reward model's parameters, half its square added", above=0)
+    length_bias: float = setting(0.0, "how much a token of length is worth to who labels the recorded pairs, in reward")
+
+    @property
+    def has_proxy(self) -> bool:
+        return True
+
+    def features(self) -> np.ndarray:
+        """(X, N, F) float64: what a score may depend on; proxy = features."""
+        raise undefined(self, "features", "(X, N, F) float64, what a score may depend on")
+
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each response before EOS."""
+        responses, mask = (x.numpy() for x in self.space.all_responses)
+        return (mask & (responses != EOS)).sum(-1) if self.space.eos else mask.sum(-1)
+
+    def check(self) -> None:
+        super().check()
+        size = self.num_prompts * len(self.space.all_responses[0])
+        if self.proxy == "table" and size > MOST_FEATURES:
+            rule = f"must be features: a table would have {size:,} free numbers, at most {MOST_FEATURES:,} are fitted"
+            raise SpecError("proxy", self.proxy, rule)
+
+    def tables(self, noise: Noise) -> Tables:
+        """Gold rewards; recorded pairs, as indices of responses; and what the reward model that fits them says."""
+        own, gold = of_problem(noise), self.rewards()
+        x, n = gold.shape
+        uniforms = own.uniforms("recorded pairs", self.num_pairs, 3)
+        prompts = (uniforms[..., 0] * x).long().clamp(max=x - 1)
+        data_policy = torch.from_numpy(self.response_probabilities()).expand(*noise.lead, x, n)
+        drawn = torch.stack([inverse_cdf(data_policy, uniforms[..., k], prompts) for k in (1, 2)], dim=-1)
+        liked = torch.from_numpy(gold + self.length_bias * self.lengths())
+        first, second = (liked[prompts, drawn[..., k]].unsqueeze(-1) for k in (0, 1))
+        labels = self.labeller.label(first, second, own.uniforms("recorded labels", self.num_pairs, 1, 2))
+        fitted = [
+            self.fit(*pairs) for pairs in zip(prompts.numpy(), drawn.numpy(), labels[..., 0].numpy(), strict=True)
+        ]
+        return {
+            "rewards": gold,
+            "pair_prompts": prompts.numpy()[..., None],
+            "pair_responses": drawn.numpy(),
+            "pair_labels": labels.numpy(),
+            "scores": np.stack([scores for scores, _ in fitted]),
+            "fit": np.stack([numbers for _, numbers in fitted]),
+        }
+
+    def fit(self, prompts: np.ndarray, responses: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The reward model of one run's pairs: scores (X, N), of mean 0 over the responses of a prompt; and its mean
+        loss and its accuracy on these pairs, (1, 2). prompts, labels: (D,); responses: (D, 2), their indices."""
+        x, n = self.num_prompts, len(self.space.all_responses[0])
+        features = np.eye(x * n).reshape(x, n, -1) if self.proxy == "table" else self.features()
+        differences = features[prompts, responses[:, 0]] - features[prompts, responses[:, 1]]
+        theta = fit_bradley_terry(differences, labels, self.proxy_l2)
+        margin = differences @ theta
+        loss = (labels * np.logaddexp(0.0, -margin) + (1.0 - labels) * np.logaddexp(0.0, margin)).mean()
+        # As a tie is labelled ½, a margin of 0 is right where the label is.
+        accuracy = (np.sign(margin) == np.sign(labels - 0.5)).mean()
+        scores = (features @ theta) * (self.label_temperature or 1.0)
+        return scores - scores.mean(-1, keepdims=True), np.array([[loss, accuracy]])
+
+    def response_probabilities(self) -> np.ndarray:
+        """(X, N): the data policy's probability of each whole response."""
+        responses, mask = self.space.all_responses
+        nodes = self.space.node_index(responses)
+        logp = self.reference_logp()
+        tokens = logp[:, 0 if nodes is None else nodes.numpy(), responses.numpy()]  # (X, N, L)
+        return np.exp(np.where(mask.numpy(), tokens, 0.0).sum(-1))
+
+    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> ProxyEnvironment:
+        gold = torch.from_numpy(tables["rewards"]).to(dtype)
+        prompts, drawn = torch.from_numpy(tables["pair_prompts"])[..., 0], torch.from_numpy(tables["pair_responses"])
+        every, masks = self.space.all_responses
+        cells = prompts.unsqueeze(-1) * gold.shape[-1] + drawn
+        rewards = gold.expand(*noise.lead, *gold.shape[-2:]).flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+        data = of_pairs(prompts, every[drawn], rewards, masks[drawn], torch.from_numpy(tables["pair_labels"]).to(dtype))
+        covered = torch.zeros(*noise.lead, gold.shape[-2] * gold.shape[-1], dtype=torch.bool)
+        covered = covered.scatter(1, cells.flatten(1), True).view(*noise.lead, *gold.shape[-2:])
+        loss, accuracy = torch.from_numpy(tables["fit"]).to(dtype)[:, 0].unbind(-1)
+        learned = LearnedReward(torch.from_numpy(tables["scores"]).to(dtype), loss, accuracy)
+        return ProxyEnvironment(self.space, gold, self.labeller, covered, data, learned)
+
+
+class ProxyEnvironment(RecordedEnvironment):
+    """Recorded pairs of each run, the proxy that was fitted to them, and the win rate by gold."""
+
+    def measures(self, logp: Tensor, logp_ref: Tensor) -> dict[str, Tensor]:
+        """unseen_mass; and win_rate, exact: Σ π(y)·π_ref(y')·[r(y) > r(y')], ties ½, mean over prompts."""
+        own, other = self.rewards.unsqueeze(-1), self.rewards.unsqueeze(-2)
+        half = 0.5 * (torch.sign(own - other).double() + 1.0)
+        # Contiguous: the last bits of a sum depend on how its terms lie in memory, and so on R.
+        wins = (half * logp_ref.double().exp().unsqueeze(-2)).contiguous().sum(-1)
+        rate = (logp.double().exp() * wins).contiguous().sum(-1).mean(-1)
+        return super().measures(logp, logp_ref) | {"win_rate": rate.to(logp.dtype)}
+
+
+@dataclass(frozen=True)
+class ProxyBandit(Proxy, BanditOverlap, kind="proxy_bandit"):
+    """The bandit of `bandit_overlap`; the learner sees a reward model of labelled pairs, a sum of cosines.
+
+    They are cos(πk(a + ½)/N), k = 1 … num_features. Where the data policy never goes, the sum goes on somehow.
+
+    >>> run = sims.run(sims.RLOO(), sims.ProxyBandit(), updates=20, runs=2)
+    >>> run.reward.shape == run.gold.shape == run.record.arrays["win_rate"].shape  # proxy, gold, against the reference
+    True
+    """
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset(
+        ("peak", "width", "overlap", "spread", "proxy", "proxy_l2", "length_bias", "num_features")
+    )
+
+    num_features: int = setting(8, "cosines that the proxy is made of (proxy = features)", at_least=1)
+
+    def check(self) -> None:
+        super().check()
+        if self.num_features > self.num_actions - 1:
+            rule = f"must be at most {self.num_actions - 1}, with which any scores of {self.num_actions} actions can be"
+            raise SpecError("num_features", self.num_features, f"{rule} had, up to a constant")
+
+    def features(self) -> np.ndarray:
+        place = (np.arange(self.num_actions) + 0.5) / self.num_actions
+        waves = np.cos(np.pi * np.arange(1, self.num_features + 1) * place[:, None])
+        return np.tile(waves, (self.num_prompts, 1, 1))
+
+
+@dataclass(frozen=True)
+class ProxyTree(Proxy, TokenTree, kind="proxy_token_tree"):
+    """The tree of `token_tree`; the learner sees a reward model of labelled pairs that counts tokens, a bag of words.
+
+    A score is linear in how often each token but EOS stands in a response. These counts add up to the length, so that
+    a length bias of the labels is learned, and goes on beyond the lengths that were seen.
+
+    >>> run = sims.run(sims.RLOO(), sims.ProxyTree(length_bias=0.5), updates=20, runs=2)
+    >>> round(float(run.record.arrays["win_rate"][0, 0]), 6)  # of the reference against itself
+    0.5
+    """
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed", "proxy", "proxy_l2", "length_bias"))
+
+    def features(self) -> np.ndarray:
+        responses, mask = (x.numpy() for x in self.space.all_responses)
+        tokens = np.arange(EOS + 1, self.vocabulary)
+        counts = ((responses[..., None] == tokens) & mask[..., None]).sum(1)
+        return np.tile(counts.astype(np.float64), (self.num_prompts, 1, 1))
