@@ -2,9 +2,14 @@
 what the reward asks for.
 
 A task is a length, and its overlap the reference's probability of lengths within five tokens of it, which the embedded
-language knows exactly (`llm.tasks.length`); its toy is the bandit whose data policy has that mass on the reward's peak,
-in units of whose width it is as wide. On skew the recorded responses lie off reference and optimum alike, and the toy is
-a contextual bandit with the same two masses. No two tasks share an arm: each has a seed of its own, online and offline.
+language knows exactly (`llm.tasks.length`). Its toy is a bandit whose data policy has the same mass within the width of
+the reward's peak, and the same spread in units of that width. On skew the recorded responses lie off reference and
+optimum alike, and the toy is a contextual bandit with the same two masses. No two tasks share an arm: each has a seed
+of its own, online and offline.
+
+How arms are tuned was said before any was run. Toys: five learning rates, ten runs of full length. The model: three
+learning rates, one run of half the length. In both the score over the run decides, and an arm whose best rate is at an
+end tries the next one beyond, once.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ UPDATES, RUNS = {"toy": 100, "lm": 8}, {"toy": 50, "lm": 5}
 EVALUATIONS = {"toy": 10, "lm": 2}
 GRIDS = {"toy": product(learning_rate=(0.03, 0.1, 0.3, 1.0, 3.0)), "lm": product(learning_rate=(1e-3, 3e-3, 1e-2))}
 TUNING_RUNS = {"toy": 10, "lm": 1}
-SHORT = {"toy": Short(100, 10, widen=1), "lm": Short(4, 2, widen=1)}
+SHORT = {"toy": Short(100, 10, widen=3), "lm": Short(4, 2, widen=1)}
 BANDIT_SPREAD = 4.7  # of a data policy, in actions, where the peak's width is 10: as 2.5 tokens to 5
 
 
