@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sims.experiments.folders import written_whole
+from sims.experiments.whole import written_whole
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval
 from sims.statistics.verdicts import FALSE_DISCOVERIES, outcome, p_value, survive, theorem

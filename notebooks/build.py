@@ -15,12 +15,13 @@ import re
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
-from nbclient import NotebookClient
-from nbformat import NotebookNode
+if TYPE_CHECKING:
+    from jupyter_client import KernelManager
+    from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -36,6 +37,8 @@ def sources() -> list[Path]:
 
 def read(source: Path) -> NotebookNode:
     """A source as a notebook without outputs, whose cells are numbered."""
+    import jupytext  # here and below, not at the top: who asks for the address of the repository need not wait
+
     notebook = jupytext.read(source, fmt="py:percent")
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
@@ -45,28 +48,58 @@ def read(source: Path) -> NotebookNode:
     return notebook
 
 
-def execute(source: Path, quick: bool = False) -> NotebookNode:
-    """Run a source from top to bottom in a fresh kernel. RuntimeError for a warning or whatever else is on stderr."""
+def execute(source: Path, quick: bool = False, kernel: KernelManager | None = None) -> NotebookNode:
+    """Run a source from top to bottom in a fresh kernel. RuntimeError for a warning or whatever else is on stderr.
+
+    kernel: one that `started` gave, in which others ran before, whose names are forgotten first.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = read(source)
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "ONOFF_QUICK": "1" if quick else "0"}
-    environment.pop("MPLBACKEND", None)
+    if kernel is not None:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
     client = NotebookClient(
         notebook,
+        km=kernel,
         timeout=None,
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": str(FOLDER)}},
     )
-    client.execute(env=environment)
+    client.execute(env=_environment(quick))
+    if kernel is not None:
+        notebook.cells.pop(0)
     for output in outputs(notebook):
         if output.output_type == "stream" and output.name == "stderr":
             raise RuntimeError(f"{source.name}: wrote to stderr: {output.text}")
     return clean(notebook)
 
 
+@contextmanager
+def started(quick: bool = False) -> Iterator[KernelManager]:
+    """A kernel for several sources: what they import takes half of a quick mode's time."""
+    from jupyter_client import KernelManager
+
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel(cwd=str(FOLDER), env=_environment(quick))
+    try:
+        yield kernel
+    finally:
+        kernel.shutdown_kernel(now=True)
+
+
+def _environment(quick: bool) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "ONOFF_QUICK": "1" if quick else "0"}
+    environment.pop("MPLBACKEND", None)
+    return environment
+
+
 def clean(notebook: NotebookNode) -> NotebookNode:
     """Without what widgets leave behind: their state, and views of it that nothing could show again."""
+    import nbformat
+
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata = {}
@@ -132,6 +165,8 @@ def main() -> None:
         start = time.perf_counter()
         notebook = execute(source, options.quick)
         if not options.quick:
+            import nbformat
+
             nbformat.write(notebook, source.with_suffix(".ipynb"))
         print(f"{source.stem}: {time.perf_counter() - start:.1f} s")
 

@@ -17,8 +17,9 @@ from .core.spec import find_kind, kinds_of
 from .environments import ToyEnvironment
 from .experiments.command import keeping
 from .experiments.experiment import Experiment
-from .experiments.folders import check_file, check_folder, path, written_whole
+from .experiments.folders import check_file, check_folder, path
 from .experiments.options import OptionParser, add_options, from_options, kind_name
+from .experiments.whole import written_whole
 from .listings import environment_table, policy_table
 
 EXAMPLES = """examples:

@@ -132,7 +132,9 @@ def commands() -> Iterator[Command]:
         needed = {"new": ("--output", "new", "--data", "texts.jsonl"), "reward": ("--output", "new")}.get(name, ())
         yield Command(llm.__main__.main, name, needed=needed)
     for kind in ours(Task):
-        needed = {"learned_reward": ("--reward-model", "scores"), "function": ("--function", "math:sqrt")}.get(kind, ())
+        needed = {"learned_reward": ("--reward-model", "scores"), "function": ("--reward-funcs", "math:sqrt")}.get(
+            kind, ()
+        )
         yield Command(llm.__main__.main, "train", "--task", kind, needed=needed)
     for kind in ours(Algorithm):
         yield Command(llm.__main__.main, "train", "--algorithm", kind)

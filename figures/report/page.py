@@ -27,11 +27,11 @@ from figures.claims import RULE, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
-from sims.experiments.folders import written_whole
+from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
 from .reading import SETTINGS, read_figures, read_rows
-from .sections import described, remarks, sections, tuned
+from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
 from .style import SAVED
 
@@ -85,6 +85,7 @@ def write(out: Path) -> None:
             judged=[section for section in found if section.rows],
             unjudged=[section for section in found if not section.rows],
             heads=dict(Counter(section.head for section in found if section.rows).most_common()),
+            changed=changes(section for section in found if section.rows),
             figures=figures,
             by_name={figure["name"]: figure for figure in figures},
             states=[state for state in STATES.values() if any(row.state == state.word for row in rows)],

@@ -22,22 +22,38 @@
       .filter((toggle) => toggle.dataset.kind === kind && toggle.getAttribute("aria-pressed") === "true")
       .map((toggle) => toggle.dataset.value);
 
+  // A question may be typed as it is asked: words that every question has say nothing.
+  const idle = new Set(
+    ("a an and any are as at be by can did do does for from has have how i if in is it its of on or should than that " +
+      "the then there this to true use was what when where which who why will with work works would").split(" "),
+  );
+  const asked = () =>
+    search.value
+      .toLowerCase()
+      .split(/\s+/)
+      .map((word) => word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, ""))
+      .filter((word) => word && !idle.has(word));
+
   function filter() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = asked();
     const states = pressed("state");
     const settings = pressed("setting");
     // State and setting must be those of one row: "opposite" and "lm" finds what came out opposite on a language model.
     const fits = ([state, setting]) =>
       (!states.length || states.includes(state)) && (!settings.length || settings.includes(setting));
     let shown = 0;
+    const matches = (claim) => (claim.found.some(fits) ? words.filter((word) => claim.text.includes(word)).length : -1);
+    // Where no claim has all of the words, those that have most of them.
+    const most = Math.max(...claims.map(matches));
     for (const claim of claims) {
-      const show = words.every((word) => claim.text.includes(word)) && claim.found.some(fits);
+      const show = matches(claim) === most && (most > 0 || (most === 0 && !words.length));
       claim.article.hidden = !show;
       if (claim.line) claim.line.hidden = !show;
       shown += show;
     }
     const filtered = words.length + states.length + settings.length > 0;
-    count.textContent = filtered ? `${shown} of ${claims.length} claims` : "";
+    const some = shown && most < words.length ? `, with ${most} of ${words.length} words: none has all` : "";
+    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}` : "";
     clear.hidden = !filtered;
   }
 

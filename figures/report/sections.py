@@ -43,7 +43,7 @@ class Plot:
 class Section:
     """A claim. anchor: its address in the page. cells: (state, rows in it) by setting. plots: none where nothing judges
     it here, and then command says what would; "" if nothing does yet. notes, history: with the rows they hold for,
-    where these are not all."""
+    where these are not all. closest: the row whose state hangs by least."""
 
     anchor: str
     id: str
@@ -58,6 +58,7 @@ class Section:
     plots: Sequence[Plot]
     notes: Sequence[tuple[str, str]]
     history: Sequence[tuple[str, str]]
+    closest: str
     figures: Sequence[str]
     commands: Sequence[str]
     rows: Sequence[Row]
@@ -107,6 +108,7 @@ def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
         plots=_plots(rows, entry.text),
         notes=_shared(rows, lambda row: [row.note]),
         history=_shared(rows, lambda row: _history(entry, row)),
+        closest=_closest(rows),
         figures=_distinct(row.figure for row in rows),
         commands=_distinct(row.command for row in rows) if rows else drawn_elsewhere,
         rows=rows,
@@ -134,6 +136,49 @@ def _plots(rows: Sequence[Row], text: str) -> list[Plot]:
             groups.append(("" if claim == text else claim, lines))
         plots.append(Plot(unit, line, groups))
     return plots
+
+
+def _closest(rows: Sequence[Row]) -> str:
+    """Which decided row's interval ends nearest to the margin that its state turns on, relative to the margin."""
+    found = [(gap / row.margin, gap, row) for row in rows if row.margin > 0 and (gap := _gap(row)) is not None]
+    if not found:
+        return ""
+    _, gap, row = min(found, key=lambda item: item[0])
+    return f"“{row.part}” ({row.setting}): {row.state}, with its interval's end {gap:.2g} {row.unit} from the margin"
+
+
+def _gap(row: Row) -> float | None:
+    """How far the interval's nearer end is from the margin that a decided row's state turns on; None if undecided."""
+    if not row.has_interval or row.sign is None:
+        return None
+    low, high = (row.low, row.high) if row.sign >= 0 else (-row.high, -row.low)  # as if a positive effect were claimed
+    if row.sign == 0:
+        gaps = {"supported": row.margin - max(-low, high), "opposite": max(low, -high) - row.margin}
+    else:
+        gaps = {"supported": low - row.margin, "opposite": -row.margin - high, "too small": row.margin - high}
+    return max(gaps[row.state], 0.0) if row.state in gaps else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A line of a claim's history. of: the rows that it is of; "" for all."""
+
+    date: str
+    section: Section
+    text: str
+    of: str
+
+
+def changes(found: Iterable[Section]) -> list[tuple[str, list[Change]]]:
+    """What changed since a row was first catalogued, by date, the newest first."""
+    lines = []
+    for section in found:
+        for line, of in section.history:
+            date, _, text = line.partition(": ")
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", date) and text != "first catalogued":
+                lines.append(Change(date, section, text, of))
+    lines.sort(key=lambda change: change.date, reverse=True)
+    return [(date, list(of)) for date, of in itertools.groupby(lines, key=lambda change: change.date)]
 
 
 def _history(entry: Entry, row: Row) -> list[str]:

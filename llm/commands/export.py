@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from llm.models.loading import build_policy, load_tokenizer
+from llm.models.spec import LanguageModelSpec
 from llm.training import checkpoint
 from llm.training.checkpoint import CheckpointError
 from llm.training.folder import save_model, stored
-from llm.training.run import Run
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed
 from sims.experiments.folders import check_new, path
@@ -17,6 +21,7 @@ from sims.experiments.options import OptionParser, whole
 EXAMPLES = """examples:
   python -m llm export runs/tiny-min-length                    list its checkpoints
   python -m llm export runs/tiny-min-length --update 40 --output at-40
+  python -m llm export runs/adapted --update 40 --output whole --merge
   python -m llm sample --model at-40 --prompt "the cat"
 """
 
@@ -27,8 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", type=path, help="folder of a run of train or sft")
     parser.add_argument("--update", type=whole, metavar="INT", help="of the checkpoint; none: list those there are")
     parser.add_argument("--output", type=path, metavar="DIR", help="new folder for model and tokenizer")
+    parser.add_argument("--merge", action="store_true", help="add LoRA adapters to the weights of their base")
     options = parser.parse_strictly(arguments)
-    experiment, index = stored(options.folder)
+    experiment, _ = stored(options.folder)
     there: dict[int, Path] = dict(checkpoint.found(options.folder))
     if options.update is None and options.output is None:
         print("\n".join(f"{update:8}  {place}" for update, place in there.items()) or "no checkpoints")
@@ -43,9 +49,18 @@ def main(arguments: Sequence[str]) -> int:
         held = checkpoint.read(there[options.update])
     except CheckpointError as error:
         return failed(error, FAILED)
-    run = Run(experiment, index)
-    run.load_state_dict(held.tensors, held.numbers)
-    options.output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    save_model(run, options.output)
+    # Not a whole `Run`, which would want the data and the reward model too.
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    tokenizer = load_tokenizer(spec)
+    policy = build_policy(spec, tokenizer, experiment.algorithm.needs_critic, experiment.dtype, torch.device("cpu"))
+    with torch.no_grad():
+        for i, parameter in enumerate(policy.parameters()):
+            parameter.copy_(held.tensors[f"policy.{i}"])
+    model: Any = policy.model
+    if options.merge:
+        if not hasattr(model, "merge_and_unload"):
+            raise SpecError("merge", True, "the run has no adapters: lora_rank = none")
+        model = model.merge_and_unload()
+    save_model(model, tokenizer, options.output)
     print(options.output)
     return 0

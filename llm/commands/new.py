@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from llm.training.memory import check_new_model
 from sims.core.spec import Spec, SpecError, setting, to_json
 from sims.experiments.folders import check_new, path
 from sims.experiments.options import OptionParser, add_options, from_options
+from sims.experiments.whole import folder_written_whole
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"  # ids 0, 1, 2
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -106,13 +105,10 @@ def create(config: NewModel, folder: Path) -> tuple[int, int]:
     tokenizer = train_tokenizer(texts(config), config.vocab_size)
     shape = (config.hidden, config.layers, config.heads, config.max_positions)
     model = build_model(config.architecture, len(tokenizer), *shape, seed=config.seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new = Path(scratch) / "new"
+    with folder_written_whole(folder) as new:
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
         (new / "report.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
-        os.rename(new, folder)
     return len(tokenizer), sum(parameter.numel() for parameter in model.parameters())
 
 

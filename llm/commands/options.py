@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
@@ -12,14 +13,14 @@ from llm.models.sampling import Decoding
 from llm.models.scoring import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
-from llm.tasks import Task
+from llm.tasks import RewardFunction, Task
 from llm.training.learning_rate import ScheduledOptimiser
 from llm.training.presets import PRESETS
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
-from sims.core.spec import Spec, SpecError, find_kind, kinds_of, nearest
+from sims.core.spec import Spec, SpecError, find_kind, kinds_of, nearest, to_json
 from sims.experiments.experiment import PARTS, Experiment
 from sims.experiments.options import OptionParser, add_options, given, kind_name, whole
 
@@ -35,7 +36,11 @@ def parse(
     preset: the default one; stored: what to start from instead of a preset, if any. A first pass finds preset, task and
     algorithm; a second pass parses the options that these have. Raises SpecError.
     """
-    first = _choices(OptionParser("python -m llm", add_help=False), preset).parse_known_args(list(arguments))[0]
+    chooser = _choices(OptionParser("python -m llm", True, add_help=False), preset)
+    chooser.add_argument("--reward-funcs")
+    first = chooser.parse_known_args(list(arguments))[0]
+    if first.reward_funcs is not None and first.task is None:  # as in TRL, where they are all that a reward is
+        first.task = RewardFunction.kind
     base = find_preset(first.preset) if stored is None else stored
     task: type[Task] = type(base.environment)  # type: ignore[assignment]
     if first.task is not None:
@@ -84,6 +89,23 @@ def parse(
         labelling=_changed(base.labelling, options),
     )
     return experiment, options
+
+
+def as_options(experiment: Experiment) -> dict[str, Any]:
+    """Every option that `parse` makes this experiment of, by name: all settings, so that no default matters."""
+    spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    found: dict[str, Any] = {
+        "task": experiment.environment.kind.replace("_", "-"),
+        "algorithm": experiment.algorithm.kind.replace("_", "-"),
+        "use_vllm": isinstance(spec.decoding, VLLMDecoding),
+        "compute_precision": spec.scoring.precision,
+    }
+    parts = (experiment.environment, spec, spec.decoding, spec.scoring, experiment.algorithm, experiment.schedule)
+    for part in (*parts, experiment.optimiser, experiment.labelling, experiment):
+        skipped = {*PARTS, *_NESTED} | ({"precision"} if part is spec.scoring else set())
+        offered = {f.name for f in dataclasses.fields(part) if f.metadata.get("help") is not None} - skipped
+        found |= {name: value for name, value in to_json(part).items() if name in offered}
+    return found
 
 
 def find_preset(name: str) -> Experiment:

@@ -11,18 +11,18 @@ from llm.embedded import EMBEDDED
 from llm.training import pretrain as pretraining
 from llm.training.checkpoint import CheckpointError
 from llm.training.memory import check_new_model
-from llm.training.unfinished import Unfinished, stored
+from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.spec import SpecError, to_json
 from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, from_options
 
-from .saving import add_saving, saving_of, settings_of
+from .saving import add_saving, config_of, saving_of, settings_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train an embedded model, or check a saved one."""
-    parser = OptionParser("python -m llm pretrain", description="Train a tiny model on the embedded language.")
+    parser = OptionParser("python -m llm pretrain", True, description="Train a tiny model on the embedded language.")
     parser.add_argument("--output", type=path, metavar="DIR", help="folder for the model (default runs/pretrain-NAME)")
     parser.add_argument(
         "--check",
@@ -46,10 +46,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if all(row.holds for row in rows) else 1
     config = from_options(options, pretraining.PretrainConfig)
     folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
+    if options.resume and was_finished(folder):
+        return 0
     config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})
     _check(config, folder)
     settings = {config.kind: to_json(config)}
-    progress = Unfinished(folder, settings, "eval_loss", saving_of(options), options.resume, options.overwrite)
+    text = config_of("pretrain", options, [config])
+    progress = Unfinished(folder, settings, text, "eval_loss", saving_of(options), options.resume, options.overwrite)
     try:
         with keeping(progress.kept):
             fit = pretraining.Pretraining(config)
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
                 fit.load_state_dict(held.tensors, held.numbers)
             progress.run(fit, fit.evaluate, f"pretrain {config.architecture}")
             report = fit.report()
-            pretraining.save(folder, fit.model, fit.tokenizer, report)
+            pretraining.save(folder, fit.model, fit.tokenizer, report, progress.written())
             turn = progress.finish(fit.updates)
     except FloatingPointError as error:
         return failed(error, REFUSED)

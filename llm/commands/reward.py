@@ -26,7 +26,7 @@ from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
 from llm.reward_models.scoring import held_out, label_pairs, preference_batch
 from llm.training.checkpoint import CheckpointError
-from llm.training.unfinished import Unfinished, stored
+from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
@@ -36,7 +36,7 @@ from sims.experiments.folders import check_new, path
 from sims.experiments.memory import check_fits, check_steps, sizes_of
 from sims.experiments.options import OptionParser, add_options, whole
 
-from .saving import add_saving, saving_of, settings_of
+from .saving import add_saving, config_of, saving_of, settings_of
 
 EXAMPLES = """examples:
   python -m llm reward --output gold                           the language's own responses, shorter ones preferred
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> OptionParser:
     """The options of `reward`."""
-    parser = OptionParser("python -m llm reward", description=__doc__, epilog=EXAMPLES)
+    parser = OptionParser("python -m llm reward", True, description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "--output", required=True, type=path, metavar="FOLDER", help="folder for the reward model; must not exist"
     )
@@ -73,6 +73,8 @@ def parser() -> OptionParser:
 def run(options: argparse.Namespace) -> int:
     """Fit, evaluate on held-out pairs, save, print. Exit status: 0 for success, 2 for an error."""
     try:
+        if options.resume and was_finished(options.output):
+            return 0
         held = stored(options.output) if options.resume else {}
         data, labeller = settings_of(options, RewardData, held), settings_of(options, Labeller, held)
         loss, training = settings_of(options, RewardModelLoss, held), settings_of(options, RewardTraining, held)
@@ -81,10 +83,10 @@ def run(options: argparse.Namespace) -> int:
         check_steps(sizes_of(training))
         check_fits(sizes_of(data), lambda sizes: 500.0 * sizes["pairs"])
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        settings = {spec.kind: to_json(spec) for spec in (data, labeller, loss, training, scoring)}
-        progress = Unfinished(
-            options.output, settings, "eval_log_loss", saving_of(options), options.resume, options.overwrite
-        )
+        specs = (data, labeller, loss, training, scoring)
+        settings, text = {spec.kind: to_json(spec) for spec in specs}, config_of("reward", options, specs)
+        saving, again = saving_of(options), (options.resume, options.overwrite)
+        progress = Unfinished(options.output, settings, text, "eval_log_loss", saving, *again)
         with keeping(progress.kept), joined(options.processes, device) as ranks:
             _run(data, labeller, loss, training, scoring, progress, device, ranks)
     except FloatingPointError as error:
@@ -122,7 +124,8 @@ def _run(
     for each in (rows, held_out_rows):
         check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
     fitting, started = Fit(model, train, loss, training, margin, ranks), time.perf_counter()
-    held = progress.held(digest([*rows, *held_out_rows]))
+    known = digest([*rows, *held_out_rows])
+    held = ranks.in_turn(lambda: progress.held(known), device)
     before = held_out(model, test)
     if held is not None:
         fitting.load_state_dict(held.tensors, held.numbers)
@@ -141,7 +144,7 @@ def _run(
     report = progress.settings | {"before": dataclasses.asdict(before), "held_out": dataclasses.asdict(after)}
     report |= {"longer_wins": longer.accuracy, "held_out_pairs_with_a_training_prompt": shared}
     report |= {"update": fitting.updates, "training_pairs": train.size, "seconds": round(seconds, 1)}
-    model.save(progress.output, tokenizer, report)
+    model.save(progress.output, tokenizer, report, progress.written())
     turn = progress.finish(fitting.updates)
     print(f"{progress.output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}{turn}")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from typing import TypeVar
 
 from llm.training.unfinished import Saving
-from sims.core.spec import Spec
+from sims.core.spec import Spec, to_json
+from sims.experiments.config_file import config_text
 from sims.experiments.options import from_options, given, whole
 
 S = TypeVar("S", bound=Spec)
@@ -45,6 +48,13 @@ def add_saving(parser: argparse.ArgumentParser, load_best: bool) -> None:
 
 def saving_of(options: argparse.Namespace) -> Saving:
     return Saving(options.evaluations, options.save_every, options.save_total_limit, options.load_best_model_at_end)
+
+
+def config_of(command: str, options: argparse.Namespace, specs: Sequence[Spec]) -> str:
+    """The file beside a model that makes it again."""
+    values = {name: value for spec in specs for name, value in to_json(spec).items() if hasattr(options, name)}
+    header = f"python -m llm {command} --config run.yaml --output FOLDER makes this model again"
+    return config_text(values | dataclasses.asdict(saving_of(options)), header)
 
 
 def settings_of(options: argparse.Namespace, cls: type[S], stored: dict[str, Spec]) -> S:

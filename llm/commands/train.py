@@ -1,6 +1,6 @@
 """python -m llm train tunes a language model; sft fine-tunes it on recorded responses. Their output is a folder.
 
-<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+<output>/spec.json  run.yaml  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import Checkpoint, CheckpointError
 from llm.training.folder import (
+    CONFIG,
     METRICS,
     MODEL,
     SAMPLES,
@@ -40,23 +41,36 @@ from llm.training.run import Run, RunError
 from sims.core.loop.train import Update
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
+from sims.experiments.config_file import config_text
 from sims.experiments.experiment import Experiment
 from sims.experiments.folders import check_folder, path
 from sims.experiments.memory import check_size
 from sims.experiments.options import OptionParser, whole
 from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
-from .options import add_device, device_of, parse
+from .options import add_device, as_options, device_of, parse
 
 EXAMPLES = """examples:
   python -m llm train --preset tiny-min-length
   python -m llm train --preset tiny-mode-length --algorithm dpo --num-generations 2 --batch-size 64 --updates 100
-  python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
+  python -m llm train --preset tiny-min-length --reward-funcs my_rewards:brevity
+  python -m llm train --config runs/tiny-min-length/run.yaml --seed 1 --output again
   python -m llm train --preset pythia-1.4b-min-length --dry-run
   python -m llm train --preset pythia-1.4b-min-length --use-vllm
   torchrun --nproc-per-node 2 -m llm train --processes 2
   torchrun --nproc-per-node 8 -m llm train --preset pythia-1.4b-min-length --processes 8 --sharding full
 """
+_LOGGED = (  # options of the run that its files depend on
+    "log_every",
+    "log_kl",
+    "log_sampler_mismatch",
+    "save_every",
+    "save_total_limit",
+    "metric_for_best_model",
+    "greater_is_better",
+    "report_to",
+    "sharding",
+)
 _BAR = {
     "reward": "reward",
     "kl": "kl",
@@ -73,7 +87,9 @@ _BAR = {
 
 def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
-    parser = OptionParser(f"python -m llm {command}", description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES)
+    parser = OptionParser(
+        f"python -m llm {command}", True, description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES
+    )
     group = parser.add_argument_group("run")
     group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
@@ -171,7 +187,7 @@ def _left(folder: Path) -> str:
 
 def _resumed(arguments: Sequence[str]) -> tuple[Experiment, int] | None:
     """Of a run that is resumed, the settings stored in its folder; None where there is none, or a preset is named."""
-    first = OptionParser("python -m llm", add_help=False)
+    first = OptionParser("python -m llm", True, add_help=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--output", type=path)
     first.add_argument("--preset")
@@ -198,15 +214,21 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         check_memory(experiment, device, options.processes or check_processes(None), options.sharding)
 
 
+def _config(experiment: Experiment, options: argparse.Namespace) -> str:
+    """The file beside a run that reproduces it, and only it: no default of ours enters."""
+    values = {name: getattr(options, name) for name in ("run", *_LOGGED) if getattr(options, name) is not None}
+    header = "python -m llm train --config run.yaml --output FOLDER makes this run again"
+    return config_text(as_options(experiment) | values, header)
+
+
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
     """Train in a folder, from the start or from its last checkpoint."""
     torch.set_num_threads(options.threads)
     device = device_of(options)
     with joined(options.processes, device) as ranks:
-        held = held_in(experiment, folder, options.run, options.resume, options.overwrite) if ranks.first else None
-        ranks.sum([torch.zeros(1, device=device)])  # wait until the first process has looked at the folder
-        if not ranks.first and options.resume:
-            held = checkpoint.load(folder)
+        held = ranks.in_turn(
+            lambda: held_in(experiment, folder, options.run, options.resume, options.overwrite), device
+        )
         try:
             _train(experiment, folder, options, held, device, ranks)
         finally:
@@ -233,6 +255,7 @@ def _train(
     if ranks.first:
         try_to_save(run)
         begin(experiment, folder, options.run, options.overwrite)  # from here on the folder holds a run
+        checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))
         if "wandb" in options.report_to:
@@ -248,7 +271,7 @@ def _train(
             logger.close()
     weights = run.model_weights()
     if ranks.first:
-        save_model(run, folder / MODEL, weights)
+        save_model(run.policy.model, run.tokenizer, folder / MODEL, weights)
         print(closing_table(folder))
 
 

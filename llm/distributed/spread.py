@@ -12,7 +12,7 @@ Started by `torchrun --nproc-per-node 2 -m llm ...`, or by any launcher that set
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -31,6 +31,7 @@ from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.spec import SpecError
 
 P = TypeVar("P", bound=Policy)
+T = TypeVar("T")
 Sharding = Literal["none", "update", "full"]  # where weights are split over processes (llm.distributed.sharded)
 _LARGE = 1 << 20  # entries of a tensor that is sent in a message of its own
 # How long processes wait for each other. torch's default on GPUs, ten minutes, would end a run whose first process
@@ -86,6 +87,15 @@ class Ranks:
         numbers[start : start + len(part)] = part
         self.sum([numbers])
         return numbers.to(part.dtype)
+
+    def in_turn(self, look: Callable[[], T], device: torch.device | str) -> T:
+        """What `look` returns; the first process looks before the others, as what it finds damaged it may set aside.
+        None goes on before all have looked."""
+        found = [look()] if self.first else []
+        self.sum([torch.zeros(1, device=device)])
+        found = found or [look()]
+        self.sum([torch.zeros(1, device=device)])
+        return found[0]
 
     def check_same(self, name: str, x: Tensor) -> None:
         """RuntimeError on every process unless all have the same tensor, without which slices do not fit together.

@@ -17,7 +17,8 @@ from .settings import LanguageModelSettings
 
 
 def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
-    """LoRA on every linear layer but the head, as an identity at the start; its weights in `dtype`. Hu et al. 2022."""
+    """LoRA on every linear layer but the head, or on those named, as an identity at the start; its weights in `dtype`.
+    Hu et al. 2022. No dropout: a policy that changes from pass to pass has no ratio of 1 to what it sampled."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -26,12 +27,18 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
         r=spec.lora_rank or 1,
         lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules="all-linear" if spec.lora_target_modules is None else list(spec.lora_target_modules),
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        try:
+            adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        except ValueError as error:  # none of the names is a layer's
+            names = sorted({name.rpartition(".")[2] for name, x in model.named_modules() if isinstance(x, nn.Linear)})
+            raise SpecError(
+                "lora_target_modules", spec.lora_target_modules, f"must be linear layers: {', '.join(names)}"
+            ) from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

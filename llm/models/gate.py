@@ -24,6 +24,7 @@ from transformers.utils import logging
 from llm.embedded import EMBEDDED
 from sims.core.spec import SpecError
 from sims.experiments.command import short
+from sims.experiments.whole import CHECKSUMS, changed
 
 from .sampling import Decoding
 
@@ -52,6 +53,21 @@ def check_folder(field: str, folder: Path) -> None:
         held = _check_tensors(field, folder, file)
         for tensor in (name for name, where in placed.items() if where == file and name not in held):
             raise SpecError(field, str(folder), f"{file} has no tensor {tensor!r}, which {INDEX} says it must have")
+
+
+def check_written(field: str, folder: Path) -> None:
+    """SpecError for weights that are not those that one of our commands wrote there; a line about other files."""
+    try:
+        found = changed(folder) if (folder / CHECKSUMS).exists() else []
+    except (OSError, ValueError) as error:
+        _say(f"{folder}: {CHECKSUMS} cannot be read, so nothing is compared with it: {error}")
+        return
+    for name in found:
+        rule = f"{name} is not what was written there (its checksum differs)"
+        if name.endswith(".safetensors") and (folder / name).exists():
+            much = f"damaged: {rule}: if it was changed on purpose, delete {CHECKSUMS} there"
+            raise SpecError(field, str(folder), much)
+        _say(f"{folder}: {rule}, and is taken as it is")
 
 
 def read_json(field: str, folder: Path, file: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .gate import (
     check_folder,
     check_loaded,
     check_tokens,
+    check_written,
     keep_savable,
     loading,
     read_json,
@@ -73,6 +74,8 @@ def load_tokenizer(spec: LanguageModelSettings) -> PreTrainedTokenizerBase:
     source, local = locate(name)
     if local and (Path(source) / CONFIG).exists():  # which says what tokenizer it is
         read_json(field, Path(source), CONFIG)
+    if local and spec.tokenizer:  # that of the model's own folder is looked at with its weights
+        check_written(field, Path(source))
     with loading(field, name):
         return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
             source, revision=spec.revision, local_files_only=local, trust_remote_code=False, padding_side="left"
@@ -101,7 +104,9 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
     if local:
         check_folder(field, Path(source))
         if (base := base_of(field, Path(source))) is not None:
-            return merged(field, Path(source), load_weights(spec.replace(model=base, revision=None), dtype, field))
+            under = load_weights(spec.replace(model=base, revision=None), dtype, field)
+            check_written(field, Path(source))
+            return merged(field, Path(source), under)
     load_config(spec, field)
     with loading(field, spec.model), torch.random.fork_rng(devices=[]):  # missing weights are drawn, then refused
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -113,6 +118,8 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
         )
     model, info = loaded
     check_loaded(field, spec.model, model, info)
+    if local:
+        check_written(field, Path(source))
     keep_savable(model, spec.model)
     return model  # type: ignore[no-any-return]
 

@@ -19,6 +19,10 @@ from sims.core.spec import Spec, setting
 
 from .scoring import LanguageModel, log_distribution
 
+# Tokens between two looks of the host at what a device has drawn; 16 elsewhere. Computing a token for rows that have
+# ended costs less on a GPU than waiting for it, and more on a CPU.
+LOOK_EVERY = {"cpu": 1}
+
 
 @dataclass(frozen=True)
 class Decoding(Spec, kind="decoding"):
@@ -68,18 +72,21 @@ def generate(
     """Draw one response per row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
 
     prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
-    the distribution that drew them, all (N, L): after a row's EOS pad_token_id, False and 0. Rows that have ended
-    leave the batch, and the loop ends with the last. Raises FloatingPointError when logits are not finite."""
+    the distribution that drew them, all (N, L): after a row's EOS pad_token_id, False and 0. The host looks at the
+    device once every `LOOK_EVERY` tokens: rows that have ended leave the batch then, and the loop ends with the last.
+    Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
+    every = LOOK_EVERY.get(device.type, 16)
     eos = torch.tensor(list(eos_token_ids), device=device)
     responses = torch.full((rows, length), pad_token_id, device=device)
     mask = torch.zeros((rows, length), dtype=torch.bool, device=device)
     logps = torch.zeros((rows, length), dtype=torch.float64, device=device)
     running = torch.arange(rows, device=device)
+    alive = torch.ones(rows, dtype=torch.bool, device=device)  # of those running, which have not ended
     caches = [model.new_cache() for model, _ in distributions]
     tokens, attention = prompts, prompt_mask
     for t in range(length):
-        distribution = torch.zeros(())
+        distribution = torch.zeros((), device=device)
         for (model, share), cache in zip(distributions, caches, strict=True):
             distribution = distribution + share * log_distribution(
                 model.next_logits(tokens, attention, cache), decoding.temperature
@@ -89,17 +96,28 @@ def generate(
         distribution = truncate(distribution, decoding.top_p)
         token = inverse_cdf(distribution.exp(), uniforms[running, t : t + 1]).clamp(max=distribution.shape[-1] - 1)
         logp = distribution.gather(-1, token).squeeze(-1)
-        if not bool(torch.isfinite(logp).all()):  # one entry that is not finite leaves none of its row finite
-            value = float(logp[~torch.isfinite(logp)][0])
-            raise FloatingPointError(f"sampling: logits of response token {t} are {value}, not finite")
         token = token.squeeze(-1)
-        responses[running, t], mask[running, t], logps[running, t] = token, True, logp.double()
-        going = torch.isin(token, eos, invert=True).nonzero().squeeze(-1)
-        if len(going) == 0:
-            break
-        if len(going) < len(running):
-            running, token, attention = running[going], token[going], attention[going]
-            for cache in caches:
-                cache.reorder_cache(going)  # type: ignore[arg-type]  # recurrent states too, unlike batch_select_indices
+        responses[running, t] = torch.where(alive, token, pad_token_id)
+        mask[running, t], logps[running, t] = alive, torch.where(alive, logp.double(), 0.0)
+        alive = alive & torch.isin(token, eos, invert=True)
+        if (t + 1) % every == 0 or t + 1 == length:
+            going = _look(alive, logps)
+            if len(going) == 0:
+                break
+            if len(going) < len(running):
+                running, token, attention, alive = running[going], token[going], attention[going], alive[going]
+                for cache in caches:
+                    cache.reorder_cache(going)  # type: ignore[arg-type]  # recurrent states too, unlike batch_select_indices
         tokens, attention = token.unsqueeze(-1), pad(attention, (0, 1), value=True)
     return Samples(responses, mask, logps.to(distribution.dtype))
+
+
+def _look(alive: Tensor, logps: Tensor) -> Tensor:
+    """Which rows have not ended, as indices; the one wait for the device. FloatingPointError for a log-prob that is not
+    finite: one entry of the logits that is not leaves none of its row finite."""
+    *still, fine = torch.cat([alive, torch.isfinite(logps).all().unsqueeze(0)]).tolist()
+    if not fine:
+        t = int((~torch.isfinite(logps)).any(0).nonzero()[0])
+        value = float(logps[:, t][~torch.isfinite(logps[:, t])][0])
+        raise FloatingPointError(f"sampling: logits of response token {t} are {value}, not finite")
+    return torch.tensor([i for i, going in enumerate(still) if going], dtype=torch.int64, device=alive.device)

@@ -29,6 +29,9 @@ class LanguageModelSettings(PolicySpec):
     )
     lora_rank: int | None = setting(None, "rank of LoRA adapters; none: train all weights", at_least=1)
     lora_alpha: float = setting(16.0, "adapters are scaled by lora_alpha / lora_rank", above=0)
+    lora_target_modules: tuple[str, ...] | None = setting(
+        None, "names of the layers that get adapters (q_proj,v_proj); none: every linear one", omit_default=True
+    )
     critic: Literal["shared", "own"] = setting(
         "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
     )
@@ -41,3 +44,5 @@ class LanguageModelSettings(PolicySpec):
     def check(self) -> None:
         if self.base_precision != "as_run" and self.lora_rank is None:
             raise SpecError("base_precision", self.base_precision, "only means something with lora_rank")
+        if self.lora_target_modules is not None and self.lora_rank is None:
+            raise SpecError("lora_target_modules", self.lora_target_modules, "only means something with lora_rank")

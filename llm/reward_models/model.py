@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from llm.embedded import find_folder
 from llm.models.adapters import base_of
-from llm.models.gate import check_folder, check_loaded, keep_savable, loading
+from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
 from llm.models.loading import CHECKED, load_config, load_weights
 from llm.models.proof import tolerance
 from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
 from llm.models.spec import LanguageModelSpec
 from sims.core.spec import SpecError
+from sims.experiments.whole import folder_written_whole
 
 
 class RewardModel(nn.Module):
@@ -94,22 +94,26 @@ class RewardModel(nn.Module):
         return torch.cat(parts).unflatten(0, mask.shape[:2])
 
     def save(
-        self, folder: str | Path, tokenizer: PreTrainedTokenizerBase, report: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        report: Mapping[str, Any] | None = None,
+        beside: Sequence[Path] = (),
     ) -> None:
-        """Weights (safetensors), configuration and tokenizer, in the format of transformers; `report` as report.json.
+        """Weights (safetensors), configuration and tokenizer, in the format of transformers; `report` as report.json,
+        and copies of the files `beside`.
 
         Atomic: the folder is written under a temporary name and renamed. An existing one is not replaced.
         """
         folder = Path(folder)
         check_absent(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            new = Path(scratch) / "new"
+        with folder_written_whole(folder) as new:
             self.classifier.save_pretrained(new)  # type: ignore[operator]
             tokenizer.save_pretrained(new)
             if report is not None:
                 (new / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-            os.rename(new, folder)
+            for file in beside:
+                shutil.copyfile(file, new / file.name)
 
 
 def load_reward_model(
@@ -181,6 +185,8 @@ def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool
         )
     heads = ("lm_head.", "embed_out.", "output.", "score.") if new_head else ()
     check_loaded(field, str(name), classifier, info, ["score.weight"] if new_head else [], heads)
+    if local:
+        check_written(field, path)
     keep_savable(classifier, str(name))
     return classifier
 

@@ -15,10 +15,10 @@
 **To add a reward**, write a Python function in TRL's signature, in any module, and name it: `llm.tasks.function` has
 the smallest. Nothing in the package changes.
 
-**To add a task**, which has settings, an optimum and a metric of its own: (1) write a frozen dataclass with a `kind` in
-a file of this folder and import it below; (2) put the table that `python -m llm --tasks` prints into the README. The
-command line, its help and `tests/llm/tasks/test_every_task.py` find it by its kind. The smallest,
-`llm/tasks/brevity.py`:
+**To add a task**, which has settings, an optimum and a metric of its own:
+
+(1) Write a frozen dataclass with a `kind` in a file of this folder, imported below and listed in `__all__`. The
+smallest, `llm/tasks/brevity.py`:
 
     from dataclasses import dataclass
     from typing import ClassVar
@@ -43,8 +43,16 @@ command line, its help and `tests/llm/tasks/test_every_task.py` find it by its k
         def best_reward(self) -> float:
             return 0.0
 
-`python -m llm train --task brevity --power 0.5` trains on it. A task with settings that have no
-default, such as a file, has an entry in `SETTINGS` of the test.
+`reward` returns a function of `Completions`: of prompts, texts, token ids, lengths and the data's further columns, N of
+each. It returns N finite numbers. Without `best_reward` the largest is unknown. Figures show the metric `reward`; one
+of your own is what `measure` returns, as in `length`, and `metric` names it.
+
+(2) List the class in `llm/__init__.pyi`, which makes it `llm.NAME`, with an example (`>>>`) in its docstring; and put
+the table that `python -m llm --tasks` prints into the README.
+
+The command line and the tests of `tests/llm/tasks/test_every_task.py` find it by its kind, and `python -m llm train
+--preset tiny-min-length --task brevity --power 0.5` trains on it, with the rest of that preset. A setting without a
+default, such as a file, gets a value in `SETTINGS` of the tests.
 """
 
 from llm.tasks.completions import Completions, Reward

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +58,7 @@ class TextEnvironment:
         self.encoder = TextEncoder(tokenizer, eos_token_ids)
         self.eos_token_ids = tuple(eos_token_ids) or (self.encoder.eos,)
         self.labeller = task.labeller
-        self._reward: Reward = task.reward()
+        self._reward: Reward = _reward_of(task)
         self._gold: Reward | None = task.gold()
         self.split = split or task.data_split
         self.examples = task.load(self.encoder, self.split)
@@ -116,7 +118,7 @@ class TextEnvironment:
         try:
             found = torch.tensor(list(rewards), dtype=self.dtype)
         except (TypeError, ValueError) as error:
-            raise SpecError("task", self.task.kind, f"{rule}, not {type(rewards).__name__}: {error}") from error
+            raise SpecError("task", self.task.kind, f"{rule}, not {reprlib.repr(rewards)}") from error
         if found.shape != (count,):
             raise SpecError("task", self.task.kind, f"{rule}, not shape {tuple(found.shape)}")
         if not bool(torch.isfinite(found).all()):
@@ -223,6 +225,18 @@ class TextEnvironment:
             rule = "has other rows than those that the run was started with: must be the same, to resume"
             raise SpecError("data", self.task.data, rule)
         self.given = {name: int(state[name]) for name in self.given}
+
+
+def _reward_of(task: Task) -> Reward:
+    """The function that `task.reward` returns; SpecError for a method that is no such thing."""
+    name, rule = f"{type(task).__name__}.reward", "must take no argument, and return a function of completions"
+    try:
+        inspect.signature(task.reward).bind()
+    except TypeError as error:
+        raise SpecError(name, str(inspect.signature(task.reward)), rule) from error
+    if not callable(found := task.reward()):
+        raise SpecError(name, found, rule)
+    return found
 
 
 @functools.lru_cache(maxsize=4)

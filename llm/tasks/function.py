@@ -1,11 +1,11 @@
-"""Rewards from a user's own Python function, in TRL's signature. Its return value is checked, row by row.
+"""Rewards from a user's own Python functions, in TRL's signature. What they return is checked, row by row.
 
 A reward in one file, `my_rewards.py`:
 
     def brevity(completions, **columns):
         return [-float(len(text)) for text in completions]
 
-    python -m llm train --preset tiny-min-length --task function --function my_rewards:brevity
+    python -m llm train --preset tiny-min-length --reward-funcs my_rewards:brevity
 """
 
 from __future__ import annotations
@@ -30,32 +30,41 @@ ARGUMENTS = ("prompts", "completions", "completion_ids")
 
 @dataclass(frozen=True)
 class RewardFunction(Task, kind="function"):
-    """r from any Python function in TRL's signature.
+    """r = Σ_i w_i·r_i, from Python functions in TRL's signature.
 
-    Called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, it must return N finite
-    numbers. Completions are texts, or [{"role": "assistant", "content": text}] where prompts are conversations. An
-    `async` function is awaited.
+    Each is called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, and must return
+    N finite numbers. Completions are texts, or [{"role": "assistant", "content": text}] where prompts are
+    conversations. An `async` function is awaited. None for a row means that the function does not judge it, and adds
+    nothing; one function at least must judge each row.
 
-    Differences from TRL: (1) None for a row is refused: TRL allows several reward functions, of which another scores
-    the row, here there is one; (2) there is no `trainer_state`; (3) all rows of a batch come in one call.
+    Differences from TRL: (1) a row that no function judges is refused: TRL rewards it with 0 and warns; (2) there is no
+    `trainer_state`; (3) all rows of a batch come in one call; (4) weights are not normalised, as in TRL.
 
-    >>> llm.RewardFunction(function="my_rewards:brevity").function
-    'my_rewards:brevity'
+    >>> llm.RewardFunction(reward_funcs=("my_rewards:brevity", "my_rewards:right"), reward_weights=(0.1, 1.0)).kind
+    'function'
     """
 
-    description: ClassVar[str] = "what a Python function returns"
-    needs: ClassVar[str] = "`--function module:name`"
+    description: ClassVar[str] = "what Python functions return, weighted"
+    needs: ClassVar[str] = "`--reward-funcs module:name`"
 
-    function: str = setting("", 'the function, as "module:function"')
+    reward_funcs: tuple[str, ...] = setting((), 'the functions, each as "module:function"')
+    reward_weights: tuple[float, ...] | None = setting(None, "weight of each function; none: 1 each")
 
     def check(self) -> None:
         super().check()
-        module, _, name = self.function.partition(":")
-        if not module or not name:
-            raise SpecError("function", self.function, 'must be "module:function"')
+        if not self.reward_funcs:
+            raise SpecError("reward_funcs", None, 'must name a function as "module:function", or several')
+        for function in self.reward_funcs:
+            module, _, name = function.partition(":")
+            if not module or not name:
+                raise SpecError("reward_funcs", function, 'must be "module:function"')
+        weights = self.reward_weights
+        if weights is not None and len(weights) != len(self.reward_funcs):
+            raise SpecError("reward_weights", weights, f"must be {len(self.reward_funcs)}, one per function")
 
     def reward(self) -> Reward:
-        function = import_function(self.function)
+        functions = {name: import_function(name) for name in self.reward_funcs}
+        weights = self.reward_weights or (1.0,) * len(self.reward_funcs)
 
         def score(completions: Completions) -> list[float]:
             arguments = {
@@ -67,7 +76,11 @@ class RewardFunction(Task, kind="function"):
                 "completion_ids": [list(ids) for ids in completions.ids],
             }
             columns = {name: list(values) for name, values in completions.columns.items()}
-            return numbers(self.function, _call(self.function, function, arguments | columns), completions)
+            found = [
+                numbers(name, _call(name, functions[name], arguments | columns), completions)
+                for name in self.reward_funcs
+            ]
+            return weighted_sums(self.reward_funcs, weights, found, completions)
 
         return score
 
@@ -76,17 +89,35 @@ class RewardFunction(Task, kind="function"):
         taken = [name for name in columns if name in ARGUMENTS]
         if taken:
             rule = f"is given {', '.join(ARGUMENTS)} already: the data must have no column {taken[0]!r}"
-            raise SpecError("function", self.function, rule)
-        try:
-            signature = inspect.signature(import_function(self.function))
-        except (TypeError, ValueError):  # a builtin may have none to look at
-            return
-        try:
-            signature.bind(**dict.fromkeys((*ARGUMENTS, *columns)))
-        except TypeError as error:
-            given = ", ".join((*ARGUMENTS, *columns))
-            rule = f"must take {given} as keywords, the rest as **columns: {error}"
-            raise SpecError("function", self.function, rule) from error
+            raise SpecError("reward_funcs", self.reward_funcs[0], rule)
+        for name in self.reward_funcs:
+            try:
+                signature = inspect.signature(import_function(name))
+            except (TypeError, ValueError):  # a builtin may have none to look at
+                continue
+            try:
+                signature.bind(**dict.fromkeys((*ARGUMENTS, *columns)))
+            except TypeError as error:
+                given = ", ".join((*ARGUMENTS, *columns))
+                rule = f"must take {given} as keywords, the rest as **columns: {error}"
+                raise SpecError("reward_funcs", name, rule) from error
+
+
+def weighted_sums(
+    names: Sequence[str],
+    weights: Sequence[float],
+    rewards: Sequence[Sequence[float | None]],
+    completions: Completions,
+) -> list[float]:
+    """Σ_i w_i·r_i over the functions that judge a row. rewards: N of each function. SpecError for a row without any."""
+    sums = []
+    for row, judged in enumerate(zip(*rewards, strict=True)):
+        if all(value is None for value in judged):
+            prompt = _shown(completions.prompts[row])
+            rule = f"must return a number: None of every function for row {row}, whose prompt is {prompt}"
+            raise SpecError("reward_funcs", ",".join(names), rule)
+        sums.append(sum(w * r for w, r in zip(weights, judged, strict=True) if r is not None))
+    return sums
 
 
 def import_function(name: str) -> Callable[..., Any]:
@@ -95,31 +126,31 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a user's module may raise anything on import
-        raise SpecError("function", name, f"cannot be imported: {_one_line(error)}") from error
+        raise SpecError("reward_funcs", name, f"cannot be imported: {_one_line(error)}") from error
     if not callable(found):
-        raise SpecError("function", name, f"must be a function, not {type(found).__name__}")
+        raise SpecError("reward_funcs", name, f"must be a function, not {type(found).__name__}")
     return found  # type: ignore[no-any-return]
 
 
-def numbers(name: str, found: Any, completions: Completions) -> list[float]:
-    """What a reward function returned, as N floats; SpecError names the first row without a finite number."""
+def numbers(name: str, found: Any, completions: Completions) -> list[float | None]:
+    """What a reward function returned, as N floats or None; SpecError names the first row with anything else."""
     if isinstance(found, str) or not isinstance(found, Iterable):
         rule = f"must return a list of {len(completions)} numbers, one per completion, not {_shown(found)}"
-        raise SpecError("function", name, rule)
+        raise SpecError("reward_funcs", name, rule)
     values = list(found)
     if len(values) != len(completions):
         rule = f"must return a number for each of {len(completions)} completions, not {len(values)}"
-        raise SpecError("function", name, rule)
-    rewards = []
+        raise SpecError("reward_funcs", name, rule)
+    rewards: list[float | None] = []
     for row, value in enumerate(values):
         try:
-            reward = math.nan if isinstance(value, str | bytes) else float(value)
+            reward = None if value is None else math.nan if isinstance(value, str | bytes) else float(value)
         except (TypeError, ValueError, OverflowError):
             reward = math.nan
-        if not math.isfinite(reward):
+        if reward is not None and not math.isfinite(reward):
             prompt = _shown(completions.prompts[row])
             rule = f"must return finite numbers, not {_shown(value)} for row {row}, whose prompt is {prompt}"
-            raise SpecError("function", name, rule)
+            raise SpecError("reward_funcs", name, rule)
         rewards.append(reward)
     return rewards
 
@@ -131,7 +162,7 @@ def _call(name: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
-        raise SpecError("function", name, f"must not raise; it raised {_one_line(error)} ({where})") from error
+        raise SpecError("reward_funcs", name, f"must not raise; it raised {_one_line(error)} ({where})") from error
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -24,10 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sims.experiments.whole import changed, flush, write_checksums
+
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _PARTIAL = ".checkpoint-"
 _REPLACED = re.compile(r"\.replaced-(checkpoint-\d{8})")
-TENSORS, NUMBERS, CHECKSUMS = "state.safetensors", "state.json", "checksums.json"
+TENSORS, NUMBERS = "state.safetensors", "state.json"
 
 
 class CheckpointError(RuntimeError):
@@ -74,11 +76,7 @@ def save(
         save_file({name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}, scratch / TENSORS)
         text = json.dumps({"update": update, "numbers": dict(numbers), "spec": spec}, indent=1)
         (scratch / NUMBERS).write_text(text + "\n")
-        sums = {name: checksum(scratch / name) for name in (TENSORS, NUMBERS)}
-        (scratch / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
-        for name in (TENSORS, NUMBERS, CHECKSUMS):
-            flush(scratch / name)
-        flush(scratch)
+        write_checksums(scratch)
         replaced = folder / f".replaced-{final.name}"
         if final.exists():  # a resumed run may reach the same update twice
             os.rename(final, replaced)
@@ -121,19 +119,12 @@ def load(folder: Path, told: Callable[[str], None] = lambda text: None) -> Check
 def read(path: Path) -> Checkpoint:
     """A checkpoint as it was written. Raises CheckpointError for one that is not whole."""
     try:
-        for name, expected in json.loads((path / CHECKSUMS).read_text()).items():
-            if checksum(path / name) != expected:
-                raise CheckpointError(f"{path}: damaged: {name} is not what was written (its checksum differs)")
+        for name in changed(path, (TENSORS, NUMBERS)):
+            raise CheckpointError(f"{path}: damaged: {name} is not what was written (its checksum differs)")
         held = json.loads((path / NUMBERS).read_text())
         return Checkpoint(held["update"], load_file(path / TENSORS), held["numbers"], held["spec"])
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from error
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_partial(folder: Path) -> None:
@@ -147,13 +138,27 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def flush(path: Path) -> None:
-    """fsync a file, or the entries of a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+def write_spec(path: Path, held: Mapping[str, Any]) -> None:
+    """Write the settings of a run, with a checksum of them."""
+    write_text(path, json.dumps({**held, "checksum": _sum_of(held)}, indent=1) + "\n")
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """What `write_spec` wrote, without the checksum. OSError or ValueError for what is not that."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it is of type {type(found).__name__}: must be a JSON object")
+    expected = found.pop("checksum", None)
+    if expected is not None and expected != _sum_of(found):  # None: of a run before there were checksums
+        raise ValueError("it is not what was written (its checksum differs)")
+    return found
+
+
+def _sum_of(held: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,11 +1,10 @@
 """The folder of a run: its files, how it is started or resumed, and the table printed at the end.
 
-<output>/spec.json  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
+<output>/spec.json  run.yaml  metrics.jsonl  samples.jsonl  checkpoint-00000060/  model/
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from sims.core.spec import SpecError, from_json
 from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
+from sims.experiments.whole import folder_written_whole
 
 from . import checkpoint
 from .checkpoint import Checkpoint
@@ -24,7 +25,7 @@ from .evaluation import EvaluatedSamples
 from .loggers import Logger, read_json_lines
 from .run import Run
 
-SPEC, METRICS, SAMPLES, MODEL = "spec.json", "metrics.jsonl", "samples.jsonl", "model"
+SPEC, CONFIG, METRICS, SAMPLES, MODEL = "spec.json", "run.yaml", "metrics.jsonl", "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation
 
 
@@ -40,38 +41,45 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     if _without_end(_read(file)) != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
-    return checkpoint.load(folder, tell)
+    held = checkpoint.load(folder, tell)
+    if held is not None and _without_end({"experiment": held.spec, "run": run}) != _without_end(_read(file)):
+        raise SpecError("output", str(folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again")
+    return held
 
 
 def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> None:
     """Write the spec into the folder; overwrite: and delete the run that it holds."""
     file = folder / SPEC
     if file.exists() and overwrite:
-        for path in (file, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
+        for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(file, json.dumps({"experiment": experiment.to_json(), "run": run}, indent=1) + "\n")
+    checkpoint.write_spec(file, {"experiment": experiment.to_json(), "run": run})
 
 
 def stored(folder: Path) -> tuple[Experiment, int]:
     """The experiment of the run in a folder, and the run's index. Raises SpecError where there is none."""
     held = _read(folder / SPEC)
     try:
-        return from_json(held["experiment"], Experiment), int(held["run"])
-    except (KeyError, TypeError, AttributeError) as error:
+        experiment = from_json(held["experiment"], Experiment)
+        if not isinstance(experiment, Experiment):
+            raise TypeError("experiment")
+        return experiment, int(held["run"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SpecError("output", str(folder), f"{SPEC} is damaged: {error!r}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        held: dict[str, Any] = json.loads(file.read_text())
+        return checkpoint.read_spec(file)
     except FileNotFoundError as error:
         raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
     except (OSError, ValueError) as error:
-        raise SpecError("output", str(file.parent), f"{file.name} is damaged: {error}") from error
-    return held
+        raise SpecError(
+            "output", str(file.parent), f"{file.name} is damaged: {error}: --overwrite starts again"
+        ) from error
 
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
@@ -86,15 +94,13 @@ def show(evaluation: EvaluatedSamples, update: int, samples: Logger) -> dict[str
     return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
 
 
-def save_model(run: Run, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
     """Write model and tokenizer in transformers' format, atomically. weights: in place of the model's."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".model-") as scratch:
-        new = Path(scratch) / "new"
-        run.policy.model.save_pretrained(new, state_dict=weights)  # type: ignore[operator]
-        run.tokenizer.save_pretrained(new)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
+    with folder_written_whole(folder) as new:
+        model.save_pretrained(new, state_dict=weights)
+        tokenizer.save_pretrained(new)
 
 
 def try_to_save(run: Run) -> None:

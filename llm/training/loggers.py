@@ -53,8 +53,18 @@ class JsonLines:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file; an incomplete last line, as a killed process leaves it, is ignored."""
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row.get("update"), int):
+                raise ValueError("it has no update")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise SpecError("output", str(path), f"line {number} is damaged: {error}: delete this line") from error
+        found.append(row)
+    return found
 
 
 class TensorBoard:

@@ -18,10 +18,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
+import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +43,7 @@ from llm.embedded import EMBEDDED, find_folder, language
 from llm.models.architectures import Architecture, build_model, check_shape
 from llm.models.scoring import cache_keyword
 from sims.core.spec import Spec, setting, to_json
+from sims.experiments.whole import folder_written_whole
 
 from .pretrain_fit import PretrainFit
 
@@ -303,29 +303,26 @@ def _log_end(logits: Tensor, eos: int) -> tuple[Tensor, Tensor]:
     return logits[..., eos] - every, others - every
 
 
-def save(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, report: Report) -> None:
-    """Write weights (safetensors, float32), configuration, tokenizer and report.json.
+def save(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    report: Report,
+    beside: Sequence[Path] = (),
+) -> None:
+    """Write weights (safetensors, float32), configuration, tokenizer, report.json, and copies of `beside`.
 
     Atomic: the folder is written under a temporary name and renamed. An existing one is replaced.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    with folder_written_whole(Path(folder)) as new:
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
         settings = json.loads((new / "tokenizer_config.json").read_text())
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes a name that 4 does not know
         (new / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
         (new / _REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(new, folder)
-        except OSError:
-            if old.exists():
-                os.rename(old, folder)
-            raise
+        for file in beside:
+            shutil.copyfile(file, new / file.name)
 
 
 def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -1,8 +1,8 @@
 """The loop of `reward` and `pretrain`, and what it keeps on disk until the model is finished.
 
-    <output>.unfinished/spec.json  metrics.jsonl  checkpoint-00000040/
+    <output>.unfinished/spec.json  run.yaml  metrics.jsonl  checkpoint-00000040/
 
-The model appears as <output> in one moment, with the metrics in it, and this folder is gone.
+The model appears as <output> in one moment, with metrics and run.yaml in it, and this folder is gone.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sims.experiments.folders import check_folder
 
 from . import checkpoint
 from .best import Best
-from .checkpoint import Checkpoint, write_text
+from .checkpoint import Checkpoint, read_spec, write_spec, write_text
 from .loggers import JsonLines, read_json_lines
 
-SPEC, METRICS = "spec.json", "metrics.jsonl"
+SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"
 S = TypeVar("S", bound=Spec)
 
 
@@ -53,12 +53,12 @@ class Fit(Protocol):
 @dataclass(frozen=True)
 class Saving:
     """When a fit is measured on held-out data, and what is kept of it. save_every: updates between checkpoints, None:
-    a tenth of all. load_best: whether the finished model is that of the best evaluation, or the last."""
+    a tenth of all. load_best_model_at_end: whether the finished model is that of the best evaluation, or the last."""
 
     evaluations: int = 4
     save_every: int | None = None
     save_total_limit: int = 2
-    load_best: bool = False
+    load_best_model_at_end: bool = False
 
     def __post_init__(self) -> None:
         for name in ("save_every", "evaluations", "save_total_limit"):
@@ -75,15 +75,36 @@ def stored(output: Path) -> dict[str, Spec]:
     return {kind: from_json(value) for kind, value in _read(folder)["settings"].items()}
 
 
+def was_finished(output: Path) -> bool:
+    """Whether a fit was stopped when its model stood already, and only its own folder was left to remove: it is
+    removed."""
+    folder = _beside(output)
+    try:
+        if (folder / METRICS).read_bytes() != (output / METRICS).read_bytes():
+            return False
+    except OSError:
+        return False
+    _remove(folder)
+    tell(f"{output} was finished already")
+    return True
+
+
 class Unfinished:
-    """settings: JSON of all that the fit depends on. metric: of evaluations, whose best checkpoint is kept. Raises
-    SpecError where a stopped fit is there and neither resume nor overwrite is set, where there is none to resume, or
-    one of other settings."""
+    """settings: JSON of all that the fit depends on; config: the file that makes it again. metric: of evaluations,
+    whose best checkpoint is kept. Raises SpecError where a stopped fit is there and neither resume nor overwrite is
+    set, where there is none to resume, or one of other settings."""
 
     def __init__(
-        self, output: Path, settings: Mapping[str, Any], metric: str, saving: Saving, resume: bool, overwrite: bool
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        config: str,
+        metric: str,
+        saving: Saving,
+        resume: bool,
+        overwrite: bool,
     ) -> None:
-        self.output, self.folder = output, _beside(output)
+        self.output, self.folder, self.config = output, _beside(output), config
         self.settings, self.metric, self.saving, self.resume = dict(settings), metric, saving, resume
         check_folder("output", self.folder)
         there = self.folder.exists()
@@ -103,14 +124,20 @@ class Unfinished:
             return None
         if _read(self.folder) != json.loads(json.dumps(self.settings_held)):
             raise SpecError("resume", str(self.folder), "is a fit of other settings or rows: --overwrite starts again")
-        return checkpoint.load(self.folder, tell)
+        held = checkpoint.load(self.folder, tell)
+        if held is not None and held.spec != json.loads(json.dumps(self.settings)):
+            raise SpecError(
+                "resume", str(self.folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again"
+            )
+        return held
 
     def begin(self, updates: int) -> None:
         """From here on the folder is there. updates: those done, after which metrics are dropped."""
         if not self.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / SPEC, json.dumps(self.settings_held, indent=1) + "\n")
+        write_spec(self.folder / SPEC, self.settings_held)
+        write_text(self.folder / CONFIG, self.config)
         self.metrics = JsonLines(self.folder / METRICS, updates)
         self.best = Best(self.metric, None, self.folder / METRICS)
 
@@ -136,10 +163,10 @@ class Unfinished:
                     self.log(row)
                     if update.update in points or update.update % every == 0:
                         self.save(fit)
-        if first and self.saving.load_best and self.best.update not in (-1, fit.updates):
-            self._load_best(fit)
+        if first and self.saving.load_best_model_at_end and self.best.update not in (-1, fit.updates):
+            self._load_best_model_at_end(fit)
 
-    def _load_best(self, fit: Fit) -> None:
+    def _load_best_model_at_end(self, fit: Fit) -> None:
         """Give the fit the weights of the best evaluation; the last ones stay where these cannot be read."""
         try:
             best = checkpoint.read(dict(checkpoint.found(self.folder))[self.best.update])
@@ -164,13 +191,16 @@ class Unfinished:
         left = checkpoint.found(self.folder)
         return f"{left[-1][1]} is kept: the same command with --resume goes on" if left else "no checkpoint was written"
 
-    def finish(self, taken: int) -> str:
-        """Hand the metrics to the finished model; a line if the best evaluation was before the last. taken: the update
-        whose weights the model has."""
+    def written(self) -> list[Path]:
+        """The files that go beside the finished model: the metrics, which are complete, and what makes it again."""
         self.metrics.close()
+        return [self.folder / METRICS, self.folder / CONFIG]
+
+    def finish(self, taken: int) -> str:
+        """Remove the folder; a line if the best evaluation was before the last. taken: the update whose weights the
+        model has."""
         rows = [row for row in read_json_lines(self.folder / METRICS) if self.metric in row]
-        shutil.copyfile(self.folder / METRICS, self.output / METRICS)
-        shutil.rmtree(self.folder)
+        _remove(self.folder)
         values, last = {row["update"]: row[self.metric] for row in rows}, rows[-1]["update"]
         if self.best.update == last:
             return ""
@@ -185,8 +215,20 @@ def _beside(output: Path) -> Path:
     return output.with_name(output.name + ".unfinished")
 
 
-def _read(folder: Path) -> Any:
+def _remove(folder: Path) -> None:
+    """Delete a folder, its metrics last: they show that it was finished if this is stopped."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    (folder / SPEC).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / SPEC).read_text())
-    except (OSError, ValueError) as error:
+        found = read_spec(folder / SPEC)
+        if not isinstance(found["settings"], dict):
+            raise ValueError("settings must be an object")
+        return found
+    except (OSError, ValueError, KeyError) as error:
         raise SpecError("resume", str(folder), f"{SPEC} cannot be read: --overwrite starts again") from error

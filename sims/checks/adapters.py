@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.objectives.batch import Batch, Outputs
+from sims.core.objectives.divergences import KL_ESTIMATORS
 
 from .claims import ALGORITHMS
 
@@ -35,6 +36,17 @@ def as_function(algorithm: Algorithm) -> Callable[..., Tensor]:
             function.__name__ = algorithm.kind
             return function
     raise ValueError(f"{algorithm.kind} is in none of the families: {', '.join(makers)}")
+
+
+def estimator(name: str) -> Callable[..., Tensor]:
+    """This package's estimator of a divergence, k2 or k3, of whole responses, as the token family has it."""
+    of = KL_ESTIMATORS[name]
+
+    def divergence(logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+        return of(torch.where(mask, logps - reference, 0.0).sum(-1))
+
+    divergence.__name__ = name
+    return divergence
 
 
 def _loss(algorithm: Algorithm, batch: Batch, outputs: Outputs) -> Tensor:

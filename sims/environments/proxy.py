@@ -22,7 +22,7 @@ from .bradley_terry import fit_bradley_terry
 from .enumerable import EnumerableSpec, Tables
 from .learned_reward import LearnedReward
 from .recorded import RecordedEnvironment, of_pairs, of_problem
-from .space import EOS
+from .space import EOS, TokenSpace
 from .token_tree import TokenTree
 
 MOST_FEATURES = 2000
@@ -57,8 +57,7 @@ class Proxy(EnumerableSpec):
 
     def lengths(self) -> np.ndarray:
         """(N,) tokens of each response before EOS."""
-        responses, mask = (x.numpy() for x in self.space.all_responses)
-        return (mask & (responses != EOS)).sum(-1) if self.space.eos else mask.sum(-1)
+        return lengths(self.space).numpy()
 
     def check(self) -> None:
         super().check()
@@ -126,17 +125,27 @@ class Proxy(EnumerableSpec):
         return ProxyEnvironment(self.space, gold, self.labeller, covered, data, learned)
 
 
+def lengths(space: TokenSpace) -> Tensor:
+    """(N,) tokens of each response before EOS."""
+    responses, mask = space.all_responses
+    return (mask & (responses != EOS)).sum(-1) if space.eos else mask.sum(-1)
+
+
 class ProxyEnvironment(RecordedEnvironment):
     """Recorded pairs of each run, the proxy that was fitted to them, and the win rate by gold."""
 
     def measures(self, logp: Tensor, logp_ref: Tensor) -> dict[str, Tensor]:
-        """unseen_mass; and win_rate, exact: Σ π(y)·π_ref(y')·[r(y) > r(y')], ties ½, mean over prompts."""
+        """unseen_mass; win_rate, exact: Σ π(y)·π_ref(y')·[r(y) > r(y')], ties ½, mean over prompts; and where
+        responses end by EOS, their expected length."""
         own, other = self.rewards.unsqueeze(-1), self.rewards.unsqueeze(-2)
         half = 0.5 * (torch.sign(own - other).double() + 1.0)
         # Contiguous: the last bits of a sum depend on how its terms lie in memory, and so on R.
         wins = (half * logp_ref.double().exp().unsqueeze(-2)).contiguous().sum(-1)
         rate = (logp.double().exp() * wins).contiguous().sum(-1).mean(-1)
-        return super().measures(logp, logp_ref) | {"win_rate": rate.to(logp.dtype)}
+        found = super().measures(logp, logp_ref) | {"win_rate": rate.to(logp.dtype)}
+        if self.space.eos:
+            found["length"] = (logp.exp() * lengths(self.space)).sum(-1).mean(-1)
+        return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .folders import written_whole
+from .whole import written_whole
 
 UNKNOWN = 2e-5  # core-seconds per run and update, before anything was measured
 _WEIGHT = 0.3  # of the newest measurement

@@ -6,8 +6,6 @@ import argparse
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sims.core.spec import SpecError
@@ -64,18 +62,6 @@ def check_file(name: str, path: Path, endings: tuple[str, ...]) -> None:
     _check_length(name, shown, path, path.parent)
     if path.is_dir():
         raise SpecError(name, shown, "must be a file: it is a folder")
-
-
-@contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """Another name to write a file under, which then takes the file's place; a failure leaves what was there."""
-    scratch = file.with_name(f".{os.getpid()}.{file.name}")
-    try:
-        yield scratch
-        os.replace(scratch, file)
-    finally:
-        with suppress(FileNotFoundError):
-            scratch.unlink()
 
 
 def _nearest(path: Path) -> Path | None:

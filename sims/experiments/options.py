@@ -8,23 +8,42 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from sims.core.spec import LARGEST, Spec, SpecError, describe, nearest, type_name
 
 from .command import REFUSED, short, tell
+from .config_file import as_arguments, check_names, read_config
 
 S = TypeVar("S", bound=Spec)
 _NOT_GIVEN = object()
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An argument parser with one-line errors that suggest the nearest option. Exit status 2."""
+    """An argument parser with one-line errors that suggest the nearest option. Exit status 2.
 
-    def __init__(self, prog: str, **arguments: Any) -> None:
+    reads_config: with an option --config, whose file's options come before those of the command line.
+    """
+
+    def __init__(self, prog: str, reads_config: bool = False, **arguments: Any) -> None:
         arguments.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog, allow_abbrev=False, **arguments)
+        self.configured: tuple[Path, dict[str, Any]] | None = None
+        if reads_config:
+            self.add_argument(
+                "--config",
+                metavar="FILE",
+                help="YAML with one `option: value` a line; the command line goes before it, and every run writes one",
+            )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if "--config" in self._option_string_actions and (file := _value_of("--config", words)) is not None:
+            self.configured = Path(file), read_config(Path(file))
+            words = [*as_arguments(self.configured[1], self._actions), *words]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         tell(f"error: {message}")
@@ -48,12 +67,25 @@ class OptionParser(argparse.ArgumentParser):
     def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse all arguments; an unknown one is an error that suggests the nearest option."""
         found, rest = self.parse_known_args(list(arguments))
+        if self.configured is not None:
+            check_names(*self.configured, self._actions)
         if rest:
             unknown = rest[0].partition("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
             hint = nearest(unknown, known) or "; --help lists the options"
             self.error(f"{short(unknown)}: no such option with these choices{hint}")
         return found
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """The last value that is given to an option, None where there is none."""
+    found = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == option and following is not None:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def whole(text: str) -> int:
@@ -116,7 +148,7 @@ def given(options: argparse.Namespace, cls: type[Spec], skip: Iterable[str] = ()
 def convert(text: str, field: Field[Any], hint: Any) -> Any:
     """A value of a field from its text: '0.1', 'none', 'inf', '64,64'."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for option in options:
+    for option in sorted(options, key=lambda each: each is not type(None)):  # 'none' is no text
         try:
             return _convert_to(text, option)
         except ValueError:

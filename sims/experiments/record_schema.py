@@ -65,7 +65,9 @@ SCHEMA: dict[str, Array] = {
         CURVE, "", "probability that a response of π has more gold reward than one of π_ref to the same prompt, ties ½"
     ),
     "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
-    "length": Array(CURVE, "tokens", "tokens of sampled responses before EOS, mean (language models)"),
+    "length": Array(
+        CURVE, "tokens", "tokens of a response before EOS: its expectation; of a language model, the mean over samples"
+    ),
     "finished": Array(CURVE, "", "share of sampled responses that ended by EOS (language models)"),
     "distance": Array(CURVE, "tokens", "between a response's length and the mode, mean (mode_length)"),
     # The update before an evaluation; NaN at the start

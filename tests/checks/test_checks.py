@@ -13,6 +13,7 @@ import torch
 
 import sims
 from sims.checks import FAMILIES, PROPERTIES, as_function, check_loss
+from sims.checks.adapters import estimator
 from sims.checks.bugs import BUGS
 from sims.checks.claims import ALGORITHMS
 from sims.checks.on_options import option, variants
@@ -115,6 +116,13 @@ def test_our_own_algorithms_pass(kind: str) -> None:
     algorithm = cls().replace(baseline="none") if kind == "reinforce" else cls()
     report = check_loss(as_function(algorithm), family, algorithm)
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(("name", "claim"), [("k2", "kl_policy_ref"), ("k3", "kl_ref_policy")])
+def test_our_own_estimators_pass(name: str, claim: str) -> None:
+    report = check_loss(estimator(name), "token", claim)
+    assert report.ok, str(report)
+    assert report["kl_pull"].status == report["population_gradient"].status == "passed"
 
 
 # --- what it says

@@ -52,7 +52,11 @@ def trl_dpo(
     )
     ones = torch.ones(2 * len(chosen), 3, dtype=torch.int64)
     inputs = {"input_ids": ones, "attention_mask": ones, "completion_mask": torch.tensor([0, 1, 1]) * ones}
-    with patch.object(dpo_trainer, "disable_gradient_checkpointing", lambda *_: nullcontext()):
+    with (
+        patch.object(dpo_trainer, "disable_gradient_checkpointing", lambda *_: nullcontext()),
+        # Whether peft is installed is read from its metadata at every call, which takes longer than the loss.
+        patch.object(dpo_trainer, "is_peft_model", lambda _: False),
+    ):
         return trainer._compute_loss(model(torch.cat([chosen, rejected])), inputs, return_outputs=False)
 
 

@@ -109,6 +109,9 @@ def test_records_have_the_exact_win_rate(spec: sims.ProxyBandit | sims.ProxyTree
     expected = exact.win_rate(final, start, arrays["rewards"].astype(float)).mean(-1)
     np.testing.assert_allclose(arrays["win_rate"][:, -1], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(arrays["win_rate"][:, 0], 0.5, rtol=0, atol=1e-6)
+    if spec.space.eos:
+        expected = exact.expected_reward(final, spec.lengths()).mean(-1)
+        np.testing.assert_allclose(arrays["length"][:, -1], expected, rtol=0, atol=1e-5)
     assert run.optimum.label == "largest reward"  # of gold; the proxy's own optimum is not what a run is scored by
 
 

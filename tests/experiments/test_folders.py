@@ -13,7 +13,8 @@ import pytest
 import llm.__main__
 import sims.__main__
 from sims.core.spec import SpecError
-from sims.experiments.folders import check_file, check_folder, check_new, written_whole
+from sims.experiments.folders import check_file, check_folder, check_new
+from sims.experiments.whole import written_whole
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from figures.report import page
 from figures.report.answers import answer
 from figures.report.forest import axis, mark, number, tick
 from figures.report.reading import Row, read_figures, read_rows
+from figures.report.sections import sections
 from figures.report.states import STATES
 from sims.core.spec import SpecError
 from sims.statistics.intervals import mean_interval
@@ -136,6 +137,31 @@ def test_a_picture_stands_in_the_page_once(laid: Path) -> None:
     text = (laid / "report.html").read_text()
     assert text.count("data:image/webp;base64,") == 3 and text.count('href="#picture-audit"') == 4
     assert len(text) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("verdict", "claimed", "low", "high", "gap"),
+    [
+        ("supported", "> 0.05", 0.07, 0.5, "0.02"),
+        ("too small", "> 0.05", -0.5, 0.01, "0.04"),
+        ("opposite", "> 0.05", -0.5, -0.15, "0.1"),
+        ("supported", "< −0.05", -0.5, -0.07, "0.02"),
+        ("opposite", "< −0.05", 0.15, 0.5, "0.1"),
+        ("supported", "within ±0.05", -0.02, 0.01, "0.03"),
+        ("opposite", "within ±0.05", -0.5, -0.15, "0.1"),
+        ("inconclusive", "> 0.05", 0.0, 0.5, None),
+        ("theorem", "error ≤ 1e-06", None, None, None),
+    ],
+)
+def test_the_closest_call_is_the_distance_to_the_margin_that_a_state_turns_on(
+    verdict: str, claimed: str, low: float | None, high: float | None, gap: str | None, tmp_path: Path
+) -> None:
+    far = row(part="far", low=1.0, high=1.2) if gap else row(part="far", verdict="no test")
+    rows = read(tmp_path, far, row(part="near", verdict=verdict, claimed=claimed, low=low, high=high))
+    (found,) = (section for section in sections(rows) if section.id == "C27")
+    assert found.closest == (
+        f"“near” (bandit): {verdict}, with its interval's end {gap} score from the margin" if gap else ""
+    )
 
 
 # What it does not trust

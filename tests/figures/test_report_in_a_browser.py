@@ -80,6 +80,30 @@ def test_it_filters_by_the_state_and_setting_of_one_row_and_by_words(driver: Any
     assert console_errors(driver) == []
 
 
+def test_a_question_is_answered_by_its_words_and_where_none_has_all_by_most_of_them(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    driver.find_element("id", "search").send_keys("Does on-policy sampling matter?")
+    assert "C25" in shown(driver, ".claim")
+    assert driver.find_element("id", "count").text == f"{len(shown(driver, '.claim'))} of {len(catalogue())} claims"
+    driver.find_element("id", "search").send_keys(" For zebras, on-policy?")
+    assert driver.find_element("id", "count").text.endswith("claims, with 4 of 5 words: none has all")
+    assert "C25" in shown(driver, ".claim")
+    press(driver, "theorem")  # of C01, which has none of the words
+    assert shown(driver, ".claim") == []
+    assert console_errors(driver) == []
+
+
+def test_it_lists_what_changed_and_says_what_would_flip_an_answer(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    driver.find_element("css selector", 'nav a[href="#changes"]').click()
+    assert driver.find_element("css selector", "#changes h3").text == "2026-01-02"
+    assert driver.find_element("css selector", "#changes li").text == "C50: a shorter budget"
+    driver.find_element("css selector", '#changes a[href="#C50"]').click()
+    assert 0 <= top(driver, "C50") < 200
+    closest = "“another part” (token): opposite, with its interval's end 0.01 score from the margin"
+    assert closest in driver.find_element("id", "C27").text
+
+
 def test_it_sorts(driver: Any, address: str) -> None:
     open_page(driver, address)
     driver.find_element("css selector", '#sort [value="contested"]').click()

@@ -21,7 +21,7 @@ import torch
 import sims
 import sims.exact
 from notebooks.build import sources
-from sims.teaching import exercises_01, exercises_02, exercises_08, exercises_09
+from sims.teaching import exercises_01, exercises_02, exercises_06, exercises_08, exercises_09
 from sims.teaching.checking import Exercise, Verdict
 
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -83,6 +83,12 @@ def exercise_of(call: str) -> Exercise:
     return getattr(importlib.import_module(f"sims.teaching.{module}"), name)  # type: ignore[no-any-return]
 
 
+def one_hots(scores: np.ndarray, chosen: np.ndarray, rejected: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    """−pull at each chosen response and +pull at each rejected one, by a matrix of ones and zeros."""
+    every = np.arange(len(scores))
+    return pull @ ((rejected[:, None] == every).astype(float) - (chosen[:, None] == every))
+
+
 # Wrong answers as somebody might type them, and a word of what the checker must say of each.
 TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_01.optimum, "no β", lambda p, r, b: (s := p + r) - np.log(np.exp(s).sum()), "β is missing"),
@@ -106,6 +112,15 @@ TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_02.leave_one_out, "divided", lambda r: (r - r.mean()) / r.std(ddof=1), "standard deviation"),
     (exercises_02.best_baseline, "mean", lambda p, r: (p * r).sum(), "mean reward"),
     (exercises_02.best_baseline, "even", lambda p, r: r.sum() / len(r), "equally likely"),
+    (exercises_06.fitting_slope, "σ", lambda s, w, x: one_hots(s, w, x, 1 / (1 + np.exp(s[x] - s[w]))), "surprising"),
+    (exercises_06.fitting_slope, "alike", lambda s, w, x: one_hots(s, w, x, np.ones(len(w))), "pulls alike"),
+    (exercises_06.fitting_slope, "sign", lambda s, w, x: one_hots(s, x, w, 1 / (1 + np.exp(s[w] - s[x]))), "sign"),
+    (exercises_06.win_rate, "ties", lambda p, q, r: np.exp(p) @ (r[:, None] > r) @ np.exp(q), "Ties are lost"),
+    (exercises_06.win_rate, "rewards", lambda p, q, r: (np.exp(p) * r).sum() - (np.exp(q) * r).sum(), "however large"),
+    (exercises_06.win_rate, "exchanged", lambda p, q, r: np.exp(q) @ (r[:, None] > r) @ np.exp(p), "On problem"),
+    (exercises_06.best_by_proxy, "gold", lambda p, s, g, n: sims.exact.best_of_n(p, g, n) @ g, "best by gold"),
+    (exercises_06.best_by_proxy, "no n", lambda p, s, g, n: np.exp(p) @ g, "mean gold"),
+    (exercises_06.best_by_proxy, "cdf", lambda p, s, g, n: np.exp(p) @ (s <= s[:, None]) ** n @ g, "shape"),
     (exercises_08.kl_penalty, "k1", lambda p, q: p - q, "k1"),
     (exercises_08.kl_penalty, "k3", lambda p, q: torch.exp(q - p) - 1 - (q - p), "k3"),
     (exercises_08.kl_penalty, "mean", lambda p, q: (p - q).mean(), "one number for each"),

@@ -7,11 +7,13 @@ updates; numbers that depend on these are compared in the full one, among the lo
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 
 from notebooks.build import (
     KERNEL,
@@ -24,6 +26,7 @@ from notebooks.build import (
     repository,
     set_repository,
     sources,
+    started,
 )
 
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
@@ -62,9 +65,16 @@ def test_a_committed_notebook_was_run_and_holds_nothing_that_changes(source: Pat
     assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One for all quick runs; the long ones, and the build, have a fresh one each."""
+    with started(quick=True) as kernel:
+        yield kernel
+
+
 @SOURCES
-def test_a_notebook_runs_quickly_and_says_what_it_said(source: Path) -> None:
-    found = kept_numbers(execute(source, quick=True))
+def test_a_notebook_runs_quickly_and_says_what_it_said(source: Path, kernel: KernelManager) -> None:
+    found = kept_numbers(execute(source, True, kernel))
     assert disagreements(found, kept_numbers(committed(source)), sized=False) == []
 
 

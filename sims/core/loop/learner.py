@@ -76,7 +76,11 @@ class Learner:
             # Runs are independent: the gradient of the sum of their losses is each run's own.
             ones = torch.ones_like(loss)
             found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))
-            gradients = found if gradients is None else [a + b for a, b in zip(gradients, found, strict=True)]
+            if gradients is None:
+                gradients = found
+            else:  # one at a time, so that no third copy of all of them is there
+                for i in reversed(range(len(gradients))):
+                    gradients[i] = gradients[i] + found.pop()
             part_loss = loss.detach().sum(-1)
             total = part_loss if total is None else total + part_loss
         assert gradients is not None and total is not None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 _WIDEST = 4096  # above this many tokens torch.searchsorted is faster than `_search`
 _FEWEST = 8  # and below this many draws per distribution
+_BLOCK = 256  # tokens of a block of a wide distribution
 
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -19,6 +20,8 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
     Sums and comparisons are in float64: in float32 over 50,304 tokens a fifth of the vocabulary is never drawn. The
     uniform is scaled by the total, so that a sum that misses 1 by rounding leaves no gap at the end.
     """
+    if rows is None and probabilities.shape[-1] > _WIDEST and uniforms.shape[-1] < _FEWEST:
+        return _by_blocks(probabilities, uniforms)
     cdf = probabilities.double().cumsum(-1)
     total = cdf[..., -1:]
     below = total * (1.0 - 2.0**-52)  # u·total may round up to the total, past the last token
@@ -39,6 +42,25 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
     if each[which, likeliest].mean() < 0.5:
         return torch.from_numpy(_search(distributions, draws, which[:, None])).view(draw.shape)
     return torch.from_numpy(_likeliest_first(distributions, draws, likeliest)).view(draw.shape)
+
+
+def _by_blocks(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """`inverse_cdf` of wide distributions, with few draws from each: first a block of tokens, then a token of it.
+
+    The vocabulary is read once, for the blocks' sums; a cumulative sum over all of it in float64 would move five times
+    the bytes. The two orders of summation differ in the last bit of a sum.
+    """
+    blocks = torch.nn.functional.pad(probabilities, (0, -probabilities.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (..., N)
+    draw = torch.minimum(uniforms * ends[..., -1:], ends[..., -1:] * (1.0 - 2.0**-52))
+    block = torch.searchsorted(ends, draw, right=True).clamp_(max=ends.shape[-1] - 1)  # (..., S)
+    before = ends.gather(-1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
+    chosen = blocks.gather(-2, block.unsqueeze(-1).expand(*block.shape, _BLOCK))
+    cdf = chosen.double().cumsum(-1)  # (..., S, _BLOCK)
+    # Below the block's own sum, whose last bit may be less than that of the differences of `ends`.
+    inside = torch.minimum(draw - before, cdf[..., -1] * (1.0 - 2.0**-52)).unsqueeze(-1)
+    token = block * _BLOCK + torch.searchsorted(cdf, inside, right=True).squeeze(-1)
+    return token.clamp_(max=probabilities.shape[-1] - 1)
 
 
 def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, likeliest: np.ndarray) -> np.ndarray:

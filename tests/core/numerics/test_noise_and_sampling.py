@@ -78,3 +78,18 @@ def test_every_token_of_a_large_vocabulary_can_be_drawn() -> None:
     probabilities = torch.full((1, size), 1.0 / size, dtype=torch.float32)
     middles = ((torch.arange(size, dtype=torch.float64) + 0.5) / size)[None]
     assert torch.equal(inverse_cdf(probabilities, middles)[0], torch.arange(size))
+
+
+def test_a_wide_distribution_is_drawn_from_by_blocks_as_in_one_piece() -> None:
+    """The sums differ in their last bit: a uniform falls between the two with probability below 1e-10."""
+    rng = np.random.default_rng(0)
+    weights = rng.exponential(size=(40, 5000)) ** 6 * (rng.uniform(size=(40, 5000)) < 0.1)
+    weights[0, :4999], weights[0, 4999], weights[1, 0], weights[1, 1:] = 0, 1, 1, 0
+    probabilities = torch.from_numpy(weights / weights.sum(-1, keepdims=True)).float()
+    uniforms = torch.from_numpy(rng.uniform(size=(40, 2)))
+    uniforms[2:4] = torch.tensor([0.0, np.nextafter(1.0, 0.0)])
+    cdf = probabilities.double().cumsum(-1)
+    expected = torch.searchsorted(cdf, uniforms * cdf[:, -1:], right=True)
+    found = inverse_cdf(probabilities, uniforms)
+    assert torch.equal(found[4:], expected[4:]) and found[:2].tolist() == [[4999, 4999], [0, 0]]
+    assert (probabilities.gather(-1, found) > 0).all()  # at the ends, too

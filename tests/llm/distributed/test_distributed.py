@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from tests.llm.reward_models.test_reward_training import tiny_batch, tiny_reward_model
 from tests.llm.tiny_models import pad_left, tiny_policy
-from tests.processes import end_of
+from tests.processes import forked
 
 PROMPTS = [[3, 4, 5, 6], [7], [8, 9], [4, 4, 10], [11, 3, 5, 7, 9]]  # 5: no multiple of 2 or 3
 SCHEDULE = Schedule(batch_size=5, num_generations=4)
@@ -129,11 +131,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         port = str(free.getsockname()[1])
     given = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.llm.distributed.test_distributed", str(folder)]
-    started = [
-        subprocess.Popen(command, env=os.environ | given | {"RANK": str(rank)}, cwd=Path(__file__).parents[3])
-        for rank in range(3)
-    ]
-    assert end_of(started) == [0, 0, 0]
+    group = subprocess.Popen(command, env=os.environ | given, cwd=Path(__file__).parents[3], start_new_session=True)
+    try:
+        assert group.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group.pid, signal.SIGKILL)
     return folder
 
 
@@ -194,4 +197,4 @@ def test_fewer_prompts_than_processes_are_refused():
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    sys.exit(forked(3, lambda: work(Path(sys.argv[1]))))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
+from llm.models import sampling
 from llm.models.policy import CausalLMPolicy
 from llm.models.sampling import Decoding, truncate
 from sims.core.loop.protocols import Prompts, SampleRequest, Samples
@@ -157,6 +159,29 @@ def test_rows_that_have_ended_cost_nothing():
     lengths = draw(policy).mask.sum(-1).flatten()
     assert sizes == [int((lengths > t).sum()) for t in range(int(lengths.max()))]
     assert len(sizes) < 20
+
+
+@pytest.mark.parametrize("every", [3, 16])
+def test_the_host_looks_at_the_device_seldom_and_the_draws_stay(every: int, monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU, where each look waits for it. Exact in tokens, as rounding depends on the rows of a batch."""
+    policy = tiny_policy(eos_token_ids=range(3), max_new_tokens=20)
+    expected, looks, look = draw(policy), [0], sampling._look
+
+    def counted(*arguments: Tensor) -> Tensor:
+        looks[0] += 1
+        return look(*arguments)
+
+    monkeypatch.setattr(sampling, "LOOK_EVERY", {"cpu": every})
+    monkeypatch.setattr(sampling, "_look", counted)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        found = draw(policy)
+    assert torch.equal(found.responses, expected.responses) and torch.equal(found.mask, expected.mask)
+    torch.testing.assert_close(found.logp, expected.logp, rtol=1e-12, atol=1e-12)
+    longest = int(found.mask.sum(-1).max())
+    assert looks[0] == min(-(-longest // every), -(-20 // every)) and longest > every / 2
+    names = [event.name for event in profiler.events()]
+    waits = sum(names.count(name) for name in ("aten::_local_scalar_dense", "aten::nonzero"))
+    assert waits <= min(20, looks[0] * every) + 10  # one a token is transformers' own: is the mask all True?
 
 
 # Noise

@@ -73,7 +73,10 @@ def test_metrics_have_every_update_and_held_out_numbers(tmp_path: Path) -> None:
     assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["update"] for row in rows if "eval_log_loss" in row] == [3, 6]
     report = json.loads((tmp_path / "model" / "report.json").read_text())
-    assert rows[-1]["eval_log_loss"] == report["held_out"]["log_loss"]
+    assert rows[report["update"] - 1]["eval_log_loss"] == report["held_out"]["log_loss"]
+    again = ["--config", str(tmp_path / "model" / "run.yaml"), "--output", str(tmp_path / "again")]
+    assert main(["reward", *again]) == 0
+    assert read_json_lines(tmp_path / "again" / "metrics.jsonl") == rows
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_overwrite_starts_again(

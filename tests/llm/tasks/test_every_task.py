@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -86,6 +87,8 @@ def test_it_has_a_row_in_the_table(task):
         assert words and "|" not in words and "\n" not in words, f"{task.kind}.{name} = {words!r}"
     assert f"| {task.kind} |" in task_table()
     assert "description" in vars(type(task)), f"{task.kind}: its description is that of the task it extends"
+    for field in dataclasses.fields(task):
+        assert field.metadata.get("help"), f"{task.kind}.{field.name} has no help: setting(default, help, limits)"
 
 
 @pytest.mark.parametrize("end", [True, False], ids=["ended", "cut off"])
@@ -187,6 +190,42 @@ def test_rewards_of_the_wrong_shape_name_the_task(task, rewards):
     env = environment(task)
     env._reward = lambda completions: rewards
     with pytest.raises(SpecError, match=f"task = '{task.kind}': its reward must give one number for each of 4"):
+        env.score(env.prompts(2, Noise.single(0)).examples, *tokens_of(GROUPS))
+
+
+class Careless(MinLength):
+    """Without a kind, so that it is not one of the tasks."""
+
+
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        (
+            lambda self: lambda completions: [-1.0],
+            r"must give one number for each of 4 responses, not shape \(1,\)",
+        ),
+        (lambda self: lambda completions: -1.0, "its reward must give one number for each of 4 responses, not -1.0"),
+        (lambda self: lambda completions: ["1.0"] * 4, r"one number for each of 4 responses, not \['1.0', '1.0', "),
+        (lambda self: lambda completions: [None] * 4, r"one number for each of 4 responses, not \[None, None, "),
+        (lambda self: None, "Careless.reward = None: must take no argument, and return a function of completions"),
+        (lambda self: [1.0], r"Careless.reward = \[1.0\]: must take no argument, and return a function of compl"),
+        (
+            lambda self, completions: [1.0],
+            r"Careless.reward = '\(completions\)': must take no argument",
+        ),
+    ],
+)
+def test_a_reward_of_another_form_is_refused_in_a_line(monkeypatch, method, rule):
+    monkeypatch.setattr(Careless, "reward", method)
+    with pytest.raises(SpecError, match=rule):
+        env = environment(Careless())
+        env.score(env.prompts(2, Noise.single(0)).examples, *tokens_of(GROUPS))
+
+
+def test_a_reward_that_is_not_a_number_is_named(monkeypatch):
+    monkeypatch.setattr(Careless, "reward", lambda self: lambda completions: [0.0, math.nan, 0.0, 0.0])
+    env = environment(Careless())
+    with pytest.raises(FloatingPointError, match="reward of response 1 = nan: must be finite"):
         env.score(env.prompts(2, Noise.single(0)).examples, *tokens_of(GROUPS))
 
 

@@ -98,7 +98,7 @@ NUMBER = 3.0
 
 
 def rewards(name: str) -> list[float]:
-    return list(RewardFunction(function=f"{HERE}:{name}").reward()(TWO))
+    return list(RewardFunction(reward_funcs=(f"{HERE}:{name}",)).reward()(TWO))
 
 
 def test_what_is_accepted():
@@ -106,6 +106,17 @@ def test_what_is_accepted():
     assert rewards("awaited") == rewards("yields") == [1, 3]
     assert numbers("f", np.array([0.5, 2]), TWO) == numbers("f", torch.tensor([0.5, 2]), TWO) == [0.5, 2]
     assert numbers("f", [True, np.float32(0.25)], TWO) == [1, 0.25]
+
+
+def test_several_functions_are_weighed_and_none_adds_nothing():
+    names = tuple(f"{HERE}:{name}" for name in ("counted", "returns_none_for_a_row", "awaited"))
+    assert RewardFunction(reward_funcs=names).reward()(TWO) == [1 + 0.5 + 1, 9 + 3]
+    assert RewardFunction(reward_funcs=names, reward_weights=(1.0, -2.0, 0.5)).reward()(TWO) == [1 - 1 + 0.5, 9 + 1.5]
+    for wrong, message in (((1.0,), "must be 3, one per function"), ((1.0, 2.0, float("nan")), "reward_weights")):
+        with pytest.raises(SpecError, match=message):
+            RewardFunction(reward_funcs=names, reward_weights=wrong)
+    with pytest.raises(SpecError, match="must name a function"):
+        RewardFunction()
 
 
 def test_an_async_function_is_awaited_inside_a_running_loop():
@@ -124,7 +135,7 @@ def test_an_async_function_is_awaited_inside_a_running_loop():
         ("returns_a_scalar", "must return a list of 2 numbers, one per completion, not 1.0"),
         ("returns_a_string", "must return a list of 2 numbers, one per completion, not '1.0'"),
         ("returns_strings", "must return finite numbers, not '1.0' for row 0, whose prompt is 'p'"),
-        ("returns_none_for_a_row", "must return finite numbers, not None for row 1, whose prompt is 'q'"),
+        ("returns_none_for_a_row", "must return a number: None of every function for row 1, whose prompt is 'q'"),
         ("returns_nan", "must return finite numbers, not nan for row 0, whose prompt is 'p'"),
         ("returns_infinity", "must return finite numbers, not -inf for row 1, whose prompt is 'q'"),
         ("returns_beyond_floats", "must return finite numbers, not 1000000000"),
@@ -140,14 +151,14 @@ def test_mistakes_end_in_one_line(name, words):
     with pytest.raises(SpecError, match=re.escape(words)) as found:
         rewards(name)
     line = str(found.value)
-    assert line.startswith(f"function = '{HERE}:{name}': ") and "\n" not in line and len(line) < 250
+    assert line.startswith(f"reward_funcs = '{HERE}:{name}': ") and "\n" not in line and len(line) < 250
 
 
 def test_a_module_that_fails_is_named(tmp_path, monkeypatch):
     (tmp_path / "broken_rewards.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SpecError, match="function = 'broken_rewards:f': cannot be imported: SyntaxError"):
-        RewardFunction(function="broken_rewards:f").reward()
+    with pytest.raises(SpecError, match="reward_funcs = 'broken_rewards:f': cannot be imported: SyntaxError"):
+        RewardFunction(reward_funcs=("broken_rewards:f",)).reward()
 
 
 # Told before any work
@@ -156,7 +167,9 @@ def test_a_module_that_fails_is_named(tmp_path, monkeypatch):
 def environment(tmp_path, name: str, row: dict, tokenizer=WORDS) -> TextEnvironment:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    return TextEnvironment(RewardFunction(function=f"{HERE}:{name}", data=str(file)), tokenizer, torch.device("cpu"))
+    return TextEnvironment(
+        RewardFunction(reward_funcs=(f"{HERE}:{name}",), data=str(file)), tokenizer, torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize("column", ["completions", "prompts", "completion_ids"])
@@ -181,7 +194,7 @@ def test_conversations_come_as_messages(tmp_path):
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
-    options = ["--preset", "tiny-min-length", "--task", "function", "--function", f"{HERE}:returns_nothing"]
+    options = ["--preset", "tiny-min-length", "--reward-funcs", f"{HERE}:returns_nothing"]
     assert main(["train", "--output", str(tmp_path / "run"), *options]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(said) == 1 and f"error: function = '{HERE}:returns_nothing': must return a list of" in said[0]
+    assert len(said) == 1 and f"error: reward_funcs = '{HERE}:returns_nothing': must return a list of" in said[0]

@@ -108,7 +108,7 @@ def returns_too_few(prompts, **columns):
 
 def test_a_function_in_trls_signature(tmp_path):
     rows = [{"prompt": "two plus two cats :", "level": 1}, {"prompt": "one plus two cats :", "level": 1}]
-    task = RewardFunction(function="tests.llm.tasks.test_tasks:trl_style", data=_jsonl(tmp_path, rows))
+    task = RewardFunction(reward_funcs=("tests.llm.tasks.test_tasks:trl_style",), data=_jsonl(tmp_path, rows))
     assert judged(task, ["", "they sleep ."], ["answer two .", ""]) == [[1.0, 4.0], [4.0, 1.0]]
     for name, words in (
         ("tests.llm.tasks.test_tasks:returns_too_few", "must return a number for each of 2 completions, not 1"),

@@ -21,6 +21,7 @@ from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
+from sims.experiments.whole import CHECKSUMS
 from tests.processes import wait_until
 
 TINY = {
@@ -145,7 +146,7 @@ def flip_a_bit(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.NUMBERS, checkpoint.CHECKSUMS])
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.NUMBERS, CHECKSUMS])
 def test_any_flipped_bit_is_seen_and_the_checkpoint_before_is_used(tmp_path, name):
     """Every bit of the small files, and of the tensors' header and numbers."""
     place = checkpoint.save(tmp_path, 1, {"x": torch.zeros(2)}, {"updates": 1}, {})

@@ -53,27 +53,27 @@ class Counting:
 
 def fitted(folder: Path, losses: dict[int, float], saving: Saving) -> tuple[Counting, Unfinished, str]:
     """A fit with these held-out losses after its updates."""
-    fit, progress = Counting(), Unfinished(folder / "model", {}, "eval_loss", saving, False, False)
+    fit, progress = Counting(), Unfinished(folder / "model", {}, "a: 1", "eval_loss", saving, False, False)
     progress.held()
     progress.run(fit, lambda: {"eval_loss": losses[fit.updates]}, "fit")
     kept = [update for update, _ in checkpoint.found(progress.folder)]
-    (folder / "model").mkdir()
+    assert progress.written()[0].read_text().count("\n") == 6
     line = progress.finish(fit.updates)
     return fit, progress, f"{kept} {line.strip()}"
 
 
 @pytest.mark.parametrize("load_best", [True, False])
 def test_the_model_is_that_of_the_lowest_held_out_loss_where_that_is_wanted(tmp_path: Path, load_best: bool) -> None:
-    saving = Saving(evaluations=3, save_every=1, save_total_limit=1, load_best=load_best)
+    saving = Saving(evaluations=3, save_every=1, save_total_limit=1, load_best_model_at_end=load_best)
     fit, progress, line = fitted(tmp_path, {2: 0.5, 4: 0.7, 6: 0.6}, saving)
     assert fit.updates == (2 if load_best else 6)
     last = "the model is that of update 2" if load_best else "--load-best-model-at-end would have taken it"
     assert line == f"[2, 6] eval_loss was best at update 2 (0.500; at the end 0.600): {last}"
-    assert not progress.folder.exists() and (tmp_path / "model" / "metrics.jsonl").exists()
+    assert not progress.folder.exists()
 
 
 def test_a_fit_that_is_best_at_its_end_says_nothing(tmp_path: Path) -> None:
-    fit, _, line = fitted(tmp_path, {3: 0.5, 6: 0.4}, Saving(evaluations=2, load_best=True))
+    fit, _, line = fitted(tmp_path, {3: 0.5, 6: 0.4}, Saving(evaluations=2, load_best_model_at_end=True))
     assert fit.updates == 6 and line == "[5, 6] "
 
 
@@ -106,3 +106,6 @@ def test_pretraining_goes_on_bit_for_bit_from_its_folder_alone(
     (whole, _), (resumed, _) = (load(tmp_path / name) for name in ("whole", "stopped"))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+    again = ["--config", str(tmp_path / "whole" / "run.yaml"), "--output", str(tmp_path / "again")]
+    assert main(["pretrain", *again]) == 0
+    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()

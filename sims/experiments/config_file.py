@@ -1,0 +1,77 @@
+"""Options in a file: YAML with one option per line, as trl's command line has it.
+
+    algorithm: dpo
+    learning_rate: 1e-6
+    report_to: [tensorboard]
+
+A key is an option's name without the dashes in front, with - or _ between its words. The command line goes before the
+file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sims.core.spec import SpecError, nearest
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The options in a file, by name with _ between words. SpecError, in one line, for what is no such file."""
+    import yaml  # only where a file is read
+
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (OSError, ValueError) as error:
+        raise SpecError("config", str(file), f"cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SpecError("config", str(file), f"must be YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise SpecError("config", str(file), "must have lines of `option: value`")
+    return {str(name).lstrip("-").replace("-", "_"): value for name, value in found.items()}
+
+
+def as_arguments(values: Mapping[str, Any], actions: Sequence[argparse.Action]) -> list[str]:
+    """The options that a parser has, as they would be typed. Others are left out: `check_names`."""
+    by_name = {action.dest: action for action in actions if action.option_strings}
+    return [word for name, value in values.items() if name in by_name for word in _typed(by_name[name], name, value)]
+
+
+def check_names(file: Path, values: Mapping[str, Any], actions: Sequence[argparse.Action]) -> None:
+    """SpecError for a name that is no option, with the nearest that is one."""
+    known = [action.dest for action in actions if action.option_strings and action.dest not in ("help", "config")]
+    for name in values:
+        if name not in known:
+            raise SpecError("config", str(file), f"{name}: no such option with these choices{nearest(name, known)}")
+
+
+def config_text(values: Mapping[str, Any], header: str) -> str:
+    """A file that `read_config` reads."""
+    import yaml
+
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return f"# {header}\n{text}"
+
+
+def _typed(action: argparse.Action, name: str, value: Any) -> Iterator[str]:
+    option = action.option_strings[0]
+    if action.nargs == 0:  # a switch
+        if value is None:
+            return
+        if not isinstance(value, bool):
+            raise SpecError(name, value, "must be true or false")
+        if value or len(action.option_strings) > 1:
+            yield option if value else action.option_strings[-1]
+    elif isinstance(value, dict):
+        raise SpecError(name, value, "must be one value, or a list: options are not nested")
+    elif isinstance(value, list):
+        several = isinstance(action, argparse._AppendAction)
+        yield from (f"{option}={_text(x)}" for x in (value if several else [",".join(map(_text, value))]))
+    elif not (value is None and action.default is None):
+        yield f"{option}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

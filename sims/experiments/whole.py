@@ -1,0 +1,109 @@
+"""Files and folders that appear whole, or not at all, and that show later whether they are still what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+CHECKSUMS = "checksums.json"
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Another name to write a file under, which then takes the file's place; a failure leaves what was there."""
+    scratch = file.with_name(f".{os.getpid()}.{file.name}")
+    try:
+        yield scratch
+        os.replace(scratch, file)
+    finally:
+        with suppress(FileNotFoundError):
+            scratch.unlink()
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Another folder to write files into, which then takes the folder's place, with checksums of what is in it; a
+    failure leaves what was there.
+
+    A process killed at any moment leaves the old one or the new one under the folder's name or, between two renames,
+    the old one aside; the next call for this folder brings that back, and removes what else the killed one left.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stem = f".new-{zlib.crc32(os.fsencode(folder.name)):08x}"  # of a length that any name allows
+    old, new = folder.with_name(f"{stem}-old"), folder.with_name(f"{stem}-{os.getpid()}")
+    if old.exists() and not folder.exists():
+        os.rename(old, folder)
+    for left in [x for x in folder.parent.iterdir() if x.name.startswith(stem) and not _is_in_use(x)]:
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        new.mkdir()
+        yield new
+        write_checksums(new)
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_in_use(scratch: Path) -> bool:
+    """Whether the process whose number a scratch folder's name ends in is another one, and still runs."""
+    number = scratch.name.rpartition("-")[2]
+    if not number.isdigit() or int(number) == os.getpid():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the checksums of all files in a folder beside them; everything is flushed to disk."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    sums = {path.name: checksum(path) for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
+    for path in (*files, folder / CHECKSUMS, folder):
+        flush(path)
+
+
+def changed(folder: Path, needed: Collection[str] = ()) -> list[str]:
+    """Names of the files of a folder that are not what `write_checksums` found, or are gone.
+
+    needed: files that must have a checksum. OSError or ValueError where the checksums cannot be read.
+    """
+    sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    if not isinstance(sums, dict) or not set(needed) <= set(sums):
+        raise ValueError(f"{CHECKSUMS} must have those of {', '.join(needed)}")
+    return [name for name, sum in sums.items() if not (folder / name).is_file() or checksum(folder / name) != sum]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """fsync a file, or the entries of a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
