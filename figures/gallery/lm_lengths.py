@@ -19,6 +19,7 @@ from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
+from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
 from sims.statistics.gates import positive_control, shared_arms
@@ -121,7 +122,7 @@ def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) ->
 
 def _bounds(column: np.ndarray, records: Records, task: str) -> None:
     length, reward, kl = column
-    best, what, at = (0, "an immediate EOS", 0.9)
+    best, what, at = (0, "an immediate EOS", 0.36)
     if task == "mode":
         best, what, at = _mode(records), "the mode that is asked for", 0.03
     bound(length, best, "")
@@ -153,16 +154,18 @@ def verdicts(records: Records) -> list[Verdict]:
         pairs = [sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])]
         at, room = last_with_room(pairs, SKEW.margin)
         hashes = [[record.hash] for record in arms]
-        gates = [room, shared_arms(*hashes), edges(SKEW.margin, *arms)]
+        gates = [room, shared_arms(*hashes), edges(SKEW.margin, *arms), held_up(SKEW.margin, *arms)]
         note = (
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
             "updates would let offline DPO extrapolate further, and then break."
         )
-        effect = interaction(*(scores(record)[:, at] for record in arms))
+        a, b, c, d = (scores(record)[:, at] for record in arms)
+        effect = interaction(a, b, c, d)
         rows.append(row_of(SKEW, "lm", effect, FIGURE.name, [h for [h] in hashes], note, gates))
     online, offline = (records[f"mode/dpo/{sampler}"] for sampler in ("on", "off"))
     gained = student_interval(scores(online)[:, -1])  # from the reference's 0: an online arm that was not trained
     gates = [positive_control(gained, MODE.margin), edges(MODE.margin, online, offline)]
+    gates.append(held_up(MODE.margin, online, offline))
     effect = paired_effect(scores(online)[:, -1], scores(offline)[:, -1])
     note = f"{_overlap(records, 'mode')} DPO alone; longer runs would pull the arms further apart."
     return [*rows, row_of(MODE, "lm", effect, FIGURE.name, [online.hash, offline.hash], note, gates)]

@@ -218,13 +218,15 @@ ORDERS = {
 
 
 def ranked(order: str, noise: float = 1e-3) -> dict[tuple[str, str, str], Verdict]:
-    """Toys rank the algorithms as they are listed, on every task; the model in an order of its own."""
+    """Toys rank the algorithms as they are listed, on every task; the model in an order of its own. However many tasks
+    were computed, they are enough."""
     records = {}
     for key, record in empty(RANKED).items():
         scale, _, name, _ = key.split("/")
         place = matched.ONLINE.index(name)
         records[key] = filled(record, {"score": 0.02 * (place if scale == "toy" else ORDERS[order][place])}, noise)
-    return judged(RANKED, records)
+    with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1):
+        return judged(RANKED, records)
 
 
 @pytest.mark.parametrize(("order", "tau", "said"), [("same", 1, "supported"), ("reversed", -1, "opposite")])
@@ -242,6 +244,13 @@ def test_a_ranking_of_its_own_is_not_supported_and_one_of_noise_is_no_test() -> 
     assert own.effect == pytest.approx((59 - 46) / 105) and own.verdict in ("inconclusive", "too small")
     noisy = ranked("same", noise=5.0)[place]
     assert noisy.verdict == "no test" and "odd against even runs" in str(noisy.why)
+
+
+def test_fewer_tasks_than_were_asked_for_are_no_test() -> None:
+    with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1 + len(toy_to_lm.TASKS)):
+        found = judged(RANKED, level(RANKED, 1e-3))
+    assert {row_found.verdict for row_found in found.values()} == {"no test"}
+    assert all("size" in str(row_found.why) for row_found in found.values())
 
 
 def test_noise_is_balanced() -> None:
