@@ -17,8 +17,11 @@ export OMP_NUM_THREADS ?= 1
 reproduce: .venv/.core
 	$(BIN)/python -m figures --jobs $(JOBS) $(if $(FULL),--full) $(if $(BUDGET),--budget $(BUDGET))
 
+# Tests of one file share what they make, so a worker takes all of them. The processes that tests start would else
+# compile every module again.
+ONCE := env -u PYTHONDONTWRITEBYTECODE
 test: .venv/.test
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(ONCE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # The second time with the plainest instructions that torch and oneDNN have, last test first, in another language and
 # time zone: no result may depend on any of them.

@@ -14,6 +14,7 @@ from figures.catalogue import NOT_JUDGED, Entry, catalogue
 from figures.entries import entries
 from figures.report.elsewhere import Lesson, lessons
 
+from . import other_libraries
 from .docstrings import to_rst
 from .repository import ROOT
 
@@ -41,6 +42,7 @@ def made(has_report: bool) -> dict[str, str]:
         "how-to/add-a-reward.rst": recipe("Reward a language model by your own function", "llm/tasks/function.py"),
         "design.rst": design(),
         "claims.md": claims(),
+        "other-libraries.md": other_libraries.page(),
         "the-report.md": REPORT.format(where=HERE if has_report else NOT_HERE),
     }
 

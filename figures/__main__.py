@@ -72,6 +72,13 @@ def parser() -> OptionParser:
         action="store_true",
         help="make each of a stated list of changes, and say in which share of them a verdict holds; draws nothing",
     )
+    command.add_argument(
+        "--again",
+        type=float,
+        metavar="MINUTES",
+        help="judge every tested row again, on other seeds within so many core-minutes and with other rounding, and "
+        "keep what comes out in figures/records/again.json, for the report to say; draws nothing",
+    )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=whole, help="independent runs an arm, instead of each figure's own number")
     command.add_argument(
@@ -139,6 +146,8 @@ def run(arguments: Sequence[str]) -> int:
     check_folder("results", options.results)
     if options.set or options.sensitivity or options.margin is not None:
         return what_if(chosen, options)
+    if options.again is not None:
+        return again(chosen, options)
     check_folder("out", folder(options))
     return draw(chosen, options, folder(options))
 
@@ -153,6 +162,17 @@ def what_if(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
     with keeping(KEPT.format(options.results)):
         for line in compare([load(entry) for entry in chosen], options):
             print(line)
+    return 0
+
+
+def again(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
+    """Judge rows once more and keep what comes out; returns the exit status."""
+    from .figure import load
+    from .rejudge import judge_again
+
+    with keeping(KEPT.format(options.results)):
+        for line in judge_again([load(entry) for entry in chosen], options):
+            print(line, flush=True)
     return 0
 
 
@@ -215,6 +235,10 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
         raise SpecError("budget", options.budget, "must be float >= 0")
     if options.keep and (options.quick or options.runs):
         raise SpecError("keep", True, "only full runs are kept: leave out --quick and --runs")
+    if options.again is not None and not 0 <= options.again < math.inf:
+        raise SpecError("again", options.again, "must be float >= 0")
+    if options.again is not None and (options.quick or options.keep or options.runs):
+        raise SpecError("again", options.again, "leave out --quick, --keep and --runs: published rows are judged again")
     if options.scale not in SCALES:
         raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}{nearest(options.scale, SCALES)}")
     without = [entry.name for entry in chosen if not entry.has_scale]

@@ -79,15 +79,11 @@ def row_of(
     hashes: Sequence[str],
     note: str,
     gates: Sequence[Gate] = (),
-    again: Sequence[Interval] = (),
 ) -> Verdict:
-    """The row of a claim: what the rule of `sims.statistics.verdicts` says of its effect and its gates.
-
-    again: intervals of the same effect from runs with other rounding; if their state differs the row is inconclusive.
-    """
+    """The row of a claim: what the rule of `sims.statistics.verdicts` says of its effect and its gates."""
     if claim.kind == "theorem":
         raise ValueError(f"{claim.id}, {claim.part}: is a theorem: must be checked by theorem_of, and has no interval")
-    found = outcome(effect, claim.margin, claim.sign, claim.kind, gates, again)
+    found = outcome(effect, claim.margin, claim.sign, claim.kind, gates)
     p = None if found.state == "no test" else p_value(effect, claim.margin, claim.sign, claim.kind)
     return Verdict(
         **_named(claim, setting, figure, hashes, note),

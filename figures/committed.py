@@ -1,13 +1,15 @@
 """What the repository keeps of a figure: figures/records/<figure>.npz, every judged record and how arms were tuned.
 
 A record is drawn from there where computing it would take too long; its `source` is then "committed". Beside it lies a
-shrunken twin of itself. Where today's sources are not those that made the record, the twin is run: if it gives other
-numbers, the record is "stale", and the report says so. Sources whose twin agreed are noted in the file, and a twin
-that was run lies in the store, so that none is run twice. `python -m figures NAME --keep` writes the file.
+shrunken twin of itself. Where today's sources are not those that made the records, a twin of every kind of arm is run,
+and of a kind whose twin gives other numbers all of them: a record with such a twin is "stale", and the report says so.
+Sources whose twin agreed are noted in the file, and a twin that was run lies in the store, so that none is run twice.
+`python -m figures NAME --keep` runs every twin, and writes the file.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -66,6 +68,20 @@ def shrink(arm: Experiment) -> Experiment:
     small = {"updates": updates, "evaluations": min(arm.evaluations, updates, 5)}
     costly = of_a_model or arm.policy.magnifies_rounding
     return arm.replace(name=f"{arm.name}-quick", runs=2 if costly else 4, **small)
+
+
+def kind(arm: Experiment) -> str:
+    """All of an arm's spec but its finite numbers: arms of one kind go through the same code, but where a number alone,
+    such as a period of 1, takes another branch."""
+
+    def without_numbers(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: without_numbers(value) for name, value in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [without_numbers(value) for value in x]
+        return 0 if isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) else x
+
+    return json.dumps(without_numbers(arm.to_json()), sort_keys=True)
 
 
 def agree(before: Record, now: Record) -> bool:

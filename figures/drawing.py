@@ -16,6 +16,7 @@ from sims.experiments.record_file import Record
 from sims.experiments.runner import Progress, Runner
 from sims.experiments.store import Store
 
+from .again import fragile
 from .claims import Verdict, write_claims
 from .committed import Committed, Kept
 from .entries import SCALES
@@ -24,6 +25,7 @@ from .lab import Lab
 from .plan import choose_live
 from .progress import Bar
 from .report import page as report
+from .report.judged import beside
 
 _artist = threading.Lock()  # matplotlib draws one figure at a time
 
@@ -116,9 +118,11 @@ def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, s
     """Draw, judge and write one figure; returns what there is to say of it."""
     fig = call(figure, "draw", records)
     caption = call(figure, "caption", records)
-    rows = [] if lab.quick else [where_from(row, lab) for row in call(figure, "verdicts", records)]
+    details = call(figure, "details", records) if figure.details is not None else {}
+    rows = [] if lab.quick else [where_from(fragile(row), lab) for row in call(figure, "verdicts", records)]
+    beside(fig, rows)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
-        report.save_figure(figure, fig, caption, lab, out, stamps)
+        report.save_figure(figure, fig, caption, lab, out, stamps, details)
         if rows:
             write_claims(rows, out)
         report.write(out)
@@ -148,6 +152,8 @@ def in_a_line(row: Verdict) -> str:
 def of_records(name: str, lab: Lab) -> list[str]:
     """How many records were computed and how many read; which are stale, and which disagree."""
     sources = list(lab.where_from.values())
+    if not sources:  # a figure of what is no run
+        return []
     count = ", ".join(f"{sources.count(s)} {s}" for s in ("live", "committed", "stale") if s in sources)
     same = sum(c.same_bits for c in lab.compared)
     agreeing = (

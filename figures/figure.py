@@ -23,6 +23,7 @@ RETURNS: dict[str, tuple[type, str]] = {
     "collect": (Mapping, "records by name"),
     "draw": (MatplotlibFigure, "a figure of matplotlib"),
     "caption": (str, "a text"),
+    "details": (Mapping, "lists of lines by heading"),
     "verdicts": (list, "a list of rows, as `row_of` makes them"),
 }
 
@@ -35,6 +36,7 @@ class Figure:
     collect(lab) gets every record it needs, tuning included; draw(records), verdicts(records) and caption(records),
     which says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a
     language model at a scale of `figures.arms.language_model`; None where there are none, and the figure has no scale.
+    details(records): what the report folds away below the picture, as headings with lines each; None for nothing.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Figure:
     verdicts: Callable[[Records], list[Verdict]]
     caption: Callable[[Records], str]
     arms: Callable[[str], Mapping[str, Experiment]] | None = None
+    details: Callable[[Records], Mapping[str, list[str]]] | None = None
 
 
 def call(figure: Figure, name: str, *arguments: Any) -> Any:

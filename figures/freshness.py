@@ -27,7 +27,8 @@ def _sources(root: Path) -> Iterable[Path]:
     for package in ("sims", "llm", "figures"):
         for suffix in ("py", "toml", "html", "css", "js"):
             yield from sorted((root / package).rglob(f"*.{suffix}"))
-    yield from sorted((root / "figures" / "records").glob("*.npz"))
+    for pattern in ("*.npz", "*.json", "checks/*.json"):
+        yield from sorted((root / "figures" / "records").glob(pattern))
 
 
 def stamps(settings: Sequence[Any], budget: Sequence[Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +28,29 @@ TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these se
 FINAL_RUNS = 12
 AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: about half an interval of 50 runs
 
+Measure = Literal["end", "run", "best"]
+
 _one_at_a_time = threading.Lock()  # computations without runs are done here, one beside the workers
+
+
+def best_probability(record: Record) -> np.ndarray:
+    """(runs,): final probability of the best response, mean over prompts."""
+    return probability_of_best(record, "logp_final")
+
+
+def probability_of_best(record: Record, distribution: str) -> np.ndarray:
+    """(runs,): of the best response, mean over prompts. distribution: "logp_final", or "logp_ref" for the
+    reference's."""
+    logp = record.arrays[distribution]
+    best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp), 0)
+    return np.asarray(np.exp(np.take_along_axis(logp, best, -1)).mean((-2, -1)))
+
+
+MEASURES: dict[Measure, Callable[[Record], np.ndarray]] = {
+    "end": final_scores,
+    "run": mean_scores,
+    "best": best_probability,
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,7 @@ class Lab:
         tuning_runs: int = 10,
         finalists: int = 0,
         runs: Mapping[str, int] | None = None,
+        by: Measure = "end",
         short: Short | None = None,
     ) -> dict[str, Record]:
         """Tune each arm on the tuning seeds, then run it with its best settings on its own seed; its record's
@@ -104,19 +127,23 @@ class Lab:
         point with the largest mean final score is taken; with finalists, so many of each arm's best are first run
         again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
         one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
-        that take another number than their own; tuning is the same. short: tune by shorter runs, without finalists.
+        that take another number than their own; tuning is the same. by: what is to be large, where that is
+        not the score at the end: the measure that judges the arms. short: tune by shorter runs and by the score over
+        the run, without finalists.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
-        seeds = {"seed": TUNING_SEED, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
+        how: dict[str, int] = {"seed": TUNING_SEED, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
+        if by != "end":
+            how[by] = 1
         if short is not None:
-            seeds |= {"updates": short.updates, "evaluations": short.evaluations, "widen": short.widen}
-        key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **seeds)
+            how |= {"updates": short.updates, "evaluations": short.evaluations, "widen": short.widen}
+        key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **how)
         tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
         if tuned is None:
-            tuned = self._tune(arms, grids, tuning_runs, finalists, short)
+            tuned = self._tune(arms, grids, tuning_runs, finalists, MEASURES[by], short)
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
@@ -156,28 +183,39 @@ class Lab:
         return arms
 
     def _judged(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
-        """Computed, or committed and proven; what is committed is stale if its twin disagrees."""
+        """Computed, or committed and proven; what is committed is stale if its twin disagrees.
+
+        Of the arms of one kind the first one's twin is run, for it goes through the code of all; theirs, if it
+        disagrees. What is to be kept is proven arm by arm.
+        """
         keys = {name: record_key(arm.name, arm.to_json()) for name, arm in arms.items()}
         before = {name: self._committed(arm.name, arm.to_json()) for name, arm in arms.items()}
         drawn = {n for n, arm in arms.items() if before[n] and not self._is_live(keys[n], arm)}
         doubted = {n for n in drawn if not self.kept_before.proven(keys[n], sources_of(arms[n]))}  # type: ignore[union-attr]
-        twinned = list(arms) if self.kept is not None else [n for n in arms if n in doubted]
+        twinned = list(arms) if self.kept is not None else one_of_each_kind({n: arms[n] for n in arms if n in doubted})
         wanted = [arms[n] for n in arms if n not in drawn] + [committed.shrink(arms[n]) for n in twinned]
         found = iter(self._obtain(wanted))
         records = {name: next(found) for name in arms if name not in drawn}
         twins = {name: next(found) for name in twinned}
+        wrong = {committed.kind(arms[n]) for n in doubted & twins.keys() if not self._gives(arms[n], twins[n])}
+        more = [n for n in arms if n in doubted - twins.keys() and committed.kind(arms[n]) in wrong]
+        if more:
+            twins.update(zip(more, self._obtain([committed.shrink(arms[n]) for n in more]), strict=True))
         judged = {}
         for name, arm in arms.items():
             record = before[name] if name in drawn else records[name]
             assert record is not None
-            if name in doubted:
-                twin = self.kept_before.twin(arm)  # type: ignore[union-attr]
-                if twin is None or not committed.agree(twin, twins[name]):
-                    record = Record(record.spec, record.arrays, record.provenance, "stale")
+            if name in doubted and name in twins and not self._gives(arm, twins[name]):
+                record = Record(record.spec, record.arrays, record.provenance, "stale")
             if self.kept is not None:
                 self._keep(keys[name], arm, record, twins[name])
             judged[name] = self._note(name, keys[name], record, None if name in drawn else before[name])
         return judged
+
+    def _gives(self, arm: Experiment, twin: Record) -> bool:
+        """Whether an arm's twin, run by this code, gives what it gave when the arm was committed."""
+        before = self.kept_before.twin(arm)  # type: ignore[union-attr]
+        return before is not None and committed.agree(before, twin)
 
     def _committed(self, name: str, spec: Mapping[str, Any]) -> Record | None:
         if self.quick or self.kept_before is None:
@@ -210,6 +248,7 @@ class Lab:
         grids: Mapping[str, Sequence[Point]],
         tuning_runs: int,
         finalists: int,
+        measure: Callable[[Record], np.ndarray],
         short: Short | None = None,
     ) -> list[Tuned]:
         """Run every candidate, and the best of them again; take the best of the last that were run."""
@@ -219,24 +258,26 @@ class Lab:
 
         if short is not None:
             made = {name: functools.partial(candidate, arm) for name, arm in arms.items()}
-            return tune(made, grids, tuning_runs, short, lambda runs: self._mean_scores(runs, mean_scores))
+            return tune(made, grids, tuning_runs, short, lambda runs: self._means(runs, mean_scores))
         candidates = {name: [candidate(arm, point) for point in grids[name]] for name, arm in arms.items()}
         last_runs = [e.replace(seed=FINAL_SEED, runs=FINAL_RUNS) for c in candidates.values() for e in c[:finalists]]
         self._expect([*last_runs, *self.sized(arms).values()])
-        scores = self._mean_scores({(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)})
-        best = {name: sorted(range(len(tried)), key=lambda i: -scores[name, i]) for name, tried in candidates.items()}
+        tried_once = {(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)}
+        first = self._means(tried_once, measure)
+        best = {name: sorted(range(len(tried)), key=lambda i: -first[name, i]) for name, tried in candidates.items()}
         self._expect(list(self.sized(arms).values()))
-        last = self._mean_scores(
+        last = self._means(
             {
                 (name, i): candidates[name][i].replace(seed=FINAL_SEED, runs=FINAL_RUNS)
                 for name, order in best.items()
                 for i in order[:finalists]
-            }
+            },
+            measure,
         )
         self._expect([])
         tuned = []
         for name, tried in candidates.items():
-            every = [scores[name, i] for i in range(len(tried))]
+            every = [first[name, i] for i in range(len(tried))]
             finals = [(i, last[name, i]) for i in best[name][:finalists]]
             chosen = max(finals, key=lambda final: final[1])[0] if finals else best[name][0]
             runs = FINAL_RUNS if finals else 0
@@ -248,18 +289,24 @@ class Lab:
         if self.runner is not None:
             self.runner.expect(id(self), later)
 
-    def _mean_scores(
-        self, runs: Mapping[Any, Experiment], score: Callable[[Record], np.ndarray] = final_scores
-    ) -> dict[Any, float]:
-        """Mean score of each, by default the final one; what gives none is behind all that do."""
+    def _means(self, runs: Mapping[Any, Experiment], measure: Callable[[Record], np.ndarray]) -> dict[Any, float]:
+        """Mean score of each, at the end or over the run; what gives none is behind all that do."""
         records = dict(zip(runs, self._obtain(list(runs.values())), strict=True))
-        means = {key: float(score(record).mean()) for key, record in records.items()}
+        means = {key: float(measure(record).mean()) for key, record in records.items()}
         return {key: -math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
     def _obtain(self, arms: Sequence[Experiment]) -> list[Record]:
         if self.runner is not None:
             return self.runner.records(arms, self.urgency)
         return obtain(arms, self.store, self.jobs, self.force, self.progress)
+
+
+def one_of_each_kind(arms: Mapping[str, Experiment]) -> list[str]:
+    """The first name of every kind."""
+    first: dict[str, str] = {}
+    for name, arm in arms.items():
+        first.setdefault(committed.kind(arm), name)
+    return list(first.values())
 
 
 def compare(arm: str, live: Record, before: Record) -> Compared:

@@ -24,7 +24,7 @@ from .catalogue import catalogue, row
 from .claims import Verdict
 from .committed import Committed
 from .drawing import lab_of, runner_of
-from .figure import Figure, call
+from .figure import Figure, Records, call
 from .progress import Bar
 
 OWN = ("updates", "seed", "precision")  # of the experiment itself
@@ -141,25 +141,36 @@ def _verdicts(
     margin: float | None = None,
 ) -> list[Verdict] | None:
     """The rows of a figure with its arms changed; None where the change cannot be made to one of them."""
+    try:
+        found: list[Verdict] = call(figure, "verdicts", collected(figure, runner, options, change))
+    except SpecError:
+        if options.sensitivity:
+            return None
+        raise
+    return found if margin is None else [_at(margin, r) for r in found]
+
+
+def collected(
+    figure: Figure, runner: Runner, options: argparse.Namespace, change: Callable[[Experiment], Experiment] | None
+) -> Records:
+    """The records of a figure, with its judged arms changed."""
     lab = lab_of(options, runner, Committed(figure.name))
     lab.change = change
     outcome: list[Any] = []
 
     def collect() -> None:
         try:
-            outcome.append(call(figure, "verdicts", call(figure, "collect", lab)))
+            outcome.append(call(figure, "collect", lab))
         except BaseException as error:
             outcome.append(error)
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
     runner.serve(lambda: not thread.is_alive())
-    found = outcome[0]
-    if isinstance(found, SpecError) and options.sensitivity:
-        return None
-    if isinstance(found, BaseException):
-        raise found
-    return found if margin is None else [_at(margin, r) for r in found]
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    found: Records = outcome[0]
+    return found
 
 
 def _at(margin: float, r: Verdict) -> Verdict:

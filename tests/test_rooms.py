@@ -32,7 +32,7 @@ FLOORS = (
     ("llm.commands",),
     ("llm",),
     ("figures",),  # what figures are made by: labs, plans, claims
-    ("figures.arms", "figures.report"),
+    ("figures.arms", "figures.report", "figures.libraries"),
     ("figures.gallery",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -12,10 +12,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from figures.lab import mean_scores
+from sims.core.spec import from_json
 from sims.experiments.measures import scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
-from sims.statistics.gates import AT_A_BOUND, Gate, estimand, grid_edge, positive_control, room
+from sims.statistics.gates import (
+    AT_A_BOUND,
+    Gate,
+    Overlap,
+    estimand,
+    geometry,
+    grid_edge,
+    positive_control,
+    room,
+)
 from sims.statistics.intervals import LEVEL, Interval, mean_interval
 
 FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau
@@ -46,9 +57,10 @@ class Part(NamedTuple):
         return bool(((self.scores <= self.low + near) | (self.scores >= self.high - near)).any())
 
 
-def part(times: float, record: Record, at: int = -1, runs: int | None = None) -> Part:
-    """A record's score at an evaluation."""
-    return Part(times, scores(record)[:runs, at].astype(float), lowest_score([record]))
+def part(times: float, record: Record, at: int | None = -1, runs: int | None = None) -> Part:
+    """A record's score at an evaluation, or with at = None over the run."""
+    found = mean_scores(record) if at is None else scores(record)[:, at]
+    return Part(times, found[:runs].astype(float), lowest_score([record]))
 
 
 def effect_of(parts: Sequence[Part]) -> Interval:
@@ -74,6 +86,15 @@ def effect_of(parts: Sequence[Part]) -> Interval:
 def mean_of(times: float, records: Sequence[Record], at: int = -1, runs: int | None = None) -> list[Part]:
     """The mean over arms, as parts of an effect."""
     return [part(times / len(records), record, at, runs) for record in records]
+
+
+def likelihood(claimed: Mapping[Overlap, Record]) -> Gate:
+    """`geometry` of bandits: whether the reference's probability within the bump, exactly, makes an optimum as likely
+    as it is said to be."""
+    places = {side: from_json(record.spec["environment"]) for side, record in claimed.items()}
+    names = {side: f"the one that is said to be {side}" for side in claimed}
+    masses = {names[side]: place.overlap_mass() for side, place in places.items()}
+    return geometry(masses, {names[side]: side for side in claimed})
 
 
 def agree(effects: Mapping[str, Sequence[Part]]) -> Gate:
@@ -140,6 +161,13 @@ def sides(one: Sequence[Record], other: Sequence[Record]) -> Sides:
     runs = min(len(record.arrays["gold"]) for record in (*one, *other))
     first, second = (np.mean([scores(record)[:runs] for record in side], axis=0) for side in (one, other))
     return Sides(first, second, lowest_score([*one, *other]))
+
+
+def over_the_run(pairs: Sequence[Sides], margin: float) -> Gate:
+    """`room` of the scores averaged over the run, without the start."""
+    gates = [room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs]
+    closed = [gate for gate in gates if not gate.open]
+    return closed[0] if closed else Gate("room", True, "; ".join(gate.why for gate in gates))
 
 
 def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:

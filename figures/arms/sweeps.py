@@ -32,19 +32,25 @@ MINIBATCH, GENERATIONS = 4, 4  # an update's prompts, and responses a prompt
 SAMPLES_AN_UPDATE = MINIBATCH * GENERATIONS
 
 
-def equal_grid(arm: Experiment) -> list[Point]:
+def equal_grid(arm: Experiment, lowest: float = LEARNING_RATES[0], highest: float = LEARNING_RATES[-1]) -> list[Point]:
     """As many points for any arm: learning rate × its β or clip range, or twice as many learning rates.
 
-    All cover the same learning rates. PPO and RLOO go without a KL penalty, so β is not theirs to tune. Where every
+    All cover the same learning rates, but for an arm whose best lay at an end, which may be given other ends: then its
+    rates are spread evenly between them. PPO and RLOO go without a KL penalty, so β is not theirs to tune. Where every
     update has fresh samples of its own, PPO's ratio is 1 and its clip range does nothing: such an arm gets learning
     rates alone.
     """
+    own = (lowest, highest) != (LEARNING_RATES[0], LEARNING_RATES[-1])
+    rates = _spread(lowest, highest, len(LEARNING_RATES)) if own else LEARNING_RATES
     if isinstance(arm.algorithm, PPO) and arm.schedule.sync_period > 1:
-        return product(learning_rate=LEARNING_RATES, epsilon=CLIP_RANGES)
+        return product(learning_rate=rates, epsilon=CLIP_RANGES)
     if getattr(arm.algorithm, "beta", 0.0) > 0:
-        return product(learning_rate=LEARNING_RATES, beta=BETAS)
-    rates = np.geomspace(LEARNING_RATES[0], LEARNING_RATES[-1], POINTS)
-    return product(learning_rate=tuple(float(f"{x:.2g}") for x in rates))
+        return product(learning_rate=rates, beta=BETAS)
+    return product(learning_rate=_spread(lowest, highest, POINTS))
+
+
+def _spread(lowest: float, highest: float, count: int) -> tuple[float, ...]:
+    return tuple(float(f"{x:.2g}") for x in np.geomspace(lowest, highest, count))
 
 
 def at_the_edge(records: Mapping[str, Record], called: str = "arms") -> str:

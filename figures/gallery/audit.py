@@ -18,7 +18,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
+from figures.report.style import OFFLINE, ONLINE, RC, bound, curve, key
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
@@ -111,7 +111,7 @@ def draw(records: Records) -> MatplotlibFigure:
             for condition in CONDITIONS:
                 _curves(axes[f"{place}/{condition}"], records, place, condition)
         _gaps(axes["gap"], records)
-        lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
+        lines = [key(name) for name in ALGORITHMS]
         lines += [
             Line2D([], [], color="0.3", linestyle=style, label=label)
             for style, label in ((ONLINE, "on-policy"), (OFFLINE, "offline: fresh draws from the reference (d alone)"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -19,11 +20,11 @@ from figures.arms.gating import (
     edges,
     effect_of,
     last_with_room,
+    likelihood,
     lowest_score,
     mean_of,
     part,
     sides,
-    stopped_early,
 )
 from figures.arms.sweeps import (
     SAMPLES_AN_UPDATE,
@@ -42,7 +43,7 @@ from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, points
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, key, points
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.environments import BanditR1, BanditR2
@@ -50,6 +51,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
+from sims.statistics.gates import Gate, positive_control
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 ON_THE_NETWORK = ("rloo", "best_of_n", "dpo")
@@ -116,8 +118,8 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _handles() -> list[Line2D]:
-    lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
-    supervised = Line2D([], [], color=colour(OFFLINE_ONLY), marker="D", linestyle="", label=f"{OFFLINE_ONLY} (offline)")
+    lines = [key(name) for name in ALGORITHMS]
+    supervised = key(OFFLINE_ONLY, f"{OFFLINE_ONLY} (offline)", linestyle="")
     styles = ((ONLINE, "16 samples a batch"), (OFFLINE, "1,024 samples a batch (bottom centre)"))
     return [*lines, supervised, *(Line2D([], [], color="0.3", linestyle=s, label=label) for s, label in styles)]
 
@@ -134,7 +136,7 @@ def _against_batch(axes: Axes, records: Records, place: str, budget: str) -> Non
         axes.plot(at[-2:], mean[-2:], ":", color=colour(algorithm), linewidth=1.2)
     if place != "network":
         supervised = records[f"{place}/{budget}/{OFFLINE_ONLY}/inf"]
-        points(axes, x[-1:] + 0.25, [final_scores(supervised)], OFFLINE_ONLY, "D")
+        points(axes, x[-1:] + 0.25, [final_scores(supervised)], OFFLINE_ONLY)
         for n in (2, 4):
             exactly = best_of_reference(supervised, n)
             axes.plot(x[-1] + np.array([-0.2, 0.4]), [exactly] * 2, color="k", linewidth=1)
@@ -203,8 +205,9 @@ def _suffices(records: Records, judged: Claim, budget: str, offline: tuple[str, 
     low = lowest_score([*online.values(), *stale.values()])
     lost = cut(effect_of([Part(t, _best(group), low) for t, group in zip((1.0, -1.0), groups, strict=True)]))
     gates = [
-        stopped_early([online[first]], [stale[second]], judged.margin),
+        _control(records, budget, online[first], judged.margin),
         edges(judged.margin, online[first], stale[second]),
+        likelihood({"in": stale[second]}),
     ]
     note = (
         f"In the mean of all runs the best of its kind is {first} on-policy, and {second} offline. "
@@ -212,6 +215,15 @@ def _suffices(records: Records, judged: Claim, budget: str, offline: tuple[str, 
     )
     hashes = [record.hash for record in (*online.values(), *stale.values())]
     return row_of(judged, "bandit", lost, FIGURE.name, hashes, note, gates)
+
+
+def _control(records: Records, budget: str, best: Record, margin: float) -> Gate:
+    """An arm in the same setting that does lose: preference fine-tuning offline, which can learn the preferred of two
+    responses and no more."""
+    loses = records[f"R2/{budget}/{OFFLINE_ONLY}/inf"]
+    runs = min(len(record.arrays["gold"]) for record in (best, loses))
+    found = positive_control(effect_of([part(1.0, best, runs=runs), part(-1.0, loses, runs=runs)]), margin)
+    return replace(found, why=f"{OFFLINE_ONLY} offline against the best on-policy arm: {found.why}")
 
 
 def _best(arms: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,7 +1,10 @@
-"""Does too low a β collapse, and too high a one learn nothing? (C51) The 1-D bandit: contrastive losses on a small pool
-with flipped labels, where there is something to over-fit, and on-policy reinforcement learning, where there is not."""
+"""Does too low a β collapse, and too high a one learn nothing? (C51) Contrastive losses on a small pool with flipped
+labels, and on-policy reinforcement learning: of the true reward, and of a reward learned from few flipped labels, where
+there is something to over-fit."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,71 +18,90 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.report.style import OFFLINE, ONLINE, RC, colour, points
+from figures.report.style import OFFLINE, ONLINE, RC, colour, key, points
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.environments import BanditR1, BanditR2
+from sims.environments import BanditR1, BanditR2, Contextual
+from sims.environments.enumerable import EnumerableSpec
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.gates import Gate
 
-FAMILIES = {"contrastive": ("dpo", "ipo"), "reinforcement": ("rloo", "ppo")}
+
+class Family(NamedTuple):
+    """Algorithms that are judged together. data: where their rewards or labels come from. ends: of β, that are judged;
+    each tuple of `judged` is a row's places."""
+
+    algorithms: tuple[str, str]
+    data: str
+    places: tuple[str, ...]
+    judged: tuple[tuple[str, ...], ...]
+    ends: tuple[str, ...]
+    schedule: Schedule
+
+
 BETAS = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+ENDS = {"low": BETAS[0], "high": BETAS[-1]}
 USUAL = 0.1  # the β whose learning rate is held for all others
 POOL, FLIPS = 64, 0.2
-RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0)  # a large β wants steps that leap away from the penalty
+RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0, 300.0, 1000.0)  # a large β wants steps that leap away from the penalty
 UPDATES, RUNS = 400, 50
-PLACES = ("R1", "R2")
-SCHEDULES = {
-    "contrastive": Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL),
-    "reinforcement": Schedule(batch_size=4, num_generations=4),
+POOLED = Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL)
+FRESH = Schedule(batch_size=4, num_generations=4)
+# The contrastive losses' effects differ between R1 and R2, and are judged at each. The true reward cannot be
+# over-optimised, so that too low a β is judged on a learned one.
+FAMILIES = {
+    "contrastive": Family(("dpo", "ipo"), "noisy pool", ("R1", "R2"), (("R1",), ("R2",)), ("low", "high"), POOLED),
+    "reinforcement": Family(("rloo", "ppo"), "on-policy", ("R1", "R2"), (("R1", "R2"),), ("high",), FRESH),
+    "proxy": Family(("rloo", "ppo"), "learned reward", ("learned",), (("learned",),), ("low", "high"), FRESH),
+}
+RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
+
+
+def _called(family: str, places: tuple[str, ...]) -> str:
+    if family == "proxy":
+        return "reinforcement, learned reward"
+    return f"{family}, {FAMILIES[family].data} on {' and '.join(places)}"
+
+
+CLAIMS = {
+    (name, end, rate, places): claim("C51", f"{_called(name, places)}: too {end}, {RATES[rate]}")
+    for name, family in FAMILIES.items()
+    for end in family.ends
+    for rate in RATES
+    for places in family.judged
 }
 
-ENDS = {"low": BETAS[0], "high": BETAS[-1]}
-DATA = {"contrastive": "noisy pool", "reinforcement": "on-policy"}
-RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
-TRUE_REWARD = Gate(
-    "geometry",
-    False,
-    "the reward is the true one, which nothing can over-optimise: a collapse could not have come out; a learned reward "
-    "would open it",
-)
-# The contrastive losses' effects differ between the two places, and are judged at each.
-WHERE: dict[str, tuple[tuple[str, ...], ...]] = {"contrastive": (("R1",), ("R2",)), "reinforcement": (PLACES,)}
-CLAIMS = {
-    (family, end, rate, places): claim(
-        "C51", f"{family}, {DATA[family]} on {' and '.join(places)}: too {end}, {RATES[rate]}"
-    )
-    for family in FAMILIES
-    for end in ENDS
-    for rate in RATES
-    for places in WHERE[family]
-}
+
+def environment(family: str, place: str) -> EnumerableSpec:
+    """The bandits; learned: 8 prompts × 8 responses, a reward model that is a table, fitted to pairs with flips."""
+    if place == "learned":
+        return Contextual(reward_model="table", flip_rate=FLIPS)
+    flips = FLIPS if family == "contrastive" else 0.0
+    return BanditR1(flip_rate=flips) if place == "R1" else BanditR2(flip_rate=flips)
 
 
 def arms() -> dict[str, Experiment]:
     """place/algorithm/β."""
-    found = {}
-    for place in PLACES:
-        for family, algorithms in FAMILIES.items():
-            flips = FLIPS if family == "contrastive" else 0.0
-            for algorithm in algorithms:
-                for beta in BETAS:
-                    found[f"{place}/{algorithm}/{beta:g}"] = Experiment(
-                        name=f"beta_sweep-{algorithm}",
-                        environment=BanditR1(flip_rate=flips) if place == "R1" else BanditR2(flip_rate=flips),
-                        policy=Table(),
-                        algorithm=find_algorithm(algorithm)().replace(beta=beta),
-                        schedule=SCHEDULES[family],
-                        updates=UPDATES,
-                        evaluations=4,
-                        runs=RUNS,
-                    )
-    return found
+    return {
+        f"{place}/{algorithm}/{beta:g}": Experiment(
+            name=f"beta_sweep-{algorithm}",
+            environment=environment(name, place),
+            policy=Table(),
+            algorithm=find_algorithm(algorithm)().replace(beta=beta),
+            schedule=family.schedule,
+            updates=UPDATES,
+            evaluations=4,
+            runs=RUNS,
+        )
+        for name, family in FAMILIES.items()
+        for place in family.places
+        for algorithm in family.algorithms
+        for beta in BETAS
+    }
 
 
 def collect(lab: Lab) -> Records:
@@ -102,12 +124,13 @@ def optimum(record: Record, beta: float) -> tuple[float, float]:
 
 def draw(records: Records) -> MatplotlibFigure:
     """Gold score and entropy at the end against β, a column a family and a place."""
+    columns = [(name, place) for name, family in FAMILIES.items() for place in family.places]
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 4, figsize=(16, 7.4), layout="constrained", sharex=True, sharey="row")
-        columns = [(family, place) for family in FAMILIES for place in PLACES]
+        fig, axes = plt.subplots(2, len(columns), figsize=(18, 7.4), layout="constrained", sharex=True, sharey="row")
         for column, (family, place) in enumerate(columns):
             _against_beta(axes[0, column], axes[1, column], records, family, place)
-            axes[0, column].set_title(f"{place} · {', '.join(FAMILIES[family])}\n{_data(family)}")
+            where = place if place != "learned" else "8 × 8"
+            axes[0, column].set_title(f"{where} · {', '.join(FAMILIES[family].algorithms)}\n{_data(family)}")
         axes[0, 0].set(ylabel="gold score at the end", ylim=(-0.2, 1.12))
         axes[1, 0].set(ylabel="entropy at the end, nats", ylim=(-0.15, 4.6))
         fig.legend(handles=_handles(), loc="outside lower center", ncols=7, fontsize=9.5)
@@ -115,14 +138,17 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _data(family: str) -> str:
-    responses = POOL * SCHEDULES[family].num_generations
-    return (
-        f"{responses} responses, {FLIPS:.0%} of labels flipped" if family == "contrastive" else "on-policy, true reward"
-    )
+    responses = POOL * POOLED.num_generations
+    return {
+        "contrastive": f"{responses} responses, {FLIPS:.0%} of labels flipped",
+        "reinforcement": "on-policy, true reward",
+        "proxy": f"on-policy, learned reward, {FLIPS:.0%} flipped",
+    }[family]
 
 
 def _handles() -> list[Line2D]:
-    lines = [Line2D([], [], color=colour(n), linewidth=2.2, label=n) for names in FAMILIES.values() for n in names]
+    names = dict.fromkeys(name for family in FAMILIES.values() for name in family.algorithms)
+    lines = [key(name) for name in names]
     lines += [
         Line2D([], [], color="0.3", linestyle=style, label=RATES[rate])
         for rate, style in (("tuned", ONLINE), ("held", OFFLINE))
@@ -131,12 +157,12 @@ def _handles() -> list[Line2D]:
 
 
 def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place: str) -> None:
-    record = records[f"tuned/{place}/{FAMILIES[family][0]}/{USUAL:g}"]
+    record = records[f"tuned/{place}/{FAMILIES[family].algorithms[0]}/{USUAL:g}"]
     fine = np.geomspace(BETAS[0], BETAS[-1], 80)
     exactly = np.array([optimum(record, float(beta)) for beta in fine])
     for axes, best in ((top, exactly[:, 0]), (bottom, exactly[:, 1])):
         axes.plot(fine, best, ":", color="k", linewidth=1.4)
-    for algorithm in FAMILIES[family]:
+    for algorithm in FAMILIES[family].algorithms:
         for rate, line in (("tuned", ONLINE), ("held", OFFLINE)):
             cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
             for axes, values in (
@@ -157,14 +183,12 @@ def verdicts(records: Records) -> list[Verdict]:
         cells: dict[str, list[Record]] = {
             f"{algorithm} on {place}": [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
             for place in places
-            for algorithm in FAMILIES[family]
+            for algorithm in FAMILIES[family].algorithms
         }
         parts = {name: _loss(tried, end) for name, tried in cells.items()}
         effect = effect_of([x._replace(times=x.times / len(parts)) for pair in parts.values() for x in pair])
         used = [r for tried in cells.values() for r in (*tried[1:-1], tried[BETAS.index(ENDS[end])])]
         gates = [edges(judged.margin, *used), agree(parts)]
-        if family == "reinforcement" and end == "low":
-            gates.append(TRUE_REWARD)
         rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
     return rows
 
@@ -177,13 +201,13 @@ def _loss(tried: list[Record], end: str) -> tuple[Part, Part]:
 
 
 def _note(family: str, rate: str) -> str:
-    why = (
-        "The reward is the true one: nothing can be over-optimised, and a low β costs entropy alone. A learned reward "
-        "might turn this round."
-        if family == "reinforcement"
-        else f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or cleaner, would "
-        "leave less to over-fit."
-    )
+    why = {
+        "contrastive": f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or "
+        "cleaner, would leave less to over-fit.",
+        "reinforcement": "The reward is the true one, which nothing can over-optimise.",
+        "proxy": "One kind of reward model, a table fitted once to all pairs of four responses a prompt, "
+        f"{FLIPS:.0%} of labels flipped; a network errs otherwise on responses in no pair.",
+    }[family]
     stop = (
         " A learning rate tuned by gold score can stop early on its own, or leap away from the penalty, which hides "
         "part of a collapse."
@@ -195,13 +219,17 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["tuned/R1/dpo/0.1"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {UPDATES} updates; mean and 95 % interval at the "
-        f"end. DPO and IPO: a pool of {POOL} prompts × 4 responses of the reference, drawn once and gone through again "
-        f"and again, {FLIPS:.0%} of its labels flipped. RLOO and PPO (KL in the reward): 16 fresh samples an update, "
-        "the true reward. Collapse was defined beforehand as a gold score below that of the best interior β, with the "
-        "entropy beside it. Filled and solid: the learning rate that was best for that β on other seeds, among six; "
-        f"open and dashed: the one that was best for β = {USUAL:g}. Dotted: the KL-regularised optimum of the gold "
-        "reward at each β, which RLOO and PPO aim at, and DPO and IPO do not on such labels."
+        f"1-D bandit, 100 actions, but for the right column; table policy, {runs} runs an arm, {UPDATES} updates; mean "
+        f"and 95 % interval at the end. DPO and IPO: a pool of {POOL} prompts × 4 responses of the reference, drawn "
+        f"once and gone through again and again, {FLIPS:.0%} of its labels flipped. RLOO and PPO (KL in the reward): "
+        "16 fresh samples an update; the true reward on the bandits, and on the right, where 8 prompts have 8 "
+        f"responses, that of a table fitted to the pairs of half of the responses, {FLIPS:.0%} of them flipped. "
+        "Collapse was defined "
+        "beforehand as a gold score below that of the best interior β, with the entropy beside it. Filled and solid: "
+        f"the learning rate that was best for that β on other seeds, among {len(RATES_TRIED)}; open and dashed: the "
+        f"one that was best for β = {USUAL:g}. Dotted: the KL-regularised optimum of the gold reward at each β, which "
+        "RLOO "
+        "and PPO aim at on the true reward, and DPO and IPO do not on such labels."
     )
 
 

@@ -3,6 +3,7 @@ capacity, on a fixed pool of pairs; and where the mass goes instead."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from figures.catalogue import Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
+from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
@@ -23,7 +24,8 @@ from sims.core.schedule import Schedule
 from sims.environments import BanditR1
 from sims.experiments.experiment import Experiment
 from sims.policies import MLP, Table
-from sims.statistics.intervals import band, mean_interval, paired_effect
+from sims.statistics.gates import Gate, estimand
+from sims.statistics.intervals import band, mean_interval
 
 
 class Capacity(NamedTuple):
@@ -33,48 +35,65 @@ class Capacity(NamedTuple):
     policy: PolicySpec
     learning_rate: float
     colour: str
-    setting: Setting
+    marker: str
 
 
 CAPACITIES = {
-    "table": Capacity("table: nothing shared", Table(), 0.1, BLUE, "bandit"),
-    "wide": Capacity("network, width 64", MLP(hidden=(64, 64), features="uniform"), 0.002, VERMILION, "mlp"),
-    "narrow": Capacity("network, width 8", MLP(hidden=(8, 8), features="uniform"), 0.004, PURPLE, "mlp"),
+    "table": Capacity("table: nothing shared", Table(), 0.1, BLUE, "o"),
+    "wide": Capacity("network, width 64", MLP(hidden=(64, 64), features="uniform"), 0.002, VERMILION, "s"),
+    "narrow": Capacity("network, width 8", MLP(hidden=(8, 8), features="uniform"), 0.004, PURPLE, "v"),
 }
 ALGORITHMS = ("dpo", "ipo")
 PROMPTS = (1, 3, 10, 30, 100)
 FEW, MANY = PROMPTS[0], PROMPTS[-1]
-SHADES = {1: GREEN, 10: ORANGE, 100: VERMILION}
+SHADES = {1: (GREEN, "^"), 10: (ORANGE, "X"), 100: (BLACK, "D")}  # hues that no capacity has
 PAIRS_A_PROMPT, UPDATES, RUNS = 4, 150, 50
-MARGIN = 2.0  # nats that the mean margin has grown by where arms are compared
+# A table whose pairs share nothing splits a margin evenly between chosen and rejected: the chosen rise by arithmetic.
+# With so many pairs a prompt, what one pair chooses another rejects.
+DENSE, DENSE_PROMPTS, DENSE_RATE = 64, 10, 0.3
+MARGIN = 2.0  # nats that the mean margin has grown by where arms are drawn beside one another
+NATS = {"first": 1, "second": 2, "third": 3}  # of growth of the margin
+REACHED = 0.9  # share of an arm's runs whose margin must grow as far
 
 CLAIMS = {
-    ("table", MANY): claim("C22", f"table, {MANY} prompts"),
-    ("wide", FEW): claim("C22", f"network, {FEW} prompt"),
-    ("wide", MANY): claim("C22", f"network, {MANY} prompts"),
-}
-FEW_MANY = claim("C22", "network, many against few")
+    ("dense", DENSE_PROMPTS, "third"): claim("C22", f"table, {DENSE} pairs a prompt, third nat"),
+    ("wide", FEW, "third"): claim("C22", f"network, {FEW} prompt, third nat"),
+} | {("wide", MANY, nat): claim("C22", f"network, {MANY} prompts, {nat} nat") for nat in NATS}
+FEW_MANY = claim("C22", "network, many against few, third nat")
 
 
 def arms() -> dict[str, Experiment]:
-    """Every capacity, number of prompts and loss; the whole pool in each update."""
-    found = {}
-    for name, capacity in CAPACITIES.items():
-        for prompts in PROMPTS:
-            pool = PAIRS_A_PROMPT * prompts
-            for algorithm in ALGORITHMS:
-                found[f"{name}/{prompts}/{algorithm}"] = Experiment(
-                    name=f"chosen_likelihood-{algorithm}",
-                    environment=BanditR1(num_prompts=prompts),
-                    policy=capacity.policy,
-                    algorithm=find_algorithm(algorithm)().replace(beta=0.1),
-                    schedule=Schedule(batch_size=pool, num_generations=2, source="pool", pool_size=pool),
-                    optimiser=Optimiser(learning_rate=capacity.learning_rate),
-                    updates=UPDATES,
-                    evaluations=50,
-                    runs=RUNS,
-                )
-    return found
+    """Every capacity, number of prompts and loss, and the table with many pairs a prompt; the whole pool in each
+    update."""
+    found = {
+        f"{name}/{prompts}/{algorithm}": experiment(
+            algorithm, prompts, PAIRS_A_PROMPT, capacity.policy, capacity.learning_rate
+        )
+        for name, capacity in CAPACITIES.items()
+        for prompts in PROMPTS
+        for algorithm in ALGORITHMS
+    }
+    dense = {
+        f"dense/{DENSE_PROMPTS}/{algorithm}": experiment(algorithm, DENSE_PROMPTS, DENSE, Table(), DENSE_RATE)
+        for algorithm in ALGORITHMS
+    }
+    return found | dense
+
+
+def experiment(algorithm: str, prompts: int, pairs: int, policy: PolicySpec, learning_rate: float) -> Experiment:
+    """One arm. pairs: a prompt, on average."""
+    pool = pairs * prompts
+    return Experiment(
+        name=f"chosen_likelihood-{algorithm}",
+        environment=BanditR1(num_prompts=prompts),
+        policy=policy,
+        algorithm=find_algorithm(algorithm)().replace(beta=0.1),
+        schedule=Schedule(batch_size=pool, num_generations=2, source="pool", pool_size=pool),
+        optimiser=Optimiser(learning_rate=learning_rate),
+        updates=UPDATES,
+        evaluations=50,
+        runs=RUNS,
+    )
 
 
 def collect(lab: Lab) -> Records:
@@ -113,6 +132,12 @@ def at_margin(found: Path, margin: float = MARGIN) -> np.ndarray:
     return chosen[rows, after - 1] + share * (chosen[rows, after] - chosen[rows, after - 1])
 
 
+def in_nat(found: Path, nat: str) -> np.ndarray:
+    """(runs,): change of log π(chosen) while the margin grows through its first, second or third nat."""
+    to = NATS[nat]
+    return at_margin(found, to) - (at_margin(found, to - 1) if to > 1 else 0.0)
+
+
 def draw(records: Records) -> MatplotlibFigure:
     """A row a loss: paths of chosen against margin, their height at one margin, and the mass outside the pairs."""
     with plt.rc_context(RC):
@@ -127,7 +152,7 @@ def draw(records: Records) -> MatplotlibFigure:
         axes[0, 1].set_title(f"When the margin has grown by {MARGIN:g} nats")
         axes[0, 2].set_title("Where the mass goes: responses in no pair")
         axes[0, 0].legend(handles=_path_handles(), fontsize=8.5, loc="upper left")
-        lines = [Line2D([], [], color=c.colour, marker="o", ms=4, label=c.label) for c in CAPACITIES.values()]
+        lines = [Line2D([], [], color=c.colour, marker=c.marker, ms=5, label=c.label) for c in CAPACITIES.values()]
         lines.append(Line2D([], [], color="0.3", linestyle=":", label="the reference"))
         axes[0, 2].legend(handles=lines, fontsize=8.5, loc="best")
     return fig
@@ -135,28 +160,37 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _path_handles() -> list[Line2D]:
     shades = [
-        Line2D([], [], color=shade, label=f"{prompts} prompt{'s' * (prompts > 1)}") for prompts, shade in SHADES.items()
+        Line2D([], [], color=shade, marker=mark, ms=5, label=f"{prompts} prompt{'s' * (prompts > 1)}")
+        for prompts, (shade, mark) in SHADES.items()
     ]
-    kinds: tuple[tuple[LineStyle, str], ...] = (("-", "network, width 64"), ("--", "table"))
+    kinds: tuple[tuple[LineStyle, str], ...] = (
+        ("-", "network, width 64"),
+        ("--", "table"),
+        (":", f"table, {DENSE} pairs a prompt"),
+    )
     return shades + [Line2D([], [], color="0.3", linestyle=line, label=label) for line, label in kinds]
 
 
 def _paths(panel: Axes, records: Records, algorithm: str) -> None:
     """Mean over runs of log π(chosen) at each margin that all runs reach."""
-    for name, line in (("wide", "-"), ("table", "--")):
-        for prompts, shade in SHADES.items():
+    lines: tuple[tuple[str, LineStyle], ...] = (("wide", "-"), ("table", "--"), ("dense", ":"))
+    for name, line in lines:
+        for prompts, (shade, mark) in SHADES.items():
+            if name == "dense" and prompts != DENSE_PROMPTS:
+                continue
             found = path(records, name, prompts, algorithm)
             margins = np.linspace(0.0, 4.5, 19)[1:]
             reached = np.array([m for m in margins if (found.margin.max(-1) >= m).mean() >= 0.9])
             if len(reached) == 0:
                 continue
             heights = np.stack([at_margin(found, m) for m in reached], axis=-1)
-            mean, low, high = band(np.concatenate([np.zeros((len(heights), 1)), heights], axis=-1))
+            mean, low, high = band(np.concatenate([np.zeros((len(heights), 1)), heights], axis=-1), resamples=None)
             x = np.concatenate([[0.0], reached])
-            panel.plot(x, mean, line, color=shade, linewidth=1.8)
+            panel.plot(x, mean, line, color=shade, linewidth=1.8, marker=mark, markevery=4, ms=5)
             panel.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
     panel.axhline(0, color="0.3", linewidth=0.8)
-    panel.axvline(MARGIN, color="0.5", linewidth=0.8, linestyle=":")
+    for nats in NATS.values():  # between these the rows are judged
+        panel.axvline(nats, color="0.5", linewidth=0.8, linestyle=":")
     panel.set(xlabel="growth of the margin, log π(chosen) − log π(rejected), nats", xlim=(0, 4.6))
 
 
@@ -164,13 +198,13 @@ def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str)
     x = np.array(PROMPTS)
     for name, capacity in CAPACITIES.items():
         values = [at_margin(path(records, name, prompts, algorithm)) for prompts in PROMPTS]
-        mean, low, high = band(np.stack(values, axis=-1))
-        height.plot(x, mean, color=capacity.colour, marker="o", ms=4)
+        mean, low, high = band(np.stack(values, axis=-1), resamples=None)
+        height.plot(x, mean, color=capacity.colour, marker=capacity.marker, ms=5)
         height.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
         for end, line in (("final", "-"), ("ref", ":")):
             parts = [records[f"{name}/{p}/{algorithm}"].arrays[f"unpaired_mass_{end}"] for p in PROMPTS]
-            mean, low, high = band(np.stack(parts, axis=-1))
-            mass.plot(x, mean, line, color=capacity.colour, marker="o" if line == "-" else "", ms=4)
+            mean, low, high = band(np.stack(parts, axis=-1), resamples=None)
+            mass.plot(x, mean, line, color=capacity.colour, marker=capacity.marker if line == "-" else "", ms=5)
             mass.fill_between(x, low, high, color=capacity.colour, alpha=0.15, linewidth=0)
     height.axhline(0, color="0.3", linewidth=0.8)
     for panel in (height, mass):
@@ -182,30 +216,47 @@ def _against_prompts(height: Axes, mass: Axes, records: Records, algorithm: str)
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """Whether the chosen fall: without sharing, in a network with one prompt, with many, and many against few."""
-
-    def change(name: str, prompts: int) -> np.ndarray:
-        return np.mean([at_margin(path(records, name, prompts, algorithm)) for algorithm in ALGORITHMS], axis=0)
-
-    def hashes(name: str, *numbers: int) -> list[str]:
-        return [records[f"{name}/{prompts}/{algorithm}"].hash for prompts in numbers for algorithm in ALGORITHMS]
-
+    """Whether the chosen fall: in a table, in a network with one prompt, with many, and many against few."""
     notes = {
-        ("table", MANY): "Four pairs among 100 actions seldom contradict each other; with 64 a prompt, what is "
-        "chosen here is rejected there, and in a table too the mean over the chosen falls, from some 5 nats on.",
-        ("wide", FEW): "At larger margins, which DPO goes on to, log π(chosen) may fall even here.",
-        ("wide", MANY): "All prompts have one reward, so that the mass that leaves the chosen finds better responses, "
-        "which are in no pair; at 3 nats of margin the fall is larger, at 1 there is none.",
+        "dense": "Four pairs among 100 actions seldom contradict each other, and a table then raises the chosen by "
+        "half of the margin, by arithmetic.",
+        "wide": "All prompts have one reward, so that the mass that leaves the chosen finds better responses, which "
+        "are in no pair. The answer turns with the margin: the figure shows the whole path.",
     }
     rows = []
-    for (name, prompts), judged in CLAIMS.items():
-        effect = mean_interval(change(name, prompts))
-        setting = CAPACITIES[name].setting
-        rows.append(row_of(judged, setting, effect, FIGURE.name, hashes(name, prompts), notes[name, prompts]))
-    effect = paired_effect(change("wide", MANY), change("wide", FEW))
+    for (name, prompts, nat), judged in CLAIMS.items():
+        each = {a: in_nat(path(records, name, prompts, a), nat) for a in ALGORITHMS}
+        effect = mean_interval(np.mean(list(each.values()), axis=0))
+        gates = [reaches(records, [(name, prompts)], nat), estimand({a: mean_interval(x) for a, x in each.items()})]
+        setting: Setting = "bandit" if name == "dense" else "mlp"
+        hashes = [records[f"{name}/{prompts}/{a}"].hash for a in ALGORITHMS]
+        rows.append(row_of(judged, setting, effect, FIGURE.name, hashes, notes[name], gates))
+    each = {
+        a: in_nat(path(records, "wide", MANY, a), "third") - in_nat(path(records, "wide", FEW, a), "third")
+        for a in ALGORITHMS
+    }
+    effect = mean_interval(np.mean(list(each.values()), axis=0))
+    gates = [
+        reaches(records, [("wide", FEW), ("wide", MANY)], "third"),
+        estimand({a: mean_interval(x) for a, x in each.items()}),
+    ]
     note = "Prompts and pairs grow together, as they do in data sets: it is not told which of the two it takes."
-    rows.append(row_of(FEW_MANY, "mlp", effect, FIGURE.name, hashes("wide", FEW, MANY), note))
-    return rows
+    hashes = [records[f"wide/{prompts}/{a}"].hash for prompts in (FEW, MANY) for a in ALGORITHMS]
+    return [*rows, row_of(FEW_MANY, "mlp", effect, FIGURE.name, hashes, note, gates)]
+
+
+def reaches(records: Records, arms: Sequence[tuple[str, int]], nat: str) -> Gate:
+    """Whether the margins of nearly all runs grow so far; a run that ends before counts with where it ends."""
+    shares = {
+        f"{name}/{prompts}/{a}": float((path(records, name, prompts, a).margin.max(-1) >= NATS[nat]).mean())
+        for name, prompts in arms
+        for a in ALGORITHMS
+    }
+    worst = min(shares, key=shares.__getitem__)
+    said = f"the margin grows by {NATS[nat]} nats in {shares[worst]:.0%} of the runs of {worst}, or more"
+    return Gate(
+        "trained", shares[worst] >= REACHED, said if shares[worst] >= REACHED else f"{said}; more updates would open it"
+    )
 
 
 def caption(records: Records) -> str:

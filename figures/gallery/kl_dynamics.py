@@ -3,7 +3,7 @@ et al. 2024, exactly, over coordinates, step sizes and steps; and what would hav
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +23,7 @@ KINDS: tuple[Divergence, ...] = get_args(Divergence)
 PLACES: tuple[Coordinates, ...] = get_args(Coordinates)
 NAMES = {"forward": "forward, KL(q‖p): likelihood", "reverse": "reverse, KL(p‖q): on-policy RL"}
 COLOURS = {"forward": BLUE, "reverse": VERMILION}
+MARKS = {"forward": "o", "reverse": "s"}
 TITLES = {"logits": "logits", "probabilities": "probabilities, projected", "natural": "natural gradient"}
 # The published step on logits; elsewhere a step that stays within the simplex. Then what is followed, to η·steps = END.
 ONE_STEP = {"logits": 2.0, "probabilities": 0.02, "natural": 0.2}
@@ -125,7 +126,9 @@ def draw(records: Records) -> MatplotlibFigure:
         _sharper(axes[2, 0], records["sharper_targets"].arrays)
         _rarer(axes[2, 1], records["rarer_modes"].arrays)
         _two(axes[2, 2], records["two_modes"].arrays)
-        handles = [Line2D([], [], color=COLOURS[k], linewidth=2.2, label=NAMES[k]) for k in KINDS]
+        handles = [
+            Line2D([], [], color=COLOURS[k], marker=MARKS[k], ms=4, linewidth=2.2, label=NAMES[k]) for k in KINDS
+        ]
         fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
     return fig
 
@@ -163,22 +166,25 @@ def _paths(panel: Axes, found: Arrays, c: Coordinates) -> None:
     for i, (eta, line) in enumerate(zip(ETAS[c], LINES, strict=False)):
         for k in KINDS:
             mass = found[f"{c}-{k}-{i}"]
-            marker = "o" if len(mass) < 30 else ""
-            panel.plot(eta * np.arange(len(mass)), mass, line, color=COLOURS[k], linewidth=1.6, marker=marker, ms=3)
+            every = max(1, len(mass) // 20)
+            style: dict[str, Any] = {"marker": MARKS[k], "markevery": every, "ms": 3.5}
+            panel.plot(eta * np.arange(len(mass)), mass, line, color=COLOURS[k], linewidth=1.6, **style)
     panel.axhline(TARGET[MODE], color="black", linewidth=1, linestyle=":")
     panel.text(0.99, TARGET[MODE] + 0.01, "target", transform=panel.get_yaxis_transform(), ha="right", fontsize=8)
     handles = [
         Line2D([], [], color="0.3", linestyle=line, label=f"η = {eta:g}")
         for eta, line in zip(ETAS[c], LINES, strict=False)
     ]
-    panel.legend(handles=handles, fontsize=8.5, loc="lower right", frameon=True, framealpha=0.9, edgecolor="white")
-    panel.set(xlabel="η · steps", ylabel="mass of the mode", ylim=(0, 1.05), title=f"Many steps: {TITLES[c]}")
+    panel.legend(handles=handles, fontsize=8.5, loc="upper center", ncols=3)
+    panel.set(xlabel="η · steps", ylabel="mass of the mode", ylim=(-0.03, 1.22), title=f"Many steps: {TITLES[c]}")
 
 
 def _sharper(panel: Axes, found: Arrays) -> None:
     for c, line in (("logits", "-"), ("natural", "--")):
         for k in KINDS:
-            panel.plot(POWERS, found[f"{c}-{k}"], line, color=COLOURS[k], linewidth=1.8)
+            panel.plot(
+                POWERS, found[f"{c}-{k}"], line, color=COLOURS[k], linewidth=1.8, marker=MARKS[k], markevery=0.12, ms=4
+            )
     crossing = POWERS[(found["kl"] > found["gap"]).argmax()]
     panel.axvline(1.0, color="0.5", linewidth=0.8, linestyle=":")
     panel.text(1.05, 0.02, "the published q", transform=panel.get_xaxis_transform(), fontsize=8)
@@ -199,7 +205,9 @@ def _sharper(panel: Axes, found: Arrays) -> None:
 def _rarer(panel: Axes, found: Arrays) -> None:
     for c, line in (("logits", "-"), ("natural", "--")):
         for k in KINDS:
-            panel.plot(RARE, found[f"{c}-{k}"], line, color=COLOURS[k], linewidth=1.8)
+            panel.plot(
+                RARE, found[f"{c}-{k}"], line, color=COLOURS[k], linewidth=1.8, marker=MARKS[k], markevery=0.12, ms=4
+            )
     panel.set(
         xscale="log", yscale="log", xlabel="mass of the mode at the start", ylabel="η · steps to half of its share",
         title="A mode that p nearly lacks",
@@ -211,7 +219,8 @@ def _two(panel: Axes, found: Arrays) -> None:
     for c, line in (("logits", "-"), ("natural", "--")):
         for k in KINDS:
             mass = found[f"{c}-{k}"]
-            panel.plot(0.01 * np.arange(len(mass)), mass, line, color=COLOURS[k], linewidth=1.8)
+            style: dict[str, Any] = {"marker": MARKS[k], "markevery": 0.12, "ms": 4}
+            panel.plot(0.01 * np.arange(len(mass)), mass, line, color=COLOURS[k], linewidth=1.8, **style)
     panel.axhline(OTHER_TARGET[-1], color="black", linewidth=1, linestyle=":")
     panel.text(0.99, OTHER_TARGET[-1] + 0.01, "target", transform=panel.get_yaxis_transform(), ha="right", fontsize=8)
     panel.set(xlabel="η · steps", ylabel="mass of the second mode", ylim=(0, 0.56), xlim=(0.08, 60), xscale="log")

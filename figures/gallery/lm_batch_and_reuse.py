@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
-from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms.gating import agree, effect_of, last_with_room, mean_of, part, sides, stopped_early
@@ -19,7 +18,7 @@ from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import collect as collect_lengths
 from figures.gallery.lm_lengths import learning_rate
 from figures.lab import Lab, apply
-from figures.report.style import RC, bound, colour, points
+from figures.report.style import RC, bound, colour, key, points
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.statistics.gates import Gate, trained
@@ -90,7 +89,7 @@ def draw(records: Records) -> MatplotlibFigure:
         for axes in (left, right):
             bound(axes, 1.0, "largest reward")
         names = (*STALE, *REUSED)
-        lines = [Line2D([], [], color=colour(name), linewidth=2.2, marker="o", label=name) for name in names]
+        lines = [key(name) for name in names]
         fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
     return fig
 

@@ -4,6 +4,7 @@ draws? (C25)"""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +19,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, marker, symlog
 from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
@@ -109,14 +110,16 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) -> None:
-    for method, key in keys.items():
+    for method, place in keys.items():
         algorithm, _, sampler = method.partition("/")
-        arrays = records[key].arrays
+        arrays = records[place].arrays
         line = ONLINE if sampler == "on" else OFFLINE
         # Student's: of a run that leaves the others behind, a bootstrap makes a band wider than all of them.
         found = [student_interval(runs) for runs in lm.carried_on(arrays[name]).T]
         mean, low, high = ([getattr(interval, end) for interval in found] for end in ("estimate", "low", "high"))
-        axes.plot(arrays["updates"], mean, line, color=colour(algorithm), linewidth=1.8)
+        face = colour(algorithm) if sampler == "on" else "white"
+        style: dict[str, Any] = {"marker": marker(algorithm), "ms": 5, "mfc": face, "color": colour(algorithm)}
+        axes.plot(arrays["updates"], mean, line, linewidth=1.8, **style)
         axes.fill_between(arrays["updates"], low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
 
 
@@ -128,7 +131,7 @@ def _bounds(column: np.ndarray, records: Records, task: str) -> None:
     bound(length, best, "")
     length.text(0.98, at, f"dotted: {what}", transform=length.transAxes, fontsize=8.5, ha="right")
     bound(reward, 0, "largest reward")
-    kl.set_yscale("symlog", linthresh=1.0)
+    symlog(kl)
     kl.set_ylim(bottom=0)
     length.set_ylim(bottom=-2)
 
@@ -140,7 +143,7 @@ def _mode(records: Records) -> int:
 
 def _handles(tasks: Mapping[str, Mapping[str, str]]) -> list[Line2D]:
     drawn = {method.partition("/")[0]: None for keys in tasks.values() for method in keys}
-    lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in drawn]
+    lines = [key(name) for name in drawn]
     styles = ((ONLINE, "on-policy"), (OFFLINE, "offline"))
     return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
 

@@ -14,7 +14,7 @@ from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery import lm_lengths
 from figures.lab import Lab
-from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION
+from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION, symlog
 from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
@@ -69,13 +69,21 @@ def draw(records: Records) -> MatplotlibFigure:
     tasks = [task for task in lm_lengths.TASKS if f"{task}/dpo/off" in records]
     with plt.rc_context(RC):
         fig, axes = plt.subplots(
-            2, len(tasks), figsize=(4.4 * len(tasks), 6.8), layout="constrained", squeeze=False, sharex=True
+            2,
+            len(tasks),
+            figsize=(4.4 * len(tasks), 6.8),
+            layout="constrained",
+            squeeze=False,
+            sharex=True,
+            sharey="row",
         )
         for column, task in enumerate(tasks):
             for sampler, (_, line) in SAMPLERS.items():
                 if f"{task}/dpo/{sampler}" in records:
                     _curves(axes[:, column], records[f"{task}/dpo/{sampler}"], line)
             axes[0, column].set_title(TITLES[task])
+            for panel in axes[:, column]:
+                symlog(panel)  # online moves twenty times as far
             axes[1, column].set_xlabel("updates")
         axes[0, 0].set_ylabel("change of log π(response), nats")
         axes[1, 0].set_ylabel("margin: chosen − rejected, nats")
@@ -90,17 +98,20 @@ def _curves(column: np.ndarray, record: Record, line: str) -> None:
     _curve(column[1], updates, margin(record), "0.15", line)
     for axes in column:
         axes.axhline(0, color="0.5", linewidth=0.8)
-        axes.set_yscale("symlog", linthresh=1.0)  # online moves twenty times as far
 
 
 def _curve(axes: Axes, x: np.ndarray, runs: np.ndarray, hue: str, line: str) -> None:
-    mean, low, high = band(runs)
-    axes.plot(x, mean, line, color=hue, linewidth=1.8)
+    mean, low, high = band(runs, resamples=None)
+    mark = "v" if hue == COLOURS["rejected"] else "o"
+    axes.plot(x, mean, line, color=hue, linewidth=1.8, marker=mark, ms=4.5, mfc=hue if line == ONLINE else "white")
     axes.fill_between(x, low, high, color=hue, alpha=0.18, linewidth=0)
 
 
 def _handles() -> list[Line2D]:
-    lines = [Line2D([], [], color=hue, linewidth=2.2, label=which) for which, hue in COLOURS.items()]
+    lines = [
+        Line2D([], [], color=hue, linewidth=2.2, marker=mark, label=which)
+        for (which, hue), mark in zip(COLOURS.items(), "ov", strict=True)
+    ]
     return lines + [
         Line2D([], [], color="0.3", linestyle=line, label=f"{name} DPO") for name, line in SAMPLERS.values()
     ]

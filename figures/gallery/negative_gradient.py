@@ -79,8 +79,8 @@ class Place(NamedTuple):
 
 TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # The shortest budgets want larger steps, and are judged: they have wider grids, and more runs.
-SHORT, SHORT_RATES, NEEDED = 10, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 200
-SHORT_BETAS, SHORT_WEIGHTS = (0.003, 0.03, 0.2, 1.0, 5.0), (0.05, 0.4, 3.0, 20.0, 100.0)
+SHORT, SHORT_RATES, NEEDED = 10, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), 200
+SHORT_BETAS, SHORT_WEIGHTS = (0.003, 0.03, 0.2, 1.0, 5.0, 25.0), (0.003, 0.05, 0.4, 3.0, 20.0, 100.0)
 BETAS, WEIGHTS = (0.03, 0.2, 1.0), (0.05, 0.4, 3.0)  # of contrastive losses, and of Best-of-N's negative gradients
 POINTS = len(BETAS) * len(TABLE_RATES)
 NETWORK = MLP(hidden=(32, 32), features="uniform")
@@ -88,29 +88,51 @@ PLACES = {
     "R1": Place(
         "R1: optimum unlikely", "bandit", BanditR1(), Table(), VARIANTS, (3, 10, 30, 100, 300), TABLE_RATES, -0.05
     ),
-    "R2": Place("R2: optimum likely", "bandit", BanditR2(), Table(), VARIANTS, (3, 10, 30, 100, 300), TABLE_RATES, 0.0),
+    "R2": Place(
+        "R2: optimum likely", "bandit", BanditR2(), Table(), VARIANTS, (2, 3, 10, 30, 100, 300), TABLE_RATES, 0.0
+    ),
     "network": Place(
-        "R1, network, 4 prompts", "mlp", BanditR1(num_prompts=4), NETWORK, ("sum",), (10, 100), NETWORK_RATES, -0.05
+        "R1, network, 4 prompts", "mlp", BanditR1(num_prompts=4), NETWORK, ("sum",), (3, 10, 100), NETWORK_RATES, -0.05
     ),
 }
 SAMPLERS = {"off": math.inf, "on": None}
 PROMPTS, GENERATIONS, RUNS = 16, 4, 50
 
 
-# By whom C27 and C28 are judged. On R2 all are at the largest reward after three updates: one row says so.
+# By whom C27 and C28 are judged. On R2 all are near the largest reward after three updates: one row there.
 FASTER = {"R1": (*CONTRASTIVE, *VARIANTS), "R2": ("dpo",), "network": (*CONTRASTIVE, "sum")}
 COMPOUND = {"R1": (*CONTRASTIVE, *VARIANTS), "R2": ("dpo",), "network": ("dpo",)}
 
 
-def claims() -> dict[tuple[str, str, str], Claim]:
-    """By id, place and algorithm."""
-    judges = {"C27": FASTER, "C28": COMPOUND}
-    return {
-        (id, place, name): claim(id, f"{name}, {place}")
-        for id, of in judges.items()
-        for place, names in of.items()
+# After which budgets C27 is judged: what is gained turns with the budget.
+AFTER = {"R1": (3, 10), "R2": (2,), "network": (3, 10)}
+
+
+class Row(NamedTuple):
+    """What a row is about. samplers: on-policy, and for C28 offline too. budgets: in updates; of several the shortest
+    at which every gate is open."""
+
+    id: str
+    place: str
+    name: str
+    samplers: tuple[str, ...]
+    budgets: tuple[int, ...]
+
+
+def claims() -> dict[Row, Claim]:
+    """What is claimed of each row."""
+    faster = {
+        Row("C27", place, name, ("on",), (budget,)): claim("C27", f"{name}, {place}, {budget} updates")
+        for place, names in FASTER.items()
+        for name in names
+        for budget in AFTER[place]
+    }
+    compound = {
+        Row("C28", place, name, ("on", "off"), PLACES[place].budgets): claim("C28", f"{name}, {place}")
+        for place, names in COMPOUND.items()
         for name in names
     }
+    return faster | compound
 
 
 def arms() -> dict[str, Experiment]:
@@ -171,11 +193,12 @@ class Judged(NamedTuple):
     used: tuple[Record, ...]
 
 
-def judge(records: Records, place: str, name: str, samplers: tuple[str, ...], margin: float) -> Judged:
+def judge(records: Records, of: Row, margin: float) -> Judged:
     """What an algorithm gains over Best-of-N on-policy, or with both samplers how much more it gains there than
     offline: at the shortest budget at which every gate is open, or the shortest of all."""
     shortest: Judged | None = None
-    for budget in PLACES[place].budgets:
+    _, place, name, samplers, budgets = of
+    for budget in budgets:
         pairs = [[records[f"{place}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
         gates = [last_with_room([sides([one], [other])], margin)[1] for one, other in pairs]
         if "off" in samplers:
@@ -219,7 +242,7 @@ def draw(records: Records) -> MatplotlibFigure:
             _gains(axes[row, 2], records, place)
         axes[0, 0].set_title("The same samples, of the reference")
         axes[0, 1].set_title("On-policy: each its own samples")
-        axes[0, 2].set_title("Gain over Best-of-N, as judged")
+        axes[0, 2].set_title("Gain over Best-of-N, as judged\nfilled: on-policy (C27); open: on-policy − offline (C28)")
         handles = [
             Line2D([], [], color=colour(arm.key), marker=arm.marker, ms=5, linewidth=1.8, label=arm.label)
             for arm in ARMS.values()
@@ -252,28 +275,29 @@ def _against_budget(panel: Axes, records: Records, place: str, sampler: str) -> 
 
 def _gains(panel: Axes, records: Records, place: str) -> None:
     names = PLACES[place].arms[1:]
-    for i, name in enumerate(names):
-        own = colour(ARMS[name].key)
-        for id, samplers, shift in (("C27", ("on",), 0.15), ("C28", ("on", "off"), -0.15)):
-            if (id, place, name) not in claims():
-                continue
-            row = judge(records, place, name, samplers, claims()[id, place, name].margin)
-            closed = not all(gate.open for gate in row.gates)
+    shown = [row for row in claims() if row.place == place]
+    for name in names:
+        own, rows = colour(ARMS[name].key), [row for row in shown if row.name == name]
+        for i, row in enumerate(rows):
+            found = judge(records, row, claims()[row].margin)
+            closed = not all(gate.open for gate in found.gates)
+            y = len(names) - names.index(name) + 0.24 * ((len(rows) - 1) / 2 - i)
             panel.errorbar(
-                row.effect.estimate,
-                len(names) - i + shift,
-                xerr=[[row.effect.estimate - row.effect.low], [row.effect.high - row.effect.estimate]],
+                found.effect.estimate,
+                y,
+                xerr=[[found.effect.estimate - found.effect.low], [found.effect.high - found.effect.estimate]],
                 fmt=ARMS[name].marker,
                 ms=6,
                 color="0.75" if closed else own,
-                markerfacecolor=own if id == "C27" and not closed else "white",
+                markerfacecolor=own if row.id == "C27" and not closed else "white",
+            )
+            panel.annotate(
+                str(found.budget), (found.effect.high, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5
             )
     panel.axvline(0, color="0.3", linewidth=0.8)
     panel.axvspan(-0.05, 0.05, color="0.5", alpha=0.12, linewidth=0)
-    panel.set(xlabel="score (band: margin; pale: a gate is closed)", ylim=(0.2, len(names) + 0.6))
+    panel.set(xlabel="score (band: margin; pale: a gate is closed)", ylim=(0.2, len(names) + 0.6), xlim=(-0.4, 0.5))
     panel.set_yticks(range(len(names), 0, -1), [ARMS[name].label for name in names])
-    text = "filled: on-policy (C27)   open: on-policy − offline (C28)"
-    panel.text(0.98, 0.02, text, transform=panel.transAxes, fontsize=8.5, ha="right")
 
 
 NOTES = {
@@ -287,15 +311,13 @@ NOTES = {
 def verdicts(records: Records) -> list[Verdict]:
     """What a negative gradient gains on-policy, and whether it gains more there than offline."""
     rows = []
-    for (id, place, name), judged in claims().items():
-        row = judge(records, place, name, ("on",) if id == "C27" else ("on", "off"), judged.margin)
-        kind = "contrastive" if name in CONTRASTIVE else "own"
-        note = (
-            f"{ARMS[name].label}, judged after {row.budget} updates, the shortest budget at which every gate is open, "
-            f"or the shortest of all. {NOTES[kind]}"
-        )
+    for of, judged in claims().items():
+        row = judge(records, of, judged.margin)
+        chosen = "" if of.id == "C27" else ", the shortest budget at which every gate is open, or the shortest of all"
+        kind = NOTES["contrastive" if of.name in CONTRASTIVE else "own"]
+        note = f"{ARMS[of.name].label}, judged after {row.budget} updates{chosen}. {kind}"
         hashes = [record.hash for record in row.used]
-        rows.append(row_of(judged, PLACES[place].setting, row.effect, FIGURE.name, hashes, note, row.gates))
+        rows.append(row_of(judged, PLACES[of.place].setting, row.effect, FIGURE.name, hashes, note, row.gates))
     return rows
 
 
@@ -311,7 +333,8 @@ def caption(records: Records) -> str:
         "Left: fresh draws of the reference, the very same in every arm. "
         "Mean and 95 % band over runs. The released code's two variants with log-ratios to the reference have the "
         "gradients of those without, and are not drawn again; all six are one algorithm here, "
-        "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 distribution."
+        "best_of_n_negative. Limit of Best-of-4: the reference's exact best-of-4 distribution. Right: beside each "
+        "interval the updates of its budget."
     )
 
 

@@ -3,7 +3,8 @@ compute."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,25 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import Part, edges, effect_of, lowest_score, stopped_early
+from figures.arms.gating import Part, edges, effect_of, lowest_score, part, stopped_early
 from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut, cut_to_nothing, equal_grid
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.lab import Lab
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
+from figures.lab import Lab, Measure, mean_scores
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, key
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1, BanditR2
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
+from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.gates import Gate, positive_control
+from sims.statistics.intervals import Interval
 
 ALGORITHMS = ("ppo", "dpo", "ipo")
 CONTRASTIVE = ALGORITHMS[1:]
 PASSES = (1, 4)
 PROMPTS, GENERATIONS = 4, 4
-SAMPLES = 2048
+SAMPLES = {"R1": 2048, "R2": 128}  # on R2 all arms are at the largest reward soon after
+WIDER = (0.1, 300.0)  # learning rates for so short a run
 RUNS = 50
 NEEDED = 200  # judged runs: many arms are at the largest reward, of which no loss is claimed
 STYLES = {1: ONLINE, 4: OFFLINE}
@@ -60,17 +65,23 @@ def cost(algorithm: str, passes: int) -> Cost:
     )
 
 
-COMPUTE = SAMPLES * cost("dpo", 1).total  # passes that online DPO without reuse takes for all samples
+# What online DPO without reuse takes for all samples, in passes.
+COMPUTE = {place: n * cost("dpo", 1).total for place, n in SAMPLES.items()}
+PANELS = tuple((place, equal) for place in ("R1", "R2") for equal in ("samples", "compute"))
+# On R2 it is judged, and tuned, over the run: at its end nothing can be told.
+OVER_THE_RUN = "R2"
 CLAIMS = {
-    (place, equal): claim("C68", f"{place}, equal {equal}")
-    for place in ("R1", "R2")
-    for equal in ("samples", "compute")
+    (place, equal, name): claim(
+        "C68", f"{name}: {place}, equal {equal}{', over the run' if place == OVER_THE_RUN else ''}"
+    )
+    for place, equal in PANELS
+    for name in CONTRASTIVE
 }
 
 
-def batches(algorithm: str, passes: int, equal: str) -> int:
+def batches(place: str, algorithm: str, passes: int, equal: str) -> int:
     """How many batches of 16 samples an arm may draw."""
-    samples = SAMPLES if equal == "samples" else COMPUTE / cost(algorithm, passes).total
+    samples = SAMPLES[place] if equal == "samples" else COMPUTE[place] / cost(algorithm, passes).total
     return int(samples // (PROMPTS * GENERATIONS))
 
 
@@ -83,32 +94,37 @@ def arms() -> dict[str, Experiment]:
             policy=Table(),
             algorithm=find_algorithm(algorithm)(),
             schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, epochs=passes),
-            updates=passes * batches(algorithm, passes, equal),
-            evaluations=16,
+            updates=passes * batches(place, algorithm, passes, equal),
+            evaluations=min(16, passes * batches(place, algorithm, passes, equal)),
             runs=RUNS,
         )
-        for place, equal in CLAIMS
+        for place, equal in PANELS
         for algorithm in ALGORITHMS
         for passes in PASSES
     }
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for its own place, budget and number of passes."""
-    chosen = arms()
-    grids = {name: equal_grid(arm) for name, arm in chosen.items()}
-    return lab.tuned_records(chosen, grids, **TUNING, runs=dict.fromkeys(chosen, NEEDED))
+    """Every arm tuned for its own place, budget and number of passes, by what it is judged by."""
+    found: dict[str, Record] = {}
+    measures: tuple[Measure, ...] = ("end", "run")
+    for by in measures:
+        chosen = {name: arm for name, arm in arms().items() if (name[:2] == OVER_THE_RUN) == (by == "run")}
+        grids = {name: equal_grid(arm, *(WIDER if by == "run" else ())) for name, arm in chosen.items()}
+        runs = dict.fromkeys(chosen, NEEDED)
+        found |= lab.tuned_records(chosen, grids, **TUNING, runs=runs, by=by)
+    return found
 
 
 def draw(records: Records) -> MatplotlibFigure:
     """Score against samples, and against compute; what a sample costs, counted and measured."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained", width_ratios=(1, 1, 0.85))
-        for panel, (place, equal) in zip((axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), CLAIMS, strict=True):
+        for panel, (place, equal) in zip((axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), PANELS, strict=True):
             _against(panel, records, place, equal)
         _counted(axes[0, 2])
         _measured(axes[1, 2], records)
-        lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
+        lines = [key(name) for name in ALGORITHMS]
         lines += [
             Line2D([], [], color="0.3", linestyle=style, label=f"{passes} pass{'es' * (passes > 1)} over a batch")
             for passes, style in STYLES.items()
@@ -137,9 +153,9 @@ def _counted(axes: Axes) -> None:
     left = np.zeros(len(_rows()))
     shades = {"draw": "0.75", "reference": "#B4A7D6", "critic": "#7A9BB5", "update": "#3D3D3D"}
     names = {"draw": "draw", "reference": "reference", "critic": "critic", "update": "update the policy"}
-    for part, shade in shades.items():
-        width = np.array([asdict(cost(*row))[part] for row in _rows()])
-        axes.barh(range(len(left)), width, left=left, color=shade, label=names[part])
+    for what, shade in shades.items():
+        width = np.array([asdict(cost(*row))[what] for row in _rows()])
+        axes.barh(range(len(left)), width, left=left, color=shade, label=names[what])
         left += width
     for at, total in enumerate(left):
         axes.text(total + 0.4, at, f"{total:g}", va="center", fontsize=9)
@@ -160,32 +176,56 @@ def _measured(axes: Axes, records: Records) -> None:
     axes.grid(False)
 
 
+class Judged(NamedTuple):
+    """A row: PPO's score minus the other's, 0 if negative; the passes that are better in the mean of all runs."""
+
+    effect: Interval
+    gates: tuple[Gate, ...]
+    passes: dict[str, str]
+    used: tuple[Record, ...]
+
+
+def judge(records: Records, place: str, equal: str, name: str) -> Judged:
+    """PPO against one contrastive algorithm, each at the better number of passes."""
+    margin = CLAIMS[place, equal, name].margin
+    used = {n: {str(p): records[f"{place}/{equal}/{n}/{p}"] for p in PASSES} for n in ("ppo", name)}
+    measure = mean_scores if place == OVER_THE_RUN else final_scores
+    scored = {n: {p: measure(record) for p, record in group.items()} for n, group in used.items()}
+    passes = {n: best_arm(group) for n, group in scored.items()}
+    every = tuple(record for group in used.values() for record in group.values())
+    low = lowest_score(every)
+    ours, theirs = (crossfit_best(np.stack(list(scored[n].values()))).astype(float) for n in ("ppo", name))
+    lost = cut(effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)]))
+    best = {n: used[n][passes[n]] for n in used}
+    return Judged(
+        lost, (_control(place, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
+    )
+
+
 def verdicts(records: Records) -> list[Verdict]:
-    """One row a place and a way of comparing; the claim as a whole falls only where PPO is ahead in both ways."""
+    """One row an algorithm, a place and a way of comparing; the claim falls only where PPO is ahead in both ways."""
     rows = []
-    for (place, equal), judged in CLAIMS.items():
-        used = {name: {str(p): records[f"{place}/{equal}/{name}/{p}"] for p in PASSES} for name in ALGORITHMS}
-        scored = {name: {p: final_scores(record) for p, record in group.items()} for name, group in used.items()}
-        passes = {name: best_arm(group) for name, group in scored.items()}
-        final = {name: crossfit_best(np.stack(list(group.values()))) for name, group in scored.items()}
-        low = lowest_score(record for group in used.values() for record in group.values())
-        rivals = [Part(-1.0 / len(CONTRASTIVE), final[name].astype(float), low) for name in CONTRASTIVE]
-        lost = cut(effect_of([Part(1.0, final["ppo"].astype(float), low), *rivals]))
-        best = {name: used[name][passes[name]] for name in ALGORITHMS}
-        gates = [
-            stopped_early([best["ppo"]], [best[name] for name in CONTRASTIVE], judged.margin),
-            edges(judged.margin, *best.values()),
-        ]
-        chosen = ", ".join(f"{name} {passes[name]}" for name in ALGORITHMS)
+    for (place, equal, name), judged in CLAIMS.items():
+        row = judge(records, place, equal, name)
+        passes = ", ".join(f"{n} {p}" for n, p in row.passes.items())
         note = (
-            f"Passes over a batch, the better of 1 and 4 in the mean of all runs: {chosen}. The claim falls where PPO "
+            f"Passes over a batch, the better of 1 and 4 in the mean of all runs: {passes}. The claim falls where PPO "
             "is ahead at both equal samples and equal compute. Compute is counted as for language models, where a "
-            "critic is as large as the policy; a bandit's critic is one number. The score at the end is blind to who "
-            "rises first." + cut_to_nothing(lost)
+            "critic is as large as the policy; a bandit's critic is one number."
+            + ("" if place == OVER_THE_RUN else " The score at the end is blind to who rises first.")
+            + cut_to_nothing(row.effect)
         )
-        hashes = [record.hash for group in used.values() for record in group.values()]
-        rows.append(row_of(judged, "bandit", lost, FIGURE.name, hashes, note, gates))
+        hashes = [record.hash for record in row.used]
+        rows.append(row_of(judged, "bandit", row.effect, FIGURE.name, hashes, note, row.gates))
     return rows
+
+
+def _control(place: str, ppo: Record, other: Record, margin: float) -> Gate:
+    """PPO against the contrastive arm stopped early; over the run, that arm against itself at its first evaluation."""
+    if place != OVER_THE_RUN:
+        return stopped_early([ppo], [other], margin)
+    found = positive_control(effect_of([part(1.0, other, None), part(-1.0, other, 1)]), margin)
+    return replace(found, why=f"of the whole run against its first evaluation, {found.why}")
 
 
 def caption(records: Records) -> str:
@@ -193,13 +233,15 @@ def caption(records: Records) -> str:
     runs = len(records["R1/samples/ppo/1"].arrays["reward"])
     return (
         f"1-D bandit, 100 actions, table policy, {runs} runs an arm, mean and 95 % band. Batches of 16 samples "
-        f"(4 × 4), all on-policy, gone through once or four times. Equal samples: {SAMPLES:,}. Equal compute: "
-        f"{COMPUTE:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a sample costs 1 "
-        "to draw, 1 to score under the reference (contrastive), 1 for its value (PPO), and for each pass over it 3 for "
-        "the policy and 3 for PPO's critic. Each arm was tuned for its own budget on other seeds, over "
-        f"{TRIED} and β or, in four passes, clip range, listed below. Noiseless labels; PPO "
-        "sees the rewards themselves. The measured seconds are of stacked runs, and other work on the machine "
-        "shows in them."
+        f"(4 × 4), all on-policy, gone through once or four times. Equal samples: {SAMPLES['R1']:,} on R1 and "
+        f"{SAMPLES['R2']:,} on R2, where later all are at the largest reward. Equal compute: {COMPUTE['R1']:,.0f} and "
+        f"{COMPUTE['R2']:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a "
+        "sample costs 1 to draw, 1 to score under the reference (contrastive), 1 for its value (PPO), and for each "
+        "pass over it 3 for the policy and 3 for PPO's critic. Each arm was tuned for its own budget on other seeds, "
+        f"on R1 by the score at the end and on R2 over the run, over {TRIED} "
+        "and β or, in four passes, clip range, "
+        "listed below. Noiseless labels; PPO sees the rewards themselves. The measured seconds are of stacked runs, "
+        "and other work on the machine shows in them."
     )
 
 

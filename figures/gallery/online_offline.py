@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges, effect_of, last_with_room, part, sides
+from figures.arms.gating import edges, effect_of, last_with_room, likelihood, over_the_run, part, sides
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.lab import Lab
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve
+from figures.lab import Lab, product
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, key, marker
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.environments import Bandit, BanditOverlap, BanditR1, BanditR2
@@ -35,10 +35,16 @@ OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
 UPDATES, RUNS = 500, 50
 NEEDED = 200  # runs of the contrastive arms on R2: a claim of no difference, at the largest reward
+# DPO is at the largest reward on R2 after its first evaluation: it is judged over runs short enough to see it rise.
+SHORT, SHORT_UPDATES, SHORT_EVALUATIONS = ("dpo",), 10, 10
+SHORT_GRID = product(
+    learning_rate=(0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0), beta=(0.0003, 0.003, 0.03, 0.3, 3.0)
+)
+WIDER = (0.03, 100.0)  # rwr's learning rates, whose best lay at the end of the others'
 UNLIKELY, LIKELY = 1e-2, 0.5  # judged along the axis: at 1e-4 and below nobody is more than a margin above the floor
 
-R1_R2 = {name: claim("C25", f"{name}: R1 against R2") for name in ALGORITHMS}
-OVERLAP = {name: claim("C25", f"{name}: overlap axis") for name in ALGORITHMS}
+R1_R2 = {name: claim("C25", f"{name}: R1 against R2{', short runs' * (name in SHORT)}") for name in ALGORITHMS}
+OVERLAP = {name: claim("C25", f"{name}: overlap axis{', short runs' * (name in SHORT)}") for name in ALGORITHMS}
 OTHERWISE = {name: claim("C25", f"{name}: not otherwise") for name in ALGORITHMS}
 
 
@@ -65,11 +71,36 @@ def arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
     return found
 
 
+def short_arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
+    """place/algorithm/sampler/short → the arms of SHORT, stopped while they rise."""
+    return {
+        f"{name}/short": arm.replace(updates=SHORT_UPDATES, evaluations=SHORT_EVALUATIONS)
+        for name, arm in arms(places).items()
+        if name.split("/")[-2] in SHORT
+    }
+
+
+def tuned(
+    lab: Lab, places: Mapping[str, Bandit], short: Mapping[str, Bandit], runs: Mapping[str, int] | None = None
+) -> Records:
+    """Each arm tuned over as many points as the others: learning rate × β where the algorithm has one, else more
+    learning rates. The short ones by the score over the run, by which they are judged."""
+    chosen, brief = arms(places), short_arms(short)
+    grids = {name: equal_grid(arm, *(WIDER if "/rwr/" in name else ())) for name, arm in chosen.items()}
+    found: Records = {}
+    for wide in (False, True):
+        these = {name: arm for name, arm in chosen.items() if ("/rwr/" in name) == wide}
+        found = {**found, **lab.tuned_records(these, {name: grids[name] for name in these}, **TUNING, runs=runs)}
+    short_grids = dict.fromkeys(brief, SHORT_GRID)
+    return {**found, **lab.tuned_records(brief, short_grids, **TUNING, by="run")}
+
+
 def collect(lab: Lab) -> Records:
-    """Each arm tuned over as many points: learning rate × β where the algorithm has one, else more learning rates."""
-    chosen = arms(environments())
+    """All problems, and the judged ones in short runs too."""
+    places = environments()
+    judged = {place: places[place] for place in ("R1", "R2", f"{UNLIKELY:g}", f"{LIKELY:g}")}
     more = {f"R2/{name}/{sampler}": NEEDED for name in ("dpo", "ipo") for sampler in SAMPLERS}
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING, runs=more)
+    return tuned(lab, places, judged, more)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -87,7 +118,7 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _handles() -> list[Line2D]:
-    lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
+    lines = [key(name) for name in ALGORITHMS]
     styles = ((ONLINE, "on-policy"), (OFFLINE, "offline: fresh draws from the reference"))
     return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
 
@@ -114,26 +145,34 @@ def gain(records: Records, place: str, algorithm: str, at: int = -1) -> np.ndarr
     return np.asarray(on - off)
 
 
-def arms_of(records: Records, places: Sequence[str], algorithm: str) -> dict[str, Record]:
+def arms_of(records: Records, places: Sequence[str], algorithm: str, end: str = "") -> dict[str, Record]:
     """Both samplers' records of an algorithm on these problems, by their keys."""
-    return {key: records[key] for place in places for sampler in SAMPLERS if (key := f"{place}/{algorithm}/{sampler}")}
+    keys = [f"{place}/{algorithm}/{sampler}{end}" for place in places for sampler in SAMPLERS]
+    return {key: records[key] for key in keys}
 
 
 def interaction_row(
     judged: Claim, records: Records, unlikely: str, likely: str, algorithm: str, figure: str, note: str
 ) -> Verdict:
-    """(on-policy − offline where the optimum is unlikely) − (the same where it is likely), for one algorithm, at the
-    last evaluation at which both differences have room."""
-    used = arms_of(records, (unlikely, likely), algorithm)
-    pairs = [sides(*([records[f"{place}/{algorithm}/{s}"]] for s in SAMPLERS)) for place in (unlikely, likely)]
-    at, room = last_with_room(pairs, judged.margin)
-    runs = min(len(record.arrays["gold"]) for record in used.values())  # the first runs are the same in longer records
+    """(on-policy − offline where the optimum is unlikely) − (the same where it is likely), for one algorithm: at the
+    last evaluation at which both differences have room; of an algorithm of SHORT over a short run."""
+    short = algorithm in SHORT
+    used = arms_of(records, (unlikely, likely), algorithm, "/short" * short)
+    found = list(used.values())
+    pairs = [sides([on], [off]) for on, off in (found[:2], found[2:])]
+    at, room = (None, over_the_run(pairs, judged.margin)) if short else last_with_room(pairs, judged.margin)
+    runs = min(len(record.arrays["gold"]) for record in found)  # the first runs are the same in longer records
     signs = (1.0, -1.0, -1.0, 1.0)
-    effect = effect_of([part(sign, record, at, runs) for sign, record in zip(signs, used.values(), strict=True)])
-    updates = int(next(iter(used.values())).arrays["updates"][at])
-    said = f"Judged after {updates} updates, the last evaluation at which the scores leave room. {note}"
-    gates = [room, edges(judged.margin, *used.values())]
-    return row_of(judged, "bandit", effect, figure, [record.hash for record in used.values()], said, gates)
+    effect = effect_of([part(sign, record, at, runs) for sign, record in zip(signs, found, strict=True)])
+    updates = found[0].arrays["updates"]
+    said = (
+        f"Judged over {SHORT_UPDATES} updates, as later all arms are at the largest reward where the optimum is likely."
+        if at is None
+        else f"Judged after {int(updates[at])} updates, the last evaluation at which the scores leave room."
+    )
+    gates = [room, edges(judged.margin, *found), likelihood({"out": found[0], "in": found[2]})]
+    hashes = [record.hash for record in found]
+    return row_of(judged, "bandit", effect, figure, hashes, f"{said} {note}", gates)
 
 
 def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
@@ -152,16 +191,25 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
                 overlap,
                 mean[0],
                 [mean - low, high - mean],
-                fmt="o" if place == "R1" else "s",
-                ms=5,
+                fmt=marker(algorithm),
+                ms=6,
                 color=colour(algorithm),
+                mfc=colour(algorithm) if place == "R1" else "white",
             )
     bound(top, 1.0, "largest reward", x=0.6)
     bottom.axhline(0, color="0.4", linewidth=0.8)
     label = "overlap: reference's mass within the bump"
     top.set(xscale="log", xlabel=label, ylabel="score at the end", ylim=(-0.05, 1.12))
     bottom.set(xscale="log", xlabel=label, ylabel="on-policy − offline, score")
-    bottom.text(0.98, 0.95, "● R1   ■ R2 (other reference)", transform=bottom.transAxes, fontsize=8.5, ha="right")
+    bottom.axhspan(-OVERLAP["rloo"].margin, OVERLAP["rloo"].margin, color="0.5", alpha=0.12, linewidth=0)
+    bottom.text(
+        0.98,
+        0.95,
+        "single points, of another reference: R1 filled, R2 hollow",
+        transform=bottom.transAxes,
+        fontsize=8.5,
+        ha="right",
+    )
     for panel in (top, bottom):
         panel.invert_xaxis()
 
@@ -193,8 +241,9 @@ def _otherwise(judged: Claim, records: Records, name: str) -> Verdict:
     could = positive_control(mean_interval(gain(records, "R2", other)), judged.margin)
     control = replace(could, why=f"{other} in the same setting: {could.why}")
     hashes = [record.hash for record in used.values()]
+    gates = [control, edges(judged.margin, *used.values()), likelihood({"in": on})]
     note = "At the end of the run; where an arm is slower on the way there, its curve shows it."
-    return row_of(judged, "bandit", effect, FIGURE.name, hashes, note, [control, edges(judged.margin, *used.values())])
+    return row_of(judged, "bandit", effect, FIGURE.name, hashes, note, gates)
 
 
 def caption(records: Records) -> str:

@@ -84,13 +84,14 @@ def final(records: Records) -> tuple[np.ndarray, list[float], list[float]]:
     return np.array(table), overlaps, periods
 
 
-def lead(scores: np.ndarray) -> tuple[int, int, float, bool]:
-    """Best algorithm, runner-up, how far it leads, and whether the 95 % interval of its lead excludes 0.
+def lead(scores: np.ndarray, leads: int = 1) -> tuple[int, int, float, bool]:
+    """Best algorithm, runner-up, how far it leads, and whether the interval of its lead excludes 0.
 
-    scores: (algorithms, runs), paired by run.
+    scores: (algorithms, runs), paired by run. leads: how many are looked at together; intervals then hold all of them
+    at 95 % (Bonferroni).
     """
     second, first = np.argsort(scores.mean(1), kind="stable")[-2:]
-    effect = paired_effect(scores[first], scores[second])
+    effect = paired_effect(scores[first], scores[second], level=1.0 - 0.05 / leads)
     return int(first), int(second), effect.estimate, effect.low > 0
 
 
@@ -137,7 +138,7 @@ def _short(value: float) -> str:
 def _winners(axes: Axes, scores: np.ndarray) -> None:
     names = list(FAMILIES)
     for row, column in np.ndindex(scores.shape[1:3]):
-        first, second, ahead, sure = lead(scores[:, row, column])
+        first, second, ahead, sure = lead(scores[:, row, column], leads=scores.shape[1] * scores.shape[2])
         corner = (column - 0.5, row - 0.5)
         face = faded(colour(names[first]), float(scores[first, row, column].mean())) if sure else "0.93"
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=face, edgecolor="w"))
@@ -150,7 +151,7 @@ def _winners(axes: Axes, scores: np.ndarray) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink, weight=weight, linespacing=1.3)
     axes.set(xlim=(-0.5, scores.shape[2] - 0.5), ylim=(scores.shape[1] - 0.5, -0.5))
     axes.set_title(
-        "who leads, and by how much over the next\n(paler: reached less; hatched: 95 % interval of the lead includes 0)"
+        "who leads, and by how much over the next\n(paler: reached less; hatched: not sure, at 95 % for all cells)"
     )
 
 
@@ -197,8 +198,8 @@ def caption(records: Records) -> str:
         f"for itself on other seeds, over {TRIED} and β or, where it does anything, clip range; "
         f"{at_the_edge(records, 'cells')} A run that diverged counts as the reference, a Gaussian, moved away from the "
         "reward until so much of its mass is left within ±10 actions of the peak. Offline: fresh responses of the "
-        "reference for ever. The lead is that of the two best means of the same runs, its interval paired and not "
-        "corrected for the number of cells, so that a few narrow leads are luck. In a table no action learns from its "
+        "reference for ever. The lead is that of the two best means of the same runs, its interval paired and "
+        "corrected for the number of cells (Bonferroni). In a table no action learns from its "
         "neighbours, and a policy that follows its own samples stops exploring: a network, or an entropy bonus, may "
         "draw another map. Offline IPO leads by overshooting and not by its objective: the optimum that it aims at "
         f"scores {aimed_at:.3f} at overlap 0.001, where it reached {reached:.2f}; Adam at a large learning rate takes "

@@ -18,7 +18,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, theorem_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLACK, RC, colour
+from figures.report.style import BLACK, RC, bound, colour
 from sims import exact
 from sims.experiments.store import Arrays
 
@@ -115,6 +115,9 @@ def draw(records: Records) -> MatplotlibFigure:
             ylim=(-1e-16, 1.0),
         )  # fmt: skip
         axes[0].set_yscale("symlog", linthresh=1e-15)
+        axes[0].set_yticks([0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 1.0])
+        axes[0].minorticks_off()
+        bound(axes[0], claim("C01", "three responses").margin, "the largest error allowed", x=0.98)
         largest = f"largest: {np.abs(arrays['excess']).max():.0e}, which is rounding"
         axes[0].text(0.03, 0.9, largest, transform=axes[0].transAxes, fontsize=9)
         _against_mass(axes[1], arrays["distance"], "dpo")

@@ -17,7 +17,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.report.style import RC, LineStyle, bound, colour, curve
+from figures.report.style import RC, LineStyle, bound, colour, curve, key
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
@@ -106,7 +106,12 @@ def _unseen(axis: Axes, records: Records, policy: str) -> None:
 
 def _handles() -> list[Line2D]:
     lines = [
-        Line2D([], [], color=colour(arm.partition("_")[0]), linestyle=LINES[arm], linewidth=2, label=label)
+        key(
+            arm.partition("_")[0],
+            label,
+            linestyle=LINES[arm],
+            markerfacecolor="white" if LINES[arm] != "-" else colour(arm.partition("_")[0]),
+        )
         for arm, label in ARMS.items()
     ]
     return [*lines, Line2D([], [], color="0.4", linestyle=":", label="reference")]

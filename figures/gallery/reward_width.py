@@ -9,18 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
+from figures.arms.sweeps import TRIED, at_the_edge
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
-from figures.gallery.online_offline import ALGORITHMS, arms, gain, interaction_row
+from figures.gallery.online_offline import ALGORITHMS, SHORT, gain, interaction_row, tuned
 from figures.lab import Lab
-from figures.report.style import RC, colour, points
+from figures.report.style import RC, colour, key, points
 from sims.environments import Bandit, BanditR1, BanditR2
 
 WIDTHS = (10.0, 20.0, 30.0)  # the first is judged with the overlap axis, by online_offline
 CLAIMS = {
-    (name, width): claim("C25", f"{name}: R1 against R2, width {width:g}")
+    (name, width): claim("C25", f"{name}: R1 against R2, width {width:g}{', short runs' * (name in SHORT)}")
     for name in ALGORITHMS
     for width in WIDTHS[1:]
 }
@@ -33,8 +33,9 @@ def environments() -> dict[str, Bandit]:
 
 def collect(lab: Lab) -> Records:
     """Each arm tuned anew for its width, over as many points."""
-    chosen = arms(environments())
-    return lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING)
+    places = environments()
+    judged = {name: place for name, place in places.items() if float(name.split("/")[1]) in WIDTHS[1:]}
+    return tuned(lab, places, judged)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -45,7 +46,7 @@ def draw(records: Records) -> MatplotlibFigure:
             _panel(panel, records, place)
         axes[0].set(title="R1: optimum unlikely under the reference", ylabel="on-policy − offline, score at the end")
         axes[1].set_title("R2: optimum likely under the reference")
-        lines = [Line2D([], [], color=colour(a), linewidth=2.2, marker="o", ms=4, label=a) for a in ALGORITHMS]
+        lines = [key(name) for name in ALGORITHMS]
         lines.append(Line2D([], [], color="k", linewidth=1.4, linestyle="--", label="mean"))
         fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
     return fig

@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
-from matplotlib.lines import Line2D
 
 from figures.arms.gating import agree, edges, effect_of, last_with_room, mean_of, part, sides, stopped_early
 from figures.arms.sweeps import TRIED, TUNING, cut, cut_to_nothing, equal_grid, largest
@@ -14,7 +13,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, points
+from figures.report.style import RC, bound, colour, key, points
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
@@ -107,7 +106,7 @@ def draw(records: Records) -> MatplotlibFigure:
             place = axes.flat[list(PANELS).index(panel)]
             _against_passes(place, records, panel)
             place.set_title(title)
-        lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=name) for name in ALGORITHMS]
+        lines = [key(name) for name in ALGORITHMS]
         fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
     return fig
 

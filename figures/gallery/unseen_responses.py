@@ -19,7 +19,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLACK, RC, LineStyle, colour, curve
+from figures.report.style import BLACK, RC, LineStyle, colour, curve, key, marker
 from sims import exact
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
@@ -197,21 +197,20 @@ def _against_updates(axis: Axes, records: Records, tilt: str, policy: str) -> No
 
 def _against_coverage(axis: Axes, records: Records, policy: str) -> None:
     x = np.array(COVERAGES)
-    for measure, marker in (("dpo", "o"), ("ppo", "s"), ("optimum", "x")):
+    for measure in MEASURES:
         runs = over_grid(records, policy, measure).mean(0)  # over references
         intervals = [mean_interval(row) for row in runs]
         mean = np.array([i.estimate for i in intervals])
         spread = np.array([[i.estimate - i.low, i.high - i.estimate] for i in intervals]).T
         shift = {"dpo": -0.012, "ppo": 0.0, "optimum": 0.012}[measure]
-        ink = BLACK if measure == "optimum" else colour(measure)
-        axis.errorbar(x + shift, mean, spread, fmt=f"{marker}-", ms=5, color=ink, linewidth=1.3, capsize=2)
+        ink, mark = (BLACK, "x") if measure == "optimum" else (colour(measure), marker(measure))
+        axis.errorbar(x + shift, mean, spread, fmt=f"{mark}-", ms=5, color=ink, linewidth=1.3, capsize=2)
     axis.axhline(0, color="0.4", linewidth=0.8)
     axis.set(title="at one training loss, mean of the three", xlabel="coverage", ylabel="change of unseen mass")
 
 
 def _handles() -> list[Line2D]:
-    lines = [Line2D([], [], color=colour(name), linewidth=2.2, label=label) for name, label in
-             (("dpo", "DPO (right: at the reward model's loss)"), ("ppo", "PPO on the learned reward"))]  # fmt: skip
+    lines = [key("dpo", "DPO (right: at the reward model's loss)"), key("ppo", "PPO on the learned reward")]
     lines.append(Line2D([], [], color=BLACK, marker="x", label="exact KL optimum of the learned reward"))
     styles: tuple[tuple[LineStyle, str], ...] = ((":", "coverage 0.25"), ("-", "0.5"), ("--", "0.875"))
     return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]

@@ -40,7 +40,13 @@ COLOURS = 64  # of a picture in the report: lines and bands have a dozen, and th
 
 
 def save_figure(
-    figure: Figure, fig: MatplotlibFigure, caption: str, lab: Lab, out: Path, stamps: Mapping[str, str]
+    figure: Figure,
+    fig: MatplotlibFigure,
+    caption: str,
+    lab: Lab,
+    out: Path,
+    stamps: Mapping[str, str],
+    details: Mapping[str, list[str]] | None = None,
 ) -> None:
     """<name>.png, .svg and .webp with the hashes of the specs in their metadata, and <name>.json for the report.
 
@@ -59,6 +65,7 @@ def save_figure(
         "name": figure.name,
         "title": figure.title,
         "caption": caption,
+        "details": dict(details or {}),
         "claims": figure.claims,
         "spec_hashes": hashes,
         "where_from": lab.where_from,
@@ -140,6 +147,7 @@ def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
         "height": height,
         "said": said,
         "warnings": warnings,
+        "details": figure.get("details", {}),
         "arms": arms,
     }
 

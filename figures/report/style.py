@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from sims.statistics.intervals import band, student_interval
 
@@ -42,7 +44,26 @@ COLOURS = {
     "negative_sum": BLACK,
     "negative_complement": "#9AA0A6",
 }
+# Beside the colour, which is never alone.
+MARKERS = {
+    "reinforce": "h",
+    "rloo": "o",
+    "ppo": "s",
+    "grpo": "p",
+    "dr_grpo": "H",
+    "dpo": "D",
+    "ipo": "v",
+    "kto": "*",
+    "best_of_n": "^",
+    "pref_ft": "P",
+    "rwr": "X",
+    "negative_worst": "<",
+    "negative_mean": ">",
+    "negative_sum": "d",
+    "negative_complement": "8",
+}
 LineStyle = Literal["-", "--", ":", ""]
+MARKED = 6  # points of a curve that bear its marker
 ONLINE: LineStyle = "-"
 OFFLINE: LineStyle = "--"
 
@@ -71,16 +92,43 @@ def colour(algorithm: str) -> str:
     return matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue, 0.4, 0.6))
 
 
+def marker(algorithm: str) -> str:
+    """The algorithm's marker; of one that has none of its own a circle."""
+    return MARKERS.get(algorithm, "o")
+
+
+def key(algorithm: str, label: str = "", **style: Any) -> Line2D:
+    """The algorithm's entry in a legend."""
+    drawn: dict[str, Any] = {"linewidth": 2.0, "marker": marker(algorithm), "markersize": 5, **style}
+    return Line2D([], [], color=colour(algorithm), label=label or algorithm, **drawn)
+
+
 def curve(axes: Axes, x: np.ndarray, runs: np.ndarray, algorithm: str, line: str = ONLINE, label: str = "") -> None:
-    """Mean over runs with its 95 % band. x: (points,); runs: (runs, points)."""
-    mean, low, high = band(runs)
-    axes.plot(x, mean, line, color=colour(algorithm), label=label or None, linewidth=1.8)
+    """Mean over runs with its 95 % band (Student's), and the algorithm's marker on some of the points.
+
+    x: (points,); runs: (runs, points). A bootstrap's band spikes where all runs but one are alike.
+    """
+    mean, low, high = band(runs, resamples=None)
+    every = max(1, len(x) // MARKED)
+    start = list(MARKERS).index(algorithm) % every if algorithm in MARKERS else 0  # beside each other on one curve
+    style: dict[str, Any] = {"marker": marker(algorithm), "markevery": (start, every), "ms": 4.5}
+    face = colour(algorithm) if line == ONLINE else "white"
+    axes.plot(x, mean, line, color=colour(algorithm), label=label or None, linewidth=1.8, mfc=face, **style)
     axes.fill_between(x, low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
 
 
-def points(
-    axes: Axes, x: np.ndarray, arms: Sequence[np.ndarray], algorithm: str, marker: str = "o", filled: bool = True
-) -> np.ndarray:
+def symlog(axes: Axes, threshold: float = 1.0) -> None:
+    """A y axis that is linear within ±threshold and logarithmic beyond, with ticks that say how far."""
+    axes.set_yscale("symlog", linthresh=threshold)
+    low, high = axes.get_ylim()
+    steps = [0.5, *(digit * 10.0**power for power in range(6) for digit in (1, 2, 5))]
+    ticks = [sign * threshold * step for step in steps for sign in (-1, 1)]
+    axes.set_yticks([0.0, *(tick for tick in ticks if low <= tick <= high)])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def points(axes: Axes, x: np.ndarray, arms: Sequence[np.ndarray], algorithm: str, filled: bool = True) -> np.ndarray:
     """Mean over runs with its 95 % interval (Student's), one point an arm; returns the means. arms: (runs,) each.
 
     Student's alone, because a bootstrap of runs that are nearly all at the ceiling says nothing by saying everything.
@@ -89,7 +137,7 @@ def points(
     mean, low, high = (np.array([getattr(i, end) for i in found]) for end in ("estimate", "low", "high"))
     face = colour(algorithm) if filled else "white"
     spread = [mean - low, high - mean]
-    axes.errorbar(x, mean, spread, fmt=marker, ms=4, color=colour(algorithm), mfc=face, elinewidth=1.4)
+    axes.errorbar(x, mean, spread, fmt=marker(algorithm), ms=4.5, color=colour(algorithm), mfc=face, elinewidth=1.4)
     return mean
 
 

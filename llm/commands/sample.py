@@ -42,9 +42,11 @@ def main(arguments: Sequence[str]) -> int:
         for prompt, completion, reward, length in rows:
             print(f"{prompt}\n  {completion or '(empty)'}\n  reward {reward:g}, {length} tokens\n")
         return 0
-    encoder = run.environment.encoder
     for prompt in options.prompt:
-        tokens = Prompts(torch.tensor([encoder.prompt(prompt)]))
+        ids = run.environment.encoder.prompt(prompt)
+        if not ids:
+            raise SpecError("prompt", prompt, "must have a token, as this tokenizer writes no BOS")
+        tokens = Prompts(torch.tensor([ids]))
         drawn = run.policy.sample(SampleRequest(tokens, run.experiment.schedule.num_generations, run.noise))
         for response, mask in zip(drawn.responses[0], drawn.mask[0], strict=True):
             print(f"{prompt}\n  {run.tokenizer.decode(response[mask], skip_special_tokens=True) or '(empty)'}\n")
@@ -55,6 +57,9 @@ def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argpars
     """The run that the options describe, and the options; adds those for the device."""
     add_device(parser)
     experiment, options = parse(parser, arguments, "tiny-min-length")
+    for prompt in getattr(options, "prompt", None) or ():
+        if any("\ud800" <= x <= "\udfff" for x in prompt):
+            raise SpecError("prompt", prompt, "must be text in UTF-8: it holds half a character")
     torch.set_num_threads(options.threads)
     return Run(experiment, device=device_of(options)), options
 

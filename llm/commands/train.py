@@ -25,6 +25,7 @@ from llm.training.folder import (
     METRICS,
     MODEL,
     SAMPLES,
+    SPEC,
     begin,
     closing_table,
     held_in,
@@ -55,10 +56,18 @@ EXAMPLES = """examples:
   python -m llm train --preset tiny-mode-length --algorithm dpo --num-generations 2 --batch-size 64 --updates 100
   python -m llm train --preset tiny-min-length --reward-funcs my_rewards:brevity
   python -m llm train --config runs/tiny-min-length/run.yaml --seed 1 --output again
+  python -m llm train --model base --data pairs.jsonl --data-kind preference --source dataset --algorithm dpo
+  python -m llm train --model base --data pairs.jsonl --task learned-reward --reward-model scores
   python -m llm train --preset pythia-1.4b-min-length --dry-run
   python -m llm train --preset pythia-1.4b-min-length --use-vllm
   torchrun --nproc-per-node 2 -m llm train --processes 2
   torchrun --nproc-per-node 8 -m llm train --preset pythia-1.4b-min-length --processes 8 --sharding full
+"""
+SFT_EXAMPLES = """examples:
+  python -m llm sft                                            on responses of the embedded language
+  python -m llm sft --model base --data texts.jsonl --data-kind language_modeling
+  python -m llm sft --model base --data pairs.jsonl --data-kind prompt_completion --completion-column chosen \\
+    --max-prompt-length 128 --max-completion-length 256 --on-too-long truncate --held-out-share 0.1
 """
 _LOGGED = (  # options of the run that its files depend on
     "log_every",
@@ -87,9 +96,9 @@ _BAR = {
 
 def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
-    parser = OptionParser(
-        f"python -m llm {command}", True, description=(__doc__ or "").split("\n\n")[0], epilog=EXAMPLES
-    )
+    examples = SFT_EXAMPLES if command == "sft" else EXAMPLES
+    about = (__doc__ or "").split("\n\n")[0]
+    parser = OptionParser(f"python -m llm {command}", True, description=about, epilog=examples)
     group = parser.add_argument_group("run")
     group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
@@ -186,13 +195,16 @@ def _left(folder: Path) -> str:
 
 
 def _resumed(arguments: Sequence[str]) -> tuple[Experiment, int] | None:
-    """Of a run that is resumed, the settings stored in its folder; None where there is none, or a preset is named."""
+    """Of a run that is resumed, the settings stored in its folder; None where a preset is named, or where a command
+    that says more than the folder finds none: it was stopped before it wrote them, and starts."""
     first = OptionParser("python -m llm", True, add_help=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--output", type=path)
     first.add_argument("--preset")
-    options, _ = first.parse_known_args(list(arguments))
+    options, more = first.parse_known_args(list(arguments))
     if not options.resume or options.output is None or options.preset is not None:
+        return None
+    if more and not (options.output / SPEC).exists():
         return None
     return stored(options.output)
 

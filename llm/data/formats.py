@@ -27,6 +27,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "unpaired_preference": ("prompt", "completion", "label"),
     "language_modeling": ("messages", "text"),  # one of them
 }
+BESIDE = ("tools", "chat_template_kwargs", "images")  # columns of conversations that change TRL's prompts
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Reason = Literal[
     "broken_json",
@@ -65,6 +66,16 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def check_all_reach_the_prompt(row: Mapping[str, Any], kind: Kind) -> None:
+    """RowError for a conversation with what TRL gives to its chat template, or to a processor of images, beside it."""
+    if not any(isinstance(row.get(name), Sequence) and not isinstance(row[name], str) for name in COLUMNS[kind]):
+        return
+    for name in BESIDE:
+        if row.get(name) not in (None, "", [], {}):
+            way = "write what it says into a system message, or leave the column out"
+            raise RowError("malformed", f"the column {name} does not reach the prompt: {way}")
+
+
 def check_columns(kind: Kind, columns: Mapping[str, str]) -> None:
     """Refuse a kind that does not exist, and a renaming of a column that the kind does not have."""
     if kind not in get_args(Kind):
@@ -90,6 +101,7 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
     row = {name: value for name, value in raw.items() if name not in columns.values()}
     row.update({ours: raw[theirs] for ours, theirs in columns.items()})
 
+    check_all_reach_the_prompt(row, kind)
     if kind == "language_modeling":
         return language_row(row)
     for name in COLUMNS[kind]:

@@ -92,7 +92,8 @@ class Task(Labels, DataSource, EnvironmentSpec):
             if algorithm.label_pairing is not None:
                 count_pairs(generations, algorithm.label_pairing)
         elif self.data_kind == "prompt_only":
-            raise SpecError("data_kind", self.data_kind, "must be preference or prompt_completion: source = dataset")
+            rule = "must be preference or prompt_completion (completion_column says where), or another with responses"
+            raise SpecError("data_kind", self.data_kind, f"{rule}: source = dataset")
         elif self.data_kind == "unpaired_preference":
             if not algorithm.single_labels:
                 rule = f"must be another one with {algorithm.kind}: some of its responses are not to be imitated"

@@ -276,6 +276,7 @@ class Runner:
         """The stack to run now: one of the workers takes the costliest, so that none is left for the end; the others
         finish one who asks after the other, the most urgent first."""
         with self._lock:
+            self._form_stacks()  # another thread may have asked for more since they were formed
             assert self._stacks
             costliest = max(self._stacks, key=lambda s: s.cost)
             busy_with_large = any(s.cost >= costliest.cost for s, _ in self._running.values())

@@ -117,10 +117,10 @@ def bootstrap_t_interval(x: ArrayLike, level: float = LEVEL, resamples: int = RE
 
 
 def band(
-    x: ArrayLike, axis: int = 0, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+    x: ArrayLike, axis: int = 0, level: float = LEVEL, resamples: int | None = RESAMPLES, seed: int = 0
 ) -> tuple[Array, Array, Array]:
     """Mean, low and high of curves, at every point what `mean_interval` gives (Student below 10 runs). x: runs along
-    `axis`.
+    `axis`. resamples: None for Student's alone, which has no spikes where all runs but one are alike.
 
     Returns three arrays without `axis`. Pointwise: a whole curve lies inside its band less often than `level`.
     """

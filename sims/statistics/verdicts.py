@@ -15,7 +15,7 @@ The states of a row, whose claim names the effect, its sign and a margin before 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,24 +72,25 @@ def outcome(
     sign: int = 1,
     kind: Kind = "effect",
     gates: Sequence[Gate] = (),
-    again: Sequence[Interval] = (),
 ) -> Outcome:
-    """The state of a row. A closed gate takes precedence over the interval.
-
-    again: intervals of the same effect with other rounding or on another processor; if their state differs, the row is
-    fragile and so inconclusive.
-    """
+    """The state of a row. A closed gate takes precedence over the interval."""
     closed = [gate for gate in gates if not gate.open]
     if closed:
         return Outcome("no test", "; ".join(f"{gate.name}: {gate.why}" for gate in closed), tuple(gates))
     found = state(interval, margin, sign, kind)
-    others = {state(other, margin, sign, kind) for other in again} - {found}
-    if others:
-        return Outcome(
-            "inconclusive", f"fragile: {found}, but {', '.join(sorted(others))} when run again", tuple(gates)
-        )
     side = f", {'above' if interval.low > 0 else 'below'} 0" if kind == "none" and found == "opposite" else ""
     return Outcome(found, f"{interval}{side}", tuple(gates))
+
+
+def stands(found: Outcome, again: Mapping[str, State]) -> Outcome:
+    """The state of a row that was judged again: where its state differs it is fragile, and so inconclusive.
+
+    again: its state by what was changed, such as "other seeds". A row that is no answer stays what it is.
+    """
+    others = [f"{other} with {change}" for change, other in again.items() if other != found.state]
+    if found.state in ("no test", "theorem", "inconclusive") or not others:
+        return found
+    return Outcome("inconclusive", f"fragile: {found.state}, but {', '.join(others)}", found.gates)
 
 
 def theorem(worst: float, tolerance: float, instances: int) -> Outcome:

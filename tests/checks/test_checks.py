@@ -108,7 +108,16 @@ def test_a_counterexample_is_simple() -> None:
 # --- our own algorithms
 
 
-@pytest.mark.parametrize("kind", [kind for kinds in ALGORITHMS.values() for kind in kinds])
+# The others' properties are tested in tests/core/algorithms as well, in a fraction of the time.
+ONE_OF_EACH_FAMILY = {"dpo", "kto", "grpo", "ppo", "sft"}
+OURS = [
+    pytest.param(kind, marks=[] if kind in ONE_OF_EACH_FAMILY else pytest.mark.long)
+    for kinds in ALGORITHMS.values()
+    for kind in kinds
+]
+
+
+@pytest.mark.parametrize("kind", OURS)
 def test_our_own_algorithms_pass(kind: str) -> None:
     """Without favour: as anybody's functions."""
     (family,) = (family for family, kinds in ALGORITHMS.items() if kind in kinds)

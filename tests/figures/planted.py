@@ -31,7 +31,7 @@ class Planted:
     something is gained. base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`;
     the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as
     the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less
-    than all others, for the row's positive control.
+    than all others, for the row's positive control or its placebo.
     """
 
     figure: str
@@ -57,19 +57,25 @@ def interaction(a: str, b: str, c: str, d: str) -> tuple[Term, ...]:
 
 
 def absent_behaviour() -> list[Planted]:
+    """PPO on a learned reward ends where the reference is: the placebo."""
     found = []
-    for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
-        for part, masses, other in (
-            ("against offline DPO, within reach", "(0.1|0.01)", "dpo_offline"),
-            ("against offline DPO, rare", "(0.001|1e-06)", "dpo_offline"),
-            ("against online DPO, within reach", "(0.1|0.01)", "dpo"),
-        ):
+    for part, masses, other, policies in (
+        ("against offline DPO, within reach", "(0.1|0.01)", "dpo_offline", ("table", "mlp")),
+        ("against offline DPO, rare", "(0.005|0.003)", "dpo_offline", ("table", "many")),
+        ("against online DPO, within reach", "(0.1|0.01)", "dpo", ("mlp",)),
+        ("against online DPO, rare", "(0.005|0.003)", "dpo", ("table", "many")),
+    ):
+        for policy in policies:
             terms = difference(f"{policy}/{masses}/(rloo|ppo)", f"{policy}/{masses}/{other}", "best")
-            closed = policy == "mlp" and part.endswith("rare")
-            found.append(Planted("absent_behaviour", "C49", part, setting, 1, terms, closed=closed))
+            row = ("absent_behaviour", "C49", part, "bandit" if policy == "table" else "mlp")
+            found.append(Planted(*row, 1, terms, weaker=f"{policy}/{masses}/ppo_learned"))
+    for policy, setting in (("table", "bandit"), ("many", "mlp")):
         largest = (Term(f"{policy}/1e-06/.*", 1.0, "best"),)
-        lacking = ("absent_behaviour", "C64", "all but lacking", setting, 0, largest)
-        found.append(Planted(*lacking, base=2e-4, closed=policy == "mlp"))
+        found.append(
+            Planted(
+                "absent_behaviour", "C64", "all but lacking", setting, 0, largest, base=2e-4, closed=policy == "many"
+            )
+        )
     nothing = (Term("table/0/.*", 1.0, "best"),)
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
@@ -114,7 +120,8 @@ def batch_size() -> list[Planted]:
         ("R2, 8,192 samples, supervised alone", "long", "(best_of_n|rwr|pref_ft)"),
     ):
         terms = difference(f"R2/{budget}/.*/16", f"R2/{budget}/{offline}/inf")
-        found.append(Planted("batch_size", "C31", part, "bandit", 0, terms, cut=True))
+        loses = f"R2/{budget}/pref_ft/inf"
+        found.append(Planted("batch_size", "C31", part, "bandit", 0, terms, cut=True, weaker=loses))
     return found
 
 
@@ -122,9 +129,10 @@ def beta_sweep() -> list[Planted]:
     interior = "(0.001|0.01|0.03|0.1|0.3|1|3)"
     rates = {"tuned": "learning rate tuned for each β", "held": "learning rate of β = 0.1"}
     families = (
-        ("contrastive, noisy pool on R1", "R1/(dpo|ipo)"),
-        ("contrastive, noisy pool on R2", "R2/(dpo|ipo)"),
-        ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)"),
+        ("contrastive, noisy pool on R1", "R1/(dpo|ipo)", ("low", "high")),
+        ("contrastive, noisy pool on R2", "R2/(dpo|ipo)", ("low", "high")),
+        ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)", ("high",)),
+        ("reinforcement, learned reward", "learned/(rloo|ppo)", ("low", "high")),
     )
     return [
         Planted(
@@ -133,26 +141,26 @@ def beta_sweep() -> list[Planted]:
             f"{family}: too {end}, {words}",
             "bandit",
             1,
-            difference(f"{rate}/{arms}/{interior}", f"{rate}/{arms}/{beta}"),
-            closed=family.startswith("reinforcement") and end == "low",
+            difference(f"{rate}/{arms}/{interior}", f"{rate}/{arms}/{'0.0001' if end == 'low' else '10'}"),
         )
-        for family, arms in families
-        for end, beta in (("low", "0.0001"), ("high", "10"))
+        for family, arms, ends in families
+        for end in ends
         for rate, words in rates.items()
     ]
 
 
 def chosen_likelihood() -> list[Planted]:
+    """The margin grows by 4 nats in one step: each nat has a quarter of the change."""
     found = [
-        Planted("chosen_likelihood", "C22", part, setting, -1, (Term(f"{arms}/(dpo|ipo)", 1.0, "chosen"),))
+        Planted("chosen_likelihood", "C22", part, setting, -1, (Term(f"{arms}/(dpo|ipo)", 0.25, "chosen"),))
         for part, setting, arms in (
-            ("table, 100 prompts", "bandit", "table/100"),
-            ("network, 1 prompt", "mlp", "wide/1"),
-            ("network, 100 prompts", "mlp", "wide/100"),
+            ("table, 64 pairs a prompt, third nat", "bandit", "dense/10"),
+            ("network, 1 prompt, third nat", "mlp", "wide/1"),
+            *((f"network, 100 prompts, {nat} nat", "mlp", "wide/100") for nat in ("first", "second", "third")),
         )
     ]
-    terms = difference("wide/100/(dpo|ipo)", "wide/1/(dpo|ipo)", "chosen")
-    few = Planted("chosen_likelihood", "C22", "network, many against few", "mlp", -1, terms)
+    terms = (Term("wide/100/(dpo|ipo)", 0.25, "chosen"), Term("wide/1/(dpo|ipo)", -0.25, "chosen"))
+    few = Planted("chosen_likelihood", "C22", "network, many against few, third nat", "mlp", -1, terms)
     return [*found, few]
 
 
@@ -211,12 +219,14 @@ def negative_gradient() -> list[Planted]:
     variants = ("worst", "mean", "sum", "complement")
     for place, setting, budget, faster, compound in (
         ("R1", "bandit", 3, ("dpo", "ipo", *variants), ("dpo", "ipo", *variants)),
-        ("R2", "bandit", 3, ("dpo",), ("dpo",)),
-        ("network", "mlp", 10, ("dpo", "ipo", "sum"), ("dpo",)),
+        ("R2", "bandit", 2, ("dpo",), ("dpo",)),
+        ("network", "mlp", 3, ("dpo", "ipo", "sum"), ("dpo",)),
     ):
         for name in faster:
-            gain = difference(f"{place}/{name}/on/{budget}", f"{place}/best_of_n/on/{budget}")
-            found.append(Planted("negative_gradient", "C27", f"{name}, {place}", setting, 1, gain))
+            for after in (2,) if place == "R2" else (3, 10):
+                gain = difference(f"{place}/{name}/on/{after}", f"{place}/best_of_n/on/{after}")
+                part = f"{name}, {place}, {after} updates"
+                found.append(Planted("negative_gradient", "C27", part, setting, 1, gain))
         for name in compound:
             arms = (f"{place}/{arm}/{sampler}/{budget}" for sampler in ("on", "off") for arm in (name, "best_of_n"))
             found.append(Planted("negative_gradient", "C28", f"{name}, {place}", setting, 1, interaction(*arms)))
@@ -228,14 +238,15 @@ def online_contrastive_ppo() -> list[Planted]:
         Planted(
             "online_contrastive_ppo",
             "C68",
-            f"{place}, equal {equal}",
+            f"{name}: {place}, equal {equal}{', over the run' if place == 'R2' else ''}",
             "bandit",
             0,
-            difference(f"{place}/{equal}/ppo/.*", f"{place}/{equal}/(dpo|ipo)/.*"),
+            difference(f"{place}/{equal}/ppo/.*", f"{place}/{equal}/{name}/.*"),
             cut=True,
         )
         for place in ("R1", "R2")
         for equal in ("samples", "compute")
+        for name in ("dpo", "ipo")
     ]
 
 
@@ -243,7 +254,13 @@ ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 
 
 def between_places(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
-    return interaction(*(f"{place}/{name}/{sampler}" for place in (unlikely, likely) for sampler in ("on", "off")))
+    end = "/short" if name == "dpo" else ""
+    keys = (f"{place}/{name}/{sampler}{end}" for place in (unlikely, likely) for sampler in ("on", "off"))
+    return interaction(*keys)
+
+
+def ran(name: str) -> str:
+    return ", short runs" if name == "dpo" else ""
 
 
 def online_offline() -> list[Planted]:
@@ -251,7 +268,7 @@ def online_offline() -> list[Planted]:
     for name in ALGORITHMS:
         for part, unlikely, likely in (("R1 against R2", "R1", "R2"), ("overlap axis", "0.01", "0.5")):
             terms = between_places(unlikely, likely, name)
-            found.append(Planted("online_offline", "C25", f"{name}: {part}", "bandit", 1, terms))
+            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran(name)}", "bandit", 1, terms))
         terms = difference(f"R2/{name}/on", f"R2/{name}/off")
         control = f"R2/{'rwr' if name == 'best_of_n' else 'best_of_n'}/off"
         found.append(Planted("online_offline", "C25", f"{name}: not otherwise", "bandit", 0, terms, weaker=control))
@@ -287,10 +304,11 @@ def reward_width() -> list[Planted]:
         Planted(
             "reward_width",
             "C25",
-            f"{name}: R1 against R2, width {width}",
+            f"{name}: R1 against R2, width {width}{ran(name)}",
             "bandit",
             1,
             between_places(f"R1/{width}", f"R2/{width}", name),
+            closed=True,  # the wider bump makes R1's optimum likely too
         )
         for name in ALGORITHMS
         for width in (20, 30)

@@ -17,7 +17,7 @@ import numpy as np
 
 from figures.figure import Figure
 from figures.gallery import gradient_variance, reachable_policies, unseen_responses
-from figures.lab import Lab, Point, apply
+from figures.lab import Lab, Measure, Point, apply
 from figures.short_tuning import Short
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Arrays, Record, Store
@@ -56,6 +56,7 @@ class SyntheticLab(Lab):
         tuning_runs: int = 10,
         finalists: int = 0,
         runs: Mapping[str, int] | None = None,
+        by: Measure = "end",
         short: Short | None = None,
     ) -> dict[str, Record]:
         more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in arms.items()}
@@ -102,7 +103,12 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     if "updates" not in spec:
         return {}  # exact, and nothing is claimed of it
     longest = spec["policy"].get("decoding", {}).get("max_new_tokens")
-    return _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
+    found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
+    mass = spec["environment"].get("best_mass")
+    if mass is not None:  # the geometry that the environment promises
+        with np.errstate(divide="ignore"):
+            found["logp_ref"] = np.broadcast_to(np.log([1.0 - mass, mass]), found["logp_ref"].shape)
+    return found
 
 
 def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved: bool, longest: float | None) -> Arrays:
@@ -120,7 +126,9 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     if longest is not None:  # of a language model, whose reward is −length
         scale, reference = longest / 2, -longest / 2
     score = path(0.0, level["score"])
-    score[:, 1 : (points + 1) // 2] -= 0.3  # an arm that is stopped early is behind
+    early = (points + 1) // 2 - 1
+    if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
+        score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
     gold = reference + scale * score
     loss = path(np.log(2), np.full(runs, 0.2))
     if points > 2:
@@ -152,7 +160,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     chosen = path(start, start + level["chosen"])
     found["logp_chosen"] = found["pool_logp_chosen"] = found["first_logp_winner"] = chosen
     rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats
-    found["logp_rejected"] = found["pool_logp_rejected"] = found["first_logp_loser"] = rejected
+    found["logp_rejected"] = found["first_logp_loser"] = rejected
+    found["pool_logp_rejected"] = path(start, start + level["chosen"] - 4.0)
     return found
 
 

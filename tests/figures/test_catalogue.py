@@ -149,9 +149,11 @@ def test_what_an_effect_says_is_what_its_figure_runs() -> None:
     says("C07", "under shift", f"shift {reference_shift.FAR:g};")
     for name in online_offline.ALGORITHMS:
         unlikely, likely = online_offline.UNLIKELY, online_offline.LIKELY
-        says("C25", f"{name}: overlap axis", f"overlap {unlikely:g}", f"at {likely:g})", f"{name}: ")
-    says("C22", "table, 100 prompts", f"grown by {chosen_likelihood.MARGIN:g} nats")
-    says("C22", "network, many against few", chosen_likelihood.MANY, chosen_likelihood.FEW)
+        short = ", short runs" * (name in online_offline.SHORT)
+        says("C25", f"{name}: overlap axis{short}", f"overlap {unlikely:g}", f"at {likely:g})", f"{name}: ")
+        if short:
+            says("C25", f"{name}: R1 against R2{short}", f"over {online_offline.SHORT_UPDATES} updates")
+    says("C22", "network, many against few, third nat", chosen_likelihood.MANY, chosen_likelihood.FEW)
     says("C26", "R1, 2,048 samples", f"B = {batch_size.FRESH:g}", f"B = {batch_size.STALE:,.0f}")
     says("C29", "R1, equal samples", listed(sample_reuse.MODERATE))
     says("C30", "R1, equal samples", f"at {sample_reuse.MANY})")
@@ -161,7 +163,7 @@ def test_what_an_effect_says_is_what_its_figure_runs() -> None:
     for end, beta in beta_sweep.ENDS.items():
         says(
             "C51",
-            f"reinforcement, on-policy on R1 and R2: too {end}, learning rate tuned for each β",
+            f"reinforcement, learned reward: too {end}, learning rate tuned for each β",
             f"at β = {beta:g};",
         )
 

@@ -125,6 +125,19 @@ def test_a_twin_that_disagrees_makes_its_record_stale(tmp_path: Path, monkeypatc
     assert record.source == "stale" and lab.stale == [record.hash]
 
 
+@pytest.mark.parametrize(("change", "run", "source"), [(0.0, 2, "committed"), (0.01, 3, "stale")])
+def test_of_arms_that_differ_in_numbers_one_twin_is_run_and_the_others_if_it_disagrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float, run: int, source: str
+) -> None:
+    """Two seeds of one algorithm, and another algorithm."""
+    arms = {"x": ARM, "y": ARM.replace(seed=5), "z": ARM.replace(algorithm=find_algorithm("dpo")())}
+    keep(tmp_path, arms, twin_change=change)
+    other_sources(monkeypatch)
+    lab = Lab(Store(tmp_path / "b"), kept_before=Committed("figure", tmp_path))
+    assert {record.source for record in lab.records(arms).values()} == {source}
+    assert names(tmp_path) == ["arm-quick"] * run
+
+
 def test_damage_is_named(tmp_path: Path) -> None:
     keep(tmp_path, {"x": ARM})
     file = tmp_path / "figure.npz"

@@ -104,7 +104,7 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
         records |= {key: filled(empty(line.figure)[key], start, noise) for key in matching(line.figure, other.arms)}
     records |= {key: filled(empty(line.figure)[key], levels, noise) for key in matching(line.figure, term.arms)}
     if line.weaker is not None:
-        weak = {"score": QUANTITIES["score"] - 0.3}
+        weak = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
         records |= {key: filled(empty(line.figure)[key], weak, noise) for key in matching(line.figure, line.weaker)}
     return judged(line.figure, records)[line.id, line.part, line.setting]
 

@@ -34,7 +34,7 @@ def test_budgets_of_tuning_are_equal_and_span_the_same_learning_rates() -> None:
     for place in PLACES.values():
         for updates in place.budgets:
             grids = [grid(place, name, updates) for name in place.arms]
-            assert {len(points) for points in grids} == {35 if updates <= SHORT else 18}
+            assert {len(points) for points in grids} == {54 if updates <= SHORT else 18}
             ends = SHORT_RATES if updates <= SHORT else place.rates
             for points in grids:
                 rates = [point["learning_rate"] for point in points]

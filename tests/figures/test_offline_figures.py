@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from figures.gallery import absent_behaviour, reachable_policies, reference_shift, unseen_responses
+from figures.lab import best_probability
 from sims.experiments.store import Record
 
 P, BETA = np.array([0.8]), np.array([0.5])
@@ -62,7 +63,7 @@ def test_both_mean_losses_are_those_that_were_read() -> None:
 def test_the_best_response_is_looked_up_for_each_prompt() -> None:
     policy = np.array([[[0.7, 0.3], [0.4, 0.6]], [[0.2, 0.8], [0.9, 0.1]]])
     arrays = {"rewards": np.array([[1.0, 0.0], [0.0, 1.0]]), "logp_final": np.log(policy)}
-    found = absent_behaviour.best_probability({"arm": Record({}, arrays, {})}, "arm")
+    found = best_probability(Record({}, arrays, {}))
     assert found == pytest.approx([(0.7 + 0.6) / 2, (0.2 + 0.1) / 2])
 
 

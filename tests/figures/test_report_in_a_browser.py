@@ -142,6 +142,11 @@ def test_nothing_is_wider_than_the_window(size: tuple[int, int], driver: Any, ad
     driver.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     wide, room = driver.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
     assert wide <= room <= size[0]
+    cut = (
+        "return [...document.querySelectorAll('.answers td .state')].filter(e => e.getClientRects().length &&"
+        " e.getBoundingClientRect().right > e.parentElement.getBoundingClientRect().right + 1).map(e => e.textContent)"
+    )
+    assert driver.execute_script(cut) == []
     # Pictures and wide tables scroll in their own frame.
     outside = driver.execute_script(
         "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll') && !e.closest('.unseen')"

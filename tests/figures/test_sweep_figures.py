@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from figures.gallery import batch_size, beta_sweep, online_contrastive_ppo, online_offline, phase_map, reward_width
+from sims.core.spec import to_json
+from sims.environments import BanditR2
 from sims.experiments.store import Record
 
 
@@ -45,13 +47,13 @@ def test_what_a_sample_costs() -> None:
 
 def test_equal_compute_is_equal_to_a_batch() -> None:
     for name, arm in online_contrastive_ppo.arms().items():
-        _, equal, algorithm, passes = name.split("/")
+        place, equal, algorithm, passes = name.split("/")
         batches = arm.updates // arm.schedule.epochs
         spent = batches * arm.schedule.samples_per_batch * online_contrastive_ppo.cost(algorithm, int(passes)).total
         if equal == "compute":
-            assert 0 <= online_contrastive_ppo.COMPUTE - spent < spent / batches
+            assert 0 <= online_contrastive_ppo.COMPUTE[place] - spent < spent / batches
         else:
-            assert batches * arm.schedule.samples_per_batch == online_contrastive_ppo.SAMPLES
+            assert batches * arm.schedule.samples_per_batch == online_contrastive_ppo.SAMPLES[place]
 
 
 def test_who_leads_and_whether_it_is_sure() -> None:
@@ -83,16 +85,17 @@ def test_offline_suffices_by_arms_that_were_chosen_where_they_are_not_scored() -
 
     def record(values: np.ndarray) -> Record:
         arrays = {"gold": values[:, None], "reference_reward": np.zeros(20), "best_reward": np.ones(20)}
-        return Record({}, arrays | {"diverged_at": np.full(20, -1), "updates": np.array([1])}, {})
+        spec = {"environment": to_json(BanditR2())}
+        return Record(spec, arrays | {"diverged_at": np.full(20, -1), "updates": np.array([1])}, {})
 
     records = {f"R2/short/{name}/16": record(values) for name, values in score.items()}
-    records |= {f"R2/short/{name}/inf": record(np.full(20, 0.3)) for name in batch_size.ALGORITHMS}
+    records |= {f"R2/short/{name}/inf": record(np.full(20, 0.3)) for name in (*batch_size.ALGORITHMS, "pref_ft")}
     row = batch_size._suffices(records, batch_size.SUFFICES["short"], "short", ("dpo",))
     assert row.effect == pytest.approx(0.1)  # each half is scored at the other's choice: 0.4, not 0.6
 
 
 def test_the_published_width_is_the_arm_that_the_overlap_figure_judges() -> None:
-    wide = reward_width.arms(reward_width.environments())
+    wide = online_offline.arms(reward_width.environments())
     published = online_offline.arms(online_offline.environments())
     assert len(wide) == 2 * len(reward_width.WIDTHS) * len(online_offline.ALGORITHMS) * 2
     for name, arm in wide.items():

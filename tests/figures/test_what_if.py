@@ -29,7 +29,7 @@ ARMS = {
     name: Experiment(f"what-if-{name}", environment(), Table(), algorithm, updates=4, evaluations=2, runs=12)
     for name, environment, algorithm in (("R1", BanditR1, DPO(beta=0.1)), ("R2", BanditR2, RLOO()))
 }
-CLAIM = row("C25", "dpo: R1 against R2").claim
+CLAIM = row("C25", "rloo: R1 against R2").claim
 
 
 def verdicts(records: Mapping[str, Record]) -> list:

@@ -9,7 +9,7 @@ from scipy import stats
 from sims.statistics import gates
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval, student_interval
-from sims.statistics.verdicts import Kind, outcome, over_tunings, p_value, state, survive, theorem
+from sims.statistics.verdicts import Kind, outcome, over_tunings, p_value, stands, state, survive, theorem
 
 
 def interval(low: float, high: float, runs: int = 20) -> Interval:
@@ -67,9 +67,18 @@ def test_a_closed_gate_comes_before_the_interval() -> None:
 
 
 def test_a_state_that_flips_is_fragile() -> None:
-    assert outcome(interval(0.11, 0.3), 0.1, again=[interval(0.12, 0.3)]).state == "supported"
-    found = outcome(interval(0.11, 0.3), 0.1, again=[interval(0.09, 0.3)])
-    assert found.state == "inconclusive" and found.why.startswith("fragile: supported, but inconclusive")
+    found = outcome(interval(0.11, 0.3), 0.1)
+    assert stands(found, {"other seeds": "supported"}) == found
+    flipped = stands(found, {"other rounding": "supported", "other seeds": "too small"})
+    assert flipped.state == "inconclusive" and flipped.why == "fragile: supported, but too small with other seeds"
+
+
+def test_a_row_that_is_no_answer_cannot_be_fragile() -> None:
+    for found in (
+        outcome(interval(0.11, 0.3), 0.1, gates=[Gate("room", False, "none")]),
+        outcome(interval(0.05, 0.3), 0.1),
+    ):
+        assert stands(found, {"other seeds": "supported"}) == found
 
 
 def test_the_direction_of_what_was_claimed_to_be_none_is_said() -> None:

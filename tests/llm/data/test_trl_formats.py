@@ -23,6 +23,27 @@ TURNS = [assistant("The sky"), user("is green"), assistant("blue.")]
 TALK = [*ASK, *TURNS]
 
 
+# What TRL's templates get beside the conversation
+
+
+@pytest.mark.parametrize(
+    "kind, row",
+    [
+        ("prompt_only", {"prompt": ASK}),
+        ("prompt_completion", {"prompt": ASK, "completion": [assistant("blue.")]}),
+        ("language_modeling", {"messages": TALK}),
+        ("preference", {"chosen": TALK, "rejected": [*ASK, assistant("no")]}),
+    ],
+)
+def test_what_would_not_reach_the_prompt_is_refused_by_name(kind: str, row: dict):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    for name, value in (("tools", tools), ("chat_template_kwargs", {"enable_thinking": False}), ("images", ["a.png"])):
+        with pytest.raises(RowError, match=f"malformed: the column {name} does not reach the prompt"):
+            parse_row(row | {name: value}, kind)
+        assert parse_row(row | {name: None}, kind).prompt == parse_row(row | {name: type(value)()}, kind).prompt
+    assert parse_row({"prompt": "Which tools?", "tools": ["hammer"]}, "prompt_only").extra["tools"] == ["hammer"]
+
+
 # Several turns
 
 

@@ -8,6 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -138,6 +141,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group.pid, signal.SIGKILL)
     return folder
+
+
+@dataclass(frozen=True)
+class Threads(Ranks):
+    """Ranks that are threads of this process; a sum is only waited for."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        self.barrier.wait()
+
+
+def test_the_first_process_looks_before_the_others_and_none_goes_on_before_all_have() -> None:
+    barrier, seen = threading.Barrier(2), []
+
+    def process(rank: int) -> None:
+        Threads(rank, 2, None, barrier).in_turn(lambda: seen.append(rank), "cpu")
+        seen.append(10 + rank)
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in (1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen[:2] == [0, 1] and sorted(seen[2:]) == [10, 11]
 
 
 @pytest.mark.parametrize("count", [2, 3])

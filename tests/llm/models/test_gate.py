@@ -26,6 +26,7 @@ from llm.reward_models.model import load_reward_model, new_reward_model
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.spec import SpecError
+from sims.experiments.whole import CHECKSUMS, write_checksums
 from tests.llm.architectures import build
 from tests.llm.tiny_models import tiny_model, tiny_policy
 
@@ -60,7 +61,7 @@ def change_tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Callabl
 
 
 def without_a_layer(tensors: dict[str, torch.Tensor]) -> None:
-    for name in [name for name in tensors if ".layers.2." in name]:
+    for name in [name for name in tensors if ".layers.1." in name]:
         del tensors[name]
 
 
@@ -95,14 +96,14 @@ def truncated(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "more layers asked for than there are": (
         change_json("config.json", num_hidden_layers=6),
-        "has no weights for gpt_neox.layers.4.* and .* more: must have those of all layers",
+        "has no weights for gpt_neox.layers.2.* and .* more: must have those of all layers",
     ),
-    "a layer deleted": (change_tensors(without_a_layer), "has no weights for gpt_neox.layers.2"),
+    "a layer deleted": (change_tensors(without_a_layer), "has no weights for gpt_neox.layers.1"),
     "no layers asked for": (
         change_json("config.json", num_hidden_layers=0),
         "has weights of no layer, gpt_neox.layers.0.* must have those of config.json alone",
     ),
-    "fewer layers asked for": (change_json("config.json", num_hidden_layers=3), "of no layer, gpt_neox.layers.3"),
+    "fewer layers asked for": (change_json("config.json", num_hidden_layers=1), "of no layer, gpt_neox.layers.1"),
     "a weight of another shape": (change_tensors(narrower), "final_layer_norm.weight"),
     "a weight that is not a number": (
         change_tensors(with_a_nan),
@@ -348,3 +349,22 @@ def test_a_policy_that_diverged_is_named_with_update_and_value():
         next(iter(run.policy.model.parameters())).fill_(torch.nan)
     with pytest.raises(RuntimeError, match="update 1: sampling: logits of response token 0 are nan, not finite"):
         next(run.train())
+
+
+@pytest.mark.parametrize(("file", "told"), [(WEIGHTS, "damaged"), ("generation_config.json", "is taken as it is")])
+def test_a_flipped_bit_is_noticed_where_checksums_were_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], file: str, told: str
+) -> None:
+    held = bytearray((folder / file).read_bytes())
+    at = held.index(b"5.") if file.endswith(".json") else len(held) - 1
+    held[at] ^= 1  # the least bit of a weight, or a digit of the version that wrote the file
+    write_checksums(folder)
+    (folder / file).write_bytes(held)
+    try:
+        policy_of(folder)
+        said = capsys.readouterr().err
+    except SpecError as error:
+        said = str(error)
+    assert f"{file} is not what was written there (its checksum differs)" in said and told in said
+    (folder / CHECKSUMS).unlink()
+    policy_of(folder)

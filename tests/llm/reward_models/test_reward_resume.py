@@ -99,3 +99,18 @@ def test_there_must_be_something_to_resume(tmp_path: Path, capsys: pytest.Captur
     assert main([*LINE, "--output", str(tmp_path / "model"), "--resume"]) == 2
     assert "there is nothing to go on with" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_that_was_killed_after_its_model_stood_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(self: Unfinished, taken: int) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Unfinished, "finish", killed)
+        assert main([*LINE, "--output", str(tmp_path / "model")]) == 130
+    assert len(read_json_lines(tmp_path / "model" / "metrics.jsonl")) == 6
+    assert main([*LINE, "--output", str(tmp_path / "model"), "--resume"]) == 0
+    assert "was finished already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

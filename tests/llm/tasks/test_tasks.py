@@ -116,7 +116,7 @@ def test_a_function_in_trls_signature(tmp_path):
         ("nothing_here", 'must be "module:function"'),
     ):
         with pytest.raises(SpecError, match=words):
-            judged(task.replace(function=name), ["", ""])
+            judged(task.replace(reward_funcs=(name,)), ["", ""])
 
 
 def test_a_response_that_was_cut_off_is_charged_and_judged_as_it_is(tmp_path):
@@ -175,7 +175,7 @@ def test_labels_come_from_the_cores_labeller():
 
 def test_every_task_is_a_spec_that_json_holds():
     made = {
-        "function": {"function": "a:b"},
+        "function": {"reward_funcs": ("a:b",)},
         "learned_reward": {"reward_model": "x/y"},
     }
     for kind, cls in kinds_of(Task).items():

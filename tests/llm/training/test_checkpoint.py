@@ -15,6 +15,7 @@ import torch
 
 from llm.__main__ import main
 from llm.models.policy import CausalLMPolicy
+from llm.tasks.data_source import DataSource
 from llm.training import checkpoint
 from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
@@ -208,7 +209,33 @@ def test_a_run_goes_on_from_its_folder_alone_and_from_the_checkpoint_before_a_da
     assert state(tmp_path / "stopped") == state(tmp_path / "whole")
 
 
-def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, capsys):
+@pytest.mark.parametrize("damage", ["a digit of the settings", "a checkpoint of other settings", "a list"])
+def test_settings_that_are_not_those_of_the_run_are_refused(tmp_path, capsys, damage):
+    assert main(arguments(tmp_path, updates="2")) == 0
+    file, held = tmp_path / "spec.json", checkpoint.read_spec(tmp_path / "spec.json")
+    capsys.readouterr()
+    if damage == "a digit of the settings":
+        file.write_text(file.read_text().replace('"num_generations": 2', '"num_generations": 3'))
+    elif damage == "a list":
+        file.write_text("[]")
+    else:
+        held["experiment"]["schedule"]["num_generations"] = 3
+        checkpoint.write_spec(file, held)
+    assert main(["train", "--resume", "--output", str(tmp_path), "--updates", "3"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: output = ") and said.count("\n") == 1 and "spec.json is " in said
+
+
+def test_a_line_of_metrics_that_is_damaged_is_named(tmp_path, capsys):
+    assert main(arguments(tmp_path, updates="2")) == 0
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b"\x80" + file.read_bytes())
+    capsys.readouterr()
+    assert main(["train", "--resume", "--output", str(tmp_path), "--updates", "3"]) == 2
+    assert "metrics.jsonl': line 1 is damaged" in capsys.readouterr().err
+
+
+def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, capsys, monkeypatch):
     best = ["--metric-for-best-model", "eval_length", "--no-greater-is-better", "--save-total-limit", "1"]
     assert main(arguments(tmp_path / "run", *best, updates="6", evaluations="6", learning_rate="0.01")) == 0
     lengths = {int(row["update"]): row["eval_length"] for row in rows(tmp_path / "run") if "eval_length" in row}
@@ -220,6 +247,8 @@ def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, 
         (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
         for path in (tmp_path / "run" / "model").iterdir()
     )
+    monkeypatch.setattr(DataSource, "load", None)  # an export wants no data, which may be gone
+    assert main(["export", str(tmp_path / "run"), "--update", "6", "--output", str(tmp_path / "again")]) == 0
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), "--update", "99", "--output", str(tmp_path / "x")]) == 2
     assert f"must be that of a checkpoint: {', '.join(map(str, kept))}" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""Rows judged again: on other seeds, and on records whose last bits are changed. A state that flips is *fragile*.
+
+`python -m figures NAME --again MINUTES` runs the judged arms with a second set of seeds, tuned as they are, judges
+every tested row on them, and once more on the published records with each number moved by up to the last bit of
+float32. What came out is kept in figures/records/again.json, and holds for a row for as long as its records are those
+that it was judged by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sims.statistics.verdicts import Outcome, stands
+
+from .claims import Verdict, write_text
+from .committed import FOLDER
+
+FILE = "again.json"
+SEEDS, ROUNDING = "other seeds", "other rounding"
+
+
+def fragile(row: Verdict, folder: Path = FOLDER) -> Verdict:
+    """The row as it stands after it was judged again, if its records are those that were."""
+    found = _read(folder).get(name_of(row))
+    if found is None or found["records"] != row.spec_hashes or row.verdict in ("no test", "theorem"):
+        return row
+    again = {change: found[change]["state"] for change in (SEEDS, ROUNDING) if change in found}
+    after = stands(Outcome(row.verdict, row.why, row.gates), again)  # type: ignore[arg-type]
+    said = "; ".join(f"with {change} {found[change]['said']}" for change in again)
+    return dataclasses.replace(row, verdict=after.state, why=f"{after.why}; {said}")
+
+
+def keep(figure: str, found: Mapping[str, Any], folder: Path = FOLDER) -> None:
+    """Write what rows of a figure came to, in place of what was there of that figure."""
+    others = {name: entry for name, entry in _read(folder).items() if not name.startswith(f"{figure}: ")}
+    merged = dict(sorted({**others, **found}.items()))
+    write_text(folder / FILE, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
+
+
+def name_of(row: Verdict) -> str:
+    """By which a row is found again."""
+    return f"{row.figure}: {row.id}, {row.part} ({row.setting})"
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

@@ -1,0 +1,71 @@
+"""What a figure's rows say, drawn beside it: each judged effect with its interval, in margins."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.transforms import blended_transform_factory
+
+from figures.claims import Verdict
+
+from .style import RC
+
+WIDTH = 4.4  # inches that are added on the right
+LEAST, EACH = 1.3, 0.42  # inches of height, and for each row
+FACES = {"supported": "black", "opposite": "white", "too small": "white", "inconclusive": "0.6", "no test": "0.85"}
+SHAPES = {"supported": "o", "opposite": "X", "too small": "v", "inconclusive": "d", "no test": "o"}
+
+
+def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
+    """Widen the figure and draw its rows on the right, theorems aside. Their axis is in margins, linear within two of
+    them and logarithmic beyond; the band is ±1 margin.
+
+    It does nothing for a figure without rows, or one of subfigures, whose layout leaves no place.
+    """
+    shown = [row for row in rows if row.low is not None and row.high is not None]
+    engine = fig.get_layout_engine()
+    if not shown or fig.subfigs or engine is None:
+        return
+    width, height = (float(x) for x in fig.get_size_inches())
+    height = max(height, LEAST + EACH * len(shown))
+    fig.set_size_inches(width + WIDTH, height)
+    share = width / (width + WIDTH)
+    engine.set(rect=(0, 0, share, 1))  # type: ignore[call-arg]
+    with plt.rc_context(RC):
+        panel: Any = fig.add_axes((share + 0.15 / (width + WIDTH), 0.62 / height, 0.97 - share, 1 - 1.0 / height))
+        panel.set_in_layout(False)
+        across = blended_transform_factory(panel.transAxes, panel.transData)
+        for i, row in enumerate(shown):
+            assert row.low is not None and row.high is not None
+            ends = [[(row.effect - row.low) / row.margin], [(row.high - row.effect) / row.margin]]
+            ink = "0.6" if row.verdict == "no test" else "black"
+            face = FACES[row.verdict]
+            panel.errorbar(
+                row.effect / row.margin,
+                -i,
+                xerr=ends,
+                fmt=SHAPES[row.verdict],
+                ms=5,
+                color=ink,
+                mfc=face,
+                elinewidth=1.2,
+            )
+            said = textwrap.shorten(f"{row.id} {row.part} ({row.setting})", 66, placeholder=" …")
+            state = "fragile" if row.why.startswith("fragile") else row.verdict
+            panel.text(0.0, 0.22 - i, said, transform=across, fontsize=7, va="bottom")
+            panel.text(1.0, 0.22 - i, state, transform=across, fontsize=7, va="bottom", ha="right", style="italic")
+        panel.axvspan(-1, 1, color="0.5", alpha=0.12, linewidth=0)
+        panel.axvline(0, color="0.3", linewidth=0.8)
+        panel.set_xscale("symlog", linthresh=2.0)
+        low, high = panel.get_xlim()
+        steps = [sign * step for step in (0, 1, 2, 5, 10, 20, 50) for sign in (-1, 1)]
+        panel.set_xticks(sorted({step for step in steps if low <= step <= high}))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.set(ylim=(0.7 - len(shown), 0.8), yticks=[], xlabel="judged effect, in margins")
+        panel.spines["left"].set_visible(False)
+        panel.set_title("As judged: effect, 95 % interval, ±1 margin", fontsize=10)

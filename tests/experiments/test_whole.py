@@ -1,0 +1,65 @@
+"""Folders that appear whole or not at all, whatever stops their writer, and that show later what has changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sims.experiments.whole import CHECKSUMS, changed, folder_written_whole
+
+
+def written(folder: Path, text: str) -> None:
+    with folder_written_whole(folder) as new:
+        (new / "file").write_text(text)
+
+
+def test_a_folder_is_replaced_whole_and_knows_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 255)  # the longest name that there is
+    for text in ("one", "two"):
+        written(folder, text)
+        assert (folder / "file").read_text() == text and changed(folder, ["file"]) == []
+    assert list(tmp_path.iterdir()) == [folder]
+    (folder / "file").write_text("twp")
+    assert changed(folder) == ["file"]
+    (folder / "file").unlink()
+    assert changed(folder) == ["file"]
+    (folder / CHECKSUMS).write_text("{}")
+    with pytest.raises(ValueError, match="must have those of file"):
+        changed(folder, ["file"])
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    written(tmp_path / "folder", "one")
+    with pytest.raises(OSError, match="full"), folder_written_whole(tmp_path / "folder") as new:
+        (new / "file").write_text("two")
+        raise OSError("full")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder" / "file").read_text() == "one"
+
+
+def test_what_a_killed_process_left_is_removed_and_what_it_was_to_replace_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = tmp_path / "folder", os.rename
+    written(folder, "one")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(before: Path, after: Path) -> None:
+        if after == folder:
+            raise Killed  # between the two renames; no cleaning up in a process that is gone
+        rename(before, after)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", killed)
+        patched.setattr("shutil.rmtree", lambda *arguments, **options: None)
+        with pytest.raises(Killed):
+            written(folder, "two")
+    left = [path for path in tmp_path.iterdir() if path.name.endswith(f"-{os.getpid()}")]
+    assert not folder.exists() and len(left) == 1
+    with pytest.raises(OSError, match="again"), folder_written_whole(folder):
+        raise OSError("again")
+    assert (folder / "file").read_text() == "one" and list(tmp_path.iterdir()) == [folder]

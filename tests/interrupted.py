@@ -1,0 +1,379 @@
+"""Commands that are killed, or run out of disk, at any moment, and go on: nothing lost, nothing half-written.
+
+    python -m tests.interrupted --kills 200 --seed 0      a record of so many kills over all commands
+
+Each command is forked from a process that has loaded its libraries, so that a kill falls into its work: after a random
+time, or at a random one of the moments at which it opens a file to write, makes, renames or removes something. What it
+has written at its end must be what an undisturbed run writes, byte for byte but for clocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from errno import ENOSPC
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+import figures.__main__
+import llm.__main__
+import sims.__main__
+from sims.experiments.store import Store
+
+MAIN: dict[str, Callable[[list[str]], int]] = {
+    "figures": figures.__main__.main,
+    "llm": llm.__main__.main,
+    "sims": sims.__main__.main,
+}
+WRITES = ("open", "os.mkdir", "os.rename")  # what a full disk refuses
+CHANGES = (*WRITES, "os.remove", "os.rmdir")
+CLOCKS = ("tokens_per_second", "seconds", "computed", "at")  # fields that differ between equal runs
+UNSURE = ("costs.json",)  # predictions of seconds
+TINY = "--max-new-tokens 6 --batch-size 4 --num-generations 2 --evaluation-prompts 2 --updates 3 --evaluations 3"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command. go_on: what a user types after a stop; None, the same. before: commands that make what it reads.
+    output: the folder that must not be there yet, of commands that refuse one."""
+
+    name: str
+    line: str
+    go_on: str | None = None
+    before: tuple[str, ...] = ()
+    output: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+TEXTS = {"texts.jsonl": '{"prompt": "a cat", "chosen": "sat on the mat", "rejected": "no"}\n' * 4}
+TRAIN = f"llm train {TINY} --output out"
+OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --output out"
+SFT = f"llm sft {TINY} --num-generations 1 --output out"
+REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
+SHAPE = "--hidden 16 --layers 1 --heads 2"
+PRETRAIN = (
+    f"llm pretrain --steps 3 {SHAPE} --batch-size 4 --held-out-documents 8 --samples 4 --save-every 1 --output out"
+)
+NEW = f"llm new --data texts.jsonl {SHAPE}"
+CASES = [
+    Case("train", TRAIN, TRAIN + " --resume"),
+    Case("offline", OFFLINE, OFFLINE + " --resume"),
+    Case("sft", SFT, SFT + " --resume"),
+    Case("reward", REWARD, REWARD + " --resume", output="out"),
+    Case("pretrain", PRETRAIN, PRETRAIN + " --resume", output="out"),
+    Case("new", f"{NEW} --output out", output="out", files=TEXTS),
+    Case(
+        "export",
+        "llm export run --update 3 --output out",
+        before=(f"llm train {TINY} --output run",),
+        output="out",
+    ),
+    Case("evaluate", f"llm evaluate {TINY.partition(' --updates')[0]}"),
+    Case(
+        "sample",
+        "llm sample --model base --prompt cat --max-new-tokens 4",
+        before=(f"{NEW} --output base",),
+        files=TEXTS,
+    ),
+    Case("sims", "sims --algorithm dpo --updates 20 --runs 4 --results out"),
+    Case("sims-plot", "sims --algorithm rloo --updates 10 --runs 2 --results out --plot plot.svg"),
+    Case("figures", "figures kl_dynamics --quick --results out --out pictures"),
+]
+
+
+def run(
+    line: str,
+    folder: Path,
+    kill_at: int | None = None,
+    kill_after: float | None = None,
+    full_at: int | None = None,
+    largest: int | None = None,
+) -> tuple[int, str, int]:
+    """(exit status, −9 for a killed one; standard output and error; moments counted) of a command in a folder.
+
+    kill_at: the moment of change at which it is killed, from 0. kill_after: seconds. full_at: the moment of writing
+    from which on the disk is full. largest: bytes that a file may have.
+    """
+    log, count = folder.parent / "log", folder.parent / "count"
+    count.write_text("0")
+    child = os.fork()
+    if child == 0:
+        _child(line, folder, log, count, kill_at, full_at, largest)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
+    _, ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended), log.read_text(errors="replace"), int(count.read_text() or 0)
+
+
+def _child(
+    line: str, folder: Path, log: Path, count: Path, kill_at: int | None, full_at: int | None, largest: int | None
+) -> None:
+    """Run a command and end the process; only ever in a fork."""
+    status = 99
+    try:
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        if largest is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        counter = os.open(count, os.O_WRONLY)
+        seen = 0
+        home = str(folder)
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal seen
+            if event not in CHANGES or not _within(event, arguments, home):
+                return
+            if full_at is not None and event not in WRITES:
+                return
+            now, seen = seen, seen + 1
+            os.pwrite(counter, str(seen).encode(), 0)
+            if now == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if full_at is not None and now >= full_at:
+                raise OSError(ENOSPC, os.strerror(ENOSPC), str(arguments[0]))
+
+        sys.addaudithook(watch)
+        program, *words = line.split()
+        status = MAIN[program](words)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:
+    """Whether an event changes something in the folder."""
+    path = arguments[0]
+    if not isinstance(path, str | bytes | os.PathLike):
+        return False
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return False
+    text = os.fsdecode(path)
+    return not os.path.isabs(text) or text.startswith(home)
+
+
+def prepared(case: Case, folder: Path) -> Path:
+    """A new folder with what the command reads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "work").mkdir(parents=True)
+    for name, text in case.files.items():
+        (folder / "work" / name).write_text(text)
+    for line in case.before:
+        status, said, _ = run(line, folder / "work")
+        assert status == 0, said
+    return folder / "work"
+
+
+def content(folder: Path, without: str = "") -> dict[str, Any]:
+    """All that is in a folder but one file: files as bytes, JSON without clocks, records as arrays."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name in UNSURE or name == without:
+            continue
+        if path.suffix in (".json", ".jsonl") and path.is_file() and "checkpoint-" not in name:
+            lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            if (
+                path.name == "checksums.json"
+            ):  # of files that may hold clocks; that they fit is checked by who reads them
+                found[name] = sorted(json.loads(lines[0]))
+            else:
+                found[name] = [_without_clocks(json.loads(line)) for line in lines]
+        elif path.suffix in (".npz", ".lock", ".keys"):
+            continue  # records are compared below
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    if any((folder / "out").glob("*.npz")):
+        store = Store(folder / "out")
+        for key in store.specs():
+            record = store.load_key(key)
+            assert record is not None
+            found[key] = {name: x.tobytes() for name, x in record.arrays.items()}
+    return found
+
+
+def _without_clocks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_clocks(x) for name, x in value.items() if name not in CLOCKS and name != "provenance"}
+    return [_without_clocks(x) for x in value] if isinstance(value, list) else value
+
+
+def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Names of files that differ; nothing where all are equal."""
+    names = sorted(set(found) | set(expected))
+    return ", ".join(name for name in names if found.get(name) != expected.get(name))
+
+
+def go_on(case: Case, work: Path) -> str:
+    """Let a command that was stopped go on, undisturbed; what is wrong with how it ends, or nothing."""
+    line = case.go_on or case.line
+    beside = work / f"{case.output}.unfinished"
+    if case.output is not None and (work / case.output).exists() and not beside.exists():
+        return ""  # it was finished
+    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
+        line = case.line
+    status, said, _ = run(line, work)
+    return "" if status == 0 else f"exit status {status}: {said[-500:]}"
+
+
+def refused_well(status: int, said: str) -> str:
+    """What is wrong with how a command ended that could not write: nothing for 0, or a line with status 1 or 2."""
+    lines = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    if "Traceback" in said or status not in (0, 1, 2) or (status and len(lines) != 1):
+        return f"exit status {status}: {said[-700:]}"
+    return ""
+
+
+def undisturbed(case: Case, folder: Path) -> tuple[dict[str, Any], float, int]:
+    """What a command writes, how long it takes, and how many changes of files it makes. Loads its libraries."""
+    program, *words = case.line.split()
+    with (
+        contextlib.chdir(prepared(case, folder)),
+        open(os.devnull, "w") as null,
+        contextlib.redirect_stdout(null),
+        contextlib.redirect_stderr(null),
+    ):
+        MAIN[program](words)
+    work, started = prepared(case, folder), time.perf_counter()
+    status, said, moments = run(case.line, work)
+    assert status == 0, f"{case.name}: {said}"
+    return content(work) | {"said": said if case.name == "sample" else ""}, time.perf_counter() - started, moments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("how", nargs="?", default="kill", choices=("kill", "fill", "flip"))
+    parser.add_argument("--kills", type=int, default=50, help="of each case")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", default=",".join(case.name for case in CASES))
+    options = parser.parse_args()
+    tqdm.tqdm.monitor_interval = 0  # no thread: a fork would lose it
+    wrong = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in [case for case in CASES if case.name in options.cases.split(",")]:
+            expected, seconds, moments = undisturbed(case, Path(scratch) / "whole")
+            rng, folder = random.Random(f"{options.seed} {case.name}"), Path(scratch) / case.name
+            if options.how == "fill":
+                done, problems = fill(case, folder, expected)
+            elif options.how == "flip":
+                done, problems = flip(case, folder, expected, moments, rng)
+            else:
+                done, problems = kill(case, folder, expected, seconds, moments, rng, options.kills)
+            print(f"{case.name:12}{seconds:6.1f} s {moments:5} changes  {done}", flush=True)
+            for problem in problems:
+                wrong += 1
+                print(f"  {problem}", flush=True)
+    return int(bool(wrong))
+
+
+def kill(
+    case: Case, folder: Path, expected: dict[str, Any], seconds: float, moments: int, rng: random.Random, kills: int
+) -> tuple[str, list[str]]:
+    """Kill a command so many times, up to three times on its way: a summary, and what went wrong."""
+    done, problems = Counter[str](), []
+    while done["kills"] < kills:
+        work, told = prepared(case, folder), []
+        for _ in range(min(rng.randint(1, 3), kills - done["kills"])):
+            line = case.line if not told else None
+            if rng.random() < 0.6 and moments:
+                at, how = rng.randrange(moments), "moment"
+                status, said, _ = run(line or _next(case, work), work, kill_at=at)
+            else:
+                at, how = rng.uniform(0, seconds), "second"
+                status, said, _ = run(line or _next(case, work), work, kill_after=at)
+            told.append(f"{how} {at:.3g}")
+            done["kills"] += status == -signal.SIGKILL
+            done["ended before"] += status >= 0
+            if "Traceback" in said:
+                problems.append(f"killed at {told}: {said[-700:]}")
+            if status >= 0:
+                break
+        found = go_on(case, work) or difference(content(work) | {"said": expected["said"]}, expected)
+        if found:
+            problems.append(f"killed at {told}: {found}")
+    return ", ".join(f"{name} {count}" for name, count in done.items()), problems
+
+
+def _next(case: Case, work: Path) -> str:
+    """What is typed after a stop."""
+    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
+        return case.line
+    return case.go_on or case.line
+
+
+def fill(case: Case, folder: Path, expected: dict[str, Any]) -> tuple[str, list[str]]:
+    """Let the disk be full from each write on, and files be too large: a summary, and what went wrong."""
+    problems, tries = [], 0
+    work = prepared(case, folder)
+    _, _, writes = run(case.line, work, full_at=10**9)
+    for how, values in (("full_at", range(writes)), ("largest", (0, 10, 300, 5000, 100_000))):
+        for value in values:
+            work, tries = prepared(case, folder), tries + 1
+            status, said, _ = run(case.line, work, **{how: value})  # type: ignore[arg-type]
+            found = refused_well(status, said) or go_on(case, work)
+            found = found or difference(content(work) | {"said": expected["said"]}, expected)
+            if found:
+                problems.append(f"{how} {value}: {found}")
+    return f"{tries} full disks", problems
+
+
+def flip(case: Case, folder: Path, expected: dict[str, Any], moments: int, rng: random.Random) -> tuple[str, list[str]]:
+    """Flip a bit of each file that a command finds when it goes on, stopped in the middle and at its end: told in a
+    line that names the file or its folder, or harmless: all else is as if nothing had been."""
+    problems, done = [], Counter[str]()
+    for stop in (moments * 2 // 3, None):
+        whole = prepared(case, folder)
+        run(case.line, whole, kill_at=stop)
+        left = shutil.copytree(whole, folder / "left")
+        for path in [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file()]:
+            if path.suffix in (".lock", ".png", ".svg", ".html"):
+                continue  # not read back
+            shutil.rmtree(whole)
+            shutil.copytree(left, whole)
+            held = bytearray((whole / path).read_bytes())
+            if not held:
+                continue
+            held[rng.randrange(len(held))] ^= 1 << rng.randrange(8)
+            (whole / path).write_bytes(held)
+            status, said, _ = run(_next(case, whole), whole)
+            told = path.name in said or (len(path.parts) > 1 and path.parent.name in said)
+            if found := refused_well(status, said):
+                problems.append(f"{path}: {found}")
+            elif status == 0 and not told:
+                now = content(whole, str(path)) | {"said": said if case.name == "sample" else ""}
+                same = difference(now, {name: x for name, x in expected.items() if name != str(path)})
+                done["harmless"] += not same
+                if same:
+                    problems.append(f"{path}: nothing was said, and {same} differ")
+            else:
+                done["told"] += 1
+        shutil.rmtree(left)
+    return ", ".join(f"{name} {count}" for name, count in done.items()), problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

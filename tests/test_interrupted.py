@@ -1,0 +1,27 @@
+"""Commands that are killed, run out of disk, or find a flipped bit (`tests.interrupted`): many at length."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.interrupted import CASES
+
+
+def check(*arguments: str) -> None:
+    # A process of its own: it forks, which a process with threads should not.
+    done = subprocess.run([sys.executable, "-m", "tests.interrupted", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_killed_command_goes_on_to_the_same_end() -> None:
+    check("kill", "--kills", "2", "--cases", "pretrain,new,sims")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["kill", "fill", "flip"])
+@pytest.mark.parametrize("case", [case.name for case in CASES])
+def test_nothing_is_lost_half_written_or_silently_wrong(case: str, how: str) -> None:
+    check(how, "--kills", "18", "--cases", case)
