@@ -44,7 +44,6 @@ from figures.again import fragile
 from figures.gallery import toy_to_lm
 from figures.reading import committed_records
 from llm.embedded.language import length_distribution, length_mass
-from sims import exact
 from sims.experiments.measures import mean_scores
 from sims.teaching import BLUE, COLOURS, LINES, QUICK, VERMILION, exercises_07, keep, picture, say, style
 
@@ -108,8 +107,8 @@ def draw_both(axes, toy, model, what):
         ("language, transformer", model, (VERMILION, "--", "s")),
     ):
         draw_runs(axes, run, name, getattr(run, what), *look)
-    axes.set(xlabel="samples drawn", xscale="symlog", xlim=(0, None))
     axes.set_xscale("symlog", linthresh=32)
+    axes.set(xlabel="samples drawn", xlim=(0, None))
 
 
 with picture(columns=2, width=5.8) as (_, (left, right)):
@@ -185,8 +184,8 @@ with picture(columns=3, width=4.6, height=3.9) as (_, (left, middle, right)):
         left.text(length + 5.6, height, f"near {length}: {masses[length]:.1g}", va="center", fontsize=9)
         right.plot(np.exp(toys[length].reference_logp()[0, 0]), color=colour, linestyle=line, label=f"as near {length}")
         middle.plot(length, masses[length], "os^D"[i], color=colour, markersize=8)
-    every = np.arange(0, 33)
-    middle.plot(every, [length_mass(int(n)) for n in every], color="black", linestyle="-", linewidth=1, zorder=0)
+    every = range(33)
+    middle.plot(every, [length_mass(length) for length in every], color="black", linestyle="-", linewidth=1, zorder=0)
     for where, name in ((masses[16], "likely"), (masses[0], "unlikely")):
         middle.annotate(name, (16 if name == "likely" else 0, where), xytext=(8, -12), textcoords="offset points")
     left.axhline(0, color="black", linewidth=0.8)
@@ -240,23 +239,22 @@ far_toy = sims.run(algorithm, toys[0], **on_toys)
 far_model = llm.run("tiny-min-length", algorithm, **on_models)
 
 
-def spread_of_rewards(logp, rewards):
+def spread_of_rewards(probabilities, rewards):
     """The standard deviation of a reward under a policy, as a share of the way from its mean to the best one."""
-    return float(np.sqrt(exact.variance(logp, rewards)) / (rewards.max() - exact.expected_reward(logp, rewards)))
+    mean = probabilities @ rewards
+    return float(np.sqrt(probabilities @ (rewards - mean) ** 2) / (rewards.max() - mean))
 
 
-centres = np.arange(0, 17)
-with np.errstate(divide="ignore"):
-    law_log = np.log(law)
-spread_model = [spread_of_rewards(law_log, -np.abs(np.arange(len(law)) - n).astype(float)) for n in centres]
-spread_toy = [spread_of_rewards(toy_of(int(n)).reference_logp()[0, 0], toy_of(int(n)).rewards()[0]) for n in centres]
+centres = range(17)
+spread_model = [spread_of_rewards(law, -np.abs(np.arange(len(law)) - length)) for length in centres]
+spread_toy = [spread_of_rewards(toy_of(n).data_policy(), toy_of(n).rewards()[0]) for n in centres]
 
 with picture(columns=2, width=5.8) as (_, (left, right)):
     draw_both(left, far_toy, far_model, "score")
     left.axhline(1, color="black", linestyle=":", linewidth=1)
     left.set(ylabel="score (0: reference, 1: best)", title=f"The reference is near in {masses[0]:.0e}")
     left.legend(loc="center left", fontsize=9)
-    overlaps = [length_mass(int(n)) for n in centres]
+    overlaps = [length_mass(length) for length in centres]
     right.plot(overlaps, spread_toy, "o-", color=BLUE, label="bandit, bump")
     right.plot(overlaps, spread_model, "s--", color=VERMILION, label="language, −|length − best|")
     right.set(xscale="log", yscale="log", xlabel="overlap", ylabel="sd of reward / way to the best")
