@@ -25,16 +25,16 @@ sequence_logp = Exercise(
         ),
         "Padding is counted: nothing behind EOS was drawn.": lambda logp, n: logp.sum(),
         "One token behind EOS is counted: a slice `[:k]` has k numbers.": lambda logp, n: logp[: n + 2].sum(),
-        "This is the mean over tokens: probabilities multiply, so that log-probs add up.": lambda logp, n: (
-            logp[: n + 1].mean()
-        ),
+        "This is the mean over tokens: probabilities multiply, so that log-probs add up.": lambda logp, n: logp[
+            : n + 1
+        ].mean(),
         "This is the sum divided by the length without EOS: probabilities multiply, so that log-probs add up.": (
             lambda logp, n: logp[: n + 1].sum() / n
         ),
         "This is the log-prob of EOS alone.": lambda logp, n: logp[n],
-        "These are the probabilities' sum: the log of their product is asked for.": lambda logp, n: (
-            np.exp(logp[: n + 1]).sum()
-        ),
+        "These are the probabilities' sum: the log of their product is asked for.": lambda logp, n: np.exp(
+            logp[: n + 1]
+        ).sum(),
         "This is the probability: its log is asked for.": lambda logp, n: np.exp(logp[: n + 1].sum()),
     },
     done="Σ log π(token | prompt, tokens before), EOS included: one number for a response, as the table has.",
@@ -57,20 +57,20 @@ overlap = Exercise(
     problem=_lengths,
     exact=_near,
     faults={
-        "A slice that begins below 0 counts from the end: the shortest length is 0.": lambda p, best, radius: (
-            p[best - radius : best + radius + 1].sum()
-        ),
-        "The upper end is left out: `radius` tokens more than the best are near it too.": lambda p, best, radius: (
-            p[max(0, best - radius) : best + radius].sum()
-        ),
+        "A slice that begins below 0 counts from the end: the shortest length is 0.": lambda p, best, radius: p[
+            best - radius : best + radius + 1
+        ].sum(),
+        "The upper end is left out: `radius` tokens more than the best are near it too.": lambda p, best, radius: p[
+            max(0, best - radius) : best + radius
+        ].sum(),
         "Lengths exactly `radius` away are near too.": lambda p, best, radius: _near(p, best, radius - 1),
         "This is the probability of the best length alone.": lambda p, best, radius: p[best],
-        "Only longer ones are counted: shorter ones are near too.": lambda p, best, radius: (
-            p[best : best + radius + 1].sum()
-        ),
-        "Only shorter ones are counted: longer ones are near too.": lambda p, best, radius: (
-            p[max(0, best - radius) : best + 1].sum()
-        ),
+        "Only longer ones are counted: shorter ones are near too.": lambda p, best, radius: p[
+            best : best + radius + 1
+        ].sum(),
+        "Only shorter ones are counted: longer ones are near too.": lambda p, best, radius: p[
+            max(0, best - radius) : best + 1
+        ].sum(),
         "This is the share of the lengths that are near: weigh each by its probability.": lambda p, best, radius: (
             np.mean(np.abs(np.arange(len(p)) - best) <= radius)
         ),
