@@ -115,9 +115,9 @@ with picture(columns=2, width=5.8) as (_, (left, right)):
     draw_both(left, toy, model, "score")
     draw_both(right, toy, model, "kl_policy_ref")
     left.axhline(1, color="black", linestyle=":", linewidth=1)
-    left.set(ylabel="score (0: reference, 1: best)", title=f"DPO; the reference is near in {length_mass(LENGTH):.0%}")
+    left.set(ylabel="score (0: reference, 1: best)", title=f"DPO; {length_mass(LENGTH):.0%} of the reference is near")
     right.set(ylabel="KL(π‖π_ref), nats", title="The same arrays of two records")
-    left.legend(loc="center right", fontsize=9)
+    left.legend(loc="lower right", fontsize=9)
 
 # %%
 shared = sorted(set(toy.axes) & set(model.axes))
@@ -181,13 +181,13 @@ with picture(columns=3, width=4.6, height=3.9) as (_, (left, middle, right)):
     for i, (length, colour, line) in enumerate(zip(asked, COLOURS, LINES, strict=False)):
         height = -0.014 * (i + 1)
         left.plot([max(0, length - 5), length + 5], [height, height], color=colour, linestyle=line, linewidth=2.5)
-        left.text(length + 5.6, height, f"near {length}: {masses[length]:.1g}", va="center", fontsize=9)
+        left.text(length + 5.6, height, f"near {length}: {masses[length]:.2g}", va="center", fontsize=9)
         right.plot(np.exp(toys[length].reference_logp()[0, 0]), color=colour, linestyle=line, label=f"as near {length}")
         middle.plot(length, masses[length], "os^D"[i], color=colour, markersize=8)
     every = range(33)
     middle.plot(every, [length_mass(length) for length in every], color="black", linestyle="-", linewidth=1, zorder=0)
-    for where, name in ((masses[16], "likely"), (masses[0], "unlikely")):
-        middle.annotate(name, (16 if name == "likely" else 0, where), xytext=(8, -12), textcoords="offset points")
+    middle.annotate("likely", (16, masses[16]), xytext=(8, -14), textcoords="offset points")
+    middle.annotate("unlikely", (0, masses[0]), xytext=(10, -3), textcoords="offset points")
     left.axhline(0, color="black", linewidth=0.8)
     left.set(xlabel="length, tokens", ylabel="probability", title="The language's lengths", ylim=(-0.07, 0.17))
     left.set_yticks([0, 0.05, 0.1, 0.15])
@@ -254,7 +254,7 @@ spread_toy = [spread_of_rewards(toy_of(n).data_policy(), toy_of(n).rewards()[0])
 with picture(columns=2, width=5.8) as (_, (left, right)):
     draw_both(left, far_toy, far_model, "score")
     left.axhline(1, color="black", linestyle=":", linewidth=1)
-    left.set(ylabel="score (0: reference, 1: best)", title=f"The reference is near in {masses[0]:.0e}")
+    left.set(ylabel="score (0: reference, 1: best)", title=f"DPO; {masses[0]:.0e} of the reference is near")
     left.legend(loc="center left", fontsize=9)
     overlaps = [length_mass(length) for length in centres]
     right.plot(overlaps, spread_toy, "o-", color=BLUE, label="bandit, bump")
@@ -329,6 +329,7 @@ with picture(columns=3, width=4.8, height=5.4) as (_, (left, middle, right)):
         axes.set(xlim=(-0.9, 1.9), ylim=(len(methods[group]) + 0.7, 0.3), title=f"{group}, place over all tasks")
         axes.set_xticks([0, 1], ["toys", "language\nmodel"])
         axes.set_yticks([])
+        axes.spines.left.set_visible(False)
         axes.grid(False)
     labels = [
         *(f"length {toy_to_lm.matched.LENGTHS[task]}{', skew' if task == 'skew' else ''}" for task in tasks),
@@ -342,8 +343,9 @@ with picture(columns=3, width=4.8, height=5.4) as (_, (left, middle, right)):
     right.axvline(0, color="black", linewidth=0.8)
     right.axvline(0.2, color="black", linestyle=":", label="what would matter")
     right.set_yticks(range(len(labels)), labels)
-    right.set(xlim=(-1.05, 1.05), ylim=(len(labels) + 1.6, -0.6), xlabel="Kendall's τ, 95 %", title="The same ranking?")
-    right.legend(fontsize=9, loc="lower left", ncols=3, columnspacing=0.8, handletextpad=0.3)
+    right.set(xlim=(-1.05, 1.05), ylim=(len(labels) - 0.4, -0.6), xlabel="Kendall's τ, 95 %", title="The same ranking?")
+    right.set_xticks([-1, -0.5, 0, 0.5, 1])
+    right.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 # %%
 SAYS = {
@@ -358,7 +360,7 @@ sentences = []
 for part, row in rows.items():
     closed = ", ".join(dict.fromkeys(gate.name for gate in row.gates if not gate.open))
     why = f" (conditions that do not hold: {closed})" if closed else ""
-    sentences.append(f"- {part}: τ = {row.effect:.2f} [{row.low:.2f}, {row.high:.2f}]; {SAYS[row.verdict]}{why}.")
+    sentences.append(f"- {part}: τ = {row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}]; {SAYS[row.verdict]}{why}.")
 say(
     f"**Verdict.** {len(methods['on-policy'])} on-policy and {len(methods['offline'])} offline methods on {len(tasks)} tasks, mean over the tasks:\n\n"
     + "\n".join(sentences)
