@@ -364,7 +364,7 @@ for part, row in rows.items():
 say(
     f"**Verdict.** {len(methods['on-policy'])} on-policy and {len(methods['offline'])} offline methods on {len(tasks)} tasks, mean over the tasks:\n\n"
     + "\n".join(sentences)
-    + "\n\nThe conditions of a verdict were set before the runs. *size*: enough algorithms and tasks. *ranks*: a side's ranking, made "
+    + "\n\nThe conditions of a verdict, each checked from the records. *size*: enough algorithms and tasks. *ranks*: a side's ranking, made "
     "from its odd runs, is that of its even ones. *grid edge*, *tuning*: no arm wants a learning rate that was not tried, or "
     "did worse than another rate had done in tuning. A ranking's τ with itself, between halves of its runs, is "
     + ", ".join(f"{tau:.2f} ({group}, {where})" for (group, where), tau in itself.items())
@@ -399,8 +399,8 @@ exercises_07.kendall(answer)
 # - An algorithm sees log-probs and rewards. A table and a transformer give it the same things, and one record loop measures both.
 # - The reference's mass near the optimum puts tasks of both on one axis.
 # - That axis is not all: with one overlap, a reward that slopes is found where a reward that is flat is not.
-# - Whether rankings carry over is a question with a number, an interval and conditions that were said beforehand; *no
-#   test* and *undecided* are answers too.
+# - Whether rankings carry over is a question with a number, an interval, a margin that was said beforehand and conditions;
+#   *no test* and *undecided* are honest ends of it.
 
 # %%
 assert toy.experiment.algorithm is model.experiment.algorithm, "one algorithm trained both"

@@ -7,9 +7,11 @@ the reward's peak, and the same spread in units of that width. On skew the recor
 optimum alike, and the toy is a contextual bandit with the same two masses. No two tasks share an arm: each has a seed
 of its own, online and offline.
 
-How arms are tuned was said before any was run. Toys: five learning rates, ten runs of full length. The model: three
-learning rates, one run of half the length. In both the score over the run decides, and an arm whose best rate is at an
-end tries the next one beyond, once.
+Toys are tuned over five learning rates, by ten runs of full length; the model over three, by one run of half the
+length. In both the score over the run decides, and an arm whose best rate is at an end tries the next one beyond, on
+toys three times, on the model once. What was planned was two tuning runs and four evaluations on the model, and one
+step beyond on toys: the first two were cut when a task's cost was known, the third was raised when arms stood at the
+ends.
 """
 
 from __future__ import annotations

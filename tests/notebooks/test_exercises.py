@@ -125,7 +125,7 @@ TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_06.win_rate, "exchanged", lambda p, q, r: np.exp(q) @ (r[:, None] > r) @ np.exp(p), "On problem"),
     (exercises_06.best_by_proxy, "gold", lambda p, s, g, n: sims.exact.best_of_n(p, g, n) @ g, "best by gold"),
     (exercises_06.best_by_proxy, "no n", lambda p, s, g, n: np.exp(p) @ g, "mean gold"),
-    (exercises_06.best_by_proxy, "cdf", lambda p, s, g, n: np.exp(p) @ (s <= s[:, None]) ** n @ g, "shape"),
+    (exercises_06.best_by_proxy, "cdf", lambda p, s, g, n: np.exp(p) @ (s <= s[:, None]) ** n @ g, "On problem"),
     (exercises_07.sequence_logp, "no EOS", lambda t, n: sum(t[:n]), "EOS is left out"),
     (exercises_07.sequence_logp, "padding", lambda t, n: np.log(np.exp(t).prod()), "Padding"),
     (exercises_07.sequence_logp, "mean", lambda t, n: t[: n + 1].sum() / (n + 1), "mean"),

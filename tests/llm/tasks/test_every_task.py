@@ -38,7 +38,7 @@ EOS, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 # Groups of two responses to a prompt: empty, ended, long, and without an end.
 GROUPS = [["", "they sleep ."], ["answer two .", "let us look . the cats are red ."]]
 SETTINGS: dict[str, dict[str, Any]] = {
-    "function": {"function": "tests.llm.tasks.test_every_task:characters"},
+    "function": {"reward_funcs": ("tests.llm.tasks.test_every_task:characters",)},
     "learned_reward": {"reward_model": "FOLDER"},
 }
 TASKS = kinds_of(Task)
