@@ -24,7 +24,7 @@ def committed_records(figure: Figure) -> Records:
     SpecError where one is not in the repository: of another version of the figure, or of none.
 
     >>> from figures.gallery.reachable_policies import FIGURE
-    >>> {record.source for record in figures.reading.committed_records(FIGURE).values()}
+    >>> {record.source for record in committed_records(FIGURE).values()}
     {'committed'}
     """
     found: Records = call(figure, "collect", _Reader(Store("never written"), kept_before=Committed(figure.name)))

@@ -48,7 +48,7 @@ from sims.experiments.measures import mean_scores
 from sims.teaching import BLUE, COLOURS, LINES, QUICK, VERMILION, exercises_07, keep, picture, say, style
 
 style()
-TOY_RUNS, TOY_UPDATES = (5, 60) if QUICK else (20, 100)
+TOY_RUNS, TOY_UPDATES = (5, 20) if QUICK else (20, 100)
 MODEL_RUNS, MODEL_UPDATES, PROMPTS = (1, 4, 16) if QUICK else (4, 8, 64)
 
 # %% [markdown]
@@ -293,7 +293,7 @@ keep(tolerance=1e-6, spread_toy=spread_toy[0], spread_model=spread_model[0])
 
 # %%
 if QUICK:
-    toy_to_lm.RESAMPLES = 100  # of the intervals; no τ depends on it
+    toy_to_lm.RESAMPLES = 20  # of the intervals; no τ depends on it
 records = committed_records(toy_to_lm.FIGURE)
 tasks = toy_to_lm.tasks_of(records)
 sides = {group: toy_to_lm.sides_of(records, group, mean_scores) for group in toy_to_lm.GROUPS}
