@@ -103,7 +103,8 @@ class Training:
                     targets = self.algorithm.at_epoch(batch, targets, epoch)
                 for minibatch, its_targets in parts(batch, targets, schedule.minibatch_size):
                     stats = self.learner.update(self.algorithm, minibatch, its_targets)
-                    staleness = abs(self.updates - collector.drawn_at)
+                    apart = self.updates - collector.drawn_at
+                    staleness: int | Tensor = apart.abs() if isinstance(apart, Tensor) else abs(apart)
                     self.updates += 1
                     if schedule.reference != "fixed":
                         self.reference.after_update(self.updates, self.policy)
