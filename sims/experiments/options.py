@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field
+from itertools import zip_longest
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
@@ -80,7 +81,7 @@ class OptionParser(argparse.ArgumentParser):
 def _value_of(option: str, words: Sequence[str]) -> str | None:
     """The last value that is given to an option, None where there is none."""
     found = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip_longest(words, words[1:]):
         if word == option and following is not None:
             found = following
         elif word.startswith(f"{option}="):

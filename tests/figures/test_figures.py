@@ -23,7 +23,7 @@ from figures.committed import Tuned, shrink
 from figures.drawing import run, where_from
 from figures.entries import choose, entries
 from figures.figure import Records, all_figures
-from figures.lab import FINAL_RUNS, FINAL_SEED, TUNING_SEED, Compared, Lab, product
+from figures.lab import FINAL_RUNS, FINAL_SEED, MEASURES, TUNING_SEED, Compared, Lab, product
 from figures.plan import choose_live
 from figures.report import page as report
 from figures.report.style import COLOURS, colour
@@ -96,7 +96,7 @@ def test_finalists_are_run_again_on_another_seed_and_decide_alone(tmp_path: Path
         rate, seed = record.spec["optimiser"]["learning_rate"], record.spec["seed"]
         return np.full(record.spec["runs"], (first if seed == TUNING_SEED else last)[rate])
 
-    monkeypatch.setattr("figures.lab.final_scores", told)
+    monkeypatch.setitem(MEASURES, "end", told)
     lab, grid = Lab(Store(tmp_path)), product(learning_rate=tuple(first))
     found = lab.tuned_records({"a": arm()}, {"a": grid}, tuning_runs=2, finalists=2)["a"]
     assert lab.tuned == [Tuned("a", grid, [0.75, 0.5, -math.inf, 0.25], 2, 1, [(0, 0.5), (1, 0.625)], FINAL_RUNS)]

@@ -312,7 +312,7 @@ BAD = [
     (["--learning-rat", "1"], "--learning-rat", "did you mean --learning-rate?"),
     (["--mode", "3"], "--mode", "did you mean"),
     (["--model", "no/such"], "model = 'no/such'", "must be pythia, mistral, a folder"),
-    (["--task", "function"], "function = ''", 'must be "module:function"'),
+    (["--task", "function"], "reward_funcs = None", 'must name a function as "module:function"'),
     (["--log-every", "0"], "log_every = 0", "must be int >= 1"),
     (["--run", "1"], "run = 1", "must be from 0 to runs - 1 = 0"),
     (["--data", "absent.jsonl"], "absent.jsonl", "no file or folder"),

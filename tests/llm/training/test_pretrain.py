@@ -313,10 +313,11 @@ def test_a_save_that_fails_between_the_renames_puts_the_old_model_back(
 ) -> None:
     model, tokenizer, report = build_model("pythia", 70, 16, 1, 2), language.build_tokenizer(), read_report("pythia")
     save(tmp_path / "model", model, tokenizer, report)
-    rename = os.rename
+    rename, renamed = os.rename, []
 
     def failing(old: Path, new: Path) -> None:
-        if old.name == "new":
+        if new == tmp_path / "model" and not renamed:
+            renamed.append(old)
             raise OSError("renaming failed")
         rename(old, new)
 
