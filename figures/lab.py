@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import threading
@@ -13,7 +14,7 @@ import numpy as np
 
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores, scores
+from sims.experiments.measures import final_scores, mean_scores
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, obtain, sources_of
@@ -21,6 +22,7 @@ from sims.experiments.store import Store, record_key
 
 from . import committed
 from .committed import Committed, Kept, Point, Tuned, tuning_key
+from .short_tuning import Short, tune
 
 TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these seeds; judged runs never do
 FINAL_RUNS = 12
@@ -29,11 +31,6 @@ AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: a
 Measure = Literal["end", "run", "best"]
 
 _one_at_a_time = threading.Lock()  # computations without runs are done here, one beside the workers
-
-
-def mean_scores(record: Record) -> np.ndarray:
-    """(runs,): the score averaged over the run's evaluations, without the first, which is the reference's."""
-    return np.asarray(scores(record)[:, 1:].mean(-1))
 
 
 def best_probability(record: Record) -> np.ndarray:
@@ -121,6 +118,7 @@ class Lab:
         finalists: int = 0,
         runs: Mapping[str, int] | None = None,
         by: Measure = "end",
+        short: Short | None = None,
     ) -> dict[str, Record]:
         """Tune each arm on the tuning seeds, then run it with its best settings on its own seed; its record's
         provenance says how, under "tuning".
@@ -130,7 +128,8 @@ class Lab:
         again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
         one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
         that take another number than their own; tuning is the same. by: what is to be large, where that is
-        not the score at the end: the measure that judges the arms.
+        not the score at the end: the measure that judges the arms. short: tune by shorter runs and by the score over
+        the run, without finalists.
         """
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
@@ -139,10 +138,12 @@ class Lab:
         how: dict[str, int] = {"seed": TUNING_SEED, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
         if by != "end":
             how[by] = 1
+        if short is not None:
+            how |= {"updates": short.updates, "evaluations": short.evaluations, "widen": short.widen}
         key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **how)
         tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
         if tuned is None:
-            tuned = self._tune(arms, grids, tuning_runs, finalists, MEASURES[by])
+            tuned = self._tune(arms, grids, tuning_runs, finalists, MEASURES[by], short)
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
@@ -248,15 +249,17 @@ class Lab:
         tuning_runs: int,
         finalists: int,
         measure: Callable[[Record], np.ndarray],
+        short: Short | None = None,
     ) -> list[Tuned]:
         """Run every candidate, and the best of them again; take the best of the last that were run."""
-        candidates = {
-            name: [
-                apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
-                for point in grids[name]
-            ]
-            for name, arm in arms.items()
-        }
+
+        def candidate(arm: Experiment, point: Point) -> Experiment:
+            return apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
+
+        if short is not None:
+            made = {name: functools.partial(candidate, arm) for name, arm in arms.items()}
+            return tune(made, grids, tuning_runs, short, lambda runs: self._means(runs, mean_scores))
+        candidates = {name: [candidate(arm, point) for point in grids[name]] for name, arm in arms.items()}
         last_runs = [e.replace(seed=FINAL_SEED, runs=FINAL_RUNS) for c in candidates.values() for e in c[:finalists]]
         self._expect([*last_runs, *self.sized(arms).values()])
         tried_once = {(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)}

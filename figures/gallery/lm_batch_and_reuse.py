@@ -31,6 +31,7 @@ LIKELIHOOD = REUSED[1:]
 PASSES = (1, 2, 4, 8)
 UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
+RUNS = 10  # on the embedded model
 COLLECTED = 3  # batches of the reuse arms, whatever T
 
 C26 = claim("C26", "min length")
@@ -45,13 +46,17 @@ def arms(scale: str) -> dict[str, Experiment]:
         for batches in BATCHES:
             arm = lm.arm("lm_batch", scale, "min", algorithm, batches=batches)
             updates = UPDATES if scale == "tiny" else arm.updates
-            found[f"batch/{algorithm}/{batches}"] = arm.replace(updates=updates, evaluations=EVALUATIONS)
+            found[f"batch/{algorithm}/{batches}"] = _sized(arm, scale, updates)
     for algorithm in REUSED:
         for passes in PASSES:
             arm = lm.arm("lm_reuse", scale, "min", algorithm, epochs=passes)
             updates = (COLLECTED if scale == "tiny" else arm.updates // max(PASSES)) * passes
-            found[f"reuse/{algorithm}/{passes}"] = arm.replace(updates=updates, evaluations=EVALUATIONS)
+            found[f"reuse/{algorithm}/{passes}"] = _sized(arm, scale, updates)
     return found
+
+
+def _sized(arm: Experiment, scale: str, updates: int) -> Experiment:
+    return arm.replace(updates=updates, evaluations=EVALUATIONS, runs=RUNS if scale == "tiny" else arm.runs)
 
 
 def collect(lab: Lab) -> Records:
@@ -60,7 +65,7 @@ def collect(lab: Lab) -> Records:
     if lab.quick:
         chosen = {name: arm for name, arm in chosen.items() if name.split("/")[2] in ("1", "2")}
     if lab.scale == "tiny" and not lab.quick:
-        tuned = collect_lengths(lab)
+        tuned = collect_lengths(lab, tasks=("min",))
         chosen = {
             name: apply(arm, {"learning_rate": learning_rate(tuned, f"{name.split('/')[1]}/on")})
             for name, arm in chosen.items()

@@ -13,21 +13,22 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
-from figures.arms.gating import edges
+from figures.arms import matched
+from figures.arms.gating import edges, last_with_room, sides
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.lab import Lab, apply, product
+from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, marker, symlog
+from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores
-from sims.statistics.gates import shared_arms
+from sims.experiments.measures import scores
+from sims.statistics.gates import positive_control, shared_arms
 from sims.statistics.intervals import interaction, paired_effect, student_interval
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
 METHODS = ("dpo/on", "dpo/off", "ppo/on", "rloo/on", "rwr/on", "best_of_n/on", "pref_ft/off")
-GRID = product(learning_rate=(3e-4, 1e-3, 3e-3))
-TUNING_RUNS = 3
+JUDGED_RUNS = 20  # of the arms that rows compare; the others are drawn only
 TITLES = {
     "min": "Min length, r = −|y|",
     "mode": "Mode length, r = −| |y| − {mode} |",
@@ -43,7 +44,10 @@ SKEW, MODE = claim("C25", "skew against min length"), claim("C25", "mode length"
 
 
 def arms(scale: str) -> dict[str, Experiment]:
-    """task/algorithm/sampler → experiment. Online, skew is min: fresh samples know nothing of what was recorded."""
+    """task/algorithm/sampler → experiment. tiny: those of `figures.arms.matched`. At the other scales skew is min
+    online: fresh samples know nothing of what was recorded, and runs cost too much to repeat."""
+    if scale == "tiny":
+        return {f"{task}/{method}": matched.arm("lm", task, method) for task in TASKS for method in METHODS}
     found = {}
     for task in TASKS:
         for method in METHODS:
@@ -53,31 +57,29 @@ def arms(scale: str) -> dict[str, Experiment]:
     return found
 
 
-def collect(lab: Lab, wanted: tuple[str, ...] = (*METHODS[:3], METHODS[-1])) -> Records:
-    """Learning rates are tuned on min, over equal grids, and hold for the same algorithm's other tasks too.
+def collect(
+    lab: Lab, wanted: tuple[str, ...] = (*METHODS[:3], METHODS[-1]), tasks: tuple[lm.TaskName, ...] = TASKS
+) -> Records:
+    """Every arm is tuned on its own task, as in `figures.arms.matched`.
 
-    wanted: the methods that a shrunken run should have; a full one has all, as they are tuned together.
+    wanted: the methods that a shrunken run should have; tasks: those that are wanted.
     """
-    chosen = {name: arm for name, arm in arms(lab.scale).items() if not lab.quick or name.partition("/")[2] in wanted}
+    every = {name: arm for name, arm in arms(lab.scale).items() if name.split("/")[0] in tasks}
+    chosen = {name: arm for name, arm in every.items() if not lab.quick or name.partition("/")[2] in wanted}
     if lab.scale != "tiny":
         return lab.records(chosen)
-    short = {name: arm for name, arm in chosen.items() if name.startswith("min/")}
-    found = lab.tuned_records(short, dict.fromkeys(short, GRID), TUNING_RUNS)
-    others = {
-        name: apply(arm, {"learning_rate": learning_rate(found, name.partition("/")[2])})
-        for name, arm in chosen.items()
-        if name not in short
-    }
-    return found | lab.records(others)
+    runs = {name: JUDGED_RUNS for name in chosen if "/dpo/" in name}
+    grids = dict.fromkeys(chosen, matched.GRIDS["lm"])
+    return lab.tuned_records(chosen, grids, matched.TUNING_RUNS["lm"], runs=runs, short=matched.SHORT["lm"])
 
 
-def learning_rate(records: Records, method: str) -> float:
+def learning_rate(records: Records, method: str, task: str = "min") -> float:
     """What was tuned for a method, as "algorithm/sampler"."""
-    return float(records[f"min/{method}"].spec["optimiser"]["learning_rate"])
+    return float(records[f"{task}/{method}"].spec["optimiser"]["learning_rate"])
 
 
 def cells(records: Records) -> dict[str, dict[str, str]]:
-    """task → method → key of its record: on skew, online arms are those of min."""
+    """task → method → key of its record: on skew, online arms that were not run are those of min."""
     found: dict[str, dict[str, str]] = {}
     for task in TASKS:
         keys = {m: key for m in METHODS if (key := f"{task}/{m}") in records}
@@ -123,7 +125,7 @@ def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) ->
 
 def _bounds(column: np.ndarray, records: Records, task: str) -> None:
     length, reward, kl = column
-    best, what, at = (0, "an immediate EOS", 0.9)
+    best, what, at = (0, "an immediate EOS", 0.36)
     if task == "mode":
         best, what, at = _mode(records), "the mode that is asked for", 0.03
     bound(length, best, "")
@@ -148,50 +150,63 @@ def _handles(tasks: Mapping[str, Mapping[str, str]]) -> list[Line2D]:
 
 def verdicts(records: Records) -> list[Verdict]:
     """What online sampling adds to DPO where recorded data lie off the optimum, and where the optimum is amid them."""
-    final = {key: final_scores(record) for key, record in records.items()}
     rows = []
     if "skew/dpo/off" in records:
-        online = final["min/dpo/on"]
+        keys = cells(records)
+        arms = [records[keys[task][f"dpo/{sampler}"]] for task in ("skew", "min") for sampler in ("on", "off")]
+        pairs = [sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])]
+        at, room = last_with_room(pairs, SKEW.margin)
+        hashes = [[record.hash] for record in arms]
+        gates = [room, shared_arms(*hashes), edges(SKEW.margin, *arms), held_up(SKEW.margin, *arms)]
         note = (
-            "Both online arms are the same runs. Data cut short are a way of having no overlap that the authors chose; "
-            "more updates would let offline DPO extrapolate further."
+            f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
+            "updates would let offline DPO extrapolate further, and then break."
         )
-        effect = interaction(online, final["skew/dpo/off"], online, final["min/dpo/off"])
-        used = [records[key].hash for key in ("min/dpo/off", "skew/dpo/off")]  # the online arm cancels
-        gates = [
-            shared_arms(*([records[key].hash] for key in ("min/dpo/on", "skew/dpo/off", "min/dpo/on", "min/dpo/off"))),
-            edges(SKEW.margin, records["min/dpo/on"], records["min/dpo/off"]),
-        ]
-        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, used, note, gates))
-    note = "DPO alone, at the learning rates that suit min length; longer runs would pull the arms further apart."
-    effect = paired_effect(final["mode/dpo/on"], final["mode/dpo/off"])
-    used = [records[f"mode/dpo/{sampler}"].hash for sampler in ("on", "off")]
-    gates = [edges(MODE.margin, records["min/dpo/on"], records["min/dpo/off"])]  # whose rates it takes over
-    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, used, note, gates)]
+        a, b, c, d = (scores(record)[:, at] for record in arms)
+        effect = interaction(a, b, c, d)
+        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, [h for [h] in hashes], note, gates))
+    online, offline = (records[f"mode/dpo/{sampler}"] for sampler in ("on", "off"))
+    gained = student_interval(scores(online)[:, -1])  # from the reference's 0: an online arm that was not trained
+    gates = [positive_control(gained, MODE.margin), edges(MODE.margin, online, offline)]
+    gates.append(held_up(MODE.margin, online, offline))
+    effect = paired_effect(scores(online)[:, -1], scores(offline)[:, -1])
+    note = f"{_overlap(records, 'mode')} DPO alone; longer runs would pull the arms further apart."
+    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, [online.hash, offline.hash], note, gates)]
+
+
+def _overlap(records: Records, task: str) -> str:
+    """How likely the reference is near the optimum, where that is known."""
+    record = records[f"{task}/dpo/off"]
+    if lm.scale_of(record) != "tiny":
+        return "How likely the reference is near the optimum was not measured."
+    return f"The reference is within 5 tokens of the optimum with probability {matched.overlap_of(task):.2g}."
 
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     record = records["min/dpo/on"]
-    spec, runs = record.spec, len(record.arrays["reward"])
+    spec = record.spec
+    runs = min(len(found.arrays["reward"]) for found in records.values())
     samples = spec["schedule"]["batch_size"] * spec["schedule"]["num_generations"]
     skew = ""
     if "skew/dpo/off" in records:
         task = records["skew/dpo/off"].spec["environment"]
         skew = (
             f"; on skew the recorded responses, cut to {task['cut_from']} to {task['cut_to']} tokens, an immediate EOS "
-            "never among them. The online arms there are those of min, as fresh samples know nothing of recorded ones"
+            "never among them. Online, skew is min on other seeds, as fresh samples know nothing of recorded ones"
         )
     if lm.scale_of(record) == "tiny":
-        rates = ", ".join(
-            f"{method} {learning_rate(records, method):g}" for method in METHODS if f"min/{method}" in records
+        rates = "; ".join(
+            f"{task} " + ", ".join(f"{m} {records[k].spec['optimiser']['learning_rate']:g}" for m, k in keys.items())
+            for task, keys in cells(records).items()
         )
-        how = f"Learning rates were chosen on min length, among three on other seeds, and hold for all tasks: {rates}."
+        most = len(record.arrays["reward"])
+        how = f"DPO has {most} runs. Learning rates were chosen task by task on another seed: {rates}."
     else:
         how = "Settings are those of the presets."
     return (
-        f"{lm.model_of(record)}, {runs} runs an arm, {samples} samples an update. Means over fresh samples, with a "
-        f"95 % band over runs. Offline: fresh draws from the reference for ever{skew}. {how}"
+        f"{lm.model_of(record)}, {runs} runs an arm or more, {samples} samples an update. Means over fresh samples, "
+        f"with a 95 % band over runs. Offline: fresh draws from the reference for ever{skew}. {how}"
     )
 
 

@@ -15,11 +15,13 @@ from figures.figure import Figure, Records
 from figures.gallery import lm_lengths
 from figures.lab import Lab
 from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION, symlog
+from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 from sims.statistics.gates import trained
 from sims.statistics.intervals import band, mean_interval
 
+REGRET = 0.1  # a score that matters, by which another rate may have been better
 METHODS = ("dpo/on", "dpo/off")
 SAMPLERS = {"on": ("online", ONLINE), "off": ("offline", OFFLINE)}
 COLOURS = {"chosen": BLUE, "rejected": VERMILION}
@@ -127,7 +129,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "first batch, drawn from the reference and seen in one update: what is trained on again may rise. "
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
-        gates = [trained({"the margin": grown})]
+        gates = [trained({"the margin": grown}), held_up(REGRET, record)]
         effect = mean_interval(per_nat(fall, grown))
         rows.append(row_of(judged, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows

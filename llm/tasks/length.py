@@ -54,7 +54,7 @@ class ModeLength(Task, kind="mode_length"):
     """r = −| |y| − mode |. With the mode among the reference's lengths, both overlap. Tajwar et al. 2024.
 
     >>> {mode: round(llm.ModeLength(mode=mode).overlap()["reference near optimum"], 4) for mode in (2, 4, 8, 16)}
-    {2: 0.0003, 4: 0.0044, 8: 0.1586, 16: 0.9732}
+    {2: 0.0003, 4: 0.0044, 8: 0.157, 16: 0.9732}
     """
 
     metric: ClassVar[str] = "distance"

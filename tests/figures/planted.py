@@ -192,10 +192,9 @@ def lm_batch_and_reuse() -> list[Planted]:
 
 
 def lm_lengths() -> list[Planted]:
-    """Skew's online arm is min's: it is in both differences and cancels, and a gate is closed."""
-    skew = difference("min/dpo/off", "skew/dpo/off")
+    skew = interaction("skew/dpo/on", "skew/dpo/off", "min/dpo/on", "min/dpo/off")
     return [
-        Planted("lm_lengths", "C25", "skew against min length", "lm", 1, skew, closed=True),
+        Planted("lm_lengths", "C25", "skew against min length", "lm", 1, skew),
         Planted("lm_lengths", "C25", "mode length", "lm", 0, difference("mode/dpo/on", "mode/dpo/off")),
     ]
 

@@ -18,6 +18,7 @@ import numpy as np
 from figures.figure import Figure
 from figures.gallery import gradient_variance, reachable_policies, unseen_responses
 from figures.lab import Lab, Measure, Point, apply
+from figures.short_tuning import Short
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Arrays, Record, Store
 
@@ -56,6 +57,7 @@ class SyntheticLab(Lab):
         finalists: int = 0,
         runs: Mapping[str, int] | None = None,
         by: Measure = "end",
+        short: Short | None = None,
     ) -> dict[str, Record]:
         more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in arms.items()}
         return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in more.items()})

@@ -120,7 +120,7 @@ TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_06.win_rate, "exchanged", lambda p, q, r: np.exp(q) @ (r[:, None] > r) @ np.exp(p), "On problem"),
     (exercises_06.best_by_proxy, "gold", lambda p, s, g, n: sims.exact.best_of_n(p, g, n) @ g, "best by gold"),
     (exercises_06.best_by_proxy, "no n", lambda p, s, g, n: np.exp(p) @ g, "mean gold"),
-    (exercises_06.best_by_proxy, "cdf", lambda p, s, g, n: np.exp(p) @ (s <= s[:, None]) ** n @ g, "shape"),
+    (exercises_06.best_by_proxy, "cdf", lambda p, s, g, n: np.exp(p) @ (s <= s[:, None]) ** n @ g, "On problem"),
     (exercises_08.kl_penalty, "k1", lambda p, q: p - q, "k1"),
     (exercises_08.kl_penalty, "k3", lambda p, q: torch.exp(q - p) - 1 - (q - p), "k3"),
     (exercises_08.kl_penalty, "mean", lambda p, q: (p - q).mean(), "one number for each"),

@@ -32,7 +32,7 @@ LARGE = [name for name in PRESETS if not name.startswith("tiny")]
 
 def small(experiment: Experiment, **changes) -> Experiment:
     """A few tokens and prompts of an experiment."""
-    policy = experiment.policy.replace(decoding=experiment.policy.decoding.replace(max_new_tokens=10))
+    policy = experiment.policy.replace(decoding=experiment.policy.decoding.replace(max_new_tokens=20))
     task = experiment.environment.replace(evaluation_prompts=8)
     settings = {"schedule": Schedule(batch_size=4, num_generations=2), "updates": 4, "evaluations": 2}
     return experiment.replace(**{"policy": policy, "environment": task} | settings | changes)
@@ -104,17 +104,17 @@ def test_large_presets_run_when_shrunken(name, reward_model):
 
 
 def test_the_default_preset_shortens_responses():
-    """A fourth of the preset's updates. One seed, so that it repeats; over seeds 0 to 7 the length was 3.6 to 4.4."""
+    """A fourth of the preset's updates. One seed, so that it repeats; over seeds 0 to 7 the length was 7.8 to 8.4."""
     experiment = PRESETS["tiny-min-length"].replace(updates=15, evaluations=1)
     run = Run(experiment)
     start = run.evaluate().numbers
     for _ in run.train():
         pass
     end = run.evaluate().numbers
-    assert start["length"] > 18
+    assert start["length"] > 14
     assert end["length"] < 10
     assert start["kl_policy_ref"] == pytest.approx(0, abs=1e-5)
-    assert end["kl_policy_ref"] > 0.5
+    assert end["kl_policy_ref"] > 3
 
 
 # What a run writes
@@ -262,7 +262,7 @@ def test_a_diverged_run_is_marked_and_the_next_goes_on():
 def test_a_model_labels_its_own_samples():
     """From update 3 on rewards are beta times the log-ratio of the policy at the last sync, and gold is the task's."""
     given = "--algorithm dpo --num-generations 2 --batch-size 4 --labels implicit --implicit-beta 0.2 --temperature 0.8"
-    more = "--implicit-after-updates 2 --max-new-tokens 8 --updates 4 --evaluations 1 --learning-rate 1e-3"
+    more = "--implicit-after-updates 2 --max-new-tokens 20 --updates 4 --evaluations 1 --learning-rate 1e-3"
     experiment, _ = parse(OptionParser("test"), f"{given} {more}".split(), "tiny-min-length")
     run = Run(experiment.replace(precision="float64"))
     before = run.policy.clone()
@@ -289,7 +289,7 @@ def test_options_change_any_field():
     experiment, _ = parse(OptionParser("test"), f"{given} {more}".split(), "tiny-min-length")
     assert (experiment.environment.mode, experiment.environment.label_temperature) == (7, 2.0)
     assert (experiment.policy.model, experiment.policy.decoding.top_p) == ("mistral", 0.9)
-    assert experiment.policy.decoding.max_new_tokens == 59  # the preset's
+    assert experiment.policy.decoding.max_new_tokens == 33  # the preset's
     assert (experiment.policy.scoring.precision, experiment.policy.scoring.gradient_checkpointing) == ("bfloat16", True)
     assert (experiment.schedule.batch_size, experiment.schedule.num_generations, experiment.seed) == (16, 4, 3)
     assert (experiment.algorithm.beta, experiment.optimiser.learning_rate) == (0.25, 1e-5)

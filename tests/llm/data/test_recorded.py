@@ -222,7 +222,7 @@ def test_completions_to_imitate_are_cut_too(tmp_path):
             "relabel = False: must be true with skew_length",
         ),
         (lambda: SkewLength(data="x.jsonl", cut_from=30, cut_to=20), "cut_to = 20: must be at least cut_from = 30"),
-        (lambda: SkewLength(cut_to=60), "cut_to = 60: must be from cut_from = 10 to 57"),
+        (lambda: SkewLength(cut_to=60), "cut_to = 60: must be from cut_from = 6 to 31"),
     ],
 )
 def test_settings_that_cannot_be(task, words):

@@ -38,7 +38,7 @@ EOS, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 # Groups of two responses to a prompt: empty, ended, long, and without an end.
 GROUPS = [["", "they sleep ."], ["answer two .", "let us look . the cats are red ."]]
 SETTINGS: dict[str, dict[str, Any]] = {
-    "function": {"function": "tests.llm.tasks.test_every_task:characters"},
+    "function": {"reward_funcs": ("tests.llm.tasks.test_every_task:characters",)},
     "learned_reward": {"reward_model": "FOLDER"},
 }
 TASKS = kinds_of(Task)
@@ -246,7 +246,7 @@ def test_the_readme_shows_the_table_of_the_code():
 
 def test_committed_experiments_are_what_they_were():
     """Their JSON is their identity: a field more, less or renamed, or another default, and no record is found."""
-    files = [RecordFile(path) for path in sorted((ROOT / "figures" / "records").glob("lm_*.npz"))]
+    files = [RecordFile(path) for path in sorted((ROOT / "figures" / "records").glob("*lm*.npz"))]
     specs = [spec for file in files for spec in file.specs.values() if "algorithm" in spec]
     for written in specs:
         assert from_json(written).to_json() == written, written["name"]

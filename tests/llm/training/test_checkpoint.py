@@ -26,7 +26,7 @@ from sims.experiments.whole import CHECKSUMS
 from tests.processes import wait_until
 
 TINY = {
-    "max-new-tokens": "10",
+    "max-new-tokens": "20",
     "batch-size": "4",
     "num-generations": "2",
     "evaluation-prompts": "4",

@@ -1,0 +1,130 @@
+"""The same algorithms on toys and on the embedded language model, task by task, where both references are as far from
+what the reward asks for.
+
+A task is a length, and its overlap the reference's probability of lengths within five tokens of it, which the embedded
+language knows exactly (`llm.tasks.length`). Its toy is a bandit whose data policy has the same mass within the width of
+the reward's peak, and the same spread in units of that width. On skew the recorded responses lie off reference and
+optimum alike, and the toy is a contextual bandit with the same two masses. No two tasks share an arm: each has a seed
+of its own, online and offline.
+
+Toys are tuned over five learning rates, by ten runs of full length; the model over three, by one run of half the
+length. In both the score over the run decides, and an arm whose best rate is at an end tries the next one beyond, on
+toys three times, on the model once. What was planned was two tuning runs and four evaluations on the model, and one
+step beyond on toys: the first two were cut when a task's cost was known, the third was raised when arms stood at the
+ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from functools import cache
+from typing import Literal
+
+from figures.arms import language_model as lm
+from figures.lab import Lab, product
+from figures.short_tuning import Short
+from sims.core.algorithms import Algorithm, find_algorithm
+from sims.core.loop.protocols import EnvironmentSpec
+from sims.core.schedule import Schedule
+from sims.environments import BanditOverlap, Contextual
+from sims.experiments.experiment import Experiment
+from sims.experiments.record_file import Record
+from sims.policies import Table
+
+Scale = Literal["toy", "lm"]
+
+# What a task asks for, in tokens. In this order they are computed.
+LENGTHS = {"min": 0, "mode": 16, "skew": 0, "6": 6, "26": 26, "9": 9, "3": 3, "23": 23}
+TITLES = {"min": "min length", "mode": "mode length, 16", "skew": "skew length"}
+ONLINE = (
+    *("reinforce", "rloo", "ppo", "grpo", "dpo", "ipo", "slic", "kto", "simpo", "orpo"),
+    *("best_of_n", "best_of_n_negative", "pref_ft", "rwr", "awr"),
+)
+OFFLINE = ("dpo", "ipo", "kto", "simpo", "best_of_n", "pref_ft", "rwr")
+METHODS = (*(f"{name}/on" for name in ONLINE), *(f"{name}/off" for name in OFFLINE))
+SAMPLES = 32  # an update, on toys and on the model
+# Of a weight e^(r/β): the same share of the distance from the reference to a length of 0 as of the bandit's range.
+TEMPERATURES: dict[Scale, float] = {"toy": 0.2, "lm": 3.0}
+
+UPDATES, RUNS = {"toy": 100, "lm": 8}, {"toy": 50, "lm": 5}
+EVALUATIONS = {"toy": 10, "lm": 2}
+GRIDS = {"toy": product(learning_rate=(0.03, 0.1, 0.3, 1.0, 3.0)), "lm": product(learning_rate=(1e-3, 3e-3, 1e-2))}
+TUNING_RUNS = {"toy": 10, "lm": 1}
+SHORT = {"toy": Short(100, 10, widen=3), "lm": Short(4, 2, widen=1)}
+BANDIT_SPREAD = 4.7  # of a data policy, in actions, where the peak's width is 10: as 2.5 tokens to 5
+
+
+@cache
+def toy_of(task: str) -> EnvironmentSpec:
+    """The toy of a task."""
+    from llm.embedded.language import length_mass
+    from llm.tasks import SkewLength
+
+    if task != "skew":
+        return BanditOverlap(overlap=round(length_mass(LENGTHS[task]), 7), spread=BANDIT_SPREAD)
+    found = SkewLength().overlap()
+    return Contextual(
+        coverage=0.5,
+        best_in_data=False,
+        best_mass=round(found["reference near optimum"], 7),
+        uncovered_mass=round(1 - found["reference like recorded"], 7),
+    )
+
+
+def overlap_of(task: str) -> float:
+    """The reference's probability of lengths near what a task asks for, on the language and on the toy."""
+    from llm.embedded.language import length_mass
+
+    return length_mass(LENGTHS[task])
+
+
+def algorithm_of(name: str, scale: Scale) -> Algorithm:
+    """An algorithm as it is run at a scale."""
+    if name in ("rwr", "awr"):
+        return find_algorithm(name)(beta=TEMPERATURES[scale])  # type: ignore[call-arg]
+    return lm.ALGORITHMS.get(name) or find_algorithm(name)()
+
+
+def arm(scale: Scale, task: str, method: str) -> Experiment:
+    """An arm: an algorithm on a task, its batches drawn by the policy ("on"), or by the reference or, on skew, recorded
+    ("off"). method: algorithm/sampler."""
+    name, _, sampler = method.partition("/")
+    algorithm, offline = algorithm_of(name, scale), sampler == "off"
+    recorded = offline and task == "skew"
+    generations = 2 if algorithm.label_pairing is not None or recorded else 4
+    schedule = Schedule(batch_size=SAMPLES // generations, num_generations=generations)
+    if offline:
+        schedule = schedule.replace(**({"source": "dataset"} if recorded else {"sync_every_updates": math.inf}))
+    settings = {
+        "algorithm": algorithm,
+        "schedule": schedule,
+        "updates": UPDATES[scale],
+        "evaluations": EVALUATIONS[scale],
+        "runs": RUNS[scale],
+        "seed": 2 * list(LENGTHS).index(task) + offline,
+    }
+    if scale == "toy":
+        return Experiment(f"matched-{name}", toy_of(task), Table(), **settings)  # type: ignore[arg-type]
+    base = lm.preset("tiny", _preset(task))
+    environment = base.environment.replace(evaluation_prompts=64, recorded_prompts=256)
+    if _preset(task) == "mode":
+        environment = environment.replace(mode=LENGTHS[task])
+    return base.replace(name=f"matched-{name}", environment=environment, **settings)
+
+
+def methods_of(task: str) -> tuple[str, ...]:
+    """What is run on a task: on skew, offline, only what learns from recorded pairs."""
+    if task != "skew":
+        return METHODS
+    return tuple(m for m in METHODS if m.endswith("/on") or algorithm_of(m[:-4], "toy").label_pairing is not None)
+
+
+def _preset(task: str) -> lm.TaskName:
+    return task if task in ("min", "skew") else "mode"  # type: ignore[return-value]
+
+
+def records(lab: Lab, scale: Scale, task: str, methods: Collection[str] = METHODS) -> dict[str, Record]:
+    """scale/task/method → record, each arm tuned on its own task. methods: those that are wanted."""
+    arms = {f"{scale}/{task}/{method}": arm(scale, task, method) for method in methods_of(task) if method in methods}
+    return lab.tuned_records(arms, dict.fromkeys(arms, GRIDS[scale]), TUNING_RUNS[scale], short=SHORT[scale])
