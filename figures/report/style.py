@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,8 @@ from sims.statistics.intervals import band, student_interval
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # younger than the oldest matplotlib that the figures run with
 
-matplotlib.use("Agg")
+if "inline" not in os.environ.get("MPLBACKEND", ""):  # Jupyter says so: it shows what is drawn
+    matplotlib.use("Agg")
 
 # Okabe and Ito's palette, which people with any of the common colour blindnesses can tell apart, one hue a family;
 # members of a family differ in lightness, and always in a direct label or marker too.

@@ -21,7 +21,7 @@ import torch
 import sims
 import sims.exact
 from notebooks.build import sources
-from sims.teaching import exercises_01, exercises_02, exercises_06, exercises_08, exercises_09
+from sims.teaching import exercises_01, exercises_02, exercises_06, exercises_07, exercises_08, exercises_09
 from sims.teaching.checking import Exercise, Verdict
 
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -89,6 +89,11 @@ def one_hots(scores: np.ndarray, chosen: np.ndarray, rejected: np.ndarray, pull:
     return pull @ ((rejected[:, None] == every).astype(float) - (chosen[:, None] == every))
 
 
+def one_order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of each pair of methods, whether both sides have it in the same order."""
+    return np.array([(x[i] > x[j]) == (y[i] > y[j]) for i, j in itertools.combinations(range(len(x)), 2)])
+
+
 # Wrong answers as somebody might type them, and a word of what the checker must say of each.
 TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_01.optimum, "no β", lambda p, r, b: (s := p + r) - np.log(np.exp(s).sum()), "β is missing"),
@@ -121,6 +126,15 @@ TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_06.best_by_proxy, "gold", lambda p, s, g, n: sims.exact.best_of_n(p, g, n) @ g, "best by gold"),
     (exercises_06.best_by_proxy, "no n", lambda p, s, g, n: np.exp(p) @ g, "mean gold"),
     (exercises_06.best_by_proxy, "cdf", lambda p, s, g, n: np.exp(p) @ (s <= s[:, None]) ** n @ g, "On problem"),
+    (exercises_07.sequence_logp, "no EOS", lambda t, n: sum(t[:n]), "EOS is left out"),
+    (exercises_07.sequence_logp, "padding", lambda t, n: np.log(np.exp(t).prod()), "Padding"),
+    (exercises_07.sequence_logp, "mean", lambda t, n: t[: n + 1].sum() / (n + 1), "mean"),
+    (exercises_07.overlap, "slice", lambda p, m, r: sum(p[m - r : m + r + 1]), "below 0"),
+    (exercises_07.overlap, "range", lambda p, m, r: sum(p[n] for n in range(max(m - r, 0), m + r)), "upper end"),
+    (exercises_07.overlap, "less", lambda p, m, r: (p * (abs(np.arange(len(p)) - m) < r)).sum(), "exactly"),
+    (exercises_07.kendall, "share", lambda x, y: one_order(x, y).mean(), "share of pairs in the same"),
+    (exercises_07.kendall, "Pearson", lambda x, y: np.cov(x, y)[0, 1] / x.std(ddof=1) / y.std(ddof=1), "Pearson"),
+    (exercises_07.kendall, "argsort", lambda x, y: np.corrcoef(x.argsort(), y.argsort())[0, 1], "argsort"),
     (exercises_08.kl_penalty, "k1", lambda p, q: p - q, "k1"),
     (exercises_08.kl_penalty, "k3", lambda p, q: torch.exp(q - p) - 1 - (q - p), "k3"),
     (exercises_08.kl_penalty, "mean", lambda p, q: (p - q).mean(), "one number for each"),

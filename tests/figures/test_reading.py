@@ -1,0 +1,22 @@
+"""A figure's committed records are read under its own names, and what is not there is refused instead of computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from figures.gallery import toy_to_lm
+from figures.reading import committed_records
+from sims.core.spec import SpecError
+
+
+def test_every_arm_is_read_with_its_tuning() -> None:
+    records = committed_records(toy_to_lm.FIGURE)
+    assert {key.split("/")[0] for key in records} == {"toy", "lm"}
+    assert all(r.source == "committed" and "tuning" in r.provenance for r in records.values())
+
+
+def test_what_is_not_committed_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"must be tuned in figures/records/no_such_figure\.npz"):
+        committed_records(dataclasses.replace(toy_to_lm.FIGURE, name="no_such_figure"))
