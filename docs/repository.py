@@ -46,7 +46,7 @@ def relinked(text: str, source: str, page: str, address: str) -> str:
             return f"![{words}]({up}_static/{posixpath.basename(place)})"
         if place in AS_THEY_ARE:
             return f'<a href="{up}{AS_THEY_ARE[place]}">{_html(words)}</a>'
-        known = PAGES.get(place) or _tutorial(place)
+        known = PAGES.get(place) or _tutorial(place) or _written(place)
         if known is not None:
             return f"[{words}]({up}{known}.{'ipynb' if place.endswith('.ipynb') else 'md'}{'#' * bool(anchor)}{anchor})"
         return words if PLACEHOLDER in address else f"[{words}]({address}/tree/main/{place})"
@@ -63,6 +63,11 @@ def pictures(source: str, root: Path = ROOT) -> list[Path]:
 def _tutorial(place: str) -> str | None:
     match = re.fullmatch(r"notebooks/(\d\d_\w+)\.ipynb", place)
     return f"tutorials/{match[1]}" if match else None
+
+
+def _written(place: str) -> str | None:
+    match = re.fullmatch(r"docs/site/([\w/-]+)\.md", place)
+    return match[1] if match else None
 
 
 def _html(words: str) -> str:

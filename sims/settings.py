@@ -23,6 +23,7 @@ class Settings(TypedDict, total=False):
     sync_every_updates: float | None
     source: Literal["policy", "pool", "replay", "dataset"]
     pool_size: int | None
+    pool_policy: Literal["initial", "final"]
     replay_window: float | None
     reference: Literal["fixed", "copy", "ema"]
     reference_every_updates: int | None

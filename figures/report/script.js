@@ -13,9 +13,17 @@
   const claims = find(".claim").map((article) => ({
     article,
     line: find("[data-of]").find((row) => row.dataset.of === article.id),
-    text: article.textContent.toLowerCase(),
+    heading: article.querySelector("h3").textContent.toLowerCase(),
+    text: own(article).toLowerCase(),
     found: article.dataset.found.split(" ").map((pair) => pair.split("@")),
   }));
+
+  // What an article says of its claim: a sentence that stands in every one would be found for none.
+  function own(article) {
+    const copy = article.cloneNode(true);
+    for (const everywhere of copy.querySelectorAll("[data-everywhere]")) everywhere.remove();
+    return copy.textContent;
+  }
 
   const pressed = (kind) =>
     toggles
@@ -24,15 +32,25 @@
 
   // A question may be typed as it is asked: words that every question has say nothing.
   const idle = new Set(
-    ("a an and any are as at be by can did do does for from has have how i if in is it its of on or should than that " +
-      "the then there this to true use was what when where which who why will with work works would").split(" "),
+    ("a algorithm algorithms an and any are as at be best by can did do does enough for from has have how i if in is it " +
+      "its of on or out really should suffice suffices than that the then there this to true use was what when where " +
+      "which who why will with work works would").split(" "),
   );
+  // Longer ones first, so that each mention is counted once.
+  const alike = ["likelihood unlikely likely", "reusing reused reuse re-use", "beta β"].map((words) => words.split(" "));
+  const pattern = (word) => {
+    const words = alike.find((group) => group.includes(word)) || [word];
+    return new RegExp(words.map((each) => each.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|"), "g");
+  };
   const asked = () =>
     search.value
       .toLowerCase()
       .split(/\s+/)
       .map((word) => word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, ""))
-      .filter((word) => word && !idle.has(word));
+      .filter((word) => word && !idle.has(word))
+      .map(pattern);
+  const has = (text, words) => words.filter((word) => text.search(word) >= 0).length;
+  const mentions = (text, words) => words.reduce((sum, word) => sum + (text.match(word) || []).length, 0);
 
   function filter() {
     const words = asked();
@@ -42,7 +60,7 @@
     const fits = ([state, setting]) =>
       (!states.length || states.includes(state)) && (!settings.length || settings.includes(setting));
     let shown = 0;
-    const matches = (claim) => (claim.found.some(fits) ? words.filter((word) => claim.text.includes(word)).length : -1);
+    const matches = (claim) => (claim.found.some(fits) ? has(claim.text, words) : -1);
     // Where no claim has all of the words, those that have most of them.
     const most = Math.max(...claims.map(matches));
     for (const claim of claims) {
@@ -55,15 +73,25 @@
     const some = shown && most < words.length ? `, with ${most} of ${words.length} words: none has all` : "";
     count.textContent = filtered ? `${shown} of ${claims.length} claims${some}` : "";
     clear.hidden = !filtered;
+    order();
   }
 
+  // Of those found, the claims whose heading has the words, then those that mention them most.
+  let laid = claims;
   function order() {
     const key = sort.value;
-    const value = (claim) => Number(claim.article.dataset[key]);
-    const sign = key === "order" ? 1 : -1;
-    const sorted = claims
-      .slice()
-      .sort((a, b) => sign * (value(a) - value(b)) || a.article.dataset.order - b.article.dataset.order);
+    const words = asked();
+    const number = (claim) => Number(claim.article.dataset.order);
+    const ranks = {
+      match: (claim) => [has(claim.heading, words), mentions(claim.text, words)],
+      order: () => [],
+    };
+    const rank = ranks[key] || ((claim) => [Number(claim.article.dataset[key])]);
+    const ranked = claims.map((claim) => [claim, [...rank(claim), -number(claim)]]);
+    const differ = (a, b) => b.map((value, i) => value - a[i]).find((difference) => difference) || 0;
+    const sorted = ranked.sort((a, b) => differ(a[1], b[1])).map(([claim]) => claim);
+    if (sorted.every((claim, i) => claim === laid[i])) return;
+    laid = sorted;
     for (const claim of sorted) {
       claim.article.parentNode.append(claim.article);
       if (claim.line) claim.line.parentNode.append(claim.line);

@@ -82,6 +82,8 @@ class Task(Labels, DataSource, EnvironmentSpec):
         if schedule.source == "replay":
             rule = "must be policy, pool or dataset: the stream of a whole run of text is not kept in memory"
             raise SpecError("source", "replay", rule)
+        if schedule.pool_policy == "final":
+            raise SpecError("pool_policy", "final", "must be initial: a language model is trained once, not twice")
         if schedule.source != "dataset":
             return
         if self.data == LANGUAGE:

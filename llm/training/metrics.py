@@ -69,7 +69,7 @@ class UpdateMetrics:
         device = batch.responses.device
         numbers = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in found.values()]
         values = torch.stack(numbers).tolist()  # one copy from the device, not one each
-        row: Row = {"update": update.number, "samples": update.samples, "staleness": update.staleness}
+        row: Row = {"update": update.number, "samples": update.samples, "staleness": int(update.staleness)}
         row |= dict(zip(found, values, strict=True))
         return row | getattr(run.training.collector.sampler, "mismatch", {})
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from .spec import Spec, SpecError, setting
 
@@ -19,9 +19,10 @@ class Schedule(Spec, kind="schedule"):
 
     Updates per batch = epochs · batch_size / minibatch_size. On-policy: one update per batch, drawn by the current
     policy. There are two offline forms: `sync_every_updates` = inf draws fresh responses from the initial policy
-    throughout; `source` = pool draws the responses to `pool_size` prompts once and reuses them. `source` = replay first
-    trains on-policy with the same schedule, then starts again from the initial policy on the batches that were drawn:
-    in order it repeats the same run, shuffled it is offline training on data of an online run (Tang et al. 2024).
+    throughout; `source` = pool draws the responses to `pool_size` prompts once and reuses them. Two more start from an
+    on-policy run with the same schedule, and then train the initial policy on its data (Tang et al. 2024): `source` =
+    replay on the batches that the run drew, in order, which repeats the run bit for bit, or shuffled; `pool_policy` =
+    final on a pool that its last policy draws.
 
     >>> sims.Schedule(batch_size=64, minibatch_size=16, epochs=2).updates_per_batch
     8
@@ -52,11 +53,16 @@ class Schedule(Spec, kind="schedule"):
         "recorded data",
     )
     pool_size: int | None = setting(None, "number of prompts in the fixed pool (source = pool)", at_least=1)
+    pool_policy: Literal["initial", "final"] = setting(
+        "initial",
+        "policy that draws the pool (source = pool): initial; final: the one that an on-policy run of the same "
+        "experiment ends with",
+        omit_default=True,
+    )
     replay_window: float | None = setting(
         None,
-        "how far a prompt may move from its position in the recorded order (source = replay); 0: original order; inf: "
-        "fully shuffled",
-        at_least=0,
+        "successive batches that are shuffled among themselves (source = replay); 1: original order; inf: all",
+        at_least=1,
         infinite=True,
     )
     reference: Literal["fixed", "copy", "ema"] = setting(
@@ -85,31 +91,49 @@ class Schedule(Spec, kind="schedule"):
     def samples_per_batch(self) -> int:
         return self.batch_size * self.num_generations
 
-    def counts(self, update: int, updates: int) -> tuple[int, int]:
+    @property
+    def uses_online_run(self) -> bool:
+        """Whether an on-policy run comes first, whose batches or final policy are used."""
+        return self.source == "replay" or self.pool_policy == "final"
+
+    def on_policy(self) -> Self:
+        """The same with fresh samples of the policy."""
+        return self.replace(source="policy", pool_size=None, pool_policy="initial", replay_window=None)
+
+    def counts(self, update: int, updates: int) -> tuple[int, float]:
         """Responses drawn, and staleness of the last update, when `update` of `updates` updates are done.
 
-        An update's staleness is the number of updates that the policy has made since the sampler was a copy of it. A
-        pool is drawn by the initial policy, once; recorded and replayed data count from the start as well.
+        An update's staleness is the difference between the numbers of updates that two policies have made: the one that
+        is trained, and the one that drew the batch. In a shuffled replay, this is the mean over all orders. Recorded
+        data count as drawn at the start.
 
         >>> schedule = sims.Schedule(batch_size=4, sync_every_updates=3)
         >>> [schedule.counts(update, 6) for update in (0, 1, 3, 4)]
         [(0, 0), (8, 0), (24, 2), (32, 0)]
+        >>> schedule = sims.Schedule(batch_size=4, source="replay", replay_window=2)
+        >>> [schedule.counts(update, 4) for update in (1, 2, 3)]  # batches 0 and 1 in either order, then 2 or 3
+        [(32, 0.5), (32, 0.5), (32, 0.5)]
         """
         if update == 0:
             return 0, 0
-        begun = (update - 1) // self.updates_per_batch  # batches before the last update's
+        begun, batches = (update - 1) // self.updates_per_batch, updates // self.updates_per_batch
+        online = batches * self.samples_per_batch if self.uses_online_run else 0
         drawn = {
             "policy": (begun + 1) * self.samples_per_batch,
-            "pool": (self.pool_size or 0) * self.num_generations,
-            "replay": updates // self.updates_per_batch * self.samples_per_batch,
+            "pool": online + (self.pool_size or 0) * self.num_generations,
+            "replay": online,
             "dataset": 0,
-        }
-        since = begun * self.updates_per_batch
+        }[self.source]
+        if self.replay_window is not None:
+            window = int(min(self.replay_window, batches))
+            first = begun - begun % window
+            ages = [abs(update - 1 - batch * self.updates_per_batch) for batch in range(first, batches)[:window]]
+            return drawn, sum(ages) / len(ages)
+        drawn_at = updates if self.pool_policy == "final" else 0
         if self.source == "policy" and not math.isinf(self.sync_period):
-            synced_at = since - since % int(self.sync_period)
-        else:
-            synced_at = 0
-        return drawn[self.source], update - 1 - synced_at
+            since = begun * self.updates_per_batch
+            drawn_at = since - since % int(self.sync_period)
+        return drawn, abs(update - 1 - drawn_at)
 
     def check(self) -> None:
         if self.minibatch_size is not None and self.batch_size % self.minibatch_size:
@@ -121,6 +145,11 @@ class Schedule(Spec, kind="schedule"):
             raise SpecError("sync_every_updates", period, f"{rule} ({multiples}), or inf")
         self._check_pair("source", "pool", "pool_size")
         self._check_pair("source", "replay", "replay_window")
+        if self.pool_policy != "initial" and self.source != "pool":
+            raise SpecError("pool_policy", self.pool_policy, "only means something when source = pool")
+        window = self.replay_window
+        if window is not None and not math.isinf(window) and window % 1:
+            raise SpecError("replay_window", window, "must be a whole number of batches, or inf")
         self._check_pair("reference", "copy", "reference_every_updates")
         self._check_pair("reference", "ema", "reference_rate")
         if self.pool_size is not None and self.pool_size % self.batch_size:

@@ -58,7 +58,7 @@ class Recorder:
     ) -> None:
         self.training, self.experiment, self.evaluations, self.hooks = training, experiment, evaluations, hooks
         self.rows: list[Row] = []
-        self.counts: list[tuple[int, int, int]] = []  # updates, samples, staleness
+        self.points: list[int] = []  # updates done at each row
         self.diverged_at = torch.full(training.noise.lead, -1, dtype=torch.int64)
 
     def run(self, updates: Iterator[Update]) -> None:
@@ -84,18 +84,18 @@ class Recorder:
         at the start). Over points: updates, samples, staleness. Over runs: diverged_at (−1: never), and the closing
         arrays of the evaluations. Where training could not go on, the missing points are NaN.
         """
-        rows, counts = list(self.rows), list(self.counts)
-        for point in self.experiment.evaluated_at:
-            if point > counts[-1][0]:
-                rows.append({name: torch.full_like(x, torch.nan) for name, x in rows[-1].items()})
-                counts.append((point, *self.experiment.schedule.counts(point, self.experiment.updates)))
+        rows, experiment = list(self.rows), self.experiment
+        missing = [point for point in experiment.evaluated_at if point > self.points[-1]]
+        rows += [{name: torch.full_like(x, torch.nan) for name, x in rows[-1].items()} for _ in missing]
+        points = self.points + missing
         arrays = {name: torch.stack([row[name].to(x) for row in rows], dim=-1) for name, x in rows[-1].items()}
         for evaluation in self.evaluations:
             arrays |= evaluation.closing()
         arrays["diverged_at"] = self.diverged_at
-        updates, samples, staleness = np.array(counts).T
+        counts = [experiment.schedule.counts(point, experiment.updates) for point in points]
+        samples, staleness = (np.array(numbers) for numbers in zip(*counts, strict=True))
         numbers = {name: x.cpu().numpy() for name, x in arrays.items()}
-        return numbers | {"updates": updates, "samples": samples, "staleness": staleness}
+        return numbers | {"updates": np.array(points), "samples": samples, "staleness": staleness}
 
     def _note(self, update: Update) -> None:
         """What is kept of an update whether or not an evaluation follows."""
@@ -114,5 +114,5 @@ class Recorder:
         unknown = unknown_number(self.training)
         loss, norm = (unknown, unknown) if update is None else (update.stats.loss, update.stats.grad_norm)
         self.rows.append(row | {"loss": loss, "grad_norm": norm})
-        self.counts.append((0, 0, 0) if update is None else (update.number, update.samples, update.staleness))
-        self.hooks.evaluated(self.counts[-1][0])
+        self.points.append(0 if update is None else update.number)
+        self.hooks.evaluated(self.points[-1])

@@ -48,8 +48,9 @@ SCHEMA: dict[str, Array] = {
     "staleness": Array(
         EVALUATIONS,
         "updates",
-        "of the last update: how many updates the policy had made since the sampler was a copy of it; with data that "
-        "are not resampled (pool, replay, dataset), since the start. 0 at the start",
+        "of the last update: the difference between the numbers of updates that the trained policy and the one that "
+        "drew the batch had made; of a shuffled replay, the mean over orders; recorded data count as drawn at the "
+        "start. 0 at the start",
     ),
     # The policy at an evaluation: means over prompts
     "reward": Array(CURVE, "", "expected reward as the learner sees it"),

@@ -245,23 +245,26 @@ class Store:
         keys, folder = set(keys), self._claims()
         own = folder / uuid.uuid4().hex
         lock = FileLock(own.with_suffix(".lock"))
-        while True:
-            with FileLock(folder / "all"):
-                busy = self._busy(folder, keys)
-                if busy is None:
-                    lock.acquire()
-                    own.with_suffix(".keys").write_text("\n".join(keys))
-                    break
-            with FileLock(busy):
-                pass
-            busy.unlink(missing_ok=True)
         try:
+            while (busy := self._claimed(folder, keys, own, lock)) is not None:
+                with FileLock(busy):
+                    pass
+                busy.unlink(missing_ok=True)
             yield
         finally:
             own.with_suffix(".keys").unlink(missing_ok=True)
             lock.release()
             own.with_suffix(".lock").unlink(missing_ok=True)
             self._seen = -1
+
+    def _claimed(self, folder: Path, keys: set[str], own: Path, lock: FileLock) -> Path | None:
+        """Make a claim of one's own, or return the lock of the one that is in its way."""
+        with FileLock(folder / "all"):
+            busy = self._busy(folder, keys)
+            if busy is None:
+                lock.acquire()
+                own.with_suffix(".keys").write_text("\n".join(keys))
+            return busy
 
     def _busy(self, folder: Path, keys: set[str]) -> Path | None:
         """The lock of a living claim on one of the keys; what dead processes left behind is removed."""

@@ -170,6 +170,7 @@ def test_links_of_the_repository_lead_to_pages_of_the_site() -> None:
     assert link("CONTRIBUTING.md#rules") == "[here](contributing.md#rules)"
     assert link("../README.md", "notebooks/README.md", "tutorials/index") == "[here](../start.md)"
     assert link("01_one.ipynb", "notebooks/README.md", "tutorials/index") == "[here](../tutorials/01_one.ipynb)"
+    assert link("docs/site/how-to/x-y.md#z") == "[here](how-to/x-y.md#z)"
     assert link("docs/explorer.html") == '<a href="explorer.html">here</a>'
     assert link("sims/core") == f"[here]({ADDRESS}/tree/main/sims/core)"
     assert link("sims/core", address="https://example.org/OWNER/onoff") == "here"

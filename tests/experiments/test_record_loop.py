@@ -130,7 +130,7 @@ def test_a_caller_may_end_there() -> None:
         {"minibatch_size": 2, "sync_every_updates": 4},
         {"sync_every_updates": math.inf},
         {"source": "pool", "pool_size": 8},
-        {"source": "replay", "replay_window": math.inf, "minibatch_size": 2},
+        {"source": "pool", "pool_size": 8, "pool_policy": "final", "minibatch_size": 2},
         {"source": "dataset"},
     ],
 )

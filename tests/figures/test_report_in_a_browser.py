@@ -93,6 +93,36 @@ def test_a_question_is_answered_by_its_words_and_where_none_has_all_by_most_of_t
     assert console_errors(driver) == []
 
 
+QUESTIONS = {
+    "Which algorithm when the optimum is out of likelihood?": "C25",  # "… optimum is unlikely under …"
+    "How should β be chosen?": "C51",  # C22 has "chosen" in its heading, as C51 has "β", but speaks less of either
+    "Is reusing data harmless?": "C29",
+}
+
+
+def test_the_claim_whose_heading_has_the_words_of_a_question_comes_first(driver: Any, tmp_path: Path) -> None:
+    """Every claim speaks of all that is asked in its rows, and C01 most of it."""
+    told = "The chosen β, when reuse of data is harmless, and the optimum's likelihood."
+    rows = [row(id="C01", note=told * 9), *(row(id=id, note=told) for id in ("C22", "C25", "C27", "C29", "C51"))]
+    rows += [row(id="C51", part=f"β = {beta}") for beta in (0.01, 0.1, 1)]
+    open_page(driver, lay(tmp_path / "report", rows).as_uri())
+    search = driver.find_element("id", "search")
+    for question, first in QUESTIONS.items():
+        search.clear()
+        search.send_keys(question)
+        assert len(shown(driver, "[data-of]")) == 6, question
+        assert (shown(driver, "[data-of]")[0], shown(driver, ".claim")[0]) == (first, first), question
+    search.clear()
+    search.send_keys("Which beta?")
+    assert shown(driver, "[data-of]")[0] == "C51"
+    driver.find_element("css selector", '#sort [value="order"]').click()
+    assert shown(driver, "[data-of]")[0] == "C01"
+    search.clear()
+    search.send_keys("sensitivity")  # is offered for every claim, and so is said of none
+    assert driver.find_element("id", "count").text.startswith("0 of ")
+    assert console_errors(driver) == []
+
+
 def test_it_lists_what_changed_and_says_what_would_flip_an_answer(driver: Any, address: str) -> None:
     open_page(driver, address)
     driver.find_element("css selector", 'nav a[href="#changes"]').click()
@@ -155,6 +185,13 @@ def test_nothing_is_wider_than_the_window(size: tuple[int, int], driver: Any, ad
     )
     assert outside == []
     assert console_errors(driver) == []
+
+
+def test_a_long_p_value_is_no_wider_than_a_phone(driver: Any, tmp_path: Path) -> None:
+    long = row(effect=-0.123, low=-0.456, high=-0.101, p=1.2e-12, survives=False)
+    open_page(driver, lay(tmp_path / "report", [long]).as_uri(), 390, 844)
+    wide = driver.execute_script("return document.documentElement.scrollWidth")
+    assert "(not among all rows)" in driver.find_element("css selector", "#C27 .in-effect").text and wide <= 390
 
 
 def test_letters_on_a_phone_are_no_smaller_than_eleven_pixels(driver: Any, address: str) -> None:

@@ -23,10 +23,11 @@ from .reference import Reference
 class Collector:
     """Draws responses, labels them, and stores the log-probs and values that are needed before the policy changes.
 
-    samples: how many responses were drawn so far. synced_at: updates done at the last sync of the sampler.
-    pool: batches drawn once and reused, in `order`; drawn here, or by the run that is replayed. frozen_labeller: copy
-    of the policy that labels the samples (implicit_policy = frozen). checked: whether what the environment gives has
-    been checked, by its first batch.
+    samples: how many responses were drawn so far. synced_at: updates done at the last sync of the sampler. drawn_at:
+    updates that the policy which drew the last batch had made; of a replay (...,), one per run. pool: responses drawn
+    once and used in `order`, of prompts, or of batches where a run is replayed. frozen_labeller: copy of the policy
+    that labels the samples (implicit_policy = frozen). checked: whether what the environment gives has been checked, by
+    its first batch.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Collector:
         self.pool: Batch | None = None
         self.order: Tensor | None = None
         self.samples = self.batches = self.synced_at = 0
+        self.drawn_at: int | Tensor = 0
         self.checked = False
 
     @torch.no_grad()
@@ -64,6 +66,7 @@ class Collector:
         elif schedule.source == "policy" and updates - self.synced_at >= schedule.sync_period:
             self.sampler.copy_from(self.policy)
             self.synced_at = updates
+        self.drawn_at = self.synced_at
         if schedule.source == "policy":
             batch = self.draw(schedule.batch_size, updates)
         elif schedule.source == "pool":
@@ -165,15 +168,17 @@ class Collector:
         return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
 
     def _from_stream(self) -> Batch:
-        """The next prompts of another run's stream, each at most `replay_window` positions from where it was drawn."""
+        """The next batch of an online run, whole, in an order that shuffles each window of batches by itself."""
         assert self.pool is not None, "a replay starts from a stream: Training.train records it"
-        window, size = self.schedule.replay_window or 0.0, self.schedule.batch_size
+        window, size = self.schedule.replay_window or 1.0, self.schedule.batch_size
         if self.order is None:
-            positions = torch.arange(self.pool.size, dtype=torch.float64)
-            moves = self.noise.uniforms("replay order", self.pool.size)
-            # Sorted by position + window·u, no prompt moves further than the window; sorted by u, all are shuffled.
-            self.order = (moves if math.isinf(window) else positions + window * moves).argsort(stable=True, dim=-1)
-        return self.pool.gather(self.order[..., self.batches * size : (self.batches + 1) * size])
+            batches = self.pool.size // size
+            windows = torch.arange(batches, dtype=torch.float64) // window
+            # Sorted by the window's number + u, with u < 1, no batch leaves its window.
+            self.order = (windows + self.noise.uniforms("replay order", batches)).argsort(stable=True, dim=-1)
+        drawn = self.order[..., self.batches]
+        self.drawn_at = drawn * self.schedule.updates_per_batch
+        return self.pool.gather(drawn.unsqueeze(-1) * size + torch.arange(size))
 
 
 def as_drawn(batch: Batch) -> Batch:

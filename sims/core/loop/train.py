@@ -31,13 +31,14 @@ from .reference import Reference
 class Update:
     """The result of one update.
 
-    number: updates done, this one included. samples: responses drawn so far. staleness: updates since the sampler was
-    synced with the policy. batch: what was collected, of which the update used a minibatch. stats: loss and gradient.
+    number: updates done, this one included. samples: responses drawn so far. staleness: see `Schedule.counts`; of a
+    replay (...,), one per run, as each has its own order. batch: what was collected, of which the update used a
+    minibatch. stats: loss and gradient.
     """
 
     number: int
     samples: int
-    staleness: int
+    staleness: int | Tensor
     batch: Batch
     stats: UpdateStats
 
@@ -91,8 +92,8 @@ class Training:
         """Train until `updates` updates are done in total, yielding each. `updates` must fall on a batch boundary."""
         schedule, collector = self.schedule, self.collector
         schedule.check_updates(updates)
-        if schedule.source == "replay" and collector.pool is None:
-            self._record_stream(updates)
+        if schedule.uses_online_run and collector.pool is None:
+            self._train_online(updates)
         while self.updates < updates:
             batch = collector.next_batch(self.updates)
             with torch.no_grad():
@@ -102,20 +103,28 @@ class Training:
                     targets = self.algorithm.at_epoch(batch, targets, epoch)
                 for minibatch, its_targets in parts(batch, targets, schedule.minibatch_size):
                     stats = self.learner.update(self.algorithm, minibatch, its_targets)
-                    staleness = self.updates - collector.synced_at
+                    apart = self.updates - collector.drawn_at
+                    staleness: int | Tensor = apart.abs() if isinstance(apart, Tensor) else abs(apart)
                     self.updates += 1
                     if schedule.reference != "fixed":
                         self.reference.after_update(self.updates, self.policy)
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
 
-    def _record_stream(self, updates: int) -> None:
-        """Train a second policy on-policy with the same schedule and noise, and keep the batches that it drew."""
-        collector, schedule = self.collector, self.schedule.replace(source="policy", replay_window=None)
+    def _train_online(self, updates: int) -> None:
+        """Train a second policy on-policy with the same schedule and noise; keep the batches that it drew, or what it
+        became."""
+        collector, schedule = self.collector, self.schedule.on_policy()
         learner, policy = self.learner, self.policy.clone()
         other = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
         run = Training(policy, collector.environment, self.algorithm, schedule, other, self.noise)
-        stream = run.train(updates)
-        collector.pool = Batch.join([as_drawn(x.batch) for x in stream if x.number % schedule.updates_per_batch == 0])
+        last = (x.batch for x in run.train(updates) if x.number % schedule.updates_per_batch == 0)
+        if self.schedule.source == "replay":
+            collector.pool = Batch.join([as_drawn(batch) for batch in last])
+        else:
+            for _ in last:
+                pass
+            collector.sampler.copy_from(policy)
+            collector.synced_at = updates
         collector.samples = run.collector.samples
 
     @property

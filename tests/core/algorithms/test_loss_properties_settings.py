@@ -103,6 +103,7 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sync_every_updates": ({}, {"sync_every_updates": 3}),
     "source": ({}, {"source": "pool", "pool_size": 8}),
     "pool_size": ({"source": "pool", "pool_size": 8}, {"source": "pool", "pool_size": 12}),
+    "pool_policy": ({"source": "pool", "pool_size": 8}, {"source": "pool", "pool_size": 8, "pool_policy": "final"}),
     "replay_window": ({"source": "replay", "replay_window": 2.0}, {"source": "replay", "replay_window": 9.0}),
     "reference": ({}, {"reference": "copy", "reference_every_updates": 2}),
     "reference_every_updates": (

@@ -176,6 +176,8 @@ def test_experiments_that_it_cannot_serve_are_refused(task):
     replay = recorded.replace(source="replay", replay_window=math.inf)
     with pytest.raises(SpecError, match="source = 'replay'"):
         _experiment(task, schedule=replay)
+    with pytest.raises(SpecError, match="pool_policy = 'final'"):
+        _experiment(task, schedule=recorded.replace(source="pool", pool_size=2, pool_policy="final"))
     with pytest.raises(SpecError, match="num_generations = 1"):
         _experiment(task, algorithm=DPO(), schedule=recorded.replace(num_generations=1))
     with pytest.raises(SpecError, match="data_kind = 'prompt_only'"):
