@@ -31,6 +31,7 @@ def figure(**functions: Callable[..., Any]) -> Figure:
         "draw": lambda records: MatplotlibFigure(),
         "verdicts": lambda records: [a_row()],
         "caption": lambda records: "What is drawn.",
+        "details": lambda records: {"A heading": ["A line."]},
     }
     return Figure("mine", "Mine", (), ("C06",), **right | functions)
 
