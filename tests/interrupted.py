@@ -42,7 +42,7 @@ MAIN: dict[str, Callable[[list[str]], int]] = {
 }
 WRITES = ("open", "os.mkdir", "os.rename")  # what a full disk refuses
 CHANGES = (*WRITES, "os.remove", "os.rmdir")
-CLOCKS = ("tokens_per_second", "seconds", "computed", "at")  # fields that differ between equal runs
+CLOCKS = ("tokens_per_second", "seconds", "cpu_seconds", "computed", "at")  # fields that differ between equal runs
 UNSURE = ("costs.json",)  # predictions of seconds
 TINY = "--max-new-tokens 6 --batch-size 4 --num-generations 2 --evaluation-prompts 2 --updates 3 --evaluations 3"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -16,8 +17,13 @@ CHECKSUMS = "checksums.json"
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """Another name to write a file under, which then takes the file's place; a failure leaves what was there."""
-    scratch = file.with_name(f".{os.getpid()}.{file.name}")
+    """Another name to write a file under, which then takes the file's place; a failure leaves what was there. What a
+    killed process left is removed by the next call for this file."""
+    scratch = file.with_name(f".{os.getpid()}.{file.name}")  # its ending is that of the file
+    for left in file.parent.glob(f".*{glob.escape(f'.{file.name}')}"):
+        number = left.name.partition(".")[2].removesuffix(f".{file.name}")
+        if number.isdigit() and not _is_in_use(number):
+            left.unlink(missing_ok=True)
     try:
         yield scratch
         os.replace(scratch, file)
@@ -39,8 +45,9 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     old, new = folder.with_name(f"{stem}-old"), folder.with_name(f"{stem}-{os.getpid()}")
     if old.exists() and not folder.exists():
         os.rename(old, folder)
-    for left in [x for x in folder.parent.iterdir() if x.name.startswith(stem) and not _is_in_use(x)]:
-        shutil.rmtree(left, ignore_errors=True)
+    for left in list(folder.parent.iterdir()):
+        if left.name.startswith(stem) and not _is_in_use(left.name.rpartition("-")[2]):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         new.mkdir()
         yield new
@@ -60,9 +67,8 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_in_use(scratch: Path) -> bool:
-    """Whether the process whose number a scratch folder's name ends in is another one, and still runs."""
-    number = scratch.name.rpartition("-")[2]
+def _is_in_use(number: str) -> bool:
+    """Whether the process whose number a scratch name has is another one, and still runs."""
     if not number.isdigit() or int(number) == os.getpid():
         return False
     try:

@@ -1,13 +1,14 @@
-"""Folders that appear whole or not at all, whatever stops their writer, and that show later what has changed."""
+"""Files and folders that appear whole or not at all, whoever stops their writer, and show later what has changed."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from sims.experiments.whole import CHECKSUMS, changed, folder_written_whole
+from sims.experiments.whole import CHECKSUMS, changed, folder_written_whole, written_whole
 
 
 def written(folder: Path, text: str) -> None:
@@ -63,3 +64,14 @@ def test_what_a_killed_process_left_is_removed_and_what_it_was_to_replace_comes_
     with pytest.raises(OSError, match="again"), folder_written_whole(folder):
         raise OSError("again")
     assert (folder / "file").read_text() == "one" and list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    ours = [tmp_path / name for name in (".1.table.json", ".notes.table.json", f".{process.pid}.other.json")]
+    for path in (*ours, tmp_path / f".{process.pid}.table.json"):
+        path.write_text("half")
+    with written_whole(tmp_path / "table.json") as new:
+        new.write_text("whole")
+    assert set(tmp_path.iterdir()) == {*ours, tmp_path / "table.json"}  # process 1 runs
