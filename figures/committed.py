@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from sims.experiments.experiment import Experiment
-from sims.experiments.record_file import DamagedRecord, Record, RecordFile, encode, write_file
+from sims.experiments.record_file import DamagedRecord, Record, RecordFile, encode
 from sims.experiments.store import record_key, spec_hash
+from sims.experiments.whole import write_file
 
 FOLDER = Path(__file__).parent / "records"
 TOLERANCE = 1e-3  # of a twin: other processors differ in the last bits, which some tens of updates make larger

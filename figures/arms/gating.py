@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from figures.lab import mean_scores
 from sims.core.spec import from_json
-from sims.experiments.measures import scores
+from sims.experiments.measures import mean_scores, scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import (

@@ -17,13 +17,13 @@ from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut, cut
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.lab import Lab, Measure, mean_scores
+from figures.lab import Lab, Measure
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, key
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1, BanditR2
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores, scores
+from sims.experiments.measures import final_scores, mean_scores, scores
 from sims.experiments.store import Record
 from sims.policies import Table
 from sims.statistics.gates import Gate, positive_control

@@ -13,6 +13,7 @@ from llm.models.spec import LanguageModelSpec
 from llm.training import checkpoint
 from llm.training.checkpoint import CheckpointError
 from llm.training.folder import save_model, stored
+from sims.core.loop.train import load_policy
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed
 from sims.experiments.folders import check_new, path
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
     tokenizer = load_tokenizer(spec)
     policy = build_policy(spec, tokenizer, experiment.algorithm.needs_critic, experiment.dtype, torch.device("cpu"))
-    with torch.no_grad():
-        for i, parameter in enumerate(policy.parameters()):
-            parameter.copy_(held.tensors[f"policy.{i}"])
+    load_policy(policy, held.tensors)
     model: Any = policy.model
     if options.merge:
         if not hasattr(model, "merge_and_unload"):

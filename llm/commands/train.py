@@ -19,13 +19,10 @@ from llm.distributed.spread import Ranks, Sharding, check_processes, check_shard
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.training import checkpoint
 from llm.training.best import Best
-from llm.training.checkpoint import Checkpoint, CheckpointError
+from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, CheckpointError
 from llm.training.folder import (
-    CONFIG,
-    METRICS,
     MODEL,
     SAMPLES,
-    SPEC,
     begin,
     closing_table,
     held_in,

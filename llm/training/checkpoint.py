@@ -24,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sims.experiments.whole import changed, flush, write_checksums
+from sims.experiments.whole import changed, flush, write_checksums, write_file
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _PARTIAL = ".checkpoint-"
 _REPLACED = re.compile(r"\.replaced-(checkpoint-\d{8})")
 TENSORS, NUMBERS = "state.safetensors", "state.json"
+SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"  # of a run, beside its checkpoints
 
 
 class CheckpointError(RuntimeError):
@@ -162,8 +163,5 @@ def _sum_of(held: Mapping[str, Any]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, flush and rename it."""
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text)
-    flush(scratch)
-    os.replace(scratch, path)
+    """Write a file whole, under one temporary name, so that a killed process leaves one at most."""
+    write_file(path, text.encode(), path.with_name(f".{path.name}.new"))

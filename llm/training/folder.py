@@ -20,12 +20,12 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.whole import folder_written_whole
 
 from . import checkpoint
-from .checkpoint import Checkpoint
+from .checkpoint import CONFIG, METRICS, SPEC, Checkpoint
 from .evaluation import EvaluatedSamples
 from .loggers import Logger, read_json_lines
 from .run import Run
 
-SPEC, CONFIG, METRICS, SAMPLES, MODEL = "spec.json", "run.yaml", "metrics.jsonl", "samples.jsonl", "model"
+SAMPLES, MODEL = "samples.jsonl", "model"
 SHOWN = 4  # completions kept of each evaluation
 
 
@@ -39,10 +39,11 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
         return None
     if not resume:
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
-    if _without_end(_read(file)) != _without_end({"experiment": experiment.to_json(), "run": run}):
+    before = _without_end(_read(file))
+    if before != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
     held = checkpoint.load(folder, tell)
-    if held is not None and _without_end({"experiment": held.spec, "run": run}) != _without_end(_read(file)):
+    if held is not None and _without_end({"experiment": held.spec, "run": run}) != before:
         raise SpecError("output", str(folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again")
     return held
 

@@ -24,10 +24,9 @@ from sims.experiments.folders import check_folder
 
 from . import checkpoint
 from .best import Best
-from .checkpoint import Checkpoint, read_spec, write_spec, write_text
+from .checkpoint import CONFIG, METRICS, SPEC, Checkpoint, read_spec, write_spec, write_text
 from .loggers import JsonLines, read_json_lines
 
-SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"
 S = TypeVar("S", bound=Spec)
 
 

@@ -7,6 +7,11 @@ import numpy as np
 MOST_STEPS, MOST_HALVINGS = 200, 60
 
 
+def pair_losses(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """−p·log σ(m) − (1 − p)·log σ(−m) of each pair. margins: m, scores of the first minus the second; labels: p."""
+    return labels * np.logaddexp(0.0, -margins) + (1.0 - labels) * np.logaddexp(0.0, margins)
+
+
 def fit_bradley_terry(differences: np.ndarray, labels: np.ndarray, l2: float) -> np.ndarray:
     """θ, the minimum of Σ_i [−p_i·log σ(d_i·θ) − (1 − p_i)·log σ(−d_i·θ)] + ½·l2·‖θ‖². Returns (F,), float64.
 
@@ -23,9 +28,7 @@ def fit_bradley_terry(differences: np.ndarray, labels: np.ndarray, l2: float) ->
     p = np.asarray(labels, dtype=np.float64)
 
     def loss(theta: np.ndarray) -> float:
-        margin = d @ theta
-        fit = p * np.logaddexp(0.0, -margin) + (1.0 - p) * np.logaddexp(0.0, margin)
-        return float(fit.sum() + 0.5 * l2 * theta @ theta)
+        return float(pair_losses(d @ theta, p).sum() + 0.5 * l2 * theta @ theta)
 
     theta, close = np.zeros(d.shape[1]), 0
     for _ in range(MOST_STEPS):

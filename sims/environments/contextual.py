@@ -17,7 +17,7 @@ from sims.core.spec import SpecError, setting
 
 from .enumerable import EnumerableSpec, Tables
 from .learned_reward import RewardModel, fit
-from .recorded import RecordedEnvironment, of_pairs, of_problem
+from .recorded import RecordedEnvironment, at_cells, cells_of, of_pairs, of_problem
 from .space import TokenSpace
 
 
@@ -189,8 +189,7 @@ def recorded_pairs(gold: Tensor, covered: Tensor, labeller: Labeller, noise: Noi
     shown = covered.nonzero()[:, -1].view(runs, prompts, count)
     responses = shown[..., torch.combinations(torch.arange(count), 2)].flatten(1, 2)  # (R, D, 2)
     which = torch.arange(prompts).repeat_interleave(responses.shape[1] // prompts).expand(runs, -1)
-    cells = which.unsqueeze(-1) * gold.shape[-1] + responses
-    rewards = gold.expand(covered.shape).flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+    rewards = at_cells(gold.expand(covered.shape), cells_of(which, responses, gold))
     uniforms = of_problem(noise).uniforms("recorded labels", responses.shape[1], 1, 2)
     label = labeller.label(rewards[..., :1], rewards[..., 1:], uniforms)
     tokens = responses.unsqueeze(-1)

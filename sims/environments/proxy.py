@@ -18,10 +18,10 @@ from sims.core.numerics.sampling import inverse_cdf
 from sims.core.spec import SpecError, setting, undefined
 
 from .bandit import BanditOverlap
-from .bradley_terry import fit_bradley_terry
+from .bradley_terry import fit_bradley_terry, pair_losses
 from .enumerable import EnumerableSpec, Tables
 from .learned_reward import LearnedReward
-from .recorded import RecordedEnvironment, of_pairs, of_problem
+from .recorded import RecordedEnvironment, at_cells, cells_of, of_pairs, of_problem
 from .space import EOS, TokenSpace
 from .token_tree import TokenTree
 
@@ -97,7 +97,7 @@ class Proxy(EnumerableSpec):
         differences = features[prompts, responses[:, 0]] - features[prompts, responses[:, 1]]
         theta = fit_bradley_terry(differences, labels, self.proxy_l2)
         margin = differences @ theta
-        loss = (labels * np.logaddexp(0.0, -margin) + (1.0 - labels) * np.logaddexp(0.0, margin)).mean()
+        loss = pair_losses(margin, labels).mean()
         # As a tie is labelled ½, a margin of 0 is right where the label is.
         accuracy = (np.sign(margin) == np.sign(labels - 0.5)).mean()
         scores = (features @ theta) * (self.label_temperature or 1.0)
@@ -115,8 +115,8 @@ class Proxy(EnumerableSpec):
         gold = torch.from_numpy(tables["rewards"]).to(dtype)
         prompts, drawn = torch.from_numpy(tables["pair_prompts"])[..., 0], torch.from_numpy(tables["pair_responses"])
         every, masks = self.space.all_responses
-        cells = prompts.unsqueeze(-1) * gold.shape[-1] + drawn
-        rewards = gold.expand(*noise.lead, *gold.shape[-2:]).flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+        cells = cells_of(prompts, drawn, gold)
+        rewards = at_cells(gold.expand(*noise.lead, *gold.shape[-2:]), cells)
         data = of_pairs(prompts, every[drawn], rewards, masks[drawn], torch.from_numpy(tables["pair_labels"]).to(dtype))
         covered = torch.zeros(*noise.lead, gold.shape[-2] * gold.shape[-1], dtype=torch.bool)
         covered = covered.scatter(1, cells.flatten(1), True).view(*noise.lead, *gold.shape[-2:])

@@ -19,6 +19,17 @@ def of_problem(noise: Noise) -> Noise:
     return Noise(noise.runs)
 
 
+def cells_of(prompts: Tensor, responses: Tensor, table: Tensor) -> Tensor:
+    """(R, D, 2), the places in a flattened table (..., X, N) of pairs of responses, (R, D, 2) as indices, to prompts
+    (R, D)."""
+    return prompts.unsqueeze(-1) * table.shape[-1] + responses
+
+
+def at_cells(table: Tensor, cells: Tensor) -> Tensor:
+    """Entries of each run's table (R, X, N) at `cells_of`."""
+    return table.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)
+
+
 class RecordedEnvironment(EnumerableEnvironment):
     """The recorded pairs of each run, and gold rewards or rewards learned from the pairs.
 

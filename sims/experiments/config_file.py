@@ -23,7 +23,7 @@ def read_config(file: Path) -> dict[str, Any]:
     import yaml  # only where a file is read
 
     try:
-        found = yaml.safe_load(file.read_text())
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError("config", str(file), f"cannot be read: {error}") from error
     except yaml.YAMLError as error:

@@ -18,7 +18,6 @@ import json
 import lzma
 import math
 import mmap
-import os
 import struct
 import zipfile
 import zlib
@@ -154,19 +153,6 @@ def _join(records: Mapping[str, Arrays]) -> tuple[dict[str, np.ndarray], dict[st
                 known[same] = [member, start, start + len(piece)] if array.ndim else [member, start]
             index[key][name] = known[same]
     return {member: np.concatenate(pieces) for member, pieces in parts.items()}, index
-
-
-def write_file(path: Path, content: bytes, beside: Path | None = None) -> None:
-    """Write a file whole or not at all, flushed to the disk. beside: where it lies until it is finished."""
-    temporary = beside or path.with_name(f".{path.name}.{os.getpid()}.new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
 
 
 # Reading

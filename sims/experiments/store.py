@@ -33,7 +33,8 @@ from filelock import FileLock, Timeout
 from sims.core.spec import NAME
 
 from .code_digest import git_state
-from .record_file import Arrays, DamagedRecord, Record, RecordFile, encode, spec_hash, write_file
+from .record_file import Arrays, DamagedRecord, Record, RecordFile, encode, spec_hash
+from .whole import write_file
 
 __all__ = ["Arrays", "DamagedRecord", "Finished", "Record", "Store", "Wanted", "record_key", "spec_hash"]
 

@@ -32,6 +32,17 @@ def written_whole(file: Path) -> Iterator[Path]:
             scratch.unlink()
 
 
+def write_file(path: Path, content: bytes, beside: Path | None = None) -> None:
+    """Write a file whole or not at all, flushed to the disk. beside: where it lies until it is finished."""
+    temporary = beside or path.with_name(f".{path.name}.{os.getpid()}.new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    flush(path.parent)
+
+
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
     """Another folder to write files into, which then takes the folder's place, with checksums of what is in it; a

@@ -26,6 +26,7 @@ from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1, TokenBanditR1
 from sims.environments.bandit import bump
@@ -238,6 +239,17 @@ def training(place: str, algorithm: str, runs: int, dtype: torch.dtype = torch.f
     environment = spec.build(dtype, noise)
     stacked = Training(policy, environment, ALGORITHMS[algorithm], schedule, learner, noise)
     return stacked, evaluation_of(stacked, environment, spec)
+
+
+def second_gradient(training: Training) -> tuple[Batch, list[Tensor], Tensor]:
+    """The batch, the gradient of each parameter and the loss of the second update, where policy and reference
+    differ."""
+    for _ in training.train(1):
+        pass
+    batch = training.collector.next_batch(1)
+    targets, _ = training.algorithm.targets(batch, training.state)
+    targets = training.algorithm.at_update(batch, targets, None)
+    return batch, *training.learner.gradient(training.algorithm, batch, targets)
 
 
 def loop_seconds(place: str, algorithm: str, steps: int) -> float:

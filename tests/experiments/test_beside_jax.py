@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.benchmarks.bandit_steps import second_gradient
 from tests.benchmarks.beside_jax import CASES, PYTORCH, Case, jax_library, prompt_row
 
 RUN = 1
@@ -13,12 +14,7 @@ RUN = 1
 def stacked(case: Case) -> tuple[list[torch.Tensor], tuple[list[torch.Tensor], ...], torch.Tensor, torch.Tensor]:
     """The gradient of a run in a stack of two; its parameters and its reference's; its prompts and its responses."""
     training = case.training(2, torch.float64)
-    for _ in training.train(1):  # so that policy and reference differ
-        pass
-    batch = training.collector.next_batch(1)
-    targets, _ = training.algorithm.targets(batch, training.state)
-    targets = training.algorithm.at_update(batch, targets, None)
-    gradients, _ = training.learner.gradient(training.algorithm, batch, targets)
+    batch, gradients, _ = second_gradient(training)
     weights = tuple([p[RUN].detach() for p in of.parameters()] for of in (training.policy, training.reference.policy))
     responses = batch.responses[RUN].flatten(0, 1)
     return [g[RUN] for g in gradients], weights, torch.full((len(responses), 1), prompt_row(training)), responses

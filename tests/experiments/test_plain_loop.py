@@ -6,7 +6,16 @@ from torch import Tensor
 
 from sims.policies import TransformerPolicy
 from sims.policies.causal import PER_BLOCK
-from tests.benchmarks.bandit_steps import ALGORITHMS, LOSSES, PLACES, PlainPolicy, diagnostics, plain, training
+from tests.benchmarks.bandit_steps import (
+    ALGORITHMS,
+    LOSSES,
+    PLACES,
+    PlainPolicy,
+    diagnostics,
+    plain,
+    second_gradient,
+    training,
+)
 
 
 def gradients(network: PlainPolicy, stacked: object) -> list[Tensor]:
@@ -27,12 +36,7 @@ def gradients(network: PlainPolicy, stacked: object) -> list[Tensor]:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_loop_and_stacked_step_have_one_loss_and_one_gradient(place: str, algorithm: str) -> None:
     stacked, _ = training(place, algorithm, 2, torch.float64)
-    for _ in stacked.train(1):  # so that policy and reference differ
-        pass
-    batch = stacked.collector.next_batch(1)
-    targets, _ = stacked.algorithm.targets(batch, stacked.state)
-    targets = stacked.algorithm.at_update(batch, targets, None)
-    expected, loss = stacked.learner.gradient(stacked.algorithm, batch, targets)
+    batch, expected, loss = second_gradient(stacked)
     run = 1
     network, reference = (plain(p, run) for p in (stacked.policy, stacked.reference.policy))
     prompts, responses, rewards = (x[run].tolist() for x in (batch.prompts, batch.responses, batch.need("rewards")))

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from sims.experiments import code_digest as sources
-from sims.experiments import record_file
+from sims.experiments import whole
 from sims.experiments.code_digest import git_state, sources_digest
-from sims.experiments.record_file import RecordFile, encode, write_file
+from sims.experiments.record_file import RecordFile, encode
 from sims.experiments.store import DamagedRecord, Finished, Record, Store, record_key, spec_hash
+from sims.experiments.whole import write_file
 from tests.processes import end_of
 
 SPEC = {"algorithm": {"kind": "dpo", "beta": 0.1}, "runs": 4, "tags": ["a", None, True]}
@@ -26,7 +27,7 @@ SPEC = {"algorithm": {"kind": "dpo", "beta": 0.1}, "runs": 4, "tags": ["a", None
 @pytest.fixture(autouse=True)
 def no_flush(monkeypatch: pytest.MonkeyPatch):
     """Nothing here outlives a power cut, and flushing to the disk is most of the time; child processes do flush."""
-    monkeypatch.setattr(record_file.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(whole.os, "fsync", lambda handle: None)
 
 
 def arrays(value: float = 1.0) -> dict[str, np.ndarray]:

@@ -178,9 +178,8 @@ class Training:
             ("reference", self.reference.policy),
             ("labeller", collector.frozen_labeller),
         ):
-            for i, parameter in enumerate(policy.parameters() if policy is not None else ()):
-                if f"{name}.{i}" in tensors:
-                    parameter.copy_(tensors[f"{name}.{i}"])
+            if policy is not None and f"{name}.0" in tensors:
+                load_policy(policy, tensors, name)
         self.state = _below(tensors, "state.")
         self.learner.load(_below(tensors, "learner."), numbers["optimiser_steps"])
         if "pool order" in tensors:
@@ -195,6 +194,13 @@ class Training:
 
 
 V = TypeVar("V")
+
+
+@torch.no_grad()
+def load_policy(policy: Policy, tensors: dict[str, Tensor], name: str = "policy") -> None:
+    """Give a policy the parameters that `Training.state_dict` has under a name."""
+    for i, parameter in enumerate(policy.parameters()):
+        parameter.copy_(tensors[f"{name}.{i}"])
 
 
 def _below(named: dict[str, V], prefix: str) -> dict[str, V]:
