@@ -105,7 +105,7 @@ def test_rows_longer_than_the_model_are_refused_before_the_first_update(tmp_path
     rows = [
         *PAIRS,
         {"prompt": "one two", "chosen": "three " * 200, "rejected": "four"},
-        PAIRS[1] | {"prompt": "five " * 90},
+        PAIRS[1] | {"prompt": "five " * 120},
     ]
     path = write(tmp_path / "pairs.jsonl", rows)
     with pytest.raises(SpecError) as error:
