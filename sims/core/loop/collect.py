@@ -165,7 +165,8 @@ class Collector:
         turn = self.batches % (pool_size // size)
         if turn == 0 or self.order is None:
             self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
-        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+        index = self.order[..., turn * size : (turn + 1) * size]
+        return self.pool.gather(index.to(self.pool.responses.device))
 
     def _from_stream(self) -> Batch:
         """The next batch of an online run, whole, in an order that shuffles each window of batches by itself."""
