@@ -10,6 +10,7 @@ Both give the same distributions up to the rounding of sums, which `llm.models.p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -72,10 +73,9 @@ class StaticSteps:
         self.model, self.prompts, self.mask = model, prompts, mask
         width = prompts.shape[1]
         self.size = -(-(width + most) // _ALIGNED) * _ALIGNED
-        self.filled = 0  # tokens of the prompt, once they are in the cache
-        layers = DynamicCache(config=model.core.config).layers
-        self.cache = Cache(layers=[_FixedLayer(self) for _ in layers])
         self.slot = torch.full((1,), width, device=prompts.device)  # of the next token
+        layers = DynamicCache(config=model.core.config).layers
+        self.cache = Cache(layers=[_FixedLayer(self.slot, self.size, model.attention_dtype) for _ in layers])
         self.token = torch.zeros_like(prompts[:, :1])
         self.position = mask.sum(-1, keepdim=True)  # real tokens only
         there = pad(mask, (0, self.size - width), value=False)[:, None, None]
@@ -84,9 +84,7 @@ class StaticSteps:
         self.logits = torch.empty(0)
 
     def first(self) -> Tensor:
-        logits = self.model.next_logits(self.prompts, self.mask, self.cache)  # type: ignore[arg-type]
-        self.filled = self.prompts.shape[1]
-        return logits
+        return self.model.next_logits(self.prompts, self.mask, self.cache)  # type: ignore[arg-type]
 
     def next(self, tokens: Tensor) -> Tensor:
         self.token.copy_(tokens.unsqueeze(-1))
@@ -126,26 +124,26 @@ class StaticSteps:
 
 
 class _FixedLayer(DynamicLayer):
-    """Keys and values of one layer: (N, heads, slots, width), in the precision that attention computes in."""
+    """Keys and values of one layer: (N, heads, size, width). slot: (1,), where the next token's go; dtype: of the stored
+    ones, by that of the given."""
 
-    def __init__(self, steps: StaticSteps) -> None:
+    def __init__(self, slot: Tensor, size: int, dtype: Callable[[torch.dtype], torch.dtype]) -> None:
         super().__init__()
-        self.steps = steps
+        self.slot, self.size, self.dtype_for = slot, size, dtype
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the new ones; return all there are: those of the prompt alone while it is read."""
+        """Write the new ones and return all there are. At first, those of the prompts, which are all."""
         given = key_states, value_states
-        if self.steps.filled == 0:
+        if not self.is_initialized:
             self.keys, self.values = (self._room(x) for x in given)
             self.is_initialized = True
             return given
         for held, new in zip((self.keys, self.values), given, strict=True):
-            held.index_copy_(2, self.steps.slot, new.to(held.dtype))
+            held.index_copy_(2, self.slot, new.to(held.dtype))
         return self.keys, self.values
 
     def _room(self, x: Tensor) -> Tensor:
-        dtype = self.steps.model.attention_dtype(x.dtype)
-        room = x.new_zeros((*x.shape[:2], self.steps.size, x.shape[3]), dtype=dtype)
+        room = x.new_zeros((*x.shape[:2], self.size, x.shape[3]), dtype=self.dtype_for(x.dtype))
         room[:, :, : x.shape[2]] = x
         return room
 

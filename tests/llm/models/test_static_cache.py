@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -94,3 +95,6 @@ def test_nothing_of_a_step_moves_in_memory() -> None:
             steps.next(torch.full((4,), 5))
     now = [steps.token, steps.slot, steps.position, steps.attended, *(x.keys for x in steps.cache.layers)]
     assert [x.data_ptr() for x in now] == before and int(steps.slot) == PROMPTS.tokens.shape[1] + 3
+    keys = weakref.ref(steps.cache.layers[0].keys)
+    del steps, held, now
+    assert keys() is None  # a cache that waits for the garbage collector fills a GPU
