@@ -124,8 +124,8 @@ class StaticSteps:
 
 
 class _FixedLayer(DynamicLayer):
-    """Keys and values of one layer: (N, heads, size, width). slot: (1,), where the next token's go; dtype: of the stored
-    ones, by that of the given."""
+    """Keys and values of one layer: (N, heads, size, width). slot: (1,), where the next token's go; dtype: what they
+    are stored in, by that of the given."""
 
     def __init__(self, slot: Tensor, size: int, dtype: Callable[[torch.dtype], torch.dtype]) -> None:
         super().__init__()

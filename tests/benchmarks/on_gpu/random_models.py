@@ -44,7 +44,7 @@ def write_rows(file: Path, rows: int, prompt: int, response: int | None = None) 
     """Rows of prompts of so many tokens; with `response`, preference pairs of responses of so many."""
 
     def words(count: int, seed: int) -> str:
-        return " ".join(f"w{2 + (seed * 7919 + 31 * i) % 250}" for i in range(count))
+        return " ".join(f"w{2 + (seed * 79 + 31 * i) % 251}" for i in range(count))  # 251: a prime
 
     def row(i: int) -> dict[str, Any]:
         found = {"prompt": words(prompt, i)}
