@@ -53,8 +53,9 @@ class Learner:
         targets = algorithm.at_update(batch, targets, self.score_probes(batch) if algorithm.needs_probes else None)
         gradients, loss = self.gradient(algorithm, batch, targets)
         norm = self.optimiser.grad_norm(gradients)
-        self.alive = self.alive & ((loss + norm).abs() < torch.inf)
-        everyone = bool(self.alive.all())
+        self.alive = self.alive.to(loss.device) & ((loss + norm).abs() < torch.inf)
+        # To read it would wait for an accelerator, which costs more than a masked step of stacked runs.
+        everyone = (self.alive.is_cpu or self.alive.dim() == 0) and bool(self.alive.all())
         self.optimiser.step(gradients, norm, None if everyone else self.alive)
         return UpdateStats(loss, norm, self.alive)
 
