@@ -79,7 +79,7 @@ class Noise:
             found.refill(count)
         start, found.used = found.used, found.used + count
         if isinstance(found.block, np.ndarray):
-            return torch.from_numpy(found.block[:, start : found.used].copy()).view(*self.lead, *shape)
+            return torch.from_numpy(found.block[:, start : found.used].copy().reshape(*self.lead, *shape))
         return found.block[:, start : found.used].reshape(*self.lead, *shape)
 
     def state_dict(self) -> dict[str, int]:
