@@ -149,6 +149,34 @@ def test_sources_digest_reads_each_file_once_per_process(package, tmp_path: Path
     assert sources_digest(["toy.runs.start"], packages=("toy",)) == before
 
 
+def test_sources_digest_parses_in_one_thread_at_a_time(package, monkeypatch: pytest.MonkeyPatch):
+    expected = package()
+    sources._digest.cache_clear()
+    sources._read_source.cache_clear()
+    one_at_a_time, parse, overlapped, found = threading.Lock(), sources.ast.parse, [], []
+
+    def slow_parse(*args, **settings):
+        alone = one_at_a_time.acquire(blocking=False)
+        overlapped.append(not alone)
+        threading.Event().wait(0.01)
+        tree = parse(*args, **settings)
+        if alone:
+            one_at_a_time.release()
+        return tree
+
+    monkeypatch.setattr(sources.ast, "parse", slow_parse)
+
+    def digest():
+        found.append(sources_digest(["toy.runs.start"], packages=("toy",)))
+
+    threads = [threading.Thread(target=digest) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4 and overlapped and not any(overlapped)
+
+
 def test_sources_digest_refuses_a_module_that_is_not_there():
     with pytest.raises(ValueError, match=r"'sims\.core\.stor'"):
         sources_digest(["sims.core.stor"])
