@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
+from llm.models.writing import write_model
 from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, CheckpointError
@@ -26,7 +27,6 @@ from llm.training.folder import (
     begin,
     closing_table,
     held_in,
-    save_model,
     show,
     stored,
     try_to_save,
@@ -281,7 +281,7 @@ def _train(
             logger.close()
     weights = run.model_weights()
     if ranks.first:
-        save_model(run.policy.model, run.tokenizer, folder / MODEL, weights)
+        write_model(folder / MODEL, run.policy.model, run.tokenizer, weights=weights)
         print(closing_table(folder))
 
 
