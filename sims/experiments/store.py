@@ -135,10 +135,18 @@ class Store:
                     self._set_aside(file, damage, on_damage)
 
     def specs(self) -> dict[str, dict[str, Any]]:
-        """The spec of every record, by its key."""
+        """The spec of every record, by its key; what is damaged is set aside, as by `load`."""
         with self._lock:
             self._look(None)
-            return {key: self._opened(file).specs[key] for key, file in self._newest.items()}
+            found = {}
+            for file in sorted(set(self._newest.values())):
+                try:
+                    held = self._opened(file).specs
+                except DamagedRecord as damage:
+                    self._set_aside(file, damage, None)
+                else:
+                    found |= {key: held[key] for key, newest in self._newest.items() if newest == file}
+            return found
 
     def save(
         self,

@@ -487,6 +487,15 @@ DAMAGES = {
 }
 
 
+def test_a_listing_sets_aside_what_is_damaged(tmp_path: Path):
+    for name in ("x", "y"):
+        Store(tmp_path).save(name, {"a": 1}, {"n": np.arange(3)}, seconds=0.0)
+    file = max(tmp_path.glob("*.npz"))
+    flip(file, 0.5)
+    with pytest.warns(UserWarning, match="damaged record"):
+        assert [key[0] for key in Store(tmp_path).specs()] == ["x"]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_recognised_named_set_aside_and_repaired(tmp_path: Path, damage: str):
     Store(tmp_path).save("x", SPEC, arrays(1), seconds=1, sources="abc")
