@@ -181,7 +181,8 @@ class Collector:
         turn = self.batches % (pool_size // size)
         if turn == 0 or self.order is None:
             self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
-        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+        index = self.order[..., turn * size : (turn + 1) * size]
+        return self.pool.gather(index.to(self.pool.responses.device))
 
     @property
     def replayed_updates(self) -> int | None:
