@@ -352,7 +352,7 @@ def sync_period() -> list[Planted]:
             ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
         ):
-            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{place}/dpo/inf"))
+            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{place}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
     return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
 
