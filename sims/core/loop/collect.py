@@ -181,7 +181,15 @@ class Collector:
         turn = self.batches % (pool_size // size)
         if turn == 0 or self.order is None:
             self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
-        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+        index = self.order[..., turn * size : (turn + 1) * size]
+        return self.pool.gather(index.to(self.pool.responses.device))
+
+    @property
+    def replayed_updates(self) -> int | None:
+        """How many updates the run that is replayed has batches for; None where none is."""
+        if self.pool is None or self.schedule.source != "replay":
+            return None
+        return self.pool.size // self.schedule.batch_size * self.schedule.updates_per_batch
 
     def _from_stream(self) -> Batch:
         """The next batch of an online run, whole, in an order that shuffles each window of batches by itself."""

@@ -94,6 +94,8 @@ class Training:
         schedule.check_updates(updates)
         if schedule.uses_online_run and collector.pool is None:
             self._train_online(updates)
+        if (there := collector.replayed_updates) is not None and updates > there:
+            raise SpecError("updates", updates, f"must be at most {there}: the run that is replayed has no more")
         while self.updates < updates:
             batch = collector.next_batch(self.updates)
             with torch.no_grad():
