@@ -45,7 +45,7 @@ class Computation(Spec, kind="computation"):
 def move(thing: T, device: torch.device | str) -> T:
     """A tensor, or what holds tensors, on a device. Policies and environments are changed in place, and returned."""
     if isinstance(thing, Tensor):
-        return thing.to(device)
+        return thing.to(device)  # type: ignore[return-value]
     if isinstance(thing, (list, tuple)):
         return type(thing)(move(item, device) for item in thing)  # type: ignore[return-value]
     if isinstance(thing, dict):
