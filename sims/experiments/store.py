@@ -138,7 +138,7 @@ class Store:
         """The spec of every record, by its key; what is damaged is set aside, as by `load`."""
         with self._lock:
             self._look(None)
-            found = {}
+            found: dict[str, dict[str, Any]] = {}
             for file in sorted(set(self._newest.values())):
                 try:
                     held = self._opened(file).specs
