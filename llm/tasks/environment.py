@@ -146,6 +146,7 @@ class TextEnvironment:
             ids=ids,
             lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
             columns={name: [example.extra.get(name) for example in repeated] for name in names},
+            generations=generations,
         )
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:

@@ -111,6 +111,7 @@ class Training:
                     if schedule.reference != "fixed":
                         self.reference.after_update(self.updates, self.policy)
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
+        collector.read_rewards()
 
     def _train_online(self, updates: int) -> None:
         """Train a second policy on-policy with the same schedule and noise; keep the batches that it drew, or what it
