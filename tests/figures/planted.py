@@ -340,7 +340,7 @@ def sync_period() -> list[Planted]:
             for s in (10, 100):
                 terms = difference(f"{place}/{name}/1", f"{place}/{name}/{s}")
                 found.append(
-                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/{name}/inf")
+                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/grpo/inf")
                 )
             terms = difference(f"{place}/{name}/10", f"{place}/{name}/inf")
             found.append(Planted("sync_period", "C33", name, setting, 1, terms))
