@@ -13,12 +13,11 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides
-from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing
+from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
-from figures.committed import Point
 from figures.figure import Figure, Records
-from figures.lab import Lab, product
+from figures.lab import Lab
 from figures.report.style import RC, bound, colour, curve, key, points
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
@@ -78,17 +77,10 @@ def arms(periods: tuple[float, ...] = PERIODS) -> dict[str, Experiment]:
     return found | {f"network/dpo_epsilon/{SEMI:g}": same.replace(optimiser=Optimiser(adam_epsilon=LARGE_EPSILON))}
 
 
-def grid(arm: Experiment, lowest: float, highest: float) -> list[Point]:
-    """Learning rate × β, or as many learning rates, between the same ends."""
-    count = POINTS // len(BETAS) if hasattr(arm.algorithm, "beta") else POINTS
-    rates = [float(f"{x:.2g}") for x in np.geomspace(lowest, highest, count)]
-    return product(learning_rate=rates, beta=BETAS) if hasattr(arm.algorithm, "beta") else product(learning_rate=rates)
-
-
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself: a stale sampler may want another learning rate."""
     chosen = arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms()
-    grids = {name: grid(arm, *RATES[name.split("/")[0]]) for name, arm in chosen.items()}
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
     return lab.tuned_records(chosen, grids, **TUNING)
 
 
