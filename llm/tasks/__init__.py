@@ -9,6 +9,7 @@
     expressions    comparison of mathematical answers
     function       a user's Python function
     learned        a reward model
+    judged         a language model behind an endpoint
     environment    prompts and labelled responses for the training loop
     table          what `python -m llm --tasks` prints
 
@@ -58,6 +59,7 @@ default, such as a file, gets a value in `SETTINGS` of the tests.
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
 from llm.tasks.function import RewardFunction
+from llm.tasks.judged import JudgeReward
 from llm.tasks.labels import Labels
 from llm.tasks.learned import LearnedReward
 from llm.tasks.length import MinLength, ModeLength, SkewLength
@@ -69,6 +71,7 @@ __all__ = [
     "LANGUAGE",
     "Completions",
     "DataSource",
+    "JudgeReward",
     "Labels",
     "LearnedReward",
     "MinLength",

@@ -18,6 +18,7 @@ class Completions:
     ids: N lists of the tokens that were chosen, EOS included where the response has one.
     lengths: N, tokens before EOS: 0 for an immediate EOS, all tokens of a response that was cut at max_new_tokens.
     columns: further columns of the data, N values each.
+    generations: K, how many responses each prompt has; they are next to one another.
 
     >>> completions = llm.Completions(["2 + 3 ="], ["5"], [[7, 0]], [1], {})
     >>> llm.MinLength().reward()(completions)
@@ -29,6 +30,7 @@ class Completions:
     ids: Sequence[Sequence[int]]
     lengths: Sequence[int]
     columns: Mapping[str, Sequence[Any]]
+    generations: int = 1
 
     def __len__(self) -> int:
         return len(self.texts)

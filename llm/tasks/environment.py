@@ -68,6 +68,11 @@ class TextEnvironment:
         self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
         self.digest = digest(self.examples)
 
+    @property
+    def has_gold(self) -> bool:
+        """Whether policies are evaluated by another reward than the one that they are trained by."""
+        return self._gold is not None
+
     def check_lengths(self, positions: int | None, max_new_tokens: int) -> None:
         """SpecError that names the rows that do not fit a model of so many positions, before a run meets them."""
         remedy = "lower max_new_tokens, or set max_prompt_length and max_completion_length, and on_too_long"
@@ -141,6 +146,7 @@ class TextEnvironment:
             ids=ids,
             lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
             columns={name: [example.extra.get(name) for example in repeated] for name in names},
+            generations=generations,
         )
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:

@@ -132,6 +132,7 @@ def test_a_response_that_was_cut_off_is_charged_and_judged_as_it_is(tmp_path):
     env = environment(charged)
     gold = env.label(env.prompts(1, single()), *responses_of(group, eos=False), None, single()).gold
     assert gold.tolist() == scores
+    assert env.has_gold and not environment(plain).has_gold
 
 
 def test_a_reward_model_is_in_memory_once(tmp_path, monkeypatch):
