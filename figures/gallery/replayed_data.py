@@ -140,16 +140,17 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for place, (setting, _, _) in PLACES.items():
         ipo, best = ({source: records[f"{place}/{name}/{source}"] for source in SHOWN} for name in ("ipo", "best_of_n"))
-        gap = effect_of([part(1.0, best["online"]), part(-1.0, best["offline"])])
+        gap, ipos = (effect_of([part(1.0, x["online"]), part(-1.0, x["offline"])]) for x in (best, ipo))
+        between = f"IPO's gap, online − offline, is {ipos.estimate:+.2f} [{ipos.low:+.2f}, {ipos.high:+.2f}]."
         rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
         for source, judged in SHUFFLED.items():
-            note = "A shuffled stream holds the late samples of a good policy, among which it trains from the start."
+            note = f"A shuffled stream holds the late samples of a good policy. {between}"
             rows.append(_none(judged, setting, ipo[source], ipo["offline"], _seen(gap, judged), note))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
         rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _seen(gap, HARMLESS), note))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note))
-        note = "Both responses of a pair are the last policy's; pairs with one of the reference's are not run."
+        note = f"Both responses are the last policy's; pairs with one of the reference's are not run. {between}"
         rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note))
         for source, judged in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
