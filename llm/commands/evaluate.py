@@ -32,12 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     run.initial.copy_from(reference.policy)
     own, other = evaluated(run, count), evaluated(reference, count)
     print(f"{'':16}{'model':>10}{'reference':>12}    on {count} prompts")
-    for key, value in own.numbers.items():
+    for key, value in own.shown.items():
         print(f"{key:16}{value:10.3f}{other.numbers[key]:12.3f}")
     difference = np.array(own.golds) - np.array(other.golds)
     wins = (np.sign(difference) + 1) / 2
+    judge = "gold" if own.has_gold else "reward"
     low, high = wilson(float(wins.mean()), len(wins))  # ties make it a little too wide
-    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by gold, ties one half")
+    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by {judge}, ties one half")
     return 0
 
 

@@ -63,6 +63,7 @@ class TextEnvironment:
         self.labeller, self.max_new_tokens = task.labeller, max_new_tokens
         self._reward: Reward = _reward_of(task)
         self._gold: Reward | None = task.gold()
+        self._is_shaped = task.is_shaped
         self.split = split or task.data_split
         self.examples = task.load(self.encoder, self.split)
         task.check_data(self.examples)
@@ -70,6 +71,11 @@ class TextEnvironment:
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
         self.digest = digest(self.examples)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether policies are evaluated by another reward than the one that they are trained by."""
+        return self._gold is not None or self._is_shaped
 
     def check_lengths(self, positions: int | None, max_new_tokens: int) -> None:
         """SpecError that names the rows that do not fit a model of so many positions, before a run meets them."""
@@ -113,7 +119,7 @@ class TextEnvironment:
         completions = self.completions(examples, responses, mask)
         rewards = self._as_tensor(self._reward(completions), mask)
         gold = rewards if self._gold is None else self._as_tensor(self._gold(completions), mask)
-        if self.task.length_penalty or self.task.overlong_tokens:
+        if self._is_shaped:
             rewards = self.task.shaped(rewards, mask.sum(-1), self.max_new_tokens).to(rewards)
         return rewards, gold
 

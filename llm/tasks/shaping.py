@@ -27,6 +27,11 @@ class Shaping(Spec):
     )
     overlong_weight: float = setting(1.0, "weight of that punishment", above=0, omit_default=True)
 
+    @property
+    def is_shaped(self) -> bool:
+        """Whether lengths add anything."""
+        return bool(self.length_penalty or self.overlong_tokens)
+
     def check(self) -> None:
         super().check()
         if self.overlong_weight != 1.0 and not self.overlong_tokens:

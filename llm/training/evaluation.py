@@ -32,6 +32,7 @@ class EvaluatedSamples:
     string), kl_policy_ref (log π − log π_ref of whole responses, nats; it can be negative, and is unbiased while
     top_p = 1), entropy (summed over a response's tokens, nats), token_entropy (nats per token, over all tokens), and
     what the task measures (`Task.measure`). prompts, completions, rewards, golds, lengths: one entry per response.
+    has_gold: whether gold is another reward than the one that is trained by.
     """
 
     numbers: dict[str, float]
@@ -40,6 +41,12 @@ class EvaluatedSamples:
     rewards: list[float]
     golds: list[float]
     lengths: list[int]
+    has_gold: bool
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The numbers, without a gold that would only repeat the reward."""
+        return {name: x for name, x in self.numbers.items() if name != "gold" or self.has_gold}
 
 
 @torch.no_grad()
@@ -78,6 +85,7 @@ def evaluate(
         rewards=rewards.flatten().tolist(),
         golds=gold.flatten().tolist(),
         lengths=lengths.flatten().tolist(),
+        has_gold=environment.has_gold,
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from sims.core.spec import SpecError
+from sims.experiments.command import tell
 
 from .checkpoint import write_text
 
@@ -33,16 +36,32 @@ class Silent:
 class JsonLines:
     """Rows in a file, one JSON object per line, flushed after each row.
 
-    keep_until: rows after this update are removed, because a resumed run repeats them.
+    keep_until: rows after this update are removed, because a resumed run repeats them. numbers: of the checkpoint that
+    it resumes from, which hold the checksum of the rows until then (`checksums`); a line tells where they differ.
     """
 
-    def __init__(self, path: Path, keep_until: int) -> None:
+    def __init__(self, path: Path, keep_until: int, numbers: Mapping[str, int] | None = None) -> None:
         rows = read_json_lines(path) if path.exists() else []
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["update"] <= keep_until))
+        kept = "".join(json.dumps(row) + "\n" for row in rows if row["update"] <= keep_until)
+        self.path, self.checksum = path, zlib.crc32(kept.encode())
+        if (numbers or {}).get(self._name, self.checksum) != self.checksum:
+            tell(f"{path}: its rows until update {keep_until} are not what was written, and are taken as they are")
+        write_text(path, kept)
         self.file = path.open("a")
 
+    @property
+    def _name(self) -> str:
+        return f"checksum.{self.path.name}"
+
+    @property
+    def checksums(self) -> dict[str, int]:
+        """The checksum of all rows so far, for a checkpoint's numbers."""
+        return {self._name: self.checksum}
+
     def log(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
+        line = json.dumps(row) + "\n"
+        self.checksum = zlib.crc32(line.encode(), self.checksum)
+        self.file.write(line)
         self.file.flush()
 
     def close(self) -> None:

@@ -107,7 +107,7 @@ class Run:
     def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
         """The policy that the training loop uses, and its learner, for one process or several."""
         optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
-        if ranks.count == 1:
+        if ranks.alone:
             return self.policy, Learner(self.policy, optimiser, (), size)
         if sharding == "none":
             return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)

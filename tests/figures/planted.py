@@ -333,6 +333,30 @@ def sample_reuse() -> list[Planted]:
     return found
 
 
+def sync_period() -> list[Planted]:
+    found = []
+    for place, setting in (("bandit", "bandit"), ("network", "mlp")):
+        for name in ("dpo", "ipo", "best_of_n", "grpo"):
+            for s in (10, 100):
+                terms = difference(f"{place}/{name}/1", f"{place}/{name}/{s}")
+                found.append(
+                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/{name}/inf")
+                )
+            terms = difference(f"{place}/{name}/10", f"{place}/{name}/inf")
+            found.append(Planted("sync_period", "C33", name, setting, 1, terms))
+        grpo, nll = (
+            difference(f"{place}/{a}", f"{place}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
+        )
+        for id, part, terms in (
+            ("C34", "at the end", grpo),
+            ("C34", "over the run", grpo),
+            ("C39", "NLL, s = 10", nll),
+        ):
+            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{place}/grpo/inf"))
+    terms = difference("network/dpo_epsilon/10", "network/dpo/10")
+    return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
+
+
 def unseen_responses() -> list[Planted]:
     found = []
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
@@ -373,6 +397,7 @@ PLANTED = [
         reference_shift,
         reward_width,
         sample_reuse,
+        sync_period,
         unseen_responses,
     )
     for row in rows()

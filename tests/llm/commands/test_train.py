@@ -18,6 +18,7 @@ from llm.tasks.environment import response_lengths
 from llm.training.folder import closing_table
 from llm.training.loggers import read_json_lines
 from llm.training.memory import estimate
+from llm.training.metrics import UpdateMetrics
 from llm.training.presets import PRESETS
 from llm.training.run import Run, device_for, execute
 from sims.core.algorithms import find_algorithm
@@ -265,9 +266,10 @@ def test_a_model_labels_its_own_samples():
     more = "--implicit-after-updates 2 --max-new-tokens 20 --updates 4 --evaluations 1 --learning-rate 1e-3"
     experiment, _ = parse(OptionParser("test"), f"{given} {more}".split(), "tiny-min-length")
     run = Run(experiment.replace(precision="float64"))
-    before = run.policy.clone()
+    before, metrics = run.policy.clone(), UpdateMetrics(run)
     for update in run.train():
         batch = update.batch
+        assert "gold" in metrics.row(update)
         lengths = response_lengths(batch.responses, batch.mask, run.policy.eos_token_ids)
         assert torch.equal(batch.gold, -lengths.double())
         if update.number <= 2:

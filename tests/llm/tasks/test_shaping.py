@@ -30,7 +30,7 @@ def test_training_rewards_are_shaped_and_gold_ones_are_not():
     env = TextEnvironment(task, WORDS, torch.device("cpu"), torch.float64, max_new_tokens=4)
     tokens = torch.tensor([[[4, 4, 2, 0], [4, 4, 4, 2], [4, 4, 4, 4]]])  # 3, 4 and 4 tokens; the last has no EOS
     rewards, gold = env.score(env.prompts(1, Noise.single(0)).examples, tokens, tokens != 0)
-    assert gold.tolist() == [[-2, -3, -4]]
+    assert gold.tolist() == [[-2, -3, -4]] and env.has_gold
     assert rewards.tolist() == [[-2 - 1.5 - 1.5, -3 - 2 - 3, -4 - 2 - 3]]
 
 
