@@ -83,6 +83,13 @@ FILES = {  # for options that are paths or names: what stands there when they ar
 }
 
 
+NEEDED = {  # by tasks that have a setting without a default
+    "learned_reward": ("--reward-model", "scores"),
+    "function": ("--reward-funcs", "math:sqrt"),
+    "judge": ("--judge-model", "judge"),
+}
+
+
 class Accepted(BaseException):
     """Raised where the work would begin. No handler of errors catches it."""
 
@@ -132,10 +139,7 @@ def commands() -> Iterator[Command]:
         needed = {"new": ("--output", "new", "--data", "texts.jsonl"), "reward": ("--output", "new")}.get(name, ())
         yield Command(llm.__main__.main, name, needed=needed)
     for kind in ours(Task):
-        needed = {"learned_reward": ("--reward-model", "scores"), "function": ("--reward-funcs", "math:sqrt")}.get(
-            kind, ()
-        )
-        yield Command(llm.__main__.main, "train", "--task", kind, needed=needed)
+        yield Command(llm.__main__.main, "train", "--task", kind, needed=NEEDED.get(kind, ()))
     for kind in ours(Algorithm):
         yield Command(llm.__main__.main, "train", "--algorithm", kind)
 

@@ -24,7 +24,7 @@ FLOORS = (
     ("sims",),
     ("llm.embedded",),
     ("llm.data",),
-    ("llm.models",),
+    ("llm.models", "llm.judges"),
     ("llm.distributed",),
     ("llm.reward_models",),
     ("llm.tasks",),

@@ -10,9 +10,10 @@ import torch
 
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.spec import LanguageModelSpec
+from llm.models.writing import write_model
 from llm.training import checkpoint
 from llm.training.checkpoint import CheckpointError
-from llm.training.folder import save_model, stored
+from llm.training.folder import stored
 from sims.core.loop.train import load_policy
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed
@@ -60,6 +61,6 @@ def main(arguments: Sequence[str]) -> int:
         if not hasattr(model, "merge_and_unload"):
             raise SpecError("merge", True, "the run has no adapters: lora_rank = none")
         model = model.merge_and_unload()
-    save_model(model, tokenizer, options.output)
+    write_model(options.output, model, tokenizer)
     print(options.output)
     return 0

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from llm.data.tokenise import whole_text
 from llm.embedded import find_folder
 from sims.core.spec import SpecError
 
@@ -189,7 +190,8 @@ def build_policy(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     kind = VLLMPolicy if isinstance(spec.decoding, VLLMDecoding) else CausalLMPolicy
     with loading(field, spec.model, "must be a model that can be sampled and scored"):
-        policy = kind(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
+        own_critic = spec.critic if critic else None
+        policy = kind(model, ends, int(pad), spec.decoding, spec.scoring, own_critic, whole_text(tokenizer))
     cache = spec.decoding.cache_implementation
     if cache == "static":
         check_static(policy.language_model, None)

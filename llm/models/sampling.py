@@ -6,15 +6,16 @@ in the same batch nor on when they end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.spec import Spec, setting
+from sims.core.spec import Spec, SpecError, setting
 
 from .scoring import LanguageModel, log_distribution
 from .steps import STEPS, CacheKind
@@ -30,7 +31,8 @@ class Decoding(Spec, kind="decoding"):
 
     temperature is part of the policy: responses are scored at it too, when they are drawn and in every update, so that
     the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an
-    update scores under the whole one, and the ratio starts below 1.
+    update scores under the whole one, and the ratio starts below 1. Evaluations measure the policy at their own
+    temperature and top_p, where these are given: its samples, and its KL and entropy, too.
 
     >>> llm.Decoding(max_new_tokens=16, temperature=0.7).max_new_tokens
     16
@@ -48,6 +50,26 @@ class Decoding(Spec, kind="decoding"):
         "one CUDA graph",
         omit_default=True,
     )
+    eval_temperature: float | None = setting(
+        None, "temperature of evaluations; none: that of training", above=0, omit_default=True
+    )
+    eval_top_p: float | None = setting(
+        None, "top_p of evaluations, near 0: greedy; none: that of training", above=0, at_most=1, omit_default=True
+    )
+    stop_strings: tuple[str, ...] = setting(
+        (), "a response ends with the first of these strings that it has", omit_default=True, repeated=True
+    )
+
+    def check(self) -> None:
+        super().check()
+        if "" in self.stop_strings:
+            raise SpecError("stop_strings", self.stop_strings, "must be strings that are not empty")
+
+    def for_evaluation(self) -> Self:
+        """The distribution that evaluations draw from."""
+        temperature = self.temperature if self.eval_temperature is None else self.eval_temperature
+        top_p = self.top_p if self.eval_top_p is None else self.eval_top_p
+        return self.replace(temperature=temperature, top_p=top_p, eval_temperature=None, eval_top_p=None)
 
 
 def truncate(logp: Tensor, top_p: float) -> Tensor:
@@ -74,13 +96,15 @@ def generate(
     decoding: Decoding,
     eos_token_ids: Sequence[int],
     pad_token_id: int,
+    stopped: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Samples:
     """Draw one response per row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
 
     prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
     the distribution that drew them, all (N, L): after a row's EOS pad_token_id, False and 0. The host looks at the
     device once every `LOOK_EVERY` tokens: rows that have ended leave the batch then, if the cache is dynamic, and the
-    loop ends with the last.
+    loop ends with the last. stopped: asked then for rows that need no further token, of their tokens so far and mask
+    (n, t); they have ended too, and keep what they have.
     Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
     every = LOOK_EVERY.get(device.type, 16)
@@ -108,6 +132,8 @@ def generate(
         mask[running, t], logps[running, t] = alive, torch.where(alive, logp.double(), 0.0)
         alive = alive & torch.isin(token, eos, invert=True)
         if (t + 1) % every == 0 or t + 1 == length:
+            if stopped is not None:
+                alive = alive & ~stopped(responses[running, : t + 1], mask[running, : t + 1])
             going = _look(alive, logps)
             if len(going) == 0:
                 break

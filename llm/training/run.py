@@ -29,7 +29,7 @@ from sims.experiments.executor import one_thread
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_loop import Arrays, Diverged, Hooks, Recorder
 
-from .evaluation import EvaluatedSamples, FirstPairEvaluation, SampleEvaluation, evaluate, single_noise
+from .evaluation import EvaluatedSamples, FirstPairEvaluation, SampleEvaluation, as_evaluated, evaluate, single_noise
 from .learning_rate import ScheduledOptimiser
 
 
@@ -83,6 +83,8 @@ class Run:
                 algorithm.label_pairing,
                 split,
                 self.policy.eos_token_ids,
+                self.policy.decoding.stop_strings,
+                self.policy.decoding.max_new_tokens,
             )
 
         self.environment = environment(task.data_split)
@@ -195,13 +197,14 @@ class Run:
         given = self.evaluation_environment.state_dict()
         self.evaluation_environment.load_state_dict(dict.fromkeys(given, 0))
         try:
-            return evaluate(
-                self.training.policy,
-                self.initial,
-                self.evaluation_environment,
-                task.evaluation_prompts,
-                self.noise.runs[0],
-            )
+            with as_evaluated(self.training.policy, self.initial):
+                return evaluate(
+                    self.training.policy,
+                    self.initial,
+                    self.evaluation_environment,
+                    task.evaluation_prompts,
+                    self.noise.runs[0],
+                )
         except FloatingPointError as error:
             raise RunDiverged(f"update {self.training.updates}: evaluation: {error}") from error
         finally:

@@ -102,6 +102,8 @@ class Training:
         schedule.check_updates(updates)
         if schedule.uses_online_run and collector.pool is None:
             self._train_online(updates)
+        if (there := collector.replayed_updates) is not None and updates > there:
+            raise SpecError("updates", updates, f"must be at most {there}: the run that is replayed has no more")
         while self.updates < updates:
             batch = collector.next_batch(self.updates)
             with torch.no_grad():
@@ -117,6 +119,7 @@ class Training:
                     if schedule.reference != "fixed":
                         self.reference.after_update(self.updates, self.policy)
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
+        collector.read_rewards()
 
     def _train_online(self, updates: int) -> None:
         """Train a second policy on-policy with the same schedule and noise; keep the batches that it drew, or what it

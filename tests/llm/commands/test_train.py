@@ -18,6 +18,7 @@ from llm.tasks.environment import response_lengths
 from llm.training.folder import closing_table
 from llm.training.loggers import read_json_lines
 from llm.training.memory import estimate
+from llm.training.metrics import UpdateMetrics
 from llm.training.presets import PRESETS
 from llm.training.run import Run, device_for, execute
 from sims.core.algorithms import find_algorithm
@@ -168,6 +169,9 @@ def test_sample_and_evaluate_read_what_train_wrote(tmp_path, capsys):
     assert main(["evaluate", *common]) == 0
     same = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
     assert float(same["kl_policy_ref"][0]) == pytest.approx(0, abs=1e-5)
+    assert main(["evaluate", "--model", "mistral", *common]) == 0  # another architecture than its reference's
+    other = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
+    assert float(other["kl_policy_ref"][1]) == 0 != float(other["kl_policy_ref"][0])
     assert same["win"][1:6] == ["0.500", "95", "%", "[0.150,", "0.850],"]  # against itself, on the same uniforms
 
 
@@ -265,9 +269,10 @@ def test_a_model_labels_its_own_samples():
     more = "--implicit-after-updates 2 --max-new-tokens 20 --updates 4 --evaluations 1 --learning-rate 1e-3"
     experiment, _ = parse(OptionParser("test"), f"{given} {more}".split(), "tiny-min-length")
     run = Run(experiment.replace(precision="float64"))
-    before = run.policy.clone()
+    before, metrics = run.policy.clone(), UpdateMetrics(run)
     for update in run.train():
         batch = update.batch
+        assert "gold" in metrics.row(update)
         lengths = response_lengths(batch.responses, batch.mask, run.policy.eos_token_ids)
         assert torch.equal(batch.gold, -lengths.double())
         if update.number <= 2:
