@@ -92,7 +92,7 @@ def evaluate(
 @contextmanager
 def as_evaluated(*policies: Any) -> Iterator[None]:
     """Within it, the policies sample and score by the decoding of evaluations."""
-    own = {id(found): found for found in (getattr(policy, "policy", policy) for policy in policies)}
+    own = {id(found): found for found in map(_innermost, policies)}
     before = {key: policy.decoding for key, policy in own.items()}
     try:
         for policy in own.values():
@@ -101,6 +101,13 @@ def as_evaluated(*policies: Any) -> Iterator[None]:
     finally:
         for key, policy in own.items():
             policy.decoding = before[key]
+
+
+def _innermost(policy: Any) -> Any:
+    """The language model's policy under what spreads it over processes, or keeps a copy of it aside."""
+    while (inner := getattr(policy, "policy", None)) is not None:
+        policy = inner
+    return policy
 
 
 def single_noise(seed: int, run: int) -> Noise:
