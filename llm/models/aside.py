@@ -13,6 +13,7 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .policy import CausalLMPolicy
+from .sampling import Decoding
 
 
 class Aside:
@@ -29,6 +30,11 @@ class Aside:
             for name, p in policy.named_parameters().items()
             if not name.startswith("critic.")
         }
+
+    @property
+    def decoding(self) -> Decoding:
+        """The policy's."""
+        return self.policy.decoding
 
     @torch.no_grad()
     def sample(self, request: SampleRequest) -> Samples:

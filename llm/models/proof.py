@@ -50,7 +50,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
             found = {
                 "attends to tokens that come after": _causality(model, rows, expected),
                 "scores a response to a padded prompt": _scoring(model, rows, expected),
-                f"decodes from its {cache} cache": _decoding(model, rows, expected, cache),
+                f"decodes from its {'static ' * (cache == 'static')}cache": _decoding(model, rows, expected, cache),
             }
     except (torch.OutOfMemoryError, MemoryError, SpecError):
         raise

@@ -133,13 +133,12 @@ class _FixedLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write the new ones and return all there are. At first, those of the prompts, which are all."""
-        given = key_states, value_states
-        if not self.is_initialized:
-            self.keys, self.values = (self._room(x) for x in given)
+        if not self.is_initialized or self.keys is None or self.values is None:
+            self.keys, self.values = self._room(key_states), self._room(value_states)
             self.is_initialized = True
-            return given
-        for held, new in zip((self.keys, self.values), given, strict=True):
-            held.index_copy_(2, self.slot, new.to(held.dtype))
+            return key_states, value_states
+        self.keys.index_copy_(2, self.slot, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.slot, value_states.to(self.values.dtype))
         return self.keys, self.values
 
     def _room(self, x: Tensor) -> Tensor:
