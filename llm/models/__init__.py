@@ -10,7 +10,9 @@ adapters        LoRA adapters: new ones, and folders of them
 shapes          sizes of models on the hub, for estimates without network access
 architectures   small models with random weights
 policy          a causal language model as a policy of `sims.core`
+aside           a copy of a policy in the machine's memory, for evaluations
 sampling        drawing responses with transformers
+steps           a token at a time, with a cache that grows or one of fixed size
 vllm_sampler    drawing responses with vLLM
 scoring         log-probs of responses, in chunks of tokens
 """

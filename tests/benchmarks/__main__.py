@@ -11,7 +11,8 @@ import tests.benchmarks as here
 
 def main(wanted: list[str]) -> int:
     """Run each module's `main`; the module's docstring says what it measures."""
-    known = [module.name for module in pkgutil.iter_modules(here.__path__) if module.name != "__main__"]
+    modules = pkgutil.iter_modules(here.__path__)
+    known = [module.name for module in modules if module.name != "__main__" and not module.ispkg]
     unknown = [name for name in wanted if name not in known]
     if unknown:
         print(f"error: benchmark = {unknown[0]!r}: must be one of {', '.join(known)}", file=sys.stderr)
