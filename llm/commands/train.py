@@ -78,6 +78,7 @@ _LOGGED = (  # options of the run that its files depend on
     "sharding",
 )
 _BAR = {
+    "loss": "loss",
     "reward": "reward",
     "kl": "kl",
     "completions/mean_length": "length",
@@ -282,6 +283,7 @@ def _train(
     if ranks.first:
         save_model(run.policy.model, run.tokenizer, folder / MODEL, weights)
         print(closing_table(folder))
+        print(f"reward: {experiment.environment.description} (--task {experiment.environment.kind})")  # type: ignore[attr-defined]
 
 
 def _loop(
