@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -136,6 +137,7 @@ def _child(
     try:
         os.setpgid(0, 0)
         os.chdir(folder)
+        tqdm.tqdm.set_lock(threading.RLock())  # that of the parent is shared: a fork that was killed may hold it
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
