@@ -20,6 +20,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -144,6 +145,7 @@ def _child(
     try:
         os.setpgid(0, 0)
         os.chdir(folder)
+        tqdm.tqdm.set_lock(threading.RLock())  # that of the parent is shared: a fork that was killed may hold it
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)

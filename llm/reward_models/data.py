@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,9 +18,11 @@ from llm.data.rows import to_stderr
 from llm.embedded import language
 from llm.judges import JudgeSettings
 from sims.core.spec import SpecError, setting
+from sims.experiments.command import short
 
 LANGUAGE = "language"
 _COLUMNS = ("prompt", "chosen", "rejected")
+_LARGEST = 1e30  # of a margin: losses are float32
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,10 @@ def load_margins(rows: Sequence[Example], column: str) -> Tensor:
     found = []
     for row in rows:
         value = row.extra.get(column)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise SpecError("margin_column", column, f"must hold a number in each row; {row.where} has {value!r}")
+        # An integer may be beyond any float, and a float beyond float32.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+            rule = f"must hold a number in each row, at most 1e30 in size; {row.where} has {short(repr(value))}"
+            raise SpecError("margin_column", column, rule)
         found.append([float(value)])
     return torch.tensor(found)
 

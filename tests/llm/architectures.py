@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 VOCABULARY, PAD, BOS, EOS, POSITIONS = 64, 0, 1, 2, 64
 
@@ -78,7 +78,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_config(name: str, **changes: Any) -> PreTrainedConfig:
+def tiny_config(name: str, **changes: Any) -> PretrainedConfig:
     """The configuration of an architecture, in the sizes above."""
     config_class = type(AutoConfig.for_model(name))
     known = config_class()

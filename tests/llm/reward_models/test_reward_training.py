@@ -351,9 +351,11 @@ def test_the_command_hands_on_margins(
         tokenizer.decode(row[0][mask[0]]).split()[0] for row, mask in zip(batch.responses, batch.mask, strict=True)
     ]
     assert len(first) == 6 and margins.flatten().tolist() == [words.index(word) / 2 for word in first]
-    data.write_text("\n".join(json.dumps(row | {"by": "much"}) for row in rows))
-    assert command(*options, "--output", str(tmp_path / "other")) == 2
-    assert "margin_column = 'by': must hold a number in each row; line" in capsys.readouterr().err
+    for wrong in ("much", 10**400, 1e300, None):
+        data.write_text("\n".join(json.dumps(row | {"by": wrong}) for row in rows))
+        assert command(*options, "--output", str(tmp_path / "other")) == 2
+        said = capsys.readouterr().err
+        assert "margin_column = 'by': must hold a number in each row, at most 1e30 in size; line" in said
 
 
 @pytest.mark.parametrize(
