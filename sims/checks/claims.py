@@ -72,14 +72,14 @@ def make_claim(claim: str | Algorithm, family: Family, options: Mapping[str, Any
     they are given in parentheses. SpecError for what is unknown."""
     if isinstance(claim, Algorithm):
         if claim.kind not in ALGORITHMS[family.name]:
-            raise SpecError("claim", claim.kind, _known(family))
+            raise SpecError("claim", claim.kind, _known(family, claim.kind))
         return Claim(claim.kind, claim)
     if not isinstance(claim, str):
         raise SpecError("claim", claim, _known(family))
     name, given = _parsed(claim)
     name = name.replace("-", "_")
     if name not in claims_of(family):
-        raise SpecError("claim", claim, _known(family))
+        raise SpecError("claim", claim, _known(family, name))
     if name not in ALGORITHMS[family.name]:
         numbers: dict[str, float | None] = {}
         if name in ("clipped", "cispo"):
@@ -97,8 +97,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _known(family: Family) -> str:
-    return f"the {family.name} family knows {', '.join(claims_of(family)) or 'no claims'}"
+def _known(family: Family, name: str = "") -> str:
+    """What a family knows, and which other one knows this name."""
+    others = [other.name for other in FAMILIES.values() if name in claims_of(other)]
+    there = f"; {name} is of the family {', '.join(others)}" if others else ""
+    return f"the {family.name} family knows {', '.join(claims_of(family))}{there}"
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -294,8 +297,3 @@ def _trial(
     relation = Relation(f"{use.__name__}({call})", "expected")
     text = _equation(claim.name) if equation is None else equation
     return Trial(named, (relation,), f"the population gradient of {claim}: {text}", uses=(use,))
-
-
-def claimed_families(name: str) -> list[str]:
-    """The families that know a claim."""
-    return [family for family in FAMILIES if name in claims_of(FAMILIES[family])]

@@ -16,7 +16,7 @@ from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser, whole
 
 from .claims import claims_of
-from .families import FAMILIES
+from .families import FAMILIES, Family
 from .on_tokens import REDUCTIONS
 from .registry import PROPERTIES
 from .running import check_loss
@@ -58,10 +58,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> OptionParser:
-    families = "\n".join(
-        f"  {family.name:13}{family.signature}\n{'':15}{family.of}\n{'':15}claims: {', '.join(claims_of(family))}"
-        for family in FAMILIES.values()
-    )
+    families = "\n".join(map(_described, FAMILIES.values()))
     parser = OptionParser(
         "python -m sims check",
         description="Try to break a loss: a plain function of torch tensors.",
@@ -86,6 +83,11 @@ def _parser() -> OptionParser:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--properties", action="store_true", help="print the table of properties and exit")
     return parser
+
+
+def _described(family: Family) -> str:
+    told = (family.signature, family.of, f"such as {family.like}", f"claims: {', '.join(claims_of(family))}")
+    return f"  {family.name:13}" + ("\n" + 15 * " ").join(told)
 
 
 def _reason(text: str) -> tuple[str, str]:

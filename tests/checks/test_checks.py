@@ -189,6 +189,34 @@ def test_an_option_of_every_kind_is_varied(name: str) -> None:
     assert "epsilon=0.34" in trial.relations[0].got or "epsilon=0.1" in trial.relations[0].got
 
 
+def backwards(*x: Any) -> torch.Tensor:
+    loss = right.dpo(*x)
+    loss.mean().backward()
+    return loss
+
+
+def other_order(
+    policy_chosen_logps: Any, reference_chosen_logps: Any, policy_rejected_logps: Any, reference_rejected_logps: Any
+) -> torch.Tensor:
+    return right.dpo(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+
+
+def test_a_loss_that_raises_on_some_batches_fails_there() -> None:
+    def loss(*x: Any) -> torch.Tensor:
+        if len(x[0]) < 2:
+            raise ValueError("two pairs,\nor more")
+        return right.dpo(*x)
+
+    (outcome,) = check_loss(loss, only=["duplicated"]).outcomes
+    assert outcome.status == "failed" and "ValueError: two pairs," in str(outcome.violation.got)
+
+
+def test_a_narrow_loss_is_told_which_tolerance_it_needs() -> None:
+    report = check_loss(lambda *x: right.dpo(*(y.half() for y in x)), only=["micro_batches"])
+    assert "returns torch.float16" in str(report) and "a tolerance of 1e-01" in str(report)
+    assert "try a tolerance" not in str(check_loss(right.dpo, claim="ipo", only=["step_0"]))
+
+
 @pytest.mark.parametrize(
     ("function", "changes", "message"),
     [
@@ -202,11 +230,18 @@ def test_an_option_of_every_kind_is_varied(name: str) -> None:
         (right.dpo, {"family": "pairs"}, "family = 'pairs': must be one of pair, unpaired"),
         (right.dpo, {"claim": "dppo"}, "claim = 'dppo': the pair family knows dpo, cdpo"),
         (right.dpo, {"claim": "dpo(beta"}, "must be a name, or name"),
-        (right.dpo, {"claim": sims.GRPO()}, "claim = 'grpo': the pair family knows"),
+        (right.dpo, {"claim": sims.GRPO()}, "claim = 'grpo': the pair family knows .*; grpo is of the family group"),
         (right.dpo, {"reduction": "mean"}, "reduction = 'mean': must be one of"),
         (right.dpo, {"only": ["ranx"]}, "only = 'ranx': must be among shape"),
         (right.dpo, {"expected_failures": {"ranx": "."}}, "expected_failures = 'ranx'"),
         ("dpo", {}, "must be a function"),
+        (torch.add, {}, "has no signature: wrap it in a Python function"),
+        (right.dpo, {"claim": 3}, "claim = 3: the pair family knows"),
+        (right.dpo, {"only": []}, "must be a list of at least one property"),
+        (right.dpo, {"only": "ranks"}, "must be a list of at least one property"),
+        (right.dpo, {"expected_failures": {"ranks": ""}}, "must have a reason"),
+        (backwards, {}, "must leave backward"),
+        (other_order, {}, "has its arguments in another order; the pair family passes policy_chosen_logps"),
     ],
 )
 def test_what_cannot_be_checked_is_told_in_one_line(function: Any, changes: dict[str, Any], message: str) -> None:
