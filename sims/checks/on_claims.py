@@ -103,7 +103,7 @@ PROPERTIES = (
         population_gradient,
         "the target 1/β for 1/(2β) in IPO",
         needs=is_claimed,
-        examples=6,
+        examples=8,
         rows_by_claim={
             "ipo": (21,),
             "cispo": (23,),

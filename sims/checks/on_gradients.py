@@ -22,10 +22,10 @@ def direction(subject: Subject, draw: Draw) -> Trial:
         return Trial({"x": x}, (Relation(down, "0", "<"), Relation(up, "0", ">=")), why)
     if family == "unpaired":
         gap = draw(0, 80) / 4.0
-        low, high = x["reference_logps"] - gap, x["reference_logps"] + gap
+        likely, unlikely = x["reference_logps"], x["reference_logps"] - gap
         named = {
-            "good": {**x, "policy_logps": low, "desirable": torch.tensor([True])},
-            "bad": {**x, "policy_logps": high, "desirable": torch.tensor([False])},
+            "good": {**x, "policy_logps": unlikely, "reference_logps": likely, "desirable": torch.tensor([True])},
+            "bad": {**x, "policy_logps": likely, "reference_logps": unlikely, "desirable": torch.tensor([False])},
         }
         relations = (
             Relation("slope(good, 'policy_logps')", "0", "<"),
@@ -38,7 +38,7 @@ def direction(subject: Subject, draw: Draw) -> Trial:
         gains = torch.tensor([[gain], [-gain]], dtype=torch.float64)
         x["values"] = x["old_values"] = torch.full_like(gains, value)
         x["rewards"] = value + gains
-        x["old_logps"] = x["policy_logps"] + gains.sign() * draw(0, 16) / 16.0
+        x["old_logps"] = x["policy_logps"] + gains.sign() * draw(0, 12) / 16.0
         names = [f"slope(x, '{name}')[{row}]" for name in ("policy_logps", "values") for row in (0, 1)]
         signs: tuple[Sign, ...] = ("<", ">", "<", ">")
         pulls = tuple(Relation(n, "0", s) for n, s in zip(names, signs, strict=True))
@@ -48,8 +48,8 @@ def direction(subject: Subject, draw: Draw) -> Trial:
         x["rewards"] = on_both_sides_of_0(x["rewards"])
         best, worst = int(x["rewards"].argmax()), int(x["rewards"].argmin())
         x["old_logps"] = x["old_logps"].clone()
-        x["old_logps"][0, best] += draw(0, 16) / 16.0
-        x["old_logps"][0, worst] -= draw(0, 16) / 16.0
+        x["old_logps"][0, best] += draw(0, 12) / 16.0
+        x["old_logps"][0, worst] -= draw(0, 12) / 16.0
         relations = (
             Relation(f"slope(x, 'policy_logps')[0, {best}]", "0", "<"),
             Relation(f"slope(x, 'policy_logps')[0, {worst}]", "0", ">"),
@@ -58,7 +58,7 @@ def direction(subject: Subject, draw: Draw) -> Trial:
     if family == "token":
         sign = 1.0 if draw(0, 1) else -1.0  # one for all, so that a ratio of whole responses is on the same side
         x["advantages"] = sign * x["advantages"].abs()
-        x["old_logps"] = x["policy_logps"] + sign * draw(0, 16) / 16.0
+        x["old_logps"] = x["policy_logps"] + sign * draw(0, 12) / 16.0
         relation = Relation("slope(x, 'policy_logps') * x['advantages'].sign()", "0", "<=")
         moved = Relation("slope(x, 'policy_logps').abs()[x['advantages'] != 0]", "0", ">")
         return Trial({"x": x}, (relation, moved), "−w·A: where the policy went the wrong way, nothing is clipped")

@@ -151,7 +151,7 @@ def the_rejected_reference_left_out(*x: Tensor, beta: float = 0.1) -> Tensor:
 
 @planted((), "population_gradient", "dpo")
 def large_margins_left_out(*x: Tensor, beta: float = 0.1) -> Tensor:
-    return torch.where(beta * margin(*x) > 5, 0.0, right.dpo(*x, beta=beta))
+    return torch.where(beta * margin(*x) > 3, 0.0, right.dpo(*x, beta=beta))
 
 
 @planted((), "step_0", "dpo")
