@@ -15,6 +15,7 @@ from .tasks import SkewLength as SkewLength
 from .tasks import Verifiable as Verifiable
 from .tasks import RewardFunction as RewardFunction
 from .tasks import LearnedReward as LearnedReward
+from .tasks import JudgeReward as JudgeReward
 from .tasks import Task as Task
 from .tasks import Completions as Completions
 

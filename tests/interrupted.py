@@ -17,12 +17,14 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
@@ -69,6 +71,11 @@ SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
     f"llm pretrain --steps 3 {SHAPE} --batch-size 4 --held-out-documents 8 --samples 4 --save-every 1 --output out"
 )
+ALIGN = (
+    "llm align run --cycles 2 --store out --requests 12 --share 1 --budget 8 --trigger 2 --epochs 1 --save-every 1 "
+    "--batch-size 4 --gate-prompts 8 --gold-prompts 8 --max-new-tokens 12 --least-win-rate 0 --skill-margin 2 "
+    "--entropy-alarm 1 --length-alarm 9"
+)
 NEW = f"llm new --data texts.jsonl {SHAPE}"
 CASES = [
     Case("train", TRAIN, TRAIN + " --resume"),
@@ -83,6 +90,7 @@ CASES = [
         before=(f"llm train {TINY} --output run",),
         output="out",
     ),
+    Case("align", ALIGN),
     Case("evaluate", f"llm evaluate {TINY.partition(' --updates')[0]}"),
     Case(
         "sample",
@@ -91,7 +99,7 @@ CASES = [
         files=TEXTS,
     ),
     Case("sims", "sims --algorithm dpo --updates 20 --runs 4 --results out"),
-    Case("sims-plot", "sims --algorithm rloo --updates 10 --runs 2 --results out --plot plot.svg"),
+    Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
     Case("figures", "figures kl_dynamics --quick --results out --out pictures"),
 ]
 
@@ -111,9 +119,16 @@ def run(
     """
     log, count = folder.parent / "log", folder.parent / "count"
     count.write_text("0")
-    child = os.fork()
-    if child == 0:
-        _child(line, folder, log, count, kill_at, full_at, largest)
+    with log.open("w") as file:
+        # A pipe, where a file could not hold what is said.
+        read, write = os.pipe() if largest is not None else (None, file.fileno())
+        child = os.fork()
+        if child == 0:
+            _child(line, folder, write, count, kill_at, full_at, largest)
+        if read is not None:
+            os.close(write)
+            with os.fdopen(read, errors="replace") as said:
+                file.write(said.read())
     if kill_after is not None:
         time.sleep(kill_after)
         os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
@@ -122,16 +137,16 @@ def run(
 
 
 def _child(
-    line: str, folder: Path, log: Path, count: Path, kill_at: int | None, full_at: int | None, largest: int | None
+    line: str, folder: Path, log: int, count: Path, kill_at: int | None, full_at: int | None, largest: int | None
 ) -> None:
     """Run a command and end the process; only ever in a fork."""
     status = 99
     try:
         os.setpgid(0, 0)
         os.chdir(folder)
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         if largest is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
@@ -141,6 +156,8 @@ def _child(
 
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal seen
+            if largest is not None:
+                return
             if event not in CHANGES or not _within(event, arguments, home):
                 return
             if full_at is not None and event not in WRITES:
@@ -160,9 +177,10 @@ def _child(
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+        with contextlib.suppress(OSError):
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        os._exit(status)  # whatever comes, the fork never runs on into its parent's code
 
 
 def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:
@@ -203,8 +221,10 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
                 found[name] = sorted(json.loads(lines[0]))
             else:
                 found[name] = [_without_clocks(json.loads(line)) for line in lines]
-        elif path.suffix in (".npz", ".lock", ".keys"):
-            continue  # records are compared below
+        elif path.suffix == ".sqlite":
+            found[name] = rows_of(path.parent)
+        elif path.suffix in (".npz", ".lock", ".keys") or path.parent.name == ".claims":
+            continue  # records are compared below; what was not finished is removed later
         elif path.is_file():
             found[name] = path.read_bytes()
     if any((folder / "out").glob("*.npz")):
@@ -213,6 +233,17 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
             record = store.load_key(key)
             assert record is not None
             found[key] = {name: x.tobytes() for name, x in record.arrays.items()}
+    return found
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All rows of the store of `llm align` in a folder, by table, without clocks, in the order of their contents."""
+    found = {}
+    with closing(sqlite3.connect(folder / "store.sqlite")) as connection:
+        connection.row_factory = sqlite3.Row
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            rows = [_without_clocks(dict(row)) for row in connection.execute(f"SELECT * FROM {table}")]
+            found[table] = sorted(rows, key=repr)
     return found
 
 
@@ -230,13 +261,10 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 def go_on(case: Case, work: Path) -> str:
     """Let a command that was stopped go on, undisturbed; what is wrong with how it ends, or nothing."""
-    line = case.go_on or case.line
     beside = work / f"{case.output}.unfinished"
     if case.output is not None and (work / case.output).exists() and not beside.exists():
         return ""  # it was finished
-    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
-        line = case.line
-    status, said, _ = run(line, work)
+    status, said, _ = run(_next(case, work), work)
     return "" if status == 0 else f"exit status {status}: {said[-500:]}"
 
 
@@ -320,7 +348,8 @@ def kill(
 
 def _next(case: Case, work: Path) -> str:
     """What is typed after a stop."""
-    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
+    there = (work / "out.unfinished/spec.json", work / "out")
+    if case.name in ("reward", "pretrain") and not any(path.exists() for path in there):
         return case.line
     return case.go_on or case.line
 
@@ -350,8 +379,8 @@ def flip(case: Case, folder: Path, expected: dict[str, Any], moments: int, rng: 
         run(case.line, whole, kill_at=stop)
         left = shutil.copytree(whole, folder / "left")
         for path in [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file()]:
-            if path.suffix in (".lock", ".png", ".svg", ".html"):
-                continue  # not read back
+            if path.suffix in (".lock", ".png", ".svg", ".html") or path.name in case.files:
+                continue  # not read back, or the user's own, of which nothing is known
             shutil.rmtree(whole)
             shutil.copytree(left, whole)
             held = bytearray((whole / path).read_bytes())

@@ -83,6 +83,13 @@ FILES = {  # for options that are paths or names: what stands there when they ar
 }
 
 
+NEEDED = {  # by tasks that have a setting without a default
+    "learned_reward": ("--reward-model", "scores"),
+    "function": ("--reward-funcs", "math:sqrt"),
+    "judge": ("--judge-model", "judge"),
+}
+
+
 class Accepted(BaseException):
     """Raised where the work would begin. No handler of errors catches it."""
 
@@ -126,16 +133,13 @@ def commands() -> Iterator[Command]:
         yield Command(sims.__main__.main, "--policy", kind, needed=("--environment", "contextual"))
     yield Command(figures.__main__.main)
     for name in llm.__main__.COMMANDS:
-        if name == "export":
+        if name in ("export", "align"):  # a folder, or a step
             yield Command(llm.__main__.main, name, "run")
             continue
         needed = {"new": ("--output", "new", "--data", "texts.jsonl"), "reward": ("--output", "new")}.get(name, ())
         yield Command(llm.__main__.main, name, needed=needed)
     for kind in ours(Task):
-        needed = {"learned_reward": ("--reward-model", "scores"), "function": ("--reward-funcs", "math:sqrt")}.get(
-            kind, ()
-        )
-        yield Command(llm.__main__.main, "train", "--task", kind, needed=needed)
+        yield Command(llm.__main__.main, "train", "--task", kind, needed=NEEDED.get(kind, ()))
     for kind in ours(Algorithm):
         yield Command(llm.__main__.main, "train", "--algorithm", kind)
 
@@ -244,6 +248,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "llm.commands.evaluate.Run",
         "llm.commands.reward._run",
         "llm.commands.new.create",
+        "llm.commands.align.opened",
         "llm.training.pretrain.build_model",
         "llm.training.pretrain.load",
     ):

@@ -24,11 +24,12 @@ FLOORS = (
     ("sims",),
     ("llm.embedded",),
     ("llm.data",),
-    ("llm.models",),
+    ("llm.models", "llm.judges"),
     ("llm.distributed",),
     ("llm.reward_models",),
     ("llm.tasks",),
     ("llm.training",),
+    ("llm.alignment",),
     ("llm.commands",),
     ("llm",),
     ("figures",),  # what figures are made by: labs, plans, claims

@@ -15,6 +15,7 @@ from torch import Tensor
 from llm.data import TextEncoder
 from llm.data.whole import check_lengths, digest, repeated
 from llm.distributed.spread import Ranks, joined
+from llm.judges import JudgeSettings
 from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
 from llm.models.scoring import Scoring, max_positions
@@ -43,6 +44,8 @@ EXAMPLES = """examples:
   python -m llm reward --labels gold --output proxy             a proxy, trained on the gold model's labels
   python -m llm reward --data pairs.jsonl --output mine        rows of prompt, chosen, rejected
   python -m llm reward --data pairs.jsonl --output mine --resume   after a stop: goes on from the last checkpoint
+  python -m llm reward --data pairs.jsonl --output mine --labels judge --judge-model judge \\
+    --judge-url http://127.0.0.1:8000/v1
   python -m llm reward --labels implicit --implicit-policy tuned --implicit-reference pythia --output own
 """
 
@@ -62,7 +65,8 @@ def parser() -> OptionParser:
         "--processes", type=whole, metavar="N", help="refuse to run unless N processes were started (see torchrun)"
     )
     add_saving(parser, load_best=True)
-    add_options(parser, RewardData, "pairs and labels")
+    add_options(parser, RewardData, "pairs and labels", skip=JudgeSettings.names())
+    add_options(parser, JudgeSettings, "judge (labels = judge)")
     add_options(parser, Labeller, "noise of the labels", skip=("correct_above",))
     add_options(parser, RewardModelLoss, "loss")
     add_options(parser, RewardTraining, "training")

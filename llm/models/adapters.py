@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from sims.core.spec import SpecError
 
@@ -30,15 +31,15 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
         target_modules="all-linear" if spec.lora_target_modules is None else list(spec.lora_target_modules),
         task_type="CAUSAL_LM",
     )
+    layers = [name for name, x in model.named_modules() if isinstance(x, (nn.Linear, Conv1D))]
+    for target in spec.lora_target_modules or ():  # peft refuses only where none of them is a layer
+        if not any(f".{layer}".endswith(f".{target}") for layer in layers):
+            names = sorted({layer.rpartition(".")[2] for layer in layers})
+            rule = f"{target!r} is none of its linear layers: {', '.join(names)}"
+            raise SpecError("lora_target_modules", spec.lora_target_modules, rule)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        try:
-            adapted = get_peft_model(model, config)  # type: ignore[arg-type]
-        except ValueError as error:  # none of the names is a layer's
-            names = sorted({name.rpartition(".")[2] for name, x in model.named_modules() if isinstance(x, nn.Linear)})
-            raise SpecError(
-                "lora_target_modules", spec.lora_target_modules, f"must be linear layers: {', '.join(names)}"
-            ) from error
+        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

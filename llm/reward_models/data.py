@@ -17,14 +17,15 @@ from llm.data.held_out import split_by_prompt
 from llm.data.mixture import mix, parse_mixture
 from llm.data.rows import to_stderr
 from llm.embedded import language
-from sims.core.spec import Spec, SpecError, setting
+from llm.judges import JudgeSettings
+from sims.core.spec import SpecError, setting
 
 LANGUAGE = "language"
 _COLUMNS = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
-class RewardData(Spec, kind="reward_data"):
+class RewardData(JudgeSettings, kind="reward_data"):
     """The pairs that a reward model is trained on, and how they are labelled."""
 
     model: str = setting("pythia", "language model to start from: pythia, mistral, a folder, or a hub name")
@@ -66,8 +67,8 @@ class RewardData(Spec, kind="reward_data"):
     labels: str | None = setting(
         None,
         "labels: data (those of the rows; default of a file), min_length (the shorter response; default of the "
-        "language), verifiable (right answers; language only), implicit (the implicit reward of a policy), or the "
-        "folder or hub name of a reward model",
+        "language), verifiable (right answers; language only), implicit (the implicit reward of a policy), judge (a "
+        "language model compares the two responses, in both orders), or the folder or hub name of a reward model",
     )
     implicit_policy: str | None = setting(None, "policy whose implicit reward gives the labels (labels = implicit)")
     implicit_reference: str | None = setting(None, "reference of that policy (labels = implicit)")
@@ -78,6 +79,10 @@ class RewardData(Spec, kind="reward_data"):
         return self.labels or ("min_length" if self.data == LANGUAGE else "data")
 
     def check(self) -> None:
+        super().check()
+        if (self.judge_model is not None) != (self.labels_name == "judge"):
+            rule = "must name the judge" if self.judge_model is None else "only means something"
+            raise SpecError("judge_model", self.judge_model, f"{rule} with labels = judge")
         implicit = self.labels_name == "implicit"
         for name in ("implicit_policy", "implicit_reference"):
             value = getattr(self, name)

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm.data import TextEncoder
 from llm.embedded import language
+from llm.judges import Judge
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.scoring import Scoring
 from llm.models.spec import LanguageModelSpec
@@ -18,7 +19,7 @@ from .data import RewardData
 from .model import RewardModel, load_reward_model
 from .scoring import ImplicitReward, Scorer, TextScorer
 
-_LABELS = ("data", "min_length", "verifiable", "implicit")
+_LABELS = ("data", "min_length", "verifiable", "implicit", "judge")
 
 
 def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring: Scoring, device: str) -> Scorer:
@@ -28,6 +29,8 @@ def load_labeller(data: RewardData, tokenizer: PreTrainedTokenizerBase, scoring:
         return TextScorer(_shorter(tokenizer), tokenizer)
     if name == "verifiable":
         return TextScorer(_right_answers, tokenizer)
+    if name == "judge":
+        return TextScorer(_compared(Judge(data)), tokenizer)
     if name == "implicit":
         policies = []
         for field in ("implicit_policy", "implicit_reference"):
@@ -51,6 +54,16 @@ def _shorter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str], list[st
 
 def _right_answers(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
     return [float(language.is_correct(*pair)) for pair in zip(prompts, completions, strict=True)]
+
+
+def _compared(judge: Judge) -> Callable[[list[str], list[str]], Sequence[float]]:
+    """Scores of two responses per prompt whose difference says which is better: 1 and 0, or ½ each for a tie."""
+
+    def score(prompts: list[str], completions: list[str]) -> list[float]:
+        labels = judge.labels(prompts[::2], completions[::2], completions[1::2])
+        return [score for label in labels for score in (label, 1 - label)]
+
+    return score
 
 
 def _check_tokens(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,12 +3,14 @@
     completions    responses as rewards receive them
     data_source    settings: the rows, and how a row becomes a prompt and its responses
     labels         settings: how rewards become labels of pairs
-    task           base class: both settings, and the methods that a task defines
+    shaping        settings: what is added to a reward for a response's length
+    task           base class: these settings, and the methods that a task defines
     length         rewards that are functions of the number of tokens
     verifiable     1 for right answers, else 0
     expressions    comparison of mathematical answers
     function       a user's Python function
     learned        a reward model
+    judged         a language model behind an endpoint
     environment    prompts and labelled responses for the training loop
     table          what `python -m llm --tasks` prints
 
@@ -58,6 +60,7 @@ default, such as a file, gets a value in `SETTINGS` of the tests.
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
 from llm.tasks.function import RewardFunction
+from llm.tasks.judged import JudgeReward
 from llm.tasks.labels import Labels
 from llm.tasks.learned import LearnedReward
 from llm.tasks.length import MinLength, ModeLength, SkewLength
@@ -69,6 +72,7 @@ __all__ = [
     "LANGUAGE",
     "Completions",
     "DataSource",
+    "JudgeReward",
     "Labels",
     "LearnedReward",
     "MinLength",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, from_json, kinds_of, to_json
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_file import RecordFile
+from tests.llm.judge_server import serving
 from tests.llm.tiny_data import CHAT_BPE, CHAT_ROW
 
 ROOT = Path(__file__).parents[3]
@@ -40,6 +42,7 @@ GROUPS = [["", "they sleep ."], ["answer two .", "let us look . the cats are red
 SETTINGS: dict[str, dict[str, Any]] = {
     "function": {"reward_funcs": ("tests.llm.tasks.test_every_task:characters",)},
     "learned_reward": {"reward_model": "FOLDER"},
+    "judge": {"judge_model": "m", "judge_url": "URL"},
 }
 TASKS = kinds_of(Task)
 
@@ -55,10 +58,16 @@ def reward_model(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def judge_url() -> Iterator[str]:
+    with serving() as server:
+        yield server.url
+
+
 @pytest.fixture(params=TASKS)
-def task(request, reward_model) -> Task:
-    settings = SETTINGS.get(request.param, {})
-    found = {name: reward_model if value == "FOLDER" else value for name, value in settings.items()}
+def task(request, reward_model, judge_url) -> Task:
+    settings, made = SETTINGS.get(request.param, {}), {"FOLDER": reward_model, "URL": judge_url}
+    found = {name: value if isinstance(value, tuple) else made.get(value, value) for name, value in settings.items()}
     try:
         return TASKS[request.param](**found, evaluation_prompts=2, recorded_prompts=4)
     except SpecError as error:
