@@ -14,7 +14,7 @@ from figures.catalogue import NOT_JUDGED, Entry, catalogue
 from figures.entries import entries
 from figures.report.elsewhere import Lesson, lessons
 
-from . import other_libraries
+from . import other_libraries, planted_bugs
 from .docstrings import to_rst
 from .repository import ROOT
 
@@ -43,6 +43,7 @@ def made(has_report: bool) -> dict[str, str]:
         "design.rst": design(),
         "claims.md": claims(),
         "other-libraries.md": other_libraries.page(),
+        "planted-bugs.md": planted_bugs.page(),
         "the-report.md": REPORT.format(where=HERE if has_report else NOT_HERE),
     }
 

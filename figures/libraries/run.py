@@ -21,6 +21,7 @@ import torch
 
 from sims.checks import PROPERTIES
 from sims.checks.running import check_loss
+from sims.core.spec import SpecError
 from sims.experiments.whole import written_whole
 
 from .paths import Library, LossPath
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="LOSS", help="these losses alone; print, record nothing"
     )
+    parser.add_argument(
+        "--properties", nargs="+", choices=PROPERTIES, metavar="PROPERTY",
+        help="try these alone, and keep the rest of the record, which must be of the same versions and day",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.checkout is not None:
         sys.path.insert(0, str(options.checkout))
@@ -51,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if path.name in options.only:
                 print(checked(path))
         return 0
-    made = record(found, options.revision)
+    made = record(found, options.revision, options.properties)
     target = RECORDS / f"{options.library}-{found.version}.json"
+    if options.properties:
+        made = together(json.loads(target.read_text(encoding="utf-8")), made)
     target.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(target) as new:
         new.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -60,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def checked(path: LossPath) -> Any:
-    """The report of one loss, of the properties that are asked of it."""
-    only = [name for name in PROPERTIES if name not in path.left_out]
+def checked(path: LossPath, properties: Sequence[str] | None = None) -> Any:
+    """The report of one loss, of the properties that are asked of it, or of these of them."""
+    only = [name for name in properties or PROPERTIES if name not in path.left_out]
     return check_loss(
         path.function,
         path.family,
@@ -74,12 +81,12 @@ def checked(path: LossPath) -> Any:
     )
 
 
-def record(library: Library, revision: str = "") -> dict[str, Any]:
-    """What came of every loss of a library, and with which versions."""
+def record(library: Library, revision: str = "", properties: Sequence[str] | None = None) -> dict[str, Any]:
+    """What came of every loss of a library, and with which versions. properties: of these alone."""
     losses = []
     for path in library.paths:
         start = time.perf_counter()
-        report = checked(path)
+        report = checked(path, properties)
         seconds = time.perf_counter() - start
         print(f"{report.headline()}, {seconds:.1f} s", flush=True)
         losses.append(loss_record(path, report.to_json(), seconds))
@@ -95,6 +102,20 @@ def record(library: Library, revision: str = "") -> dict[str, Any]:
         "losses": losses,
         "unable": dict(library.unable),
     }
+
+
+def together(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A record in which some properties are tried again. SpecError if anything else is not as it was."""
+    for name in ("schema", "version", "revision", "python", "torch", "date"):
+        if old[name] != new[name]:
+            raise SpecError(name, new[name], f"must be {old[name]!r}, as in the record: record all of it again")
+    before = {loss["name"]: loss for loss in old["losses"]}
+    for loss in new["losses"]:
+        kept = before[loss["name"]]
+        found = {**kept["properties"], **loss["properties"]}
+        loss["properties"] = {name: found[name] for name in PROPERTIES if name in found}
+        loss["seconds"] = kept["seconds"]
+    return new
 
 
 def loss_record(path: LossPath, report: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ trials        relations between Python expressions, which are evaluated and prin
 property      a property is data: name, rows of the table of bugs (`bugs`), statement, families, how it was seen to fail
 on_batches, on_tokens, on_gradients, on_precision, on_options, on_claims
               the properties; `claims` has the exact population gradients
+subject       what a function must be before it is tried, each refusal in one line
 running       hypothesis searches batches and simplifies what it finds
 report        what came of it; `plain` is what a counterexample's script is made of
 testing, command   the doors of pytest and of the command line

@@ -72,12 +72,14 @@ def make_claim(claim: str | Algorithm, family: Family, options: Mapping[str, Any
     they are given in parentheses. SpecError for what is unknown."""
     if isinstance(claim, Algorithm):
         if claim.kind not in ALGORITHMS[family.name]:
-            raise SpecError("claim", claim.kind, _known(family))
+            raise SpecError("claim", claim.kind, _known(family, claim.kind))
         return Claim(claim.kind, claim)
+    if not isinstance(claim, str):
+        raise SpecError("claim", claim, _known(family))
     name, given = _parsed(claim)
     name = name.replace("-", "_")
     if name not in claims_of(family):
-        raise SpecError("claim", claim, _known(family))
+        raise SpecError("claim", claim, _known(family, name))
     if name not in ALGORITHMS[family.name]:
         numbers: dict[str, float | None] = {}
         if name in ("clipped", "cispo"):
@@ -95,8 +97,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _known(family: Family) -> str:
-    return f"the {family.name} family knows {', '.join(claims_of(family)) or 'no claims'}"
+def _known(family: Family, name: str = "") -> str:
+    """What a family knows, and which other one knows this name."""
+    others = [other.name for other in FAMILIES.values() if name in claims_of(other)]
+    there = f"; {name} is of the family {', '.join(others)}" if others else ""
+    return f"the {family.name} family knows {', '.join(claims_of(family))}{there}"
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -121,9 +126,14 @@ def population_gradient(subject: Subject, draw: Draw) -> Trial:
     return maker(subject.claim, subject, draw)
 
 
-def _numbers(draw: Draw, *shape: int) -> Tensor:
+def _numbers(draw: Draw, *shape: int, width: float = 1.0) -> Tensor:
     count = torch.Size(shape).numel()
-    return torch.tensor([draw(-8, 8) / 8.0 for _ in range(count)], dtype=torch.float64).reshape(shape)
+    return width * torch.tensor([draw(-8, 8) / 8.0 for _ in range(count)], dtype=torch.float64).reshape(shape)
+
+
+def _width(claim: Claim, draw: Draw) -> float:
+    """How far the logits are from 0, at most: near the reference, or as far as float64 has digits of 1 − p for."""
+    return (1.0, 12.0 if claim.name in (*REFERENCE_ONLY, "kto") else 4.0)[draw(0, 1)]
 
 
 def _chances(draw: Draw, *shape: int) -> Tensor:
@@ -166,7 +176,8 @@ def _equation(kind: str) -> str:
 
 
 def _of_pairs(claim: Claim, subject: Subject, draw: Draw) -> Trial:
-    logits, reference = _numbers(draw, 3), _numbers(draw, 3)
+    width = _width(claim, draw)
+    logits, reference = _numbers(draw, 3, width=width), _numbers(draw, 3, width=width)
     mu = _numbers(draw, 3).softmax(-1)
     label = _chances(draw, 3, 3)
     label = 0.5 * (label + 1.0 - label.T)
@@ -180,7 +191,8 @@ def _of_pairs(claim: Claim, subject: Subject, draw: Draw) -> Trial:
 
 
 def _of_labels(claim: Claim, subject: Subject, draw: Draw) -> Trial:
-    logits, reference = _numbers(draw, 3), _numbers(draw, 3)
+    width = _width(claim, draw)
+    logits, reference = _numbers(draw, 3, width=width), _numbers(draw, 3, width=width)
     mu, label = _numbers(draw, 3).softmax(-1), _chances(draw, 3)
     kl = torch.tensor(draw(0, 8) / 8.0, dtype=torch.float64)
     ratio = (logits.log_softmax(-1) - reference.log_softmax(-1)).numpy()
@@ -199,7 +211,8 @@ def _of_responses(claim: Claim, subject: Subject, draw: Draw) -> Trial:
     """All batches of two or three responses that the old policy draws."""
     family = subject.family.name
     tokens, mask = np.array(plain.TOKENS), np.array(plain.MASK)
-    logits, old, reference = (_numbers(draw, 2, 2) for _ in range(3))
+    width = _width(claim, draw)
+    logits, old, reference = (_numbers(draw, 2, 2, width=width) for _ in range(3))
     if claim.divergence or (claim.algorithm is not None and claim.algorithm.kind in ("reinforce", "rloo")):
         old = logits.clone()  # they hold on the policy's own samples
     draws = 3 if family == "group" else 2
@@ -284,8 +297,3 @@ def _trial(
     relation = Relation(f"{use.__name__}({call})", "expected")
     text = _equation(claim.name) if equation is None else equation
     return Trial(named, (relation,), f"the population gradient of {claim}: {text}", uses=(use,))
-
-
-def claimed_families(name: str) -> list[str]:
-    """The families that know a claim."""
-    return [family for family in FAMILIES if name in claims_of(FAMILIES[family])]

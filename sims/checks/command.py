@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
+import inspect
 import json
+import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,11 +16,11 @@ from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser, whole
 
 from .claims import claims_of
-from .families import FAMILIES
+from .families import FAMILIES, Family
 from .on_tokens import REDUCTIONS
 from .registry import PROPERTIES
 from .running import check_loss
-from .trials import EXACT
+from .trials import EXACT, first_line
 
 EPILOG = """hyper-parameters of the function follow by name: --beta 0.1 --label-smoothing 0.1
 
@@ -37,26 +41,24 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if options.function is None:
         raise SpecError("function", None, "must be module:function, such as my_module:my_loss")
-    report = check_loss(
-        find_function(options.function),
-        options.family,
-        options.claim,
-        reduction=options.reduction,
-        expected_failures=dict(_reason(text) for text in options.expect),
-        only=options.only,
-        seed=options.seed,
-        tolerance=options.tolerance,
-        **hyper_parameters(rest),
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # what a module or its loss prints is no part of the report
+        report = check_loss(
+            find_function(options.function),
+            options.family,
+            options.claim,
+            reduction=options.reduction,
+            expected_failures=dict(_reason(text) for text in options.expect),
+            only=options.only,
+            seed=options.seed,
+            tolerance=options.tolerance,
+            **hyper_parameters(rest),
+        )
     print(json.dumps(report.to_json(), indent=2, ensure_ascii=False) if options.json else report)
     return 0 if report.ok else 1
 
 
 def _parser() -> OptionParser:
-    families = "\n".join(
-        f"  {family.name:13}{family.signature}\n{'':15}{family.of}\n{'':15}claims: {', '.join(claims_of(family))}"
-        for family in FAMILIES.values()
-    )
+    families = "\n".join(map(_described, FAMILIES.values()))
     parser = OptionParser(
         "python -m sims check",
         description="Try to break a loss: a plain function of torch tensors.",
@@ -83,6 +85,11 @@ def _parser() -> OptionParser:
     return parser
 
 
+def _described(family: Family) -> str:
+    told = (family.signature, family.of, f"such as {family.like}", f"claims: {', '.join(claims_of(family))}")
+    return f"  {family.name:13}" + ("\n" + 15 * " ").join(told)
+
+
 def _reason(text: str) -> tuple[str, str]:
     name, equals, reason = text.partition("=")
     if not equals or not reason:
@@ -95,24 +102,27 @@ def table() -> str:
     lines = ["| property | what must hold | families | rows | seen to fail on |", "| --- | --- | --- | --- | --- |"]
     for found in PROPERTIES.values():
         families = "all" if len(found.families) == len(FAMILIES) else ", ".join(found.families)
-        rows = ", ".join(map(str, found.rows))
+        rows = ", ".join(map(str, found.rows)) or "–"
         lines.append(f"| {found.name} | {found.statement} | {families} | {rows} | {found.seen_to_fail} |")
     return "\n".join(lines)
 
 
 def find_function(path: str) -> Callable[..., Any]:
-    """The function module:name; SpecError for one that is not there."""
+    """The function module:name, or module:class.name; SpecError for one that is not there."""
     module, colon, name = path.partition(":")
     if not colon or not module or not name or module.endswith(".py"):
         raise SpecError("function", path, "must be module:function, such as my_module:my_loss, without .py")
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever a module raises while it is imported
-        raise SpecError("function", path, f"{module} cannot be imported: {type(error).__name__}: {error}") from None
-    if not hasattr(found, name):
+    except (Exception, SystemExit) as error:  # whatever a module raises while it is imported
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise SpecError("function", path, f"{module} cannot be imported: {told}") from None
+    try:
+        return operator.attrgetter(name)(found)  # type: ignore[no-any-return]
+    except AttributeError:
         functions = [key for key, value in vars(found).items() if getattr(value, "__module__", "") == module]
-        raise SpecError("function", path, f"{module} has no {name}; it has {', '.join(functions) or 'no functions'}")
-    return getattr(found, name)  # type: ignore[no-any-return]
+        told = f"{module} has no {name}; it has {', '.join(functions) or 'no functions'}"
+        raise SpecError("function", path, told) from None
 
 
 def hyper_parameters(arguments: Sequence[str]) -> dict[str, Any]:
@@ -127,8 +137,11 @@ def hyper_parameters(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise SpecError(name, "", "must have a value")
             value = rest.pop(0)
+        key = name[2:].replace("-", "_")
+        if key in inspect.signature(check_loss).parameters:
+            raise SpecError(name, value, "is a name that check_loss has itself: wrap the function")
         try:
-            found[name[2:].replace("-", "_")] = ast.literal_eval(value)
+            found[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            found[name[2:].replace("-", "_")] = value
+            found[key] = value
     return found

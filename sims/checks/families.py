@@ -8,7 +8,7 @@ mean over the batch, one loss per row (or per response of a row), or a tuple who
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ Inputs = dict[str, Tensor]
 class Family:
     """axes: the axes of each argument, first those of a row; B prompts or pairs, K responses, N rows, L tokens.
 
-    trained: what the loss is differentiated by. results: the axes that a result may have, none for a mean.
+    trained: what the loss is differentiated by. results: the axes that a result may have, none for a mean. like: some
+    losses of the family.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Family:
     axes: dict[str, str]
     trained: tuple[str, ...]
     results: tuple[str, ...]
-    like: str = field(default="")
+    like: str
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .families import Draw, Inputs, draw_inputs, draw_order, take
-from .plain import moves_the_generator
+from .plain import changes_its_inputs, moves_the_generator
 from .property import EVERY, Property
 from .trials import Relation, Subject, Trial
 
@@ -32,7 +32,8 @@ def repeatable(subject: Subject, draw: Draw) -> Trial:
     x = draw_inputs(subject.family, draw)
     again = tuple(Relation(r.got, r.expected, tolerance=0.0) for r in same(subject, "x", "x"))
     random = Relation("moves_the_generator(loss, x)", "False")
-    return Trial({"x": x}, (random, *again), uses=(moves_the_generator,))
+    written = Relation("changes_its_inputs(loss, x)", "False")
+    return Trial({"x": x}, (written, random, *again), uses=(changes_its_inputs, moves_the_generator))
 
 
 def permutation(subject: Subject, draw: Draw) -> Trial:
@@ -102,7 +103,7 @@ PROPERTIES = (
     Property(
         "repeatable",
         (49, 52),
-        "The same batch gives the same loss, bit for bit, and takes no global random numbers.",
+        "The same batch, which is not written into, gives the same loss, bit for bit, without global random numbers.",
         EVERY,
         repeatable,
         "dropout in the loss",

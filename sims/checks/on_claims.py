@@ -64,7 +64,8 @@ def value_gradient(subject: Subject, draw: Draw) -> Trial:
     algorithm = subject.claim.algorithm
     x = draw_inputs(subject.family, draw, rows=(1, 3), full=True, on_policy=True)
     x["rewards"] = torch.cat([torch.zeros_like(x["rewards"][:, :-1]), x["rewards"][:, -1:]], dim=1)
-    x["values"] = x["old_values"].clone()  # inside every clip range
+    away = draw(-16, 16) / 16.0 * min(0.5 * (algorithm.cliprange_value or 1.0), 1.0)  # inside the clip range
+    x["values"] = x["old_values"] + away
     rows, length = x["mask"].shape
     ahead = torch.arange(length).unsqueeze(0) - torch.arange(length).unsqueeze(1)  # [t, s] = s − t
     decay = torch.where(ahead >= 0, (algorithm.gamma * algorithm.lam) ** ahead.clamp(min=0).double(), 0.0)
@@ -72,7 +73,7 @@ def value_gradient(subject: Subject, draw: Draw) -> Trial:
     delta = x["rewards"] + algorithm.gamma * following - x["old_values"]
     advantages = (delta.unsqueeze(1) * decay).sum(-1)
     share = shares(x["mask"], algorithm.reduction)
-    expected = -algorithm.vf_coef * share * advantages
+    expected = algorithm.vf_coef * share * (away - advantages)
     equation = (
         f"vf_coef·share·(V − G), G = V + A by GAE: the gradient of vf_coef·½(V − G)², vf_coef = {algorithm.vf_coef}"
     )
@@ -102,7 +103,7 @@ PROPERTIES = (
         population_gradient,
         "the target 1/β for 1/(2β) in IPO",
         needs=is_claimed,
-        examples=6,
+        examples=8,
         rows_by_claim={
             "ipo": (21,),
             "cispo": (23,),

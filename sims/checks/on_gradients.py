@@ -21,18 +21,24 @@ def direction(subject: Subject, draw: Draw) -> Trial:
         why = "a chosen response that is no likelier than the rejected one must be raised, and that one not"
         return Trial({"x": x}, (Relation(down, "0", "<"), Relation(up, "0", ">=")), why)
     if family == "unpaired":
-        x["policy_logps"], good = x["reference_logps"].clone(), {**x, "desirable": torch.tensor([True])}
-        named = {"good": good, "bad": {**x, "desirable": torch.tensor([False])}}
+        gap = draw(0, 80) / 4.0
+        likely, unlikely = x["reference_logps"], x["reference_logps"] - gap
+        named = {
+            "good": {**x, "policy_logps": unlikely, "reference_logps": likely, "desirable": torch.tensor([True])},
+            "bad": {**x, "policy_logps": likely, "reference_logps": unlikely, "desirable": torch.tensor([False])},
+        }
         relations = (
             Relation("slope(good, 'policy_logps')", "0", "<"),
             Relation("slope(bad, 'policy_logps')", "0", ">"),
         )
-        return Trial(named, relations, "desirable responses are raised, undesirable ones lowered")
+        return Trial(named, relations, "desirable responses are raised, undesirable ones lowered, at any log-ratio")
     if family == "actor_critic":
         x = {name: value[:, :1].repeat(2, 1) for name, value in x.items()}
-        gain = draw(8, 32) / 8.0
-        x["rewards"] = torch.tensor([[gain], [-gain]], dtype=torch.float64)
-        x["values"] = x["old_values"] = torch.zeros_like(x["rewards"])
+        gain, value = draw(8, 32) / 8.0, draw(-32, 32) / 8.0
+        gains = torch.tensor([[gain], [-gain]], dtype=torch.float64)
+        x["values"] = x["old_values"] = torch.full_like(gains, value)
+        x["rewards"] = value + gains
+        x["old_logps"] = x["policy_logps"] + gains.sign() * draw(0, 12) / 16.0
         names = [f"slope(x, '{name}')[{row}]" for name in ("policy_logps", "values") for row in (0, 1)]
         signs: tuple[Sign, ...] = ("<", ">", "<", ">")
         pulls = tuple(Relation(n, "0", s) for n, s in zip(names, signs, strict=True))
@@ -41,16 +47,35 @@ def direction(subject: Subject, draw: Draw) -> Trial:
     if family == "group":
         x["rewards"] = on_both_sides_of_0(x["rewards"])
         best, worst = int(x["rewards"].argmax()), int(x["rewards"].argmin())
+        x["old_logps"] = x["old_logps"].clone()
+        x["old_logps"][0, best] += draw(0, 12) / 16.0
+        x["old_logps"][0, worst] -= draw(0, 12) / 16.0
         relations = (
             Relation(f"slope(x, 'policy_logps')[0, {best}]", "0", "<"),
             Relation(f"slope(x, 'policy_logps')[0, {worst}]", "0", ">"),
         )
         return Trial({"x": x}, relations, "the best response of a group is raised, the worst lowered")
     if family == "token":
+        sign = 1.0 if draw(0, 1) else -1.0  # one for all, so that a ratio of whole responses is on the same side
+        x["advantages"] = sign * x["advantages"].abs()
+        x["old_logps"] = x["policy_logps"] + sign * draw(0, 12) / 16.0
         relation = Relation("slope(x, 'policy_logps') * x['advantages'].sign()", "0", "<=")
         moved = Relation("slope(x, 'policy_logps').abs()[x['advantages'] != 0]", "0", ">")
-        return Trial({"x": x}, (relation, moved), "−A·log π: its gradient has the sign of −A")
+        return Trial({"x": x}, (relation, moved), "−w·A: where the policy went the wrong way, nothing is clipped")
     return Trial({"x": x}, (Relation("slope(x, 'policy_logps')", "0", "<"),), "likelihood is raised")
+
+
+def critic_apart(subject: Subject, draw: Draw) -> Trial:
+    x = draw_inputs(subject.family, draw)
+    moved = {**x, "policy_logps": x["policy_logps"] - draw(1, 16) / 16.0}
+    relation = Relation("slope(moved, 'values')", "slope(x, 'values')")
+    return Trial({"x": x, "moved": moved}, (relation,), "advantages are constants: values learn by their own loss")
+
+
+def both_references(subject: Subject, draw: Draw) -> Trial:
+    x = draw_inputs(subject.family, draw)
+    got, expected = (f"(slope(x, 'reference_{side}_logps') != 0)" for side in ("rejected", "chosen"))
+    return Trial({"x": x}, (Relation(got, expected),), "log-ratios, of both responses, or log-probs, of both")
 
 
 def flipped_advantages(subject: Subject, draw: Draw) -> Trial:
@@ -123,6 +148,22 @@ PROPERTIES = (
         direction,
         "chosen and rejected swapped",
         needs=is_no_divergence,
+    ),
+    Property(
+        "both_references",
+        (50,),
+        "A loss that depends on the reference of one response of a pair depends on that of the other.",
+        ("pair",),
+        both_references,
+        "the rejected response's reference left out",
+    ),
+    Property(
+        "critic_apart",
+        (),
+        "The gradient of the critic's values owes nothing to the policy's log-probs.",
+        ("actor_critic",),
+        critic_apart,
+        "advantages that are no constants",
     ),
     Property(
         "flipped_advantages",

@@ -40,6 +40,13 @@ def moves_the_generator(loss: Callable[..., Tensor], inputs: dict[str, Tensor]) 
     return not torch.equal(before, torch.get_rng_state())
 
 
+def changes_its_inputs(loss: Callable[..., Tensor], inputs: dict[str, Tensor]) -> bool:
+    """Whether computing the loss writes into the tensors that it is given."""
+    given = {name: x.clone() for name, x in inputs.items()}
+    loss(given)
+    return not all(torch.equal(given[name], x) for name, x in inputs.items())
+
+
 def over_pairs(loss: Callable[..., Tensor], logits: Tensor, reference: Tensor, mu: Tensor, label: Tensor) -> Tensor:
     """Gradient by a table's logits (A,) of the mean loss over all pairs of actions drawn from mu (A,), the first of
     which is preferred with probability label (A, A)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from .bugs import BUGS
 from .plain import result_of, slope_of
 from .property import Property
-from .trials import Subject, Violation, source_of
+from .trials import Subject, Violation, name_of, source_of
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,23 @@ class Report:
         expected = sum(bool(outcome.expected) and outcome.status == "failed" for outcome in self.outcomes)
         claim = f", claimed to be {self.subject.claim}" if self.subject.claim is not None else ""
         told = ", ".join(f"{count} {status}" for status, count in counts.items())
-        return f"{name_of(self.subject)}, {self.subject.family.name}{claim}: {told}" + (
+        return f"{name_of(self.subject.function)}, {self.subject.family.name}{claim}: {told}" + (
             f" ({expected} of them expected)" if expected else ""
         )
 
+    def hints(self) -> list[str]:
+        """What may explain many failures at once."""
+        returned, tolerance = self.subject.returned, self.subject.tolerance
+        if not self.failures or returned == torch.float64 or tolerance > torch.finfo(returned).eps:
+            return []
+        enough = 100 * torch.finfo(returned).eps
+        return [
+            f"  It returns {returned} for a batch of torch.float64, which cannot be equal to {tolerance:g}: "
+            f"try a tolerance of {enough:.0e}."
+        ]
+
     def __str__(self) -> str:
-        parts = [self.headline(), ""]
+        parts = [self.headline(), *self.hints(), ""]
         for outcome in self.outcomes:
             if outcome.status == "passed":
                 note = "  although it was expected to fail: " + outcome.expected if outcome.expected else ""
@@ -91,7 +102,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values, of all properties."""
         return {
-            "function": name_of(self.subject),
+            "function": name_of(self.subject.function),
             "family": self.subject.family.name,
             "claim": None if self.subject.claim is None else str(self.subject.claim),
             "options": {name: repr(value) for name, value in self.subject.options.items()},
@@ -99,10 +110,6 @@ class Report:
             "ok": self.ok,
             "properties": [_outcome_json(self.subject, outcome) for outcome in self.outcomes],
         }
-
-
-def name_of(subject: Subject) -> str:
-    return getattr(subject.function, "__name__", type(subject.function).__name__)
 
 
 def _outcome_json(subject: Subject, outcome: Outcome) -> dict[str, Any]:
@@ -169,7 +176,7 @@ def explain(subject: Subject, outcome: Outcome) -> str:
 def snippet(subject: Subject, violation: Violation) -> str:
     """A script of plain torch that computes both sides, and fails."""
     function, relation = subject.function, violation.relation
-    module, name = getattr(function, "__module__", "__main__"), name_of(subject)
+    module, name = getattr(function, "__module__", "__main__"), name_of(function)
     importable = (
         name.isidentifier() and module != "__main__" and "<locals>" not in getattr(function, "__qualname__", "<")
     )

@@ -9,7 +9,8 @@ from typing import Any
 from sims.core.algorithms import Algorithm
 
 from .report import explain
-from .running import chosen, excuse, make_subject, run_property
+from .running import chosen, excuse, run_property
+from .subject import make_subject
 from .trials import EXACT, Subject
 
 

@@ -49,7 +49,8 @@ class Trial:
 class Subject:
     """The loss under test. weighs: what a part of a batch weighs by in the whole's mean, its rows or its tokens.
 
-    tolerance: of equalities that are EXACT in float64; larger for a loss that computes in fewer digits.
+    tolerance: of equalities that are EXACT in float64; larger for a loss that computes in fewer digits. returned: the
+    type of what it returns for a batch of float64.
     """
 
     function: Callable[..., Any]
@@ -59,6 +60,7 @@ class Subject:
     reduction: str | None = None
     weighs: str = "rows"
     tolerance: float = EXACT
+    returned: torch.dtype = torch.float64
 
     def loss(self, inputs: Inputs, **changed: Any) -> Tensor:
         """The mean loss of a batch."""
@@ -100,8 +102,10 @@ def verify(subject: Subject, trial: Trial) -> None:
     for relation in trial.relations:
         if relation.tolerance == EXACT:
             relation = replace(relation, tolerance=subject.tolerance)
-        expected = evaluate(relation.expected, names) if relation.expected else None
+        expected: Any = None
         try:
+            if relation.expected:
+                expected = evaluate(relation.expected, names)
             got = evaluate(relation.got, names)
         except Exception as error:  # whatever a user's function raises
             if relation.sign == "raises, or has some":
@@ -142,6 +146,11 @@ def holds(relation: Relation, got: Any, expected: Any) -> bool:
         return bool(((value - other).abs() <= limit).all())
     compare = {"<": torch.lt, ">": torch.gt, "<=": torch.le, ">=": torch.ge, "!=": torch.ne}[relation.sign]
     return bool(compare(value, other).all() if relation.sign != "!=" else compare(value, other).any())
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A function's name, or that of an object's class."""
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def first_line(error: BaseException) -> str:

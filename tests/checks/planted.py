@@ -1,4 +1,8 @@
-"""The bugs of `tests/BUGS.md` that can be written as a loss, each planted in a small one; and why the others cannot."""
+"""The bugs of `tests/BUGS.md` that can be written as a loss, each planted in a small one; and why the others cannot.
+
+Bugs without a row are ours: written to see which kinds of bug get away, and kept with what finds them. What still gets
+away is at the end.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from tests.checks.right import RIGHT
 
 @dataclass(frozen=True)
 class Planted:
-    """A wrong loss, the rows it is about, and the property that must find it (others may, too)."""
+    """A wrong loss, the rows it is about, and the property that must find it (others may, too), "" if none does."""
 
     name: str
     rows: tuple[int, ...]
@@ -135,6 +139,54 @@ def the_rejected_prompt_left_out(*x: Tensor, beta: float = 0.1) -> Tensor:
     return -logsigmoid(beta * (margin(*x) + 0.1 * x[1]))
 
 
+@planted((), "repeatable", "dpo")
+def writes_into_its_inputs(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return right.dpo(x[0], x[1], x[2].sub_(x[3]), torch.zeros_like(x[3]), beta=beta)
+
+
+@planted((50,), "both_references", "dpo", claim=None)
+def the_rejected_reference_left_out(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return right.dpo(*x[:3], torch.zeros_like(x[3]), beta=beta)
+
+
+@planted((), "population_gradient", "dpo")
+def large_margins_left_out(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return torch.where(beta * margin(*x) > 3, 0.0, right.dpo(*x, beta=beta))
+
+
+@planted((), "step_0", "dpo")
+def beta_on_the_policy_alone(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return -logsigmoid(beta * (x[0] - x[1]) - (x[2] - x[3]))
+
+
+@planted((), "direction", "dpo", claim=None)
+def chosen_log_probs_detached(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return right.dpo(x[0].detach(), *x[1:], beta=beta)
+
+
+@planted((7,), "direction", "dpo", claim=None)
+def margin_clipped(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return -logsigmoid(beta * margin(*x).clamp(-20, 20))
+
+
+@planted((), "direction", "cdpo")
+def smoothing_on_the_wrong_branch(*x: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    return right.cdpo(*x, beta=beta, label_smoothing=1 - label_smoothing)
+
+
+# --- single responses
+
+
+@planted((7,), "direction", "kto", claim=None)
+def log_ratio_clipped(logps: Tensor, reference: Tensor, desirable: Tensor, kl: Tensor) -> Tensor:
+    return right.kto((logps - reference).clamp(-10, 10), torch.zeros_like(reference), desirable, kl)
+
+
+@planted((), "population_gradient", "kto")
+def kl_of_one_kind_alone(logps: Tensor, reference: Tensor, desirable: Tensor, kl: Tensor) -> Tensor:
+    return right.kto(logps, reference, desirable, torch.where(desirable, kl, 0.0))
+
+
 # --- groups
 
 
@@ -237,6 +289,18 @@ def zero_is_a_missing_reward(logps: Tensor, old: Tensor, reference: Tensor, mask
     return group_loss(torch.where(there, rewards - mean, 0.0), logps, mask)
 
 
+@planted((), "population_gradient", "rloo")
+def the_mean_of_all_as_the_baseline(
+    logps: Tensor, old: Tensor, reference: Tensor, mask: Tensor, rewards: Tensor
+) -> Tensor:
+    return group_loss(rewards - rewards.mean(1, keepdim=True), logps, mask)
+
+
+@planted((), "reward_shift", "rloo", claim=None, reduction=None)
+def rewards_clipped(logps: Tensor, old: Tensor, reference: Tensor, mask: Tensor, rewards: Tensor) -> Tensor:
+    return right.rloo(logps, old, reference, mask, rewards.clamp(-1, 1))
+
+
 # --- tokens
 
 
@@ -300,6 +364,43 @@ def unmasked_whitening(logps: Tensor, old: Tensor, reference: Tensor, advantages
     return right.clipped(logps, old, reference, white, mask)
 
 
+def weights(logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """w·A and clip(w)·A."""
+    w, a = torch.where(mask, logps - old, 0.0).exp(), torch.where(mask, advantages, 0.0)
+    return w * a, w.clamp(0.8, 1.2) * a
+
+
+@planted((), "direction", "clipped", claim=None)
+def the_larger_for_the_smaller(
+    logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor
+) -> Tensor:
+    return -torch.maximum(*weights(logps, old, advantages, mask)).sum() / mask.sum().clamp(min=1)
+
+
+@planted((), "direction", "clipped", claim=None)
+def negative_advantages_clipped_on_the_wrong_side(
+    logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor
+) -> Tensor:
+    free, clipped = weights(logps, old, advantages, mask)
+    chosen = torch.where(advantages > 0, torch.minimum(free, clipped), torch.maximum(free, clipped))
+    return -torch.where(mask, chosen, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+@planted((), "direction", "clipped", claim=None)
+def clipped_on_both_sides(logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    return -weights(logps, old, advantages, mask)[1].sum() / mask.sum().clamp(min=1)
+
+
+@planted((), "population_gradient", "clipped")
+def the_ratio_upside_down(logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    return right.clipped(-logps, -old, reference, -advantages, mask)
+
+
+@planted((), "kl_pull", "k3")
+def k1_called_k3(logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, logps - reference, 0.0).sum(-1)
+
+
 # --- actor and critic
 
 
@@ -315,6 +416,21 @@ def critic_loss_inflated(logps: Tensor, old: Tensor, values: Tensor, old_values:
 @planted((18,), "value_gradient", "ppo")
 def half_is_missing(*x: Tensor, vf_coef: float = 0.5) -> Tensor:
     return right.ppo(*x, vf_coef=2 * vf_coef)
+
+
+@planted((), "value_gradient", "ppo")
+def returns_from_todays_values(logps: Tensor, old: Tensor, values: Tensor, old_values: Tensor, *x: Tensor) -> Tensor:
+    return right.ppo(logps, old, values - values.detach() + old_values, old_values, *x)
+
+
+@planted((), "direction", "ppo", claim=None)
+def values_learn_the_advantages(logps: Tensor, old: Tensor, values: Tensor, old_values: Tensor, *x: Tensor) -> Tensor:
+    return right.ppo(logps, old, values + old_values, old_values, *x)
+
+
+@planted((), "critic_apart", "ppo", claim=None)
+def advantages_with_a_gradient(logps: Tensor, old: Tensor, values: Tensor, old_values: Tensor, *x: Tensor) -> Tensor:
+    return right.ppo(logps, old, values, old_values - 0.1 * (values - values.detach()), *x)
 
 
 @planted((47,), "gaps", "ppo")
@@ -353,6 +469,60 @@ def divides_by_no_tokens(logps: Tensor, mask: Tensor) -> Tensor:
 @planted((14,), "reduction", "sft", claim=None, reduction="token_mean")
 def short_responses_weigh_more(logps: Tensor, mask: Tensor) -> Tensor:
     return (-torch.where(mask, logps, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)).mean()
+
+
+@planted((), "gaps", "sft", claim=None, reduction=None)
+def labels_shifted_by_one(logps: Tensor, mask: Tensor) -> Tensor:
+    before = torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1)
+    return -(torch.where(mask, logps, 0.0) * before).sum() / mask.sum().clamp(min=1)
+
+
+# --- what gets away without a claim: each is another loss's right form
+
+
+@planted((), "", "dpo", claim=None)
+def half_of_dpo(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return 0.5 * right.dpo(*x, beta=beta)
+
+
+@planted((), "", "rloo", claim=None)
+def the_mean_of_all_without_a_claim(
+    logps: Tensor, old: Tensor, reference: Tensor, mask: Tensor, rewards: Tensor
+) -> Tensor:
+    if rewards.shape[1] < 2:
+        raise ValueError("a group needs two responses")
+    return group_loss(rewards - rewards.mean(1, keepdim=True), logps, mask)
+
+
+@planted((), "", "clipped", claim=None)
+def the_ratio_upside_down_without_a_claim(
+    logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor
+) -> Tensor:
+    return right.clipped(-logps, -old, reference, -advantages, mask)
+
+
+@planted((), "", "sft", claim=None, reduction=None)
+def a_reduction_that_is_not_named(logps: Tensor, mask: Tensor) -> Tensor:
+    return (-torch.where(mask, logps, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)).mean()
+
+
+# --- and with one: beyond the batches that are tried
+
+
+@planted((), "", "dpo")
+def margins_beyond_all_that_are_tried(*x: Tensor, beta: float = 0.1) -> Tensor:
+    return torch.where(margin(*x) > 1e4, 0.0, right.dpo(*x, beta=beta))
+
+
+GETS_AWAY = {
+    "half_of_dpo": 'a scale of the loss is a learning rate; `claim="dpo"` finds it',
+    "the_mean_of_all_without_a_claim": 'RLOO times (K − 1)/K, which some papers mean; `claim="rloo"` finds it',
+    "the_ratio_upside_down_without_a_claim": "its gradient has the right sign wherever the policy went wrong; "
+    '`claim="clipped"` finds it',
+    "a_reduction_that_is_not_named": "a mean over responses is as good as one over tokens, until `reduction=` or a "
+    "claim says which",
+    "margins_beyond_all_that_are_tried": "log-ratios are tried up to 1,000 per response, 20 per token",
+}
 
 
 # What is no loss, or nothing that a loss alone can show.

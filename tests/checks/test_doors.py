@@ -24,6 +24,13 @@ def my_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
 
 def swapped(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
     return my_loss(rejected, chosen, ref_rejected, ref_chosen, beta)
+
+
+class Trainer:
+    @staticmethod
+    def loss(*x):
+        print("a line of the trainer's")
+        return my_loss(*x)
 """
 
 
@@ -32,6 +39,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A user's file, in the folder that they are in."""
     (tmp_path / "users_losses.py").write_text(DPO)
     (tmp_path / "users_broken.py").write_text("import no_such_package\n")
+    (tmp_path / "users_exits.py").write_text("raise SystemExit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("users_losses", None)
     return "users_losses"
@@ -42,11 +50,22 @@ def test_a_right_loss_exits_with_0(module: str, capsys: pytest.CaptureFixture[st
     assert "my_loss, pair, claimed to be dpo(pairing='drawn', beta=0.1" in capsys.readouterr().out
 
 
-def test_a_wrong_loss_exits_with_1_and_json_has_it_all(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_loss_exits_with_1_and_json_has_it_all(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its script is one of plain torch, beside the user's file."""
     assert main(["check", f"{module}:swapped", "--claim", "dpo", "--json", "--only", "direction", "shape"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [p["status"] for p in found["properties"]] == ["passed", "failed"]
-    assert found["properties"][1]["snippet"].startswith("from collections.abc")
+    (tmp_path / "shown.py").write_text(found["properties"][1]["snippet"])
+    shown = subprocess.run([sys.executable, "shown.py"], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True)
+    assert shown.returncode == 1 and "AssertionError" in shown.stderr and shown.stdout.startswith("got"), shown.stderr
+
+
+def test_a_loss_in_a_class_that_prints_spoils_no_json(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{module}:Trainer.loss", "--only", "shape", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["function"] == "loss" and "a line of the trainer's" in said.err
 
 
 def test_an_expected_failure_exits_with_0(module: str) -> None:
@@ -58,7 +77,7 @@ def test_an_expected_failure_exits_with_0(module: str) -> None:
     [
         (["users_losses"], "must be module:function"),
         (["users_losses.py:my_loss"], "without .py"),
-        (["users_losses:mine"], "users_losses has no mine; it has my_loss, swapped"),
+        (["users_losses:mine"], "users_losses has no mine; it has my_loss, swapped, Trainer"),
         (["no_such_module:loss"], "no_such_module cannot be imported: ModuleNotFoundError"),
         (
             ["users_broken:loss"],
@@ -68,6 +87,12 @@ def test_an_expected_failure_exits_with_0(module: str) -> None:
         (["users_losses:my_loss", "--beta"], "--beta = '': must have a value"),
         (["users_losses:my_loss", "extra"], "hyper-parameters are given by name"),
         (["users_losses:my_loss", "--expect", "ranks"], "must be PROPERTY=REASON"),
+        (["users_losses:my_loss", "--function", "x"], "--function = 'x': is a name that check_loss has itself"),
+        (
+            ["users_losses:my_loss", "--beta", "low"],
+            "a batch of torch.float64 on the CPU, beta='low'",
+        ),
+        (["users_exits:loss"], "users_exits cannot be imported: SystemExit: 3"),
         ([], "function = None"),
     ],
 )

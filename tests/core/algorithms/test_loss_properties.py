@@ -1,6 +1,8 @@
 """What must hold of every algorithm on any batch. Rows are those of `tests/BUGS.md`.
 
-Runs on a new algorithm without being told: its fields are varied by `test_every_algorithm.variants`.
+Runs on a new algorithm without being told: its fields are varied by `test_every_algorithm.variants`. `sims.checks`
+holds what a plain function of a family can show, and tries our losses as anybody's (`tests/checks`). Here is what only
+a whole batch has: weights, pairs, truncation, the axes of runs, all options, and algorithms that are of no family.
 """
 
 from __future__ import annotations
