@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
+from llm.models.loading import check_attention
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
@@ -218,6 +219,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
+    check_attention(experiment.policy)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
         check_size(experiment)

@@ -13,7 +13,7 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .sampling import Decoding, generate
-from .scoring import LanguageModel, Scoring, check_parts, copy_module, max_positions
+from .scoring import LanguageModel, Scoring, check_parts, copy_module, keep_as_computed, max_positions
 
 
 class CausalLMPolicy:
@@ -23,8 +23,11 @@ class CausalLMPolicy:
     (the reference, the sampler) share the frozen base. Its trainable parameters are those that require a gradient when
     it is given. eos_token_ids: the tokens that end a response. pad_token_id: fills the slots after these; it may equal
     EOS, because masks are made while sampling. critic: None, on the `shared` backbone, or on its `own` copy. decode:
-    the text of tokens, which stop strings are looked for in.
+    the text of tokens, which stop strings are looked for in. copies_are_averaged: whether copies follow the policy by
+    `blend_from`, which needs all digits.
     """
+
+    copies_are_averaged = False
 
     def __init__(
         self,
@@ -62,13 +65,16 @@ class CausalLMPolicy:
         return dict(self._trainable)
 
     def clone(self) -> Self:
-        """A copy without gradient and without critic: values are never needed of a sampler or a reference."""
+        """A copy without gradient and without critic: values are never needed of a sampler or a reference. Under
+        autocast it holds its matrices as they are computed with, unless `copies_are_averaged`."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.language_model = LanguageModel(copy_module(self.model, self.parameters()), None, self.scoring)
         twin.language_model.requires_grad_(False)
         theirs = dict(twin.language_model.named_parameters())
         twin._trainable = {name: theirs[name] for name in self._trainable if name in theirs}
+        if self.scoring.precision == "bfloat16" and not self.copies_are_averaged:
+            keep_as_computed(twin.language_model, twin.parameters())
         return twin
 
     @torch.no_grad()

@@ -12,13 +12,13 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.sampling import inverse_cdf
 from sims.core.spec import Spec, SpecError, setting
 
 from .scoring import LanguageModel, log_distribution
+from .steps import STEPS, CacheKind
 
 # Tokens between two looks of the host at what a device has drawn; 16 elsewhere. Computing a token for rows that have
 # ended costs less on a GPU than waiting for it, and more on a CPU.
@@ -44,6 +44,12 @@ class Decoding(Spec, kind="decoding"):
         1.0, "nucleus sampling: draw from the fewest likeliest tokens with this total probability", above=0, at_most=1
     )
     sample_batch_size: int = setting(128, "responses drawn in one batch", at_least=1)
+    cache_implementation: CacheKind = setting(
+        "dynamic",
+        "keys and values: dynamic, which grow with the responses, or static, of fixed size: on a GPU a step is then "
+        "one CUDA graph",
+        omit_default=True,
+    )
     eval_temperature: float | None = setting(
         None, "temperature of evaluations; none: that of training", above=0, omit_default=True
     )
@@ -96,9 +102,9 @@ def generate(
 
     prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
     the distribution that drew them, all (N, L): after a row's EOS pad_token_id, False and 0. The host looks at the
-    device once every `LOOK_EVERY` tokens: rows that have ended leave the batch then, and the loop ends with the last.
-    stopped: asked then for rows that need no further token, of their tokens so far and mask (n, t); they leave too, and
-    keep what they have.
+    device once every `LOOK_EVERY` tokens: rows that have ended leave the batch then, if the cache is dynamic, and the
+    loop ends with the last. stopped: asked then for rows that need no further token, of their tokens so far and mask
+    (n, t); they have ended too, and keep what they have.
     Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
     every = LOOK_EVERY.get(device.type, 16)
@@ -108,14 +114,14 @@ def generate(
     logps = torch.zeros((rows, length), dtype=torch.float64, device=device)
     running = torch.arange(rows, device=device)
     alive = torch.ones(rows, dtype=torch.bool, device=device)  # of those running, which have not ended
-    caches = [model.new_cache() for model, _ in distributions]
-    tokens, attention = prompts, prompt_mask
+    kind = STEPS[decoding.cache_implementation]
+    steps = [kind(model, prompts, prompt_mask, length) for model, _ in distributions]
+    token = None
     for t in range(length):
         distribution = torch.zeros((), device=device)
-        for (model, share), cache in zip(distributions, caches, strict=True):
-            distribution = distribution + share * log_distribution(
-                model.next_logits(tokens, attention, cache), decoding.temperature
-            )
+        for (_, share), step in zip(distributions, steps, strict=True):
+            logits = step.first() if token is None else step.next(token)
+            distribution = distribution + share * log_distribution(logits, decoding.temperature)
         if len(distributions) > 1:
             distribution = distribution.log_softmax(-1)
         distribution = truncate(distribution, decoding.top_p)
@@ -131,11 +137,10 @@ def generate(
             going = _look(alive, logps)
             if len(going) == 0:
                 break
-            if len(going) < len(running):
-                running, token, attention, alive = running[going], token[going], attention[going], alive[going]
-                for cache in caches:
-                    cache.reorder_cache(going)  # type: ignore[arg-type]  # recurrent states too, unlike batch_select_indices
-        tokens, attention = token.unsqueeze(-1), pad(attention, (0, 1), value=True)
+            if len(going) < len(running) and kind.shrinks:
+                running, token, alive = running[going], token[going], alive[going]
+                for step in steps:
+                    step.keep(going)
     return Samples(responses, mask, logps.to(distribution.dtype))
 
 

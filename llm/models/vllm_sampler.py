@@ -65,11 +65,16 @@ class VLLMDecoding(Decoding, kind="vllm_decoding"):
         for name in ("temperature", "eval_temperature"):
             if (value := getattr(self, name)) is not None and value < _LEAST_TEMPERATURE:
                 raise SpecError(name, value, f"must be at least {_LEAST_TEMPERATURE} with use_vllm")
+        if self.cache_implementation != "dynamic":
+            raise SpecError("cache_implementation", self.cache_implementation, "vLLM has a cache of its own")
 
 
 def check_sampler(experiment: Experiment, device: torch.device | str | None = None, sharding: str = "none") -> None:
-    """SpecError for an experiment that vLLM cannot sample, or a device that it cannot run on (None: not checked)."""
+    """SpecError for an experiment that its sampler cannot sample, or a device that vLLM cannot run on (None: not
+    checked)."""
     decoding = experiment.policy.decoding  # type: ignore[attr-defined]
+    if decoding.cache_implementation == "static" and sharding != "none":
+        raise SpecError("cache_implementation", "static", f"must be dynamic with sharding = {sharding}")
     if not isinstance(decoding, VLLMDecoding):
         return
     algorithm = experiment.algorithm

@@ -26,7 +26,7 @@ def read_config(file: Path) -> dict[str, Any]:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError("config", str(file), f"cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError("config", str(file), f"must be YAML: {error}") from error
     if not isinstance(found, dict):
         raise SpecError("config", str(file), "must have lines of `option: value`")

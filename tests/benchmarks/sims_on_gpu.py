@@ -5,8 +5,8 @@
 Sections, each of which may fail without the others: `bits`, uniforms of both generators, on the device and by NumPy;
 `records`, an experiment on a table and one on an MLP, on the device and on the CPU; `waits`, that no update waits for
 the device; `kernels`, how many there are in an update and how long they take; `updates`, microseconds of wall time per
-update of all runs, and per run, of the cases of `beside_jax`; `jax`, the same in JAX on its default device, where many
-updates are one compiled loop.
+update of all runs, and per run, of the cases of `beside_jax`; `graph`, the same update as one CUDA graph; `jax`, the
+same in JAX on its default device, where many updates are one compiled loop.
 """
 
 from __future__ import annotations
@@ -175,6 +175,57 @@ def updates(device: str, runs: tuple[int, ...]) -> Found:
     return found
 
 
+def graph(device: str, runs: tuple[int, ...]) -> Found:
+    """Wall time of an update that was captured once as a CUDA graph, with uniforms copied in before each replay. A time
+    and no training: Adam's count of steps and what an algorithm remembers stay as they were captured."""
+    if device != "cuda":
+        return {"left out": "graphs are CUDA's"}
+    found: Found = {}
+    for name in NAMES:
+        for count in runs:
+            try:
+                seconds = captured_seconds(name, count)
+            except Exception:  # another size or case may still work
+                found.setdefault(name, {})[count] = traceback.format_exc().splitlines()[-6:]
+                continue
+            found.setdefault(name, {})[count] = {"us": 1e6 * seconds, "us per run": 1e6 * seconds / count}
+            print(f"  {name}, R = {count}: {1e6 * seconds:.0f} µs, {1e6 * seconds / count:.3g} per run", flush=True)
+            torch.cuda.empty_cache()
+    return found
+
+
+def captured_seconds(name: str, runs: int) -> float:
+    """Seconds per replay, uniforms included."""
+    training = CASES[name].training(runs, generator="philox", device="cuda")
+    draw, held = training.noise.uniforms, {}
+
+    def uniforms(stream: str, *shape: int) -> torch.Tensor:
+        if (stream, shape) not in held:
+            held[stream, shape] = draw(stream, *shape)
+        return held[stream, shape]
+
+    training.noise.uniforms = uniforms  # type: ignore[method-assign]
+    going, beside = training.train(10**9), torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            next(going)
+    torch.cuda.current_stream().wait_stream(beside)
+    one = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(one):
+        next(going)
+
+    def several() -> int:
+        for _ in range(20):
+            for (stream, shape), held_numbers in held.items():
+                held_numbers.copy_(draw(stream, *shape))
+            one.replay()
+        torch.cuda.synchronize()
+        return 20
+
+    return beside_jax.per_update(several, time.perf_counter)
+
+
 def jax(device: str, runs: tuple[int, ...]) -> Found:
     """The same in JAX."""
     if importlib.util.find_spec("jax") is None:
@@ -217,6 +268,7 @@ def main() -> int:
         "waits": lambda: waits(device),
         "records": lambda: records(device),
         "updates": lambda: updates(device, runs),
+        "graph": lambda: graph(device, runs),
         "kernels": lambda: kernels(device),
         "jax": lambda: jax(device, runs),
     }
