@@ -56,7 +56,7 @@ def _names(parser: OptionParser) -> set[str]:
 def test_every_name_is_an_option_or_answered(ours):
     names = {name for module, cls in PLACES.items() for name in fields(module, cls)}
     assert len(names) > 200
-    assert sorted(names - ours - set(TRL_NAMES) - {"attn_implementation"}) == []
+    assert sorted(names - ours - set(TRL_NAMES)) == []
 
 
 def test_no_option_is_answered_as_if_it_were_none(ours):
