@@ -20,6 +20,7 @@ USAGE = """usage: python -m llm COMMAND [options]; python -m llm COMMAND --help 
   export      write the model of a checkpoint, for transformers
   sample      print responses of a model
   evaluate    reward, length, KL and win rate of a model against its reference
+  align       keep a model aligned with what its users ask: log, filter, label, update, gate, promote, in cycles
 
   --tasks     print the table of tasks: the reward of each, and the settings it needs
 """
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": ("export",),
     "sample": ("sample",),
     "evaluate": ("evaluate",),
+    "align": ("align",),
 }
 
 

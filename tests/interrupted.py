@@ -17,12 +17,14 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
@@ -69,6 +71,11 @@ SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
     f"llm pretrain --steps 3 {SHAPE} --batch-size 4 --held-out-documents 8 --samples 4 --save-every 1 --output out"
 )
+ALIGN = (
+    "llm align run --cycles 2 --store out --requests 12 --share 1 --budget 8 --trigger 2 --epochs 1 --save-every 1 "
+    "--batch-size 4 --gate-prompts 8 --gold-prompts 8 --max-new-tokens 12 --least-win-rate 0 --skill-margin 2 "
+    "--entropy-alarm 1 --length-alarm 9"
+)
 NEW = f"llm new --data texts.jsonl {SHAPE}"
 CASES = [
     Case("train", TRAIN, TRAIN + " --resume"),
@@ -83,6 +90,7 @@ CASES = [
         before=(f"llm train {TINY} --output run",),
         output="out",
     ),
+    Case("align", ALIGN),
     Case("evaluate", f"llm evaluate {TINY.partition(' --updates')[0]}"),
     Case(
         "sample",
@@ -213,6 +221,8 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
                 found[name] = sorted(json.loads(lines[0]))
             else:
                 found[name] = [_without_clocks(json.loads(line)) for line in lines]
+        elif path.suffix == ".sqlite":
+            found[name] = rows_of(path.parent)
         elif path.suffix in (".npz", ".lock", ".keys") or path.parent.name == ".claims":
             continue  # records are compared below; what was not finished is removed later
         elif path.is_file():
@@ -223,6 +233,17 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
             record = store.load_key(key)
             assert record is not None
             found[key] = {name: x.tobytes() for name, x in record.arrays.items()}
+    return found
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All rows of the store of `llm align` in a folder, by table, without clocks, in the order of their contents."""
+    found = {}
+    with closing(sqlite3.connect(folder / "store.sqlite")) as connection:
+        connection.row_factory = sqlite3.Row
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            rows = [_without_clocks(dict(row)) for row in connection.execute(f"SELECT * FROM {table}")]
+            found[table] = sorted(rows, key=repr)
     return found
 
 

@@ -133,7 +133,7 @@ def commands() -> Iterator[Command]:
         yield Command(sims.__main__.main, "--policy", kind, needed=("--environment", "contextual"))
     yield Command(figures.__main__.main)
     for name in llm.__main__.COMMANDS:
-        if name == "export":
+        if name in ("export", "align"):  # a folder, or a step
             yield Command(llm.__main__.main, name, "run")
             continue
         needed = {"new": ("--output", "new", "--data", "texts.jsonl"), "reward": ("--output", "new")}.get(name, ())
@@ -248,6 +248,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "llm.commands.evaluate.Run",
         "llm.commands.reward._run",
         "llm.commands.new.create",
+        "llm.commands.align.opened",
         "llm.training.pretrain.build_model",
         "llm.training.pretrain.load",
     ):

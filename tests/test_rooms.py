@@ -29,6 +29,7 @@ FLOORS = (
     ("llm.reward_models",),
     ("llm.tasks",),
     ("llm.training",),
+    ("llm.alignment",),
     ("llm.commands",),
     ("llm",),
     ("figures",),  # what figures are made by: labs, plans, claims

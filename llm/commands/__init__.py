@@ -6,5 +6,6 @@ reward      fit a reward model
 train       tune a model; also `sft`
 sample      print responses
 evaluate    compare a model with its reference
+align       continuous alignment
 options     an experiment from the command line: a preset with changed fields
 """

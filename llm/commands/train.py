@@ -80,6 +80,7 @@ _LOGGED = (  # options of the run that its files depend on
     "sharding",
 )
 _BAR = {
+    "loss": "loss",
     "reward": "reward",
     "kl": "kl",
     "completions/mean_length": "length",
@@ -286,6 +287,7 @@ def _train(
     if ranks.first:
         write_model(folder / MODEL, run.policy.model, run.tokenizer, weights=weights)
         print(closing_table(folder))
+        print(f"reward: {experiment.environment.description} (--task {experiment.environment.kind})")  # type: ignore[attr-defined]
 
 
 def _loop(

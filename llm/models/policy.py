@@ -108,9 +108,11 @@ class CausalLMPolicy:
             distributions = [(self.language_model, 1.0 - blend[1]), (blend[0].language_model, blend[1])]
         rows = (*_repeat(prompts, prompt_mask, shape[1]), uniforms.to(prompts.device).flatten(0, 1))
         with self.language_model.autocast(prompts.device):  # around the loop, so that weights are cast once
-            ends, stopped = self.eos_token_ids, self._stopped if self.decoding.stop_strings else None
+            stopped = self._stopped if self.decoding.stop_strings else None
             parts = [
-                generate(distributions, *trim_left(p, m), u, self.decoding, ends, self.pad_token_id, stopped)
+                generate(
+                    distributions, *trim_left(p, m), u, self.decoding, self.eos_token_ids, self.pad_token_id, stopped
+                )
                 for p, m, u in _split(rows, self.decoding.sample_batch_size)
             ]
         drawn = self._up_to_stop(Samples(*(torch.cat(part) for part in zip(*parts, strict=True))))

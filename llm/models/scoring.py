@@ -179,8 +179,8 @@ class _HalfCache(DynamicCache):
     they would be cast again at every token."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        given = (x.to(_half(x.dtype)) for x in (key_states, value_states))
-        return super().update(*given, *args, **kwargs)
+        keys, values = (x.to(_half(x.dtype)) for x in (key_states, value_states))
+        return super().update(keys, values, *args, **kwargs)
 
 
 def _half(dtype: torch.dtype) -> torch.dtype:

@@ -134,12 +134,12 @@ class _FixedLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write the new ones; return all there are: those of the prompt alone while it is read."""
-        given = key_states, value_states
         if self.steps.filled == 0:
-            self.keys, self.values = (self._room(x) for x in given)
+            self.keys, self.values = self._room(key_states), self._room(value_states)
             self.is_initialized = True
-            return given
-        for held, new in zip((self.keys, self.values), given, strict=True):
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None
+        for held, new in ((self.keys, key_states), (self.values, value_states)):
             held.index_copy_(2, self.steps.slot, new.to(held.dtype))
         return self.keys, self.values
 

@@ -125,7 +125,8 @@ def test_rows_have_trls_names(tmp_path, capsys):
     common = ["--max-new-tokens", "8", "--evaluation-prompts", "4", "--updates", "2", "--evaluations", "1"]
     pairs = ["--algorithm", "dpo", "--batch-size", "4", "--num-generations", "2"]
     assert main(["train", "--output", str(tmp_path / "dpo"), *common, *pairs]) == 0
-    assert "length" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "length" in printed and "\nreward: −length, in tokens before EOS (--task min_length)\n" in printed
     rows = read_json_lines(tmp_path / "dpo" / "metrics.jsonl")
     assert [row["update"] for row in rows] == [0, 1, 2, 2]
     assert set(rows[1]) >= {
@@ -369,6 +370,11 @@ def test_the_closing_table_has_a_line_a_completion(tmp_path):
     rows = [{"update": 1, "prompt": prompt, "completion": completion} for prompt, completion in texts]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     assert "\n  one two → a - b\n  three → (empty)\n" in closing_table(tmp_path)
+
+
+def test_a_run_of_another_task_is_not_called_after_the_preset_s(capsys):
+    assert main(["train", "--task", "mode-length", "--algorithm", "dpo", "--num-generations", "2", "--dry-run"]) == 0
+    assert '"name": "mode-length-dpo"' in capsys.readouterr().out
 
 
 def test_an_unknown_command_lists_the_known(capsys):

@@ -1,0 +1,77 @@
+"""The gold set: prompts by skill, and the gold score of a response to each.
+
+That of the simulated users has the held-out prompts of each skill, and their preference as the score. A file of one's
+own has JSON lines {"prompt": ..., "skill": ..., "answer": ...}: the score is 1 where the response has the answer as
+whole words, and 0 elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llm.data import Text
+from sims.core.spec import SpecError
+
+from . import users
+from .settings import Gating
+
+Item = tuple[Text, Callable[[str], float]]  # a prompt, and the score of a response to it
+
+
+def gold_items(settings: Gating, simulated: bool, wrong_key: bool = False) -> dict[str, list[Item]]:
+    """The gold set by skill; {} for real users without a file. wrong_key: of simulated users, see `users.gold`.
+    SpecError for a guarded skill that it does not have."""
+    if settings.gold_set is not None:
+        found = read_gold_set(Path(settings.gold_set))
+    elif simulated:
+        found = {
+            skill: [(prompt, _preference_for(prompt, wrong_key)) for prompt in users.gold_prompts(skill)]
+            for skill in users.SKILLS
+        }
+    else:
+        found = {}
+    for name in guarded(settings, found):
+        if name not in found:
+            rule = f"must be all, or skills of the gold set: {', '.join(found) or 'there is none, gold_set names one'}"
+            raise SpecError("guarded", settings.guarded, rule)
+    return found
+
+
+def guarded(settings: Gating, items: dict[str, list[Item]]) -> list[str]:
+    """The skills that must not get worse."""
+    return list(items) if settings.guarded == "all" else [name.strip() for name in settings.guarded.split(",")]
+
+
+def read_gold_set(file: Path) -> dict[str, list[Item]]:
+    """The gold set of a file. SpecError for one that cannot be read, or has a line that is none of it."""
+    found: dict[str, list[Item]] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise SpecError("gold_set", str(file), f"must be a file of JSON lines: {error}") from error
+    for at, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+            prompt, skill, answer = row["prompt"], str(row["skill"]), str(row["answer"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            rule = f"line {at} must be an object with prompt, skill and answer: {error!r}"
+            raise SpecError("gold_set", str(file), rule) from error
+        found.setdefault(skill, []).append((prompt, _has(answer)))
+    if not found:
+        raise SpecError("gold_set", str(file), "must have at least one line")
+    return found
+
+
+def _has(answer: str) -> Callable[[str], float]:
+    pattern = re.compile(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", re.IGNORECASE)
+    return lambda response: float(pattern.search(response) is not None)
+
+
+def _preference_for(prompt: str, wrong_key: bool) -> Callable[[str], float]:
+    return lambda response: users.gold(prompt, response, wrong_key)

@@ -1,0 +1,122 @@
+"""The store and the registry: transactions, one writer, and what may go live."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm.alignment import registry
+from llm.alignment.store import FILE, Store, opened, read_only
+from sims.core.spec import SpecError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store with a first version, which is live."""
+    with opened(tmp_path / "loop") as store:
+        with store.transaction():
+            registry.register(store, 1, None, 0, "pythia", "w1", None, {})
+            registry.promote(store, 1, 0, "first")
+        yield store
+
+
+def add(store: Store, version: int, passed: bool | None) -> None:
+    with store.transaction():
+        registry.register(store, version, registry.live(store).version, version, f"models/v{version}", "w", "d", {})
+        if passed is not None:
+            store.insert("verdicts", version=version, cycle=version, passed=int(passed), report="[]")
+
+
+def go_live(store: Store, version: int) -> None:
+    with store.transaction():
+        registry.promote(store, version, version, "passed")
+
+
+def test_a_transaction_that_fails_leaves_nothing(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.measure(1, "x", 1.0)
+        1 / 0  # noqa: B018
+    assert store.measured("x") == {}
+
+
+def test_nothing_is_written_outside_a_transaction_or_twice(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="in a transaction"):
+        store.measure(1, "x", 1.0)
+    with store.transaction():
+        store.finish(1, "log", {})
+    with pytest.raises(sqlite3.IntegrityError), store.transaction():
+        store.finish(1, "log", {})
+
+
+def test_a_cycle_ends_with_its_promotion(store: Store) -> None:
+    assert store.cycle == 1
+    with store.transaction():
+        store.finish(1, "promote", {"live": 1})
+    assert store.cycle == 2 and store.done(1, "promote") == {"live": 1} and store.done(2, "log") is None
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(store: Store) -> None:
+    with pytest.raises(SpecError, match="in use by another process"), opened(store.folder):
+        pass
+    with read_only(store.folder) as reader:
+        assert registry.live(reader).version == 1
+        with pytest.raises(sqlite3.OperationalError, match="readonly"), reader.transaction():
+            reader.measure(1, "x", 1.0)
+
+
+def test_a_folder_without_a_store_and_a_file_that_is_none_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no store"), read_only(tmp_path):
+        pass
+    (tmp_path / FILE).write_text("no database" * 1000)
+    with pytest.raises(OSError, match="not a database"), opened(tmp_path):
+        pass
+
+
+def test_only_what_the_gate_passed_goes_live(store: Store) -> None:
+    add(store, 2, passed=None)
+    with pytest.raises(SpecError, match="has not seen it"):
+        go_live(store, 2)
+    add(store, 3, passed=False)
+    with pytest.raises(SpecError, match="has refused it"):
+        go_live(store, 3)
+    add(store, 4, passed=True)
+    go_live(store, 4)
+    assert registry.live(store).version == 4 and registry.withdrawn(store) == {3}
+
+
+def test_a_rollback_returns_to_what_was_replaced_again_and_again(store: Store) -> None:
+    for version in (2, 3):
+        add(store, version, passed=True)
+        go_live(store, version)
+    seen = []
+    for _ in range(2):
+        with store.transaction():
+            taken, back = registry.roll_back(store, 9, "worse")
+        seen.append((taken.version, back.version))
+    assert seen == [(3, 2), (2, 1)]
+    with pytest.raises(SpecError, match="no version was live before it"), store.transaction():
+        registry.roll_back(store, 9, "worse")
+    assert registry.live(store).version == 1 and registry.withdrawn(store) == {2, 3}
+    add(store, 4, passed=True)  # what is promoted after a rollback replaces what it returned to
+    go_live(store, 4)
+    with store.transaction():
+        assert registry.roll_back(store, 9, "worse")[1].version == 1
+    assert [v.version for v in registry.lineage(store, 3)] == [1, 2, 3]
+
+
+def test_weights_that_were_changed_are_refused(store: Store) -> None:
+    from sims.experiments.whole import write_checksums
+
+    folder = store.folder / "models/v2"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    write_checksums(folder)
+    with store.transaction():
+        registry.register(store, 2, 1, 1, "models/v2", registry.weights_digest(folder), "d", {})
+    version = registry.find(store, 2)
+    assert registry.model_of(store, version) == str(folder)
+    (folder / "model.safetensors").write_bytes(b"others")
+    write_checksums(folder)
+    with pytest.raises(SpecError, match="is damaged: its weights"):
+        registry.model_of(store, version)
