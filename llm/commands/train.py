@@ -144,8 +144,8 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         "--report-to",
         action="append",
         default=[],
-        choices=("tensorboard", "wandb"),
-        help="log metrics there, beside metrics.jsonl",
+        choices=("none", "tensorboard", "wandb"),
+        help="log metrics there, beside metrics.jsonl (default none)",
     )
     group.add_argument(
         "--processes",

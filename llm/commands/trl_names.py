@@ -93,7 +93,6 @@ TRL_NAMES: Mapping[str, str] = {
     "min_p": "use --top-p",
     "repetition_penalty": "use --temperature and --top-p: a penalty samples from another distribution than is trained",
     "generation_kwargs": "use --temperature, --top-p, --stop-strings",
-    "cache_implementation": _NOT_HERE,
     **dict.fromkeys(
         (
             *("vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_structured_outputs_regex"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
             raise SpecError("lora_target_modules", spec.lora_target_modules, rule)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        with warnings.catch_warnings():  # peft 0.21 asks for what transformers will rename
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            adapted = get_peft_model(model, config)  # type: ignore[arg-type]
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

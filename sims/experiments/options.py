@@ -35,7 +35,6 @@ class OptionParser(argparse.ArgumentParser):
         arguments.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog, allow_abbrev=False, **arguments)
         self.elsewhere = elsewhere or {}
-        self.configured: tuple[Path, dict[str, Any]] | None = None
         if reads_config:
             self.add_argument(
                 "--config",
@@ -46,8 +45,7 @@ class OptionParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = [_with_dashes(word) for word in (sys.argv[1:] if args is None else args)]
         if "--config" in self._option_string_actions and (file := _value_of("--config", words)) is not None:
-            self.configured = Path(file), read_config(Path(file))
-            words = [*as_arguments(self.configured[1], self._actions), *words]
+            words = [*as_arguments(read_config(Path(file)), self._actions), *words]
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -71,9 +69,10 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse all arguments; an unknown one is an error that suggests the nearest option."""
-        found, rest = self.parse_known_args(list(arguments))
-        if self.configured is not None:
-            check_names(*self.configured, self._actions, self.elsewhere)
+        words = [_with_dashes(word) for word in arguments]
+        if "--config" in self._option_string_actions and (file := _value_of("--config", words)) is not None:
+            check_names(Path(file), read_config(Path(file)), self._actions, self.elsewhere)  # before their values
+        found, rest = self.parse_known_args(words)
         if rest:
             unknown = rest[0].partition("=")[0]
             known = [option for action in self._actions for option in action.option_strings]

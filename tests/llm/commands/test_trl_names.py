@@ -56,7 +56,7 @@ def _names(parser: OptionParser) -> set[str]:
 def test_every_name_is_an_option_or_answered(ours):
     names = {name for module, cls in PLACES.items() for name in fields(module, cls)}
     assert len(names) > 200
-    assert sorted(names - ours - set(TRL_NAMES) - {"attn_implementation"}) == []
+    assert sorted(names - ours - set(TRL_NAMES)) == []
 
 
 def test_no_option_is_answered_as_if_it_were_none(ours):
@@ -77,7 +77,7 @@ def test_the_command_and_the_file_answer(tmp_path, capsys):
     file.write_text("learning_rate: 1.0e-6\nmax_steps: 100\n")
     assert main(["train", "--config", str(file)]) == 2
     assert "max_steps: no such option with these choices: use --updates" in capsys.readouterr().err
-    file.write_text("max_steps: 100\nlearning_rat: 1.0e-6\nxyz: 1\nrun_name: x\n")
+    file.write_text("max_steps: 100\nlearning_rat: 1.0e-6\nxyz: 1\nrun_name: x\nbeta: nonsense\nreport_to: none\n")
     assert main(["train", "--config", str(file)]) == 2
     line = "max_steps (use --updates); learning_rat (did you mean learning_rate?); xyz; run_name (use --name)"
     assert f"no such options with these choices: {line}" in capsys.readouterr().err
