@@ -22,7 +22,7 @@ T = TypeVar("T")
 class Computation(Spec, kind="computation"):
     """Random generator and device.
 
-    The generators' numbers are the same on every device, and so are the environments and initial policies, which are
+    The generators' numbers are the same on every device, and so are the environments and initial parameters, which are
     made on the CPU. What a GPU computes differs in the last bits: exponentials and logarithms (log_softmax), sums and
     cumulative sums, matrix products. A draw on the boundary between two responses then comes out differently, and two
     runs drift apart, equally distributed.
