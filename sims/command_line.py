@@ -20,7 +20,6 @@ from .experiments.computation import Computation
 from .experiments.experiment import Experiment
 from .experiments.folders import check_file, check_folder, path
 from .experiments.options import OptionParser, add_options, from_options, kind_name
-from .experiments.whole import written_whole
 from .listings import environment_table, policy_table
 
 EXAMPLES = """examples:
@@ -52,8 +51,9 @@ def run(arguments: Sequence[str]) -> int:
         import matplotlib
 
         matplotlib.use("Agg")  # no window
-        with written_whole(options.plot) as new:
-            result.plot().savefig(new)
+        from sims.experiments.curves import save
+
+        save(result.plot(), options.plot)
         print(f"\n{options.plot}")
     return 0
 

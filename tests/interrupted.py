@@ -213,8 +213,8 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
                 found[name] = sorted(json.loads(lines[0]))
             else:
                 found[name] = [_without_clocks(json.loads(line)) for line in lines]
-        elif path.suffix in (".npz", ".lock", ".keys"):
-            continue  # records are compared below
+        elif path.suffix in (".npz", ".lock", ".keys") or path.parent.name == ".claims":
+            continue  # records are compared below; what was not finished is removed later
         elif path.is_file():
             found[name] = path.read_bytes()
     if any((folder / "out").glob("*.npz")):
@@ -240,13 +240,10 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 def go_on(case: Case, work: Path) -> str:
     """Let a command that was stopped go on, undisturbed; what is wrong with how it ends, or nothing."""
-    line = case.go_on or case.line
     beside = work / f"{case.output}.unfinished"
     if case.output is not None and (work / case.output).exists() and not beside.exists():
         return ""  # it was finished
-    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
-        line = case.line
-    status, said, _ = run(line, work)
+    status, said, _ = run(_next(case, work), work)
     return "" if status == 0 else f"exit status {status}: {said[-500:]}"
 
 
@@ -330,7 +327,8 @@ def kill(
 
 def _next(case: Case, work: Path) -> str:
     """What is typed after a stop."""
-    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
+    there = (work / "out.unfinished/spec.json", work / "out")
+    if case.name in ("reward", "pretrain") and not any(path.exists() for path in there):
         return case.line
     return case.go_on or case.line
 

@@ -13,12 +13,11 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides
-from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing
+from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
-from figures.committed import Point
 from figures.figure import Figure, Records
-from figures.lab import Lab, product
+from figures.lab import Lab
 from figures.report.style import RC, bound, colour, curve, key, points
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
@@ -78,17 +77,10 @@ def arms(periods: tuple[float, ...] = PERIODS) -> dict[str, Experiment]:
     return found | {f"network/dpo_epsilon/{SEMI:g}": same.replace(optimiser=Optimiser(adam_epsilon=LARGE_EPSILON))}
 
 
-def grid(arm: Experiment, lowest: float, highest: float) -> list[Point]:
-    """Learning rate × β, or as many learning rates, between the same ends."""
-    count = POINTS // len(BETAS) if hasattr(arm.algorithm, "beta") else POINTS
-    rates = [float(f"{x:.2g}") for x in np.geomspace(lowest, highest, count)]
-    return product(learning_rate=rates, beta=BETAS) if hasattr(arm.algorithm, "beta") else product(learning_rate=rates)
-
-
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself: a stale sampler may want another learning rate."""
     chosen = arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms()
-    grids = {name: grid(arm, *RATES[name.split("/")[0]]) for name, arm in chosen.items()}
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
     return lab.tuned_records(chosen, grids, **TUNING)
 
 
@@ -136,7 +128,7 @@ def _learning(axes: Axes, records: Records, place: str) -> None:
         ends.append((float(final_scores(record).mean()), "never" if math.isinf(s) else f"s = {s:g}"))
     placed = math.inf
     for y, label in sorted(ends, reverse=True):
-        placed = min(y, placed - 0.06)
+        placed = min(y, placed - 0.06, 0.95)  # not on the line of the largest reward
         axes.annotate(label, (UPDATES, placed), xytext=(6, 0), textcoords="offset points", fontsize=8, va="center")
     bound(axes, 1.0, "largest reward", x=0.3)
     axes.set(
@@ -153,19 +145,20 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for place, (setting, _, _) in PLACES.items():
         at = {(n, s): records[f"{place}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
+        dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
         for (name, s), judged in SAME.items():
-            rows.append(_same(judged, setting, at[name, ONLINE], at[name, s], at[name, OFFLINE]))
+            control = _control(grpo, offline, judged.margin)
+            rows.append(_same(judged, setting, at[name, ONLINE], at[name, s], control))
         for name, judged in BEHIND.items():
             rows.append(_behind(judged, setting, at[name, SEMI], at[name, OFFLINE]))
-        dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
         rows += [_not_behind(how, setting, dpo, grpo, offline) for how in NOT_BEHIND]
         rows.append(_nll(setting, records[f"{place}/{WITH_NLL}/{SEMI:g}"], at["dpo", SEMI], offline))
     return [*rows, _epsilon(records[f"network/dpo_epsilon/{SEMI:g}"], records[f"network/dpo/{SEMI:g}"])]
 
 
-def _same(judged: Claim, setting: Setting, online: Record, semi: Record, offline: Record) -> Verdict:
+def _same(judged: Claim, setting: Setting, online: Record, semi: Record, control: Gate) -> Verdict:
     effect = effect_of([part(1.0, online), part(-1.0, semi)])
-    gates = [_control(online, offline, judged.margin), *_gates(judged.margin, online, semi)]
+    gates = [control, *_gates(judged.margin, online, semi)]
     note = (
         "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, "
         f"and an early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
@@ -188,7 +181,7 @@ def _behind(judged: Claim, setting: Setting, semi: Record, offline: Record) -> V
 def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: Record) -> Verdict:
     judged, at = NOT_BEHIND[how], None if how == "run" else -1
     lost = cut(effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)]))
-    control = _control(grpo, offline, judged.margin, at, "GRPO offline")
+    control = _control(grpo, offline, judged.margin, at)
     gates = [control, *_gates(judged.margin, dpo, grpo)]
     note = "Both are tuned for their score at the end." + cut_to_nothing(lost)
     return row_of(judged, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
@@ -197,7 +190,7 @@ def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: 
 def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
     at, room = last_with_room([sides([added], [plain])], NLL.margin)
     gained = cut(effect_of([part(1.0, added, at), part(-1.0, plain, at)]))
-    gates = [room, _control(added, offline, NLL.margin, at, "GRPO offline"), *_gates(NLL.margin, added, plain)]
+    gates = [room, _control(added, offline, NLL.margin, at), *_gates(NLL.margin, added, plain)]
     note = (
         f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Judged after "
         f"{int(added.arrays['updates'][at])} updates, the last evaluation at which something could be gained."
@@ -215,10 +208,10 @@ def _epsilon(large: Record, small: Record) -> Verdict:
     return row_of(EPSILON, "mlp", effect, FIGURE.name, [large.hash, small.hash], note, gates)
 
 
-def _control(best: Record, offline: Record, margin: float, at: int | None = -1, called: str = "offline") -> Gate:
-    """An arm in the same setting that does lose: one that is never synced."""
+def _control(best: Record, offline: Record, margin: float, at: int | None = -1) -> Gate:
+    """An arm in the same setting that does lose: GRPO, never synced."""
     found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin)
-    return replace(found, why=f"against {called}: {found.why}")
+    return replace(found, why=f"against GRPO offline: {found.why}")
 
 
 def _gates(margin: float, one: Record, other: Record) -> list[Gate]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from llm.reward_models.calibration import wilson
 from llm.training.run import Run
+from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser
 
 from .options import find_preset
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]
     reference = Run(run.experiment.replace(policy=policy), device=run.device)
     count = run.experiment.environment.evaluation_prompts  # type: ignore[attr-defined]
-    run.initial.copy_from(reference.policy)
+    if run.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        rule = f"must have the tokens of {run.experiment.policy.model}, whose responses it scores for the KL"  # type: ignore[attr-defined]
+        raise SpecError("against", name, rule)
+    run.initial = reference.policy  # which may be of another architecture
     own, other = evaluated(run, count), evaluated(reference, count)
     print(f"{'':16}{'model':>10}{'reference':>12}    on {count} prompts")
     for key, value in own.shown.items():

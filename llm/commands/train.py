@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
+from llm.models.loading import check_attention
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
@@ -47,6 +48,7 @@ from sims.experiments.options import OptionParser, whole
 from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
 from .options import add_device, as_options, device_of, parse
+from .trl_names import TRL_NAMES
 
 EXAMPLES = """examples:
   python -m llm train --preset tiny-min-length
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     examples = SFT_EXAMPLES if command == "sft" else EXAMPLES
     about = (__doc__ or "").split("\n\n")[0]
-    parser = OptionParser(f"python -m llm {command}", True, description=about, epilog=examples)
+    parser = OptionParser(f"python -m llm {command}", True, TRL_NAMES, description=about, epilog=examples)
     group = parser.add_argument_group("run")
     group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
@@ -217,6 +219,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
+    check_attention(experiment.policy)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
         check_size(experiment)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from llm.tasks.environment import response_lengths
+from llm.tasks.environment import TextEnvironment, response_lengths
 from sims.core.algorithms import Algorithm
 from sims.core.loop.collect import Collector
 from sims.core.loop.protocols import Policy, SampleRequest, Samples
@@ -60,7 +59,7 @@ class UpdateMetrics:
             "grad_norm": update.stats.grad_norm,
             "learning_rate": run.training.learner.optimiser.spec.learning_rate,
         }
-        found |= _of_the_batch(batch, run.policy.eos_token_ids)
+        found |= _of_the_batch(batch, run.environment)
         if batch.gold is not None and self.has_gold:
             found["gold"] = batch.gold.mean()
         logp_ref = batch.logp_ref
@@ -91,14 +90,14 @@ class UpdateMetrics:
         return dict(zip(names, (sums[:, 0] / sums[:, 1]).unbind(), strict=True))
 
 
-def _of_the_batch(batch: Batch, eos_token_ids: Sequence[int]) -> dict[str, Tensor]:
+def _of_the_batch(batch: Batch, environment: TextEnvironment) -> dict[str, Tensor]:
     """What is known of a batch when it is collected."""
-    lengths = response_lengths(batch.responses, batch.mask, eos_token_ids).double()
+    lengths = response_lengths(batch.responses, batch.mask, environment.eos_token_ids).double()
     found = {
         "completions/mean_length": lengths.mean(),
         "completions/min_length": lengths.min(),
         "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": (lengths == batch.mask.sum(-1)).double().mean(),
+        "completions/clipped_ratio": (~environment.ended(batch.responses, batch.mask)).double().mean(),
     }
     if batch.rewards is not None:
         found |= {"reward": batch.rewards.mean(), "reward_std": batch.rewards.std(correction=0)}

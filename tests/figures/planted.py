@@ -299,6 +299,32 @@ def reference_shift() -> list[Planted]:
     return found
 
 
+def replayed_data() -> list[Planted]:
+    found = []
+    for place, setting in (("bandit", "bandit"), ("network", "mlp")):
+        ipo, best = f"{place}/ipo", f"{place}/best_of_n"
+        exact = difference(f"{place}/.*/online", f"{place}/.*/held/ordered")
+        found.append(Planted("replayed_data", "C15", "in order", setting, 0, exact))
+        for id, part, more, less in (
+            ("C16", "IPO, settings of online", f"{ipo}/held/shuffled", f"{ipo}/offline"),
+            ("C16", "IPO, tuned", f"{ipo}/shuffled", f"{ipo}/offline"),
+            ("C17", "IPO: within 4 batches", f"{ipo}/online", f"{ipo}/held/window_4"),
+            ("C23", "settings of online", f"{best}/online", f"{best}/held/shuffled"),
+            ("C23", "tuned", f"{best}/online", f"{best}/shuffled"),
+        ):
+            terms = difference(more, less)
+            loses = f"{best}/offline"
+            found.append(Planted("replayed_data", id, part, setting, 0, terms, cut=True, weaker=loses))
+        for id, part, more, less in (
+            ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
+            ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
+        ):
+            found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less)))
+        terms = difference(f"{best}/offline", f"{ipo}/offline")
+        found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, cut=True))
+    return found
+
+
 def reward_width() -> list[Planted]:
     return [
         Planted(
@@ -340,7 +366,7 @@ def sync_period() -> list[Planted]:
             for s in (10, 100):
                 terms = difference(f"{place}/{name}/1", f"{place}/{name}/{s}")
                 found.append(
-                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/{name}/inf")
+                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/grpo/inf")
                 )
             terms = difference(f"{place}/{name}/10", f"{place}/{name}/inf")
             found.append(Planted("sync_period", "C33", name, setting, 1, terms))
@@ -395,6 +421,7 @@ PLANTED = [
         online_offline,
         reachable_policies,
         reference_shift,
+        replayed_data,
         reward_width,
         sample_reuse,
         sync_period,

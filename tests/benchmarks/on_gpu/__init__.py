@@ -22,6 +22,7 @@ from pathlib import Path
 
 SECTIONS = {  # in order of importance: seconds after which a section is stopped
     "correctness": 100,
+    "forms": 60,
     "commands": 120,
     "pythia": 120,
     "counts": 60,

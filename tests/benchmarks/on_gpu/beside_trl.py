@@ -58,15 +58,18 @@ def main(report: Report) -> None:
             ("GRPO", GRPO(beta=0.04), grpo, trl_grpo),
         ):
             found: dict[str, tuple[float, float]] = {}
-            with report.part(f"{name}, ours"):
-                found["ours"] = side(report, lambda a=algorithm, s=schedule: ours(report, a, s, sizes))
+            for cache in ("static",) if name == "DPO" else ("static", "dynamic"):
+                sizes["cache"] = cache
+                with report.part(f"{name}, ours, {cache}"):
+                    found[f"ours, {cache}"] = side(report, lambda a=algorithm, s=schedule: ours(report, a, s, sizes))
             with report.part(f"{name}, TRL"):
                 found["TRL"] = side(report, lambda t=theirs, s=schedule: t(report, s, sizes))
             for who, (seconds, peak) in found.items():
                 report(f"{name}, {who}: seconds per step, peak GiB", [round(seconds, 3), round(peak, 2)])
-            if len(found) == 2:
-                (a, b), (c, d) = found["ours"], found["TRL"]
-                report(f"{name}, ours / TRL: time, memory", [round(a / c, 3), round(b / max(d, 1e-9), 3)])
+            for who, (seconds, peak) in found.items():
+                if who != "TRL" and "TRL" in found:
+                    ratios = [round(seconds / found["TRL"][0], 3), round(peak / max(found["TRL"][1], 1e-9), 3)]
+                    report(f"{name}, {who} / TRL: time, memory", ratios)
 
 
 def side(report: Report, run: Callable[[], list[float]]) -> tuple[float, float]:
@@ -83,10 +86,8 @@ def side(report: Report, run: Callable[[], list[float]]) -> tuple[float, float]:
 def ours(report: Report, algorithm: Algorithm, schedule: Schedule, sizes: dict[str, Any]) -> list[float]:
     """Seconds of each update, its metrics included."""
     scratch, long = sizes["folder"].parent, sizes["response"]
-    experiment = experiment_of("pythia-1.4b", scratch, sizes["tiny"], algorithm, schedule, max_new_tokens=long)
-    if schedule.source == "dataset":
-        task = experiment.environment.replace(data_kind="preference")  # type: ignore[attr-defined]
-        experiment = experiment.replace(environment=task)
+    decoding = {"max_new_tokens": long, "cache_implementation": sizes["cache"]}
+    experiment = experiment_of("pythia-1.4b", scratch, sizes["tiny"], algorithm, schedule, **decoding)
     micro = sizes["micro"] if schedule.source == "dataset" else max(1, sizes["micro"] * 2 // schedule.num_generations)
     experiment = experiment.replace(
         policy=experiment.policy.replace(micro_batch_size=micro),  # type: ignore[attr-defined]
@@ -129,6 +130,7 @@ def trl_grpo(report: Report, schedule: Schedule, sizes: dict[str, Any]) -> list[
     from trl import GRPOConfig, GRPOTrainer
 
     drawn, micro = schedule.samples_per_batch, sizes["micro"] * 2
+    _model(report, sizes).save_pretrained(sizes["folder"])  # its reference is read from there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = GRPOConfig(

@@ -38,17 +38,19 @@ def main(report: Report) -> None:
         def draw(length: int) -> Callable[[], Any]:
             return lambda: draw_of(policy, length, 8, report.device)
 
-        draw(SHORT)()
-        with report.part("waits"):
-            few, many = waits(report, draw(SHORT)), waits(report, draw(LONG))
-            report("waits per token", (sum(many.values()) - sum(few.values())) / (LONG - SHORT))
-            report("waits of a draw, by line", dict(few))
-        with report.part("kernels"):
-            few, many = kernels(report, draw(SHORT)), kernels(report, draw(LONG))
-            per_token = {name: (many[name] - few[name]) / (LONG - SHORT) for name in many}
-            report("kernels per token", sum(per_token.values()))
-            often = sorted(per_token.items(), key=lambda item: -item[1])[:12]
-            report("kernels per token, most frequent", {name[:60]: round(x, 2) for name, x in often})
+        for cache in ("static", "dynamic"):
+            policy.decoding = policy.decoding.replace(cache_implementation=cache)
+            draw(SHORT)()
+            with report.part(f"{cache}: waits"):
+                few, many = waits(report, draw(SHORT)), waits(report, draw(LONG))
+                report(f"{cache}: waits per token", (sum(many.values()) - sum(few.values())) / (LONG - SHORT))
+                report(f"{cache}: waits of a draw, by line", dict(few))
+            with report.part(f"{cache}: kernels"):
+                few, many = kernels(report, draw(SHORT)), kernels(report, draw(LONG))
+                per_token = {name: (many[name] - few[name]) / (LONG - SHORT) for name in many}
+                report(f"{cache}: kernels per token", sum(per_token.values()))
+                often = sorted(per_token.items(), key=lambda item: -item[1])[:12]
+                report(f"{cache}: kernels per token, most frequent", {name[:60]: round(x, 2) for name, x in often})
         updates = run.train()
         next(updates)
         with report.part("update"):

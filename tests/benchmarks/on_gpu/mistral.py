@@ -14,9 +14,9 @@ from .timed import experiment_of, some_updates
 
 
 def main(report: Report) -> None:
-    """32 prompts of 512 tokens with 2 responses of 512, and 8 prompts with 4 of 128."""
+    """8 prompts of 512 tokens with 4 responses of 128, and 32 prompts with 2 of 512; with a static cache."""
     tiny = report.device == "cpu"
-    short = {} if tiny else {"max_new_tokens": 128}
+    short = {"cache_implementation": "static"} | ({} if tiny else {"max_new_tokens": 128})
     with tempfile.TemporaryDirectory() as scratch:
         with report.part("GRPO"):
             schedule = Schedule(batch_size=8, num_generations=4)
@@ -24,5 +24,7 @@ def main(report: Report) -> None:
             some_updates(report, "GRPO", experiment, updates=2)
         with report.part("DPO"):
             schedule = Schedule(batch_size=32, num_generations=2)
-            experiment = experiment_of("mistral-7b", Path(scratch), tiny, DPO(beta=0.1), schedule)
+            experiment = experiment_of(
+                "mistral-7b", Path(scratch), tiny, DPO(beta=0.1), schedule, cache_implementation="static"
+            )
             some_updates(report, "DPO", experiment, updates=2)

@@ -34,11 +34,20 @@ def experiment_of(
     folder, rows = scratch / name, scratch / f"{name}.jsonl"
     if not folder.exists():
         random_folder(name, tiny, folder)
-        write_rows(rows, 64, prompt)
+    if not rows.exists():
+        write_rows(rows, 64, prompt, 8 if tiny else decoding.get("max_new_tokens", 256))
     policy: Any = preset.policy
+    recorded = schedule.source == "dataset"
+    pairs = recorded and algorithm.label_pairing is not None
     changes = {"max_new_tokens": 8, "sample_batch_size": 8} if tiny else {}
     return preset.replace(
-        environment=MinLength(data=str(rows), max_prompt_length=prompt, evaluation_prompts=1),
+        environment=MinLength(
+            data=str(rows),
+            data_kind="preference" if pairs else "prompt_completion" if recorded else "prompt_only",
+            completion_column="chosen" if recorded and not pairs else None,
+            max_prompt_length=prompt,
+            evaluation_prompts=1,
+        ),
         policy=policy.replace(
             model=str(folder), weights="random", decoding=policy.decoding.replace(**changes | decoding)
         ),

@@ -169,6 +169,9 @@ def test_sample_and_evaluate_read_what_train_wrote(tmp_path, capsys):
     assert main(["evaluate", *common]) == 0
     same = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
     assert float(same["kl_policy_ref"][0]) == pytest.approx(0, abs=1e-5)
+    assert main(["evaluate", "--model", "mistral", *common]) == 0  # another architecture than its reference's
+    other = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
+    assert float(other["kl_policy_ref"][1]) == 0 != float(other["kl_policy_ref"][0])
     assert same["win"][1:6] == ["0.500", "95", "%", "[0.150,", "0.850],"]  # against itself, on the same uniforms
 
 
