@@ -338,7 +338,8 @@ class Runner:
 
 
 def stacks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Experiments that can run as one, at most their policy's `largest_stack` of runs together."""
+    """Experiments that can run as one, at most their policy's `largest_stack` of runs together, or 16 times
+    that on a GPU."""
     wanted = [
         _Wanted(str(i), e, {}, "", stack_key(e), float(e.runs * e.updates), 0.0) for i, e in enumerate(experiments)
     ]
@@ -353,7 +354,7 @@ def stacked(wanted: Sequence[_Wanted], jobs: int) -> list[list[_Wanted]]:
     share = sum(w.cost for w in wanted) / (2 * jobs)
     found: list[list[_Wanted]] = []
     for group in groups.values():
-        largest = group[0].experiment.policy.largest_stack
+        largest = group[0].experiment.policy.largest_stack * group[0].experiment.computation.larger_stacks
         runs = sum(w.experiment.runs for w in group)
         parts = math.ceil(runs / largest)
         if jobs > 1 and share > 0:

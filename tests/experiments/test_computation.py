@@ -26,6 +26,7 @@ from sims.experiments.evaluation import PairEvaluation
 from sims.experiments.executor import evaluation_of
 from sims.experiments.experiment import stack_key, stack_specs
 from sims.experiments.record_loop import Recorder
+from sims.experiments.runner import stacks
 
 TABLE, TREE = (sims.BanditR1(num_prompts=3), sims.Table()), (sims.TokenTree(num_prompts=2), sims.Table())
 NETWORK = (sims.BanditR1(num_prompts=3), sims.MLP(hidden=(4,), fit_steps=1))
@@ -116,6 +117,14 @@ def test_defaults_are_in_no_record_and_choices_are() -> None:
     assert "computation" not in experiment.to_json()
     assert from_json(chosen.to_json()) == chosen
     assert stack_key(chosen) != stack_key(experiment)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 4), ("cuda", 1)])
+def test_stacks_are_larger_on_a_gpu(device: str, expected: int) -> None:
+    rates = (Optimiser(learning_rate=rate) for rate in (0.1, 0.2, 0.3, 0.4))
+    computation = sims.Computation(device=device)
+    sweep = [sims.Experiment("x", *TABLE, sims.DPO(), optimiser=x, computation=computation, runs=1000) for x in rates]
+    assert len(stacks(sweep)) == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

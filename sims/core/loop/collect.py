@@ -111,7 +111,7 @@ class Collector:
         # Shapes and ranges are checked once. NaN is looked for in every batch: noiseless labels would make ties of it.
         total = labels.rewards.sum()
         if self._read_later and self.checked:
-            self._unread.append(total)
+            self._unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
         self.samples += count * self.schedule.num_generations

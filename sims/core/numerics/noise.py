@@ -20,7 +20,7 @@ from . import philox
 
 Generator = Literal["pcg64", "philox"]
 _BLOCK = 1 << 20  # doubles drawn at a time over all runs: few calls, yet within the cache
-_BLOCK_ELSEWHERE = 1 << 22  # on a device that is not the CPU: 500 operations a block, each longer than its launch
+_BLOCK_ELSEWHERE = 1 << 22  # on another device: some 500 operations a block, which take a launch each
 
 
 class Noise:
