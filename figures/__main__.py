@@ -51,10 +51,10 @@ def parser() -> OptionParser:
     command.add_argument(
         "--budget",
         type=float,
-        default=5.0,
+        default=3.0,
         metavar="MINUTES",
         help="core-minutes, as on the machine that made the committed records, for computing again what is committed; "
-        "at least one arm a figure, unless it is 0 (default: 5)",
+        "at least one arm a figure, unless it is 0; then whole rows, the cheapest first (default: 3)",
     )
     command.add_argument(
         "--keep", action="store_true", help="write figures/records, to be committed: judged records, twins and tunings"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ class Committed:
         self.twins: dict[str, str] = notes.get("twins", {})
         self.tunings: dict[str, Any] = notes.get("tunings", {})
         self.agreed: dict[str, list[str]] = notes.get("agreed", {})
+        self.rows: list[set[str]] = [set(keys) for keys in notes.get("rows", ())]
 
     def record(self, name: str, spec: Mapping[str, Any]) -> Record | None:
         """The record of a spec; its source says "committed", which is for `proven` and the twin to make true."""
@@ -147,13 +148,19 @@ def tuning_key(arms: Mapping[str, Experiment], grids: Mapping[str, Sequence[Poin
 
 @dataclass
 class Kept:
-    """What a figure puts into the repository. used: the arrays of each record that were looked at."""
+    """What a figure puts into the repository. used: the arrays of each record that were looked at. rows: the keys of
+    the records behind each of its rows."""
 
     records: dict[str, Record] = field(default_factory=dict)
     twins: dict[str, tuple[str, Record]] = field(default_factory=dict)
     tunings: dict[str, list[Tuned]] = field(default_factory=dict)
     agreed: dict[str, list[str]] = field(default_factory=dict)
     used: dict[str, set[str]] = field(default_factory=dict)
+    rows: list[list[str]] = field(default_factory=list)
+
+    def note_rows(self, rows: Iterable[Collection[str]]) -> None:
+        """Of each row, the hashes of the specs that it was judged by."""
+        self.rows = [sorted(key for key in self.records if key.rpartition("-")[2] in hashes) for hashes in rows]
 
     def watch(self, key: str, record: Record) -> Record:
         """The record, noting which of its arrays are used."""
@@ -175,6 +182,7 @@ class Kept:
             "twins": {key: twin_key for key, (twin_key, _) in self.twins.items()},
             "tunings": {key: [_without_infinities(entry) for entry in tuned] for key, tuned in self.tunings.items()},
             "agreed": self.agreed,
+            "rows": self.rows,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, encode(chosen, notes, compress=True))

@@ -36,7 +36,7 @@ def run(
     """Compute, draw, judge and write figures; returns after how many seconds each was there."""
     committed = {figure.name: Committed(figure.name) for figure in chosen}
     costs = {name: found.core_seconds() for name, found in committed.items()}
-    live = choose_live(costs, 60 * options.budget)
+    live = choose_live(costs, 60 * options.budget, {name: found.rows for name, found in committed.items()})
     with Bar(len(chosen)) as bar:
         runner = runner_of(options, bar.show)
         for name, found in committed.items():
@@ -128,6 +128,7 @@ def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, s
         report.write(out)
     plt.close(fig)
     if lab.kept is not None:
+        lab.kept.note_rows(row.spec_hashes for row in rows)
         lab.kept.write(figure.name)
     return [*map(in_a_line, rows), *of_records(figure.name, lab)]
 

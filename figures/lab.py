@@ -129,8 +129,10 @@ class Lab:
         one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
         that take another number than their own; tuning is the same. by: what is to be large, where that is
         not the score at the end: the measure that judges the arms. short: tune by shorter runs and by the score over
-        the run, without finalists.
+        the run; it goes with neither `by` nor finalists.
         """
+        if short is not None and (by != "end" or finalists):
+            raise ValueError(f"short is by the score over the run: not with by={by!r}, finalists={finalists}")
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:

@@ -2,46 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-
-from .committed import Committed
+from collections.abc import Mapping, Sequence, Set
 
 
-def plan(figures: Iterable[str], minutes: float, folder: Path | None = None) -> set[str]:
-    """Keys of the committed records of some figures that are computed again within so many core-minutes.
+def choose_live(
+    costs: Mapping[str, Mapping[str, float]], budget: float, rows: Mapping[str, Sequence[Set[str]]] | None = None
+) -> set[str]:
+    """The records to compute, of costs[figure][key] in core-seconds; those are of the machine that made the records,
+    so the choice is the same everywhere.
 
-    Costs are the core-seconds that each took when it was made, so the choice is the same on every machine.
-    """
-    return choose_live({figure: Committed(figure, folder).core_seconds() for figure in figures}, 60 * minutes)
-
-
-def choose_live(costs: Mapping[str, Mapping[str, float]], budget: float) -> set[str]:
-    """The records to compute, of costs[figure][key] in core-seconds.
-
-    Of every figure the cheapest, whatever the budget, unless it is 0; then whole figures, the cheapest first; then
-    single records of the others, the cheapest first. A record that several figures share is paid once.
+    rows: the records behind each row of a figure, since a row is live only if all of its records are; all records of a
+    figure that has none count as one row. Of every figure the cheapest record is taken, whatever the budget, unless it
+    is 0; then whole rows, the cheapest first; then single records, the cheapest first. What is shared is paid once.
     """
     if budget <= 0:
         return set()
-    chosen: set[str] = set()
-    paid: dict[str, float] = {}
+    cost = {key: seconds for records in costs.values() for key, seconds in records.items()}
+    chosen = {min(records, key=lambda k: (records[k], k)) for records in costs.values() if records}
+    paid = sum(cost[key] for key in chosen)
 
-    def price(records: Mapping[str, float]) -> float:
-        return sum(cost for key, cost in records.items() if key not in chosen)
+    def price(records: Set[str]) -> float:
+        return sum(cost[key] for key in sorted(records - chosen))
 
-    for records in costs.values():
-        if records:
-            key = min(records, key=lambda k: (records[k], k))
+    known = [
+        set(records) & cost.keys()
+        for figure, all_records in costs.items()
+        for records in (rows or {}).get(figure) or [all_records.keys()]
+    ]
+    while known:
+        cheapest = min(known, key=price)
+        known.remove(cheapest)
+        if paid + price(cheapest) <= budget:
+            paid += price(cheapest)
+            chosen |= cheapest
+    for key in sorted(cost.keys() - chosen, key=lambda k: (cost[k], k)):
+        if paid + cost[key] <= budget:
+            paid += cost[key]
             chosen.add(key)
-            paid[key] = records[key]
-    for records in sorted(costs.values(), key=price):
-        if sum(paid.values()) + price(records) <= budget:
-            chosen |= records.keys()
-            paid |= records
-    rest = sorted((cost, key) for records in costs.values() for key, cost in records.items() if key not in chosen)
-    for cost, key in rest:
-        if key not in chosen and sum(paid.values()) + cost <= budget:
-            chosen.add(key)
-            paid[key] = cost
     return chosen

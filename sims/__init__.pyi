@@ -9,6 +9,7 @@ from .api import run_experiment as run_experiment
 from .api import run_experiments as run_experiments
 from .experiments.results import Result as Result
 from .experiments.experiment import Experiment as Experiment
+from .experiments.computation import Computation as Computation
 from .core.loop.labelling import Labelling as Labelling
 from .core.loop.optimise import Optimiser as Optimiser
 from .core.schedule import Schedule as Schedule

@@ -15,6 +15,7 @@ from .core.loop.optimise import Optimiser
 from .core.loop.protocols import EnvironmentSpec, PolicySpec
 from .core.schedule import Schedule
 from .core.spec import SpecError
+from .experiments.computation import Computation
 from .experiments.engines import check_engine
 from .experiments.experiment import PARTS, Experiment
 from .experiments.folders import check_folder
@@ -63,7 +64,7 @@ def run(
     for field, part in {**whole, "schedule": schedule, "optimiser": optimiser}.items():
         _check_part(field, part)
     parts = changed(
-        {"schedule": schedule, "optimiser": optimiser, "labelling": Labelling()},
+        {"schedule": schedule, "optimiser": optimiser, "labelling": Labelling(), "computation": Computation()},
         settings,
         ("name", "evaluations", "precision"),
         (algorithm, environment, policy),

@@ -16,10 +16,10 @@ from .core.schedule import Schedule
 from .core.spec import find_kind, kinds_of
 from .environments import ToyEnvironment
 from .experiments.command import keeping
+from .experiments.computation import Computation
 from .experiments.experiment import Experiment
 from .experiments.folders import check_file, check_folder, path
 from .experiments.options import OptionParser, add_options, from_options, kind_name
-from .experiments.whole import written_whole
 from .listings import environment_table, policy_table
 
 EXAMPLES = """examples:
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python -m sims --algorithms                                  the table of algorithms; also --environments, --policies
 """
 TABLES = {"algorithms": algorithm_table, "environments": environment_table, "policies": policy_table}
-OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling")
+OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling", "computation")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,8 +51,9 @@ def run(arguments: Sequence[str]) -> int:
         import matplotlib
 
         matplotlib.use("Agg")  # no window
-        with written_whole(options.plot) as new:
-            result.plot().savefig(new)
+        from sims.experiments.curves import save
+
+        save(result.plot(), options.plot)
         print(f"\n{options.plot}")
     return 0
 
@@ -75,6 +76,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         (Schedule, "schedule"),
         (Optimiser, "optimiser"),
         (Labelling, "labelling"),
+        (Computation, "computation"),
     ]
     for cls, title in parts:
         add_options(parser, cls, title)
@@ -88,6 +90,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         "schedule": from_options(options, Schedule),
         "optimiser": from_options(options, Optimiser),
         "labelling": from_options(options, Labelling),
+        "computation": from_options(options, Computation),
     }
     return from_options(options, Experiment, fixed), options
 

@@ -10,7 +10,7 @@ from .core.spec import Spec, SpecError
 
 
 class Settings(TypedDict, total=False):
-    """The fields of `Schedule`, `Optimiser` and `Labelling`, and some of `Experiment`, with their types."""
+    """The fields of `Schedule`, `Optimiser`, `Labelling` and `Computation`, and some of `Experiment`."""
 
     name: str
     evaluations: int
@@ -41,6 +41,9 @@ class Settings(TypedDict, total=False):
     implicit_beta: float
     implicit_policy: Literal["sampler", "frozen"]
     implicit_after_updates: int
+
+    generator: Literal["pcg64", "philox"]
+    device: Literal["cpu", "cuda"]
 
 
 def changed(

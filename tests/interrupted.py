@@ -99,7 +99,7 @@ CASES = [
         files=TEXTS,
     ),
     Case("sims", "sims --algorithm dpo --updates 20 --runs 4 --results out"),
-    Case("sims-plot", "sims --algorithm rloo --updates 10 --runs 2 --results out --plot plot.svg"),
+    Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
     Case("figures", "figures kl_dynamics --quick --results out --out pictures"),
 ]
 
@@ -119,9 +119,16 @@ def run(
     """
     log, count = folder.parent / "log", folder.parent / "count"
     count.write_text("0")
-    child = os.fork()
-    if child == 0:
-        _child(line, folder, log, count, kill_at, full_at, largest)
+    with log.open("w") as file:
+        # A pipe, where a file could not hold what is said.
+        read, write = os.pipe() if largest is not None else (None, file.fileno())
+        child = os.fork()
+        if child == 0:
+            _child(line, folder, write, count, kill_at, full_at, largest)
+        if read is not None:
+            os.close(write)
+            with os.fdopen(read, errors="replace") as said:
+                file.write(said.read())
     if kill_after is not None:
         time.sleep(kill_after)
         os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
@@ -130,16 +137,16 @@ def run(
 
 
 def _child(
-    line: str, folder: Path, log: Path, count: Path, kill_at: int | None, full_at: int | None, largest: int | None
+    line: str, folder: Path, log: int, count: Path, kill_at: int | None, full_at: int | None, largest: int | None
 ) -> None:
     """Run a command and end the process; only ever in a fork."""
     status = 99
     try:
         os.setpgid(0, 0)
         os.chdir(folder)
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         if largest is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
@@ -149,6 +156,8 @@ def _child(
 
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal seen
+            if largest is not None:
+                return
             if event not in CHANGES or not _within(event, arguments, home):
                 return
             if full_at is not None and event not in WRITES:
@@ -168,9 +177,10 @@ def _child(
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+        with contextlib.suppress(OSError):
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        os._exit(status)  # whatever comes, the fork never runs on into its parent's code
 
 
 def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:
@@ -213,8 +223,8 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
                 found[name] = [_without_clocks(json.loads(line)) for line in lines]
         elif path.suffix == ".sqlite":
             found[name] = rows_of(path.parent)
-        elif path.suffix in (".npz", ".lock", ".keys"):
-            continue  # records are compared below
+        elif path.suffix in (".npz", ".lock", ".keys") or path.parent.name == ".claims":
+            continue  # records are compared below; what was not finished is removed later
         elif path.is_file():
             found[name] = path.read_bytes()
     if any((folder / "out").glob("*.npz")):
@@ -251,13 +261,10 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 def go_on(case: Case, work: Path) -> str:
     """Let a command that was stopped go on, undisturbed; what is wrong with how it ends, or nothing."""
-    line = case.go_on or case.line
     beside = work / f"{case.output}.unfinished"
     if case.output is not None and (work / case.output).exists() and not beside.exists():
         return ""  # it was finished
-    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
-        line = case.line
-    status, said, _ = run(line, work)
+    status, said, _ = run(_next(case, work), work)
     return "" if status == 0 else f"exit status {status}: {said[-500:]}"
 
 
@@ -341,7 +348,8 @@ def kill(
 
 def _next(case: Case, work: Path) -> str:
     """What is typed after a stop."""
-    if case.name in ("reward", "pretrain") and not (work / "out.unfinished").exists():
+    there = (work / "out.unfinished/spec.json", work / "out")
+    if case.name in ("reward", "pretrain") and not any(path.exists() for path in there):
         return case.line
     return case.go_on or case.line
 
@@ -371,8 +379,8 @@ def flip(case: Case, folder: Path, expected: dict[str, Any], moments: int, rng: 
         run(case.line, whole, kill_at=stop)
         left = shutil.copytree(whole, folder / "left")
         for path in [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file()]:
-            if path.suffix in (".lock", ".png", ".svg", ".html"):
-                continue  # not read back
+            if path.suffix in (".lock", ".png", ".svg", ".html") or path.name in case.files:
+                continue  # not read back, or the user's own, of which nothing is known
             shutil.rmtree(whole)
             shutil.copytree(left, whole)
             held = bytearray((whole / path).read_bytes())

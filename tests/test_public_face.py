@@ -24,6 +24,7 @@ from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, kinds_of
 from sims.environments import ToyEnvironment
+from sims.experiments.computation import Computation
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_file import RecordFile
 from sims.experiments.results import Result
@@ -142,7 +143,10 @@ def test_errors(changes: dict[str, object], message: str) -> None:
 def test_settings_by_name_are_the_fields_of_the_specs() -> None:
     """On failure: bring `Settings`, or the defaults of `sims.run`, back into step."""
     hints = {
-        name: hint for part in (Schedule, Optimiser, Labelling) for name, hint in part.hints().items() if name != "kind"
+        name: hint
+        for part in (Schedule, Optimiser, Labelling, Computation)
+        for name, hint in part.hints().items()
+        if name != "kind"
     }
     lesser = {name: Experiment.hints()[name] for name in ("name", "evaluations", "precision")}
     assert get_type_hints(Settings) == hints | lesser

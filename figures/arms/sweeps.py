@@ -49,6 +49,16 @@ def equal_grid(arm: Experiment, lowest: float = LEARNING_RATES[0], highest: floa
     return product(learning_rate=_spread(lowest, highest, POINTS))
 
 
+def spread_grid(arm: Experiment, lowest: float, highest: float, betas: Sequence[float], count: int) -> list[Point]:
+    """So many points: learning rate × β for an algorithm that has one, else learning rates alone, between given ends.
+
+    With three values or more, β has ends too, and `gating.edges` sees an arm that took one.
+    """
+    if not hasattr(arm.algorithm, "beta"):
+        return product(learning_rate=_spread(lowest, highest, count))
+    return product(learning_rate=_spread(lowest, highest, count // len(betas)), beta=betas)
+
+
 def _spread(lowest: float, highest: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{x:.2g}") for x in np.geomspace(lowest, highest, count))
 

@@ -97,7 +97,8 @@ def change_at_loss(record: Record, loss: np.ndarray) -> np.ndarray:
     reached = losses <= loss[:, None]
     after = np.where(reached.any(-1), reached.argmax(-1), 1)
     high, low = losses[rows, after - 1], losses[rows, after]
-    between = before[rows, after - 1] + (high - loss) / (high - low) * (before[rows, after] - before[rows, after - 1])
+    way = np.divide(high - loss, high - low, out=np.zeros_like(high), where=reached.any(-1))
+    between = before[rows, after - 1] + way * (before[rows, after] - before[rows, after - 1])
     return np.where(reached.any(-1), between, moved[:, -1])
 
 

@@ -27,13 +27,13 @@ from figures.claims import RULE, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
+from sims.experiments.curves import SAVED
 from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
-from .style import SAVED
 
 PARTS = ("style.css", "script.js")
 COLOURS = 64  # of a picture in the report: lines and bands have a dozen, and their antialiased edges the rest

@@ -9,12 +9,14 @@
   const sort = document.getElementById("sort");
   const count = document.getElementById("count");
   const clear = document.getElementById("clear");
+  const pictures = document.getElementById("pictures");
   const toggles = find(".toggle");
   const claims = find(".claim").map((article) => ({
     article,
     line: find("[data-of]").find((row) => row.dataset.of === article.id),
     heading: article.querySelector("h3").textContent.toLowerCase(),
     text: own(article).toLowerCase(),
+    rows: rowsOf(article),
     found: article.dataset.found.split(" ").map((pair) => pair.split("@")),
   }));
 
@@ -25,6 +27,24 @@
     return copy.textContent;
   }
 
+  // Its rows, with the measure that a row shares with the one above, and its setting in words.
+  function rowsOf(article) {
+    const settings = { bandit: "table", mlp: "network", token: "sequences transformer", lm: "language model" };
+    let measure = "";
+    return Array.from(article.querySelectorAll(".forest tbody tr:not(.wording)")).map((row, i) => {
+      row.id = `${article.id}-row-${i + 1}`;
+      measure = (row.querySelector(".measure:not(.gate)") || { textContent: measure }).textContent;
+      const setting = settings[row.querySelector(".setting").textContent] || "";
+      const text = `${row.textContent} ${measure} ${setting}`.toLowerCase();
+      return { row, text, state: row.querySelector(".word").textContent };
+    });
+  }
+  const drawn = find(".figure").map((article) => ({
+    id: article.id,
+    title: article.querySelector("h3").firstChild.textContent.trim(),
+    text: article.dataset.says.toLowerCase(),
+  }));
+
   const pressed = (kind) =>
     toggles
       .filter((toggle) => toggle.dataset.kind === kind && toggle.getAttribute("aria-pressed") === "true")
@@ -32,15 +52,25 @@
 
   // A question may be typed as it is asked: words that every question has say nothing.
   const idle = new Set(
-    ("a algorithm algorithms an and any are as at be best by can did do does enough for from has have how i if in is it " +
-      "its of on or out really should suffice suffices than that the then there this to true use was what when where " +
-      "which who why will with work works would").split(" "),
+    ("a algorithm algorithms an and any are as at be best better by can compute computes correct did do does enough for " +
+      "from has have help helps how i if in is it its most of on or out really right should suffice suffices than that " +
+      "the then there this to true use was what when where which who why will with work works would").split(" "),
   );
   // Longer ones first, so that each mention is counted once.
-  const alike = ["likelihood unlikely likely", "reusing reused reuse re-use", "beta β"].map((words) => words.split(" "));
+  const alike = [
+    "likelihood unlikely likely",
+    "reusing reused reuse re-use",
+    "beta β",
+    "outside absent unseen",
+    "transfer carry",
+    "semi-online sync",
+    "larger smaller bigger", // of which a claim has one, and its question often another
+  ].map((words) => words.split(" "));
+  // A word is found where one begins: "ppo" is not in "supported".
   const pattern = (word) => {
     const words = alike.find((group) => group.includes(word)) || [word];
-    return new RegExp(words.map((each) => each.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|"), "g");
+    const plain = words.map((each) => each.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
+    return new RegExp(`(?<![\\p{L}\\p{N}])(?:${plain.join("|")})`, "gu");
   };
   const asked = () =>
     search.value
@@ -48,9 +78,46 @@
       .split(/\s+/)
       .map((word) => word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, ""))
       .filter((word) => word && !idle.has(word))
-      .map(pattern);
-  const has = (text, words) => words.filter((word) => text.search(word) >= 0).length;
-  const mentions = (text, words) => words.reduce((sum, word) => sum + (text.match(word) || []).length, 0);
+      .map((word) => ({ word, pattern: pattern(word) }));
+  const says = (text, { pattern }) => text.search(pattern) >= 0;
+  const has = (text, words) => words.filter((word) => says(text, word)).length;
+  const mentions = (text, words) => words.reduce((sum, { pattern }) => sum + (text.match(pattern) || []).length, 0);
+
+  // Of the words, those that tell a claim's rows apart: the rows that have most of them are marked, and counted beside
+  // the claim's answer.
+  function mark(claim, words) {
+    const telling = words.filter((word) => {
+      const having = claim.rows.filter(({ text }) => says(text, word)).length;
+      return having > 0 && having < claim.rows.length;
+    });
+    const most = Math.max(0, ...claim.rows.map(({ text }) => has(text, telling)));
+    const marked = claim.rows.filter(({ text }) => most > 0 && has(text, telling) === most);
+    for (const { row } of claim.rows) row.classList.toggle("asked", marked.some((each) => each.row === row));
+    if (!claim.line) return;
+    claim.line.querySelectorAll(".rows-asked").forEach((element) => element.remove());
+    if (!marked.length) return;
+    const quoted = telling.filter((word) => marked.some(({ text }) => says(text, word))).map(({ word }) => `“${word}”`);
+    const states = marked.map(({ state }) => state);
+    const counted = [...new Set(states)].map((state) => `${states.filter((each) => each === state).length} ${state}`);
+    const link = document.createElement("a");
+    link.className = "rows-asked";
+    link.href = `#${marked[0].row.id}`;
+    link.textContent = `Rows with ${quoted.join(" and ")}: ${counted.join(", ")}`;
+    claim.line.querySelector("th").append(link);
+  }
+
+  // Figures that have all of the words, also those of which no claim is judged.
+  function list(words) {
+    const found = words.length ? drawn.filter(({ text }) => has(text, words) === words.length) : [];
+    pictures.hidden = !found.length;
+    pictures.replaceChildren("Figures that speak of it: ");
+    found.forEach(({ id, title }, i) => {
+      const link = document.createElement("a");
+      link.href = `#${id}`;
+      link.textContent = title;
+      pictures.append(i ? " · " : "", link);
+    });
+  }
 
   function filter() {
     const words = asked();
@@ -61,17 +128,23 @@
       (!states.length || states.includes(state)) && (!settings.length || settings.includes(setting));
     let shown = 0;
     const matches = (claim) => (claim.found.some(fits) ? has(claim.text, words) : -1);
-    // Where no claim has all of the words, those that have most of them.
+    // Where no claim has all of the words, those that have most of them, if half at least; and always those whose heading
+    // has more than half.
     const most = Math.max(...claims.map(matches));
     for (const claim of claims) {
-      const show = matches(claim) === most && (most > 0 || (most === 0 && !words.length));
+      const found = matches(claim);
+      const best = found === most && found >= words.length / 2;
+      const show = best || (found > 0 && has(claim.heading, words) > words.length / 2);
       claim.article.hidden = !show;
+      mark(claim, show ? words : []);
       if (claim.line) claim.line.hidden = !show;
       shown += show;
     }
     const filtered = words.length + states.length + settings.length > 0;
+    list(words);
+    const judged = shown && !claims.some((claim) => claim.line && !claim.line.hidden) ? ", none of them judged" : "";
     const some = shown && most < words.length ? `, with ${most} of ${words.length} words: none has all` : "";
-    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}` : "";
+    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}${judged}` : "";
     clear.hidden = !filtered;
     order();
   }

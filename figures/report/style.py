@@ -82,9 +82,6 @@ RC: dict[RcKeyType, Any] = {
     "legend.frameon": False,
 }
 
-# While a figure is saved: ids that do not change from one run to the next, and text as text.
-SAVED: dict[RcKeyType, Any] = {"svg.fonttype": "none", "svg.hashsalt": "onoff"}
-
 
 def colour(algorithm: str) -> str:
     """The algorithm's colour; one that has none of its own gets one that never changes, from its name."""

@@ -16,9 +16,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from llm.models.writing import write_model
 from llm.tasks import MinLength
 from llm.training import checkpoint
-from llm.training.folder import save_model
 from llm.training.run import Run
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
@@ -116,7 +116,7 @@ def train(context: Context, experiment: Experiment, parent: Version, checkpoints
     for update in run.train():
         if update.number % context.settings.updating.save_every == 0 and update.number < experiment.updates:
             checkpoint.save(checkpoints, update.number, *run.state_dict(), experiment.to_json())
-    save_model(run.policy.model, run.tokenizer, folder)
+    write_model(folder, run.policy.model, run.tokenizer)
 
 
 def set_reference(context: Context, run: Run, parent: Version) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from llm.reward_models.calibration import wilson
 from llm.training.run import Run
+from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser
 
 from .options import find_preset
@@ -29,15 +30,19 @@ def main(arguments: Sequence[str]) -> int:
     policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]
     reference = Run(run.experiment.replace(policy=policy), device=run.device)
     count = run.experiment.environment.evaluation_prompts  # type: ignore[attr-defined]
-    run.initial.copy_from(reference.policy)
+    if run.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+        rule = f"must have the tokens of {run.experiment.policy.model}, whose responses it scores for the KL"  # type: ignore[attr-defined]
+        raise SpecError("against", name, rule)
+    run.initial = reference.policy  # which may be of another architecture
     own, other = evaluated(run, count), evaluated(reference, count)
     print(f"{'':16}{'model':>10}{'reference':>12}    on {count} prompts")
-    for key, value in own.numbers.items():
+    for key, value in own.shown.items():
         print(f"{key:16}{value:10.3f}{other.numbers[key]:12.3f}")
     difference = np.array(own.golds) - np.array(other.golds)
     wins = (np.sign(difference) + 1) / 2
+    judge = "gold" if own.has_gold else "reward"
     low, high = wilson(float(wins.mean()), len(wins))  # ties make it a little too wide
-    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by gold, ties one half")
+    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by {judge}, ties one half")
     return 0
 
 

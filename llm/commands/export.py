@@ -10,9 +10,10 @@ import torch
 
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.spec import LanguageModelSpec
+from llm.models.writing import write_model
 from llm.training import checkpoint
 from llm.training.checkpoint import CheckpointError
-from llm.training.folder import save_model, stored
+from llm.training.folder import stored
 from sims.core.loop.train import load_policy
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed
@@ -31,8 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 for success, 1 for a checkpoint that is damaged. Raises SpecError for invalid options."""
     parser = OptionParser("python -m llm export", description=(__doc__ or ""), epilog=EXAMPLES)
     parser.add_argument("folder", type=path, help="folder of a run of train or sft")
-    parser.add_argument("--update", type=whole, metavar="INT", help="of the checkpoint; none: list those there are")
-    parser.add_argument("--output", type=path, metavar="DIR", help="new folder for model and tokenizer")
+    parser.add_argument("--update", type=whole, metavar="INT", help="of the checkpoint (default: the last)")
+    parser.add_argument(
+        "--output", type=path, metavar="DIR", help="new folder for model and tokenizer; none: list the checkpoints"
+    )
     parser.add_argument("--merge", action="store_true", help="add LoRA adapters to the weights of their base")
     options = parser.parse_strictly(arguments)
     experiment, _ = stored(options.folder)
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.update is None and options.output is None:
         print("\n".join(f"{update:8}  {place}" for update, place in there.items()) or "no checkpoints")
         return 0
+    if options.update is None and there:
+        options.update = max(there)
     if options.update not in there:
         known = ", ".join(map(str, there)) or "there is none"
         raise SpecError("update", options.update, f"must be that of a checkpoint: {known}")
@@ -60,6 +65,6 @@ def main(arguments: Sequence[str]) -> int:
         if not hasattr(model, "merge_and_unload"):
             raise SpecError("merge", True, "the run has no adapters: lora_rank = none")
         model = model.merge_and_unload()
-    save_model(model, tokenizer, options.output)
+    write_model(options.output, model, tokenizer)
     print(options.output)
     return 0

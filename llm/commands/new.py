@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 from llm.data import RowError, read_rows
 from llm.models.architectures import Architecture, build_model, check_shape
+from llm.models.writing import write_model
 from llm.training.memory import check_new_model
 from sims.core.spec import Spec, SpecError, setting, to_json
 from sims.experiments.folders import check_new, path
 from sims.experiments.options import OptionParser, add_options, from_options
-from sims.experiments.whole import folder_written_whole
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"  # ids 0, 1, 2
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -105,10 +104,7 @@ def create(config: NewModel, folder: Path) -> tuple[int, int]:
     tokenizer = train_tokenizer(texts(config), config.vocab_size)
     shape = (config.hidden, config.layers, config.heads, config.max_positions)
     model = build_model(config.architecture, len(tokenizer), *shape, seed=config.seed)
-    with folder_written_whole(folder) as new:
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        (new / "report.json").write_text(json.dumps(to_json(config), indent=1) + "\n")
+    write_model(folder, model, tokenizer, to_json(config))
     return len(tokenizer), sum(parameter.numel() for parameter in model.parameters())
 
 

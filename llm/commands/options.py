@@ -51,7 +51,9 @@ def parse(
     _choices(parser, preset)
     policy: LanguageModelSpec = base.policy  # type: ignore[assignment]
     changed = base.algorithm if algorithm is type(base.algorithm) else algorithm()
-    name = base.name if algorithm is type(base.algorithm) else f"{base.name}-{algorithm.kind}"
+    name = base.name if task is type(base.environment) else task.kind.replace("_", "-")  # a preset's has its task's
+    if algorithm is not type(base.algorithm) or task is not type(base.environment):
+        name = f"{name}-{algorithm.kind}"
     parts: list[tuple[type[Spec], str, tuple[str, ...], dict[str, Any]]] = [
         (task, f"task {task.kind}", (), _kept(base.environment, task)),
         (LanguageModelSpec, "model", _NESTED, _values(policy)),

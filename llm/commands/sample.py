@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llm.training.evaluation import EvaluatedSamples
+from llm.training.evaluation import EvaluatedSamples, as_evaluated
 from llm.training.evaluation import evaluate as draw_and_reward
 from llm.training.run import Run
 from sims.core.loop.protocols import Prompts, SampleRequest
@@ -67,4 +67,5 @@ def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argpars
 def evaluated(run: Run, prompts: int) -> EvaluatedSamples:
     """Samples of the run's policy on `prompts` of its evaluation prompts, with rewards."""
     noise: Noise = run.noise
-    return draw_and_reward(run.policy, run.initial, run.evaluation_environment, prompts, noise.runs[0])
+    with as_evaluated(run.policy, run.initial):
+        return draw_and_reward(run.policy, run.initial, run.evaluation_environment, prompts, noise.runs[0])

@@ -16,7 +16,9 @@ import torch
 from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
+from llm.models.loading import check_attention
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
+from llm.models.writing import write_model
 from llm.training import checkpoint
 from llm.training.best import Best
 from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, CheckpointError
@@ -26,7 +28,6 @@ from llm.training.folder import (
     begin,
     closing_table,
     held_in,
-    save_model,
     show,
     stored,
     try_to_save,
@@ -47,6 +48,7 @@ from sims.experiments.options import OptionParser, whole
 from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
 from .options import add_device, as_options, device_of, parse
+from .trl_names import TRL_NAMES
 
 EXAMPLES = """examples:
   python -m llm train --preset tiny-min-length
@@ -78,6 +80,7 @@ _LOGGED = (  # options of the run that its files depend on
     "sharding",
 )
 _BAR = {
+    "loss": "loss",
     "reward": "reward",
     "kl": "kl",
     "completions/mean_length": "length",
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     """Exit status: 0 for success, 1 for a run that failed. Raises SpecError for invalid options."""
     examples = SFT_EXAMPLES if command == "sft" else EXAMPLES
     about = (__doc__ or "").split("\n\n")[0]
-    parser = OptionParser(f"python -m llm {command}", True, description=about, epilog=examples)
+    parser = OptionParser(f"python -m llm {command}", True, TRL_NAMES, description=about, epilog=examples)
     group = parser.add_argument_group("run")
     group.add_argument("--output", type=path, metavar="DIR", help="folder of the run (default runs/NAME)")
     group.add_argument("--run", type=whole, metavar="INT", help="index of the run; selects random numbers (default 0)")
@@ -217,6 +220,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
+    check_attention(experiment.policy)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
         check_size(experiment)
@@ -261,6 +265,7 @@ def _train(
     done = run.training.updates if held is not None else -1  # the rows that stay; without a checkpoint none
     loggers: list[Logger] = []
     samples: Logger = Silent()
+    numbers = held.numbers if held is not None else {}
     if ranks.first:
         try_to_save(run)
         begin(experiment, folder, options.run, options.overwrite)  # from here on the folder holds a run
@@ -269,8 +274,8 @@ def _train(
             loggers.append(TensorBoard(folder, done))
         if "wandb" in options.report_to:
             loggers.append(WeightsAndBiases(folder, experiment.name, experiment.to_json()))
-        loggers.append(JsonLines(folder / METRICS, done))
-        samples = JsonLines(folder / SAMPLES, done)
+        loggers.append(JsonLines(folder / METRICS, done, numbers))
+        samples = JsonLines(folder / SAMPLES, done, numbers)
     try:
         _loop(run, folder, options, loggers, samples, ranks.first)
     except OSError as error:
@@ -280,8 +285,9 @@ def _train(
             logger.close()
     weights = run.model_weights()
     if ranks.first:
-        save_model(run.policy.model, run.tokenizer, folder / MODEL, weights)
+        write_model(folder / MODEL, run.policy.model, run.tokenizer, weights=weights)
         print(closing_table(folder))
+        print(f"reward: {experiment.environment.description} (--task {experiment.environment.kind})")  # type: ignore[attr-defined]
 
 
 def _loop(
@@ -325,6 +331,8 @@ def _loop(
         if training.between_batches and (due or update.number == experiment.updates):
             tensors, numbers = run.state_dict()
             if first:
+                for lines in (*loggers, samples):
+                    numbers |= getattr(lines, "checksums", {})
                 keep, also = options.save_total_limit, best.updates
                 checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json(), keep, also)
             saved = update.number
@@ -338,3 +346,5 @@ def _loop(
         Recorder(training, experiment, [evaluation, recorded], Hooks(updated, evaluated, completed, diverged)).run(
             run.train()
         )
+    if first:  # a process that was killed while it saved its last checkpoint left one more than is kept
+        checkpoint.prune(folder, options.save_total_limit, best.updates)

@@ -6,6 +6,7 @@ silently.
     sources           rows of files, folders and hub data sets
     formats           TRL's kinds of rows, checked
     prompt_template   a prompt made of several columns
+    stops             strings that end a response
     tokenise          rows to token ids
     rows              all of these, with a report of unusable rows
     collate           examples to padded tensors

@@ -114,6 +114,7 @@ def load_examples(
     on_too_long: OnTooLong = "refuse",
     log: Callable[[str], None] = to_stderr,
     ends: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
 ) -> tuple[Sequence[Example], RowReport]:
     """Read, check and tokenise a whole data set.
 
@@ -125,7 +126,7 @@ def load_examples(
     on_bad_rows: "refuse" reads all rows, then raises BadRowsError; "drop" continues without the bad ones.
     on_too_long: likewise, or "truncate": prompts keep their end, completions their start, then without EOS.
     log: called with one line for each reason why rows were dropped or truncated.
-    ends: further tokens that end a completion, see `TextEncoder`.
+    ends, stop_strings: further tokens, and strings, that end a completion, see `TextEncoder`.
 
     Returns the examples in their order and the report.
     Errors: BadRowsError; ValueError where nothing is left, an option is wrong, or a tokenizer has no chat template for
@@ -135,7 +136,7 @@ def load_examples(
     check_columns(kind, columns)
     if on_bad_rows not in ("refuse", "drop"):
         raise ValueError(f"on_bad_rows={on_bad_rows!r} is not one of refuse, drop")
-    encoder = TextEncoder(tokenizer, ends)
+    encoder = TextEncoder(tokenizer, ends, stop_strings)
     limits = Limits(max_prompt_length, max_completion_length, on_too_long)
     check_limits(limits, encoder)
     streamed = source if isinstance(source, StreamedExamples) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from llm.data.formats import Reason, Row, RowError, Text
+from llm.data.stops import up_to_stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,16 +68,20 @@ class TextEncoder:
     bos is the token that the tokenizer itself puts before a text, or None where it puts none, whatever its bos_token
     is (GPT-2 and Pythia define one and do not use it). pad is eos where the tokenizer has no pad token: padding is
     known from masks, never from ids. ends: further tokens at which a policy stops, besides EOS (a generation config may
-    name several).
+    name several). stop_strings: texts that end a response, too.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = (), stop_strings: Sequence[str] = ()
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer.eos_token is not set: without it no completion can end")
         self.tokenizer = tokenizer
         self.eos: int = tokenizer.eos_token_id
         self.pad: int = self.eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.ends: tuple[int, ...] = tuple(dict.fromkeys((self.eos, *ends)))
+        self.stop_strings = tuple(stop_strings)
+        self._whole_text = whole_text(tokenizer)
         bos = tokenizer.bos_token_id
         self.bos: int | None = bos if bos is not None and tokenizer.encode("a")[:1] == [bos] else None
 
@@ -111,9 +116,13 @@ class TextEncoder:
         """Completion ids: exactly one end token, the last: the first that the text has, or EOS where it has none.
 
         What a chat template writes after it (a line break, or another end, in many) is cut: a sampler stops at its
-        first end and never writes it. Any other text after the end is refused.
+        first end and never writes it. Any other text after the end is refused. A text with a stop string ends with it,
+        without an end token.
         """
-        ids = self.encode(text)
+        kept = up_to_stop(text, self.stop_strings) if self.stop_strings else None
+        ids = self.encode(text if kept is None else kept)
+        if kept is not None and not any(token in self.ends for token in ids):
+            return ids
         end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
         if end == 0 and not may_be_empty:
             raise RowError("empty", "a completion has no tokens before its EOS")
@@ -174,6 +183,10 @@ class TextEncoder:
         # A response that was cut off lacks the template's closing: a line break at its end is the policy's.
         return text.removeprefix(opening).removesuffix(closing if ids and ids[-1] in self.ends else "")
 
+    def has_stop(self, ids: Sequence[int]) -> bool:
+        """Whether the text of tokens has a stop string."""
+        return bool(self.stop_strings) and up_to_stop(self._whole_text(ids), self.stop_strings) is not None
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -195,6 +208,11 @@ class TextEncoder:
             list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
         return str(rendered)
+
+
+def whole_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
+    """The text of tokens, special ones included, as it is: what stop strings are looked for in."""
+    return lambda ids: str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
 def check_limits(limits: Limits, encoder: TextEncoder) -> None:

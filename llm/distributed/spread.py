@@ -48,6 +48,11 @@ class Ranks:
     group: dist.ProcessGroup | None = None
 
     @property
+    def alone(self) -> bool:
+        """Whether nothing is communicated. A single process with a `group` communicates with itself, to try NCCL."""
+        return self.count == 1 and self.group is None
+
+    @property
     def first(self) -> bool:
         """Whether this process is the one that prints and writes files."""
         return self.rank == 0
@@ -64,7 +69,7 @@ class Ranks:
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Each tensor becomes its sum over the processes, in place, the same bits on all."""
-        if self.count == 1:
+        if self.alone:
             return
         kinds: dict[torch.dtype, list[Tensor]] = {}
         for x in tensors:
@@ -80,7 +85,7 @@ class Ranks:
 
     def whole(self, part: Tensor, start: int, size: int) -> Tensor:
         """All slices put together: (size, ...), from every process's part (length, ...) that begins at `start`."""
-        if self.count == 1:
+        if self.alone:
             return part
         # A sum with zeros: slices of unequal length in one call, on any backend.
         numbers = part.new_zeros((size, *part.shape[1:]), dtype=torch.uint8 if part.dtype == torch.bool else None)
@@ -102,7 +107,7 @@ class Ranks:
 
         Compares a checksum of the bits, which misses one difference in 2⁶³.
         """
-        if self.count == 1:
+        if self.alone:
             return
         sums = torch.zeros(self.count, dtype=torch.int64, device=x.device)
         sums[self.rank] = _checksum(x)

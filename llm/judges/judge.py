@@ -100,8 +100,9 @@ class Judge:
         settings = self.settings
         optional: dict[str, Any] = {"temperature": settings.judge_temperature, "max_tokens": settings.judge_max_tokens}
         given = {name: value for name, value in optional.items() if value is not None}
+        create: Any = self.client.chat.completions.create
         try:
-            found = self.client.chat.completions.create(model=settings.judge_model, messages=question, **given)  # type: ignore[call-overload]
+            found = create(model=settings.judge_model, messages=question, **given)
         except self.errors as error:
             where = str(self.client.base_url)
             why = " ".join(f"{type(error).__name__}: {error}".split())

@@ -4,6 +4,7 @@ settings        which model, adapters, how it is sampled and scored
 spec            a policy of these settings
 loading         from settings to configuration, tokenizer, weights, policy
 gate            what every model folder passes when it is loaded
+writing         a model's folder, as every command writes it
 proof           sampling and scoring against the model's own forward pass
 adapters        LoRA adapters: new ones, and folders of them
 shapes          sizes of models on the hub, for estimates without network access

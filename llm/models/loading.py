@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from llm.data.tokenise import whole_text
 from llm.embedded import find_folder
+from sims.core.spec import SpecError
 
 from .adapters import add_adapters, base_of, merged
 from .gate import (
@@ -29,6 +33,7 @@ from .policy import CausalLMPolicy
 from .proof import prove
 from .settings import LanguageModelSettings
 from .shapes import SHAPES
+from .steps import check_static
 from .vllm_sampler import VLLMDecoding, VLLMPolicy
 
 # How the weights of any folder are read: no pickle and no code. Layers of the wrong shape are told, and then refused by
@@ -82,20 +87,45 @@ def load_tokenizer(spec: LanguageModelSettings) -> PreTrainedTokenizerBase:
         )
 
 
+def check_attention(spec: LanguageModelSettings) -> None:
+    """SpecError for an attention implementation whose library is not installed."""
+    name = spec.attn_implementation or ""
+    library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
+    if library is not None and importlib.util.find_spec(library) is None:
+        rule = f"needs the library {library}: must be eager, sdpa or flex_attention without it"
+        raise SpecError("attn_implementation", name, rule)
+
+
 def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
+    check_attention(spec)
     if device.type == "meta":
         return meta_model(spec, dtype)
     stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
     if spec.weights == "random":
         config = load_config(spec)
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        generators = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=generators), torch.device(device):
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False)
+            with attention_of(spec) as chosen:
+                model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False, **chosen)
     else:
         model = load_weights(spec, stored).to(device)
     return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
+
+
+@contextmanager
+def attention_of(spec: LanguageModelSettings) -> Iterator[dict[str, str]]:
+    """The argument of transformers for the attention, if one is named. SpecError for one that the model lacks."""
+    name = spec.attn_implementation
+    try:
+        yield {} if name is None else {"attn_implementation": name}
+    except (ImportError, ValueError) as error:
+        if name is None or name.split("_")[0] not in str(error).lower():
+            raise
+        first = " ".join(str(error).split())[:200]
+        raise SpecError("attn_implementation", name, f"{spec.model} does not support it: {first}") from error
 
 
 def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "model") -> nn.Module:
@@ -108,12 +138,14 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
             check_written(field, Path(source))
             return merged(field, Path(source), under)
     load_config(spec, field)
-    with loading(field, spec.model), torch.random.fork_rng(devices=[]):  # missing weights are drawn, then refused
+    # Missing weights are drawn, then refused.
+    with loading(field, spec.model), torch.random.fork_rng(devices=[]), attention_of(spec) as chosen:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=spec.revision,
             local_files_only=local,
             dtype=dtype,
+            **chosen,
             **CHECKED,
         )
     model, info = loaded
@@ -158,6 +190,10 @@ def build_policy(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     kind = VLLMPolicy if isinstance(spec.decoding, VLLMDecoding) else CausalLMPolicy
     with loading(field, spec.model, "must be a model that can be sampled and scored"):
-        policy = kind(model, ends, int(pad), spec.decoding, spec.scoring, spec.critic if critic else None)
-    prove(policy.language_model, field, spec.model)
+        own_critic = spec.critic if critic else None
+        policy = kind(model, ends, int(pad), spec.decoding, spec.scoring, own_critic, whole_text(tokenizer))
+    cache = spec.decoding.cache_implementation
+    if cache == "static":
+        check_static(policy.language_model, None)
+    prove(policy.language_model, field, spec.model, cache)
     return policy

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from llm.data.stops import count_up_to_stop
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
 from .sampling import Decoding, generate
-from .scoring import LanguageModel, Scoring, check_parts, copy_module, max_positions
+from .scoring import LanguageModel, Scoring, check_parts, copy_module, keep_as_computed, max_positions
 
 
 class CausalLMPolicy:
@@ -21,8 +22,12 @@ class CausalLMPolicy:
     model: any that takes attention_mask and position_ids; with adapters of peft, they alone are trained, and copies
     (the reference, the sampler) share the frozen base. Its trainable parameters are those that require a gradient when
     it is given. eos_token_ids: the tokens that end a response. pad_token_id: fills the slots after these; it may equal
-    EOS, because masks are made while sampling. critic: None, on the `shared` backbone, or on its `own` copy.
+    EOS, because masks are made while sampling. critic: None, on the `shared` backbone, or on its `own` copy. decode:
+    the text of tokens, which stop strings are looked for in. copies_are_averaged: whether copies follow the policy by
+    `blend_from`, which needs all digits.
     """
+
+    copies_are_averaged = False
 
     def __init__(
         self,
@@ -32,10 +37,14 @@ class CausalLMPolicy:
         decoding: Decoding | None = None,
         scoring: Scoring | None = None,
         critic: Literal["shared", "own"] | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         if not eos_token_ids:
             raise ValueError("eos_token_ids = (): must name at least one token, or no response ever ends")
         self.decoding, self.scoring = decoding or Decoding(), scoring or Scoring()
+        if self.decoding.stop_strings and decode is None:
+            raise ValueError("decode = None: must be the text of tokens, for stop_strings to be found in")
+        self._decode = decode or str
         self.eos_token_ids, self.pad_token_id = tuple(eos_token_ids), pad_token_id
         self.language_model = LanguageModel(model, critic, self.scoring)
         check_parts(self.language_model)
@@ -56,13 +65,16 @@ class CausalLMPolicy:
         return dict(self._trainable)
 
     def clone(self) -> Self:
-        """A copy without gradient and without critic: values are never needed of a sampler or a reference."""
+        """A copy without gradient and without critic: values are never needed of a sampler or a reference. Under
+        autocast it holds its matrices as they are computed with, unless `copies_are_averaged`."""
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin.language_model = LanguageModel(copy_module(self.model, self.parameters()), None, self.scoring)
         twin.language_model.requires_grad_(False)
         theirs = dict(twin.language_model.named_parameters())
         twin._trainable = {name: theirs[name] for name in self._trainable if name in theirs}
+        if self.scoring.precision == "bfloat16" and not self.copies_are_averaged:
+            keep_as_computed(twin.language_model, twin.parameters())
         return twin
 
     @torch.no_grad()
@@ -84,7 +96,8 @@ class CausalLMPolicy:
     def sample(self, request: SampleRequest) -> Samples:
         """Draw K responses per prompt. prompts: (B, P) tokens; returns (B, K, L).
 
-        noise: of one run, `Noise.single(seed)`. logp is under the distribution of `decoding`, top_p included.
+        noise: of one run, `Noise.single(seed)`. logp is under the distribution of `decoding`, top_p included. A
+        response ends with EOS, with a stop string, or at `max_new_tokens`.
         """
         (prompts, prompt_mask), blend = self._check_before_sampling(request), request.blend
         shape = (len(prompts), request.num_generations)
@@ -95,11 +108,33 @@ class CausalLMPolicy:
             distributions = [(self.language_model, 1.0 - blend[1]), (blend[0].language_model, blend[1])]
         rows = (*_repeat(prompts, prompt_mask, shape[1]), uniforms.to(prompts.device).flatten(0, 1))
         with self.language_model.autocast(prompts.device):  # around the loop, so that weights are cast once
+            stopped = self._stopped if self.decoding.stop_strings else None
             parts = [
-                generate(distributions, *trim_left(p, m), u, self.decoding, self.eos_token_ids, self.pad_token_id)
+                generate(
+                    distributions, *trim_left(p, m), u, self.decoding, self.eos_token_ids, self.pad_token_id, stopped
+                )
                 for p, m, u in _split(rows, self.decoding.sample_batch_size)
             ]
-        return Samples(*(torch.cat(part).unflatten(0, shape) for part in zip(*parts, strict=True)))
+        drawn = self._up_to_stop(Samples(*(torch.cat(part) for part in zip(*parts, strict=True))))
+        return Samples(*(x.unflatten(0, shape) for x in drawn))
+
+    def _counts(self, responses: Tensor, mask: Tensor) -> list[int | None]:
+        """How many tokens each row keeps that has a stop string; None for the others."""
+        rows = zip(responses.tolist(), mask.sum(-1).tolist(), strict=True)
+        return [count_up_to_stop(row[:length], self._decode, self.decoding.stop_strings) for row, length in rows]
+
+    def _stopped(self, responses: Tensor, mask: Tensor) -> Tensor:
+        return torch.tensor([count is not None for count in self._counts(responses, mask)], device=mask.device)
+
+    def _up_to_stop(self, drawn: Samples) -> Samples:
+        """Rows (N, L) without the tokens after their first stop string: the same, however many were drawn."""
+        if not self.decoding.stop_strings:
+            return drawn
+        length = drawn.mask.shape[-1]
+        kept = torch.tensor([length if n is None else n for n in self._counts(drawn.responses, drawn.mask)])
+        after = torch.arange(length, device=drawn.mask.device) >= kept.to(drawn.mask.device).unsqueeze(-1)
+        responses = drawn.responses.masked_fill(after, self.pad_token_id)
+        return Samples(responses, drawn.mask & ~after, drawn.logp.masked_fill(after, 0.0))
 
     def forward(self, batch: Batch, request: OutputRequest = LOG_PROBS) -> Outputs:
         """Log-probs of responses (B, K, L) to prompts (B, P) at the temperature of `decoding`, over all tokens whatever

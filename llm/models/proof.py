@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from sims.core.spec import SpecError
 
 from .scoring import LanguageModel, hidden_states, log_distribution, max_positions
+from .steps import STEPS, CacheKind
 
 _PROMPTS, _DRAWN, _LEAVES = (5, 2, 3), 4, (1, 2)  # lengths in tokens, tokens drawn, and (row, step) that leaves
 TOLERANCE = 1e-5  # of log-probs, in units of the largest logit where that is above 1
@@ -27,8 +28,9 @@ def tolerance(dtype: torch.dtype, largest: float) -> float:
 
 
 @torch.no_grad()
-def prove(model: LanguageModel, field: str, name: str) -> None:
-    """SpecError naming `field` and the model's `name` where sampling or scoring differ from the plain forward pass."""
+def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynamic") -> None:
+    """SpecError naming `field` and the model's `name` where sampling, with a cache of this kind, or scoring differ from
+    the plain forward pass."""
     parameter = next(model.model.parameters())
     if parameter.is_meta:
         return
@@ -48,7 +50,7 @@ def prove(model: LanguageModel, field: str, name: str) -> None:
             found = {
                 "attends to tokens that come after": _causality(model, rows, expected),
                 "scores a response to a padded prompt": _scoring(model, rows, expected),
-                "decodes from its cache": _decoding(model, rows, expected),
+                f"decodes from its {cache} cache": _decoding(model, rows, expected, cache),
             }
     except (torch.OutOfMemoryError, MemoryError, SpecError):
         raise
@@ -105,17 +107,17 @@ def _scoring(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -
     return _difference(logp, wanted)
 
 
-def _decoding(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -> float:
-    """The distribution of each next token, a step at a time from the cache, a row leaving midway."""
-    (tokens, attention), cache, left, worst = _prompts(rows), model.new_cache(), list(range(len(rows))), 0.0
+def _decoding(model: LanguageModel, rows: list[Tensor], expected: list[Tensor], cache: CacheKind) -> float:
+    """The distribution of each next token, a step at a time from the cache, a row leaving midway if it can."""
+    steps, left, worst = STEPS[cache](model, *_prompts(rows), _DRAWN), list(range(len(rows))), 0.0
+    tokens = None
     for t in range(_DRAWN):
-        logp = log_distribution(model.next_logits(tokens, attention, cache), 1.0)
+        logp = log_distribution(steps.first() if tokens is None else steps.next(tokens), 1.0)
         wanted = torch.stack([expected[row][_PROMPTS[row] - 1 + t] for row in left])
         worst = max(worst, _difference(logp, wanted))
-        if t == _LEAVES[1]:
-            staying = torch.tensor([i for i, row in enumerate(left) if row != _LEAVES[0]], device=tokens.device)
-            left, attention = [left[i] for i in staying.tolist()], attention[staying]
-            cache.reorder_cache(staying)  # type: ignore[arg-type]
-        tokens = torch.stack([rows[row][_PROMPTS[row] + t] for row in left]).unsqueeze(-1)
-        attention = pad(attention, (0, 1), value=True)
+        if t == _LEAVES[1] and steps.shrinks:
+            staying = [i for i, row in enumerate(left) if row != _LEAVES[0]]
+            left = [left[i] for i in staying]
+            steps.keep(torch.tensor(staying, device=logp.device))
+        tokens = torch.stack([rows[row][_PROMPTS[row] + t] for row in left])
     return worst

@@ -6,18 +6,19 @@ in the same batch nor on when they end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.spec import Spec, setting
+from sims.core.spec import Spec, SpecError, setting
 
 from .scoring import LanguageModel, log_distribution
+from .steps import STEPS, CacheKind
 
 # Tokens between two looks of the host at what a device has drawn; 16 elsewhere. Computing a token for rows that have
 # ended costs less on a GPU than waiting for it, and more on a CPU.
@@ -30,7 +31,8 @@ class Decoding(Spec, kind="decoding"):
 
     temperature is part of the policy: responses are scored at it too, when they are drawn and in every update, so that
     the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an
-    update scores under the whole one, and the ratio starts below 1.
+    update scores under the whole one, and the ratio starts below 1. Evaluations measure the policy at their own
+    temperature and top_p, where these are given: its samples, and its KL and entropy, too.
 
     >>> llm.Decoding(max_new_tokens=16, temperature=0.7).max_new_tokens
     16
@@ -42,6 +44,32 @@ class Decoding(Spec, kind="decoding"):
         1.0, "nucleus sampling: draw from the fewest likeliest tokens with this total probability", above=0, at_most=1
     )
     sample_batch_size: int = setting(128, "responses drawn in one batch", at_least=1)
+    cache_implementation: CacheKind = setting(
+        "dynamic",
+        "keys and values: dynamic, which grow with the responses, or static, of fixed size: on a GPU a step is then "
+        "one CUDA graph",
+        omit_default=True,
+    )
+    eval_temperature: float | None = setting(
+        None, "temperature of evaluations; none: that of training", above=0, omit_default=True
+    )
+    eval_top_p: float | None = setting(
+        None, "top_p of evaluations, near 0: greedy; none: that of training", above=0, at_most=1, omit_default=True
+    )
+    stop_strings: tuple[str, ...] = setting(
+        (), "a response ends with the first of these strings that it has", omit_default=True, repeated=True
+    )
+
+    def check(self) -> None:
+        super().check()
+        if "" in self.stop_strings:
+            raise SpecError("stop_strings", self.stop_strings, "must be strings that are not empty")
+
+    def for_evaluation(self) -> Self:
+        """The distribution that evaluations draw from."""
+        temperature = self.temperature if self.eval_temperature is None else self.eval_temperature
+        top_p = self.top_p if self.eval_top_p is None else self.eval_top_p
+        return self.replace(temperature=temperature, top_p=top_p, eval_temperature=None, eval_top_p=None)
 
 
 def truncate(logp: Tensor, top_p: float) -> Tensor:
@@ -68,12 +96,15 @@ def generate(
     decoding: Decoding,
     eos_token_ids: Sequence[int],
     pad_token_id: int,
+    stopped: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Samples:
     """Draw one response per row from ∝ Π π_i^{share_i} per token, over the models and shares of `distributions`.
 
     prompts, prompt_mask: (N, P), padded on the left; uniforms: (N, L) float64. Returns tokens, mask and log-probs under
     the distribution that drew them, all (N, L): after a row's EOS pad_token_id, False and 0. The host looks at the
-    device once every `LOOK_EVERY` tokens: rows that have ended leave the batch then, and the loop ends with the last.
+    device once every `LOOK_EVERY` tokens: rows that have ended leave the batch then, if the cache is dynamic, and the
+    loop ends with the last. stopped: asked then for rows that need no further token, of their tokens so far and mask
+    (n, t); they have ended too, and keep what they have.
     Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
     every = LOOK_EVERY.get(device.type, 16)
@@ -83,14 +114,14 @@ def generate(
     logps = torch.zeros((rows, length), dtype=torch.float64, device=device)
     running = torch.arange(rows, device=device)
     alive = torch.ones(rows, dtype=torch.bool, device=device)  # of those running, which have not ended
-    caches = [model.new_cache() for model, _ in distributions]
-    tokens, attention = prompts, prompt_mask
+    kind = STEPS[decoding.cache_implementation]
+    steps = [kind(model, prompts, prompt_mask, length) for model, _ in distributions]
+    token = None
     for t in range(length):
         distribution = torch.zeros((), device=device)
-        for (model, share), cache in zip(distributions, caches, strict=True):
-            distribution = distribution + share * log_distribution(
-                model.next_logits(tokens, attention, cache), decoding.temperature
-            )
+        for (_, share), step in zip(distributions, steps, strict=True):
+            logits = step.first() if token is None else step.next(token)
+            distribution = distribution + share * log_distribution(logits, decoding.temperature)
         if len(distributions) > 1:
             distribution = distribution.log_softmax(-1)
         distribution = truncate(distribution, decoding.top_p)
@@ -101,14 +132,15 @@ def generate(
         mask[running, t], logps[running, t] = alive, torch.where(alive, logp.double(), 0.0)
         alive = alive & torch.isin(token, eos, invert=True)
         if (t + 1) % every == 0 or t + 1 == length:
+            if stopped is not None:
+                alive = alive & ~stopped(responses[running, : t + 1], mask[running, : t + 1])
             going = _look(alive, logps)
             if len(going) == 0:
                 break
-            if len(going) < len(running):
-                running, token, attention, alive = running[going], token[going], attention[going], alive[going]
-                for cache in caches:
-                    cache.reorder_cache(going)  # type: ignore[arg-type]  # recurrent states too, unlike batch_select_indices
-        tokens, attention = token.unsqueeze(-1), pad(attention, (0, 1), value=True)
+            if len(going) < len(running) and kind.shrinks:
+                running, token, alive = running[going], token[going], alive[going]
+                for step in steps:
+                    step.keep(going)
     return Samples(responses, mask, logps.to(distribution.dtype))
 
 

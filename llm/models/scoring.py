@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 from sims.core.objectives.batch import Outputs
 from sims.core.spec import Spec, setting
@@ -108,7 +109,12 @@ class LanguageModel(nn.Module):
 
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache."""
-        return DynamicCache(config=self.core.config)
+        cache: type[DynamicCache] = _HalfCache if self.scoring.precision == "bfloat16" else DynamicCache
+        return cache(config=self.core.config)
+
+    def attention_dtype(self, stored: torch.dtype) -> torch.dtype:
+        """The precision that attention computes in, given keys or values of dtype `stored`."""
+        return _half(stored) if self.scoring.precision == "bfloat16" else stored
 
     def next_logits(self, tokens: Tensor, attention: Tensor, cache: DynamicCache) -> Tensor:
         """Logits of the token that follows: (N, V). tokens: (N, S), those not in the cache yet; attention: (N, P + S),
@@ -168,20 +174,42 @@ class LanguageModel(nn.Module):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
 
 
-def hidden_states(backbone: nn.Module, tokens: Tensor, attention: Tensor, cache: DynamicCache | None = None) -> Tensor:
+class _HalfCache(DynamicCache):
+    """Keys and values as attention computes with them under autocast: where rotary positions leave keys in float32,
+    they would be cast again at every token."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        keys, values = (x.to(_half(x.dtype)) for x in (key_states, value_states))
+        return super().update(keys, values, *args, **kwargs)
+
+
+def _half(dtype: torch.dtype) -> torch.dtype:
+    """What autocast casts a tensor of this dtype to."""
+    return torch.bfloat16 if dtype == torch.float32 else dtype
+
+
+def hidden_states(
+    backbone: nn.Module,
+    tokens: Tensor,
+    attention: Tensor,
+    cache: DynamicCache | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
     """The last layer's states of `tokens`: (N, S, H). tokens: (N, S); attention: (N, at least S).
 
     Positions count real tokens only, so that padding on the left changes nothing, whether positions are learned or
-    rotary.
+    rotary. positions: (N, S), if they are known; attention is then the mask of scores, (N, 1, S, slots).
     """
-    positions = (attention.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-    if cache is not None and _is_recurrent(cache):  # it masks the tokens that it is given, not those it has read
-        attention = attention[:, -tokens.shape[1] :]
+    if positions is None:
+        positions = (attention.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        if cache is not None and _is_recurrent(cache):  # it masks the tokens that it is given, not those it has read
+            attention = attention[:, -tokens.shape[1] :]
+        attention = attention.long()
     return backbone(  # type: ignore[no-any-return]
         input_ids=tokens,
-        attention_mask=attention.long(),
+        attention_mask=attention,
         # A model without them has no positions (state spaces) or counts them by its mask (ALiBi).
-        **({"position_ids": positions} if "position_ids" in _keywords(type(backbone).forward) else {}),
+        **({"position_ids": positions} if takes(backbone, "position_ids") else {}),
         use_cache=cache is not None,
         **({} if cache is None else {cache_keyword(backbone): cache}),
     ).last_hidden_state
@@ -220,7 +248,12 @@ def cache_keyword(model: nn.Module) -> str:
 
     transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
     """
-    return "cache" if "cache" in _keywords(type(model).forward) else "past_key_values"
+    return "cache" if takes(model, "cache") else "past_key_values"
+
+
+def takes(model: nn.Module, keyword: str) -> bool:
+    """Whether a model's forward has an argument of this name."""
+    return keyword in _keywords(type(model).forward)
 
 
 @lru_cache
@@ -292,6 +325,19 @@ def checkpointed_layers(backbone: nn.Module, on: bool) -> Iterator[None]:
 def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
     """Layers that transformers can checkpoint: they keep only their input, and recompute the rest for the gradient."""
     return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
+
+
+def keep_as_computed(model: nn.Module, own: Iterable[Tensor]) -> None:
+    """Weights of linear layers in bfloat16, to which autocast would cast them at each call: the same numbers from half
+    the memory. own: the weights that may be changed. Those that are also an embedding stay."""
+    mine = {id(x) for x in own}
+    linear = [x for x in model.modules() if isinstance(x, nn.Linear | Conv1D)]
+    inside = {id(layer) for layer in linear}
+    rest = {id(p) for x in model.modules() if id(x) not in inside for p in x.parameters(recurse=False)}
+    for layer in linear:
+        for p in layer.parameters(recurse=False):
+            if id(p) in mine - rest:
+                p.data = p.data.to(_half(p.dtype))
 
 
 def copy_module(module: nn.Module, trained: Iterable[Tensor]) -> nn.Module:

@@ -32,6 +32,9 @@ class LanguageModelSettings(PolicySpec):
     lora_target_modules: tuple[str, ...] | None = setting(
         None, "names of the layers that get adapters (q_proj,v_proj); none: every linear one", omit_default=True
     )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        setting(None, "attention of transformers; none: what it takes for the model, sdpa for most", omit_default=True)
+    )
     critic: Literal["shared", "own"] = setting(
         "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
     )

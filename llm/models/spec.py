@@ -28,6 +28,7 @@ class LanguageModelSpec(LanguageModelSettings, kind="language_model"):
             raise SpecError(
                 "environment", environment.kind, "must be a task of llm.tasks: a language model needs prompts of text"
             )
+        environment.check_longest(self.decoding.max_new_tokens)
 
     def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> CausalLMPolicy:
         return build_policy(self, load_tokenizer(self), critic, dtype, torch.device("cpu"))

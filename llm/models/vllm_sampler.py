@@ -61,13 +61,20 @@ class VLLMDecoding(Decoding, kind="vllm_decoding"):
     vllm_enforce_eager: bool = setting(False, "run vLLM without CUDA graphs: it starts faster and samples more slowly")
 
     def check(self) -> None:
-        if self.temperature < _LEAST_TEMPERATURE:
-            raise SpecError("temperature", self.temperature, f"must be at least {_LEAST_TEMPERATURE} with use_vllm")
+        super().check()
+        for name in ("temperature", "eval_temperature"):
+            if (value := getattr(self, name)) is not None and value < _LEAST_TEMPERATURE:
+                raise SpecError(name, value, f"must be at least {_LEAST_TEMPERATURE} with use_vllm")
+        if self.cache_implementation != "dynamic":
+            raise SpecError("cache_implementation", self.cache_implementation, "vLLM has a cache of its own")
 
 
 def check_sampler(experiment: Experiment, device: torch.device | str | None = None, sharding: str = "none") -> None:
-    """SpecError for an experiment that vLLM cannot sample, or a device that it cannot run on (None: not checked)."""
+    """SpecError for an experiment that its sampler cannot sample, or a device that vLLM cannot run on (None: not
+    checked)."""
     decoding = experiment.policy.decoding  # type: ignore[attr-defined]
+    if decoding.cache_implementation == "static" and sharding != "none":
+        raise SpecError("cache_implementation", "static", f"must be dynamic with sharding = {sharding}")
     if not isinstance(decoding, VLLMDecoding):
         return
     algorithm = experiment.algorithm
@@ -118,7 +125,8 @@ class VLLMPolicy(CausalLMPolicy):
         engine.hold(self)
         requests = [row for row in rows for _ in range(num_generations)]
         drawn = engine.draw(requests, seeds, self.decoding, self.eos_token_ids)
-        return Samples(*(x.unflatten(0, (len(rows), num_generations)) for x in self._as_tensors(drawn, prompts.device)))
+        found = self._up_to_stop(self._as_tensors(drawn, prompts.device))
+        return Samples(*(x.unflatten(0, (len(rows), num_generations)) for x in found))
 
     def _as_tensors(self, drawn: list[tuple[list[int], list[float]]], device: torch.device) -> Samples:
         """Tokens, mask and log-probs, (N, L) each, of rows of tokens and their log-probs."""

@@ -5,9 +5,7 @@ P(first ≻ second) = σ(r(x, y_1) − r(x, y_2))
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from llm.models.loading import CHECKED, load_config, load_weights
 from llm.models.proof import tolerance
 from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
 from llm.models.spec import LanguageModelSpec
+from llm.models.writing import write_model
 from sims.core.spec import SpecError
-from sims.experiments.whole import folder_written_whole
 
 
 class RewardModel(nn.Module):
@@ -100,20 +98,10 @@ class RewardModel(nn.Module):
         report: Mapping[str, Any] | None = None,
         beside: Sequence[Path] = (),
     ) -> None:
-        """Weights (safetensors), configuration and tokenizer, in the format of transformers; `report` as report.json,
-        and copies of the files `beside`.
-
-        Atomic: the folder is written under a temporary name and renamed. An existing one is not replaced.
-        """
+        """`write_model`, into a folder that is not there yet."""
         folder = Path(folder)
         check_absent(folder)
-        with folder_written_whole(folder) as new:
-            self.classifier.save_pretrained(new)  # type: ignore[operator]
-            tokenizer.save_pretrained(new)
-            if report is not None:
-                (new / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-            for file in beside:
-                shutil.copyfile(file, new / file.name)
+        write_model(folder, self.classifier, tokenizer, report, beside)
 
 
 def load_reward_model(

@@ -3,7 +3,8 @@
     completions    responses as rewards receive them
     data_source    settings: the rows, and how a row becomes a prompt and its responses
     labels         settings: how rewards become labels of pairs
-    task           base class: both settings, and the methods that a task defines
+    shaping        settings: what is added to a reward for a response's length
+    task           base class: these settings, and the methods that a task defines
     length         rewards that are functions of the number of tokens
     verifiable     1 for right answers, else 0
     expressions    comparison of mathematical answers

@@ -19,6 +19,8 @@ class Completions:
     lengths: N, tokens before EOS: 0 for an immediate EOS, all tokens of a response that was cut at max_new_tokens.
     columns: further columns of the data, N values each.
     generations: K, how many responses each prompt has; they are next to one another.
+    ended: N, whether a response ended by itself, with EOS or a stop string, and was not cut at max_new_tokens; none:
+        those with EOS.
 
     >>> completions = llm.Completions(["2 + 3 ="], ["5"], [[7, 0]], [1], {})
     >>> llm.MinLength().reward()(completions)
@@ -31,9 +33,17 @@ class Completions:
     lengths: Sequence[int]
     columns: Mapping[str, Sequence[Any]]
     generations: int = 1
+    ended: Sequence[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def cut(self) -> list[bool]:
+        """Which responses ran into max_new_tokens: N."""
+        if self.ended is None:
+            return [len(ids) == length for ids, length in zip(self.ids, self.lengths, strict=True)]
+        return [not ended for ended in self.ended]
 
 
 Reward = Callable[[Completions], Sequence[float]]  # N finite numbers, one per response

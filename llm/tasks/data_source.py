@@ -79,6 +79,9 @@ class DataSource(Spec):
 
     def check(self) -> None:
         super().check()
+        if self.max_completion_length is not None and (self.data == LANGUAGE or self.data_kind == "prompt_only"):
+            rule = "is of a file's recorded completions, and there are none: max_new_tokens is what is sampled at most"
+            raise SpecError("max_completion_length", self.max_completion_length, rule)
         if self.data == LANGUAGE:
             self._check_language()
             return
@@ -158,5 +161,6 @@ class DataSource(Spec):
             on_bad_rows=self.on_bad_rows,
             on_too_long=self.on_too_long,
             ends=encoder.ends,
+            stop_strings=encoder.stop_strings,
         )
         return examples

@@ -39,7 +39,8 @@ class TextEnvironment:
     Epoch e's order is a function of the runs' seed and e alone, so that `state_dict` is a few numbers. generations: K
     of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the
     task's. eos_token_ids: the tokens at which the policy stops, which do not count as length; recorded responses are
-    cut there too. (): the tokenizer's.
+    cut there too. (): the tokenizer's. stop_strings: the policy's, which end a response too. max_new_tokens: its
+    longest response.
     """
 
     def __init__(
@@ -52,14 +53,17 @@ class TextEnvironment:
         pairing: Pairing | None = None,
         split: str | None = None,
         eos_token_ids: Sequence[int] = (),
+        stop_strings: Sequence[str] = (),
+        max_new_tokens: int = 0,
     ) -> None:
         self.task, self.tokenizer, self.device, self.dtype = task, tokenizer, device, dtype
         self.generations, self.pairing = generations, pairing
-        self.encoder = TextEncoder(tokenizer, eos_token_ids)
+        self.encoder = TextEncoder(tokenizer, eos_token_ids, stop_strings)
         self.eos_token_ids = tuple(eos_token_ids) or (self.encoder.eos,)
-        self.labeller = task.labeller
+        self.labeller, self.max_new_tokens = task.labeller, max_new_tokens
         self._reward: Reward = _reward_of(task)
         self._gold: Reward | None = task.gold()
+        self._is_shaped = task.is_shaped
         self.split = split or task.data_split
         self.examples = task.load(self.encoder, self.split)
         task.check_data(self.examples)
@@ -67,6 +71,11 @@ class TextEnvironment:
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
         self.digest = digest(self.examples)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether policies are evaluated by another reward than the one that they are trained by."""
+        return self._gold is not None or self._is_shaped
 
     def check_lengths(self, positions: int | None, max_new_tokens: int) -> None:
         """SpecError that names the rows that do not fit a model of so many positions, before a run meets them."""
@@ -110,6 +119,8 @@ class TextEnvironment:
         completions = self.completions(examples, responses, mask)
         rewards = self._as_tensor(self._reward(completions), mask)
         gold = rewards if self._gold is None else self._as_tensor(self._gold(completions), mask)
+        if self._is_shaped:
+            rewards = self.task.shaped(rewards, mask.sum(-1), self.max_new_tokens).to(rewards)
         return rewards, gold
 
     def _as_tensor(self, rewards: Sequence[float], mask: Tensor) -> Tensor:
@@ -142,7 +153,17 @@ class TextEnvironment:
             lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
             columns={name: [example.extra.get(name) for example in repeated] for name in names},
             generations=generations,
+            ended=self.ended(responses, mask).flatten().tolist(),
         )
+
+    def ended(self, responses: Tensor, mask: Tensor) -> Tensor:
+        """Which responses (..., L) end with an end token or a stop string: (...) bool; the others were cut."""
+        found = response_lengths(responses, mask, self.eos_token_ids) < mask.sum(-1)
+        if not self.encoder.stop_strings:
+            return found
+        rows = zip(responses.flatten(0, -2), mask.flatten(0, -2), strict=True)
+        stopped = [self.encoder.has_stop(tokens[chosen].tolist()) for tokens, chosen in rows]
+        return found | torch.tensor(stopped, device=found.device).reshape(found.shape)
 
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, rewards and labels.
@@ -202,7 +223,7 @@ class TextEnvironment:
 
     def _record(self, example: Example, rng: np.random.Generator) -> Example:
         texts = [self.task.recorded_response(str(example.prompt), rng) for _ in range(self.generations)]
-        ids = tuple(np.array([*self.encoder.encode(text), self.encoder.eos], dtype=np.int32) for text in texts)
+        ids = tuple(np.array(self.encoder.completion(text, may_be_empty=True), dtype=np.int32) for text in texts)
         return Example(example.where, example.prompt, example.prompt_ids, ids)
 
     def _next(self, name: str, count: int, batch_size: int, noise: Noise) -> list[int]:

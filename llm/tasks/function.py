@@ -57,7 +57,9 @@ class RewardFunction(Task, kind="function"):
         for function in self.reward_funcs:
             module, _, name = function.partition(":")
             if not module or not name:
-                raise SpecError("reward_funcs", function, 'must be "module:function"')
+                dotted = function.replace(":", ".").rpartition(".")  # TRL's command line has module.function
+                hint = f"; did you mean {dotted[0]}:{dotted[2]}?" if dotted[0] and dotted[2] else ""
+                raise SpecError("reward_funcs", function, f'must be "module:function"{hint}')
         weights = self.reward_weights
         if weights is not None and len(weights) != len(self.reward_funcs):
             raise SpecError("reward_weights", weights, f"must be {len(self.reward_funcs)}, one per function")

@@ -41,7 +41,9 @@ class LearnedReward(Task, kind="learned_reward"):
         None, "reward model that policies are evaluated by; none: reward_model, without the penalty"
     )
     missing_eos_penalty: float = setting(
-        0.0, "subtracted from the reward of a response without EOS, cut off at max_new_tokens", at_least=0
+        0.0,
+        "subtracted from the reward of a response that was cut off at max_new_tokens, without EOS or a stop string",
+        at_least=0,
     )
 
     def check(self) -> None:
@@ -55,8 +57,8 @@ class LearnedReward(Task, kind="learned_reward"):
             return score
 
         def penalised(completions: Completions) -> list[float]:
-            rows = zip(score(completions), completions.ids, completions.lengths, strict=True)
-            return [score - self.missing_eos_penalty * (len(ids) == length) for score, ids, length in rows]
+            rows = zip(score(completions), completions.cut, strict=True)
+            return [score - self.missing_eos_penalty * cut for score, cut in rows]
 
         return penalised
 

@@ -1,4 +1,4 @@
-"""The base class of tasks: settings of data and labels, and the reward of a response."""
+"""The base class of tasks: settings of data, labels and lengths, and the reward of a response."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from llm.embedded import language
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
 from llm.tasks.labels import Labels
+from llm.tasks.shaping import Shaping
 from sims.core.algorithms import Algorithm
 from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.objectives.preferences import count_pairs
@@ -21,7 +22,7 @@ from sims.core.spec import SpecError, undefined
 
 
 @dataclass(frozen=True)
-class Task(Labels, DataSource, EnvironmentSpec):
+class Task(Labels, DataSource, Shaping, EnvironmentSpec):
     """Base of all tasks; a subclass defines the reward. Class variables are its row in the table of tasks.
 
     >>> isinstance(llm.MinLength(), llm.Task), llm.MinLength(label_temperature=1.0).label_temperature

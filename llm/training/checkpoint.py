@@ -89,10 +89,16 @@ def save(
         left = found(folder)
         rest = f"the last good one is {left[-1][1]}" if left else "there is none before it"
         raise CheckpointError(f"update {update}: its checkpoint could not be written: {error}; {rest}") from error
-    for older, path in found(folder)[:-keep]:
-        if older not in also:
-            shutil.rmtree(path)
+    prune(folder, keep, also)
     return final
+
+
+def prune(folder: Path, keep: int, also: Collection[int] = ()) -> None:
+    """Remove all checkpoints but the last `keep` and those of the updates `also`, each in one moment."""
+    for update, path in found(folder)[:-keep]:
+        if update not in also:
+            left = path.rename(folder / f"{_PARTIAL}{os.getpid()}-{update}")
+            shutil.rmtree(left)
 
 
 def load(folder: Path, told: Callable[[str], None] = lambda text: None) -> Checkpoint | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +28,11 @@ from sims.experiments.evaluation import (
 class EvaluatedSamples:
     """Fresh samples of a policy, one response per prompt, and their metrics.
 
-    numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS), kl_policy_ref
-    (log π − log π_ref of whole responses, nats; it can be negative, and is unbiased while top_p = 1), entropy (summed
-    over a response's tokens, nats), token_entropy (nats per token, over all tokens), and what the task measures
-    (`Task.measure`). prompts, completions, rewards, golds, lengths: one entry per response.
+    numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS or a stop
+    string), kl_policy_ref (log π − log π_ref of whole responses, nats; it can be negative, and is unbiased while
+    top_p = 1), entropy (summed over a response's tokens, nats), token_entropy (nats per token, over all tokens), and
+    what the task measures (`Task.measure`). prompts, completions, rewards, golds, lengths: one entry per response.
+    has_gold: whether gold is another reward than the one that is trained by.
     """
 
     numbers: dict[str, float]
@@ -38,6 +41,12 @@ class EvaluatedSamples:
     rewards: list[float]
     golds: list[float]
     lengths: list[int]
+    has_gold: bool
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """The numbers, without a gold that would only repeat the reward."""
+        return {name: x for name, x in self.numbers.items() if name != "gold" or self.has_gold}
 
 
 @torch.no_grad()
@@ -61,7 +70,7 @@ def evaluate(
         "reward": rewards,
         "gold": gold,
         "length": lengths.double(),
-        "finished": (lengths < samples.mask.sum(-1)).double(),
+        "finished": environment.ended(samples.responses, samples.mask).double(),
         "kl_policy_ref": kl_of_responses(scored.logp, logp_ref, samples.mask),
         "entropy": entropy_after_prefixes(scored.entropy, samples.mask),
         "token_entropy": scored.entropy[samples.mask],
@@ -76,7 +85,22 @@ def evaluate(
         rewards=rewards.flatten().tolist(),
         golds=gold.flatten().tolist(),
         lengths=lengths.flatten().tolist(),
+        has_gold=environment.has_gold,
     )
+
+
+@contextmanager
+def as_evaluated(*policies: Any) -> Iterator[None]:
+    """Within it, the policies sample and score by the decoding of evaluations."""
+    own = {id(found): found for found in (getattr(policy, "policy", policy) for policy in policies)}
+    before = {key: policy.decoding for key, policy in own.items()}
+    try:
+        for policy in own.values():
+            policy.decoding = policy.decoding.for_evaluation()
+        yield
+    finally:
+        for key, policy in own.items():
+            policy.decoding = before[key]
 
 
 def single_noise(seed: int, run: int) -> Noise:

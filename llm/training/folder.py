@@ -11,13 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-
 from sims.core.spec import SpecError, from_json
 from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
-from sims.experiments.whole import folder_written_whole
 
 from . import checkpoint
 from .checkpoint import CONFIG, METRICS, SPEC, Checkpoint
@@ -92,16 +88,7 @@ def show(evaluation: EvaluatedSamples, update: int, samples: Logger) -> dict[str
     rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
     for prompt, completion, reward, length in list(rows)[:SHOWN]:
         samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
-    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.numbers.items()}
-
-
-def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, weights: dict[str, Tensor] | None = None
-) -> None:
-    """Write model and tokenizer in transformers' format, atomically. weights: in place of the model's."""
-    with folder_written_whole(folder) as new:
-        model.save_pretrained(new, state_dict=weights)
-        tokenizer.save_pretrained(new)
+    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.shown.items()}
 
 
 def try_to_save(run: Run) -> None:

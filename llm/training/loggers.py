@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from sims.core.spec import SpecError
+from sims.experiments.command import tell
 
 from .checkpoint import write_text
+
+CLOCKS = ("tokens_per_second",)
 
 
 class Logger(Protocol):
@@ -33,15 +38,36 @@ class Silent:
 class JsonLines:
     """Rows in a file, one JSON object per line, flushed after each row.
 
-    keep_until: rows after this update are removed, because a resumed run repeats them.
+    keep_until: rows after this update are removed, because a resumed run repeats them. numbers: of the checkpoint that
+    it resumes from, which hold the checksum of the rows until then (`checksums`); a line tells where they differ. Equal
+    runs have equal checksums: what clocks say is left out.
     """
 
-    def __init__(self, path: Path, keep_until: int) -> None:
-        rows = read_json_lines(path) if path.exists() else []
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["update"] <= keep_until))
+    def __init__(self, path: Path, keep_until: int, numbers: Mapping[str, int] | None = None) -> None:
+        rows = [row for row in (read_json_lines(path) if path.exists() else []) if row["update"] <= keep_until]
+        self.path, self.checksum = path, 0
+        for row in rows:
+            self._note(row)
+        if (numbers or {}).get(self._name, self.checksum) != self.checksum:
+            tell(f"{path}: its rows until update {keep_until} are not what was written, and are taken as they are")
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self.file = path.open("a")
 
+    def _note(self, row: Mapping[str, Any]) -> None:
+        text = json.dumps({name: value for name, value in row.items() if name not in CLOCKS})
+        self.checksum = zlib.crc32(text.encode(), self.checksum)
+
+    @property
+    def _name(self) -> str:
+        return f"checksum.{self.path.name}"
+
+    @property
+    def checksums(self) -> dict[str, int]:
+        """The checksum of all rows so far, for a checkpoint's numbers."""
+        return {self._name: self.checksum}
+
     def log(self, row: dict[str, Any]) -> None:
+        self._note(row)
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
 

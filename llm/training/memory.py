@@ -13,11 +13,12 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
 from llm.models.loading import load_config, locate, meta_model
-from llm.models.scoring import checkpoint_layers
+from llm.models.scoring import checkpoint_layers, keep_as_computed
 from llm.models.shapes import SHAPES
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import LearnedReward
+from sims.core.loop.train import uses_reference
 from sims.core.spec import Spec
 from sims.experiments.experiment import Experiment
 from sims.experiments.memory import Sizes, check_fits, check_steps, sizes_of
@@ -81,13 +82,21 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     base = sum(p.numel() for p in backbone.parameters()) * experiment.dtype.itemsize if critic else 0
 
     stale = schedule.source == "policy" and schedule.sync_period != schedule.updates_per_batch
-    # The reference; a sampler that is not the policy; the initial policy, where the reference moves.
-    copies = 1 + int(stale or schedule.source == "pool") + int(schedule.reference != "fixed")
+    # The reference, which otherwise is in the machine's memory; a sampler that is not the policy; the initial policy,
+    # where the reference moves.
+    asked = uses_reference(algorithm, schedule, experiment.labelling) or sharding != "none"
+    copies = int(asked) + int(stale or schedule.source == "pool") + int(schedule.reference != "fixed")
+    copied = own
+    if scoring.precision == "bfloat16" and schedule.reference != "ema" and sharding == "none":
+        twin = copy.deepcopy(model)
+        frozen = [p for p in twin.parameters() if p.requires_grad]
+        keep_as_computed(twin, frozen)
+        copied = _bytes(frozen)
     parts = 1 if sharding == "none" else processes
     held = {
         "weights": (weights + base) // parts,
         "optimiser": (2 if experiment.optimiser.method == "adam" else 0) * (own + base) // parts,
-        "reference, sampler": copies * own // parts,
+        "reference, sampler": copies * copied // parts,
     }
     reward_models = sum(_reward_model_parameters(name, spec, config) for name in _reward_models(experiment))
     if reward_models:
@@ -122,8 +131,7 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     tokens = prompts * schedule.num_generations * length
     block = min(scoring.logits_at_a_time, tokens * config.vocab_size)
     updating = {
-        # The sum, and the next micro-batch's; shards are added in place.
-        "gradients": (2 if prompts < minibatch and parts == 1 else 1) * (own + base) // parts,
+        "gradients": (own + base) // parts,
         "activations": _activations(config, tokens, compute, scoring.gradient_checkpointing) * (2 if critic else 1),
         "logits": block * (compute + 3 * 4),  # logits, their float32 copy, log-distribution, gradient
         **gathered[1],

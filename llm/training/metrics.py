@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from llm.tasks.environment import response_lengths
+from llm.tasks.environment import TextEnvironment, response_lengths
 from sims.core.algorithms import Algorithm
 from sims.core.loop.collect import Collector
 from sims.core.loop.protocols import Policy, SampleRequest, Samples
@@ -29,6 +28,7 @@ class UpdateMetrics:
 
     def __init__(self, run: Run, with_kl: bool = False) -> None:
         self.run, self.with_kl = run, with_kl
+        self.has_gold = run.environment.has_gold or run.experiment.labelling.labels == "implicit"
         self.parts: list[tuple[Batch, Tensor]] = []  # of the last update, on this process: log-probs from before it
         run.training.learner.scored = self._scored
 
@@ -43,13 +43,14 @@ class UpdateMetrics:
     def row(self, update: Update) -> Row:
         """Metrics of the last update; each process must call it.
 
-        Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold,
-        completions/… in tokens before EOS (clipped_ratio: the share that never ended), entropy (nats per token, mean
-        of −log π_sampler; TRL takes it over the vocabulary) and, where the reference scored it, kl (nats per response,
-        mean of Σ_t log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while top_p = 1). Of the policy
-        before the update, on its minibatch, as in TRL: logps/… of pairs; rewards/… (β times the log-ratio to the
-        reference, β = 1 for algorithms without) and rewards/accuracies where the reference scored them; for clipped
-        algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of the clip range.
+        Of the collected batch, under the distribution that drew it: reward, reward_std (over responses), gold where it
+        is another reward, completions/… in tokens before EOS (clipped_ratio: the share that never ended), entropy (nats
+        per token, mean of −log π_sampler; TRL takes it over the vocabulary) and, where the reference scored it, kl
+        (nats per response, mean of Σ_t log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while
+        top_p = 1). Of the policy before the update, on its minibatch, as in TRL: logps/… of pairs; rewards/… (β times
+        the log-ratio to the reference, β = 1 for algorithms without) and rewards/accuracies where the reference scored
+        them; for clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of
+        the clip range.
         Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
         draw: sampling/… (`sampler_mismatch`)."""
         batch, run = update.batch, self.run
@@ -58,7 +59,9 @@ class UpdateMetrics:
             "grad_norm": update.stats.grad_norm,
             "learning_rate": run.training.learner.optimiser.spec.learning_rate,
         }
-        found |= _of_the_batch(batch, run.policy.eos_token_ids)
+        found |= _of_the_batch(batch, run.environment)
+        if batch.gold is not None and self.has_gold:
+            found["gold"] = batch.gold.mean()
         logp_ref = batch.logp_ref
         if batch.logp_sampler is not None and logp_ref is None and self.with_kl:
             logp_ref = run.training.reference.policy.forward(batch).logp
@@ -87,19 +90,17 @@ class UpdateMetrics:
         return dict(zip(names, (sums[:, 0] / sums[:, 1]).unbind(), strict=True))
 
 
-def _of_the_batch(batch: Batch, eos_token_ids: Sequence[int]) -> dict[str, Tensor]:
+def _of_the_batch(batch: Batch, environment: TextEnvironment) -> dict[str, Tensor]:
     """What is known of a batch when it is collected."""
-    lengths = response_lengths(batch.responses, batch.mask, eos_token_ids).double()
+    lengths = response_lengths(batch.responses, batch.mask, environment.eos_token_ids).double()
     found = {
         "completions/mean_length": lengths.mean(),
         "completions/min_length": lengths.min(),
         "completions/max_length": lengths.max(),
-        "completions/clipped_ratio": (lengths == batch.mask.sum(-1)).double().mean(),
+        "completions/clipped_ratio": (~environment.ended(batch.responses, batch.mask)).double().mean(),
     }
     if batch.rewards is not None:
         found |= {"reward": batch.rewards.mean(), "reward_std": batch.rewards.std(correction=0)}
-    if batch.gold is not None:
-        found["gold"] = batch.gold.mean()
     if batch.logp_sampler is not None:
         found["entropy"] = -batch.logp_sampler[batch.mask].double().mean()
     return found

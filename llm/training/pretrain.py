@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,16 +40,16 @@ from transformers import (
 
 from llm.embedded import EMBEDDED, find_folder, language
 from llm.models.architectures import Architecture, build_model, check_shape
+from llm.models.gate import check_written
 from llm.models.scoring import cache_keyword
+from llm.models.writing import REPORT, write_model
 from sims.core.spec import Spec, setting, to_json
-from sims.experiments.whole import folder_written_whole
 
 from .pretrain_fit import PretrainFit
 
 _PROMPT, _LONGEST = language.PROMPT_TOKENS, language.MAX_RESPONSE_TOKENS
 _STREAMS = {"training": 0, "held_out": 1, "sampling": 2}  # one stream of random numbers for each use
 _EARLY = 5  # a response is early if it has at most so many tokens
-_REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -310,19 +309,8 @@ def save(
     report: Report,
     beside: Sequence[Path] = (),
 ) -> None:
-    """Write weights (safetensors, float32), configuration, tokenizer, report.json, and copies of `beside`.
-
-    Atomic: the folder is written under a temporary name and renamed. An existing one is replaced.
-    """
-    with folder_written_whole(Path(folder)) as new:
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        settings = json.loads((new / "tokenizer_config.json").read_text())
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5 writes a name that 4 does not know
-        (new / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
-        (new / _REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-        for file in beside:
-            shutil.copyfile(file, new / file.name)
+    """`write_model` with the report."""
+    write_model(folder, model, tokenizer, dataclasses.asdict(report), beside)
 
 
 def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -331,6 +319,7 @@ def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     folder: a path, or the name of an embedded model (`pythia`, `mistral`).
     """
     path = _existing(folder)
+    check_written("folder", path)
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)  # fast: `save` wrote no other kind
     return model.eval(), tokenizer
@@ -338,7 +327,7 @@ def load(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 def read_report(folder: str | Path) -> Report:
     """The report saved with a model; `folder` as in `load`."""
-    return Report(**json.loads((_existing(folder) / _REPORT).read_text()))
+    return Report(**json.loads((_existing(folder) / REPORT).read_text()))
 
 
 def check(folder: str | Path, progress: bool = False) -> list[Comparison]:
@@ -384,7 +373,7 @@ def _stream(config: PretrainConfig, use: str) -> np.random.Generator:
 
 def _existing(folder: str | Path) -> Path:
     path = find_folder(folder)
-    if not (path / _REPORT).is_file():
+    if not (path / REPORT).is_file():
         raise FileNotFoundError(
             f"folder = {str(folder)!r}: must hold a saved model, or be one of {', '.join(EMBEDDED)}"
         )

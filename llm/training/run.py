@@ -13,21 +13,23 @@ from torch import Tensor
 from llm.data.whole import repeated
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
+from llm.models.aside import Aside
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
 from llm.models.scoring import max_positions
 from llm.models.spec import LanguageModelSpec
+from llm.models.steps import check_static
 from llm.models.vllm_sampler import check_sampler
 from llm.tasks import Task
 from llm.tasks.environment import TextEnvironment
 from sims.core.loop.learner import Learner
-from sims.core.loop.train import Training, Update
+from sims.core.loop.train import Training, Update, uses_reference
 from sims.experiments.evaluation import PairEvaluation
 from sims.experiments.executor import one_thread
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_loop import Arrays, Diverged, Hooks, Recorder
 
-from .evaluation import EvaluatedSamples, FirstPairEvaluation, SampleEvaluation, evaluate, single_noise
+from .evaluation import EvaluatedSamples, FirstPairEvaluation, SampleEvaluation, as_evaluated, evaluate, single_noise
 from .learning_rate import ScheduledOptimiser
 
 
@@ -67,6 +69,7 @@ class Run:
         self.policy: CausalLMPolicy = build_policy(
             spec, self.tokenizer, algorithm.needs_critic, experiment.dtype, loaded_on
         )
+        self.policy.copies_are_averaged = experiment.schedule.reference == "ema"
         self.sharded: Any = None
         policy, learner = self._spread(ranks, sharding)
 
@@ -80,6 +83,8 @@ class Run:
                 algorithm.label_pairing,
                 split,
                 self.policy.eos_token_ids,
+                self.policy.decoding.stop_strings,
+                self.policy.decoding.max_new_tokens,
             )
 
         self.environment = environment(task.data_split)
@@ -87,10 +92,26 @@ class Run:
         self.evaluation_environment = self.environment if split == self.environment.split else environment(split)
         self._check_data(ranks)
         self.training = Training(
-            policy, self.environment, algorithm, experiment.schedule, learner, self.noise, experiment.labelling
+            policy,
+            self.environment,
+            algorithm,
+            experiment.schedule,
+            learner,
+            self.noise,
+            experiment.labelling,
+            self._reference(policy),
         )
         # What evaluations compare with: the policy before the first update.
         self.initial = self.training.reference.policy if experiment.schedule.reference == "fixed" else policy.clone()
+
+    def _reference(self, policy: Any) -> Any:
+        """The reference where training does not ask it and evaluations alone do: a copy beside the device. None where
+        it does, and for a sharded policy, whose copies are small."""
+        experiment = self.experiment
+        if uses_reference(experiment.algorithm, experiment.schedule, experiment.labelling) or self.sharded is not None:
+            return None
+        aside = Aside(self.policy)
+        return aside if self.ranks.alone else SpreadPolicy(aside, self.ranks)
 
     def _check_data(self, ranks: Ranks) -> None:
         """Refuse rows that do not fit the model; say how many evaluation prompts are trained on."""
@@ -98,6 +119,9 @@ class Run:
         positions = max_positions(self.policy.language_model.core.config)
         for each in {id(trained): trained, id(held_out): held_out}.values():
             each.check_lengths(positions, self.policy.decoding.max_new_tokens)
+            if self.policy.decoding.cache_implementation == "static" and self.sharded is None:
+                longest = max(len(example.prompt_ids) for example in each.examples)
+                check_static(self.policy.language_model, longest + self.policy.decoding.max_new_tokens)
         shared = repeated(held_out.examples, trained.examples) if held_out is not trained else 0
         if shared and ranks.first:
             print(f"{shared} of {len(held_out.examples)} evaluation prompts are trained on", file=sys.stderr)
@@ -105,7 +129,7 @@ class Run:
     def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
         """The policy that the training loop uses, and its learner, for one process or several."""
         optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
-        if ranks.count == 1:
+        if ranks.alone:
             return self.policy, Learner(self.policy, optimiser, (), size)
         if sharding == "none":
             return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)
@@ -173,13 +197,14 @@ class Run:
         given = self.evaluation_environment.state_dict()
         self.evaluation_environment.load_state_dict(dict.fromkeys(given, 0))
         try:
-            return evaluate(
-                self.training.policy,
-                self.initial,
-                self.evaluation_environment,
-                task.evaluation_prompts,
-                self.noise.runs[0],
-            )
+            with as_evaluated(self.training.policy, self.initial):
+                return evaluate(
+                    self.training.policy,
+                    self.initial,
+                    self.evaluation_environment,
+                    task.evaluation_prompts,
+                    self.noise.runs[0],
+                )
         except FloatingPointError as error:
             raise RunDiverged(f"update {self.training.updates}: evaluation: {error}") from error
         finally:

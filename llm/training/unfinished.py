@@ -69,8 +69,8 @@ def stored(output: Path) -> dict[str, Spec]:
     """The settings of the fit that was stopped, by kind, to go on from its folder alone. SpecError where there is
     none."""
     folder = _beside(output)
-    if not folder.exists():
-        raise SpecError("resume", True, f"there is nothing to go on with: no {folder}")
+    if not _holds_a_fit(folder):
+        raise SpecError("resume", True, f"there is nothing to go on with: no {folder / SPEC}")
     return {kind: from_json(value) for kind, value in _read(folder)["settings"].items()}
 
 
@@ -79,6 +79,10 @@ def was_finished(output: Path) -> bool:
     removed."""
     folder = _beside(output)
     try:
+        if not any(folder.iterdir()) and output.exists():
+            folder.rmdir()
+            tell(f"{output} was finished already")
+            return True
         if (folder / METRICS).read_bytes() != (output / METRICS).read_bytes():
             return False
     except OSError:
@@ -106,11 +110,11 @@ class Unfinished:
         self.output, self.folder, self.config = output, _beside(output), config
         self.settings, self.metric, self.saving, self.resume = dict(settings), metric, saving, resume
         check_folder("output", self.folder)
-        there = self.folder.exists()
+        there = _holds_a_fit(self.folder)
         if resume and overwrite:
             raise SpecError("overwrite", True, "cannot be combined with --resume")
         if resume and not there:
-            raise SpecError("resume", True, f"there is nothing to go on with: no {self.folder}")
+            raise SpecError("resume", True, f"there is nothing to go on with: no {self.folder / SPEC}")
         if there and not (resume or overwrite):
             raise SpecError(
                 "output", str(output), f"a fit was stopped: --resume goes on with {self.folder}, --overwrite deletes it"
@@ -118,12 +122,13 @@ class Unfinished:
 
     def held(self, data: int = 0) -> Checkpoint | None:
         """The checkpoint to go on from. data: the digest of the rows, which must be those of before."""
-        self.settings_held = {"settings": self.settings, "data": data}
+        self.settings_held, self.numbers = {"settings": self.settings, "data": data}, {}
         if not self.resume:
             return None
         if _read(self.folder) != json.loads(json.dumps(self.settings_held)):
             raise SpecError("resume", str(self.folder), "is a fit of other settings or rows: --overwrite starts again")
         held = checkpoint.load(self.folder, tell)
+        self.numbers = {} if held is None else held.numbers
         if held is not None and held.spec != json.loads(json.dumps(self.settings)):
             raise SpecError(
                 "resume", str(self.folder), f"{SPEC} is not that of its checkpoints: --overwrite starts again"
@@ -137,7 +142,7 @@ class Unfinished:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_spec(self.folder / SPEC, self.settings_held)
         write_text(self.folder / CONFIG, self.config)
-        self.metrics = JsonLines(self.folder / METRICS, updates)
+        self.metrics = JsonLines(self.folder / METRICS, updates, self.numbers)
         self.best = Best(self.metric, None, self.folder / METRICS)
 
     def run(
@@ -183,6 +188,7 @@ class Unfinished:
     def save(self, fit: Fit) -> None:
         tensors, numbers = fit.state_dict()
         keep, also = self.saving.save_total_limit, self.best.updates
+        numbers = numbers | self.metrics.checksums
         checkpoint.save(self.folder, fit.updates, tensors, numbers, self.settings, keep, also)
 
     def kept(self) -> str:
@@ -212,6 +218,11 @@ class Unfinished:
 
 def _beside(output: Path) -> Path:
     return output.with_name(output.name + ".unfinished")
+
+
+def _holds_a_fit(folder: Path) -> bool:
+    """Whether anything would be lost with the folder, which a process that was killed at once leaves empty."""
+    return (folder / SPEC).exists() or bool(checkpoint.found(folder))
 
 
 def _remove(folder: Path) -> None:

@@ -61,7 +61,8 @@ def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any
     limits: any of `above`, `at_least`, `below`, `at_most` (numbers), `infinite=True` for a float that may be infinite,
     and `per_run=True` for one that may also be given as an array over runs. A field annotated `Literal[...]` is limited
     to these choices. `omit_default=True` keeps a field out of JSON while it has its default: a field that is added
-    later then changes no older spec's JSON and hash.
+    later then changes no older spec's JSON and hash. `repeated=True`: the option of a tuple is given once for each
+    item, not with commas, which items may have.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def setting(default: Any = MISSING, help: str | None = "", **limits: Any) -> Any
     Traceback (most recent call last):
     sims.core.spec.SpecError: decay = 2.0: must be float > 0 and <= 1
     """
-    unknown = set(limits) - set(_BOUNDS) - {"per_run", "infinite", "omit_default"}
+    unknown = set(limits) - set(_BOUNDS) - {"per_run", "infinite", "omit_default", "repeated"}
     if unknown:
         raise TypeError(f"setting() knows no limit {sorted(unknown)}")
     return dataclasses.field(default=default, metadata={"help": help, **limits})

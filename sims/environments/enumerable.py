@@ -161,7 +161,7 @@ class SideBySide(EnumerableSpec):
         """Each environment with the streams of its own runs, from their start."""
         ends = np.cumsum(self.runs)
         return [
-            (p, Noise(noise.runs[end - count : end]))
+            (p, noise.from_start(noise.runs[end - count : end]))
             for p, count, end in zip(self.problems, self.runs, ends, strict=True)
         ]
 
@@ -199,11 +199,12 @@ class EnumerableEnvironment(RewardLabeller):
 
     def all_prompts(self) -> Tensor:
         """(X,) prompt ids."""
-        return torch.arange(self.num_prompts)
+        return torch.arange(self.num_prompts, device=self.rewards.device)
 
     def all_responses(self) -> tuple[Tensor, Tensor]:
         """Every response and its mask: (N, L) both."""
-        return self.space.all_responses
+        responses, mask = self.space.all_responses
+        return responses.to(self.rewards.device), mask.to(self.rewards.device)
 
     def all_rewards(self) -> Tensor:
         """Gold rewards: (X, N), or (R, X, N) where runs differ."""

@@ -15,8 +15,9 @@ from .space import TokenSpace
 
 
 def of_problem(noise: Noise) -> Noise:
-    """Streams of the same runs, from their start, so that a run's environment is the same each time it is built."""
-    return Noise(noise.runs)
+    """Streams of the same runs, from their start, on the CPU: a run's environment is the same each time
+    it is built."""
+    return noise.from_start(device="cpu")
 
 
 def cells_of(prompts: Tensor, responses: Tensor, table: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class TokenSpace:
     def mask(self, responses: Tensor) -> Tensor:
         """True up to and including the first EOS. responses: (..., L)."""
         if not self.eos or self.length == 1:
-            return torch.ones((), dtype=torch.bool).expand(responses.shape)
+            return torch.ones((), dtype=torch.bool, device=responses.device).expand(responses.shape)
         ended = (responses == EOS).long().cumsum(-1)
         return (ended == 0) | ((ended == 1) & (responses == EOS))
 

@@ -134,7 +134,7 @@ class RewardLabeller:
         """Ids (..., B), each prompt as likely as the others."""
         count = self.num_prompts
         if count == 1:
-            return Prompts(torch.zeros((), dtype=torch.int64).expand(*noise.lead, batch_size))
+            return Prompts(torch.zeros((), dtype=torch.int64, device=noise.device).expand(*noise.lead, batch_size))
         return Prompts((noise.uniforms("prompts", batch_size) * count).long().clamp(max=count - 1))
 
     def label(

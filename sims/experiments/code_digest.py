@@ -8,9 +8,13 @@ import hashlib
 import importlib.util
 import json
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+# Two threads that parse at once make some versions of Python raise SystemError (python/cpython#106905).
+_one_at_a_time = threading.Lock()
 
 
 def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "llm")) -> str:
@@ -19,7 +23,8 @@ def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "l
     modules: dotted names to start from; their imports are followed wherever they stand in a file, within `packages`.
     Found out once per process. Not seen: modules imported by a computed name, data files, other packages.
     """
-    return _digest(tuple(modules), tuple(packages))
+    with _one_at_a_time:
+        return _digest(tuple(modules), tuple(packages))
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def read_config(file: Path) -> dict[str, Any]:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError("config", str(file), f"cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError("config", str(file), f"must be YAML: {error}") from error
     if not isinstance(found, dict):
         raise SpecError("config", str(file), "must have lines of `option: value`")
@@ -39,12 +39,21 @@ def as_arguments(values: Mapping[str, Any], actions: Sequence[argparse.Action]) 
     return [word for name, value in values.items() if name in by_name for word in _typed(by_name[name], name, value)]
 
 
-def check_names(file: Path, values: Mapping[str, Any], actions: Sequence[argparse.Action]) -> None:
-    """SpecError for a name that is no option, with the nearest that is one."""
+def check_names(
+    file: Path, values: Mapping[str, Any], actions: Sequence[argparse.Action], elsewhere: Mapping[str, str]
+) -> None:
+    """SpecError for names that are no options, each with what stands for it where another program has it, or the
+    nearest that is one."""
     known = [action.dest for action in actions if action.option_strings and action.dest not in ("help", "config")]
-    for name in values:
-        if name not in known:
-            raise SpecError("config", str(file), f"{name}: no such option with these choices{nearest(name, known)}")
+    unknown = [name for name in values if name not in known]
+    hints = [f": {elsewhere[name]}" if name in elsewhere else nearest(name, known) for name in unknown]
+    if len(unknown) == 1:
+        raise SpecError("config", str(file), f"{unknown[0]}: no such option with these choices{hints[0]}")
+    if unknown:
+        listed = "; ".join(
+            f"{name} ({hint.lstrip(':; ')})" if hint else name for name, hint in zip(unknown, hints, strict=True)
+        )
+        raise SpecError("config", str(file), f"no such options with these choices: {listed}")
 
 
 def config_text(values: Mapping[str, Any], header: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,9 +17,21 @@ from sims.statistics.intervals import band
 from .measures import Optimum
 from .record_arrays import RecordArrays
 from .record_schema import unit_of
+from .whole import written_whole
 
 LABELS = {"score": "score (0: reference, 1: largest reward)", "kl_policy_ref": "KL(policy ‖ reference), nats"}
 LINES = {"largest reward": ":"}  # of optima; any other is dashed
+
+
+# While a figure is saved: ids that do not change from one run to the next, and text as text.
+SAVED: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "onoff"}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole; equal figures give equal bytes."""
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+    with rc_context(SAVED), written_whole(path) as new:
+        figure.savefig(new, metadata=undated)
 
 
 def draw(result: RecordArrays, names: Sequence[str], figure: Figure | None, label: str | None) -> Figure:

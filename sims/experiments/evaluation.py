@@ -121,7 +121,7 @@ class SampledEvaluation(Evaluation):
         self.policy: TransformerPolicy = training.policy  # type: ignore[assignment]
         self.reference = self.policy.clone()
         self.environment, self.samples = environment, samples
-        self.noise = EvaluationNoise(training.noise.runs)
+        self.noise = EvaluationNoise(training.noise.runs, training.noise.generator, training.noise.device)
         self.reference_reward: Tensor | None = None
 
     @torch.no_grad()
@@ -148,7 +148,7 @@ class SampledEvaluation(Evaluation):
         """kl_of_best: (R,) the KL to the reference of always giving the best response."""
         best, lead = self.environment.best_responses(), self.noise.lead
         assert self.reference_reward is not None, "closing needs the row of update 0"
-        prompts = torch.arange(len(best)).expand(*lead, -1)
+        prompts = torch.arange(len(best), device=best.device).expand(*lead, -1)
         responses = best.unsqueeze(1).expand(*lead, -1, -1, -1)
         mask = self.environment.space.mask(responses)
         logp_ref = sequence_sum(self.reference.forward(Batch(prompts, responses, mask)).logp, mask)
@@ -181,7 +181,8 @@ class PairEvaluation(Evaluation):
 
 def unknown_number(training: Training) -> Tensor:
     """NaN for each run."""
-    return torch.full(training.noise.lead, torch.nan, dtype=training.learner.parameters[0].dtype)
+    parameter = training.learner.parameters[0]
+    return torch.full(training.noise.lead, torch.nan, dtype=parameter.dtype, device=parameter.device)
 
 
 def mean_pair_log_probs(logp: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from sims.core.numerics.noise import Noise
 from sims.environments.enumerable import EnumerableEnvironment, SideBySide
 from sims.environments.toy import ToyEnvironment
 
+from .computation import move
 from .evaluation import Evaluation, ExactEvaluation, PairEvaluation, SampledEvaluation
 from .experiment import Experiment, stack_specs
 from .pool_evaluation import PoolEvaluation, has_pool_of_pairs
@@ -31,13 +32,17 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
 
     progress is called with the number of updates done."""
     first, runs = experiments[0], [e.runs for e in experiments]
-    noise = Noise([(e.seed, run) for e in experiments for run in range(e.runs)])
+    generator, device = first.computation.generator, first.computation.device
+    first.computation.check_here()
+    noise = Noise([(e.seed, run) for e in experiments for run in range(e.runs)], generator)
     with one_thread():
-        algorithm = stack_specs([e.algorithm for e in experiments], runs, first.dtype)
-        optimiser = stack_specs([e.optimiser for e in experiments], runs, first.dtype)
+        algorithm = stack_specs([e.algorithm for e in experiments], runs, first.dtype, device)
+        optimiser = stack_specs([e.optimiser for e in experiments], runs, first.dtype, device)
         combined: ToyEnvironment = SideBySide.of([e.environment for e in experiments], runs)  # type: ignore[misc]
         policy = first.policy.build(combined, noise, algorithm.needs_critic, first.dtype)
         environment = combined.build(first.dtype, noise)
+        if device != "cpu":  # what is drawn and fitted before training is the same on every device
+            policy, environment, noise = move(policy, device), move(environment, device), noise.to(device)
         learner = Learner(policy, optimiser, noise.lead)
         training = Training(policy, environment, algorithm, first.schedule, learner, noise, first.labelling)
         evaluations = [evaluation_of(training, environment, combined), PairEvaluation(training)]

@@ -19,6 +19,8 @@ from sims.core.loop.train import check_run
 from sims.core.schedule import Schedule
 from sims.core.spec import NAME, Spec, SpecError, setting, to_json
 
+from .computation import Computation
+
 S = TypeVar("S", bound=Spec)
 
 
@@ -40,6 +42,7 @@ class Experiment(Spec, kind="experiment"):
     schedule: Schedule = setting(Schedule(), "how responses are collected and reused")
     optimiser: Optimiser = setting(Optimiser(), "optimiser settings")
     labelling: Labelling = setting(Labelling(), "source of rewards and labels", omit_default=True)
+    computation: Computation = setting(Computation(), "random generator and device", omit_default=True)
     updates: int = setting(1000, "number of updates; must be a multiple of the updates per batch", at_least=1)
     evaluations: int = setting(20, "number of evaluations, besides the one before training", at_least=1)
     runs: int = setting(20, "number of independent runs", at_least=1)
@@ -60,6 +63,13 @@ class Experiment(Spec, kind="experiment"):
         for part in (getattr(self, name) for name in self.names()):
             if isinstance(part, Spec):
                 _check_range(part, limits.smallest_normal, limits.max, self.precision)
+        if self.environment.text:
+            for name in self.computation.names():
+                value, default = getattr(self.computation, name), getattr(Computation(), name)
+                if value != default:
+                    raise SpecError(
+                        name, value, f"must be {default} for language models, which have settings of their own"
+                    )
         check_run(self.algorithm, self.schedule, self.labelling)
         self.policy.check_environment(self.environment)
         self.environment.check_experiment(self.algorithm, self.schedule)
@@ -115,7 +125,7 @@ def stack_key(experiment: Experiment) -> str:
     return json.dumps(experiment.to_json() | {"name": "", "seed": 0, "runs": 0} | changes, sort_keys=True)
 
 
-def stack_specs(specs: Sequence[S], runs: Sequence[int], dtype: torch.dtype) -> S:
+def stack_specs(specs: Sequence[S], runs: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> S:
     """One spec for several that differ in per-run numbers: each such number becomes an array over all runs.
 
     Also for a single spec, so that stacking changes no bit of a result.
@@ -125,5 +135,5 @@ def stack_specs(specs: Sequence[S], runs: Sequence[int], dtype: torch.dtype) -> 
         values = [getattr(spec, name) for spec in specs]
         if any(value != 0 for value in values):
             rows = [value for value, count in zip(values, runs, strict=True) for _ in range(count)]
-            changes[name] = torch.tensor(rows, dtype=dtype)
+            changes[name] = torch.tensor(rows, dtype=dtype, device=device)
     return dataclasses.replace(specs[0], **changes)

@@ -25,12 +25,16 @@ _NOT_GIVEN = object()
 class OptionParser(argparse.ArgumentParser):
     """An argument parser with one-line errors that suggest the nearest option. Exit status 2.
 
-    reads_config: with an option --config, whose file's options come before those of the command line.
+    reads_config: with an option --config, whose file's options come before those of the command line. elsewhere: names
+    of other programs' options, with _ between words, and a line on what stands for each here.
     """
 
-    def __init__(self, prog: str, reads_config: bool = False, **arguments: Any) -> None:
+    def __init__(
+        self, prog: str, reads_config: bool = False, elsewhere: Mapping[str, str] | None = None, **arguments: Any
+    ) -> None:
         arguments.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog, allow_abbrev=False, **arguments)
+        self.elsewhere = elsewhere or {}
         self.configured: tuple[Path, dict[str, Any]] | None = None
         if reads_config:
             self.add_argument(
@@ -40,7 +44,7 @@ class OptionParser(argparse.ArgumentParser):
             )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = sys.argv[1:] if args is None else list(args)
+        words = [_with_dashes(word) for word in (sys.argv[1:] if args is None else args)]
         if "--config" in self._option_string_actions and (file := _value_of("--config", words)) is not None:
             self.configured = Path(file), read_config(Path(file))
             words = [*as_arguments(self.configured[1], self._actions), *words]
@@ -69,13 +73,20 @@ class OptionParser(argparse.ArgumentParser):
         """Parse all arguments; an unknown one is an error that suggests the nearest option."""
         found, rest = self.parse_known_args(list(arguments))
         if self.configured is not None:
-            check_names(*self.configured, self._actions)
+            check_names(*self.configured, self._actions, self.elsewhere)
         if rest:
             unknown = rest[0].partition("=")[0]
             known = [option for action in self._actions for option in action.option_strings]
-            hint = nearest(unknown, known) or "; --help lists the options"
+            there = self.elsewhere.get(unknown.lstrip("-").replace("-", "_"))
+            hint = f": {there}" if there else nearest(unknown, known) or "; --help lists the options"
             self.error(f"{short(unknown)}: no such option with these choices{hint}")
         return found
+
+
+def _with_dashes(word: str) -> str:
+    """--learning_rate=1e-5 → --learning-rate=1e-5, as TRL's and transformers' users write it."""
+    name, equals, value = word.partition("=")
+    return (name.replace("_", "-") if name.startswith("--") else name) + equals + value
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:
@@ -129,7 +140,10 @@ def add_options(
         text = f"{field.metadata['help']} ({describe(field, hint)}{default})".replace("%", "%%")
         name = option_name(field.name)
         metavar = type_name(hint).split(" ")[0].upper() if get_origin(hint) is not Literal else "NAME"
-        if hint is bool:
+        if field.metadata.get("repeated"):
+            text = text.replace("tuple of str", "text; may be repeated")
+            group.add_argument(name, action="append", default=argparse.SUPPRESS, metavar="TEXT", help=text)
+        elif hint is bool:
             group.add_argument(name, action=argparse.BooleanOptionalAction, default=_NOT_GIVEN, help=text)
         else:
             group.add_argument(name, default=_NOT_GIVEN, metavar=metavar, help=text)
@@ -143,6 +157,8 @@ def given(options: argparse.Namespace, cls: type[Spec], skip: Iterable[str] = ()
         value = getattr(options, field.name, _NOT_GIVEN)
         if field.name not in skipped and value is not _NOT_GIVEN:
             found[field.name] = convert(value, field, hints[field.name]) if isinstance(value, str) else value
+            if isinstance(value, list):  # of an option that may be repeated
+                found[field.name] = tuple(value)
     return found
 
 
@@ -178,7 +194,7 @@ def _convert_to(text: str, hint: Any) -> Any:
 def show(value: Any) -> str:
     """A value as one would type it."""
     if isinstance(value, tuple):
-        return ",".join(map(show, value))
+        return ",".join(map(show, value)) or "none"
     if isinstance(value, float) and not math.isinf(value):
         return f"{value:g}"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -37,9 +37,9 @@ class PoolEvaluation(Evaluation):
 
     def start(self, update: Update) -> Row:
         space, pool = self.environment.space, self._pool()
-        responses, _ = space.all_responses
-        place = torch.zeros(space.vocabulary**space.length, dtype=torch.int64)
-        place[space.code(responses)] = torch.arange(len(responses))
+        responses, _ = self.environment.all_responses()
+        place = torch.zeros(space.vocabulary**space.length, dtype=torch.int64, device=responses.device)
+        place[space.code(responses)] = torch.arange(len(responses), device=responses.device)
         self.index = place[space.code(pool.responses)]
         self.paired = self._paired(pool, self.index)
         return self._log_probs(self.logp_ref)
@@ -62,7 +62,7 @@ class PoolEvaluation(Evaluation):
         counts = pairs[..., 0] >= 0 if pool.pair_weight is None else pool.pair_weight > 0  # (R, P, Q)
         found = torch.zeros_like(self.logp_ref, dtype=torch.bool)
         prompts = pool.prompts.unsqueeze(-1).expand_as(counts)
-        runs = torch.arange(len(found))[:, None, None].expand_as(counts)
+        runs = torch.arange(len(found), device=found.device)[:, None, None].expand_as(counts)
         for side in (0, 1):
             found[runs[counts], prompts[counts], index.gather(-1, pairs[..., side])[counts]] = True
         return found

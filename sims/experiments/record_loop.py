@@ -103,9 +103,10 @@ class Recorder:
             for evaluation in self.evaluations:
                 self.rows[0] |= evaluation.start(update)
         alive = update.stats.alive
-        if not bool(alive.all()):
-            diverged = ~alive.cpu() & (self.diverged_at < 0)
-            self.diverged_at = torch.where(diverged, update.number, self.diverged_at)
+        if alive.is_cpu and bool(alive.all()):  # elsewhere reading would wait for the device
+            return
+        before = self.diverged_at.to(alive.device)
+        self.diverged_at = torch.where(~alive & (before < 0), update.number, before)
 
     def _evaluate(self, update: Update | None) -> None:
         row: Row = {}

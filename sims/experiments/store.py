@@ -21,7 +21,7 @@ import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,10 +135,18 @@ class Store:
                     self._set_aside(file, damage, on_damage)
 
     def specs(self) -> dict[str, dict[str, Any]]:
-        """The spec of every record, by its key."""
+        """The spec of every record, by its key; what is damaged is set aside, as by `load`."""
         with self._lock:
             self._look(None)
-            return {key: self._opened(file).specs[key] for key, file in self._newest.items()}
+            found: dict[str, dict[str, Any]] = {}
+            for file in sorted(set(self._newest.values())):
+                try:
+                    held = self._opened(file).specs
+                except DamagedRecord as damage:
+                    self._set_aside(file, damage, None)
+                else:
+                    found |= {key: held[key] for key, newest in self._newest.items() if newest == file}
+            return found
 
     def save(
         self,
@@ -275,15 +283,17 @@ class Store:
             try:
                 lock.acquire(blocking=False)
             except Timeout:
-                if keys & set(claim.read_text().split()):
-                    found = claim.with_suffix(".lock")
+                with suppress(FileNotFoundError):  # given up since
+                    if keys & set(claim.read_text().split()):
+                        found = claim.with_suffix(".lock")
             else:
                 lock.release()
                 for left in (claim, claim.with_suffix(".lock")):
                     left.unlink(missing_ok=True)
         for lost in folder.glob("*.new"):  # nobody takes an hour to write a file
-            if time.time() - lost.stat().st_mtime > 3600:
-                lost.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # finished since
+                if time.time() - lost.stat().st_mtime > 3600:
+                    lost.unlink()
         return found
 
     def _claims(self) -> Path:

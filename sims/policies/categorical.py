@@ -104,8 +104,8 @@ class CategoricalPolicy(StackedPolicy):
         runs, contexts = logits.shape[:2]
         if self.space.length == 1:
             return logits.log_softmax(-1)[:, :, 0]
-        responses, mask = self.space.all_responses
-        prompts = torch.arange(contexts).expand(runs, contexts)
+        responses, mask = (x.to(logits.device) for x in self.space.all_responses)
+        prompts = torch.arange(contexts, device=logits.device).expand(runs, contexts)
         shape = (runs, contexts, *responses.shape)
         logp = self.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp
         return torch.where(mask, logp, 0.0).sum(-1)

@@ -184,7 +184,7 @@ class TransformerPolicy(StackedPolicy):
         """Tokens, as rows of the embedding, at positions from `start` on. rows: (R, N, T); returns (R, N, T, D)."""
         tokens, positions = self._parameters[:2]
         runs, count = tokens.shape[:2]
-        offset = (torch.arange(runs) * count).view(runs, 1, 1)
+        offset = (torch.arange(runs, device=tokens.device) * count).view(runs, 1, 1)
         return embedding(rows + offset, tokens.flatten(0, 1)) + positions[:, None, start : start + rows.shape[-1]]
 
     def hidden(self, rows: Tensor) -> Tensor:
@@ -297,9 +297,10 @@ class TransformerPolicy(StackedPolicy):
 
     def all_log_probs(self) -> Tensor:
         """log π of every response to every prompt: (R, X, N), in the order of `space.all_responses`."""
-        responses, mask = self.space.all_responses
+        device = self._parameters[0].device
+        responses, mask = (x.to(device) for x in self.space.all_responses)
         runs, contexts = self._parameters[0].shape[0], len(self.prompt_rows)
         shape = (runs, contexts, *responses.shape)
-        prompts = torch.arange(contexts).expand(runs, contexts)
+        prompts = torch.arange(contexts, device=device).expand(runs, contexts)
         logp = self.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp
         return torch.where(mask, logp, 0.0).sum(-1)

@@ -44,7 +44,7 @@ class FineTuned(PolicySpec, kind="fine_tuned"):
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> CategoricalPolicy:
         policy: CategoricalPolicy = self.base.build(environment, noise, critic, dtype)
         # Separate streams, so that the training after this stage draws the same numbers as without it.
-        own = Noise(noise.runs)
+        own = noise.from_start()
         learner = Learner(policy, Optimiser(learning_rate=self.sft_learning_rate), own.lead)
         schedule = Schedule(batch_size=self.sft_batch_size, source="dataset")
         data = environment.without_reward_model.build(dtype, own)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sims.core.loop.optimise import Optimiser, PerRunOptimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec, Prompts, SampleRequest
-from sims.core.numerics.noise import Noise
+from sims.core.numerics.noise import Generator, Noise
 from sims.core.objectives.divergences import kl
 from sims.core.spec import SpecError, setting
 from sims.environments.enumerable import EnumerableSpec
@@ -72,9 +72,9 @@ class Transformer(PolicySpec, kind="transformer"):
     ) -> TransformerPolicy:
         # Runs of one seed have the same start in every arm: those that occur twice in a stack are fitted once.
         runs = tuple(dict.fromkeys(noise.runs))
-        data = DataDistribution.of(environment, Noise(runs))
+        data = DataDistribution.of(environment, noise.from_start(runs))
         which = torch.tensor([runs.index(run) for run in noise.runs])
-        parameters = [p[which] for p in fitted(Transformer(**self._sizes()), data, runs, dtype)]
+        parameters = [p[which] for p in fitted(Transformer(**self._sizes()), data, runs, noise.generator, dtype)]
         if critic:
             shapes = ((1, self.hidden_size), (1,))
             parameters += [torch.zeros((*noise.lead, *shape), dtype=dtype) for shape in shapes]
@@ -153,11 +153,15 @@ class DataDistribution:
 
 @functools.lru_cache(maxsize=4)  # the arms of a figure share their start, and a fit takes as long as a short run
 def fitted(
-    spec: Transformer, data: DataDistribution, runs: tuple[tuple[int, int], ...], dtype: torch.dtype
+    spec: Transformer,
+    data: DataDistribution,
+    runs: tuple[tuple[int, int], ...],
+    generator: Generator,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, ...]:
     """Parameters that minimise Σ_t KL(π‖π_data) after prefixes sampled from π, without gradient through the
     sampling."""
-    noise = Noise(runs)
+    noise = Noise(runs, generator)
     parameters = spec.initial(noise, data, dtype)
     policy = TransformerPolicy(data.space, data.prompt_rows, parameters, spec.num_heads)
     optimiser = PerRunOptimiser(parameters, noise.lead, Optimiser(learning_rate=spec.fit_learning_rate))

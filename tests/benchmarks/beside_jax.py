@@ -29,9 +29,10 @@ from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
 from sims.core.loop.train import Training
-from sims.core.numerics.noise import Noise
+from sims.core.numerics.noise import Generator, Noise
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1, TokenBanditR1
+from sims.experiments.computation import move
 from sims.policies import MLP, Table, Transformer
 from sims.policies.causal import PER_BLOCK
 
@@ -163,13 +164,16 @@ class Case:
     logits: Logits
     loss: Callable[[Any, Array, Array, Array], Array]
 
-    def training(self, runs: int, dtype: torch.dtype = torch.float32) -> Training:
+    def training(
+        self, runs: int, dtype: torch.dtype = torch.float32, generator: Generator = "pcg64", device: str = "cpu"
+    ) -> Training:
         """All runs, stacked."""
-        noise = Noise.of(0, runs)
-        policy = self.policy.build(self.environment, noise, False, dtype)
+        noise = Noise.of(0, runs, generator)
+        policy = move(self.policy.build(self.environment, noise, False, dtype), device)
+        environment = move(self.environment.build(dtype, noise), device)
         learner = Learner(policy, Optimiser(learning_rate=RATE), noise.lead)
         schedule = Schedule(batch_size=self.prompts, num_generations=2)
-        return Training(policy, self.environment.build(dtype, noise), self.algorithm, schedule, learner, noise)
+        return Training(policy, environment, self.algorithm, schedule, learner, noise.to(device))
 
     def loss_of(
         self,
@@ -214,16 +218,16 @@ def prompt_row(training: Training) -> int:
 # Time
 
 
-def per_update(work: Callable[[], int]) -> float:
+def per_update(work: Callable[[], int], clock: Callable[[], float] = time.process_time) -> float:
     """Processor time of the whole process per update, over calls of at least SECONDS, of which the first is left out.
 
-    work: returns how many updates it made.
+    work: returns how many updates it made. clock: another measure of time, in seconds.
     """
     work()
-    start, updates = time.process_time(), 0
-    while time.process_time() - start < SECONDS:
+    start, updates = clock(), 0
+    while clock() - start < SECONDS:
         updates += work()
-    return (time.process_time() - start) / updates
+    return (clock() - start) / updates
 
 
 def stacked(case: Case, runs: int) -> float:
@@ -253,8 +257,8 @@ def loop(case: Case) -> float:
     return per_update(update)
 
 
-def in_jax(case: Case, runs: int) -> float:
-    """Seconds per run and update in JAX."""
+def in_jax(case: Case, runs: int, clock: Callable[[], float] = time.process_time) -> float:
+    """Seconds per run and update in JAX, on its default device."""
     import jax
     from jax import numpy as jnp
 
@@ -292,7 +296,7 @@ def in_jax(case: Case, runs: int) -> float:
         held["done"] += chunk
         return chunk
 
-    return per_update(work) / runs
+    return per_update(work, clock) / runs
 
 
 def main() -> None:

@@ -114,6 +114,9 @@ def test_a_run_prints_the_optimum_beside_it_and_is_cached(capsys: pytest.Capture
     written = record.stat().st_mtime_ns
     assert main(line) == 0
     assert capsys.readouterr().out in first
+    for name in ("one.svg", "other.svg"):
+        assert main([*line, "--plot", str(tmp_path / name)]) == 0
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
     assert record.stat().st_mtime_ns == written
     assert main([*line, "--force"]) == 0
     assert not record.exists() and len(list(tmp_path.glob("*.npz"))) == 1  # a new record has taken its place

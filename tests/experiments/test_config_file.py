@@ -35,6 +35,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         ("learning_rat: 1", r"^config = '.*run.yaml': learning_rat: no such option with these choices; did you mean l"),
         ("just words", r"^config = .*: must have lines of `option: value`"),
         ("a: [", r"^config = .*: must be YAML"),
+        ("[" * 3000, r"^config = .*: must be YAML"),
         ("beta: {a: 1}", r"^beta = \{'a': 1\}: must be one value, or a list: options are not nested"),
         ("gradient_checkpointing: maybe", r"^gradient_checkpointing = 'maybe': must be true or false"),
     ],

@@ -149,6 +149,34 @@ def test_sources_digest_reads_each_file_once_per_process(package, tmp_path: Path
     assert sources_digest(["toy.runs.start"], packages=("toy",)) == before
 
 
+def test_sources_digest_parses_in_one_thread_at_a_time(package, monkeypatch: pytest.MonkeyPatch):
+    expected = package()
+    sources._digest.cache_clear()
+    sources._read_source.cache_clear()
+    one_at_a_time, parse, overlapped, found = threading.Lock(), sources.ast.parse, [], []
+
+    def slow_parse(*args, **settings):
+        alone = one_at_a_time.acquire(blocking=False)
+        overlapped.append(not alone)
+        threading.Event().wait(0.01)
+        tree = parse(*args, **settings)
+        if alone:
+            one_at_a_time.release()
+        return tree
+
+    monkeypatch.setattr(sources.ast, "parse", slow_parse)
+
+    def digest():
+        found.append(sources_digest(["toy.runs.start"], packages=("toy",)))
+
+    threads = [threading.Thread(target=digest) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4 and overlapped and not any(overlapped)
+
+
 def test_sources_digest_refuses_a_module_that_is_not_there():
     with pytest.raises(ValueError, match=r"'sims\.core\.stor'"):
         sources_digest(["sims.core.stor"])
@@ -363,6 +391,24 @@ def test_of_two_processes_that_race_one_computes(tmp_path: Path):
     assert (tmp_path / "computed").read_text() == "x"
 
 
+def test_a_claim_or_a_file_may_be_finished_while_another_process_looks_at_it(tmp_path: Path, monkeypatch):
+    store, key = Store(tmp_path), record_key("x", SPEC)
+    found = Path.glob
+
+    def gone_once_found(folder: Path, pattern: str):
+        for path in list(found(folder, pattern)):
+            path.unlink()
+            yield path
+
+    with store.claim([key]):
+        (tmp_path / ".claims/1.npz.new").touch()
+        monkeypatch.setattr(Path, "glob", gone_once_found)
+        with Store(tmp_path).claim([key]):
+            pass
+        with Store(tmp_path).claim(["another"]):
+            assert not (tmp_path / ".claims/1.npz.new").exists()
+
+
 def test_who_claims_a_record_lets_others_wait_and_others_for_other_records_go_on(tmp_path: Path):
     store = Store(tmp_path)
     asked = threading.Event()
@@ -439,6 +485,15 @@ DAMAGES = {
     "emptied": lambda path: path.write_bytes(b""),
     "lengthened": lambda path: path.write_bytes(path.read_bytes() + b"0"),
 }
+
+
+def test_a_listing_sets_aside_what_is_damaged(tmp_path: Path):
+    for name in ("x", "y"):
+        Store(tmp_path).save(name, {"a": 1}, {"n": np.arange(3)}, seconds=0.0)
+    file = max(tmp_path.glob("*.npz"))
+    flip(file, 0.5)
+    with pytest.warns(UserWarning, match="damaged record"):
+        assert [key[0] for key in Store(tmp_path).specs()] == ["x"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

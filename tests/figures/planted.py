@@ -299,6 +299,32 @@ def reference_shift() -> list[Planted]:
     return found
 
 
+def replayed_data() -> list[Planted]:
+    found = []
+    for place, setting in (("bandit", "bandit"), ("network", "mlp")):
+        ipo, best = f"{place}/ipo", f"{place}/best_of_n"
+        exact = difference(f"{place}/.*/online", f"{place}/.*/held/ordered")
+        found.append(Planted("replayed_data", "C15", "in order", setting, 0, exact))
+        for id, part, more, less in (
+            ("C16", "IPO, settings of online", f"{ipo}/held/shuffled", f"{ipo}/offline"),
+            ("C16", "IPO, tuned", f"{ipo}/shuffled", f"{ipo}/offline"),
+            ("C17", "IPO: within 4 batches", f"{ipo}/online", f"{ipo}/held/window_4"),
+            ("C23", "settings of online", f"{best}/online", f"{best}/held/shuffled"),
+            ("C23", "tuned", f"{best}/online", f"{best}/shuffled"),
+        ):
+            terms = difference(more, less)
+            loses = f"{best}/offline"
+            found.append(Planted("replayed_data", id, part, setting, 0, terms, cut=True, weaker=loses))
+        for id, part, more, less in (
+            ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
+            ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
+        ):
+            found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less)))
+        terms = difference(f"{best}/offline", f"{ipo}/offline")
+        found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, cut=True))
+    return found
+
+
 def reward_width() -> list[Planted]:
     return [
         Planted(
@@ -331,6 +357,30 @@ def sample_reuse() -> list[Planted]:
             terms = interaction(f"{likelihood}/1", f"{likelihood}/32", f"{panel}/ppo/1", f"{panel}/ppo/32")
             found.append(Planted("sample_reuse", "C30", part, "bandit", 1, terms))
     return found
+
+
+def sync_period() -> list[Planted]:
+    found = []
+    for place, setting in (("bandit", "bandit"), ("network", "mlp")):
+        for name in ("dpo", "ipo", "best_of_n", "grpo"):
+            for s in (10, 100):
+                terms = difference(f"{place}/{name}/1", f"{place}/{name}/{s}")
+                found.append(
+                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/grpo/inf")
+                )
+            terms = difference(f"{place}/{name}/10", f"{place}/{name}/inf")
+            found.append(Planted("sync_period", "C33", name, setting, 1, terms))
+        grpo, nll = (
+            difference(f"{place}/{a}", f"{place}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
+        )
+        for id, part, terms in (
+            ("C34", "at the end", grpo),
+            ("C34", "over the run", grpo),
+            ("C39", "NLL, s = 10", nll),
+        ):
+            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{place}/grpo/inf"))
+    terms = difference("network/dpo_epsilon/10", "network/dpo/10")
+    return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
 
 
 def unseen_responses() -> list[Planted]:
@@ -371,8 +421,10 @@ PLANTED = [
         online_offline,
         reachable_policies,
         reference_shift,
+        replayed_data,
         reward_width,
         sample_reuse,
+        sync_period,
         unseen_responses,
     )
     for row in rows()

@@ -23,6 +23,7 @@ from sims.policies import Table, Transformer
 
 ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)
 KEY = record_key(ARM.name, ARM.to_json())
+ARM_HASH = KEY.rpartition("-")[2]
 
 
 def keep(folder: Path, arms: dict[str, Experiment], change: float = 0.0, twin_change: float = 0.0) -> dict[str, Record]:
@@ -38,6 +39,7 @@ def keep(folder: Path, arms: dict[str, Experiment], change: float = 0.0, twin_ch
     for key, (name, twin) in lab.kept.twins.items():
         arrays = dict(twin.arrays) | {"gold": twin.arrays["gold"] + np.float32(twin_change)}
         lab.kept.twins[key] = (name, Record(twin.spec, arrays, twin.provenance))
+    lab.kept.note_rows([[ARM_HASH], ["of another figure", ARM_HASH], []])
     lab.kept.write("figure", folder)
     return records
 
@@ -58,6 +60,7 @@ def other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_these_sources_made_is_drawn_and_nothing_is_run(tmp_path: Path) -> None:
     kept = keep(tmp_path, {"x": ARM})["x"]
+    assert Committed("figure", tmp_path).rows == [{KEY}, {KEY}, set()]
     record, lab = drawn(tmp_path)
     assert record.source == "committed" and lab.where_from == {record.hash: "committed"} and names(tmp_path) == []
     assert sorted(record.arrays) == sorted(["gold", "reference_reward", "best_reward", "diverged_at", "updates"])

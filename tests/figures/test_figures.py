@@ -178,7 +178,7 @@ def test_listing_loads_neither_torch_nor_matplotlib() -> None:
     assert not [heavy for heavy in ("torch", "matplotlib", "scipy", "transformers") if f"'{heavy}'" in said]
 
 
-def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_figures_the_cheapest_first() -> None:
+def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_first() -> None:
     costs = {
         "cheap": {"a": 1.0, "b": 2.0},
         "dear": {"c": 10.0, "d": 50.0, "e": 11.0},
@@ -191,6 +191,9 @@ def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_figures_the_cheape
     assert choose_live(costs, 30) == {"a", "b", "c", "e"}  # neither f nor d: what is left buys the cheapest single one
     assert choose_live(costs, 45) == {"a", "b", "c", "f"}  # all of "shares" before more of "dear"
     assert choose_live(costs, 1e9) == set("abcdef")
+    rows = {"dear": [{"c"}, {"c", "d"}, {"c", "e", "not there"}], "shares": [{"a", "f"}]}
+    assert choose_live(costs, 24, rows) == {"a", "c", "b", "e"}  # 1 + 10 + 2 + 11: c and e are a row
+    assert choose_live(costs, 62, rows) == {"a", "b", "c", "e", "f"}  # of d and f, f completes a row for less
 
 
 def test_a_row_says_what_its_records_are(tmp_path: Path) -> None:

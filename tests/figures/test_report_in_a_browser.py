@@ -93,6 +93,29 @@ def test_a_question_is_answered_by_its_words_and_where_none_has_all_by_most_of_t
     assert console_errors(driver) == []
 
 
+def test_the_rows_that_have_a_question_s_words_are_marked_and_counted_beside_the_answer(
+    driver: Any, address: str
+) -> None:
+    open_page(driver, address)
+    search = driver.find_element("id", "search")
+    search.send_keys("C27 another")
+    link = driver.find_element("css selector", '[data-of="C27"] .rows-asked')
+    assert link.text == "Rows with “another”: 1 opposite"
+    link.click()
+    marked = driver.execute_script("return [...document.querySelectorAll('.asked')].map(e => e.id)")
+    assert marked == ["C27-row-2"] and 0 <= top(driver, "C27-row-2") < 200
+    search.clear()
+    search.send_keys("C27")  # tells no row of it from another
+    assert driver.find_elements("css selector", ".rows-asked, .asked") == []
+    search.clear()
+    search.send_keys("pposite")  # is the end of a word
+    assert driver.find_element("id", "count").text.startswith("0 of ")
+    search.clear()
+    search.send_keys("draw phase_map")
+    assert driver.find_element("id", "pictures").text == "Figures that speak of it: Does it draw?"
+    assert console_errors(driver) == []
+
+
 QUESTIONS = {
     "Which algorithm when the optimum is out of likelihood?": "C25",  # "… optimum is unlikely under …"
     "How should β be chosen?": "C51",  # C22 has "chosen" in its heading, as C51 has "β", but speaks less of either
@@ -191,7 +214,7 @@ def test_a_long_p_value_is_no_wider_than_a_phone(driver: Any, tmp_path: Path) ->
     long = row(effect=-0.123, low=-0.456, high=-0.101, p=1.2e-12, survives=False)
     open_page(driver, lay(tmp_path / "report", [long]).as_uri(), 390, 844)
     wide = driver.execute_script("return document.documentElement.scrollWidth")
-    assert "(not among all rows)" in driver.find_element("css selector", "#C27 .in-effect").text and wide <= 390
+    assert "(not after correction)" in driver.find_element("css selector", "#C27 .in-effect").text and wide <= 390
 
 
 def test_letters_on_a_phone_are_no_smaller_than_eleven_pixels(driver: Any, address: str) -> None:

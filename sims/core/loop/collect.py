@@ -13,6 +13,7 @@ from sims.core.algorithms import Algorithm
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
 
 from .checks import check_labels, check_shape
 from .labelling import Labelling, implicit_reward
@@ -55,6 +56,9 @@ class Collector:
         self.samples = self.batches = self.synced_at = 0
         self.drawn_at: int | Tensor = 0
         self.checked = False
+        # Sums of rewards that are looked at later, many at once: each look would wait for the device.
+        self._read_later = noise.device.type != "cpu"
+        self._unread: list[Tensor] = []
 
     @torch.no_grad()
     def next_batch(self, updates: int) -> Batch:
@@ -67,6 +71,8 @@ class Collector:
             self.sampler.copy_from(self.policy)
             self.synced_at = updates
         self.drawn_at = self.synced_at
+        if len(self._unread) == 256:
+            self.read_rewards()
         if schedule.source == "policy":
             batch = self.draw(schedule.batch_size, updates)
         elif schedule.source == "pool":
@@ -103,7 +109,10 @@ class Collector:
             given["rewards"] = self._implicit_rewards(prompts, samples)
         labels = self.environment.label(prompts, samples.responses, samples.mask, self.pairing, self.noise, **given)
         # Shapes and ranges are checked once. NaN is looked for in every batch: noiseless labels would make ties of it.
-        if not self.checked or not math.isfinite(labels.rewards.sum()):
+        total = labels.rewards.sum()
+        if self._read_later and self.checked:
+            self._unread.append(total)
+        elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
         self.samples += count * self.schedule.num_generations
         return Batch(
@@ -149,9 +158,16 @@ class Collector:
             name = f"{type(self.environment).__name__}.recorded: responses"
             shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
             check_shape(name, batch.responses, shape, "tokens of K responses per prompt")
-        if batch.rewards is not None and not (self.checked and math.isfinite(batch.rewards.sum())):
+        if batch.rewards is not None and not (self.checked and (self._read_later or batch.rewards.sum().isfinite())):
             self._check("recorded", batch, batch.responses)
         return batch
+
+    def read_rewards(self) -> None:
+        """SpecError if a reward was not finite in a batch whose sum was not read yet."""
+        unread, self._unread = self._unread, []
+        if unread and not math.isfinite(torch.stack(unread).sum()):
+            rule = f"must be finite, and was not in one of the last {len(unread)} batches; device = cpu names it"
+            raise SpecError(f"{type(self.environment).__name__}.label: rewards", math.nan, rule)
 
     def _check(self, method: str, labels: Labels | Batch, responses: Tensor, rewarded: bool = True) -> None:
         check_labels(f"{type(self.environment).__name__}.{method}", labels, responses, self.pairing, rewarded)
@@ -165,7 +181,15 @@ class Collector:
         turn = self.batches % (pool_size // size)
         if turn == 0 or self.order is None:
             self.order = self.noise.uniforms("pool order", pool_size).argsort(-1)
-        return self.pool.gather(self.order[..., turn * size : (turn + 1) * size])
+        index = self.order[..., turn * size : (turn + 1) * size]
+        return self.pool.gather(index.to(self.pool.responses.device))
+
+    @property
+    def replayed_updates(self) -> int | None:
+        """How many updates the run that is replayed has batches for; None where none is."""
+        if self.pool is None or self.schedule.source != "replay":
+            return None
+        return self.pool.size // self.schedule.batch_size * self.schedule.updates_per_batch
 
     def _from_stream(self) -> Batch:
         """The next batch of an online run, whole, in an order that shuffles each window of batches by itself."""
@@ -173,12 +197,12 @@ class Collector:
         window, size = self.schedule.replay_window or 1.0, self.schedule.batch_size
         if self.order is None:
             batches = self.pool.size // size
-            windows = torch.arange(batches, dtype=torch.float64) // window
+            windows = torch.arange(batches, dtype=torch.float64, device=self.noise.device) // window
             # Sorted by the window's number + u, with u < 1, no batch leaves its window.
             self.order = (windows + self.noise.uniforms("replay order", batches)).argsort(stable=True, dim=-1)
         drawn = self.order[..., self.batches]
         self.drawn_at = drawn * self.schedule.updates_per_batch
-        return self.pool.gather(drawn.unsqueeze(-1) * size + torch.arange(size))
+        return self.pool.gather(drawn.unsqueeze(-1) * size + torch.arange(size, device=drawn.device))
 
 
 def as_drawn(batch: Batch) -> Batch:

@@ -42,7 +42,7 @@ class Learner:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.optimiser = self.new_optimiser(optimiser, lead)
-        self.alive = torch.ones(lead, dtype=torch.bool)
+        self.alive = torch.ones(lead, dtype=torch.bool, device=self.parameters[0].device if lead else "cpu")
 
     def new_optimiser(self, spec: Optimiser, lead: tuple[int, ...]) -> PerRunOptimiser:
         """The optimiser of `parameters`."""
@@ -54,7 +54,8 @@ class Learner:
         gradients, loss = self.gradient(algorithm, batch, targets)
         norm = self.optimiser.grad_norm(gradients)
         self.alive = self.alive & ((loss + norm).abs() < torch.inf)
-        everyone = bool(self.alive.all())
+        # To read it would wait for an accelerator, which costs more than a masked step of stacked runs.
+        everyone = (self.alive.is_cpu or self.alive.dim() == 0) and bool(self.alive.all())
         self.optimiser.step(gradients, norm, None if everyone else self.alive)
         return UpdateStats(loss, norm, self.alive)
 
@@ -63,8 +64,11 @@ class Learner:
 
         targets: after `at_update` on the whole minibatch, so that a part of it gives its part of both sums.
         """
-        gradients: list[Tensor] | None = None
+        whole = self.micro_batch_size is None or self.micro_batch_size >= batch.size
+        gradients: list[Tensor] = []
         total: Tensor | None = None
+        for parameter in self.parameters:
+            parameter.grad = None  # of a pass that was interrupted
         for part, constants in parts(batch, targets, self.micro_batch_size):
             outputs = self.policy.forward(part, algorithm.output_request)
             loss = algorithm.loss(outputs, part, constants)
@@ -75,15 +79,18 @@ class Learner:
                 check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
             # Runs are independent: the gradient of the sum of their losses is each run's own.
             ones = torch.ones_like(loss)
-            found = list(torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True))
-            if gradients is None:
-                gradients = found
-            else:  # one at a time, so that no third copy of all of them is there
-                for i in reversed(range(len(gradients))):
-                    gradients[i] = gradients[i] + found.pop()
+            if whole:
+                found = torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True)
+                gradients = list(found)
+            else:  # added up as they are computed: no second gradient of all parameters exists
+                torch.autograd.backward(loss, ones, inputs=self.parameters)
             part_loss = loss.detach().sum(-1)
             total = part_loss if total is None else total + part_loss
-        assert gradients is not None and total is not None
+        assert total is not None
+        if not whole:
+            for parameter in self.parameters:
+                gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+                parameter.grad = None
         return gradients, total
 
     def tensors(self) -> dict[str, Tensor]:

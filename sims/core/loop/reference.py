@@ -12,10 +12,10 @@ P = TypeVar("P", bound=Policy)
 
 
 class Reference(Generic[P]):
-    """A copy of the initial policy that is never trained. `version` counts how often it was renewed."""
+    """A policy that starts as the initial one and is never trained. `version` counts how often it was renewed."""
 
     def __init__(self, policy: P, schedule: Schedule) -> None:
-        self.policy = policy.clone()
+        self.policy = policy
         self.schedule = schedule
         self.version = 0
 

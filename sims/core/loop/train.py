@@ -63,10 +63,17 @@ def check_run(algorithm: Algorithm, schedule: Schedule, labelling: Labelling | N
         raise SpecError("reference", schedule.reference, f"has no effect: {name} uses no reference with these settings")
 
 
+def uses_reference(algorithm: Algorithm, schedule: Schedule, labelling: Labelling) -> bool:
+    """Whether training asks the reference policy, by the loss, the reward, the labels, or for responses."""
+    drawn = {distribution.name for distribution in algorithm.slot_distributions(schedule.num_generations)}
+    return algorithm.needs_reference or labelling.labels != "environment" or drawn != {"policy"}
+
+
 class Training:
     """A run in progress: the state that changes between updates, and the training loop.
 
-    policy is trained in place; the reference and the sampler start as copies of it.
+    policy is trained in place; the reference and the sampler start as copies of it. reference: such a copy, in whatever
+    form; None: one is made.
     """
 
     def __init__(
@@ -78,11 +85,12 @@ class Training:
         learner: Learner,
         noise: Noise,
         labelling: Labelling | None = None,
+        reference: Policy | None = None,
     ) -> None:
         check_run(algorithm, schedule, labelling)
         self.policy, self.learner, self.noise = policy, learner, noise
         self.algorithm, self.schedule = algorithm, schedule
-        self.reference = Reference(policy, schedule)
+        self.reference = Reference(reference or policy.clone(), schedule)
         self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise, labelling)
         parameter = learner.parameters[0]
         self.state: State = algorithm.initial_state(noise.lead, parameter.dtype, parameter.device)
@@ -94,6 +102,8 @@ class Training:
         schedule.check_updates(updates)
         if schedule.uses_online_run and collector.pool is None:
             self._train_online(updates)
+        if (there := collector.replayed_updates) is not None and updates > there:
+            raise SpecError("updates", updates, f"must be at most {there}: the run that is replayed has no more")
         while self.updates < updates:
             batch = collector.next_batch(self.updates)
             with torch.no_grad():
@@ -109,6 +119,7 @@ class Training:
                     if schedule.reference != "fixed":
                         self.reference.after_update(self.updates, self.policy)
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
+        collector.read_rewards()
 
     def _train_online(self, updates: int) -> None:
         """Train a second policy on-policy with the same schedule and noise; keep the batches that it drew, or what it

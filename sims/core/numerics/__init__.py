@@ -1,6 +1,7 @@
 """Random numbers, sampling, and computations over many runs.
 
 noise          one random stream per run and purpose
+philox         a generator of the same numbers on every device
 sampling       tokens from uniforms, by the inverse CDF
 networks       small networks, one per run
 cache_blocks   slices of a tensor that fit into the processor's cache

@@ -10,31 +10,43 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import philox
+
+Generator = Literal["pcg64", "philox"]
 _BLOCK = 1 << 20  # doubles drawn at a time over all runs: few calls, yet within the cache
+_BLOCK_ELSEWHERE = 1 << 22  # on a device that is not the CPU: 500 operations a block, each longer than its launch
 
 
 class Noise:
     """Uniforms on [0, 1) in float64, drawn in blocks of many updates.
 
     runs: one (seed, run index) for each position of the leading axis; `Noise.single(seed)` has no leading axis.
-    The block size changes no number. The state is how many uniforms each stream has given.
+    generator: pcg64, NumPy's PCG64DXSM, on the CPU; or philox (`sims.core.numerics.philox`), on any device. device:
+    where the uniforms are to be, and all that is computed from them. Neither the device nor the block size changes a
+    number. The state is how many uniforms each stream has given.
     """
 
-    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, runs: Sequence[tuple[int, int]], generator: Generator = "pcg64", device: torch.device | str = "cpu"
+    ) -> None:
         self.runs = list(runs)
         self.lead: tuple[int, ...] = (len(self.runs),)
+        self.generator, self.device = generator, torch.device(device)
+        elsewhere = _PhiloxStream if generator == "philox" else _MovedStream
+        self._kind_of_stream: type[_Stream] = _NumPyStream if self.device.type == "cpu" else elsewhere
         self._given: dict[str, int] = {}
         self._streams: dict[str, _Stream] = {}
 
     @classmethod
-    def of(cls, seed: int, runs: int) -> Noise:
+    def of(cls, seed: int, runs: int, generator: Generator = "pcg64", device: torch.device | str = "cpu") -> Noise:
         """Runs 0 … runs−1 of one seed."""
-        return cls([(seed, run) for run in range(runs)])
+        return cls([(seed, run) for run in range(runs)], generator, device)
 
     @classmethod
     def single(cls, seed: int) -> Noise:
@@ -43,16 +55,32 @@ class Noise:
         noise.lead = ()
         return noise
 
+    def from_start(
+        self, runs: Sequence[tuple[int, int]] | None = None, device: torch.device | str | None = None
+    ) -> Noise:
+        """The streams of the same runs, or of others, from their start: for what must not depend on what was drawn."""
+        return Noise(self.runs if runs is None else runs, self.generator, self.device if device is None else device)
+
+    def to(self, device: torch.device | str) -> Noise:
+        """The same streams on a device, where they are now."""
+        moved = self.from_start(device=device)
+        moved.lead = self.lead
+        moved.load_state_dict(self._given)
+        return moved
+
     def uniforms(self, stream: str, *shape: int) -> Tensor:
         """The next uniforms of `stream`: lead + shape, float64."""
+        given, count = self._given.get(stream, 0), math.prod(shape)
         if stream not in self._streams:
-            self._streams[stream] = _Stream(self.runs, stream, self._given.get(stream, 0))
-        found, count = self._streams[stream], math.prod(shape)
+            self._streams[stream] = self._kind_of_stream(self, stream, given)
+        self._given[stream] = given + count
+        found = self._streams[stream]
         if found.used + count > found.block.shape[1]:
             found.refill(count)
-        self._given[stream] = self._given.get(stream, 0) + count
         start, found.used = found.used, found.used + count
-        return torch.from_numpy(found.block[:, start : found.used].copy().reshape(*self.lead, *shape))
+        if isinstance(found.block, np.ndarray):
+            return torch.from_numpy(found.block[:, start : found.used].copy().reshape(*self.lead, *shape))
+        return found.block[:, start : found.used].reshape(*self.lead, *shape)
 
     def state_dict(self) -> dict[str, int]:
         """How many uniforms each stream has given per run."""
@@ -64,13 +92,12 @@ class Noise:
         self._streams = {}
 
 
-class _Stream:
-    def __init__(self, runs: Sequence[tuple[int, int]], name: str, skip: int) -> None:
-        key = zlib.crc32(name.encode())
-        self.generators = []
-        for seed, run in runs:
-            bits = np.random.PCG64DXSM(np.random.SeedSequence(entropy=seed, spawn_key=(key, run)))
-            self.generators.append(np.random.Generator(bits.advance(skip)))  # one double is one step of the generator
+class _NumPyStream:
+    """Uniforms of NumPy's generators, one per run."""
+
+    def __init__(self, noise: Noise, name: str, skip: int) -> None:
+        stream = zlib.crc32(name.encode())
+        self.generators = [_in_numpy(noise.generator, seed, run, stream, skip) for seed, run in noise.runs]
         self.block = np.empty((len(self.generators), 0))
         self.used = 0
 
@@ -84,3 +111,51 @@ class _Stream:
         for row, generator in zip(block, self.generators, strict=True):
             generator.random(out=row[left:])
         self.block, self.used = block, 0
+
+
+class _MovedStream:
+    """The same on another device: a block is moved at a time, as each move waits for the device."""
+
+    def __init__(self, noise: Noise, name: str, skip: int) -> None:
+        self.stream, self.device = _NumPyStream(noise, name, skip), noise.device
+        self.block = torch.from_numpy(self.stream.block).to(self.device)
+        self.used = 0
+
+    def refill(self, count: int) -> None:
+        """See `_NumPyStream`."""
+        self.stream.used = self.used
+        self.stream.refill(count)
+        self.block, self.used = torch.from_numpy(self.stream.block).to(self.device), 0
+
+
+class _PhiloxStream:
+    """Uniforms of Philox, drawn on the device itself."""
+
+    def __init__(self, noise: Noise, name: str, skip: int) -> None:
+        stream, device = zlib.crc32(name.encode()), noise.device
+        keys = {seed: philox.key_of(seed, stream).view(np.int64) for seed, _ in noise.runs}
+        self.keys = torch.from_numpy(np.stack([keys[seed] for seed, _ in noise.runs])).to(device)
+        self.runs = torch.tensor([run for _, run in noise.runs], device=device)
+        self.drawn, self.used = skip // philox.WORDS, 0  # drawn: counters, up to the end of the block
+        self.block = torch.empty((len(noise.runs), 0), dtype=torch.float64, device=device)
+        if skip % philox.WORDS:
+            self.refill(philox.WORDS)
+            self.used = skip % philox.WORDS
+
+    def refill(self, count: int) -> None:
+        """See `_NumPyStream`."""
+        counters = -(-max(count, _BLOCK_ELSEWHERE // len(self.keys)) // philox.WORDS)
+        fresh = philox.uniforms(self.keys, self.runs, self.drawn, counters)
+        self.block, self.used = torch.cat([self.block[:, self.used :], fresh], dim=-1), 0
+        self.drawn += counters
+
+
+_Stream = _NumPyStream | _MovedStream | _PhiloxStream
+
+
+def _in_numpy(generator: Generator, seed: int, run: int, stream: int, skip: int) -> np.random.Generator:
+    """NumPy's generator of one run and stream, after `skip` uniforms."""
+    if generator == "philox":
+        return philox.in_numpy(philox.key_of(seed, stream), run, skip)
+    bits = np.random.PCG64DXSM(np.random.SeedSequence(entropy=seed, spawn_key=(stream, run)))
+    return np.random.Generator(bits.advance(skip))  # one double is one step of the generator

@@ -32,6 +32,8 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
             return torch.searchsorted(cdf, draw, right=True).clamp_(max=cdf.shape[-1] - 1)
     else:
         draw = torch.minimum(uniforms * total.squeeze(-1).gather(-1, rows), below.squeeze(-1).gather(-1, rows))
+        if not cdf.is_cpu:
+            return _search_anywhere(cdf, draw, rows)
     # From here on in NumPy: its comparisons cost a fifth of torch's, and each call half.
     distributions, draws = cdf.numpy().reshape(-1, cdf.shape[-1]), draw.numpy().reshape(-1, draw.shape[-1])
     if rows is not None:
@@ -73,6 +75,19 @@ def _likeliest_first(cdf: np.ndarray, draws: np.ndarray, likeliest: np.ndarray) 
     rest = missed.ravel().nonzero()[0]
     tokens[rest] = _search(cdf, draws.ravel()[rest], rest // draws.shape[1])
     return tokens
+
+
+def _search_anywhere(cdf: Tensor, draws: Tensor, rows: Tensor) -> Tensor:
+    """`_search` in torch, on any device. cdf: (..., X, A); draws, rows: (..., S)."""
+    width = cdf.shape[-1]
+    size = max(2, 1 << (width - 1).bit_length())
+    table = torch.nn.functional.pad(cdf, (0, size - width), value=torch.inf).flatten(-2)
+    first = rows * size
+    position, step = torch.zeros_like(first), size // 2
+    while step:
+        position = position + (table.gather(-1, first + position + (step - 1)) <= draws) * step
+        step //= 2
+    return position
 
 
 def _search(cdf: np.ndarray, draws: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -180,9 +180,9 @@ def masked(x: Tensor, mask: Tensor) -> Tensor:
     """x where mask, else 0; entries where mask is False, NaN included, affect neither the value nor the gradient.
 
     x itself where the mask is a single True expanded over all slots, as token spaces without EOS give it: read from its
-    strides, because masking would cost as much as the losses on a bandit.
+    strides, because masking would cost as much as the losses on a bandit; on the CPU only, as elsewhere reading waits.
     """
-    if mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ())):
+    if mask.is_cpu and mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ())):
         return x
     return torch.where(mask, x, 0.0)
 

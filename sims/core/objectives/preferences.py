@@ -77,7 +77,7 @@ def choose_pairs(rewards: Tensor, pairing: Pairing, correct_above: float = 0.5) 
     elif pairing == "halves":
         index = torch.arange(generations, device=rewards.device).reshape(2, -1).T
     else:
-        index = torch.combinations(torch.arange(generations, device=rewards.device), 2)
+        index = torch.triu_indices(generations, generations, 1, device=rewards.device).T
     pairs = index.expand(*rewards.shape[:-1], *index.shape)
     if pairing != "correct_incorrect":
         return pairs, None

@@ -94,3 +94,24 @@ def test_a_step_piece_by_piece_has_the_bits_of_a_whole_one(name: str, monkeypatc
         found.append([norm, *parameters])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert not torch.equal(found[0][1], begin[0])
+
+
+def test_the_fused_step_is_the_plain_one():
+    """Also where two gradients are one tensor in memory, and where one lies in memory in another order."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(4, 3, generator=generator) for _ in range(3)]
+    gradients = [torch.randn(4, 3, generator=generator), torch.randn(3, 4, generator=generator).T]
+    found = []
+    for fused in (False, True):
+        parameters = [x.clone() for x in start]
+        spec = Optimiser(learning_rate=1e-2, weight_decay=0.1, max_grad_norm=1.0)
+        optimiser = PerRunOptimiser(parameters, (), spec)
+        assert not optimiser.fused  # on the CPU bits stay
+        optimiser.fused = fused
+        for _ in range(3):
+            own = [gradients[0].clone(), gradients[1].T.clone().T]
+            own.append(own[0])
+            optimiser.step(own, optimiser.grad_norm(own))
+        found.append([*parameters, *optimiser.mean, *optimiser.square])
+    for plain, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, plain, atol=1e-6, rtol=1e-5)

@@ -55,6 +55,13 @@ def test_in_order_it_is_the_online_run_bit_for_bit(algorithm: str, policy: Polic
     assert not same_end(online, replaying(algorithm, math.inf, policy=policy))
 
 
+def test_a_replay_ends_where_the_run_that_it_replays_ended() -> None:
+    run = replaying("dpo")
+    assert len(list(run.train(4))) == 4
+    with pytest.raises(SpecError, match="updates = 5: must be at most 4"):
+        next(run.train(5))
+
+
 def test_one_batch_late_is_another_run() -> None:
     late = replaying("dpo")
     late.collector.order = torch.arange(12).roll(1).expand(2, 12)

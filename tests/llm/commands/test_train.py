@@ -18,6 +18,7 @@ from llm.tasks.environment import response_lengths
 from llm.training.folder import closing_table
 from llm.training.loggers import read_json_lines
 from llm.training.memory import estimate
+from llm.training.metrics import UpdateMetrics
 from llm.training.presets import PRESETS
 from llm.training.run import Run, device_for, execute
 from sims.core.algorithms import find_algorithm
@@ -124,7 +125,8 @@ def test_rows_have_trls_names(tmp_path, capsys):
     common = ["--max-new-tokens", "8", "--evaluation-prompts", "4", "--updates", "2", "--evaluations", "1"]
     pairs = ["--algorithm", "dpo", "--batch-size", "4", "--num-generations", "2"]
     assert main(["train", "--output", str(tmp_path / "dpo"), *common, *pairs]) == 0
-    assert "length" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "length" in printed and "\nreward: −length, in tokens before EOS (--task min_length)\n" in printed
     rows = read_json_lines(tmp_path / "dpo" / "metrics.jsonl")
     assert [row["update"] for row in rows] == [0, 1, 2, 2]
     assert set(rows[1]) >= {
@@ -168,6 +170,9 @@ def test_sample_and_evaluate_read_what_train_wrote(tmp_path, capsys):
     assert main(["evaluate", *common]) == 0
     same = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
     assert float(same["kl_policy_ref"][0]) == pytest.approx(0, abs=1e-5)
+    assert main(["evaluate", "--model", "mistral", *common]) == 0  # another architecture than its reference's
+    other = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
+    assert float(other["kl_policy_ref"][1]) == 0 != float(other["kl_policy_ref"][0])
     assert same["win"][1:6] == ["0.500", "95", "%", "[0.150,", "0.850],"]  # against itself, on the same uniforms
 
 
@@ -265,9 +270,10 @@ def test_a_model_labels_its_own_samples():
     more = "--implicit-after-updates 2 --max-new-tokens 20 --updates 4 --evaluations 1 --learning-rate 1e-3"
     experiment, _ = parse(OptionParser("test"), f"{given} {more}".split(), "tiny-min-length")
     run = Run(experiment.replace(precision="float64"))
-    before = run.policy.clone()
+    before, metrics = run.policy.clone(), UpdateMetrics(run)
     for update in run.train():
         batch = update.batch
+        assert "gold" in metrics.row(update)
         lengths = response_lengths(batch.responses, batch.mask, run.policy.eos_token_ids)
         assert torch.equal(batch.gold, -lengths.double())
         if update.number <= 2:
@@ -364,6 +370,11 @@ def test_the_closing_table_has_a_line_a_completion(tmp_path):
     rows = [{"update": 1, "prompt": prompt, "completion": completion} for prompt, completion in texts]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     assert "\n  one two → a - b\n  three → (empty)\n" in closing_table(tmp_path)
+
+
+def test_a_run_of_another_task_is_not_called_after_the_preset_s(capsys):
+    assert main(["train", "--task", "mode-length", "--algorithm", "dpo", "--num-generations", "2", "--dry-run"]) == 0
+    assert '"name": "mode-length-dpo"' in capsys.readouterr().out
 
 
 def test_an_unknown_command_lists_the_known(capsys):

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,12 @@ from llm.models.loading import build_policy, load_config, load_model, load_token
 from llm.models.policy import CausalLMPolicy
 from llm.models.proof import prove
 from llm.models.spec import LanguageModelSpec
+from llm.models.writing import write_model
 from llm.reward_models.model import load_reward_model, new_reward_model
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.spec import SpecError
-from sims.experiments.whole import CHECKSUMS, write_checksums
+from sims.experiments.whole import CHECKSUMS, changed, write_checksums
 from tests.llm.architectures import build
 from tests.llm.tiny_models import tiny_model, tiny_policy
 
@@ -40,7 +42,7 @@ def policy_of(folder: Path | str, **settings: Any) -> CausalLMPolicy:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(EMBEDDED["pythia"], tmp_path / "base"))
+    return Path(shutil.copytree(EMBEDDED["pythia"], tmp_path / "base", ignore=shutil.ignore_patterns(CHECKSUMS)))
 
 
 def change_json(file: str, **changes: Any) -> Callable[[Path], None]:
@@ -162,7 +164,7 @@ def test_a_damaged_folder_is_refused_in_one_line_whatever_it_is_loaded_for(fault
     if role == "reward_model":
         new_reward_model("pythia").save(folder, load_tokenizer(LanguageModelSpec()))
     else:
-        shutil.copytree(EMBEDDED["pythia"], folder)
+        shutil.copytree(EMBEDDED["pythia"], folder, ignore=shutil.ignore_patterns(CHECKSUMS))
     change, rule = FAULTS[fault]
     change(folder)
     load = {"policy": policy_of, "new_reward_model": new_reward_model, "reward_model": load_reward_model}[role]
@@ -349,6 +351,23 @@ def test_a_policy_that_diverged_is_named_with_update_and_value():
         next(iter(run.policy.model.parameters())).fill_(torch.nan)
     with pytest.raises(RuntimeError, match="update 1: sampling: logits of response token 0 are nan, not finite"):
         next(run.train())
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_models_are_what_was_written(name: str) -> None:
+    files = {path.name for path in EMBEDDED[name].iterdir()} - {CHECKSUMS}
+    assert changed(EMBEDDED[name], files) == []
+
+
+@pytest.mark.parametrize(("class_name", "kept"), [("TokenizersBackend", False), ("GPT2Tokenizer", True)])
+def test_a_tokenizer_has_a_class_that_transformers_4_knows(tmp_path: Path, class_name: str, kept: bool) -> None:
+    def save_pretrained(folder: Path, **_: object) -> None:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": class_name}))
+
+    both = SimpleNamespace(save_pretrained=save_pretrained)
+    write_model(tmp_path / "out", both, both)  # type: ignore[arg-type]
+    held = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert held["tokenizer_class"] == (class_name if kept else "PreTrainedTokenizerFast")
 
 
 @pytest.mark.parametrize(("file", "told"), [(WEIGHTS, "damaged"), ("generation_config.json", "is taken as it is")])

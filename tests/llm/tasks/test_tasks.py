@@ -114,6 +114,7 @@ def test_a_function_in_trls_signature(tmp_path):
         ("tests.llm.tasks.test_tasks:returns_too_few", "must return a number for each of 2 completions, not 1"),
         ("tests.llm.tasks.test_tasks:absent", "cannot be imported"),
         ("nothing_here", 'must be "module:function"'),
+        ("my_rewards.right", 'must be "module:function"; did you mean my_rewards:right'),
     ):
         with pytest.raises(SpecError, match=words):
             judged(task.replace(reward_funcs=(name,)), ["", ""])
@@ -132,6 +133,7 @@ def test_a_response_that_was_cut_off_is_charged_and_judged_as_it_is(tmp_path):
     env = environment(charged)
     gold = env.label(env.prompts(1, single()), *responses_of(group, eos=False), None, single()).gold
     assert gold.tolist() == scores
+    assert env.has_gold and not environment(plain).has_gold
 
 
 def test_a_reward_model_is_in_memory_once(tmp_path, monkeypatch):
@@ -177,6 +179,7 @@ def test_every_task_is_a_spec_that_json_holds():
     made = {
         "function": {"reward_funcs": ("a:b",)},
         "learned_reward": {"reward_model": "x/y"},
+        "judge": {"judge_model": "x"},
     }
     for kind, cls in kinds_of(Task).items():
         task = cls(**made.get(kind, {}))

@@ -251,6 +251,7 @@ def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, 
     monkeypatch.setattr(DataSource, "load", None)  # an export wants no data, which may be gone
     assert main(["export", str(tmp_path / "run"), "--update", "6", "--output", str(tmp_path / "again")]) == 0
     capsys.readouterr()
+    assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "last")]) == 0  # the last checkpoint
     assert main(["export", str(tmp_path / "run"), "--update", "99", "--output", str(tmp_path / "x")]) == 2
     assert f"must be that of a checkpoint: {', '.join(map(str, kept))}" in capsys.readouterr().err
 

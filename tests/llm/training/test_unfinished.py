@@ -14,7 +14,7 @@ from llm.__main__ import main
 from llm.training import checkpoint
 from llm.training.loggers import read_json_lines
 from llm.training.pretrain import load
-from llm.training.unfinished import Saving, Unfinished
+from llm.training.unfinished import Saving, Unfinished, was_finished
 from sims.core.spec import SpecError
 
 LINE = ["pretrain", "--hidden", "16", "--layers", "1", "--heads", "2", "--steps", "6", "--batch-size", "4"]
@@ -75,6 +75,34 @@ def test_the_model_is_that_of_the_lowest_held_out_loss_where_that_is_wanted(tmp_
 def test_a_fit_that_is_best_at_its_end_says_nothing(tmp_path: Path) -> None:
     fit, _, line = fitted(tmp_path, {3: 0.5, 6: 0.4}, Saving(evaluations=2, load_best_model_at_end=True))
     assert fit.updates == 6 and line == "[5, 6] "
+
+
+def again(folder: Path, resume: bool) -> Unfinished:
+    return Unfinished(folder / "model", {}, "a: 1", "eval_loss", Saving(), resume, False)
+
+
+def test_rows_that_changed_since_the_checkpoint_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = again(tmp_path, resume=False)
+    progress.held()
+    progress.run(Counting(), lambda: {"eval_loss": 1.0}, "fit")
+    for changed in (False, True):
+        if changed:
+            file = progress.folder / "metrics.jsonl"
+            file.write_text(file.read_text().replace('"loss": 1.0', '"loss": 1.1', 1))
+        resumed = again(tmp_path, resume=True)
+        assert resumed.held() is not None
+        resumed.begin(6)
+        assert ("its rows until update 6 are not what was written" in capsys.readouterr().err) == changed
+
+
+def test_an_empty_folder_is_no_fit_and_beside_a_model_the_last_trace_of_one(tmp_path: Path) -> None:
+    (tmp_path / "model.unfinished").mkdir()
+    again(tmp_path, resume=False)  # killed as it began
+    with pytest.raises(SpecError, match="there is nothing to go on with"):
+        again(tmp_path, resume=True)
+    assert not was_finished(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    assert was_finished(tmp_path / "model") and not (tmp_path / "model.unfinished").exists()
 
 
 def test_counts_that_cannot_be_are_refused_by_name() -> None:

@@ -1,0 +1,224 @@
+"""Is it the data that make online training better, or their order? (C15, C16, C17, C18, C23, C69) The batches of an
+online run are replayed to the initial policy in order or shuffled; or its last policy draws the data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.lines import Line2D
+
+from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides, stopped_early
+from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
+from figures.catalogue import Claim, Setting, claim
+from figures.claims import Verdict, row_of, theorem_of
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import RC, bound, colour, key, points
+from sims.core.algorithms import find_algorithm
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.schedule import Schedule
+from sims.core.spec import from_json
+from sims.environments import BanditR1, Contextual
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.experiments.store import Record
+from sims.policies import MLP, Table
+from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
+from sims.statistics.intervals import Interval
+
+ALGORITHMS = {"ipo": "IPO", "best_of_n": "Best-of-2"}
+PROMPTS, UPDATES, EVALUATIONS = 16, 200, 8
+MILD, WIDE = 4.0, 50.0  # batches that are shuffled among themselves
+WINDOWS = {"ordered": 1.0, "window_4": MILD, "window_50": WIDE, "shuffled": math.inf}
+RUNS = {"bandit": 200, "network": 100}  # many are at the largest reward, on the bandit nearly all
+PLACES: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
+    "bandit": ("bandit", BanditR1(), Table()),
+    "network": ("mlp", Contextual(coverage=0.5, best_mass=0.02), MLP(hidden=(32,), fit_steps=200)),
+}
+TITLES = {"bandit": "bandit, a table · 100 actions", "network": "network · 8 prompts × 8 responses"}
+RATES = {"bandit": (0.01, 100.0), "network": (0.003, 3.0)}
+BETAS = (1e-4, 1e-3, 0.01, 0.1, 1.0)
+POINTS = 7 * len(BETAS)
+SHOWN = {
+    "online": "online",
+    "held/ordered": "replay,\nin order",
+    "held/window_4": "shuffled\nwithin 4",
+    "held/window_50": "shuffled\nwithin 50",
+    "held/shuffled": "shuffled",
+    "shuffled": "shuffled,\ntuned",
+    "final": "last\npolicy's",
+    "offline": "reference's",
+}
+
+ORDER = claim("C15", "in order")
+SHUFFLED = {"held/shuffled": claim("C16", "IPO, settings of online"), "shuffled": claim("C16", "IPO, tuned")}
+HARMLESS, SHARP = claim("C17", "IPO: within 4 batches"), claim("C17", "IPO: then a drop")
+LAST = claim("C18", "IPO: the last policy's data")
+CLOSES = {"held/shuffled": claim("C23", "settings of online"), "shuffled": claim("C23", "tuned")}
+NO_BETTER = claim("C69", "offline")
+
+
+def arms() -> dict[str, Experiment]:
+    """place/algorithm/source of the data, each to be tuned for itself."""
+    schedules = {
+        "online": Schedule(batch_size=PROMPTS),
+        "offline": Schedule(batch_size=PROMPTS, sync_every_updates=math.inf),
+        "shuffled": Schedule(batch_size=PROMPTS, source="replay", replay_window=math.inf),
+        "final": Schedule(batch_size=PROMPTS, source="pool", pool_policy="final", pool_size=PROMPTS * UPDATES),
+    }
+    return {
+        f"{place}/{name}/{source}": Experiment(
+            name=f"replayed_data-{name}",
+            environment=environment,
+            policy=policy,
+            algorithm=find_algorithm(name)(),
+            schedule=schedule,
+            updates=UPDATES,
+            evaluations=EVALUATIONS,
+            runs=RUNS[place],
+            seed=3,
+        )
+        for place, (_, environment, policy) in PLACES.items()
+        for name in ALGORITHMS
+        for source, schedule in schedules.items()
+    }
+
+
+def held(tuned: Records) -> dict[str, Experiment]:
+    """Replays by the settings that were best online: the same data, and no other change than their order."""
+    found = {}
+    for name, arm in arms().items():
+        if name.endswith("/shuffled"):
+            spec = tuned[name.replace("shuffled", "online")].spec
+            like = arm.replace(algorithm=from_json(spec["algorithm"]), optimiser=from_json(spec["optimiser"]))
+            for source, window in WINDOWS.items():
+                schedule = like.schedule.replace(replay_window=window)
+                found[name.replace("shuffled", f"held/{source}")] = like.replace(schedule=schedule)
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Online, offline, shuffled and final are tuned; replays are also run as online was tuned."""
+    chosen = arms()
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+    tuned = lab.tuned_records(chosen, grids, **TUNING)
+    return {**tuned, **lab.records(held(tuned))}
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Final score by the source of the data."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(2, 1, figsize=(9.5, 8.4), layout="constrained", sharex=True)
+        for axis, place in zip(axes, PLACES, strict=True):
+            _scores(axis, records, place)
+            axis.set_title(TITLES[place])
+        lines: list[Line2D] = [key(name, label, linestyle="") for name, label in ALGORITHMS.items()]
+        fig.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=9.5)
+    return fig
+
+
+def _scores(axes: Axes, records: Records, place: str) -> None:
+    x = np.arange(len(SHOWN), dtype=float)
+    for i, name in enumerate(ALGORITHMS):
+        at = x + 0.16 * (i - 0.5)
+        final = [final_scores(records[f"{place}/{name}/{source}"]) for source in SHOWN]
+        points(axes, at, final, name)
+        for y, where in ((final[0].mean(), "online"), (final[-1].mean(), "offline")):
+            axes.axhline(float(y), color=colour(name), linewidth=0.9, linestyle="-" if where == "online" else "--")
+    bound(axes, 1.0, "largest reward")
+    axes.set_xticks(x, list(SHOWN.values()))
+    axes.set(ylabel="score at the end", ylim=(-0.05, 1.12))
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C15 of both algorithms; C16, C17 and C18 of IPO, C23 of Best-of-2, and C69 of both."""
+    rows = []
+    for place, (setting, _, _) in PLACES.items():
+        ipo, best = ({source: records[f"{place}/{name}/{source}"] for source in SHOWN} for name in ("ipo", "best_of_n"))
+        gap, ipos = (effect_of([part(1.0, x["online"]), part(-1.0, x["offline"])]) for x in (best, ipo))
+        between = f"IPO's gap, online − offline, is {ipos.estimate:+.2f} [{ipos.low:+.2f}, {ipos.high:+.2f}]."
+        rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
+        for source, judged in SHUFFLED.items():
+            note = f"A shuffled stream holds the late samples of a good policy. {between}"
+            rows.append(_none(judged, setting, ipo[source], ipo["offline"], _seen(gap, judged), note))
+        note = "One window; where the drop begins depends on how far the policy moves in so many updates."
+        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _seen(gap, HARMLESS), note))
+        note = "Sharp or gradual: the window of 50 in the picture lies between."
+        rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note))
+        note = f"Both responses are the last policy's; pairs with one of the reference's are not run. {between}"
+        rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note))
+        for source, judged in CLOSES.items():
+            note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
+            rows.append(_none(judged, setting, best["online"], best[source], _seen(gap, judged), note))
+        note = "Imitating the better of two draws of the reference is bounded, however long it trains."
+        control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
+        rows.append(_none(NO_BETTER, setting, best["offline"], ipo["offline"], control, note))
+    return rows
+
+
+def _in_order(setting: Setting, pairs: list[tuple[Record, Record]]) -> Verdict:
+    """The largest difference in gold reward of each run at any evaluation."""
+    errors = [np.abs(one.arrays["gold"] - other.arrays["gold"]).max(-1) for one, other in pairs]
+    note = "Parameters and Adam's moments are compared bit for bit in the tests of the training loop."
+    hashes = [record.hash for pair in pairs for record in pair]
+    return theorem_of(ORDER, setting, [float(x) for x in np.concatenate(errors)], FIGURE.name, hashes, note)
+
+
+def _none(judged: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str) -> Verdict:
+    """Nothing is lost, or gained: how far `more` is ahead, 0 where it is not."""
+    ahead = cut(effect_of([part(1.0, more), part(-1.0, less)]))
+    gates = [control, *_gates(judged.margin, more, less)]
+    return row_of(judged, setting, ahead, FIGURE.name, [more.hash, less.hash], note + cut_to_nothing(ahead), gates)
+
+
+def _effect(judged: Claim, setting: Setting, more: Record, less: Record, only: str, note: str) -> Verdict:
+    at, room = last_with_room([sides([more], [less])], judged.margin)
+    effect = effect_of([part(1.0, more, at), part(-1.0, less, at)])
+    why = f"the arms differ in the {only} of their data alone, and a replay in order, which is none, gives 0 (C15)"
+    gates = [room, placebo(None, judged.margin, why), *_gates(judged.margin, more, less)]
+    when = (
+        f"Judged after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
+    )
+    return row_of(judged, setting, effect, FIGURE.name, [more.hash, less.hash], f"{when} {note}", gates)
+
+
+def _seen(gap: Interval, judged: Claim) -> Gate:
+    """Best-of-2 loses offline, in the same setting: the test could have seen a loss."""
+    found = positive_control(gap, judged.margin)
+    return replace(found, why=f"Best-of-2 online against offline: {found.why}")
+
+
+def _gates(margin: float, one: Record, other: Record) -> list[Gate]:
+    ends = {f"the {place} arm": final_scores(record) for place, record in (("first", one), ("second", other))}
+    return [edges(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    many, few = (len(records[f"{place}/ipo/online"].arrays["gold"]) for place in PLACES)
+    return (
+        f"{many} runs an arm of the bandit (R1), {few} of the network (one hidden layer of 32; the best response has a "
+        f"reference probability of 0.02), {UPDATES} updates of {PROMPTS} pairs; mean and 95 % interval; lines: online, "
+        "and dashed offline, fresh pairs of the reference. Replays have the batches of an online run with the same "
+        "settings, in whole batches: as online was tuned, or tuned for themselves, the online run before them with "
+        f"them. Last policy's: {PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with. Tuned on "
+        f"other seeds, over {POINTS} points ({ROUNDS}) of learning rate and, for IPO, β ({BETAS[0]:g} … "
+        f"{BETAS[-1]:g}), listed below. Labels are noiseless and by gold: here nobody can exploit a reward model."
+    )
+
+
+FIGURE = Figure(
+    name="replayed_data",
+    title="Is it the data, or their order?",
+    tags=("bandit", "contextual", "mlp", "online-offline"),
+    claims=("C15", "C16", "C17", "C18", "C23", "C69"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)

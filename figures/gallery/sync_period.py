@@ -1,0 +1,247 @@
+"""Is semi-online training enough? (C32, C33, C34, C38, C39) The policy is copied to the sampler every s updates, from
+s = 1 to never, on a bandit and on a network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.lines import Line2D
+
+from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides
+from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
+from figures.catalogue import Claim, Setting, claim
+from figures.claims import Verdict, row_of
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import RC, bound, colour, curve, key, points
+from sims.core.algorithms import find_algorithm
+from sims.core.loop.optimise import Optimiser
+from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
+from sims.core.schedule import Schedule
+from sims.environments import BanditR1, Contextual
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores, scores
+from sims.experiments.store import Record
+from sims.policies import MLP, Table
+from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
+
+ALGORITHMS = ("dpo", "ipo", "best_of_n", "grpo")
+PERIODS = (1.0, 5.0, 10.0, 100.0, math.inf)
+ONLINE, SEMI, RARE, OFFLINE = 1.0, 10.0, 100.0, math.inf  # judged
+PROMPTS, GENERATIONS, UPDATES, EVALUATIONS = 8, 4, 300, 12
+RUNS = {"bandit": 200, "network": 100}  # many are at the largest reward, on the bandit nearly all
+WITH_NLL, LARGE_EPSILON = "dpo_nll", 1e-4
+
+PLACES: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
+    "bandit": ("bandit", BanditR1(), Table()),
+    "network": ("mlp", Contextual(coverage=0.5, best_mass=0.02), MLP(hidden=(32,), fit_steps=200)),
+}
+RATES = {"bandit": (0.01, 10.0), "network": (0.003, 3.0)}
+BETAS = (0.01, 0.1, 1.0, 10.0)
+POINTS = 6 * len(BETAS)
+TITLES = {
+    "bandit": "bandit, a table · 100 actions",
+    "network": "network · 8 prompts × 8 responses",
+}
+
+SAME = {(name, s): claim("C32", f"{name}: s = {s:g}") for name in ALGORITHMS for s in (SEMI, RARE)}
+BEHIND = {name: claim("C33", name) for name in ALGORITHMS}
+NOT_BEHIND = {"end": claim("C34", "at the end"), "run": claim("C34", "over the run")}
+EPSILON = claim("C38", "network, s = 10")
+NLL = claim("C39", "NLL, s = 10")
+
+
+def arms(periods: tuple[float, ...] = PERIODS) -> dict[str, Experiment]:
+    """place/algorithm/s; and DPO with a likelihood term, and on the network with a larger ε of Adam's, at s = 10."""
+    found = {}
+    for place, (_, environment, policy) in PLACES.items():
+        for name in (*ALGORITHMS, WITH_NLL):
+            for s in periods if name in ALGORITHMS else (SEMI,):
+                found[f"{place}/{name}/{s:g}"] = Experiment(
+                    name=f"sync_period-{name}",
+                    environment=environment,
+                    policy=policy,
+                    algorithm=find_algorithm(name)(),
+                    schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, sync_every_updates=s),
+                    updates=UPDATES,
+                    evaluations=EVALUATIONS,
+                    runs=RUNS[place],
+                    seed=1,
+                )
+    same = found[f"network/dpo/{SEMI:g}"]
+    return found | {f"network/dpo_epsilon/{SEMI:g}": same.replace(optimiser=Optimiser(adam_epsilon=LARGE_EPSILON))}
+
+
+def collect(lab: Lab) -> Records:
+    """Every cell tuned for itself: a stale sampler may want another learning rate."""
+    chosen = arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms()
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+    return lab.tuned_records(chosen, grids, **TUNING)
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Final score against s, and DPO's learning curves at each s."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(2, 2, figsize=(10.5, 7.8), layout="constrained")
+        for column, place in enumerate(PLACES):
+            _against_period(axes[0, column], records, place)
+            _learning(axes[1, column], records, place)
+            axes[0, column].set_title(TITLES[place])
+        lines = [key(name) for name in ALGORITHMS]
+        added = [
+            Line2D([], [], color=colour("dpo"), marker=shape, linestyle="", mfc="white", label=label)
+            for shape, label in (("s", "dpo with NLL"), ("o", f"dpo, Adam's ε = {LARGE_EPSILON:g}"))
+        ]
+        fig.legend(handles=[*lines, *added], loc="outside lower center", ncols=6, fontsize=9.5)
+    return fig
+
+
+def _against_period(axes: Axes, records: Records, place: str) -> None:
+    tried = [s for s in PERIODS if f"{place}/dpo/{s:g}" in records]
+    x = np.arange(len(tried), dtype=float)
+    for i, name in enumerate(ALGORITHMS):
+        final = [final_scores(records[f"{place}/{name}/{s:g}"]) for s in tried]
+        at = x + 0.07 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
+        axes.plot(at, points(axes, at, final, name), color=colour(name), linewidth=1.6)
+    for name, shape, aside in ((WITH_NLL, "s", 0.22), ("dpo_epsilon", "o", 0.3)):
+        if f"{place}/{name}/{SEMI:g}" in records:
+            mean = final_scores(records[f"{place}/{name}/{SEMI:g}"]).mean()
+            axes.plot(tried.index(SEMI) + aside, mean, shape, color=colour("dpo"), mfc="white", ms=5.5)
+    bound(axes, 1.0, "largest reward", x=0.99)
+    labels = ["never" if math.isinf(s) else f"{s:g}" for s in tried]
+    axes.set_xticks(x, labels)
+    axes.set(xlabel="updates between syncs of the sampler (s)", ylabel="score at the end", ylim=(-0.05, 1.12))
+
+
+def _learning(axes: Axes, records: Records, place: str) -> None:
+    """DPO's curves, each labelled at its right end with its s."""
+    tried = [s for s in PERIODS if f"{place}/dpo/{s:g}" in records]
+    ends = []
+    for s, line in zip(tried, ("-", "-", "-", "--", ":")[-len(tried) :], strict=True):
+        record = records[f"{place}/dpo/{s:g}"]
+        curve(axes, record.arrays["updates"], scores(record), "dpo", line)
+        ends.append((float(final_scores(record).mean()), "never" if math.isinf(s) else f"s = {s:g}"))
+    placed = math.inf
+    for y, label in sorted(ends, reverse=True):
+        placed = min(y, placed - 0.06, 0.95)  # not on the line of the largest reward
+        axes.annotate(label, (UPDATES, placed), xytext=(6, 0), textcoords="offset points", fontsize=8, va="center")
+    bound(axes, 1.0, "largest reward", x=0.3)
+    axes.set(
+        xlabel="updates",
+        ylabel="score of DPO",
+        ylim=(-0.05, 1.12),
+        xlim=(0, UPDATES * 1.17),
+        xticks=range(0, UPDATES + 1, 100),
+    )
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C32 and C33 for each algorithm, C34, C39 and, on the network, C38."""
+    rows = []
+    for place, (setting, _, _) in PLACES.items():
+        at = {(n, s): records[f"{place}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
+        dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
+        for (name, s), judged in SAME.items():
+            control = _control(grpo, offline, judged.margin)
+            rows.append(_same(judged, setting, at[name, ONLINE], at[name, s], control))
+        for name, judged in BEHIND.items():
+            rows.append(_behind(judged, setting, at[name, SEMI], at[name, OFFLINE]))
+        rows += [_not_behind(how, setting, dpo, grpo, offline) for how in NOT_BEHIND]
+        rows.append(_nll(setting, records[f"{place}/{WITH_NLL}/{SEMI:g}"], at["dpo", SEMI], offline))
+    return [*rows, _epsilon(records[f"network/dpo_epsilon/{SEMI:g}"], records[f"network/dpo/{SEMI:g}"])]
+
+
+def _same(judged: Claim, setting: Setting, online: Record, semi: Record, control: Gate) -> Verdict:
+    effect = effect_of([part(1.0, online), part(-1.0, semi)])
+    gates = [control, *_gates(judged.margin, online, semi)]
+    note = (
+        "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, "
+        f"and an early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
+    )
+    return row_of(judged, setting, effect, FIGURE.name, [online.hash, semi.hash], note, gates)
+
+
+def _behind(judged: Claim, setting: Setting, semi: Record, offline: Record) -> Verdict:
+    at, room = last_with_room([sides([semi], [offline])], judged.margin)
+    effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
+    why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
+    gates = [room, placebo(None, judged.margin, why), *_gates(judged.margin, semi, offline)]
+    note = (
+        f"Judged after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
+        "Offline is fresh draws from the reference for ever, more than a fixed data set has."
+    )
+    return row_of(judged, setting, effect, FIGURE.name, [semi.hash, offline.hash], note, gates)
+
+
+def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: Record) -> Verdict:
+    judged, at = NOT_BEHIND[how], None if how == "run" else -1
+    lost = cut(effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)]))
+    control = _control(grpo, offline, judged.margin, at)
+    gates = [control, *_gates(judged.margin, dpo, grpo)]
+    note = "Both are tuned for their score at the end." + cut_to_nothing(lost)
+    return row_of(judged, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
+
+
+def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
+    at, room = last_with_room([sides([added], [plain])], NLL.margin)
+    gained = cut(effect_of([part(1.0, added, at), part(-1.0, plain, at)]))
+    gates = [room, _control(added, offline, NLL.margin, at), *_gates(NLL.margin, added, plain)]
+    note = (
+        f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Judged after "
+        f"{int(added.arrays['updates'][at])} updates, the last evaluation at which something could be gained."
+        + cut_to_nothing(gained)
+    )
+    return row_of(NLL, setting, gained, FIGURE.name, [added.hash, plain.hash], note, gates)
+
+
+def _epsilon(large: Record, small: Record) -> Verdict:
+    at, room = last_with_room([sides([large], [small])], EPSILON.margin)
+    effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
+    why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
+    gates = [room, placebo(None, EPSILON.margin, why), *_gates(EPSILON.margin, large, small)]
+    note = "Nothing diverges here that a larger ε could save: what the paper saw, loss spikes of a large model, may be."
+    return row_of(EPSILON, "mlp", effect, FIGURE.name, [large.hash, small.hash], note, gates)
+
+
+def _control(best: Record, offline: Record, margin: float, at: int | None = -1) -> Gate:
+    """An arm in the same setting that does lose: GRPO, never synced."""
+    found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin)
+    return replace(found, why=f"against GRPO offline: {found.why}")
+
+
+def _gates(margin: float, one: Record, other: Record) -> list[Gate]:
+    ends = {f"the {place} arm": final_scores(record) for place, record in (("first", one), ("second", other))}
+    return [edges(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    record = records["bandit/dpo/1"]
+    many, few = (len(records[f"{place}/dpo/1"].arrays["gold"]) for place in PLACES)
+    runs, samples = f"{many} runs an arm of the bandit, {few} of the network", int(record.arrays["samples"][-1])
+    return (
+        f"{runs}, {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses, {samples:,} samples "
+        "whatever s; mean and 95 % interval or band. Left R1, whose optimum is unlikely under the reference; right a "
+        "network of one hidden layer of 32, on 8 prompts whose best response has a reference probability of 0.02, "
+        "the reference drawn per run. Never: all samples by the reference. Every cell was tuned for itself on other "
+        f"seeds, over {POINTS} points ({ROUNDS}) of learning rate (bandit {RATES['bandit'][0]:g} … "
+        f"{RATES['bandit'][1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and, where there is one, "
+        f"β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels. Bottom: dashed s = 100, dotted never."
+    )
+
+
+FIGURE = Figure(
+    name="sync_period",
+    title="Is semi-online training enough?",
+    tags=("bandit", "contextual", "mlp", "sweep", "online-offline"),
+    claims=("C32", "C33", "C34", "C38", "C39"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)

@@ -1,0 +1,43 @@
+"""What a response's length adds to its reward: against TRL's function on every length, and never to the gold reward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trl.rewards import get_soft_overlong_punishment
+
+from llm.models.sampling import Decoding
+from llm.models.spec import LanguageModelSpec
+from llm.tasks import MinLength
+from llm.tasks.environment import TextEnvironment
+from llm.tasks.shaping import Shaping, soft_overlong
+from sims.core.numerics.noise import Noise
+from sims.core.spec import SpecError
+from tests.llm.tiny_data import WORDS
+
+
+@pytest.mark.parametrize(("longest", "over"), [(20, 4), (20, 1), (20, 20), (7, 3)])
+def test_it_is_trls_soft_overlong_punishment(longest, over):
+    lengths = range(longest + 3)
+    theirs = get_soft_overlong_punishment(longest, over)(completion_ids=[[0] * length for length in lengths])
+    found = soft_overlong(torch.tensor(lengths), longest, over)
+    torch.testing.assert_close(found, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert found[longest - over] == 0 and found[longest] == -1
+
+
+def test_training_rewards_are_shaped_and_gold_ones_are_not():
+    task = MinLength(length_penalty=0.5, overlong_tokens=2, overlong_weight=3.0)
+    env = TextEnvironment(task, WORDS, torch.device("cpu"), torch.float64, max_new_tokens=4)
+    tokens = torch.tensor([[[4, 4, 2, 0], [4, 4, 4, 2], [4, 4, 4, 4]]])  # 3, 4 and 4 tokens; the last has no EOS
+    rewards, gold = env.score(env.prompts(1, Noise.single(0)).examples, tokens, tokens != 0)
+    assert gold.tolist() == [[-2, -3, -4]] and env.has_gold
+    assert rewards.tolist() == [[-2 - 1.5 - 1.5, -3 - 2 - 3, -4 - 2 - 3]]
+
+
+def test_settings_that_mean_nothing_are_refused():
+    with pytest.raises(SpecError, match=r"overlong_weight = 2.0: only means something with overlong_tokens"):
+        Shaping(overlong_weight=2.0)
+    spec = LanguageModelSpec(decoding=Decoding(max_new_tokens=8))
+    spec.check_environment(MinLength(overlong_tokens=8))
+    with pytest.raises(SpecError, match="overlong_tokens = 9: must be at most max_new_tokens = 8"):
+        spec.check_environment(MinLength(overlong_tokens=9))
