@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 128, 14, 34
+WIDTH, HEIGHT = 640, 270
+LEFT, RIGHT, TOP, BOTTOM = 46, 128, 14, 44
 
 Points = Sequence[tuple[float, float]]
 
@@ -35,8 +35,8 @@ def line_chart(series: Mapping[str, Points], title: str, unit: str, low: float |
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{y:.2f}</text>')
     for x in range(int(first), int(last) + 1):
-        parts.append(f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{x}</text>')
-    parts.append(f'<text class="tick" x="{LEFT}" y="{HEIGHT - 1}">cycle · {escape(unit)}</text>')
+        parts.append(f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - 26}" text-anchor="middle">{x}</text>')
+    parts.append(f'<text class="tick" x="{LEFT}" y="{HEIGHT - 8}">cycle · {escape(unit)}</text>')
     heights = _apart([down(each[-1][1]) if each else 0 for each in series.values()])
     for index, ((name, each), at) in enumerate(zip(series.items(), heights, strict=True)):
         if not each:
