@@ -145,13 +145,13 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
         for source, judged in SHUFFLED.items():
             note = f"A shuffled stream holds the late samples of a good policy. {between}"
-            rows.append(_none(judged, setting, ipo[source], ipo["offline"], _seen(gap, judged), note))
+            rows.append(_none(judged, setting, ipo[source], ipo["offline"], _to_close(ipos, judged), note))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
         rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _seen(gap, HARMLESS), note))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note))
         note = f"Both responses are the last policy's; pairs with one of the reference's are not run. {between}"
-        rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note))
+        rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
         for source, judged in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
             rows.append(_none(judged, setting, best["online"], best[source], _seen(gap, judged), note))
@@ -176,11 +176,13 @@ def _none(judged: Claim, setting: Setting, more: Record, less: Record, control: 
     return row_of(judged, setting, ahead, FIGURE.name, [more.hash, less.hash], note + cut_to_nothing(ahead), gates)
 
 
-def _effect(judged: Claim, setting: Setting, more: Record, less: Record, only: str, note: str) -> Verdict:
+def _effect(
+    judged: Claim, setting: Setting, more: Record, less: Record, only: str, note: str, *more_gates: Gate
+) -> Verdict:
     at, room = last_with_room([sides([more], [less])], judged.margin)
     effect = effect_of([part(1.0, more, at), part(-1.0, less, at)])
     why = f"the arms differ in the {only} of their data alone, and a replay in order, which is none, gives 0 (C15)"
-    gates = [room, placebo(None, judged.margin, why), *_gates(judged.margin, more, less)]
+    gates = [room, *more_gates, placebo(None, judged.margin, why), *_gates(judged.margin, more, less)]
     when = (
         f"Judged after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
     )
@@ -191,6 +193,12 @@ def _seen(gap: Interval, judged: Claim) -> Gate:
     """Best-of-2 loses offline, in the same setting: the test could have seen a loss."""
     found = positive_control(gap, judged.margin)
     return replace(found, why=f"Best-of-2 online against offline: {found.why}")
+
+
+def _to_close(gap: Interval, judged: Claim) -> Gate:
+    """IPO online is ahead of IPO offline: else nothing is left that other data could close, or fail to."""
+    opens = "" if gap.low > judged.margin else ": no gap; a setting in which online is ahead would open it"
+    return Gate("positive control", gap.low > judged.margin, f"IPO online against offline: {gap}{opens}")
 
 
 def _gates(margin: float, one: Record, other: Record) -> list[Gate]:

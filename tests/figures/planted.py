@@ -313,13 +313,14 @@ def replayed_data() -> list[Planted]:
             ("C23", "tuned", f"{best}/online", f"{best}/shuffled"),
         ):
             terms = difference(more, less)
-            loses = f"{best}/offline"
+            loses = f"{ipo}/(held/shuffled|shuffled|offline)" if id == "C16" else f"{best}/offline"
             found.append(Planted("replayed_data", id, part, setting, 0, terms, cut=True, weaker=loses))
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
             ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
         ):
-            found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less)))
+            loses = f"{ipo}/offline" if id == "C18" else None
+            found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less), weaker=loses))
         terms = difference(f"{best}/offline", f"{ipo}/offline")
         found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, cut=True))
     return found

@@ -98,14 +98,15 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     """The row where `term` alone differs, by what should give the effect."""
     start = QUANTITIES if line.base is None else dict.fromkeys(QUANTITIES, line.base)
     by = (effect if line.base is None else effect - line.base) / term.times
-    levels: Levels = {**start, term.quantity: start[term.quantity] + by}
     records = dict(level(line.figure, noise))
     for other in line.terms if line.base is not None else ():
         records |= {key: filled(empty(line.figure)[key], start, noise) for key in matching(line.figure, other.arms)}
-    records |= {key: filled(empty(line.figure)[key], levels, noise) for key in matching(line.figure, term.arms)}
-    if line.weaker is not None:
-        weak = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
-        records |= {key: filled(empty(line.figure)[key], weak, noise) for key in matching(line.figure, line.weaker)}
+    weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
+    weaker = set(matching(line.figure, line.weaker)) if line.weaker is not None else set()
+    records |= {key: filled(empty(line.figure)[key], weak, noise) for key in weaker}
+    for key in matching(line.figure, term.arms):
+        levels: Levels = {**start, **weak} if key in weaker else dict(start)
+        records[key] = filled(empty(line.figure)[key], {**levels, term.quantity: levels[term.quantity] + by}, noise)
     return judged(line.figure, records)[line.id, line.part, line.setting]
 
 
