@@ -3,7 +3,7 @@
     >>> def my_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
     ...     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected - ref_chosen + ref_rejected))
     >>> sims.checks.check_loss(my_loss, family="pair", claim="dpo", beta=0.1)
-    Report(my_loss, pair, claimed to be dpo(...): 14 passed, 0 failed, ...)
+    Report(my_loss, pair, claimed to be dpo(...): 15 passed, 0 failed, ...)
 
 The same from the command line is `python -m sims check my_module:my_loss --family pair --claim dpo --beta 0.1`, and in
 pytest `parametrize_with_checks`. Read it in this order:
