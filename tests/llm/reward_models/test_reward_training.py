@@ -365,7 +365,7 @@ def test_the_command_hands_on_margins(
         (["--labels", "data"], "labels = 'data': the language's pairs come unlabelled"),
         (["--labels", "implicit"], "implicit_policy = None: must be given with labels = implicit"),
         (["--implicit-policy", "pythia"], "implicit_policy = 'pythia': only means something with labels = implicit"),
-        (["--labels", "pythia"], "labels = 'pythia': must be one of data, min_length, verifiable, implicit, or"),
+        (["--labels", "pythia"], "labels = 'pythia': must be one of data, min_length, verifiable, implicit, judge, or"),
         (["--margin-column", "m"], "margin_column = 'm': only means something with labels = data"),
         (["--held-out-share", "0"], "held_out_share = 0.0: must be float > 0 and < 1"),
     ],
