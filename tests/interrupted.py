@@ -244,7 +244,8 @@ def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found = {}
     with closing(sqlite3.connect(folder / "store.sqlite")) as connection:
         connection.row_factory = sqlite3.Row
-        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'sums'"  # of rows with clocks
+        for (table,) in connection.execute(tables).fetchall():
             rows = [_without_clocks(dict(row)) for row in connection.execute(f"SELECT * FROM {table}")]
             found[table] = sorted(rows, key=repr)
     return found
