@@ -4,8 +4,8 @@ dropped   did not end, or is empty, or is a near-duplicate of an earlier row, by
 chosen    flagged by a rule (length, repetition), the most uncertain, and some at random
 kept      the rest: in the log, and not labelled
 
-Near-duplicates and neighbours are found by comparing all vectors with numpy. That is exact, needs no further package,
-and takes 3 ms per row in a store of a million rows of 64 numbers; sqlite-vec would scan likewise.
+Near-duplicates are found by comparing with the vectors of all chosen rows in numpy. That is exact, needs no further
+package, and takes 12 ms per row beside 200,000 vectors of 64 numbers; sqlite-vec would scan likewise.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ def choose(context: Context) -> str:
         "WHERE d.decision = 'chosen' ORDER BY v.row"  # of earlier cycles
     )
     before = np.concatenate([as_vectors([r[name] for r in earlier]) for name in ("prompt", "response")], 1)
-    seen: list[str] = [row["row"] for row in earlier]
-    for index, (name, cosine) in enumerate(nearest_before(before, texts)):
-        id = rows[index]["id"]
-        twin = (seen + [row["id"] for row in rows])[name] if name >= 0 else None
-        if id not in decided and twin is not None and cosine >= settings.duplicate_similarity:
-            decided[id] = ("dropped", f"near-duplicate of {twin} (cosine {cosine:.4f})")
+    ids: list[str] = [row["row"] for row in earlier] + [row["id"] for row in rows]
+    for row, (nearest, cosine) in zip(rows, nearest_before(before, texts), strict=True):
+        if row["id"] not in decided and nearest >= 0 and cosine >= settings.duplicate_similarity:
+            decided[row["id"]] = ("dropped", f"near-duplicate of {ids[nearest]} (cosine {cosine:.4f})")
     posterior = posterior_of(context, vectors)
     unsure = dict(zip((row["id"] for row in rows), posterior.uncertainty(vectors).tolist(), strict=True))
     left = [row for row in rows if row["id"] not in decided]

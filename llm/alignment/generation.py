@@ -113,6 +113,10 @@ class Model:
         width = batch.prompts.shape[1]
         return _mean(states[:, :width], there[:, :width]), _mean(states[:, width:], there[:, width:])
 
+    def check(self, prompt: Text, response: str) -> None:
+        """RowError for a response that cannot be one, because it goes on after an end token."""
+        self._encoded([(prompt, response)])
+
     def _encoded(self, texts: Sequence[tuple[Text, str | None]]) -> TokenBatch:
         encoder, examples = self.encoder, []
         for prompt, response in texts:

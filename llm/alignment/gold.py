@@ -17,6 +17,7 @@ from llm.data import Text
 from sims.core.spec import SpecError
 
 from . import users
+from .imported import lines_of
 from .settings import Gating
 
 Item = tuple[Text, Callable[[str], float]]  # a prompt, and the score of a response to it
@@ -49,11 +50,7 @@ def guarded(settings: Gating, items: dict[str, list[Item]]) -> list[str]:
 def read_gold_set(file: Path) -> dict[str, list[Item]]:
     """The gold set of a file. SpecError for one that cannot be read, or has a line that is none of it."""
     found: dict[str, list[Item]] = {}
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise SpecError("gold_set", str(file), f"must be a file of JSON lines: {error}") from error
-    for at, line in enumerate(lines, 1):
+    for at, line in enumerate(lines_of("gold_set", file), 1):
         if not line.strip():
             continue
         try:

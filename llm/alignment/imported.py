@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from llm.data import RowError
 from sims.core.spec import SpecError
 
 from . import registry
@@ -39,12 +40,13 @@ def import_log(context: Context, file: Path) -> str:
     versions = {version.name: version.version for version in registry.versions(context.store)}
     rows: list[dict[str, Any]] = []
     wrong: list[str] = []
-    for at, line in enumerate(_lines(file), 1):
+    for at, line in enumerate(lines_of("from", file), 1):
         if not line.strip():
             continue
         try:
             row = read_line(line)
-        except LineError as error:
+            context.embedder.check(row["prompt"], row["response"])
+        except (LineError, RowError) as error:
             wrong.append(f"line {at}: {error}")
             continue
         row["version"] = versions.get(row["model"])
@@ -62,11 +64,13 @@ def import_log(context: Context, file: Path) -> str:
     return said + (f"; {len(wrong)} could not be read, {wrong[0]}" if wrong else "")
 
 
-def _lines(file: Path) -> list[str]:
+def lines_of(field: str, file: Path) -> list[str]:
+    """The lines of a file of JSON lines. SpecError that names `field` for one that cannot be read."""
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        # `splitlines` would also split at U+2028, which JSON strings may have.
+        return file.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
-        raise SpecError("from", str(file), f"must be a file of JSON lines: {error}") from error
+        raise SpecError(field, str(file), f"must be a file of JSON lines: {error}") from error
 
 
 def read_line(line: str) -> dict[str, Any]:
@@ -92,12 +96,8 @@ def read_line(line: str) -> dict[str, Any]:
     text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
     if not isinstance(text, str):
         raise LineError("must have a response of text")
-    id = (
-        found.get("custom_id")
-        or found.get("id")
-        or given.get("id")
-        or f"sha256:{hashlib.sha256(line.encode()).hexdigest()}"
-    )
+    # A custom_id is the client's, and unique within one batch only.
+    id = given.get("id") or found.get("id") or found.get("custom_id") or _digest(line)
     logp = _log_probs(choice.get("logprobs"))
     return {
         "id": str(id),
@@ -118,7 +118,11 @@ def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     body = part.get("body", part) if isinstance(part, Mapping) else part
     if not isinstance(body, Mapping):
         raise LineError(f"{name} must be an object")
-    return found["body"] if name == "request" and name not in found and isinstance(found.get("body"), Mapping) else body
+    return body
+
+
+def _digest(line: str) -> str:
+    return f"sha256:{hashlib.sha256(line.encode()).hexdigest()}"
 
 
 def _part_status(found: Mapping[str, Any]) -> int:

@@ -90,8 +90,9 @@ class ByJudge:
 def check_readable(spec: LabelSource, unread: int, asked: int) -> None:
     """SpecError for a judge too many of whose answers cannot be read."""
     if spec.labels == "judge" and unread > spec.judge_unreadable * asked:
-        rule = f"{unread} of {asked} answers are none of those asked for: another judge is needed, or a larger"
-        raise SpecError("judge_model", spec.judge_model, f"{rule} judge_unreadable")
+        rule = f"{unread} of {asked} answers are none of those asked for: another judge is needed, with larger tries to"
+        rule += " ask it about the same pairs, or a larger judge_unreadable"
+        raise SpecError("judge_model", spec.judge_model, rule)
 
 
 def labeller_of(settings: Settings, simulated: bool) -> PairLabeller:

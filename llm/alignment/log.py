@@ -1,6 +1,6 @@
 """Step 1: a share of what users ask is logged, with what they got and the version that they got it from.
 
-A share of the requests (`holdback`) is served by the version that the live one replaced, so that `watch` compares the
+A share of the requests (`HOLDBACK`) is served by the version that the live one replaced, so that `watch` compares the
 two on the same requests, whatever users ask by then.
 """
 

@@ -59,9 +59,13 @@ class LabelSource(JudgeSettings, kind="label_source"):
 
     def check(self) -> None:
         super().check()
-        for source, name in (("reward_model", "label_model"), ("judge", "judge_model")):
-            if self.labels == source and getattr(self, name) is None:
-                raise SpecError(name, None, f"must be given with labels = {source}")
+        self.check_source("labels", self.labels)
+
+    def check_source(self, field: str, source: Source) -> None:
+        """SpecError unless the model that labels is named, where a setting asks for one."""
+        name = {"reward_model": "label_model", "judge": "judge_model"}.get(source)
+        if name is not None and getattr(self, name) is None:
+            raise SpecError(name, None, f"must be given with {field} = {source}")
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,9 @@ class Settings(Spec, kind="alignment"):
     labelling: LabelSource = setting(LabelSource())
     updating: Updating = setting(Updating())
     gating: Gating = setting(Gating())
+
+    def check(self) -> None:
+        self.labelling.check_source("gate_labels", self.gating.gate_labels)
 
     def changed(self, **values: Any) -> Settings:
         """With some fields of its parts changed. SpecError for a name that no part has."""

@@ -13,10 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sqlite3
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llm.models.aside import Aside
 from llm.models.writing import write_model
 from llm.tasks import MinLength
 from llm.training import checkpoint
@@ -71,12 +74,7 @@ def training_pairs(context: Context, parent: Version) -> tuple[list[dict[str, An
     """New pairs and old ones, as rows of a preference file."""
     store, share = context.store, context.settings.updating.replay
     labelled = {
-        row["row"]: {
-            "row": row["row"],
-            "prompt": json.loads(row["prompt"]),
-            "chosen": row["first"] if row["label"] > 0.5 else row["second"],
-            "rejected": row["second"] if row["label"] > 0.5 else row["first"],
-        }
+        row["row"]: preference_row(row)
         for row in store.all(
             "SELECT p.row, p.prompt, p.first, p.second, a.label FROM pairs p JOIN answers a ON a.row = p.row "
             "WHERE a.label NOT NULL AND a.label != 0.5 ORDER BY p.row"
@@ -89,6 +87,14 @@ def training_pairs(context: Context, parent: Version) -> tuple[list[dict[str, An
     count = min(len(old), round(len(new) * share / (1 - share)))
     drawn = sorted(context.rng("replay").permutation(len(old))[:count].tolist())
     return new, [old[i] for i in drawn]
+
+
+def preference_row(row: Mapping[str, Any] | sqlite3.Row) -> dict[str, Any]:
+    """A labelled pair as a row of a preference file, where the answers to a conversation are messages too."""
+    prompt = json.loads(row["prompt"])
+    texts = (row["first"], row["second"]) if row["label"] > 0.5 else (row["second"], row["first"])
+    chosen, rejected = (text if isinstance(prompt, str) else [{"role": "assistant", "content": text}] for text in texts)
+    return {"row": row["row"], "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def experiment_of(context: Context, parent: Version, pairs: Path, count: int) -> Experiment:
@@ -126,6 +132,8 @@ def train(context: Context, experiment: Experiment, parent: Version, checkpoints
 def set_reference(context: Context, run: Run, parent: Version) -> None:
     """Let the reference be what the rule says, instead of the policy that training starts from."""
     reference, rule = run.training.reference.policy, context.settings.updating.reference_rule
+    if isinstance(reference, Aside):  # the algorithm asks for none
+        return
     ancestors = registry.lineage(context.store, parent.version)
     if rule == "fixed":
         reference.copy_from(context.model(ancestors[0]).policy)

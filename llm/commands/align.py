@@ -27,7 +27,7 @@ from llm.alignment.context import STEPS, Context, keep_settings, settings_of
 from llm.alignment.page import page
 from llm.alignment.report import status
 from llm.alignment.settings import Settings
-from llm.alignment.store import Store, opened, read_only
+from llm.alignment.store import FILE, Store, opened, read_only
 from llm.training.checkpoint import CheckpointError, write_text
 from llm.training.run import RunError
 from sims.core.spec import SpecError
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         with read_only(options.store) as store:
             return _show(store, options)
     check_folder("store", options.store)
-    Settings().changed(**changes)  # refused before anything is written
+    if not (options.store / FILE).exists():
+        Settings().changed(**changes)  # refused before anything is written
     kept = f"{options.store} is kept: the same command goes on from there"
     try:
         with keeping(kept), opened(options.store, options.wait) as store:

@@ -84,6 +84,9 @@ class RewardData(JudgeSettings, kind="reward_data"):
         if (self.judge_model is not None) != (self.labels_name == "judge"):
             rule = "must name the judge" if self.judge_model is None else "only means something"
             raise SpecError("judge_model", self.judge_model, f"{rule} with labels = judge")
+        for name in JudgeSettings.names():
+            if self.labels_name != "judge" and (value := getattr(self, name)) != getattr(JudgeSettings(), name):
+                raise SpecError(name, value, "only means something with labels = judge")
         implicit = self.labels_name == "implicit"
         for name in ("implicit_policy", "implicit_reference"):
             value = getattr(self, name)

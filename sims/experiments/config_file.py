@@ -33,9 +33,12 @@ def read_config(file: Path) -> dict[str, Any]:
     return {str(name).lstrip("-").replace("-", "_"): value for name, value in found.items()}
 
 
-def as_arguments(values: Mapping[str, Any], actions: Sequence[argparse.Action]) -> list[str]:
-    """The options that a parser has, as they would be typed. Others are left out: `check_names`."""
-    by_name = {action.dest: action for action in actions if action.option_strings}
+def as_arguments(values: Mapping[str, Any], actions: Sequence[argparse.Action], typed: Sequence[str] = ()) -> list[str]:
+    """The options that a parser has, as they would be typed. Others are left out: `check_names`. typed: the words of
+    the command line, whose options are left out too: to one that may be repeated they would be added."""
+    given = {word.partition("=")[0] for word in typed}
+    offered = [action for action in actions if action.option_strings and given.isdisjoint(action.option_strings)]
+    by_name = {action.dest: action for action in offered}
     return [word for name, value in values.items() if name in by_name for word in _typed(by_name[name], name, value)]
 
 
@@ -78,7 +81,7 @@ def _typed(action: argparse.Action, name: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         several = isinstance(action, argparse._AppendAction)
         yield from (f"{option}={_text(x)}" for x in (value if several else [",".join(map(_text, value))]))
-    elif not (value is None and action.default is None):
+    elif not (value is None and action.default in (None, argparse.SUPPRESS)):
         yield f"{option}={_text(value)}"
 
 

@@ -45,7 +45,7 @@ class OptionParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = [_with_dashes(word) for word in (sys.argv[1:] if args is None else args)]
         if "--config" in self._option_string_actions and (file := _value_of("--config", words)) is not None:
-            words = [*as_arguments(read_config(Path(file)), self._actions), *words]
+            words = [*as_arguments(read_config(Path(file)), self._actions, words), *words]
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:

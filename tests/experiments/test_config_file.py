@@ -27,6 +27,10 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     assert found.policy.scoring.gradient_checkpointing and found.policy.lora_rank is None
     assert found.environment.data == "a.jsonl:0.5,b.jsonl:0.5"
     assert not parsed(tmp_path, text, "--no-gradient-checkpointing").policy.scoring.gradient_checkpointing
+    several = "stop_strings: ['a,b', c]\n"
+    assert parsed(tmp_path, several).policy.decoding.stop_strings == ("a,b", "c")
+    assert parsed(tmp_path, several, "--stop-strings=d").policy.decoding.stop_strings == ("d",)
+    assert parsed(tmp_path, "stop_strings: null\n").policy.decoding.stop_strings == ()
 
 
 @pytest.mark.parametrize(

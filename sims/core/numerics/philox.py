@@ -36,7 +36,7 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor], rounds: int = 10) -
 def uniforms(key: Tensor, run: Tensor, start: int, counters: int) -> Tensor:
     """Uniforms 4·start … 4·(start + counters) − 1 of each run, on [0, 1) in steps of 2⁻⁵³: (R, 4·counters) float64.
 
-    key: (R, 2), as `keys` makes them; run: (R,), part of the counter. Both int64, on the device of the result.
+    key: (R, 2), as `key_of` makes them; run: (R,), part of the counter. Both int64, on the device of the result.
     """
     # NumPy counts up before it draws: the first counter is 1.
     index = torch.arange(start + 1, start + 1 + counters, device=key.device)

@@ -24,6 +24,7 @@ from llm.alignment.report import status
 from llm.alignment.settings import Settings
 from llm.alignment.store import Store, opened
 from llm.alignment.update import set_reference
+from llm.models.aside import Aside
 from tests.interrupted import rows_of
 from tests.llm.judge_server import serving
 
@@ -228,8 +229,10 @@ def test_a_servers_log_is_read_once_and_labelled_by_nothing_simulated(
         json.dumps({"id": f"x{i}", "prompt": f"two plus {n} cats :", "choices": [{"text": f"the answer is {n} ."}]})
         for i, n in enumerate(("one", "two", "three", "four"))
     ]
-    (tmp_path / "server.jsonl").write_text("\n".join([*lines, "nonsense", ""]))
-    for said in ("logged 4 new lines; 1 could not be read, line 5: is no JSON", "logged 0 new lines"):
+    lines[0] = lines[0].replace(" .", " \u2028.")  # a line separator of Unicode ends no line
+    goes_on = json.dumps({"prompt": "two plus one cats :", "choices": [{"text": "three <eos> four"}]})
+    (tmp_path / "server.jsonl").write_text("\n".join([*lines, "nonsense", goes_on, ""]), encoding="utf-8")
+    for said in ("logged 4 new lines; 2 could not be read, line 5: is no JSON", "logged 0 new lines"):
         assert main(["align", "log", "--from", "server.jsonl", "--trigger", "1"]) == 0
         assert said in capsys.readouterr().out
     assert main(["align", "watch"]) == main(["align", "filter"]) == 0
@@ -238,6 +241,9 @@ def test_a_servers_log_is_read_once_and_labelled_by_nothing_simulated(
     assert main(["align", "log", "--from", "server.jsonl"]) == 2  # the cycle's log is closed
     with opened(tmp_path / "loop") as store:
         assert [row["id"] for row in store.all("SELECT id FROM log")] == ["x0", "x1", "x2", "x3"]
+        keep_settings(store, Settings().changed(labels="reward_model", label_model="folder"))
+    assert main(["align", "gate", "--gate-labels", "reward_model"]) == 2  # its model was named before
+    assert "must come after label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rule", ["fixed", "average"])
@@ -256,6 +262,8 @@ def test_the_reference_is_what_the_rule_says(whole: Path, rule: str) -> None:
             wanted = [sum(parts) / 3 for parts in zip(*(policy.parameters() for policy in policies), strict=True)]  # type: ignore[misc]
         for mine, theirs in zip(reference.parameters(), wanted, strict=True):
             torch.testing.assert_close(mine, theirs.detach(), rtol=1e-5, atol=1e-7)
+        run.training.reference.policy = Aside(policies[2])  # of an algorithm that asks for none
+        set_reference(context, run, versions[2])
 
 
 class Stop(BaseException):

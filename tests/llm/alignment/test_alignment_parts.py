@@ -19,7 +19,9 @@ from llm.alignment.labellers import Simulated
 from llm.alignment.people import read_task, swapped, task
 from llm.alignment.settings import Filtering, Gating, LabelSource, Settings
 from llm.alignment.uncertainty import PRECISION, fit
+from llm.alignment.update import preference_row
 from llm.alignment.users import Users
+from llm.data import Text, parse_row
 from sims.core.spec import SpecError
 
 RNG = np.random.default_rng
@@ -125,6 +127,8 @@ def test_a_gold_set_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="guarded = 'manners': must be all, or skills of the gold set: sums"):
         gold_items(Gating(gold_set=str(file), guarded="manners"), simulated=False)
     assert gold_items(Gating(), simulated=False) == {}
+    file.write_text('{"prompt": "6\u2028*7?", "skill": "sums", "answer": "42"}', encoding="utf-8")
+    assert len(read_gold_set(file)["sums"]) == 1  # a line separator of Unicode ends no line
     file.write_text('{"prompt": "6*7?"}')
     with pytest.raises(SpecError, match="line 1 must be an object with prompt, skill and answer"):
         read_gold_set(file)
@@ -154,8 +158,10 @@ def test_lines_of_servers_are_read_in_every_form() -> None:
     batch = {
         "custom_id": "7",
         "request": {"body": CHAT["request"]},
-        "response": {"status_code": 200, "body": CHAT["response"]},
+        "response": {"status_code": 200, "body": dict(CHAT["response"])},
     }
+    assert read_line(json.dumps(batch))["id"] == "chatcmpl-1"  # another batch may have a custom_id 7 too
+    del batch["response"]["body"]["id"]
     assert read_line(json.dumps(batch))["id"] == "7"
     plain = {"prompt": "a", "choices": [{"text": "b", "finish_reason": "length"}]}
     assert read_line(json.dumps(plain))["finished"] == 0
@@ -212,12 +218,22 @@ def test_what_people_say_is_turned_back_into_the_order_of_the_pair() -> None:
         assert label(better("sideways")) is None
 
 
+@pytest.mark.parametrize("prompt", ["hi", [{"role": "user", "content": "hi"}]])
+def test_a_labelled_pair_is_a_row_that_training_reads(prompt: Text) -> None:
+    row = {"row": "r", "prompt": json.dumps(prompt), "first": "one", "second": "two", "label": 0.0}
+    read = parse_row(preference_row(row), "preference")
+    texts = [text if isinstance(text, str) else text[0]["content"] for text in read.completions]
+    assert read.prompt == prompt and texts == ["two", "one"]
+
+
 def test_settings_are_changed_by_name_and_checked() -> None:
     assert Settings().changed(beta=0.5, share=1.0).updating.beta == 0.5
     with pytest.raises(SpecError, match="algorithm = 'ppo': must learn from pairs"):
         Settings().changed(algorithm="ppo")
     with pytest.raises(SpecError, match="label_model = None: must be given"):
         Settings().changed(labels="reward_model")
+    with pytest.raises(SpecError, match="judge_model = None: must be given with gate_labels = judge"):
+        Settings().changed(gate_labels="judge")
     with pytest.raises(SpecError, match="is no setting of the loop"):
         Settings().changed(colour="red")
     assert Settings().changed(algorithm="simpo").updating.made().kind == "simpo"

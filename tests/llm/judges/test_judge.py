@@ -11,6 +11,7 @@ import pytest
 from llm.__main__ import main
 from llm.judges import Judge, JudgeSettings
 from llm.judges.messages import read_comparison, read_score
+from llm.reward_models.data import RewardData
 from llm.tasks import Completions, JudgeReward
 from sims.core.spec import SpecError
 from tests.llm.judge_server import JudgeServer, serving
@@ -184,3 +185,5 @@ def test_a_reward_model_learns_from_its_labels(tmp_path, capsys):
     assert all(one["prompt"] and one["answer_1"] != one["answer_2"] for one in asked)
     assert main(["reward", "--labels", "judge", "--output", str(tmp_path / "x")]) == 2
     assert "judge_model = None: must name the judge with labels = judge" in capsys.readouterr().err
+    with pytest.raises(SpecError, match=r"^judge_url = 'http://a': only means something with labels = judge"):
+        RewardData(judge_url="http://a")
