@@ -21,7 +21,7 @@ from llm.alignment.label import Answer, Pair
 from llm.alignment.labellers import labeller_of
 from llm.alignment.page import page
 from llm.alignment.people import task
-from llm.alignment.report import status
+from llm.alignment.report import gold_by_cycle, status
 from llm.alignment.settings import Settings
 from llm.alignment.store import Store, opened
 from llm.alignment.update import set_reference
@@ -105,6 +105,8 @@ def test_lineage_and_live_version(whole: Path) -> None:
         assert store.one("SELECT count(*) FROM trained WHERE new GROUP BY row HAVING count(*) > 1") is None
         assert "v3       v2      2" in status(store) and "live" in status(store)
         html = page(store)
+        points = [point for each in gold_by_cycle(store).values() for point in each]
+        assert len(points) == 6 and all(low < mean < high for _, mean, low, high in points)
         assert html.count("<svg") == 3 and "v3 against v2" in html and "http" not in html
 
 
