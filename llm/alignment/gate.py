@@ -25,7 +25,7 @@ from sims.core.spec import SpecError
 from sims.statistics import paired_effect
 from sims.statistics.bounded import bounded_interval
 
-from . import registry
+from . import registry, users
 from .context import Context
 from .generation import Drawn
 from .gold import gold_items, guarded
@@ -64,7 +64,9 @@ def gate(context: Context) -> str:
     with store.transaction():
         for side, scores in golds.items():
             for skill, (_, true) in scores.items():
-                store.measure(cycle, f"gold {side}/{skill}", float(true.mean()))
+                mean = bounded_interval(true, users.LOWEST, users.HIGHEST)
+                for name, value in (("", mean.estimate), (" low", mean.low), (" high", mean.high)):
+                    store.measure(cycle, f"gold {side}{name}/{skill}", value)
         if candidate is not None:
             report = json.dumps([asdict(check) for check in checks], allow_nan=False)
             store.insert("verdicts", version=candidate.version, cycle=cycle, passed=int(passed), report=report)

@@ -42,7 +42,7 @@ def charts(store: Store, every: list[Cycle]) -> dict[str, str]:
     measured = {
         name: sorted((c, y) for (c, n), y in store.measured(name).items() if not n) for name in ("drift", "drift level")
     }
-    ratings: dict[str, list[tuple[float, float]]] = {"live version": [], "predecessor": []}
+    ratings: dict[str, list[tuple[float, ...]]] = {"live version": [], "predecessor": []}
     for (cycle, name), value in sorted(store.measured("rating v").items()):
         watched = (store.done(cycle, "watch") or {}).get("version")
         ratings["live version" if int(name) == watched else "predecessor"].append((cycle, value))

@@ -83,14 +83,17 @@ def _cycle(store: Store, number: int) -> Cycle:
     )
 
 
-def gold_by_cycle(store: Store) -> dict[str, list[tuple[int, float]]]:
-    """The gold score of what was live at the end of each cycle, by skill."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    candidates = store.measured("gold candidate/")
-    for (cycle, skill), value in sorted(store.measured("gold live/").items()):
-        if (store.done(cycle, "gate") or {}).get("passed"):
-            value = candidates[cycle, skill]
-        found.setdefault(skill, []).append((cycle, value))
+def gold_by_cycle(store: Store) -> dict[str, list[tuple[float, ...]]]:
+    """The gold score of what was live at the end of each cycle, by skill: (cycle, mean, low, high), with the ends of
+    Gaffke's 95 % interval over responses to the gold prompts."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    measured = {
+        side: [store.measured(f"gold {side}{name}/") for name in ("", " low", " high")]
+        for side in ("live", "candidate")
+    }
+    for cycle, skill in sorted(measured["live"][0]):
+        side = "candidate" if (store.done(cycle, "gate") or {}).get("passed") else "live"
+        found.setdefault(skill, []).append((cycle, *(values[cycle, skill] for values in measured[side])))
     return found
 
 

@@ -15,16 +15,21 @@ import torch
 from llm.__main__ import main
 from llm.alignment import label, loop, registry
 from llm.alignment.context import STEPS, Context, keep_settings
-from llm.alignment.gate import Check
+from llm.alignment.gate import Check, held_out_prompts, report_of
+from llm.alignment.imported import import_log
 from llm.alignment.label import Answer, Pair
 from llm.alignment.labellers import labeller_of
 from llm.alignment.page import page
 from llm.alignment.people import task
-from llm.alignment.report import status
+from llm.alignment.report import gold_by_cycle, status
 from llm.alignment.settings import Settings
 from llm.alignment.store import Store, opened
 from llm.alignment.update import set_reference
+from llm.data import TextEncoder
+from llm.embedded import language
 from llm.models.aside import Aside
+from llm.reward_models.model import RewardModel, new_reward_model
+from llm.training.pretrain import load
 from tests.interrupted import rows_of
 from tests.llm.judge_server import serving
 
@@ -101,6 +106,8 @@ def test_lineage_and_live_version(whole: Path) -> None:
         assert store.one("SELECT count(*) FROM trained WHERE new GROUP BY row HAVING count(*) > 1") is None
         assert "v3       v2      2" in status(store) and "live" in status(store)
         html = page(store)
+        points = [point for each in gold_by_cycle(store).values() for point in each]
+        assert len(points) == 6 and all(low < mean < high for _, mean, low, high in points)
         assert html.count("<svg") == 3 and "v3 against v2" in html and "http" not in html
 
 
@@ -244,6 +251,37 @@ def test_a_servers_log_is_read_once_and_labelled_by_nothing_simulated(
         keep_settings(store, Settings().changed(labels="reward_model", label_model="folder"))
     assert main(["align", "gate", "--gate-labels", "reward_model"]) == 2  # its model was named before
     assert "must come after label" in capsys.readouterr().err
+
+
+def test_an_imported_log_is_labelled_and_gated_by_a_reward_model(tmp_path: Path) -> None:
+    reward, log, folder = new_reward_model("pythia", seed=1), tmp_path / "server.jsonl", str(tmp_path / "reward")
+    reward.save(folder, load("pythia")[1])
+    asked = language.all_prompts("train")[:20]
+    lines = [{"prompt": prompt, "choices": [{"text": "the answer is two ."}]} for prompt in asked]
+    log.write_text("\n".join(map(json.dumps, lines)))
+    changes = SMALL | {"labels": "reward_model", "gate_labels": "reward_model", "label_model": folder}
+    with opened(tmp_path / "loop") as store:
+        keep_settings(store, Settings().changed(**changes))
+        context = loop.context_of(store)
+        import_log(context, log)
+        for step in STEPS[1:]:
+            loop.perform(context, step)
+        pairs = store.all("SELECT p.prompt, p.first, p.second, a.label FROM pairs p JOIN answers a ON a.row = p.row")
+        assert len(pairs) > 3 and {pair["label"] for pair in pairs} == {0.0, 1.0}
+        encoder = TextEncoder(load("pythia")[1])
+        for prompt, first, second, label in map(tuple, pairs):
+            scores = [score(reward, encoder, json.loads(prompt), text) for text in (first, second)]
+            assert label == float(scores[0] > scores[1])
+        checks = {check.name for check in report_of(store, 2)}
+        assert checks == {"win rate", "win rate at equal length", "length", "entropy"}  # there is no gold set
+        held_out = {prompt for prompt in held_out_prompts(context) if isinstance(prompt, str)}
+        assert len(held_out) == 8 and held_out <= set(asked) - {json.loads(pair["prompt"]) for pair in pairs}
+
+
+def score(reward: RewardModel, encoder: TextEncoder, prompt: str, text: str) -> float:
+    tokens = [torch.tensor(ids) for ids in (encoder.prompt(prompt), encoder.completion(text, True))]
+    there = [torch.ones_like(ids, dtype=torch.bool) for ids in tokens]
+    return float(reward.score(tokens[0][None], there[0][None], tokens[1][None, None], there[1][None, None]))
 
 
 @pytest.mark.parametrize("rule", ["fixed", "average"])

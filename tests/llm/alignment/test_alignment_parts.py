@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm.alignment import users
-from llm.alignment.chart import line_chart
+from llm.alignment.chart import BOTTOM, HEIGHT, TOP, line_chart
 from llm.alignment.drift import drift, energy_distance
 from llm.alignment.filter import flag, nearest_before, repetition
 from llm.alignment.gate import controlled_win_rate, win_rate
@@ -245,3 +245,7 @@ def test_a_chart_names_its_series_apart() -> None:
     heights = [float(part.split('y="')[1].split('"')[0]) for part in svg.split('class="name')[1:]]
     assert abs(heights[0] - heights[1]) >= 16
     assert line_chart({"empty": []}, "", "") == ""
+    svg = line_chart({"a": [(1, 0.5, 0.2, 0.9)]}, "title", "unit")
+    interval = svg.split('<line class="s0"')[1]
+    top, bottom = (float(interval.split(f'y{i}="')[1].split('"')[0]) for i in (2, 1))
+    assert TOP < top < bottom < HEIGHT - BOTTOM and "a, cycle 1: 0.500 [0.200, 0.900]" in svg

@@ -1,6 +1,8 @@
 """The store and the registry: transactions, one writer, and what may go live."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,28 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(store: Store) -> None:
         assert registry.live(reader).version == 1
         with pytest.raises(sqlite3.OperationalError, match="readonly"), reader.transaction():
             reader.measure(1, "x", 1.0)
+
+
+WRITER = """
+import pathlib, sys
+from llm.alignment.store import opened
+with opened(pathlib.Path(sys.argv[1])) as store:
+    print("open", flush=True)
+    sys.stdin.read()
+    with store.transaction():
+        store.measure(1, "x", 1.0)
+"""
+
+
+def test_a_writer_in_another_process_is_refused_or_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == "open\n"
+        with pytest.raises(SpecError, match="in use by another process"), opened(tmp_path):
+            pass
+        other.stdin.close()
+        with opened(tmp_path, wait=True) as store:
+            assert store.measured("x") == {(1, ""): 1.0}
 
 
 def test_a_folder_without_a_store_and_a_file_that_is_none_are_told(tmp_path: Path) -> None:
