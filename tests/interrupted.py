@@ -74,7 +74,7 @@ PRETRAIN = (
 )
 ALIGN = (
     "llm align run --cycles 2 --store out --requests 12 --share 1 --budget 8 --trigger 2 --epochs 1 --save-every 1 "
-    "--batch-size 4 --gate-prompts 8 --gold-prompts 8 --max-new-tokens 12 --least-win-rate 0 --skill-margin 2 "
+    "--batch-size 4 --gate-prompts 8 --gold-prompts 8 --max-new-tokens 20 --least-win-rate 0 --skill-margin 2 "
     "--entropy-alarm 1 --length-alarm 9"
 )
 NEW = f"llm new --data texts.jsonl {SHAPE}"
@@ -179,10 +179,11 @@ def _child(
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError):
+        try:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
-        os._exit(status)  # whatever comes, the fork never runs on into its parent's code
+        finally:
+            os._exit(status)  # whatever comes, the fork never runs on into its parent's code, which removes the folder
 
 
 def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:
@@ -243,7 +244,8 @@ def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found = {}
     with closing(sqlite3.connect(folder / "store.sqlite")) as connection:
         connection.row_factory = sqlite3.Row
-        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'sums'"  # of rows with clocks
+        for (table,) in connection.execute(tables).fetchall():
             rows = [_without_clocks(dict(row)) for row in connection.execute(f"SELECT * FROM {table}")]
             found[table] = sorted(rows, key=repr)
     return found

@@ -41,7 +41,7 @@ def answer(rows: Sequence[Row]) -> tuple[str, str]:
     else:
         head = "Not as claimed"
     ordered = sorted(states, key=rank)
-    parts = [_said(state, [row for row in rows if row.state == state], len(rows)) for state in ordered]
+    parts = [_said(state, [row for row in rows if row.state == state], rows) for state in ordered]
     return head, "; ".join(parts) + "."
 
 
@@ -56,8 +56,9 @@ def join(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _said(state: str, rows: Sequence[Row], of: int) -> str:
+def _said(state: str, rows: Sequence[Row], of: Sequence[Row]) -> str:
     names = join([f"“{row.part}” ({row.setting})" for row in rows])
     if len(rows) > FEW or len(names) > SHORT:
-        return f"{state} in {len(rows)} of {of} rows"
+        (setting, *others), several = {row.setting for row in rows}, len({row.setting for row in of}) > 1
+        return f"{state} in {len(rows)} of {len(of)} rows" + (f" (all {setting})" if several and not others else "")
     return f"{state} for {names}"

@@ -50,25 +50,32 @@
       .filter((toggle) => toggle.dataset.kind === kind && toggle.getAttribute("aria-pressed") === "true")
       .map((toggle) => toggle.dataset.value);
 
+  const FEW = 3; // headings that have a word which tells claims apart
+
   // A question may be typed as it is asked: words that every question has say nothing.
   const idle = new Set(
-    ("a algorithm algorithms an and any are as at be best better by can compute computes correct did do does enough for " +
-      "from has have help helps how i if in is it its most of on or out really right should suffice suffices than that " +
-      "the then there this to true use was what when where which who why will with work works would").split(" "),
+    ("a algorithm algorithms an and any are as at be best better both by can compute computes correct did do does " +
+      "enough for from good has have help helps how i if in is it its most of on or out really right same should " +
+      "suffice suffices than that the then there this to true use was what when where which who why will with work " +
+      "works worse would").split(" "),
   );
   // Longer ones first, so that each mention is counted once.
   const alike = [
     "likelihood unlikely likely",
     "reusing reused reuse re-use",
     "beta β",
+    "epsilon ε",
+    "sensitive sweep",
     "outside absent unseen",
     "transfer carry",
     "semi-online sync",
     "larger smaller bigger", // of which a claim has one, and its question often another
   ].map((words) => words.split(" "));
+  // Of the same root: "replayed" finds "replaying", and "learned" not "learns".
+  const root = (word) => word.replace(/^(\p{L}{6,}?)(?:ing|ed|es|s)$/u, "$1");
   // A word is found where one begins: "ppo" is not in "supported".
   const pattern = (word) => {
-    const words = alike.find((group) => group.includes(word)) || [word];
+    const words = alike.find((group) => group.includes(word)) || [root(word)];
     const plain = words.map((each) => each.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
     return new RegExp(`(?<![\\p{L}\\p{N}])(?:${plain.join("|")})`, "gu");
   };
@@ -95,15 +102,33 @@
     for (const { row } of claim.rows) row.classList.toggle("asked", marked.some((each) => each.row === row));
     if (!claim.line) return;
     claim.line.querySelectorAll(".rows-asked").forEach((element) => element.remove());
-    if (!marked.length) return;
+    const sampled = otherwise(words, claim.rows, marked.length ? marked : claim.rows);
+    if (!marked.length) {
+      if (sampled) add(claim, claim.rows[0], `All rows are ${sampled}`);
+      return;
+    }
     const quoted = telling.filter((word) => marked.some(({ text }) => says(text, word))).map(({ word }) => `“${word}”`);
     const states = marked.map(({ state }) => state);
     const counted = [...new Set(states)].map((state) => `${states.filter((each) => each === state).length} ${state}`);
+    const all = sampled && `; all are ${sampled}`;
+    add(claim, marked[0], `Rows with ${quoted.join(" and ")}: ${counted.join(", ")}${all}`);
+  }
+
+  // Beside a claim's answer, a link to one of its rows.
+  function add(claim, { row }, text) {
     const link = document.createElement("a");
     link.className = "rows-asked";
-    link.href = `#${marked[0].row.id}`;
-    link.textContent = `Rows with ${quoted.join(" and ")}: ${counted.join(", ")}`;
+    link.href = `#${row.id}`;
+    link.textContent = text;
     claim.line.querySelector("th").append(link);
+  }
+
+  // Of a question about the one sampler where all rows have the other: "on-policy, none off-policy"; else "".
+  function otherwise(words, rows, of) {
+    const asks = (name) => words.some(({ word }) => word === name) && !rows.some(({ text }) => text.includes(name));
+    const pairs = [["on-policy", "off-policy"], ["off-policy", "on-policy"]];
+    const pair = pairs.find(([other, name]) => asks(name) && of.length && of.every(({ text }) => text.includes(other)));
+    return pair ? `${pair[0]}, none ${pair[1]}` : "";
   }
 
   // Figures that have all of the words, also those of which no claim is judged.
@@ -129,12 +154,14 @@
     let shown = 0;
     const matches = (claim) => (claim.found.some(fits) ? has(claim.text, words) : -1);
     // Where no claim has all of the words, those that have most of them, if half at least; and always those whose heading
-    // has more than half.
+    // has more than half, or half with a word that few headings have.
+    const rare = words.filter((word) => claims.filter(({ heading }) => says(heading, word)).length <= FEW);
     const most = Math.max(...claims.map(matches));
     for (const claim of claims) {
       const found = matches(claim);
       const best = found === most && found >= words.length / 2;
-      const show = best || (found > 0 && has(claim.heading, words) > words.length / 2);
+      const named = has(claim.heading, words) - words.length / 2;
+      const show = best || (found > 0 && (named > 0 || (named === 0 && has(claim.heading, rare) > 0)));
       claim.article.hidden = !show;
       mark(claim, show ? words : []);
       if (claim.line) claim.line.hidden = !show;

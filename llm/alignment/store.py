@@ -5,13 +5,18 @@
 What a step does is one transaction with the row that says that it is done: a process that is killed at any moment, or
 that finds the disk full, leaves a step done or not begun. Rows have keys that are functions of what they are about, so
 that nothing can be there twice. One process at a time may write: a second one is refused, or waits.
+
+Every transaction also keeps, for each table, the sum of its rows' digests, which is compared with the rows whenever a
+store is opened: SQLite sees damage to its own structure, and not a flipped bit in a text. That reads the whole file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +29,8 @@ from sims.core.spec import SpecError
 FILE, LOCK, MODELS = "store.sqlite", "lock", "models"
 # What can be wrong outside the program: SQLite's names of it.
 _OUTSIDE = tuple(f"SQLITE_{name}" for name in ("FULL", "IOERR", "CANTOPEN", "READONLY", "NOTADB", "CORRUPT", "BUSY"))
-FORMAT = 1  # of the tables below; another number is refused
+FORMAT = 2  # of the tables below; another number is refused
+_MODULUS = 1 << 62  # of the sums: SQLite's integers are signed
 
 SCHEMA = """
 -- The settings of the loop, from a cycle on.
@@ -61,6 +67,8 @@ CREATE TABLE trained (version INTEGER REFERENCES versions, row TEXT REFERENCES p
   PRIMARY KEY (version, row));
 -- Numbers by name, of a cycle.
 CREATE TABLE measures (cycle INTEGER, name TEXT, value REAL NOT NULL, PRIMARY KEY (cycle, name));
+-- Of each table, the sum of the digests of its rows.
+CREATE TABLE sums (name TEXT PRIMARY KEY, sum INTEGER NOT NULL);
 """
 
 
@@ -69,6 +77,7 @@ class Store:
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder, self._connection = folder, connection
+        self._changes = Counter[str]()  # of the sums, in the transaction that is open
 
     def all(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """The rows of a query."""
@@ -84,19 +93,27 @@ class Store:
         if not self._connection.in_transaction:
             raise RuntimeError(f"{table}: must be written in a transaction")
         names, marks = ", ".join(values), ", ".join("?" * len(values))
-        self._connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))
+        query = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+        number = self._connection.execute(query, tuple(values.values())).lastrowid
+        (row,) = self.all(f"SELECT * FROM {table} WHERE rowid = ?", number)  # as SQLite keeps it
+        self._changes[table] += _digest(row)
 
     def delete(self, table: str, /, **values: Any) -> None:
         """The rows with these values; within `transaction`."""
         wanted = " AND ".join(f"{name} = ?" for name in values)
+        self._changes[table] -= sum(map(_digest, self.all(f"SELECT * FROM {table} WHERE {wanted}", *values.values())))
         self._connection.execute(f"DELETE FROM {table} WHERE {wanted}", tuple(values.values()))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written inside, or nothing of it."""
         self._connection.execute("BEGIN IMMEDIATE")
+        self._changes.clear()
         try:
             yield
+            for table, change in self._changes.items():
+                held = self.one("SELECT sum FROM sums WHERE name = ?", table) or 0
+                self._connection.execute("REPLACE INTO sums VALUES (?, ?)", (table, (held + change) % _MODULUS))
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -177,6 +194,36 @@ def _check(folder: Path, connection: sqlite3.Connection) -> None:
     held = connection.execute("PRAGMA user_version").fetchone()[0]
     if held != FORMAT:
         raise SpecError("store", str(folder), f"has tables of format {held}: this version reads format {FORMAT}")
+    try:
+        damage = _damage(connection)
+    except sqlite3.OperationalError as error:  # of a text that is none
+        if getattr(error, "sqlite_errorname", "").startswith(_OUTSIDE):
+            raise
+        damage = str(error)
+    if damage:
+        raise OSError(f"{folder / FILE} is damaged: {damage}; put back a copy of the whole folder")
+
+
+def _damage(connection: sqlite3.Connection) -> str:
+    """What is wrong with the file, or nothing: by SQLite's own check, and by the sums of the rows' digests."""
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        return str(found)
+    connection.execute("BEGIN")  # another process may write meanwhile
+    try:
+        sums = Counter(dict(connection.execute("SELECT name, sum FROM sums")))
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if table == "sums" or table.startswith("sqlite_"):
+                continue
+            if sum(map(_digest, connection.execute(f"SELECT * FROM {table}"))) % _MODULUS != sums[table]:
+                return f"the rows of the table {table} are not those that were written"
+    finally:
+        connection.execute("COMMIT")
+    return ""
+
+
+def _digest(row: sqlite3.Row) -> int:
+    return int.from_bytes(hashlib.sha256(repr(tuple(row)).encode()).digest()[:8])
 
 
 @contextmanager

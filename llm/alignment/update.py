@@ -15,6 +15,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from llm.training.run import Run
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import to_json
+from sims.experiments.command import tell
 from sims.experiments.experiment import Experiment
 
 from . import registry
@@ -116,7 +118,9 @@ def train(context: Context, experiment: Experiment, parent: Version, checkpoints
     """Train to the end, from the last checkpoint if there is one, and save the model."""
     run = Run(experiment)
     set_reference(context, run, parent)
-    held = checkpoint.load(checkpoints)
+    held = None
+    with suppress(checkpoint.CheckpointError):  # all are damaged, which was told: training begins again
+        held = checkpoint.load(checkpoints, tell)
     if held is not None:
         run.load_state_dict(held.tensors, held.numbers)
     for update in run.train():

@@ -28,9 +28,10 @@ from llm.alignment.page import page
 from llm.alignment.report import status
 from llm.alignment.settings import Settings
 from llm.alignment.store import FILE, Store, opened, read_only
-from llm.training.checkpoint import write_text
+from llm.training.checkpoint import CheckpointError, write_text
+from llm.training.run import RunError
 from sims.core.spec import SpecError
-from sims.experiments.command import keeping
+from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, given, whole
 
@@ -72,9 +73,12 @@ def main(arguments: Sequence[str]) -> int:
     if not (options.store / FILE).exists():
         Settings().changed(**changes)  # refused before anything is written
     kept = f"{options.store} is kept: the same command goes on from there"
-    with keeping(kept), opened(options.store, options.wait) as store:
-        keep_settings(store, (settings_of(store, store.cycle) or Settings()).changed(**changes))
-        return _act(store, options)
+    try:
+        with keeping(kept), opened(options.store, options.wait) as store:
+            keep_settings(store, (settings_of(store, store.cycle) or Settings()).changed(**changes))
+            return _act(store, options)
+    except (RunError, CheckpointError) as error:
+        return failed(error, FAILED, f"; {kept}")
 
 
 def _check(options: argparse.Namespace) -> None:

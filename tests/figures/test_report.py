@@ -84,6 +84,14 @@ def test_an_answer_counts_states_and_names_the_rare_ones(
     assert answer(read(tmp_path, *(row(verdict=s, part=str(i)) for i, s in enumerate(states)))) == expected
 
 
+def test_an_answer_says_where_the_rows_that_it_counts_are_alone_in_one_setting(tmp_path: Path) -> None:
+    settings = ("bandit", "bandit", "bandit", "mlp")
+    found = read(tmp_path, *(row(setting=s, part=str(i)) for i, s in enumerate(settings)))
+    assert answer(found) == ("Yes", "supported in all 4 rows (bandit and mlp).")
+    found += read(tmp_path, *(row(setting="mlp", part=str(i), verdict="opposite") for i in range(3)))
+    assert answer(found)[1] == "supported in 4 of 7 rows; opposite in 3 of 7 rows (all mlp)."
+
+
 def test_every_state_of_the_rules_has_a_symbol_a_word_and_a_colour_of_the_page() -> None:
     assert set(get_args(State)) == set(STATES)
     assert len({state.symbol for state in STATES.values()}) == len(STATES)

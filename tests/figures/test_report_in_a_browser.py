@@ -72,7 +72,7 @@ def test_it_filters_by_the_state_and_setting_of_one_row_and_by_words(driver: Any
     assert shown(driver, ".claim") == ["C25", "C27"]
     driver.find_element("id", "clear").click()
     assert len(shown(driver, ".claim")) == len(catalogue())
-    driver.find_element("id", "search").send_keys("CEILING both")  # in a gate, in any order and case
+    driver.find_element("id", "search").send_keys("CEILING arms")  # in a gate, in any order and case
     assert shown(driver, ".claim") == ["C50"]
     driver.find_element("id", "clear").click()
     press(driver, "not-judged")
@@ -143,6 +143,30 @@ def test_the_claim_whose_heading_has_the_words_of_a_question_comes_first(driver:
     search.clear()
     search.send_keys("sensitivity")  # is offered for every claim, and so is said of none
     assert driver.find_element("id", "count").text.startswith("0 of ")
+    assert console_errors(driver) == []
+
+
+def test_a_question_about_a_knob_or_a_sampler_that_no_row_names_is_answered(driver: Any, tmp_path: Path) -> None:
+    """C30 has one word of two in its heading, and the other in a note, as C51 has; C27 was measured on-policy."""
+    both = "contrastive − Best-of-N, both on-policy"
+    rows = [row(id="C30", note="The β was tuned."), row(id="C51", part="low"), row(id="C15", part="in order")]
+    rows += [row(part=f"{name}, R1", measure=both) for name in ("ipo", "dpo")]
+    open_page(driver, lay(tmp_path / "report", rows).as_uri())
+    search = driver.find_element("id", "search")
+    found = {
+        "Which is most sensitive to beta?": ["C30", "C51"],
+        "Are replayed batches good?": ["C15"],  # "Replaying …"; no claim has "batches" too
+        "Is C27 true off-policy for IPO?": ["C27"],
+    }
+    for question, ids in found.items():
+        search.clear()
+        search.send_keys(question)
+        assert shown(driver, "[data-of]") == ids, question
+    link = "Rows with “ipo”: 1 supported; all are on-policy, none off-policy"
+    assert driver.find_element("css selector", '[data-of="C27"] .rows-asked').text == link
+    search.clear()
+    search.send_keys("C27 off-policy")  # tells no row of it from another
+    assert driver.find_element("css selector", ".rows-asked").text == "All rows are on-policy, none off-policy"
     assert console_errors(driver) == []
 
 

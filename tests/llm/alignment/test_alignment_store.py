@@ -73,6 +73,24 @@ def test_a_folder_without_a_store_and_a_file_that_is_none_are_told(tmp_path: Pat
         pass
 
 
+def test_a_flipped_bit_in_a_row_is_told(store: Store) -> None:
+    with store.transaction():
+        store.insert("settings", cycle=1, spec="written")
+        store.insert("settings", cycle=2, spec="taken back")
+        store.delete("settings", cycle=2)
+        store.measure(1, "minus zero", -0.0)  # which SQLite keeps as 0
+    file = store.folder / FILE
+    with read_only(store.folder):
+        whole = file.read_bytes()
+    for written, flipped in ((b"written", b"vritten"), (b"written", b"\xf7ritten"), (b"minus zero", b"minus zerO")):
+        file.write_bytes(whole.replace(written, flipped))
+        with pytest.raises(OSError, match="is damaged: "), read_only(store.folder):
+            pass
+    file.write_bytes(whole)
+    with read_only(store.folder) as reader:
+        assert reader.one("SELECT spec FROM settings") == "written"
+
+
 def test_only_what_the_gate_passed_goes_live(store: Store) -> None:
     add(store, 2, passed=None)
     with pytest.raises(SpecError, match="has not seen it"):

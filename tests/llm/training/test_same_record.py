@@ -114,6 +114,7 @@ def test_what_a_language_model_measures_of_its_samples_is_the_exact_expectation(
         task=SimpleNamespace(measure=lambda _: {}),
         eos_token_ids=(EOS,),
         ended=lambda responses, mask: ((responses == EOS) & mask).any(-1),
+        has_gold=False,
     )
     models = [TableLM(x, torch.zeros(x.shape[:-1], dtype=torch.float64)) for x in (logits, logits_ref)]
     found = evaluate(InProportion(models[0], counts), models[1], stub, len(ids)).numbers  # type: ignore[arg-type]
