@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sims.core.spec import from_json
-from sims.experiments.measures import mean_scores, scores
+from sims.experiments.measures import final_scores, mean_scores, scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import (
@@ -25,6 +25,7 @@ from sims.statistics.gates import (
     grid_edge,
     positive_control,
     room,
+    runs_at_a_bound,
 )
 from sims.statistics.intervals import LEVEL, Interval, mean_interval
 
@@ -140,6 +141,12 @@ def edges(margin: float, *records: Record) -> Gate:
         if all(_is_flat(best[field], values[field], taken[field], margin) for field in at_ends):
             plateaus.append(name)
     return grid_edge(chosen, grids, plateaus)
+
+
+def edges_and_bounds(margin: float, one: Record, other: Record) -> list[Gate]:
+    """`edges` of two arms, and whether their runs end at the lowest or the largest score."""
+    ends = {"the first arm": final_scores(one), "the second arm": final_scores(other)}
+    return [edges(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
 
 
 def _is_flat(best: Mapping[float, float], tried: Sequence[float], end: float, margin: float) -> bool:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides, stopped_early
+from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early
 from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
@@ -28,7 +28,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
+from sims.statistics.gates import Gate, placebo, positive_control
 from sims.statistics.intervals import Interval
 
 ALGORITHMS = {"ipo": "IPO", "best_of_n": "Best-of-2"}
@@ -172,7 +172,7 @@ def _in_order(setting: Setting, pairs: list[tuple[Record, Record]]) -> Verdict:
 def _none(judged: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str) -> Verdict:
     """Nothing is lost, or gained: how far `more` is ahead, 0 where it is not."""
     ahead = cut(effect_of([part(1.0, more), part(-1.0, less)]))
-    gates = [control, *_gates(judged.margin, more, less)]
+    gates = [control, *edges_and_bounds(judged.margin, more, less)]
     return row_of(judged, setting, ahead, FIGURE.name, [more.hash, less.hash], note + cut_to_nothing(ahead), gates)
 
 
@@ -182,7 +182,7 @@ def _effect(
     at, room = last_with_room([sides([more], [less])], judged.margin)
     effect = effect_of([part(1.0, more, at), part(-1.0, less, at)])
     why = f"the arms differ in the {only} of their data alone, and a replay in order, which is none, gives 0 (C15)"
-    gates = [room, *more_gates, placebo(None, judged.margin, why), *_gates(judged.margin, more, less)]
+    gates = [room, *more_gates, placebo(None, judged.margin, why), *edges_and_bounds(judged.margin, more, less)]
     when = (
         f"Judged after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
     )
@@ -199,11 +199,6 @@ def _to_close(gap: Interval, judged: Claim) -> Gate:
     """IPO online is ahead of IPO offline: else nothing is left that other data could close, or fail to."""
     opens = "" if gap.low > judged.margin else ": no gap; a setting in which online is ahead would open it"
     return Gate("positive control", gap.low > judged.margin, f"IPO online against offline: {gap}{opens}")
-
-
-def _gates(margin: float, one: Record, other: Record) -> list[Gate]:
-    ends = {f"the {place} arm": final_scores(record) for place, record in (("first", one), ("second", other))}
-    return [edges(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
 
 
 def caption(records: Records) -> str:

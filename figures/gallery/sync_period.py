@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides
+from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides
 from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -28,7 +28,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
+from sims.statistics.gates import Gate, placebo, positive_control
 
 ALGORITHMS = ("dpo", "ipo", "best_of_n", "grpo")
 PERIODS = (1.0, 5.0, 10.0, 100.0, math.inf)
@@ -158,7 +158,7 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def _same(judged: Claim, setting: Setting, online: Record, semi: Record, control: Gate) -> Verdict:
     effect = effect_of([part(1.0, online), part(-1.0, semi)])
-    gates = [control, *_gates(judged.margin, online, semi)]
+    gates = [control, *edges_and_bounds(judged.margin, online, semi)]
     note = (
         "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, "
         f"and an early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
@@ -170,7 +170,7 @@ def _behind(judged: Claim, setting: Setting, semi: Record, offline: Record) -> V
     at, room = last_with_room([sides([semi], [offline])], judged.margin)
     effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
     why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
-    gates = [room, placebo(None, judged.margin, why), *_gates(judged.margin, semi, offline)]
+    gates = [room, placebo(None, judged.margin, why), *edges_and_bounds(judged.margin, semi, offline)]
     note = (
         f"Judged after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
         "Offline is fresh draws from the reference for ever, more than a fixed data set has."
@@ -182,7 +182,7 @@ def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: 
     judged, at = NOT_BEHIND[how], None if how == "run" else -1
     lost = cut(effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)]))
     control = _control(grpo, offline, judged.margin, at)
-    gates = [control, *_gates(judged.margin, dpo, grpo)]
+    gates = [control, *edges_and_bounds(judged.margin, dpo, grpo)]
     note = "Both are tuned for their score at the end." + cut_to_nothing(lost)
     return row_of(judged, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
 
@@ -190,7 +190,7 @@ def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: 
 def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
     at, room = last_with_room([sides([added], [plain])], NLL.margin)
     gained = cut(effect_of([part(1.0, added, at), part(-1.0, plain, at)]))
-    gates = [room, _control(added, offline, NLL.margin, at), *_gates(NLL.margin, added, plain)]
+    gates = [room, _control(added, offline, NLL.margin, at), *edges_and_bounds(NLL.margin, added, plain)]
     note = (
         f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Judged after "
         f"{int(added.arrays['updates'][at])} updates, the last evaluation at which something could be gained."
@@ -203,7 +203,7 @@ def _epsilon(large: Record, small: Record) -> Verdict:
     at, room = last_with_room([sides([large], [small])], EPSILON.margin)
     effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
     why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
-    gates = [room, placebo(None, EPSILON.margin, why), *_gates(EPSILON.margin, large, small)]
+    gates = [room, placebo(None, EPSILON.margin, why), *edges_and_bounds(EPSILON.margin, large, small)]
     note = "Nothing diverges here that a larger ε could save: what the paper saw, loss spikes of a large model, may be."
     return row_of(EPSILON, "mlp", effect, FIGURE.name, [large.hash, small.hash], note, gates)
 
@@ -212,11 +212,6 @@ def _control(best: Record, offline: Record, margin: float, at: int | None = -1) 
     """An arm in the same setting that does lose: GRPO, never synced."""
     found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin)
     return replace(found, why=f"against GRPO offline: {found.why}")
-
-
-def _gates(margin: float, one: Record, other: Record) -> list[Gate]:
-    ends = {f"the {place} arm": final_scores(record) for place, record in (("first", one), ("second", other))}
-    return [edges(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
 
 
 def caption(records: Records) -> str:
