@@ -36,7 +36,8 @@ from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
 
 PARTS = ("style.css", "script.js")
-COLOURS = 64  # of a picture in the report: lines and bands have a dozen, and their antialiased edges the rest
+COLOURS = 64  # of a picture: lines and bands have a dozen, and their antialiased edges the rest
+FEWER_COLOURS = 48  # in the report, which stays below 3 MB with them
 
 
 def save_figure(
@@ -117,13 +118,13 @@ def small(png: bytes) -> bytes:
     """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
-        few_colours(image).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
+        few_colours(image, FEWER_COLOURS).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
     return buffer.getvalue()
 
 
-def few_colours(image: Image.Image) -> Image.Image:
-    """A picture with a palette of COLOURS."""
-    return image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+def few_colours(image: Image.Image, colours: int = COLOURS) -> Image.Image:
+    """A picture with a palette of so many colours."""
+    return image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
 
 
 def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
