@@ -160,7 +160,7 @@ class Kept:
 
     def note_rows(self, rows: Iterable[Collection[str]]) -> None:
         """Of each row, the hashes of the specs that it was judged by."""
-        self.rows = [sorted(key for key in self.records if key.rpartition("-")[2] in hashes) for hashes in rows]
+        self.rows = [sorted(key for key, record in self.records.items() if record.hash in hashes) for hashes in rows]
 
     def watch(self, key: str, record: Record) -> Record:
         """The record, noting which of its arrays are used."""

@@ -18,7 +18,7 @@ from figures.figure import Figure, Records
 from figures.gallery.lm_lengths import collect as collect_lengths
 from figures.gallery.lm_lengths import learning_rate
 from figures.lab import Lab, apply
-from figures.report.style import RC, bound, colour, key, points
+from figures.report.style import RC, bound, key, side_by_side
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.statistics.gates import Gate, trained
@@ -96,10 +96,7 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...]) -> list[int]:
     tried = sorted({int(name.split("/")[2]) for name in records if name.startswith(part)})
-    for i, algorithm in enumerate(algorithms):
-        final = [final_scores(records[f"{part}/{algorithm}/{times}"]) for times in tried]
-        at = np.arange(len(tried)) + 0.05 * (i - (len(algorithms) - 1) / 2)  # side by side
-        axes.plot(at, points(axes, at, final, algorithm), color=colour(algorithm), linewidth=1.6)
+    side_by_side(axes, {a: [final_scores(records[f"{part}/{a}/{times}"]) for times in tried] for a in algorithms})
     return tried
 
 

@@ -197,8 +197,9 @@ def _seen(gap: Interval, judged: Claim) -> Gate:
 
 def _to_close(gap: Interval, judged: Claim) -> Gate:
     """IPO online is ahead of IPO offline: else nothing is left that other data could close, or fail to."""
-    opens = "" if gap.low > judged.margin else ": no gap; a setting in which online is ahead would open it"
-    return Gate("positive control", gap.low > judged.margin, f"IPO online against offline: {gap}{opens}")
+    found = positive_control(gap, judged.margin, only_above=True)
+    opens = "" if found.open else "; a setting in which online is ahead would open it"
+    return replace(found, why=f"IPO online against offline: {found.why}{opens}")
 
 
 def caption(records: Records) -> str:

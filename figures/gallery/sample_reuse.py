@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
@@ -13,7 +12,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, key, points
+from figures.report.style import RC, bound, key, side_by_side
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
@@ -113,13 +112,9 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _against_passes(axes: Axes, records: Records, panel: str) -> None:
     tried = [passes for passes in PASSES if f"{panel}/ppo/{passes}" in records]
-    x = np.arange(len(tried), dtype=float)
-    for i, algorithm in enumerate(ALGORITHMS):
-        final = [final_scores(records[f"{panel}/{algorithm}/{passes}"]) for passes in tried]
-        at = x + 0.05 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
-        axes.plot(at, points(axes, at, final, algorithm), color=colour(algorithm), linewidth=1.6)
+    side_by_side(axes, {a: [final_scores(records[f"{panel}/{a}/{passes}"]) for passes in tried] for a in ALGORITHMS})
     bound(axes, 1.0, "largest reward", x=0.16)
-    axes.set_xticks(x, [str(passes) for passes in tried])
+    axes.set_xticks(range(len(tried)), [str(passes) for passes in tried])
     axes.set(xlabel="passes over a batch of 64 samples (T)", ylabel="score at the end", ylim=(-0.05, 1.12))
 
 

@@ -7,7 +7,6 @@ import math
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
@@ -18,7 +17,7 @@ from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, curve, key, points
+from figures.report.style import RC, bound, colour, curve, key, side_by_side
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
@@ -103,18 +102,15 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _against_period(axes: Axes, records: Records, place: str) -> None:
     tried = [s for s in PERIODS if f"{place}/dpo/{s:g}" in records]
-    x = np.arange(len(tried), dtype=float)
-    for i, name in enumerate(ALGORITHMS):
-        final = [final_scores(records[f"{place}/{name}/{s:g}"]) for s in tried]
-        at = x + 0.07 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
-        axes.plot(at, points(axes, at, final, name), color=colour(name), linewidth=1.6)
+    finals = {name: [final_scores(records[f"{place}/{name}/{s:g}"]) for s in tried] for name in ALGORITHMS}
+    side_by_side(axes, finals, apart=0.07)
     for name, shape, aside in ((WITH_NLL, "s", 0.22), ("dpo_epsilon", "o", 0.3)):
         if f"{place}/{name}/{SEMI:g}" in records:
             mean = final_scores(records[f"{place}/{name}/{SEMI:g}"]).mean()
             axes.plot(tried.index(SEMI) + aside, mean, shape, color=colour("dpo"), mfc="white", ms=5.5)
     bound(axes, 1.0, "largest reward", x=0.99)
     labels = ["never" if math.isinf(s) else f"{s:g}" for s in tried]
-    axes.set_xticks(x, labels)
+    axes.set_xticks(range(len(tried)), labels)
     axes.set(xlabel="updates between syncs of the sampler (s)", ylabel="score at the end", ylim=(-0.05, 1.12))
 
 

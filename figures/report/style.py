@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
@@ -138,6 +138,13 @@ def points(axes: Axes, x: np.ndarray, arms: Sequence[np.ndarray], algorithm: str
     spread = [mean - low, high - mean]
     axes.errorbar(x, mean, spread, fmt=marker(algorithm), ms=4.5, color=colour(algorithm), mfc=face, elinewidth=1.4)
     return mean
+
+
+def side_by_side(axes: Axes, arms: Mapping[str, Sequence[np.ndarray]], apart: float = 0.05) -> None:
+    """`points` of several algorithms at 0, 1, …, joined by lines; `apart`, where they would cover one another."""
+    for i, (algorithm, each) in enumerate(arms.items()):
+        at = np.arange(len(each)) + apart * (i - (len(arms) - 1) / 2)
+        axes.plot(at, points(axes, at, each, algorithm), color=colour(algorithm), linewidth=1.6)
 
 
 def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:

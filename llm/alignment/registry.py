@@ -77,12 +77,12 @@ def find(store: Store, version: int) -> Version:
     if not rows:
         most = store.one("SELECT max(version) FROM versions")
         raise SpecError("version", version, f"must be a registered version: {f'1 to {most}' if most else 'none is'}")
-    return Version(**{**dict(rows[0]), "spec": json.loads(rows[0]["spec"])})
+    return _of(rows[0])
 
 
 def versions(store: Store) -> list[Version]:
     """All versions, oldest first."""
-    return [find(store, row["version"]) for row in store.all("SELECT version FROM versions ORDER BY version")]
+    return [_of(row) for row in store.all("SELECT * FROM versions ORDER BY version")]
 
 
 def lineage(store: Store, version: int) -> list[Version]:
@@ -153,6 +153,10 @@ def withdrawn(store: Store) -> set[int]:
     refused = store.all("SELECT version FROM verdicts WHERE NOT passed")
     back = store.all("SELECT version FROM live WHERE number IN (SELECT undone FROM live WHERE undone IS NOT NULL)")
     return {row["version"] for row in (*refused, *back)}
+
+
+def _of(row: sqlite3.Row) -> Version:
+    return Version(**{**dict(row), "spec": json.loads(row["spec"])})
 
 
 def _go_live(store: Store, version: int, cycle: int, why: str, undone: int | None) -> None:

@@ -338,7 +338,7 @@ class Runner:
 
 
 def stacks(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
-    """Experiments that can run as one, at most their policy's `largest_stack` of runs together, or 16 times
+    """Experiments that can run as one, at most their policy's `largest_stack` of runs together, `larger_stacks` times
     that on a GPU."""
     wanted = [
         _Wanted(str(i), e, {}, "", stack_key(e), float(e.runs * e.updates), 0.0) for i, e in enumerate(experiments)

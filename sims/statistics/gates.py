@@ -49,12 +49,15 @@ def room(a: ArrayLike, b: ArrayLike, low: float, high: float, margin: float) -> 
     )
 
 
-def positive_control(control: Interval | None, margin: float) -> Gate:
-    """For claims of no effect: an arm or a shorter budget in the same setting whose effect exceeds the margin."""
+def positive_control(control: Interval | None, margin: float, only_above: bool = False) -> Gate:
+    """For claims of no effect: an arm or a shorter budget in the same setting whose effect exceeds the margin.
+
+    only_above: an effect on the other side is none, as where a claim is about a gap that must be there.
+    """
     name = "positive control"
     if control is None:
         return Gate(name, False, "none was run; an arm whose effect exceeds the margin would open it")
-    passes = control.low > margin or control.high < -margin
+    passes = control.low > margin or (control.high < -margin and not only_above)
     return Gate(
         name, passes, f"its effect is {control}{'' if passes else f', which does not exceed the margin {margin:g}'}"
     )

@@ -147,6 +147,8 @@ def test_positive_control() -> None:
         gates.positive_control(interval(0.06, 0.2), 0.05).open
         and gates.positive_control(interval(-0.2, -0.06), 0.05).open
     )
+    assert gates.positive_control(interval(0.06, 0.2), 0.05, only_above=True).open
+    assert not gates.positive_control(interval(-0.2, -0.06), 0.05, only_above=True).open
     assert not gates.positive_control(interval(0.04, 0.2), 0.05).open and not gates.positive_control(None, 0.05).open
 
 

@@ -127,11 +127,13 @@ class PerRunOptimiser:
     def _fused_step(self, gradients: Sequence[Tensor], clip: Tensor | None) -> None:
         """torch's AdamW, fused; its numbers are those of `step` up to rounding. Scales the gradients in place."""
         own: list[Tensor] = []
+        taken: set[int] = set()
         for parameter, x in zip(self.parameters, gradients, strict=True):
             # The kernel reads memory in the parameter's order; and two gradients may be one tensor in memory.
-            if x.stride() != parameter.stride() or any(x.data_ptr() == other.data_ptr() for other in own):
+            if x.stride() != parameter.stride() or x.data_ptr() in taken:
                 x = torch.empty_like(parameter).copy_(x)
             own.append(x)
+            taken.add(x.data_ptr())
         if clip is not None:
             torch._foreach_mul_(own, clip)
         done = [torch.full((), self.steps - 1, dtype=torch.float32, device=p.device) for p in self.parameters]
