@@ -405,6 +405,47 @@ def unseen_responses() -> list[Planted]:
     return [*found, Planted("unseen_responses", "C04", "table", "bandit", 0, same, also=".*/table/ppo")]
 
 
+def weeks_of_drift() -> list[Planted]:
+    found = []
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+
+        def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], place=place, setting=setting, **more):  # type: ignore[no-untyped-def]
+            terms = tuple(Term(f"{place}/{t.arms}", t.times, t.quantity) for t in terms)
+            if "weaker" in more:
+                more["weaker"] = f"{place}/{more['weaker']}"
+            return Planted("weeks_of_drift", id, part, setting, claimed, terms, **more)
+
+        found += [
+            row("C52", "KL to the first model", 1, difference("held/previous", "fixed", "kl")),
+            row("C52", "entropy", 1, difference("fixed", "held/previous", "entropy")),
+            row("C52", "score, each tuned", 1, difference("fixed", "previous")),
+            row("C53", "old samples, new labels", 1, difference("fixed", "first")),
+            row("C53", "old samples, old labels", 1, difference("fixed", "pool")),
+            row("C53", "gradient norm", 1, difference("fixed", "held/first", "octaves")),
+            row("C54", "score", 0, difference("ppo", "fixed"), weaker="pool"),
+            row("C54", "spread across runs", 1, difference("spread/ppo", "spread/fixed", "octaves")),
+            row(
+                "C62",
+                "512 pairs against 64",
+                0,
+                difference("trigger/64", "trigger/512"),
+                cut=True,
+                weaker="trigger/5120",
+            ),
+            row(
+                "C62",
+                "1,024 pairs against 64",
+                0,
+                difference("trigger/64", "trigger/1024"),
+                cut=True,
+                weaker="trigger/5120",
+            ),
+            row("C62", "512 pairs against 5,120", 1, difference("trigger/512", "trigger/5120")),
+            row("C66", "least certain of four", 1, difference("chosen", "fixed")),
+        ]
+    return found
+
+
 PLANTED = [
     row
     for rows in (
@@ -427,6 +468,7 @@ PLANTED = [
         sample_reuse,
         sync_period,
         unseen_responses,
+        weeks_of_drift,
     )
     for row in rows()
 ]
