@@ -183,7 +183,7 @@ def _by_week(axes: Axes, records: Records, place: str) -> None:
         _line(axes, np.linspace(0, WEEKS, found.shape[1]), found, look)
     axes.axhline(0.0, color=BLACK, linewidth=1, linestyle=":")
     axes.text(WEEKS, 0.0, "the first model, never trained", ha="right", va="bottom", fontsize=8)
-    axes.set(xlabel="week", ylabel="score with this week's users")
+    axes.set(xlabel="week", ylabel="score with this week's users", xticks=range(0, WEEKS + 1, 5))
 
 
 def _references(axes: Axes, records: Records, place: str, name: str) -> None:
@@ -199,7 +199,7 @@ def _triggers(axes: Axes, records: Records, place: str) -> None:
     spread = [[i.estimate - i.low for i in found], [i.high - i.estimate for i in found]]
     axes.errorbar(list(TRIGGERS), mean, spread, color=VERMILION, marker="D", ms=4.5, label="trigger")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(TRIGGERS), [f"{pairs:,}" for pairs in TRIGGERS])
+    axes.set_xticks(list(TRIGGERS), [f"{pairs:,}" for pairs in TRIGGERS], fontsize=8)
     for name, y in (("fixed", 0.17), ("chosen", 0.06)):
         i = student_interval(scores(records[f"{place}/{name}"])[:, 1:].mean(1))
         words = "random pairs" if name == "fixed" else "least certain of 4"
@@ -223,7 +223,8 @@ def verdicts(records: Records) -> list[Verdict]:
 
 
 _NOTES = {
-    "first": "The first model's samples with this week's labels, against a policy's of at most one week ago.",
+    "first": "The first model's samples with this week's labels, against a policy's of at most one week ago, which "
+    "grow alike as its entropy falls.",
     "pool": "As many pairs as the weekly loop gets, all drawn and labelled in the first week: this counts drifting "
     "preferences too, not only the age of samples.",
     "chosen": "One rule of choice, the smallest implicit margin; unlabelled candidates are drawn for nothing.",

@@ -17,6 +17,7 @@ from sims.core.objectives.batch import Batch, pick, sequence_sum
 from sims.core.objectives.divergences import entropy, k1, kl_policy_ref
 from sims.core.objectives.reductions import shares
 from sims.core.spec import undefined
+from sims.environments.drifting import DriftingEnvironment
 from sims.environments.enumerable import EnumerableEnvironment
 from sims.environments.token_bandit import TokenBanditEnvironment
 from sims.policies.categorical import CategoricalPolicy
@@ -100,15 +101,19 @@ class ExactEvaluation(Evaluation):
 class DeployedEvaluation(Evaluation):
     """The policy that users get, which is the sampler's, of the last sync: where rewards drift, it may fall behind."""
 
-    def __init__(self, training: Training, environment: EnumerableEnvironment) -> None:
+    def __init__(self, training: Training, environment: DriftingEnvironment) -> None:
         self.collector, self.environment = training.collector, environment
 
     @torch.no_grad()
     def row(self, update: Update | None = None) -> Row:
-        """deployed_gold; and refused, how often a gate has refused the trained policy."""
+        """deployed_gold, and with a gold set deployed_gold_set; refused, how often a gate has refused the trained
+        policy."""
         sampler: CategoricalPolicy = self.collector.sampler  # type: ignore[assignment]
         gold = self.environment.mean(sampler.all_log_probs().exp() * self.environment.all_rewards())
-        return {"deployed_gold": gold, "refused": self.collector.refused.to(gold)}
+        row = {"deployed_gold": gold, "refused": self.collector.refused.to(gold)}
+        return row | (
+            {"deployed_gold_set": self.environment.gold_set_score(sampler)} if self.environment.gold_prompts else {}
+        )
 
 
 class EvaluationNoise(Noise):

@@ -73,6 +73,7 @@ SCHEMA: dict[str, Array] = {
     "reference_now": Array(CURVE, "", "gold reward of the reference, as users ask at this evaluation (drifting)"),
     "best_now": Array(CURVE, "", "the largest gold reward that a policy can have at this evaluation"),
     "gold_set": Array(CURVE, "", "gold reward on the prompts of the gold set (drifting)"),
+    "deployed_gold_set": Array(CURVE, "", "the same of the policy that users get"),
     "exploit": Array(
         CURVE, "standard deviations", "what the labellers' bias is about, expectation above the reference's (drifting)"
     ),

@@ -164,6 +164,23 @@ def chosen_likelihood() -> list[Planted]:
     return [*found, few]
 
 
+def forgetting() -> list[Planted]:
+    found = [
+        Planted("forgetting", "C59", f"{name}: forgets", "mlp", 1, (Term(f"network/{name}", -1.0, "gold_set"),))
+        for name in ("dpo", "best_of_n", "rloo")
+    ]
+    for name in ("dpo", "best_of_n"):
+        arms = (f"network/gate/{name}", f"network/{name}")
+        gate = Planted("forgetting", "C59", f"{name}: gate, gold set", "mlp", 1, difference(*arms, "gold_set"))
+        found += [gate, Planted("forgetting", "C59", f"{name}: gate, users", "mlp", 0, difference(*arms[::-1]))]
+    found.append(Planted("forgetting", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)))
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+        for flip in ("0.2", "0.4"):
+            terms = difference(f"{place}/pool/0", f"{place}/pool/{flip}")
+            found.append(Planted("forgetting", "C61", f"flips {flip}", setting, 1, terms))
+    return found
+
+
 def gradient_variance() -> list[Planted]:
     return [
         Planted(
@@ -454,6 +471,7 @@ PLANTED = [
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        forgetting,
         gradient_variance,
         lm_batch_and_reuse,
         lm_lengths,

@@ -35,6 +35,7 @@ QUANTITIES = {
     "with": 0.0,  # and with full support
     "kl": 2.0,  # after the start
     "entropy": 1.0,
+    "gold_set": 0.9,  # and before the start
 }
 REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
 TABLES = 50
@@ -100,6 +101,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
         free = np.zeros(runs)
         return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
+    if spec["name"] == "forgetting-prompt":
+        return {"excess": level["excess"]}
     if spec["name"].startswith("gradient_variance"):
         return {"within": _noise_of_gradients(level, level["perfect"].mean() - moved, len(spec["group_sizes"]))}
     if "updates" not in spec:
@@ -153,6 +156,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "rewards": np.array([[0.0, 1.0]]),
         "logp_ref": np.broadcast_to(REFERENCE, (runs, 1, 2)),
         "deployed_gold": gold,
+        "deployed_gold_set": path(QUANTITIES["gold_set"], level["gold_set"]),
         "kl_policy_ref": path(0.0, level["kl"]),
         "entropy": path(2.0, level["entropy"]),
         "grad_norm": path(np.nan, 2.0 ** level["octaves"]),
