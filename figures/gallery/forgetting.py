@@ -36,7 +36,7 @@ SKILLS, TOLERATED = 6, 0.01
 PLACES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table: prompts share nothing", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
-BETAS = (0.01, 0.1, 1.0, 10.0)
+BETAS = (0.001, 0.01, 0.1, 1.0, 10.0)
 POINTS = 7 * len(BETAS)
 ALGORITHMS = {"dpo": "DPO weekly", "best_of_n": "rejection sampling weekly", "rloo": "RLOO online"}
 GATED = ("dpo", "best_of_n")  # RLOO is online: there is no week at whose end it could be refused
@@ -69,7 +69,7 @@ def arms() -> dict[str, Experiment]:
                 updates=WEEK * WEEKS,
                 evaluations=WEEKS,
                 runs=RUNS,
-                seed=21,
+                seed=22,
             )
         for flip, size in ((0.0, CLEAN), *((flip, NOISY) for flip in FLIPS)):
             found[f"{place}/pool/{flip:g}"] = found[f"{place}/dpo"].replace(
@@ -211,12 +211,8 @@ def _costs(name: str, free: Record, gate: Record) -> Verdict:
     judged = COSTS[name]
     found = [deployed_scores(r)[:, 1:] for r in (free, gate)]
     effect = mean_interval(found[0].mean(1) - found[1].mean(1))
-    early = mean_interval(found[0][:, -1] - found[0][:, max(1, found[0].shape[1] // 4) - 1])
-    control = positive_control(early, judged.margin)
-    gates = [
-        Gate(control.name, control.open, f"stopped at a quarter of the weeks: {control.why}"),
-        _trained(free, gate),
-    ]
+    control = positive_control(mean_interval(found[0].mean(1)), judged.margin)
+    gates = [Gate(control.name, control.open, f"a gate that refuses every week: {control.why}"), _trained(free, gate)]
     note = "Over all weeks, of what users get."
     return row_of(
         judged, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, [*gates, edges(judged.margin, free)]
