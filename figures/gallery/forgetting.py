@@ -99,8 +99,7 @@ def prompt_cancels(instances: int) -> Arrays:
         return -3.0 * torch.rand(instances, *shape, generator=generator, dtype=torch.float64)
 
     prompt, prompt_ref, logp_ref = draw(1), draw(1), draw(2)
-    errors = []
-    found = []
+    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for shared, shared_ref in ((0.0, 0.0), (prompt, prompt_ref)):
         logp = (draw(2) if not found else found[0][0].detach()).requires_grad_(True)
         ratio = (logp + shared) - (logp_ref + shared_ref)

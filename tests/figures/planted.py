@@ -80,6 +80,31 @@ def absent_behaviour() -> list[Planted]:
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
 
+def alarms() -> list[Planted]:
+    """Who is not biased exploits nothing, and without a penalty length grows: the placebo and the control."""
+    found = []
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+        honest, longer = f"{place}/honest", f"{place}/length"
+        for name in ("rloo", "online"):
+            terms = difference(f"{place}/{name}", f"{place}/offline", "exploit")
+            for part in ("per update", "at half a nat"):
+                found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms, weaker=honest))
+        for share, words in (("0.5", "half"), ("2", "twice")):
+            arm, part = f"{place}/penalty/{share}", f"penalty of {words} the bias"
+            grown = (Term(arm, 1.0, "growth"),)
+            found.append(Planted("alarms", "C56", f"{part}: length", setting, 0, grown, weaker=longer))
+            found.append(Planted("alarms", "C56", f"{part}: gold", setting, 1, difference(arm, longer)))
+        for name in ("length", "style"):
+            terms = difference(f"{place}/{name}", honest, "alarmed")
+            found.append(Planted("alarms", "C57", f"hacks about {name}", setting, 1, terms))
+        terms = difference(f"{place}/too_fast", f"{place}/right/none", "alarmed")
+        found.append(Planted("alarms", "C58", "entropy halved a week before", setting, 1, terms))
+        for judge in ("right", "noisy", "biased"):
+            terms = difference(f"{place}/{judge}/gate", f"{place}/{judge}/none")
+            found.append(Planted("alarms", "C63", f"{judge} judge", setting, 1, terms))
+    return found
+
+
 def audit() -> list[Planted]:
     conditions = {
         "a": "released scoring, released learning rates",
@@ -467,6 +492,7 @@ PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        alarms,
         audit,
         batch_size,
         beta_sweep,

@@ -36,6 +36,9 @@ QUANTITIES = {
     "kl": 2.0,  # after the start
     "entropy": 1.0,
     "gold_set": 0.9,  # and before the start
+    "exploit": 0.5,
+    "growth": 0.0,  # of length
+    "alarmed": 0.5,  # share of the runs that raise an alarm, the first ones
 }
 REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
 TABLES = 50
@@ -111,6 +114,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
     if (problems := spec["environment"].get("problems")) is not None:
         found |= _same_problems(found["gold"], level, problems)
+    if spec["name"].startswith("alarms"):
+        found |= _alarms(level, *found["gold"].shape)
     mass = spec["environment"].get("best_mass")
     if mass is not None:  # the geometry that the environment promises
         with np.errstate(divide="ignore"):
@@ -182,6 +187,23 @@ def _same_problems(gold: np.ndarray, level: Mapping[str, np.ndarray], problems: 
     which, turn = np.arange(len(gold)) % problems, np.arange(len(gold)) // problems % 2
     apart = 0.01 * 2.0 ** level["octaves"][which] * (1 - 2 * turn)
     return {"gold": gold[which] + np.where(np.arange(gold.shape[1]) > 0, apart[:, None], 0.0)}
+
+
+def _alarms(level: Mapping[str, np.ndarray], runs: int, points: int) -> Arrays:
+    """Runs that raise an alarm have grown by more than a third and lost entropy, the others have shrunk as much."""
+    raised = np.arange(runs) < round(level["alarmed"].mean() * runs)
+
+    def path(start: float, then: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.full((runs, 1), start), np.repeat(then[:, None], points - 1, axis=1)], axis=1)
+
+    length = path(100.0, 100.0 * (1.0 + level["growth"] + np.where(raised, 0.35, -0.35)))
+    entropy = path(2.0, np.where(raised, 0.5, 1.5))
+    return {
+        "length": length,
+        "entropy": entropy,
+        "exploit": path(0.0, level["exploit"]),
+        "refused": path(0.0, np.ones(runs)),
+    }
 
 
 def _noise_of_gradients(level: Mapping[str, np.ndarray], perfect: float, sizes: int) -> np.ndarray:
