@@ -32,15 +32,16 @@ from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import Gate, placebo, positive_control, room, trained
 from sims.statistics.intervals import Interval, band, mean_interval, student_interval
 
-WEEKS, WEEK, PAIRS, RUNS, EVALUATIONS = 20, 10, 32, 100, 40
+WEEKS, WEEK, PAIRS, RUNS, EVALUATIONS, EVERY = 20, 10, 32, 100, 40, 200
 BIAS, DRIFT = 0.3, 0.3
 PLACES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
-POINTS = 7 * len(BETAS)
+JUDGED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
+POINTS, JUDGED_POINTS = 7 * len(BETAS), 7 * len(JUDGED_BETAS)
 LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
-NATS = 0.5  # from the reference, where exploits are compared at equal KL
+NATS = 1.0  # from the reference, where exploits are compared at equal KL
 COMPARISONS = 100
 TOO_FAST = 10.0
 
@@ -60,14 +61,15 @@ BIASED: dict[str, tuple[str, Schedule, Drifting]] = {  # tuned by the reward tha
     "penalty/0.5": ("dpo", WEEKLY, LENGTH.replace(length_penalty=0.5 * BIAS)),
     "penalty/2": ("dpo", WEEKLY, LENGTH.replace(length_penalty=2.0 * BIAS)),
 }
+COMPARED = ("rloo", "online", "offline")  # at every update, as the KL moves fast at first
 JUDGES = {  # who labels the pairs and compares two models
     "right": MOVING,
     "noisy": MOVING.replace(flip_rate=0.3),
     "biased": MOVING.replace(bias=BIAS),
 }
 
-FASTER = {name: claim("C55", f"{name}, per update") for name in ("rloo", "online")}
-PER_NAT = {name: claim("C55", f"{name}, at half a nat") for name in ("rloo", "online")}
+FASTER = {name: claim("C55", f"{name}, per update") for name in COMPARED[:2]}
+PER_NAT = {name: claim("C55", f"{name}, at one nat") for name in COMPARED[:2]}
 SHORTER, BETTER = (
     {x: claim("C56", f"penalty of {words} the bias: {what}") for x, words in (("0.5", "half"), ("2", "twice"))}
     for what in ("length", "gold")
@@ -89,9 +91,9 @@ def arms() -> dict[str, Experiment]:
                 algorithm=find_algorithm(algorithm)(),
                 schedule=schedule,
                 updates=WEEK * WEEKS,
-                evaluations=EVALUATIONS,
+                evaluations=EVERY if name in COMPARED else EVALUATIONS,
                 runs=RUNS,
-                seed=31,
+                seed=33 if name in COMPARED else 31,
             )
     return found
 
@@ -101,6 +103,7 @@ def judged_arms() -> dict[str, Experiment]:
     return {
         f"{place}/{judge}/{gate}": arms()[f"{place}/honest"].replace(
             environment=environment,
+            seed=32,
             deployment=Deployment(gate_comparisons=COMPARISONS) if gate == "gate" else Deployment(),
         )
         for place in PLACES
@@ -123,8 +126,9 @@ def too_fast(tuned: Records) -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself over as many points."""
     biased, judged = arms(), judged_arms()
-    grids = {
-        name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in (biased | judged).items()
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in biased.items()}
+    grids |= {
+        name: spread_grid(arm, *RATES[name.split("/")[0]], JUDGED_BETAS, JUDGED_POINTS) for name, arm in judged.items()
     }
     by_seen = lab.tuned_records(biased, {name: grids[name] for name in biased}, by="seen", **TUNING)
     by_gold = lab.tuned_records(judged, {name: grids[name] for name in judged}, by="deployed", **TUNING)
@@ -170,10 +174,12 @@ def _points_a_week(record: Record) -> int:
     return max(1, (len(record.arrays["updates"]) - 1) // WEEKS)
 
 
-def at_nats(record: Record) -> int:
-    """The first evaluation at which the mean KL to the reference is half a nat, or the last."""
-    far = record.arrays["kl_policy_ref"].mean(0) >= NATS
-    return int(far.argmax()) if far.any() else len(far) - 1
+def at_nats(record: Record) -> np.ndarray:
+    """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it."""
+    kl, found = record.arrays["kl_policy_ref"].astype(float).mean(0), _exploit(record)
+    after = max(1, int((kl >= NATS).argmax()) if (kl >= NATS).any() else len(kl) - 1)
+    share = min(1.0, (NATS - kl[after - 1]) / (kl[after] - kl[after - 1]))
+    return np.asarray((1.0 - share) * found[:, after - 1] + share * found[:, after])
 
 
 def verdicts(records: Records) -> list[Verdict]:
@@ -211,15 +217,12 @@ def _exploit(record: Record) -> np.ndarray:
 
 
 def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
-    """Over the run, and where each arm is half a nat from the reference."""
+    """Over the run, and where each arm is a nat from the reference."""
     online, offline, honest = (_exploit(at[arm]) for arm in (name, "offline", "honest"))
-    near = [at_nats(at[arm]) for arm in (name, "offline")]
-    nats = [float(at[arm].arrays["kl_policy_ref"][:, i].mean()) for arm, i in zip((name, "offline"), near, strict=True)]
     rows = []
     for judged, one, other, note in (
         (FASTER[name], online[:, 1:].mean(1), offline[:, 1:].mean(1), "Over the run; both see as many pairs."),
-        (PER_NAT[name], online[:, near[0]], offline[:, near[1]],
-         f"At the first evaluation beyond {NATS:g} nats, which are {nats[0]:.2f} and {nats[1]:.2f}."),
+        (PER_NAT[name], at_nats(at[name]), at_nats(at["offline"]), f"At a mean KL of {NATS:g} nat, interpolated."),
     ):  # fmt: skip
         none = placebo(mean_interval(honest[:, 1:].mean(1)), judged.margin)
         gates = [room(one, other, -1.7, 1.7, judged.margin), none, edges(judged.margin, at[name], at["offline"])]
@@ -390,7 +393,8 @@ def caption(records: Records) -> str:
         f"Right: under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, who "
         f"is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points ({ROUNDS}) "
         f"of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network {RATES['network'][0]:g} … "
-        f"{RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}), on other seeds."
+        f"{RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a gate "
+        f"{JUDGED_POINTS} points, up to {JUDGED_BETAS[-1]:g}), on other seeds."
     )
 
 

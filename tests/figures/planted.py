@@ -86,8 +86,9 @@ def alarms() -> list[Planted]:
     for place, setting in (("table", "bandit"), ("network", "mlp")):
         honest, longer = f"{place}/honest", f"{place}/length"
         for name in ("rloo", "online"):
-            terms = difference(f"{place}/{name}", f"{place}/offline", "exploit")
-            for part in ("per update", "at half a nat"):
+            arms = ((f"{place}/{name}", 1.0), (f"{place}/offline", -1.0))
+            for part, share in (("per update", 1.0), ("at one nat", 0.5)):  # of the two nats at the first evaluation
+                terms = tuple(Term(arm, sign * share, "exploit") for arm, sign in arms)
                 found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms, weaker=honest))
         for share, words in (("0.5", "half"), ("2", "twice")):
             arm, part = f"{place}/penalty/{share}", f"penalty of {words} the bias"
