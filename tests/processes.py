@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 # To import torch, transformers and the commands takes seconds of CPU. One process of each test session does it once,
 # has no threads, and forks those that tests ask for.
@@ -73,6 +77,18 @@ def _run(
         os.dup2(file, stream)
     torch.set_num_threads(1)
     raise SystemExit(function(*arguments))
+
+
+def run_script(path: Path, *arguments: str) -> tuple[int | None, str]:
+    """Exit code of a script, and what it printed: a process that has nothing of ours but the libraries."""
+    fork = Fork(_script, str(path), arguments)
+    return fork.wait(), fork.printed()
+
+
+def _script(path: str, arguments: Sequence[str]) -> None:
+    os.chdir(ROOT)
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[Any] | Fork) -> None:
