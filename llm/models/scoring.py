@@ -330,14 +330,19 @@ def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
 def keep_as_computed(model: nn.Module, own: Iterable[Tensor]) -> None:
     """Weights of linear layers in bfloat16, to which autocast would cast them at each call: the same numbers from half
     the memory. own: the weights that may be changed. Those that are also an embedding stay."""
+    for p in cast_at_each_call(model, own):
+        p.data = p.data.to(_half(p.dtype))
+
+
+def cast_at_each_call(model: nn.Module, own: Iterable[Tensor]) -> list[nn.Parameter]:
+    """See `keep_as_computed`."""
     mine = {id(x) for x in own}
     linear = [x for x in model.modules() if isinstance(x, nn.Linear | Conv1D)]
     inside = {id(layer) for layer in linear}
     rest = {id(p) for x in model.modules() if id(x) not in inside for p in x.parameters(recurse=False)}
-    for layer in linear:
-        for p in layer.parameters(recurse=False):
-            if id(p) in mine - rest:
-                p.data = p.data.to(_half(p.dtype))
+    kept = mine - rest
+    found = {id(p): p for layer in linear for p in layer.parameters(recurse=False) if id(p) in kept}
+    return list(found.values())
 
 
 def copy_module(module: nn.Module, trained: Iterable[Tensor]) -> nn.Module:
