@@ -7,7 +7,6 @@ the folder, the file or tensor, and what would be valid. What the weights comput
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from transformers.utils import logging
 from llm.embedded import EMBEDDED
 from sims.core.spec import SpecError
 from sims.experiments.command import short
+from sims.experiments.foreign_text import parse_json
 from sims.experiments.whole import CHECKSUMS, changed
 
 from .sampling import Decoding
@@ -73,7 +73,7 @@ def check_written(field: str, folder: Path) -> None:
 def read_json(field: str, folder: Path, file: str) -> dict[str, Any]:
     """A JSON object from a folder. SpecError where there is none."""
     try:
-        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        found = parse_json((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         rule = f"has no {file}: must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name"
         raise SpecError(field, str(folder), rule) from None

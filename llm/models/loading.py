@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from llm.data.hub import hub_answers
 from llm.data.tokenise import whole_text
 from llm.embedded import find_folder
 from sims.core.spec import SpecError
@@ -40,7 +41,6 @@ from .vllm_sampler import VLLMDecoding, VLLMPolicy
 # name.
 CHECKED: dict[str, Any] = {
     "use_safetensors": True,
-    "trust_remote_code": False,
     "ignore_mismatched_sizes": True,
     "output_loading_info": True,
 }
@@ -55,6 +55,11 @@ def locate(name: str) -> tuple[str, bool]:
         return str(path), False
 
 
+def from_here(local: bool) -> dict[str, bool]:
+    """Arguments of transformers for where to look. local: whether it is a folder on this machine."""
+    return {"local_files_only": local or not hub_answers(), "trust_remote_code": False}
+
+
 def load_config(spec: LanguageModelSettings, field: str = "model") -> PretrainedConfig:
     """A model's shape: from disk, from `SHAPES`, else from the hub; that of the base where a folder holds adapters."""
     source, local = locate(spec.model)
@@ -66,9 +71,7 @@ def load_config(spec: LanguageModelSettings, field: str = "model") -> Pretrained
             return load_config(spec.replace(model=base, revision=None), field)
         read_json(field, Path(source), CONFIG)
     with loading(field, spec.model):
-        config = AutoConfig.from_pretrained(
-            source, revision=spec.revision, local_files_only=local, trust_remote_code=False
-        )
+        config = AutoConfig.from_pretrained(source, revision=spec.revision, **from_here(local))
     check_config(field, spec.model, config)
     return config
 
@@ -83,7 +86,7 @@ def load_tokenizer(spec: LanguageModelSettings) -> PreTrainedTokenizerBase:
         check_written(field, Path(source))
     with loading(field, name):
         return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
-            source, revision=spec.revision, local_files_only=local, trust_remote_code=False, padding_side="left"
+            source, revision=spec.revision, padding_side="left", **from_here(local)
         )
 
 
@@ -143,8 +146,8 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=spec.revision,
-            local_files_only=local,
             dtype=dtype,
+            **from_here(local),
             **chosen,
             **CHECKED,
         )
