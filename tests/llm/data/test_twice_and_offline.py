@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import huggingface_hub
 import pytest
 
@@ -52,6 +53,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     waits: list[float] = []
     hub_answers.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # `conftest` asks for it
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.utils, "get_session", fail)
     monkeypatch.setattr(time, "sleep", waits.append)
     yield
@@ -68,9 +71,5 @@ def test_a_name_on_a_hub_that_cannot_be_reached_is_refused_at_once(offline: None
         load_tokenizer(LanguageModelSettings(tokenizer="owner/absent"))
     with pytest.raises(SpecError, match=r"^reward_model = 'owner/absent': .*couldn't"):
         load_reward_model("owner/absent")
-    datasets = pytest.importorskip("datasets")
-    try:
-        with pytest.raises(ValueError, match=r"owner/absent .*Couldn't reach"):
-            list(read_rows("owner/absent", "train"))
-    finally:
-        datasets.config.HF_HUB_OFFLINE = False
+    with pytest.raises(ValueError, match=r"owner/absent .*Couldn't reach"):
+        list(read_rows("owner/absent", "train"))
