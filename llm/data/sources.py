@@ -122,7 +122,7 @@ def read_hub(name: str, split: str | None, config: str | None) -> Located:
             f"{name}: not on disk, and reading it from the hub needs datasets: pip install datasets"
         ) from error
     if split is None:
-        raise ValueError(f"split=None: name the split of {name}, e.g. 'train'")
+        raise ValueError(f"split=None: name the split of {name}, e.g. 'train' (--data-split train)")
     datasets.config.HF_HUB_OFFLINE |= not hub_answers()
     try:
         rows = datasets.load_dataset(name, config, split=split)

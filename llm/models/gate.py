@@ -28,6 +28,7 @@ from sims.experiments.whole import CHECKSUMS, changed
 
 from .sampling import Decoding
 
+GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "repetition_penalty")
@@ -41,6 +42,8 @@ def check_folder(field: str, folder: Path) -> None:
         _check_tensors(field, folder, ADAPTER_WEIGHTS)
         return
     read_json(field, folder, CONFIG)
+    if (folder / GENERATION).is_file():  # one that cannot be read, transformers takes for none: its ends would be lost
+        read_json(field, folder, GENERATION)
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         _check_tensors(field, folder, WEIGHTS)
         return
@@ -219,8 +222,8 @@ def loading(field: str, name: str, rule: str = "") -> Iterator[None]:
     except Exception as error:  # of transformers, safetensors, the hub's client, or a configuration's own code
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         kind = "" if isinstance(error, OSError | ValueError) and lines else f"{type(error).__name__}: "
-        said = " ".join(lines[:2]).replace(name, short(name))  # the hub's client repeats a name of any length
-        raise SpecError(field, name, f"{rule}: {kind}{said}") from error
+        said = " ".join(lines).replace(name, short(name))  # the hub's client repeats a name of any length
+        raise SpecError(field, name, f"{rule}: {kind}{said[:400]}") from error
     finally:
         logging.set_verbosity(level)
         if bar:

@@ -358,6 +358,8 @@ def check_parts(language_model: LanguageModel) -> None:
     with torch.no_grad():
         whole = language_model.model(input_ids=tokens, attention_mask=attention).logits
         ours = language_model.logits(hidden_states(language_model.backbone, tokens, attention))
+    if not whole.isfinite().all():
+        raise ValueError("its logits are not finite: must be numbers")
     if not torch.allclose(whole, ours, rtol=1e-5, atol=1e-6 * float(whole.abs().max()), equal_nan=True):
         name = type(language_model.core).__name__
         raise ValueError(f"model = {name}: must compute its logits as head(backbone(tokens)), without steps between")
