@@ -7,6 +7,7 @@ the folder, the file or tensor, and what would be valid. What the weights comput
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "repetition_penalty")
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -100,6 +102,15 @@ def _check_tensors(field: str, folder: Path, file: str) -> set[str]:
     except (OSError, SafetensorError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise SpecError(field, str(folder), f"{file} is damaged: {first}: must be a file of safetensors") from error
+
+
+def check_sizes(field: str, folder: Path) -> None:
+    """SpecError for a size in a folder's configuration that is none; versions of transformers say so differently."""
+    held = read_json(field, folder, CONFIG)
+    for name in _SIZES:
+        value, least = held.get(name), 0 if name == "num_hidden_layers" else 1
+        if isinstance(value, str | bool) or (isinstance(value, int) and value < least):
+            raise SpecError(field, str(folder), f"{CONFIG}: {name} = {json.dumps(value)}: must be int >= {least}")
 
 
 def check_config(field: str, name: str, config: PretrainedConfig) -> None:

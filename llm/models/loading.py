@@ -23,11 +23,11 @@ from .gate import (
     check_config,
     check_folder,
     check_loaded,
+    check_sizes,
     check_tokens,
     check_written,
     keep_savable,
     loading,
-    read_json,
     say_unused,
 )
 from .policy import CausalLMPolicy
@@ -79,7 +79,7 @@ def load_config(spec: LanguageModelSettings, field: str = "model") -> Pretrained
     if local:
         if (base := base_of(field, Path(source))) is not None:
             return load_config(spec.replace(model=base, revision=None), field)
-        read_json(field, Path(source), CONFIG)
+        check_sizes(field, Path(source))
     with loading(field, spec.model, _held(local, "a configuration")):
         config = AutoConfig.from_pretrained(source, revision=spec.revision, **from_here(local))
     check_config(field, spec.model, config)
@@ -91,7 +91,7 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
     field, name = ("tokenizer", spec.tokenizer) if spec.tokenizer else (field, spec.model)
     source, local = locate(name, field)
     if local and (Path(source) / CONFIG).exists():  # which says what tokenizer it is
-        read_json(field, Path(source), CONFIG)
+        check_sizes(field, Path(source))
     if local and spec.tokenizer:  # that of the model's own folder is looked at with its weights
         check_written(field, Path(source))
     with loading(field, name, _held(local, "a tokenizer")):
