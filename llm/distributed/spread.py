@@ -147,7 +147,7 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
 
     processes: their expected number; None: as many as run. device: `cuda` takes the GPU of LOCAL_RANK as the current
     one. backend: None takes gloo on the CPU and nccl on GPUs. Errors: SpecError when another number runs, or when a
-    process has no GPU of its own.
+    process has no GPU of its own; ConnectionError when another process has ended.
     """
     running = check_processes(processes)
     if device == "cuda":
@@ -161,6 +161,12 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
     dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"), timeout=_TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise
+        raise ConnectionError(
+            "another process of this run has ended: it was killed, or it failed and said why"
+        ) from error
     finally:
         if dist.is_initialized():  # vLLM destroys the group when it stops
             dist.destroy_process_group()
