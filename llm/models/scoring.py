@@ -30,7 +30,7 @@ from sims.core.spec import Spec, setting
 
 @dataclass(frozen=True)
 class Scoring(Spec, kind="scoring"):
-    """How log-probs are computed: memory against time. Only `precision` changes the numbers.
+    """How log-probs are computed: memory against time. Only `precision` changes the numbers beyond rounding.
 
     >>> llm.Scoring(gradient_checkpointing=True).precision
     'stored'
@@ -41,6 +41,11 @@ class Scoring(Spec, kind="scoring"):
     )
     logits_at_a_time: int = setting(
         1 << 24, "entries of the float32 block of logits (tokens x vocabulary) held at once, 4 bytes each", at_least=1
+    )
+    group_by_length: bool = setting(
+        False,
+        "responses of like length in one pass, in updates too, which saves padding; rounding differs",
+        omit_default=True,
     )
     score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
     precision: Literal["stored", "bfloat16"] = setting(
