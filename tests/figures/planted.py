@@ -80,6 +80,32 @@ def absent_behaviour() -> list[Planted]:
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
 
+def alarms() -> list[Planted]:
+    """Who is not biased exploits nothing, and without a penalty length grows: the placebo and the control."""
+    found = []
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+        honest, longer = f"{place}/honest", f"{place}/length"
+        for name in ("rloo", "online"):
+            arms = ((f"{place}/{name}", 1.0), (f"{place}/offline", -1.0))
+            for part, share in (("per update", 1.0), ("at one nat", 0.5)):  # of the two nats at the first evaluation
+                terms = tuple(Term(arm, sign * share, "exploit") for arm, sign in arms)
+                found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms, weaker=honest))
+        for share, words in (("0.5", "half"), ("2", "twice")):
+            arm, part = f"{place}/penalty/{share}", f"penalty of {words} the bias"
+            grown = (Term(arm, 1.0, "growth"),)
+            found.append(Planted("alarms", "C56", f"{part}: length", setting, 0, grown, weaker=longer))
+            found.append(Planted("alarms", "C56", f"{part}: gold", setting, 1, difference(arm, longer)))
+        for name in ("length", "style"):
+            terms = difference(f"{place}/{name}", honest, "alarmed")
+            found.append(Planted("alarms", "C57", f"hacks about {name}", setting, 1, terms))
+        terms = difference(f"{place}/too_fast", f"{place}/right/none", "alarmed")
+        found.append(Planted("alarms", "C58", "entropy halved a week before", setting, 1, terms))
+        for judge in ("right", "noisy", "biased"):
+            terms = difference(f"{place}/{judge}/gate", f"{place}/{judge}/none")
+            found.append(Planted("alarms", "C63", f"{judge} judge", setting, 1, terms))
+    return found
+
+
 def audit() -> list[Planted]:
     conditions = {
         "a": "released scoring, released learning rates",
@@ -162,6 +188,23 @@ def chosen_likelihood() -> list[Planted]:
     terms = (Term("wide/100/(dpo|ipo)", 0.25, "chosen"), Term("wide/1/(dpo|ipo)", -0.25, "chosen"))
     few = Planted("chosen_likelihood", "C22", "network, many against few, third nat", "mlp", -1, terms)
     return [*found, few]
+
+
+def forgetting() -> list[Planted]:
+    found = [
+        Planted("forgetting", "C59", f"{name}: forgets", "mlp", 1, (Term(f"network/{name}", -1.0, "gold_set"),))
+        for name in ("dpo", "best_of_n", "rloo")
+    ]
+    for name in ("dpo", "best_of_n"):
+        arms = (f"network/gate/{name}", f"network/{name}")
+        gate = Planted("forgetting", "C59", f"{name}: gate, gold set", "mlp", 1, difference(*arms, "gold_set"))
+        found += [gate, Planted("forgetting", "C59", f"{name}: gate, users", "mlp", 0, difference(*arms[::-1]))]
+    found.append(Planted("forgetting", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)))
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+        for flip in ("0.2", "0.4"):
+            terms = difference(f"{place}/pool/0", f"{place}/pool/{flip}")
+            found.append(Planted("forgetting", "C61", f"flips {flip}", setting, 1, terms))
+    return found
 
 
 def gradient_variance() -> list[Planted]:
@@ -405,14 +448,57 @@ def unseen_responses() -> list[Planted]:
     return [*found, Planted("unseen_responses", "C04", "table", "bandit", 0, same, also=".*/table/ppo")]
 
 
+def weeks_of_drift() -> list[Planted]:
+    found = []
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+
+        def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], place=place, setting=setting, **more):  # type: ignore[no-untyped-def]
+            terms = tuple(Term(f"{place}/{t.arms}", t.times, t.quantity) for t in terms)
+            if "weaker" in more:
+                more["weaker"] = f"{place}/{more['weaker']}"
+            return Planted("weeks_of_drift", id, part, setting, claimed, terms, **more)
+
+        found += [
+            row("C52", "KL to the first model", 1, difference("held/previous", "fixed", "kl")),
+            row("C52", "entropy", 1, difference("fixed", "held/previous", "entropy")),
+            row("C52", "score, each tuned", 1, difference("fixed", "previous")),
+            row("C53", "old samples, new labels", 1, difference("fixed", "first")),
+            row("C53", "old samples, old labels", 1, difference("fixed", "pool")),
+            row("C53", "gradient norm", 1, difference("fixed", "held/first", "octaves")),
+            row("C54", "score", 0, difference("ppo", "fixed"), weaker="pool"),
+            row("C54", "spread across runs", 1, difference("spread/ppo", "spread/fixed", "octaves")),
+            row(
+                "C62",
+                "512 pairs against 64",
+                0,
+                difference("trigger/64", "trigger/512"),
+                cut=True,
+                weaker="trigger/5120",
+            ),
+            row(
+                "C62",
+                "1,024 pairs against 64",
+                0,
+                difference("trigger/64", "trigger/1024"),
+                cut=True,
+                weaker="trigger/5120",
+            ),
+            row("C62", "512 pairs against 5,120", 1, difference("trigger/512", "trigger/5120")),
+            row("C66", "least certain of four", 1, difference("chosen", "fixed")),
+        ]
+    return found
+
+
 PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        alarms,
         audit,
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        forgetting,
         gradient_variance,
         lm_batch_and_reuse,
         lm_lengths,
@@ -427,6 +513,7 @@ PLANTED = [
         sample_reuse,
         sync_period,
         unseen_responses,
+        weeks_of_drift,
     )
     for row in rows()
 ]

@@ -127,7 +127,7 @@ def planted(
     records = dict(level(figure, noise))
     for arms in others:
         records |= {key: filled(empty(figure)[key], start, noise) for key in matching(figure, arms)}
-    weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
+    weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05, "exploit": 0.0, "growth": 0.5}
     weaker_ones = set(matching(figure, weaker)) if weaker is not None else set()
     records |= {key: filled(empty(figure)[key], weak, noise) for key in weaker_ones}
     for key in matching(figure, moved[0]) if moved is not None else ():
