@@ -61,10 +61,9 @@ class Experiment(Spec, kind="experiment"):
                 raise SpecError(
                     field, name, f'must have a kind, which names it in records: class {name}(..., kind="...")'
                 )
-        limits = torch.finfo(self.dtype)
         for part in (getattr(self, name) for name in self.names()):
             if isinstance(part, Spec):
-                _check_range(part, limits.smallest_normal, limits.max, self.precision)
+                check_range(part, self.precision)
         if self.environment.text:
             for part, usual in ((self.computation, Computation()), (self.deployment, Deployment())):
                 for name in part.names():
@@ -102,15 +101,18 @@ PARTS: dict[str, type[Spec]] = {
 }
 
 
-def _check_range(spec: Spec, least: float, most: float, precision: str) -> None:
+def check_range(spec: Spec, precision: str = "float32") -> None:
     """Refuse, with SpecError, a number that the precision of the computation cannot hold: it would be 0 or infinite."""
+    limits: torch.finfo = torch.finfo(getattr(torch, precision))
     for name in spec.names():
         value = getattr(spec, name)
         if isinstance(value, Spec):
-            _check_range(value, least, most, precision)
-        elif isinstance(value, float) and math.isfinite(value) and value and not least <= abs(value) <= most:
-            limit = f"at most {most:.1e}" if abs(value) > most else f"0, or at least {least:.1e}"
-            raise SpecError(name, value, f"must be {limit} in {precision}")
+            check_range(value, precision)
+        elif isinstance(value, float) and math.isfinite(value) and value:
+            if abs(value) > limits.max:
+                raise SpecError(name, value, f"must be at most {limits.max:.1e} in {precision}")
+            if abs(value) < limits.smallest_normal:
+                raise SpecError(name, value, f"must be 0, or at least {limits.smallest_normal:.1e} in {precision}")
 
 
 def stack_key(experiment: Experiment) -> str:

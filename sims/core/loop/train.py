@@ -139,7 +139,9 @@ class Training:
         became."""
         collector, schedule = self.collector, self.schedule.on_policy()
         learner, policy = self.learner, self.policy.clone()
-        other = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
+        other = Learner(
+            policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size, learner.group_by_length
+        )
         run = Training(policy, collector.environment, self.algorithm, schedule, other, self.noise)
         last = (x.batch for x in run.train(updates) if x.number % schedule.updates_per_batch == 0)
         if self.schedule.source == "replay":
