@@ -198,8 +198,8 @@ def _reward_models(experiment: Experiment) -> set[str]:
 
 
 def _reward_model_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
-    known = name in SHAPES or locate(name)[1]
-    config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
+    known = name in SHAPES or locate(name, "reward_model")[1]
+    config = load_config(spec.replace(model=name, revision=None), "reward_model") if known else copy.deepcopy(policy)
     config.num_labels = 1
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)

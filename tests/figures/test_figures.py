@@ -283,6 +283,9 @@ def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], 
     assert f">{html.escape(claimed)} score<" in (tmp_path / "report.html").read_text()
 
 
+LARGEST = 80_000  # bytes of a picture: of twice as many as there are, the report has room
+
+
 def of_one_batch(arm: Experiment) -> Experiment:
     """Smaller than what --quick runs: two runs of a batch, evaluated before and after, of a small policy and a reward
     model that are hardly fitted to their data, and a few tokens and samples."""
@@ -316,6 +319,8 @@ def test_every_figure_runs_quick_and_draws(
     assert all(h in svg for h in data["spec_hashes"])
     page = (tmp_path / "report.html").read_text()
     assert "data:image/webp;base64," in page and "://" not in page  # base64 has no colon
+    size = (tmp_path / f"{name}.webp").stat().st_size
+    assert size <= LARGEST, f"{name}.webp has {size} bytes: draw less in one picture, or the report exceeds 3 MB"
     assert not (tmp_path / "claims.json").exists()  # four runs judge nothing
 
 
