@@ -24,8 +24,6 @@ from sims.experiments.store import Arrays, Record, Store
 
 QUANTITIES = {
     "score": 0.5,  # after the start, at every point
-    "kl": 2.0,  # KL(π‖π_ref) after the start
-    "entropy": 1.0,  # after the start
     "best": 0.5,  # final probability of the best response
     "unseen": 0.5,  # mass on responses that no data show; the reference's is ½
     "optimum": 0.5,  # the same of the exact optimum of the learned reward
@@ -35,6 +33,8 @@ QUANTITIES = {
     "excess": 0.0,  # DPO's loss of an RL optimum above its minimum
     "without": 0.0,  # distance from a DPO minimum to the nearest RL optimum: reference without the response
     "with": 0.0,  # and with full support
+    "kl": 2.0,  # KL(π‖π_ref) after the start
+    "entropy": 1.0,  # after the start
     "gold_set": 0.9,  # and before the start
     "exploit": 0.5,
     "growth": 0.0,  # of length
