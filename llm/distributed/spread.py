@@ -175,8 +175,15 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
 class DistributedLearner(Learner):
     """A learner whose minibatch is sliced over processes. Each must be given the same whole minibatch and targets."""
 
-    def __init__(self, policy: Policy, optimiser: Optimiser, ranks: Ranks, micro_batch_size: int | None = None) -> None:
-        super().__init__(policy, optimiser, (), micro_batch_size)
+    def __init__(
+        self,
+        policy: Policy,
+        optimiser: Optimiser,
+        ranks: Ranks,
+        micro_batch_size: int | None = None,
+        group_by_length: bool = False,
+    ) -> None:
+        super().__init__(policy, optimiser, (), micro_batch_size, group_by_length)
         self.ranks = ranks
         self.check_parameters()
 

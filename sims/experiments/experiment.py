@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from sims.core.algorithms import Algorithm
+from sims.core.loop.deployment import Deployment
 from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
@@ -42,6 +43,7 @@ class Experiment(Spec, kind="experiment"):
     schedule: Schedule = setting(Schedule(), "how responses are collected and reused")
     optimiser: Optimiser = setting(Optimiser(), "optimiser settings")
     labelling: Labelling = setting(Labelling(), "source of rewards and labels", omit_default=True)
+    deployment: Deployment = setting(Deployment(), "what is labelled, and gates of what users get", omit_default=True)
     computation: Computation = setting(Computation(), "random generator and device", omit_default=True)
     updates: int = setting(1000, "number of updates; must be a multiple of the updates per batch", at_least=1)
     evaluations: int = setting(20, "number of evaluations, besides the one before training", at_least=1)
@@ -63,13 +65,13 @@ class Experiment(Spec, kind="experiment"):
             if isinstance(part, Spec):
                 check_range(part, self.precision)
         if self.environment.text:
-            for name in self.computation.names():
-                value, default = getattr(self.computation, name), getattr(Computation(), name)
-                if value != default:
-                    raise SpecError(
-                        name, value, f"must be {default} for language models, which have settings of their own"
-                    )
-        check_run(self.algorithm, self.schedule, self.labelling)
+            for part, usual in ((self.computation, Computation()), (self.deployment, Deployment())):
+                for name in part.names():
+                    value, default = getattr(part, name), getattr(usual, name)
+                    if value != default:
+                        rule = f"must be {default} for language models, which have settings of their own"
+                        raise SpecError(name, value, rule)
+        check_run(self.algorithm, self.schedule, self.labelling, self.deployment)
         self.policy.check_environment(self.environment)
         self.environment.check_experiment(self.algorithm, self.schedule)
         self.schedule.check_updates(self.updates)
