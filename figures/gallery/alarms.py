@@ -34,7 +34,7 @@ from sims.statistics.intervals import Interval, band, mean_interval, student_int
 
 WEEKS, WEEK, PAIRS, RUNS, EVALUATIONS, EVERY = 20, 10, 32, 100, 40, 200
 BIAS, DRIFT = 0.3, 0.3
-PLACES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
+POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
@@ -80,11 +80,11 @@ GATED = {name: claim("C63", f"{name} judge") for name in JUDGES}
 
 
 def arms() -> dict[str, Experiment]:
-    """place/what is wrong, to be tuned by the reward that the learner sees."""
+    """policy/what is wrong, to be tuned by the reward that the learner sees."""
     found = {}
-    for place, (_, policy) in PLACES.items():
+    for kind, (_, policy) in POLICIES.items():
         for name, (algorithm, schedule, environment) in BIASED.items():
-            found[f"{place}/{name}"] = Experiment(
+            found[f"{kind}/{name}"] = Experiment(
                 name=f"alarms-{algorithm}",
                 environment=environment,
                 policy=policy,
@@ -99,14 +99,14 @@ def arms() -> dict[str, Experiment]:
 
 
 def judged_arms() -> dict[str, Experiment]:
-    """place/judge/gate or none, to be tuned by the gold score of what users get."""
+    """policy/judge/gate or none, to be tuned by the gold score of what users get."""
     return {
-        f"{place}/{judge}/{gate}": arms()[f"{place}/honest"].replace(
+        f"{kind}/{judge}/{gate}": arms()[f"{kind}/honest"].replace(
             environment=environment,
             seed=32,
             deployment=Deployment(gate_comparisons=COMPARISONS) if gate == "gate" else Deployment(),
         )
-        for place in PLACES
+        for kind in POLICIES
         for judge, environment in JUDGES.items()
         for gate in ("gate", "none")
     }
@@ -115,11 +115,11 @@ def judged_arms() -> dict[str, Experiment]:
 def too_fast(tuned: Records) -> dict[str, Experiment]:
     """A learning rate ten times the best: runs that collapse."""
     found = {}
-    for place in PLACES:
-        spec = tuned[f"{place}/right/none"].spec
-        arm, optimiser = judged_arms()[f"{place}/right/none"], from_json(spec["optimiser"])
+    for kind in POLICIES:
+        spec = tuned[f"{kind}/right/none"].spec
+        arm, optimiser = judged_arms()[f"{kind}/right/none"], from_json(spec["optimiser"])
         optimiser = optimiser.replace(learning_rate=TOO_FAST * optimiser.learning_rate)
-        found[f"{place}/too_fast"] = arm.replace(algorithm=from_json(spec["algorithm"]), optimiser=optimiser)
+        found[f"{kind}/too_fast"] = arm.replace(algorithm=from_json(spec["algorithm"]), optimiser=optimiser)
     return found
 
 
@@ -188,8 +188,8 @@ def at_nats(record: Record) -> np.ndarray:
 def verdicts(records: Records) -> list[Verdict]:
     """C55 to C58 and C63, of the table and of the network."""
     rows = []
-    for place, (setting, _) in PLACES.items():
-        at = {name.removeprefix(f"{place}/"): r for name, r in records.items() if name.startswith(f"{place}/")}
+    for kind, (setting, _) in POLICIES.items():
+        at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
         for name in FASTER:
             rows += _faster(name, setting, at)
         for share in SHORTER:
@@ -287,14 +287,14 @@ def draw(records: Records) -> MatplotlibFigure:
     """Exploits by update; ROC of the length alarm; entropy; penalties; gates."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 5, figsize=(17.0, 7.4), layout="constrained")
-        for row, place in enumerate(PLACES):
-            at = {name.removeprefix(f"{place}/"): r for name, r in records.items() if name.startswith(f"{place}/")}
+        for row, kind in enumerate(POLICIES):
+            at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
             _exploits(axes[row, 0], at)
             _roc(axes[row, 1], at)
             _entropies(axes[row, 2], at)
             _penalties(axes[row, 3], at)
             _gates(axes[row, 4], at)
-            axes[row, 0].set_title(TITLES[place], loc="left")
+            axes[row, 0].set_title(TITLES[kind], loc="left")
         titles = ("", "length at the end, as an alarm", "entropy as an alarm", "a length penalty", "a gate")
         for axis, title in list(zip(axes[0], titles, strict=True))[1:]:
             axis.set_title(title, fontsize=10)

@@ -33,7 +33,7 @@ from sims.statistics.intervals import mean_interval
 WEEKS, WEEK, PAIRS = 20, 10, 32
 RUNS, INSTANCES = 100, 200
 SKILLS, TOLERATED = 6, 0.01
-PLACES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
+POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table: prompts share nothing", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
 BETAS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -55,12 +55,12 @@ CLEANER = {flip: claim("C61", f"flips {flip:g}") for flip in JUDGED}
 
 
 def arms() -> dict[str, Experiment]:
-    """place/algorithm with a gold set that is never asked; and place/pool/flip rate, of offline DPO."""
+    """policy/algorithm with a gold set that is never asked; and policy/pool/flip rate, of offline DPO."""
     found = {}
-    for place, (_, policy) in PLACES.items():
+    for kind, (_, policy) in POLICIES.items():
         for name in ALGORITHMS:
             period = None if name == "rloo" else WEEK
-            found[f"{place}/{name}"] = Experiment(
+            found[f"{kind}/{name}"] = Experiment(
                 name=f"forgetting-{name}",
                 environment=SKILLED,
                 policy=policy,
@@ -72,7 +72,7 @@ def arms() -> dict[str, Experiment]:
                 seed=22,
             )
         for flip, size in ((0.0, CLEAN), *((flip, NOISY) for flip in FLIPS)):
-            found[f"{place}/pool/{flip:g}"] = found[f"{place}/dpo"].replace(
+            found[f"{kind}/pool/{flip:g}"] = found[f"{kind}/dpo"].replace(
                 environment=PLAIN.replace(flip_rate=flip),
                 schedule=Schedule(batch_size=PAIRS, source="pool", pool_size=size),
             )
@@ -124,21 +124,21 @@ def draw(records: Records) -> MatplotlibFigure:
     """What users get, what is left of the skills, and clean against noisy pairs."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 3, figsize=(12.5, 7.6), layout="constrained")
-        for row, place in enumerate(PLACES):
-            _weeks(axes[row, 0], records, place, "deployed")
-            _weeks(axes[row, 1], records, place, "skills")
-            _pools(axes[row, 2], records, place)
-            axes[row, 0].set_title(TITLES[place], loc="left")
+        for row, kind in enumerate(POLICIES):
+            _weeks(axes[row, 0], records, kind, "deployed")
+            _weeks(axes[row, 1], records, kind, "skills")
+            _pools(axes[row, 2], records, kind)
+            axes[row, 0].set_title(TITLES[kind], loc="left")
         lines = [key(name, label) for name, label in ALGORITHMS.items()]
         lines += [key(name, f"{ALGORITHMS[name]}, gold gate", linestyle="--", mfc="white") for name in GATED]
         fig.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=9)
     return fig
 
 
-def _weeks(axes: Axes, records: Records, place: str, what: str) -> None:
+def _weeks(axes: Axes, records: Records, kind: str, what: str) -> None:
     for gate in ("", "gate/"):
         for name in ALGORITHMS if not gate else GATED:
-            record = records.get(f"{place}/{gate}{name}")
+            record = records.get(f"{kind}/{gate}{name}")
             if record is not None:
                 found = deployed_scores(record) if what == "deployed" else record.arrays["deployed_gold_set"]
                 curve(axes, np.linspace(0, WEEKS, found.shape[1]), found, name, "--" if gate else "-")
@@ -150,10 +150,10 @@ def _weeks(axes: Axes, records: Records, place: str, what: str) -> None:
     axes.set(xlabel="week", xticks=range(0, WEEKS + 1, 5))
 
 
-def _pools(axes: Axes, records: Records, place: str) -> None:
-    noisy = [final_scores(records[f"{place}/pool/{flip:g}"]) for flip in FLIPS]
+def _pools(axes: Axes, records: Records, kind: str) -> None:
+    noisy = [final_scores(records[f"{kind}/pool/{flip:g}"]) for flip in FLIPS]
     axes.plot(FLIPS, points(axes, np.array(FLIPS), noisy, "dpo"), color=colour("dpo"))
-    clean = float(final_scores(records[f"{place}/pool/0"]).mean())
+    clean = float(final_scores(records[f"{kind}/pool/0"]).mean())
     axes.axhline(clean, color=BLACK, linewidth=1.2, linestyle="--")
     axes.text(FLIPS[0], clean, f"{CLEAN} clean pairs", ha="left", va="bottom", fontsize=8.5)
     axes.text(FLIPS[0], noisy[0].mean(), f"{NOISY:,} pairs", ha="left", va="bottom", fontsize=8.5)
@@ -172,9 +172,9 @@ def verdicts(records: Records) -> list[Verdict]:
         "environments are numbers, without tokens to be trained on."
     )
     rows.append(theorem_of(CANCELS, "token", errors, FIGURE.name, [records["prompt"].hash], note))
-    for place, (setting, _) in PLACES.items():
+    for kind, (setting, _) in POLICIES.items():
         for flip, judged in CLEANER.items():
-            rows.append(_cleaner(judged, setting, records[f"{place}/pool/0"], records[f"{place}/pool/{flip:g}"]))
+            rows.append(_cleaner(judged, setting, records[f"{kind}/pool/0"], records[f"{kind}/pool/{flip:g}"]))
     return rows
 
 

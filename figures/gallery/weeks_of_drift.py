@@ -36,7 +36,7 @@ WEEKS, PAIRS = 20, 32  # pairs per update
 WEEK, LONG_WEEK = 10, 16  # updates; the longer one of the arms that vary the trigger
 RUNS, PROBLEMS, SPREAD_RUNS = 100, 50, 200
 DRIFT = 0.3
-PLACES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
+POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
@@ -80,12 +80,12 @@ TOO_LATE = claim("C62", "512 pairs against 5,120")
 CHOSEN = claim("C66", "least certain of four")
 
 
-def experiment(place: str, name: str) -> Experiment:
+def experiment(kind: str, name: str) -> Experiment:
     algorithm, schedule = SCHEDULES[name]
     return Experiment(
         name=f"weeks_of_drift-{algorithm}",
         environment=ENVIRONMENT,
-        policy=PLACES[place][1],
+        policy=POLICIES[kind][1],
         algorithm=find_algorithm(algorithm)(),
         schedule=schedule,
         deployment=Deployment(label_candidates=4) if name == "chosen" else Deployment(),
@@ -97,17 +97,17 @@ def experiment(place: str, name: str) -> Experiment:
 
 
 def arms() -> dict[str, Experiment]:
-    """place/arm, each to be tuned for itself by what users get every week."""
-    return {f"{place}/{name}": experiment(place, name) for place in PLACES for name in SCHEDULES}
+    """policy/arm, each to be tuned for itself by what users get every week."""
+    return {f"{kind}/{name}": experiment(kind, name) for kind in POLICIES for name in SCHEDULES}
 
 
 def trigger_arms() -> dict[str, Experiment]:
-    """place/trigger/pairs: users get the policy of the last deployment until the next one."""
+    """policy/trigger/pairs: users get the policy of the last deployment until the next one."""
     found = {}
-    for place in PLACES:
-        like = experiment(place, "fixed")
+    for kind in POLICIES:
+        like = experiment(kind, "fixed")
         for pairs, updates in TRIGGERS.items():
-            found[f"{place}/trigger/{pairs}"] = like.replace(
+            found[f"{kind}/trigger/{pairs}"] = like.replace(
                 environment=ENVIRONMENT.replace(updates_per_cycle=LONG_WEEK),
                 schedule=WEEKLY.replace(sync_every_updates=updates),
                 updates=LONG_WEEK * WEEKS,
@@ -119,7 +119,7 @@ def trigger_arms() -> dict[str, Experiment]:
 def held(tuned: Records) -> dict[str, Experiment]:
     """Other references and samples by the settings that were best with a fixed one; and more runs of fewer problems."""
     found = {}
-    for place in PLACES:
+    for kind in POLICIES:
         for name, settings in (
             ("held/previous", "fixed"),
             ("held/average", "fixed"),
@@ -127,13 +127,13 @@ def held(tuned: Records) -> dict[str, Experiment]:
             ("spread/fixed", "fixed"),
             ("spread/ppo", "ppo"),
         ):
-            spec = tuned[f"{place}/{settings}"].spec
-            arm = experiment(place, name.split("/")[1])
+            spec = tuned[f"{kind}/{settings}"].spec
+            arm = experiment(kind, name.split("/")[1])
             arm = arm.replace(algorithm=from_json(spec["algorithm"]), optimiser=from_json(spec["optimiser"]))
             if name.startswith("spread"):
                 environment = ENVIRONMENT.replace(problems=PROBLEMS)
                 arm = arm.replace(environment=environment, runs=SPREAD_RUNS)
-            found[f"{place}/{name}"] = arm
+            found[f"{kind}/{name}"] = arm
     return found
 
 
@@ -152,14 +152,14 @@ def draw(records: Records) -> MatplotlibFigure:
     """Score by week; distance from the first model and entropy; what the trigger and the choice of pairs do."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 4, figsize=(14.5, 7.6), layout="constrained", width_ratios=(1.6, 1, 1, 1))
-        for row, place in enumerate(PLACES):
-            _by_week(axes[row, 0], records, place)
+        for row, kind in enumerate(POLICIES):
+            _by_week(axes[row, 0], records, kind)
             for axis, name, label in ((axes[row, 1], "kl_policy_ref", "KL to the first model, nats"),
                                       (axes[row, 2], "entropy", "entropy, nats")):  # fmt: skip
-                _references(axis, records, place, name)
+                _references(axis, records, kind, name)
                 axis.set(xlabel="week", ylabel=label)
-            _triggers(axes[row, 3], records, place)
-            axes[row, 0].set_title(TITLES[place], loc="left")
+            _triggers(axes[row, 3], records, kind)
+            axes[row, 0].set_title(TITLES[kind], loc="left")
         axes[0, 1].set_title("settings of the fixed reference", fontsize=9.5)
         axes[0, 2].set_title("settings of the fixed reference", fontsize=9.5)
         axes[0, 3].set_title("what users get, over the run", fontsize=9.5)
@@ -176,9 +176,9 @@ def _line(axes: Axes, x: np.ndarray, runs: np.ndarray, look: tuple[str, str, str
         axes.fill_between(x, lower, upper, color=shade, alpha=0.12, linewidth=0)
 
 
-def _by_week(axes: Axes, records: Records, place: str) -> None:
+def _by_week(axes: Axes, records: Records, kind: str) -> None:
     for name, look in LOOKS.items():
-        record = records[f"{place}/{name}"]
+        record = records[f"{kind}/{name}"]
         found = scores(record)
         _line(axes, np.linspace(0, WEEKS, found.shape[1]), found, look)
     axes.axhline(0.0, color=BLACK, linewidth=1, linestyle=":")
@@ -186,22 +186,22 @@ def _by_week(axes: Axes, records: Records, place: str) -> None:
     axes.set(xlabel="week", ylabel="score with this week's users", xticks=range(0, WEEKS + 1, 5))
 
 
-def _references(axes: Axes, records: Records, place: str, name: str) -> None:
+def _references(axes: Axes, records: Records, kind: str, name: str) -> None:
     for arm in ("fixed", "held/previous", "held/average"):
-        found = records[f"{place}/{arm}"].arrays[name]
+        found = records[f"{kind}/{arm}"].arrays[name]
         _line(axes, np.linspace(0, WEEKS, found.shape[1]), found, LOOKS[arm.split("/")[-1]])
     axes.set_ylim(bottom=0.0)
 
 
-def _triggers(axes: Axes, records: Records, place: str) -> None:
-    found = [student_interval(_deployed(records[f"{place}/trigger/{pairs}"])) for pairs in TRIGGERS]
+def _triggers(axes: Axes, records: Records, kind: str) -> None:
+    found = [student_interval(_deployed(records[f"{kind}/trigger/{pairs}"])) for pairs in TRIGGERS]
     mean = [i.estimate for i in found]
     spread = [[i.estimate - i.low for i in found], [i.high - i.estimate for i in found]]
     axes.errorbar(list(TRIGGERS), mean, spread, color=VERMILION, marker="D", ms=4.5, label="trigger")
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(TRIGGERS), [f"{pairs:,}" for pairs in TRIGGERS], fontsize=8)
     for name, y in (("fixed", 0.17), ("chosen", 0.06)):
-        i = student_interval(scores(records[f"{place}/{name}"])[:, 1:].mean(1))
+        i = student_interval(scores(records[f"{kind}/{name}"])[:, 1:].mean(1))
         words = "random pairs" if name == "fixed" else "least certain of 4"
         axes.text(0.03, y, f"weekly, {words}: {i.estimate:.2f} [{i.low:.2f}, {i.high:.2f}]", fontsize=8,
                   transform=axes.transAxes)  # fmt: skip
@@ -211,8 +211,8 @@ def _triggers(axes: Axes, records: Records, place: str) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C52, C53, C54, C62 and C66, of the table and of the network."""
     rows = []
-    for place, (setting, _) in PLACES.items():
-        at = {name.removeprefix(f"{place}/"): r for name, r in records.items() if name.startswith(f"{place}/")}
+    for kind, (setting, _) in POLICIES.items():
+        at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
         rows += _references_rows(setting, at)
         rows += [_ahead(STALE[name], setting, at["fixed"], at[name], _NOTES[name]) for name in STALE]
         rows += [_gradients(setting, at["fixed"], at["held/first"])]
