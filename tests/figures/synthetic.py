@@ -24,6 +24,8 @@ from sims.experiments.store import Arrays, Record, Store
 
 QUANTITIES = {
     "score": 0.5,  # after the start, at every point
+    "kl": 0.5,  # KL(π‖π_ref) after the start
+    "entropy": 0.5,  # after the start
     "best": 0.5,  # final probability of the best response
     "unseen": 0.5,  # mass on responses that no data show; the reference's is ½
     "optimum": 0.5,  # the same of the exact optimum of the learned reward
@@ -153,6 +155,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "samples": counted * 16,
         "gold": gold,
         "reward": gold,
+        "kl_policy_ref": path(0.0, level["kl"]),
+        "entropy": path(1.0, level["entropy"]),
         "reference_reward": np.full(runs, reference),
         "best_reward": np.full(runs, reference + scale),
         "diverged_at": np.full(runs, -1),
