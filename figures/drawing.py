@@ -21,6 +21,7 @@ from .claims import Verdict, write_claims
 from .committed import Committed, Kept
 from .entries import SCALES
 from .figure import Figure, call
+from .freshness import write_sums
 from .lab import Lab
 from .plan import choose_live
 from .progress import Bar
@@ -124,6 +125,7 @@ def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, s
         if rows:
             write_claims(rows, out)
         report.write(out)
+        write_sums(figure.name, out)
     plt.close(fig)
     if lab.kept is not None:
         lab.kept.note_rows(row.spec_hashes for row in rows)

@@ -175,10 +175,13 @@ def _points_a_week(record: Record) -> int:
 
 
 def at_nats(record: Record) -> np.ndarray:
-    """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it."""
+    """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it; at the
+    end where it never is."""
     kl, found = record.arrays["kl_policy_ref"].astype(float).mean(0), _exploit(record)
-    after = max(1, int((kl >= NATS).argmax()) if (kl >= NATS).any() else len(kl) - 1)
-    share = min(1.0, (NATS - kl[after - 1]) / (kl[after] - kl[after - 1]))
+    if kl.max() < NATS:
+        return np.asarray(found[:, -1])
+    after = int((kl >= NATS).argmax())
+    share = (NATS - kl[after - 1]) / (kl[after] - kl[after - 1])
     return np.asarray((1.0 - share) * found[:, after - 1] + share * found[:, after])
 
 

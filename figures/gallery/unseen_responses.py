@@ -228,9 +228,9 @@ def verdicts(records: Records) -> list[Verdict]:
             hashes = [records[f"{cell}/dpo"].hash for cell in cells]
             used = hashes + [records[f"{cell}/ppo"].hash for cell in cells]  # with the loss at which DPO is read
             ends = np.mean([change(records[f"{cell}/dpo"])[:, -1] for cell in cells], 0)
-            cells = f"It rises in {int((of_tilt.mean(-1) > 0).sum())} of {len(COVERAGES)} coverages at one loss."
+            rises = f"It rises in {int((of_tilt.mean(-1) > 0).sum())} of {len(COVERAGES)} coverages at one loss."
             for part, values, of in (("at one loss", of_tilt.mean(0), used), ("at the end", ends, hashes)):
-                note = f"A mean over coverages that we chose. {cells}"
+                note = f"A mean over coverages that we chose. {rises}"
                 judged = claim("C03", f"{part}, reference: {tilt}")
                 rows.append(row_of(judged, setting, mean_interval(values), FIGURE.name, of, note))
             slope = of_tilt[-1] - of_tilt[0]

@@ -103,6 +103,7 @@ def write(out: Path) -> None:
             settings=SETTINGS,
             links=elsewhere.links(out),
             shown=elsewhere.in_the_explorer(out),
+            missing=elsewhere.not_in_the_explorer(),
             rule=" ".join(RULE),
             style=Markup(style),
             script=Markup(script),

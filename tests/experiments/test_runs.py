@@ -58,7 +58,7 @@ CASES = [(a, p) for a in all_algorithms() for p in ENVIRONMENTS if p != "paper_m
 
 @pytest.mark.parametrize(("algorithm", "where"), CASES)
 def test_two_runs_among_64_are_two_runs(algorithm: str, where: str) -> None:
-    few = experiment(algorithm, where)
+    few = experiment(algorithm, where, updates=3)
     assert_same(execute([few])[0], execute([few.replace(runs=64)])[0], slice(0, 2))
 
 
@@ -73,19 +73,19 @@ def test_one_seed_gives_one_record_and_touches_no_global_generator(algorithm: st
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (the global generator is what this test watches)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first, second = (execute([experiment(algorithm, "tree")])[0] for _ in range(2))
+    first, second = (execute([experiment(algorithm, "tree", updates=3)])[0] for _ in range(2))
     assert_same(first, second)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
-    other = execute([experiment(algorithm, "tree", seed=1)])[0]
+    other = execute([experiment(algorithm, "tree", updates=3, seed=1)])[0]
     assert not np.array_equal(first["reward"], other["reward"])
 
 
 @pytest.mark.parametrize("algorithm", all_algorithms())
 def test_stacking_arms_changes_no_bit(algorithm: str) -> None:
     arms = [
-        experiment(algorithm, "tree", optimiser=Optimiser(learning_rate=0.02)),
-        experiment(algorithm, "tree", optimiser=Optimiser(learning_rate=0.3), seed=4, runs=3),
+        experiment(algorithm, "tree", updates=3, optimiser=Optimiser(learning_rate=0.02)),
+        experiment(algorithm, "tree", updates=3, optimiser=Optimiser(learning_rate=0.3), seed=4, runs=3),
     ]
     if "beta" in arms[0].algorithm.per_run_fields() and arms[0].algorithm.beta > 0:
         arms.append(arms[0].replace(algorithm=arms[0].algorithm.replace(beta=0.7)))

@@ -33,8 +33,6 @@ QUANTITIES = {
     "excess": 0.0,  # DPO's loss of an RL optimum above its minimum
     "without": 0.0,  # distance from a DPO minimum to the nearest RL optimum: reference without the response
     "with": 0.0,  # and with full support
-    "kl": 2.0,  # after the start
-    "entropy": 1.0,
     "gold_set": 0.9,  # and before the start
     "exploit": 0.5,
     "growth": 0.0,  # of length
@@ -162,8 +160,6 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "logp_ref": np.broadcast_to(REFERENCE, (runs, 1, 2)),
         "deployed_gold": gold,
         "deployed_gold_set": path(QUANTITIES["gold_set"], level["gold_set"]),
-        "kl_policy_ref": path(0.0, level["kl"]),
-        "entropy": path(2.0, level["entropy"]),
         "grad_norm": path(np.nan, 2.0 ** level["octaves"]),
         "logp_final": distribution(level["best"]),
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
@@ -201,6 +197,7 @@ def _alarms(level: Mapping[str, np.ndarray], runs: int, points: int) -> Arrays:
     return {
         "length": length,
         "entropy": entropy,
+        "kl_policy_ref": path(0.0, 1.5 + level["kl"]),  # two nats
         "exploit": path(0.0, level["exploit"]),
         "refused": path(0.0, np.ones(runs)),
     }

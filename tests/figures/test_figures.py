@@ -23,6 +23,7 @@ from figures.committed import Tuned, shrink
 from figures.drawing import run, where_from
 from figures.entries import choose, entries
 from figures.figure import Records, all_figures
+from figures.freshness import FILES, is_fresh, write_sums
 from figures.lab import FINAL_RUNS, FINAL_SEED, MEASURES, TUNING_SEED, Compared, Lab, product
 from figures.plan import choose_live
 from figures.report import page as report
@@ -157,9 +158,38 @@ def test_what_was_drawn_by_this_code_is_not_drawn_again(tmp_path: Path, capsys: 
     said = json.loads(data.read_text())
     for change in ({"code": "another"}, {"settings": "others"}):
         data.write_text(json.dumps(said | {"stamps": said["stamps"] | change}))
+        write_sums(name, tmp_path / "o")
         written = picture.stat().st_mtime_ns
         assert main(line) == 0
         assert picture.stat().st_mtime_ns > written
+
+
+def test_a_flipped_bit_in_what_was_drawn_is_told_and_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict among them; what all verdicts together say of one, and another figure's, may change."""
+    stamps = {"code": "c"}
+    for suffix in FILES:
+        (tmp_path / f"f{suffix}").write_text(json.dumps({"stamps": stamps, "where_from": {}}))
+    (tmp_path / "report.html").touch()
+    claims, mine = tmp_path / "claims.json", {"figure": "f", "effect": 0.5, "survives": True}
+    claims.write_text(json.dumps([mine]))
+    write_sums("f", tmp_path)
+    assert is_fresh("f", stamps, tmp_path)
+    claims.write_text(json.dumps([{"figure": "e", "effect": 1}, mine | {"survives": False}]))
+    assert is_fresh("f", stamps, tmp_path) and capsys.readouterr().err == ""
+    claims.write_text(json.dumps([mine | {"effect": 0.7}]))
+    assert not is_fresh("f", stamps, tmp_path)
+    assert f"claims.json in {tmp_path}: not what was written there; f is drawn again" in capsys.readouterr().err
+    claims.write_text(json.dumps([mine]))
+    for suffix in (".png", ".svg", ".webp"):
+        file = tmp_path / f"f{suffix}"
+        held = file.read_bytes()
+        file.write_bytes(bytes([held[0] ^ 1]) + held[1:])
+        assert not is_fresh("f", stamps, tmp_path) and f"f{suffix} in" in capsys.readouterr().err
+        file.write_bytes(held)
+    (tmp_path / "f.json").write_text(json.dumps({"stamps": stamps, "where_from": {}, "caption": "x"}))
+    assert not is_fresh("f", stamps, tmp_path) and "f.json in" in capsys.readouterr().err
 
 
 def test_the_entries_say_what_the_figures_say() -> None:

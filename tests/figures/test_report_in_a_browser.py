@@ -86,7 +86,9 @@ def test_a_question_is_answered_by_its_words_and_where_none_has_all_by_most_of_t
     assert "C25" in shown(driver, ".claim")
     assert driver.find_element("id", "count").text == f"{len(shown(driver, '.claim'))} of {len(catalogue())} claims"
     driver.find_element("id", "search").send_keys(" For zebras, on-policy?")
-    assert driver.find_element("id", "count").text.endswith("claims, with 4 of 5 words: none has all")
+    assert driver.find_element("id", "count").text.endswith(
+        "claims, with 2 of 3 words: none has all. No judged claim speaks of “zebras”"
+    )
     assert "C25" in shown(driver, ".claim")
     press(driver, "theorem")  # of C01, which has none of the words
     assert shown(driver, ".claim") == []
@@ -167,6 +169,26 @@ def test_a_question_about_a_knob_or_a_sampler_that_no_row_names_is_answered(driv
     search.clear()
     search.send_keys("C27 off-policy")  # tells no row of it from another
     assert driver.find_element("css selector", ".rows-asked").text == "All rows are on-policy, none off-policy"
+    assert console_errors(driver) == []
+
+
+def test_what_no_row_answers_is_said_plainly(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    search, count = (driver.find_element("id", id) for id in ("search", "count"))
+    said = {
+        "Is clipping a negative gradient?": "No judged claim speaks of “clipping”",
+        "Does a negative gradient help ceiling arms?": "No row has all of this: nearest first",
+        "Does overoptimization happen?": ", none of them judged. No judged claim speaks of “overoptimization”",
+    }
+    for question, answer in said.items():
+        search.clear()
+        search.send_keys(question)
+        assert count.text.endswith(answer), question
+    named = driver.find_element("id", "unjudged-found").text
+    assert named.startswith("Catalogued, and not judged yet: C14 Gold reward rises then falls with KL")
+    search.clear()
+    search.send_keys("a critic, and a network?")  # each in the one row or its setting
+    assert "No " not in count.text and shown(driver, "[data-of]") == ["C50"]
     assert console_errors(driver) == []
 
 
