@@ -33,13 +33,14 @@ FLAT = 0.5  # share of the margin within which the last two values of a grid are
 
 
 def lowest_score(records: Iterable[Record]) -> float:
-    """The score of always getting the smallest reward there is: 0, and of a length reward the longest response's."""
+    """The score of always getting the smallest reward there is: as the record says, else 0, and of a length reward that
+    of the longest response."""
     return min(float(_lowest(record).min()) for record in records)
 
 
 def _lowest(record: Record) -> np.ndarray:
     arrays, decoding = record.arrays, record.spec.get("policy", {}).get("decoding")
-    reward = 0.0 if decoding is None else -float(decoding["max_new_tokens"])
+    reward = arrays.get("worst_reward", 0.0) if decoding is None else -float(decoding["max_new_tokens"])
     return np.asarray((reward - arrays["reference_reward"]) / (arrays["best_reward"] - arrays["reference_reward"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,11 @@ def of_problem(noise: Noise) -> Noise:
     """Streams of the same runs, from their start, on the CPU: a run's environment is the same each time
     it is built."""
     return noise.from_start(device="cpu")
+
+
+def normals(uniforms: np.ndarray) -> np.ndarray:
+    """Standard normal numbers from two uniforms each, (..., 2): Box & Muller 1958. Returns (...)."""
+    return np.asarray(np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1]))
 
 
 def cells_of(prompts: Tensor, responses: Tensor, table: Tensor) -> Tensor:

@@ -164,6 +164,31 @@ def chosen_likelihood() -> list[Planted]:
     return [*found, few]
 
 
+def data_quality() -> list[Planted]:
+    """C44 is of shares of variance: `test_data_quality.py`."""
+    figure = "data_quality"
+    sets = "sets/(clean|noisy|good|good_noisy|few)"
+    ahead = (Term(f"{sets}/ppo", 1.0), Term(f"{sets}/dpo", -1.0))
+    width = (f"width/{w}/{source}" for w in (2, 32) for source in ("online", "offline"))
+    model = (f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor"))
+    found = [
+        Planted(figure, "C43", "five preference sets", "mlp", 1, ahead),
+        Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
+        Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
+    ]
+    for name in ("dpo", "ppo"):
+        clean = difference(f"sets/clean/{name}", f"sets/good_noisy/{name}")
+        found.append(Planted(figure, "C45", name.upper(), "mlp", 1, clean))
+        for n in (4, 15):
+            terms, fewer = difference(f"aspects/{n}/{name}", f"aspects/all/{name}"), f"aspects/1/{name}"
+            part = f"{name.upper()}: {n} × the pairs"
+            found.append(Planted(figure, "C46", part, "mlp", 0, terms, cut=True, weaker=fewer))
+        for how in ("number", "cost"):
+            terms = difference(f"labels/{how}/{name}", f"labels/human/{name}")
+            found.append(Planted(figure, "C89", f"{name.upper()}: equal {how}", "mlp", 1, terms))
+    return found
+
+
 def gradient_variance() -> list[Planted]:
     return [
         Planted(
@@ -413,6 +438,7 @@ PLANTED = [
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        data_quality,
         gradient_variance,
         lm_batch_and_reuse,
         lm_lengths,
