@@ -224,9 +224,9 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = [_not_behind(records), *(_variance(records, name) for name in VARIANCE)]
     for name, judged in LABEL.items():
         note = (
-            f"Two levels each, chosen before: no flips against {FLIPS:.0%}, and responses of the reference against better "
-            f"ones (tilt {GOOD:g}). The main effects differ by clean labels of ordinary responses less flipped labels of "
-            "better ones. At other levels the order may turn: a flip and a tilt have no common unit."
+            f"Two levels each, chosen before: no flips against {FLIPS:.0%}, and responses of the reference against "
+            f"better ones (tilt {GOOD:g}). The main effects differ by clean labels of ordinary responses less flipped "
+            "labels of better ones. At other levels the order may turn: a flip and a tilt have no common unit."
         )
         rows.append(_effect(judged, [(1.0, f"sets/clean/{name}"), (-1.0, f"sets/good_noisy/{name}")], records, note))
     rows += [_worth_at(judged, records, *place) for place, judged in WORTH.items()]
@@ -312,9 +312,9 @@ def _worth_at(judged: Claim, records: Records, name: str, times: int) -> Verdict
     found = positive_control(effect_of([part(1.0, more), part(-1.0, equal)]), judged.margin, only_above=True)
     control = replace(found, why=f"{times} × the pairs against 1 ×: {found.why}")
     note = (
-        f"{ASPECTS} aspects with independent errors: their mean has a {ASPECTS}th of an overall rating's error variance, "
-        f"worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors that are shared, "
-        "of a rater or of a response, make it less." + cut_to_nothing(behind)
+        f"{ASPECTS} aspects with independent errors: their mean has a {ASPECTS}th of an overall rating's error "
+        f"variance, worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors "
+        "that are shared, of a rater or of a response, make it less." + cut_to_nothing(behind)
     )
     gates = [control, *_settings(judged.margin, [more, aspects])]
     return row_of(judged, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)
@@ -325,10 +325,10 @@ def caption(records: Records) -> str:
     runs = len(records["sets/clean/dpo"].arrays["gold"])
     return (
         f"{runs} runs an arm, each a problem of its own: {BASE.num_prompts} prompts × {BASE.num_responses} responses "
-        f"with {BASE.num_features} features, which explain {1 - BASE.unexplained:.0%} of an aspect's variance; a network "
-        "of one hidden layer of 32 scores responses by them, the reward model is linear in them. The reference avoids "
-        f"what is good (tilt {BASE.reference_tilt:g}). {UPDATES} updates of {SAMPLES // 2} recorded pairs, or of PPO "
-        f"{SAMPLES} samples; mean and 95 % interval; 1 is the largest gold reward. Ratings have noise "
+        f"with {BASE.num_features} features, which explain {1 - BASE.unexplained:.0%} of an aspect's variance; a "
+        "network of one hidden layer of 32 scores responses by them, the reward model is linear in them. The "
+        f"reference avoids what is good (tilt {BASE.reference_tilt:g}). {UPDATES} updates of {SAMPLES // 2} recorded "
+        f"pairs, or of PPO {SAMPLES} samples; mean and 95 % interval; 1 is the largest gold reward. Ratings have noise "
         f"{BASE.rating_noise:g} unless said. Every arm was tuned for itself on other seeds, over {POINTS} points "
         f"({ROUNDS}) of learning rate ({RATES[0]:g} … {RATES[1]:g}) and, but for SFT, β, listed below."
     )

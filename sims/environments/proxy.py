@@ -197,7 +197,8 @@ class ProxyEnvironment(RecordedEnvironment):
         self.parts = parts
 
     def facts(self) -> dict[str, Tensor]:
-        """And worst_reward (R,), the smallest expected gold; and of each part the largest expected reward, best_NAME."""
+        """And worst_reward (R,), the smallest expected gold; and of each part the largest expected reward, "
+        "best_NAME."""
         worst = self.rewards.amin(-1).mean(-1).expand(len(self.covered))
         best = {f"best_{name}": part.amax(-1).mean(-1) for name, part in self.parts.items()}
         return super().facts() | {"worst_reward": worst} | best

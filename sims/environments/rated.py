@@ -42,8 +42,8 @@ class RatedResponses(Proxy, kind="rated_responses"):
     φ(x, y) ~ N(0, I_F). An aspect is a = √(1 − u)·φ·w + √u·ε(x, y), of variance 1, u = `unexplained`, w a random
     direction; directions and ε of two aspects have a correlation of `aspect_correlation`. A rating of anything is its
     value + bias·(φ·b), b another direction, + an error, of which the difference between two responses is logistic with
-    scale `rating_noise`: one overall rating of each gives Bradley–Terry labels, and the mean of the ratings of A aspects
-    has an A-th of that variance.
+    scale `rating_noise`. So one overall rating of each gives Bradley–Terry labels, and the errors of A aspects' ratings
+    have a mean with an A-th of the variance.
 
     >>> sims.run(sims.DPO(), sims.RatedResponses(), sims.ResponseMLP(), updates=20, runs=2, source="dataset")
     Result(dpo on rated_responses: 2 runs of 20 updates, ...)
@@ -171,10 +171,11 @@ Order = Literal["mixed", "verifiable", "rated", "verifiable_rated", "rated_verif
 class TwoTasks(RatedResponses, kind="two_tasks"):
     """Two tasks for one network, half of the prompts verifiable and half rated.
 
-    The first half of the prompts are verifiable, with reward 1 for one right response, and 0 for all others. Right is the response with the largest φ·v, v a direction at a cosine
-    of `task_correlation` to that of what is rated, and the learner sees gold. The rewards of the others are dense, half
-    of what they are in `rated_responses` so that either task has about as much to gain, and the learner sees a reward
-    model of recorded pairs of them. A response's features say of which task it is. `order`: which prompts are drawn.
+    The first half of the prompts are verifiable, with reward 1 for one right response, and 0 for all others. Right is
+    the response with the largest φ·v, v a direction at a cosine of `task_correlation` to that of what is rated, and the
+    learner sees gold. The rewards of the other prompts are dense, half of what they are in `rated_responses` so that
+    either task has about as much to gain, and the learner sees a reward model of recorded pairs of them. A response's
+    features say of which task it is. `order`: which prompts are drawn.
 
     >>> tasks = sims.TwoTasks(order="rated_verifiable", switch_after=10)
     >>> run = sims.run(sims.RLOO(), tasks, sims.ResponseMLP(), updates=20, runs=2, evaluations=4)
