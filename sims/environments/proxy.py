@@ -197,11 +197,11 @@ class ProxyEnvironment(RecordedEnvironment):
         self.parts = parts
 
     def facts(self) -> dict[str, Tensor]:
-        """And worst_reward (R,), the smallest expected gold; and of each part the largest expected reward, "
-        "best_NAME."""
-        worst = self.rewards.amin(-1).mean(-1).expand(len(self.covered))
-        best = {f"best_{name}": part.amax(-1).mean(-1) for name, part in self.parts.items()}
-        return super().facts() | {"worst_reward": worst} | best
+        """And the smallest expected gold, worst_reward; and of each part the same, and the largest, best_NAME: (R,)."""
+        found = {"worst_reward": self.rewards.amin(-1).mean(-1).expand(len(self.covered))}
+        for name, part in self.parts.items():
+            found |= {f"best_{name}": part.amax(-1).mean(-1), f"worst_{name}": part.amin(-1).mean(-1)}
+        return super().facts() | found
 
     def measures(self, logp: Tensor, logp_ref: Tensor) -> dict[str, Tensor]:
         """unseen_mass; win_rate, exact: Σ π(y)·π_ref(y')·[r(y) > r(y')], ties ½, mean over prompts; and where

@@ -103,6 +103,8 @@ SCHEMA: dict[str, Array] = {
     "worst_reward": Array(RUNS, "", "the smallest gold reward that a policy can have"),
     "best_first": Array(RUNS, "", "the largest gold_first that a policy can have"),
     "best_second": Array(RUNS, "", "the largest gold_second that a policy can have"),
+    "worst_first": Array(RUNS, "", "the smallest gold_first that a policy can have"),
+    "worst_second": Array(RUNS, "", "the smallest gold_second that a policy can have"),
     "kl_of_best": Array(RUNS, "nats", "KL to the reference of always giving the best response"),
     "reward_model_loss": Array(RUNS, "nats", "per pair, of the learned reward on the pairs that it was fitted to"),
     "reward_model_accuracy": Array(RUNS, "", "share of these pairs that the learned reward orders as labelled"),

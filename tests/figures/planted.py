@@ -409,6 +409,25 @@ def sync_period() -> list[Planted]:
     return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
 
 
+def two_tasks() -> list[Planted]:
+    found = []
+    for name in ("dpo", "grpo"):
+        one, other, mixed = (f"{name}/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+        own = {"verifiable": "first", "rated": "second"}
+        parts = [Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values()]
+        found.append(Planted("two_tasks", "C40", f"{name}: both tasks", "mlp", 1, tuple(parts)))
+        for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+            terms = difference(f"{name}/{task}", mixed, quantity)
+            loses = f"{name}/{weaker}"
+            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, cut=True, weaker=loses))
+        targeted = [Term(f"{name}/{task}", 0.5, quantity) for task, quantity in own.items()]
+        instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
+        found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
+        forgotten = (Term(f"{name}/verifiable", 0.5, "second"), Term(f"{name}/rated", 0.5, "first"))
+        found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
+    return found
+
+
 def unseen_responses() -> list[Planted]:
     found = []
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
@@ -452,6 +471,7 @@ PLANTED = [
         reward_width,
         sample_reuse,
         sync_period,
+        two_tasks,
         unseen_responses,
     )
     for row in rows()

@@ -102,7 +102,7 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     records = dict(level(line.figure, noise))
     for other in line.terms if line.base is not None else ():
         records |= {key: filled(empty(line.figure)[key], start, noise) for key in matching(line.figure, other.arms)}
-    weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
+    weak: Levels = {name: QUANTITIES[name] - 0.3 for name in ("score", "first", "second")} | {"best": 0.05}
     weaker = set(matching(line.figure, line.weaker)) if line.weaker is not None else set()
     records |= {key: filled(empty(line.figure)[key], weak, noise) for key in weaker}
     for key in matching(line.figure, term.arms):
