@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import Part, agree, edges, effect_of, last_with_room, lowest_score, part, sides
+from figures.arms.gating import Part, agree, effect_of, part
+from figures.arms.judging import Terms, effect_row, settings
 from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -24,9 +25,8 @@ from sims.core.schedule import Schedule
 from sims.environments import RatedResponses
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
-from sims.experiments.store import Record
 from sims.policies import ResponseMLP
-from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
+from sims.statistics.gates import Gate, placebo, positive_control
 from sims.statistics.intervals import Interval, mean_interval
 
 UPDATES, EVALUATIONS, RUNS, SAMPLES = 120, 6, 100, 32
@@ -251,22 +251,9 @@ def verdicts(records: Records) -> list[Verdict]:
     return rows
 
 
-def _effect(
-    judged: Claim, terms: Sequence[tuple[float, str]], records: Records, note: str, more: Sequence[Gate] = ()
-) -> Verdict:
-    """Σ times · score, at the last evaluation that leaves room."""
-    ups, downs = ([records[name] for times, name in terms if times * sign > 0] for sign in (1, -1))
-    at, room = last_with_room([sides(ups, downs)], judged.margin)
-    effect = effect_of([part(times, records[name], at) for times, name in terms])
+def _effect(judged: Claim, terms: Terms, records: Records, note: str, more: Sequence[Gate] = ()) -> Verdict:
     why = "the arms differ in what the claim is about alone, and share problems and random numbers; equal arms give 0"
-    when = f"Judged after {int(ups[0].arrays['updates'][at])} updates, the last evaluation that leaves room. "
-    gates = [room, placebo(None, judged.margin, why), *more, *_settings(judged.margin, [*ups, *downs])]
-    return row_of(judged, "mlp", effect, FIGURE.name, [x.hash for x in (*ups, *downs)], when + note, gates)
-
-
-def _settings(margin: float, records: Sequence[Record]) -> list[Gate]:
-    ends = {f"arm {i + 1}": final_scores(record) for i, record in enumerate(records)}
-    return [edges(margin, *records), runs_at_a_bound(ends, lowest_score(records), 1.0)]
+    return effect_row(judged, "mlp", FIGURE.name, terms, records, note, why, more)
 
 
 def _not_behind(records: Records) -> Verdict:
@@ -295,7 +282,7 @@ def _variance(records: Records, name: str) -> Verdict:
     )
     spread = Gate("trained", bool(table.mean(0).std() > 0), "the cells' means differ")
     why = "the shares are of the same table, whose labels could be permuted: of unrelated cells both are small"
-    gates = [spread, placebo(None, judged.margin, why), *_settings(judged.margin, used)]
+    gates = [spread, placebo(None, judged.margin, why), *settings(judged.margin, used)]
     return row_of(judged, "mlp", effect, FIGURE.name, [record.hash for record in used], note, gates)
 
 
@@ -316,7 +303,7 @@ def _worth_at(judged: Claim, records: Records, name: str, times: int) -> Verdict
         f"variance, worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors "
         "that are shared, of a rater or of a response, make it less." + cut_to_nothing(behind)
     )
-    gates = [control, *_settings(judged.margin, [more, aspects])]
+    gates = [control, *settings(judged.margin, [more, aspects])]
     return row_of(judged, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)
 
 

@@ -367,6 +367,25 @@ def reward_width() -> list[Planted]:
     ]
 
 
+def rounds_and_horizon() -> list[Planted]:
+    figure, one, two = "rounds_and_horizon", "rounds/one", "rounds/two"
+    ahead = difference(f"{one}/ppo", f"{one}/iterated")
+    behind, offline = difference(f"{two}/ppo", f"{two}/iterated", "second"), f"{one}/offline"
+    found = [
+        Planted(figure, "C08", "what the rounds gain", "mlp", 1, difference(f"{one}/iterated", offline)),
+        Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, cut=True, weaker=offline),
+        Planted(figure, "C09", "two objectives", "mlp", 1, behind),
+    ]
+    for part, on, off in (
+        ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
+        ("large batch", "ladder/.*/large/.*", "ladder/.*/small/.*"),
+        ("reference an average", "ladder/.*/ema", "ladder/.*/fixed"),
+    ):
+        found.append(Planted(figure, "C10", part, "token", 1, difference(on, off)))
+    arms = (f"horizon/{length}/{name}" for length in (8, 1) for name in ("ppo", "dpo"))
+    return [*found, Planted(figure, "C65", "horizon 8 against 1", "token", 1, interaction(*arms))]
+
+
 def sample_reuse() -> list[Planted]:
     parts = {
         "R1/samples": "R1, equal samples",
@@ -469,6 +488,7 @@ PLANTED = [
         reference_shift,
         replayed_data,
         reward_width,
+        rounds_and_horizon,
         sample_reuse,
         sync_period,
         two_tasks,
