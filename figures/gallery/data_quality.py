@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import Part, agree, effect_of, part
 from figures.arms.judging import Terms, effect_row, settings
-from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
+from figures.arms.sweeps import cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -29,9 +29,11 @@ from sims.policies import ResponseMLP
 from sims.statistics.gates import Gate, placebo, positive_control
 from sims.statistics.intervals import Interval, mean_interval
 
-UPDATES, EVALUATIONS, RUNS, SAMPLES = 120, 6, 100, 32
+UPDATES, EVALUATIONS, RUNS, SAMPLES, TRIED = 80, 5, 100, 32, 12
 PAIRS, FEW, FLIPS, GOOD = 64, 16, 0.3, 1.5
-BASE = RatedResponses(num_pairs=PAIRS, reference_tilt=-0.5, rating_noise=0.3)
+BASE = RatedResponses(
+    num_prompts=16, num_responses=8, unexplained=0.3, num_pairs=PAIRS, reference_tilt=-0.5, rating_noise=0.3
+)
 SETS = {
     "clean": BASE,
     "noisy": BASE.replace(rating_flips=FLIPS),
@@ -46,13 +48,13 @@ SHOWN = {
     "good_noisy": "better,\nand flipped",
     "few": f"{FEW} pairs",
 }
-ALGORITHMS = ("dpo", "ppo", "ipo", "pref_ft")
+ALGORITHMS = ("dpo", "ppo", "pref_ft")
 PAPER = ("dpo", "ppo")
-ASPECTS, ASPECT_PAIRS, TIMES = 4, 32, (1, 2, 4, 8, 15)
+ASPECTS, ASPECT_PAIRS, TIMES = 4, 32, (1, 4, 15)
 ASPECT = BASE.replace(num_aspects=ASPECTS, rating_noise=1.5, num_pairs=ASPECT_PAIRS)
 DIFFICULTY = {"easy": 1.0, "hard": -1.0}
 MODELS = {"poor": 16, "good": 256}  # pairs
-WIDTHS = (2, 4, 8, 16, 32)
+WIDTHS = (2, 8, 32)
 HARD = BASE.replace(reference_tilt=-1.0)
 CHEAPER = 10  # synthetic labels for the price of one
 LABELS = {
@@ -60,11 +62,11 @@ LABELS = {
     "number": BASE.replace(rating_bias=0.7),
     "cost": BASE.replace(rating_bias=0.7, num_pairs=CHEAPER * PAIRS),
 }
-BETAS = {"dpo": (0.01, 0.1, 1.0, 10.0), "ipo": (0.01, 0.1, 1.0, 10.0), "ppo": (0.003, 0.03, 0.3, 3.0)}
-RATES, POINTS = (0.003, 0.3), 16
+BETAS = {"dpo": (0.001, 0.03, 1.0, 30.0), "ppo": (0.0003, 0.01, 0.3, 10.0)}
+RATES, POINTS = (0.003, 3.0), 16
 
 NOT_BEHIND = claim("C43", "five preference sets")
-VARIANCE = {part: claim("C44", part) for part in ("DPO and PPO", "four algorithms")}
+VARIANCE = {part: claim("C44", part) for part in ("DPO and PPO", "three algorithms")}
 LABEL = {name: claim("C45", name.upper()) for name in PAPER}
 WORTH = {(name, n): claim("C46", f"{name.upper()}: {n} × the pairs") for name in PAPER for n in (4, 15)}
 MODEL = claim("C47", "PPO: pairs of the reward model × difficulty")
@@ -93,7 +95,7 @@ def arms() -> dict[str, Experiment]:
 
 
 def _arm(algorithm: str, environment: RatedResponses) -> Experiment:
-    """DPO, IPO and SFT on the recorded pairs; PPO on samples that their reward model rates."""
+    """DPO and SFT on the recorded pairs; PPO on samples that their reward model rates."""
     schedule = Schedule(batch_size=SAMPLES // 2, source="dataset")
     return Experiment(
         name=f"data_quality-{algorithm}",
@@ -104,7 +106,7 @@ def _arm(algorithm: str, environment: RatedResponses) -> Experiment:
         updates=UPDATES,
         evaluations=EVALUATIONS,
         runs=RUNS,
-        seed=5,
+        seed=6,
     )
 
 
@@ -112,7 +114,7 @@ def collect(lab: Lab) -> Records:
     """Every arm tuned for itself."""
     chosen = arms()
     grids = {name: spread_grid(arm, *RATES, BETAS.get(arm.algorithm.kind, ()), POINTS) for name, arm in chosen.items()}
-    return lab.tuned_records(chosen, grids, **TUNING)
+    return lab.tuned_records(chosen, grids, tuning_runs=TRIED)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -162,7 +164,7 @@ def _by_name(
 
 def _explained(axes: Axes, records: Records) -> None:
     """What share of the variance of the cells' means each factor explains."""
-    for y, (name, algorithms) in enumerate({"DPO and PPO": PAPER, "four algorithms": ALGORITHMS}.items()):
+    for y, (name, algorithms) in enumerate({"DPO and PPO": PAPER, "three algorithms": ALGORITHMS}.items()):
         left = 0.0
         for share, shade in zip(explained(_table(records, algorithms).mean(0)), ("0.25", "0.6", "0.85"), strict=True):
             axes.barh(y, share, left=left, color=shade, edgecolor="white")
@@ -317,7 +319,7 @@ def caption(records: Records) -> str:
         f"reference avoids what is good (tilt {BASE.reference_tilt:g}). {UPDATES} updates of {SAMPLES // 2} recorded "
         f"pairs, or of PPO {SAMPLES} samples; mean and 95 % interval; 1 is the largest gold reward. Ratings have noise "
         f"{BASE.rating_noise:g} unless said. Every arm was tuned for itself on other seeds, over {POINTS} points "
-        f"({ROUNDS}) of learning rate ({RATES[0]:g} … {RATES[1]:g}) and, but for SFT, β, listed below."
+        f"({TRIED} runs each) of learning rate ({RATES[0]:g} … {RATES[1]:g}) and, but for SFT, β, listed below."
     )
 
 

@@ -34,6 +34,7 @@ from . import elsewhere, forest
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
+from .survey import survey
 
 PARTS = ("style.css", "script.js")
 COLOURS = 64  # of a picture: lines and bands have a dozen, and their antialiased edges the rest
@@ -93,6 +94,7 @@ def write(out: Path) -> None:
             judged=[section for section in found if section.rows],
             unjudged=[section for section in found if not section.rows],
             heads=dict(Counter(section.head for section in found if section.rows).most_common()),
+            survey=survey(found),
             changed=changes(section for section in found if section.rows),
             figures=figures,
             by_name={figure["name"]: figure for figure in figures},

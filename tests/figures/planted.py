@@ -378,12 +378,13 @@ def rounds_and_horizon() -> list[Planted]:
     ]
     for part, on, off in (
         ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
-        ("large batch", "ladder/.*/large/.*", "ladder/.*/small/.*"),
+        ("large batch, whitened advantages", "ladder/white/large/.*", "ladder/white/small/.*"),
+        ("large batch, plain advantages", "ladder/plain/large/.*", "ladder/plain/small/.*"),
         ("reference an average", "ladder/.*/ema", "ladder/.*/fixed"),
     ):
         found.append(Planted(figure, "C10", part, "token", 1, difference(on, off)))
-    arms = (f"horizon/{length}/{name}" for length in (8, 1) for name in ("ppo", "dpo"))
-    return [*found, Planted(figure, "C65", "horizon 8 against 1", "token", 1, interaction(*arms))]
+    arms = (f"horizon/{length}/{name}" for length in (6, 1) for name in ("ppo", "dpo"))
+    return [*found, Planted(figure, "C65", "horizon 6 against 1", "token", 1, interaction(*arms))]
 
 
 def sample_reuse() -> list[Planted]:

@@ -40,9 +40,9 @@ def test_pseudo_values_are_those_of_the_definition() -> None:
 
 @pytest.mark.parametrize(("data", "algorithm", "state"), [(0.2, 0.05, "supported"), (0.05, 0.2, "opposite")])
 def test_what_explains_more_is_said(data: float, algorithm: float, state: str) -> None:
-    found = figure.verdicts(records(data * np.linspace(-1, 1, 5), algorithm * np.linspace(-1, 1, 4)))
-    # Variances: data²·½ over five sets; algorithm²·5/9 over four algorithms, and over the first two of them 1/9.
+    found = figure.verdicts(records(data * np.linspace(-1, 1, 5), algorithm * np.linspace(-1, 1, 3)))
+    # Variances: data²·½ over five sets; algorithm²·2/3 over three algorithms, and over the first two of them 1/4.
     for row in (row for row in found if row.id == "C44"):
-        other = algorithm**2 * (5 / 9 if row.part == "four algorithms" else 1 / 9)
+        other = algorithm**2 * (2 / 3 if row.part == "three algorithms" else 1 / 4)
         share = data**2 / 2 / (data**2 / 2 + other)
         assert row.effect == pytest.approx(2 * share - 1, abs=0.01) and row.verdict == state
