@@ -107,16 +107,13 @@ class RatedResponses(Proxy, kind="rated_responses"):
         count, width = self.num_aspects, self.num_features
         places = (self.num_prompts, self.num_responses)
 
-        def drawn(stream: str, *shape: int) -> np.ndarray:
-            return normals(own.uniforms(stream, *shape, 2).numpy())
-
         def correlated(each: np.ndarray, common: np.ndarray) -> np.ndarray:
             return np.sqrt(self.aspect_correlation) * common + np.sqrt(1.0 - self.aspect_correlation) * each
 
-        features = drawn("features", *places, width)
-        common, liked, other = np.moveaxis(drawn("directions", 3, width), 1, 0)
-        weights = correlated(drawn("weights", count, width), common[:, None])
-        rest = drawn("unexplained", *places, count + 1)
+        features = normals(own, "features", *places, width)
+        common, liked, other = np.moveaxis(normals(own, "directions", 3, width), 1, 0)
+        weights = correlated(normals(own, "weights", count, width), common[:, None])
+        rest = normals(own, "unexplained", *places, count + 1)
         rest = correlated(rest[..., 1:], rest[..., :1])
         explained = _project(features, weights)
         aspects = np.sqrt(1.0 - self.unexplained) * explained + np.sqrt(self.unexplained) * rest

@@ -21,8 +21,9 @@ def of_problem(noise: Noise) -> Noise:
     return noise.from_start(device="cpu")
 
 
-def normals(uniforms: np.ndarray) -> np.ndarray:
-    """Standard normal numbers from two uniforms each, (..., 2): Box & Muller 1958. Returns (...)."""
+def normals(noise: Noise, stream: str, *shape: int) -> np.ndarray:
+    """Standard normal numbers of a stream, (R, *shape), float64, by Box and Muller from two uniforms each."""
+    uniforms = noise.uniforms(stream, *shape, 2).numpy()
     return np.asarray(np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1]))
 
 
