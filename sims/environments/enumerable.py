@@ -36,6 +36,7 @@ class EnumerableSpec(ToyEnvironment):
         dict.fromkeys(("reward", "gold", "kl_policy_ref", "entropy"), "exact")
     )
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that only change the tables' numbers
+    has_features: ClassVar[bool] = False  # whether it defines `features`
 
     def stack_key(self) -> Any:
         alike = {name: value for name, value in to_json(self).items() if name not in self.only_numbers}
@@ -64,6 +65,10 @@ class EnumerableSpec(ToyEnvironment):
         """(X, nodes, V) float64, or (R, X, nodes, V) where runs differ: log-probs of each token after each prefix
         under the policy that training starts from. noise: the runs, for environments that are drawn per run."""
         raise undefined(self, "reference_logp", "(X, nodes, V) float64, log-probs of each token after each prefix")
+
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        """(X, N, F) float64, or (R, X, N, F) where runs differ: what describes each response to each prompt."""
+        raise undefined(self, "features", "(X, N, F) float64, what describes each response to each prompt")
 
     def tables(self, noise: Noise) -> Tables:
         """What differs between environments with the same `stack_key`, except the reference: rewards (X, N); and what
@@ -153,6 +158,11 @@ class SideBySide(EnumerableSpec):
     def tables(self, noise: Noise) -> Tables:
         found = [(problem.checked_tables(own), own) for problem, own in self._parts(noise)]
         return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
+
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        if noise is None:
+            raise ValueError("noise = None: must be given, as each run has its own environment")
+        return np.concatenate([_a_run(p.features(own), own, 3) for p, own in self._parts(noise)])
 
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
         return self.problems[0].environment(tables, dtype, noise)

@@ -190,6 +190,31 @@ def chosen_likelihood() -> list[Planted]:
     return [*found, few]
 
 
+def data_quality() -> list[Planted]:
+    """C44 is of shares of variance: `test_data_quality.py`."""
+    figure = "data_quality"
+    sets = "sets/(clean|noisy|good|good_noisy|few)"
+    ahead = (Term(f"{sets}/ppo", 1.0), Term(f"{sets}/dpo", -1.0))
+    width = (f"width/{w}/{source}" for w in (2, 32) for source in ("online", "offline"))
+    model = (f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor"))
+    found = [
+        Planted(figure, "C43", "five preference sets", "mlp", 1, ahead),
+        Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
+        Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
+    ]
+    for name in ("dpo", "ppo"):
+        clean = difference(f"sets/clean/{name}", f"sets/good_noisy/{name}")
+        found.append(Planted(figure, "C45", name.upper(), "mlp", 1, clean))
+        for n in (4, 15):
+            terms, fewer = difference(f"aspects/{n}/{name}", f"aspects/all/{name}"), f"aspects/1/{name}"
+            part = f"{name.upper()}: {n} × the pairs"
+            found.append(Planted(figure, "C46", part, "mlp", 0, terms, cut=True, weaker=fewer))
+        for how in ("number", "cost"):
+            terms = difference(f"labels/{how}/{name}", f"labels/human/{name}")
+            found.append(Planted(figure, "C89", f"{name.upper()}: equal {how}", "mlp", 1, terms))
+    return found
+
+
 def forgetting() -> list[Planted]:
     found = [
         Planted("forgetting", "C59", f"{name}: forgets", "mlp", 1, (Term(f"network/{name}", -1.0, "gold_set"),))
@@ -385,6 +410,26 @@ def reward_width() -> list[Planted]:
     ]
 
 
+def rounds_and_horizon() -> list[Planted]:
+    figure, one, two = "rounds_and_horizon", "rounds/one", "rounds/two"
+    ahead = difference(f"{one}/ppo", f"{one}/iterated")
+    behind, offline = difference(f"{two}/ppo", f"{two}/iterated", "second"), f"{one}/offline"
+    found = [
+        Planted(figure, "C08", "what the rounds gain", "mlp", 1, difference(f"{one}/iterated", offline)),
+        Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, cut=True, weaker=offline),
+        Planted(figure, "C09", "two objectives", "mlp", 1, behind),
+    ]
+    for part, on, off in (
+        ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
+        ("large batch, whitened advantages", "ladder/white/large/.*", "ladder/white/small/.*"),
+        ("large batch, plain advantages", "ladder/plain/large/.*", "ladder/plain/small/.*"),
+        ("reference an average", "ladder/.*/ema", "ladder/.*/fixed"),
+    ):
+        found.append(Planted(figure, "C10", part, "token", 1, difference(on, off)))
+    arms = (f"horizon/{length}/{name}" for length in (6, 1) for name in ("ppo", "dpo"))
+    return [*found, Planted(figure, "C65", "horizon 6 against 1", "token", 1, interaction(*arms))]
+
+
 def sample_reuse() -> list[Planted]:
     parts = {
         "R1/samples": "R1, equal samples",
@@ -425,6 +470,25 @@ def sync_period() -> list[Planted]:
             found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
     return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
+
+
+def two_tasks() -> list[Planted]:
+    found = []
+    for name in ("dpo", "grpo"):
+        one, other, mixed = (f"{name}/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+        own = {"verifiable": "first", "rated": "second"}
+        parts = [Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values()]
+        found.append(Planted("two_tasks", "C40", f"{name}: both tasks", "mlp", 1, tuple(parts)))
+        for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+            terms = difference(f"{name}/{task}", mixed, quantity)
+            loses = f"{name}/{weaker}"
+            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, cut=True, weaker=loses))
+        targeted = [Term(f"{name}/{task}", 0.5, quantity) for task, quantity in own.items()]
+        instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
+        found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
+        forgotten = (Term(f"{name}/verifiable", 0.5, "second"), Term(f"{name}/rated", 0.5, "first"))
+        found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
+    return found
 
 
 def unseen_responses() -> list[Planted]:
@@ -498,6 +562,7 @@ PLANTED = [
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        data_quality,
         forgetting,
         gradient_variance,
         lm_batch_and_reuse,
@@ -510,8 +575,10 @@ PLANTED = [
         reference_shift,
         replayed_data,
         reward_width,
+        rounds_and_horizon,
         sample_reuse,
         sync_period,
+        two_tasks,
         unseen_responses,
         weeks_of_drift,
     )

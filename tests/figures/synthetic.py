@@ -24,6 +24,8 @@ from sims.experiments.store import Arrays, Record, Store
 
 QUANTITIES = {
     "score": 0.5,  # after the start, at every point
+    "first": 0.5,  # score by the first part of gold, at the end
+    "second": 0.5,
     "kl": 0.5,  # KL(π‖π_ref) after the start
     "entropy": 0.5,  # after the start
     "best": 0.5,  # final probability of the best response
@@ -174,6 +176,12 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
     }
+    for name in ("first", "second"):
+        found |= {
+            f"gold_{name}": path(0.0, level[name]),
+            f"best_{name}": np.ones(runs),
+            f"worst_{name}": -np.ones(runs),
+        }
     chosen = path(start, start + level["chosen"])
     found["logp_chosen"] = found["pool_logp_chosen"] = found["first_logp_winner"] = chosen
     rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats
