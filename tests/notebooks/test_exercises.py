@@ -17,11 +17,20 @@ import jupytext
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import sims
 import sims.exact
 from notebooks.build import sources
-from sims.teaching import exercises_01, exercises_02, exercises_06, exercises_07, exercises_08, exercises_09
+from sims.teaching import (
+    exercises_01,
+    exercises_02,
+    exercises_06,
+    exercises_07,
+    exercises_08,
+    exercises_09,
+    exercises_10,
+)
 from sims.teaching.checking import Exercise, Verdict
 
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -154,6 +163,16 @@ TYPED: list[tuple[Exercise, str, Callable[..., Any], str]] = [
     (exercises_09.negative_k1, "reference", lambda p, q: np.exp(q)[p < q].sum(), "π_ref"),
     (exercises_09.seen_by_any, "linear", lambda m, n, s: m * n * s, "exceed 1"),
     (exercises_09.seen_by_any, "one", lambda m, n, s: 1 - (1 - m) ** n, "one seed"),
+    (
+        exercises_10.label_probability,
+        "gold",
+        lambda g, n, b, t, f: f + (1 - 2 * f) / (1 + np.exp((g[1] - g[0]) / t)),
+        "bias",
+    ),
+    (exercises_10.energy_distance, "scipy", lambda x, y: stats.energy_distance(x, y) ** 2, "itself too"),
+    (exercises_10.energy_distance, "once", lambda x, y: abs(x[:, None] - y).mean(), "On problem"),
+    (exercises_10.rating_effect, "weeks", lambda s, w, r: np.nanmean(r[s]) - np.nanmean(r[w < 3]), "On problem"),
+    (exercises_10.rating_effect, "all", lambda s, w, r: np.nanmean(r[s]) - np.nanmean(r[~s]), "something else"),
 ]
 
 
