@@ -214,6 +214,25 @@ def lm_likelihoods() -> list[Planted]:
     ]
 
 
+def lm_preferences() -> list[Planted]:
+    """The largest response, of 33 tokens, has a score of −1: a score is 16.5 tokens."""
+    tokens, name = 16.5, "lm_preferences"
+    online, offline = Term("dpo/on/.*", tokens), Term("dpo/off/.*", -tokens)
+    semi, stale = Term("dpo/semi/.*", tokens), Term("dpo/stale/.*", -tokens)
+    part = "a reward model's preferences"
+    return [
+        Planted(name, "C13", f"online DPO against offline DPO, {part}", "lm", 1, (online, offline)),
+        *(
+            Planted(name, "C14", words, "lm", -1, (Term(f"{arms}/.*", tokens, "fall"),))
+            for words, arms in (("dpo, online", "dpo/on"), ("dpo, offline", "dpo/off"), ("ppo, online", "ppo/on"))
+        ),
+        Planted(
+            name, "C22", "offline DPO, an annotator's pairs", "lm", -1, (Term("dpo/off/0.1/0.001", 0.5, "chosen"),)
+        ),
+        Planted(name, "C33", f"dpo, {part}", "lm", 1, (semi, stale)),
+    ]
+
+
 def negative_gradient() -> list[Planted]:
     found = []
     variants = ("worst", "mean", "sum", "complement")
@@ -417,6 +436,7 @@ PLANTED = [
         lm_batch_and_reuse,
         lm_lengths,
         lm_likelihoods,
+        lm_preferences,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,

@@ -27,6 +27,7 @@ QUANTITIES = {
     "best": 0.5,  # final probability of the best response
     "unseen": 0.5,  # mass on responses that no data show; the reference's is ½
     "optimum": 0.5,  # the same of the exact optimum of the learned reward
+    "fall": 0.0,  # added to the score where KL is 8 nats or more
     "chosen": 0.0,  # change of log π(chosen) since the reference
     "octaves": 0.0,  # log2 of RLOO's noise; a perfect critic's is "perfect"
     "perfect": 0.0,
@@ -129,6 +130,10 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     early = (points + 1) // 2 - 1
     if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
+    distance = np.linspace(0.0, 1.0, points)
+    if points > 8:
+        distance[-4:] = (2.0, 4.0, 8.0, 12.0)
+        score[:, -2:] += level["fall"][:, None]
     gold = reference + scale * score
     loss = path(np.log(2), np.full(runs, 0.2))
     if points > 2:
@@ -143,6 +148,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "samples": counted * 16,
         "gold": gold,
         "reward": gold,
+        "kl_policy_ref": np.tile(distance, (runs, 1)),
         "reference_reward": np.full(runs, reference),
         "best_reward": np.full(runs, reference + scale),
         "diverged_at": np.full(runs, -1),
