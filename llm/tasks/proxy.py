@@ -129,7 +129,7 @@ def _annotated(pairs: _Pairs, count: int, encoder: TextEncoder, split: language.
     ]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)  # the arms of a figure have some ten reward models in common
 def _fit(pairs: _Pairs, count: int, epochs: int, learning_rate: float) -> RewardModel:
     from llm.reward_models.fit import RewardTraining, fit
     from llm.reward_models.model import new_reward_model
