@@ -35,9 +35,14 @@ METHODS = ("dpo/on", "dpo/off", "dpo/semi", "dpo/stale", "ppo/on", "pref_ft/off"
 SYNC = {"semi": 4.0, "stale": math.inf}  # updates between two copies of the policy to the sampler
 BETAS, RATES = (0.1, 1.0), (3e-4, 1e-3, 3e-3)
 SWEPT = ("dpo/on", "dpo/off")  # over β too
-RUNS, SEED = 10, 1  # each with a reward model of its own; a pilot had the seed 0
+AT_KL = (*SWEPT, "ppo/on")  # judged along their path
+RUNS, SEED = 10, 1  # each with a reward model of its own
 SAMPLES, UPDATES, EVALUATIONS, PAIRS = 32, 24, 8, 512
-LEVELS = (2.0, 4.0, 8.0)  # nats of KL at which gold rewards are compared
+# Along a path: evaluated every second update, at the two smaller rates, on other seeds than those that it was seen on.
+PATH_EVALUATIONS, PATH_RATES, PATH_SEED = 12, RATES[:2], 101
+LEVELS = (1.0, 2.0, 3.0, 4.0)  # nats of KL at which gold rewards are compared; among them the peak
+END = 8.0  # nats at which a fall is judged
+STEP = 1.0  # of √KL between two evaluations, beyond which a path is not interpolated
 
 EQUAL_KL = claim("C13", "online DPO against offline DPO, a reward model's preferences")
 FALLS = {
@@ -57,7 +62,7 @@ def arms(scale: str) -> dict[str, Experiment]:
         return {f"{method}/–/–": _large(scale, method) for method in METHODS}
     found = {}
     for method in METHODS:
-        for beta, rate in product(BETAS if method in SWEPT else (None,), RATES):
+        for beta, rate in product(BETAS if method in SWEPT else (None,), PATH_RATES if method in AT_KL else RATES):
             name = f"{method}/{'–' if beta is None else format(beta, 'g')}/{rate:g}"
             found[name] = _tiny(method, BETAS[0] if beta is None else beta, rate)
     return found
@@ -67,16 +72,17 @@ def _tiny(method: str, beta: float, rate: float) -> Experiment:
     from llm.tasks import ProxyReward
 
     base, name = lm.preset("tiny", "min"), method.split("/")[0]
+    evaluations, seed = (PATH_EVALUATIONS, PATH_SEED) if method in AT_KL else (EVALUATIONS, SEED)
     return base.replace(
         name=f"lm_preferences-{name}",
-        environment=ProxyReward(recorded_prompts=PAIRS, evaluation_prompts=128, proxy_seed=SEED),
+        environment=ProxyReward(recorded_prompts=PAIRS, evaluation_prompts=128, proxy_seed=seed),
         algorithm=DPO(beta=beta) if name == "dpo" else lm.ALGORITHMS[name],
         schedule=_schedule(method, SAMPLES),
         optimiser=base.optimiser.replace(learning_rate=rate),
         updates=UPDATES,
-        evaluations=EVALUATIONS,
+        evaluations=evaluations,
         runs=RUNS,
-        seed=SEED,
+        seed=seed,
     )
 
 
@@ -137,12 +143,12 @@ def sweep(records: Records, method: str) -> list[Record]:
 
 def at_level(record: Record, level: float) -> np.ndarray:
     """(runs,): gold reward where a run's KL to the reference first reaches a level, between two evaluations in
-    proportion to √KL; NaN for a run that never does."""
+    proportion to √KL; NaN for a run that never does, or that goes further than STEP between the two."""
     gold, distance = record.arrays["gold"], np.sqrt(np.maximum(record.arrays["kl_policy_ref"], 0.0))
     found = np.full(len(gold), np.nan)
     for run, (values, path) in enumerate(zip(gold, distance, strict=True)):
         reached = np.flatnonzero(path >= math.sqrt(level))
-        if len(reached) and (at := reached[0]) > 0:
+        if len(reached) and (at := reached[0]) > 0 and path[at] - path[at - 1] <= STEP:
             share = (math.sqrt(level) - path[at - 1]) / (path[at] - path[at - 1])
             found[run] = values[at - 1] + share * (values[at] - values[at - 1])
     return found
@@ -150,9 +156,24 @@ def at_level(record: Record, level: float) -> np.ndarray:
 
 def gold_at(records: Records, method: str, level: float) -> np.ndarray:
     """(reward models,): mean over the sweep of `at_level`; NaN where no setting reaches the level."""
-    found = np.stack([at_level(record, level) for record in sweep(records, method)])
-    known = np.isfinite(found)
-    return np.where(known.any(0), np.where(known, found, 0.0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    return mean_of_known(np.stack([at_level(record, level) for record in sweep(records, method)]))
+
+
+def mean_of_known(found: np.ndarray) -> np.ndarray:
+    """(..., runs) → (runs,): mean over the entries that are numbers, NaN where none is."""
+    flat = found.reshape(-1, found.shape[-1])
+    known = np.isfinite(flat)
+    total = np.where(known, flat, 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.where(known.any(0), total, np.nan)
+
+
+def fall(record: Record) -> np.ndarray:
+    """(runs,): gold reward at END less that at the level of LEVELS that is best for the other half of the runs."""
+    levels = np.stack([at_level(record, level) for level in LEVELS])
+    end, known = at_level(record, END), np.isfinite(levels).all(0)
+    best = np.full(levels.shape[1], np.nan)
+    best[known] = crossfit_best(levels[:, known]) if known.sum() > 1 else np.nan
+    return np.asarray(end - best)
 
 
 def best_rate(records: Records, method: str) -> np.ndarray:
@@ -167,28 +188,32 @@ def verdicts(records: Records) -> list[Verdict]:
 
 
 def _equal_kl(records: Records) -> Verdict:
-    levels = {m: np.stack([gold_at(records, m, level) for level in LEVELS]) for m in SWEPT}
-    gap = (levels["dpo/on"] - levels["dpo/off"]).mean(0)
+    gaps = [
+        [at_level(online, level) - at_level(offline, level) for level in LEVELS]
+        for online, offline in zip(*(sweep(records, method) for method in SWEPT), strict=True)
+    ]
+    gap = mean_of_known(np.array(gaps))
     why = "offline is the placebo: the same loss, sweep and number of pairs, and its pairs never change"
     gates = [_reached(np.isfinite(gap)), placebo(None, EQUAL_KL.margin, why)]
     note = (
-        f"Gold reward where the KL first reaches {_levels()} nats, mean over these and over the sweep. Offline pairs "
-        f"have the annotator's own labels, online ones the reward model's, which was fitted to {PAIRS} of the former."
+        f"Where the KL first reaches {_levels()} nats, mean over these and over the settings of a sweep, each against "
+        "the same one. Offline pairs have the annotator's own labels, online ones the reward model's, which was fitted "
+        f"to {PAIRS} of the former."
     )
     return _row(EQUAL_KL, gap[np.isfinite(gap)], [x for m in SWEPT for x in sweep(records, m)], note, gates)
 
 
 def _falls(records: Records, method: str) -> Verdict:
-    early, late = (gold_at(records, method, level) for level in (LEVELS[0], LEVELS[-1]))
-    start = sweep(records, method)[0].arrays["gold"][:, 0]
-    known = np.isfinite(early + late)
-    gates = [_reached(known), trained({f"gold reward at {LEVELS[0]:g} nats": (early - start)[known]})]
+    record = records[f"{method}/{BETAS[0]:g}/{RATES[1]:g}" if method in SWEPT else f"{method}/–/{RATES[1]:g}"]
+    found, rise = fall(record), at_level(record, LEVELS[1]) - record.arrays["gold"][:, 0]
+    known = np.isfinite(found)
+    gates = [_reached(known), trained({f"gold reward up to {LEVELS[1]:g} nats": rise[np.isfinite(rise)]})]
     note = (
-        f"From {LEVELS[0]:g} to {LEVELS[-1]:g} nats of KL, which were chosen on one pilot reward model; a gate asks "
-        "that gold rose before. The fall is of coverage: recorded responses are longer than the gold optimum, and the "
-        "reward model, which saw none that are shorter, goes on preferring shorter ones."
+        f"From the peak among {_levels()} nats, chosen on the other half of the reward models, to {END:g}. The fall is "
+        "of coverage: recorded responses are longer than the gold optimum, and the reward model, which saw none that "
+        "are shorter, goes on preferring shorter ones."
     )
-    return _row(FALLS[method], (late - early)[known], sweep(records, method), note, gates)
+    return _row(FALLS[method], found[known], [record], note, gates)
 
 
 def _chosen(records: Records) -> Verdict:
@@ -271,7 +296,7 @@ def _paths(axes: Axes, records: Records, method: str, reward: str) -> None:
 def _at_equal_kl(axes: Axes, records: Records) -> None:
     for i, method in enumerate(FALLS):
         name, sampler = method.split("/")
-        found = [gold_at(records, method, level) for level in LEVELS]
+        found = [gold_at(records, method, level) for level in (*LEVELS, END)]
         found = [x[np.isfinite(x)] for x in found]
         shown = [k for k, x in enumerate(found) if len(x) > 1]
         if not shown:
@@ -285,8 +310,13 @@ def _at_equal_kl(axes: Axes, records: Records) -> None:
         axes.errorbar(
             at, mean, [mean - low, high - mean], fmt=marker(name), ls=line, color=colour(name), mfc=face, ms=6, lw=1.6
         )
-    axes.set_xticks(range(len(LEVELS)), [f"{level:g}" for level in LEVELS])
-    axes.set(xlabel="KL first reached, nats", ylabel="gold reward, tokens", title="At equal KL", xlim=(-0.4, 2.4))
+    axes.set_xticks(range(len(LEVELS) + 1), [f"{level:g}" for level in (*LEVELS, END)])
+    axes.set(
+        xlabel="KL first reached, nats",
+        ylabel="gold reward, tokens",
+        title="At equal KL",
+        xlim=(-0.4, len(LEVELS) + 0.4),
+    )
 
 
 def _handles() -> list[Line2D]:
@@ -314,7 +344,8 @@ def caption(records: Records) -> str:
         f"{task['mode']} |. Each reward model is the same network with a new head, fitted to {PAIRS} pairs of its own, "
         "which an annotator labelled by Bradley-Terry on gold, at a temperature of 2 tokens; offline methods train on "
         "these pairs. Swept: "
-        f"learning rate {', '.join(f'{rate:g}' for rate in RATES)}, and of DPO β {BETAS[0]:g} and {BETAS[1]:g}."
+        f"learning rate {', '.join(f'{rate:g}' for rate in PATH_RATES)} (Pref-FT: {RATES[-1]:g} too), and of DPO β "
+        f"{BETAS[0]:g} and {BETAS[1]:g}."
     )
 
 

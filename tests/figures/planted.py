@@ -223,8 +223,12 @@ def lm_preferences() -> list[Planted]:
     return [
         Planted(name, "C13", f"online DPO against offline DPO, {part}", "lm", 1, (online, offline)),
         *(
-            Planted(name, "C14", words, "lm", -1, (Term(f"{arms}/.*", tokens, "fall"),))
-            for words, arms in (("dpo, online", "dpo/on"), ("dpo, offline", "dpo/off"), ("ppo, online", "ppo/on"))
+            Planted(name, "C14", words, "lm", -1, (Term(arms, tokens, "fall"),))
+            for words, arms in (
+                ("dpo, online", "dpo/on/0.1/0.001"),
+                ("dpo, offline", "dpo/off/0.1/0.001"),
+                ("ppo, online", "ppo/on/–/0.001"),
+            )
         ),
         Planted(
             name, "C22", "offline DPO, an annotator's pairs", "lm", -1, (Term("dpo/off/0.1/0.001", 0.5, "chosen"),)
