@@ -168,12 +168,17 @@ def mean_of_known(found: np.ndarray) -> np.ndarray:
 
 
 def fall(record: Record) -> np.ndarray:
-    """(runs,): gold reward at END less that at the level of LEVELS that is best for the other half of the runs."""
-    levels = np.stack([at_level(record, level) for level in LEVELS])
-    end, known = at_level(record, END), np.isfinite(levels).all(0)
-    best = np.full(levels.shape[1], np.nan)
-    best[known] = crossfit_best(levels[:, known]) if known.sum() > 1 else np.nan
-    return np.asarray(end - best)
+    """(runs,): gold reward at END less that at the level of LEVELS that is best for the other half of the runs, among
+    those that most of this half have; NaN for a run that has not both."""
+    levels, found = np.stack([at_level(record, level) for level in LEVELS]), at_level(record, END)
+    for half in (0, 1):
+        others = levels[:, 1 - half :: 2]
+        counted = np.isfinite(others).mean(1) > 0.5
+        if not counted.any():
+            return np.full_like(found, np.nan)
+        means = np.where(counted, np.nansum(others, 1) / np.maximum(np.isfinite(others).sum(1), 1), -np.inf)
+        found[half::2] -= levels[means.argmax(), half::2]
+    return found
 
 
 def best_rate(records: Records, method: str) -> np.ndarray:
@@ -205,9 +210,9 @@ def _equal_kl(records: Records) -> Verdict:
 
 def _falls(records: Records, method: str) -> Verdict:
     record = records[f"{method}/{BETAS[0]:g}/{RATES[1]:g}" if method in SWEPT else f"{method}/–/{RATES[1]:g}"]
-    found, rise = fall(record), at_level(record, LEVELS[1]) - record.arrays["gold"][:, 0]
+    found, rise = fall(record), at_level(record, LEVELS[-1]) - record.arrays["gold"][:, 0]
     known = np.isfinite(found)
-    gates = [_reached(known), trained({f"gold reward up to {LEVELS[1]:g} nats": rise[np.isfinite(rise)]})]
+    gates = [_reached(known), trained({f"gold reward up to {LEVELS[-1]:g} nats": rise[np.isfinite(rise)]})]
     note = (
         f"From the peak among {_levels()} nats, chosen on the other half of the reward models, to {END:g}. The fall is "
         "of coverage: recorded responses are longer than the gold optimum, and the reward model, which saw none that "
