@@ -10,6 +10,7 @@ from .api import run_experiments as run_experiments
 from .experiments.results import Result as Result
 from .experiments.experiment import Experiment as Experiment
 from .experiments.computation import Computation as Computation
+from .core.loop.deployment import Deployment as Deployment
 from .core.loop.labelling import Labelling as Labelling
 from .core.loop.optimise import Optimiser as Optimiser
 from .core.schedule import Schedule as Schedule
@@ -63,8 +64,11 @@ from .environments.bandit import BanditR1 as BanditR1
 from .environments.bandit import BanditR2 as BanditR2
 from .environments.bandit import BanditOverlap as BanditOverlap
 from .environments.contextual import Contextual as Contextual
+from .environments.drifting import Drifting as Drifting
 from .environments.proxy import ProxyBandit as ProxyBandit
 from .environments.proxy import ProxyTree as ProxyTree
+from .environments.rated import RatedResponses as RatedResponses
+from .environments.rated import TwoTasks as TwoTasks
 from .environments.token_bandit import TokenBanditR1 as TokenBanditR1
 from .environments.token_bandit import TokenBanditR2 as TokenBanditR2
 from .environments.token_bandit import TokenBanditSmall as TokenBanditSmall
@@ -73,6 +77,7 @@ from .environments.token_tree import TokenTree as TokenTree
 # Policies.
 from .policies.table import Table as Table
 from .policies.mlp import MLP as MLP
+from .policies.response_mlp import ResponseMLP as ResponseMLP
 from .policies.transformer import Transformer as Transformer
 from .policies.fine_tuned import FineTuned as FineTuned
 

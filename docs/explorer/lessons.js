@@ -187,7 +187,7 @@
     {
       id: "flips", group: "Claims besides", title: "Wrong labels bound the margin",
       run: { algorithm: "dpo", problem: "bandit_r2", flip: 0.2, sync: Infinity, rate: 100, updates: 1000 }, compare: { flip: 0 },
-      question: "One label in five is turned round, or none. Which run ends further from the reference? Does it score less?",
+      question: "One label in five is flipped, or none. Which run ends further from the reference? Does it score less?",
       answer: (a, b) => `KL ${f(end(a.kl))} against ${f(end(b.kl))}: with labels that are sometimes wrong an infinite margin costs ` +
         `infinitely much, so there is an optimum. The scores hardly differ: ${f(end(a.score))} and ${f(end(b.score))}.`,
       limits: "With every pair and exact expectations, flips average out. From few pairs they are learned by heart.",
@@ -209,7 +209,7 @@
       question: "Offline, on the reference's samples: n = 4 against n = 64. How far can imitation go, and at what KL?",
       answer: (a, b) => `Scores ${f(end(a.score))} and ${f(end(b.score))}, at a KL of ${f(end(a.kl))} and ${f(end(b.kl))}. It ends ` +
         `on the distribution of the best of n, whatever β is.`,
-      limits: "n samples an update are not free: at equal samples this comparison is another.",
+      limits: "n samples per update are not free: at equal samples this comparison is another.",
       holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
     },
   ];

@@ -2,7 +2,9 @@
 
 bandit           one prompt, 100 actions, one reward peak: R1, R2, and one with a chosen overlap
 contextual       prompts × responses, with recorded pairs and learned rewards
+drifting         users and preferences that move, a bias of labellers, skills that few ask for
 proxy            bandits and token trees whose learner sees a reward model of a few labelled pairs
+rated            responses with features and raters; a verifiable and a rated task for one network
 token_bandit     sequences of tokens, each rewarded like an action of the bandit
 token_tree       short sequences with EOS and random rewards
 toy              what all of them share, and how to add one
@@ -15,8 +17,10 @@ bradley_terry    one that is linear in given features, fitted exactly
 
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
 from .contextual import Contextual
+from .drifting import Drifting
 from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .proxy import Proxy, ProxyBandit, ProxyEnvironment, ProxyTree
+from .rated import RatedResponses, TwoTasks
 from .recorded import RecordedEnvironment
 from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
 from .token_tree import TokenTree
@@ -28,12 +32,14 @@ __all__ = [
     "BanditR1",
     "BanditR2",
     "Contextual",
+    "Drifting",
     "EnumerableEnvironment",
     "EnumerableSpec",
     "Proxy",
     "ProxyBandit",
     "ProxyEnvironment",
     "ProxyTree",
+    "RatedResponses",
     "RecordedEnvironment",
     "RewardLabeller",
     "TokenBandit",
@@ -42,4 +48,5 @@ __all__ = [
     "TokenBanditSmall",
     "TokenTree",
     "ToyEnvironment",
+    "TwoTasks",
 ]

@@ -36,6 +36,7 @@ class EnumerableSpec(ToyEnvironment):
         dict.fromkeys(("reward", "gold", "kl_policy_ref", "entropy"), "exact")
     )
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that only change the tables' numbers
+    has_features: ClassVar[bool] = False  # whether it defines `features`
 
     def stack_key(self) -> Any:
         alike = {name: value for name, value in to_json(self).items() if name not in self.only_numbers}
@@ -64,6 +65,10 @@ class EnumerableSpec(ToyEnvironment):
         """(X, nodes, V) float64, or (R, X, nodes, V) where runs differ: log-probs of each token after each prefix
         under the policy that training starts from. noise: the runs, for environments that are drawn per run."""
         raise undefined(self, "reference_logp", "(X, nodes, V) float64, log-probs of each token after each prefix")
+
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        """(X, N, F) float64, or (R, X, N, F) where runs differ: what describes each response to each prompt."""
+        raise undefined(self, "features", "(X, N, F) float64, what describes each response to each prompt")
 
     def tables(self, noise: Noise) -> Tables:
         """What differs between environments with the same `stack_key`, except the reference: rewards (X, N); and what
@@ -154,6 +159,11 @@ class SideBySide(EnumerableSpec):
         found = [(problem.checked_tables(own), own) for problem, own in self._parts(noise)]
         return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
 
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        if noise is None:
+            raise ValueError("noise = None: must be given, as each run has its own environment")
+        return np.concatenate([_a_run(p.features(own), own, 3) for p, own in self._parts(noise)])
+
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
         return self.problems[0].environment(tables, dtype, noise)
 
@@ -174,12 +184,19 @@ def _a_run(table: np.ndarray, noise: Noise, axes: int) -> np.ndarray:
 class EnumerableEnvironment(RewardLabeller):
     """Looks up rewards in a table. The learner sees the gold reward, unless a subclass replaces it.
 
-    rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ.
+    rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ. prompt_weights: (R, X), the
+    probability of each prompt; None where all are as likely.
     """
 
     def __init__(self, space: TokenSpace, rewards: Tensor, labeller: Labeller) -> None:
         super().__init__(labeller)
-        self.space, self.rewards = space, rewards
+        self.space = space
+        self.prompt_weights: Tensor | None = None
+        self.set_rewards(rewards)
+
+    def set_rewards(self, rewards: Tensor) -> None:
+        """These from now on, of the same shape as before."""
+        space, self.rewards = self.space, rewards
         self.num_prompts = rewards.shape[-2]
         responses, _ = space.all_responses
         table = rewards.new_full((*rewards.shape[:-1], space.vocabulary**space.length), torch.nan)
@@ -213,6 +230,14 @@ class EnumerableEnvironment(RewardLabeller):
     def seen_rewards(self) -> Tensor:
         """The rewards that the learner sees: (X, N), or (R, X, N) where runs differ."""
         return self.rewards
+
+    def mean(self, terms: Tensor) -> Tensor:
+        """Their sum over responses, mean over prompts as users ask: (R,). terms: (R, X, N)."""
+        return self.weighted(terms.sum(-1))
+
+    def weighted(self, numbers: Tensor) -> Tensor:
+        """Mean over prompts as users ask: (R,). numbers: (R, X), or (X,)."""
+        return numbers.mean(-1) if self.prompt_weights is None else (self.prompt_weights * numbers).sum(-1)
 
     def facts(self) -> dict[str, Tensor]:
         """Arrays for the record of environments that are drawn per run: name → (R, ...)."""

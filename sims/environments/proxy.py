@@ -6,8 +6,11 @@ per run: responses from the data policy, labels from gold, possibly with a taste
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf
+from sims.core.objectives.batch import Batch
+from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting, undefined
 
 from .bandit import BanditOverlap
@@ -39,6 +44,7 @@ class Proxy(EnumerableSpec):
     """
 
     has_data: ClassVar[bool] = True
+    has_features: ClassVar[bool] = True
 
     num_pairs: int = setting(256, "recorded pairs, each of two draws from the data policy", at_least=1)
     proxy: Literal["table", "features"] = setting(
@@ -51,9 +57,27 @@ class Proxy(EnumerableSpec):
     def has_proxy(self) -> bool:
         return True
 
-    def features(self) -> np.ndarray:
-        """(X, N, F) float64: what a score may depend on; proxy = features."""
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        """(X, N, F) float64, or (R, X, N, F) where runs differ: what a score may depend on; proxy = features."""
         raise undefined(self, "features", "(X, N, F) float64, what a score may depend on")
+
+    def gold(self, noise: Noise) -> np.ndarray:
+        """(X, N) gold rewards, or (R, X, N) where runs differ. noise: the runs, from their start."""
+        return self.rewards()
+
+    def recorded_prompts(self, uniforms: Tensor) -> Tensor:
+        """The prompts of recorded pairs, from uniforms on [0, 1): (R, D)."""
+        return (uniforms * self.num_prompts).long().clamp(max=self.num_prompts - 1)
+
+    def recorded_probabilities(self, noise: Noise) -> np.ndarray:
+        """(X, N), or (R, X, N): of each whole response, to stand in a recorded pair."""
+        return self.response_probabilities()
+
+    def recorded_labels(self, noise: Noise, gold: np.ndarray, prompts: Tensor, drawn: Tensor) -> Tensor:
+        """(R, D, 1) labels of recorded pairs. gold: of `gold`; prompts: (R, D); drawn: (R, D, 2), their responses."""
+        liked = torch.from_numpy(gold + self.length_bias * self.lengths())
+        first, second = (liked[prompts, drawn[..., k]].unsqueeze(-1) for k in (0, 1))
+        return self.labeller.label(first, second, noise.uniforms("recorded labels", self.num_pairs, 1, 2))
 
     def lengths(self) -> np.ndarray:
         """(N,) tokens of each response before EOS."""
@@ -68,18 +92,18 @@ class Proxy(EnumerableSpec):
 
     def tables(self, noise: Noise) -> Tables:
         """Gold rewards; recorded pairs, as indices of responses; and what the reward model that fits them says."""
-        own, gold = of_problem(noise), self.rewards()
-        x, n = gold.shape
+        own = of_problem(noise)
+        gold = self.gold(own)
+        x, n = gold.shape[-2:]
         uniforms = own.uniforms("recorded pairs", self.num_pairs, 3)
-        prompts = (uniforms[..., 0] * x).long().clamp(max=x - 1)
-        data_policy = torch.from_numpy(self.response_probabilities()).expand(*noise.lead, x, n)
+        prompts = self.recorded_prompts(uniforms[..., 0])
+        data_policy = torch.from_numpy(self.recorded_probabilities(own)).expand(*noise.lead, x, n)
         drawn = torch.stack([inverse_cdf(data_policy, uniforms[..., k], prompts) for k in (1, 2)], dim=-1)
-        liked = torch.from_numpy(gold + self.length_bias * self.lengths())
-        first, second = (liked[prompts, drawn[..., k]].unsqueeze(-1) for k in (0, 1))
-        labels = self.labeller.label(first, second, own.uniforms("recorded labels", self.num_pairs, 1, 2))
-        fitted = [
-            self.fit(*pairs) for pairs in zip(prompts.numpy(), drawn.numpy(), labels[..., 0].numpy(), strict=True)
-        ]
+        labels = self.recorded_labels(own, gold, prompts, drawn)
+        features = self._features(own)
+        runs = itertools.repeat(features) if features.ndim == 3 else features
+        pairs = zip(prompts.numpy(), drawn.numpy(), labels[..., 0].numpy(), strict=True)
+        fitted = [self.fit(*pair, of_run) for pair, of_run in zip(pairs, runs, strict=False)]
         return {
             "rewards": gold,
             "pair_prompts": prompts.numpy()[..., None],
@@ -89,19 +113,33 @@ class Proxy(EnumerableSpec):
             "fit": np.stack([numbers for _, numbers in fitted]),
         }
 
-    def fit(self, prompts: np.ndarray, responses: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def fit(
+        self, prompts: np.ndarray, responses: np.ndarray, labels: np.ndarray, features: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The reward model of one run's pairs: scores (X, N), of mean 0 over the responses of a prompt; and its mean
-        loss and its accuracy on these pairs, (1, 2). prompts, labels: (D,); responses: (D, 2), their indices."""
-        x, n = self.num_prompts, len(self.space.all_responses[0])
-        features = np.eye(x * n).reshape(x, n, -1) if self.proxy == "table" else self.features()
+        loss and its accuracy on these pairs, (1, 2). prompts, labels: (D,); responses: (D, 2), their indices; features:
+        (X, N, F) of the run, those of all runs if not given."""
+        features = self._features() if features is None else features
         differences = features[prompts, responses[:, 0]] - features[prompts, responses[:, 1]]
         theta = fit_bradley_terry(differences, labels, self.proxy_l2)
         margin = differences @ theta
         loss = pair_losses(margin, labels).mean()
         # As a tie is labelled ½, a margin of 0 is right where the label is.
         accuracy = (np.sign(margin) == np.sign(labels - 0.5)).mean()
-        scores = (features @ theta) * (self.label_temperature or 1.0)
+        scores = (features @ theta) * self.score_scale
         return scores - scores.mean(-1, keepdims=True), np.array([[loss, accuracy]])
+
+    @property
+    def score_scale(self) -> float:
+        """What turns a margin of the reward model, in log-odds, into reward."""
+        return self.label_temperature or 1.0
+
+    def _features(self, noise: Noise | None = None) -> np.ndarray:
+        """Those of the reward model: `features`, or one per response."""
+        if self.proxy == "features":
+            return self.features(noise)
+        size = self.num_prompts * len(self.space.all_responses[0])
+        return np.eye(size).reshape(self.num_prompts, -1, size)
 
     def response_probabilities(self) -> np.ndarray:
         """(X, N): the data policy's probability of each whole response."""
@@ -122,7 +160,15 @@ class Proxy(EnumerableSpec):
         covered = covered.scatter(1, cells.flatten(1), True).view(*noise.lead, *gold.shape[-2:])
         loss, accuracy = torch.from_numpy(tables["fit"]).to(dtype)[:, 0].unbind(-1)
         learned = LearnedReward(torch.from_numpy(tables["scores"]).to(dtype), loss, accuracy)
-        return ProxyEnvironment(self.space, gold, self.labeller, covered, data, learned)
+        return self.made(self.space, gold, self.labeller, covered, data, learned, self.parts(tables, dtype))
+
+    def made(self, *parts: Any) -> ProxyEnvironment:
+        """The environment of what it consists of, as `ProxyEnvironment` takes it."""
+        return ProxyEnvironment(*parts)
+
+    def parts(self, tables: Tables, dtype: torch.dtype) -> Mapping[str, Tensor]:
+        """What gold is made of, and is measured too: name → (R, X, N)."""
+        return {}
 
 
 def lengths(space: TokenSpace) -> Tensor:
@@ -132,17 +178,43 @@ def lengths(space: TokenSpace) -> Tensor:
 
 
 class ProxyEnvironment(RecordedEnvironment):
-    """Recorded pairs of each run, the proxy that was fitted to them, and the win rate by gold."""
+    """Recorded pairs of each run, the proxy that was fitted to them, and the win rate by gold.
+
+    parts: rewards that gold is made of, name → (R, X, N), each of which records have as gold_NAME and best_NAME.
+    """
+
+    def __init__(
+        self,
+        space: TokenSpace,
+        gold: Tensor,
+        labeller: Labeller,
+        covered: Tensor,
+        data: Batch,
+        learned: LearnedReward | None,
+        parts: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(space, gold, labeller, covered, data, learned)
+        self.parts = parts
+
+    def facts(self) -> dict[str, Tensor]:
+        """And the smallest expected gold, worst_reward; and of each part the same, and the largest, best_NAME: (R,)."""
+        found = {"worst_reward": self.rewards.amin(-1).mean(-1).expand(len(self.covered))}
+        for name, part in self.parts.items():
+            found |= {f"best_{name}": part.amax(-1).mean(-1), f"worst_{name}": part.amin(-1).mean(-1)}
+        return super().facts() | found
 
     def measures(self, logp: Tensor, logp_ref: Tensor) -> dict[str, Tensor]:
         """unseen_mass; win_rate, exact: Σ π(y)·π_ref(y')·[r(y) > r(y')], ties ½, mean over prompts; and where
-        responses end by EOS, their expected length."""
+        responses end by EOS, their expected length; and the expected reward of each part of gold."""
         own, other = self.rewards.unsqueeze(-1), self.rewards.unsqueeze(-2)
         half = 0.5 * (torch.sign(own - other).double() + 1.0)
         # Contiguous: the last bits of a sum depend on how its terms lie in memory, and so on R.
         wins = (half * logp_ref.double().exp().unsqueeze(-2)).contiguous().sum(-1)
         rate = (logp.double().exp() * wins).contiguous().sum(-1).mean(-1)
         found = super().measures(logp, logp_ref) | {"win_rate": rate.to(logp.dtype)}
+        probability = logp.exp()
+        for name, part in self.parts.items():
+            found[f"gold_{name}"] = (probability * part).sum(-1).mean(-1)
         if self.space.eos:
             found["length"] = (logp.exp() * lengths(self.space)).sum(-1).mean(-1)
         return found
@@ -171,7 +243,7 @@ class ProxyBandit(Proxy, BanditOverlap, kind="proxy_bandit"):
             rule = f"must be at most {self.num_actions - 1}, with which any scores of {self.num_actions} actions can be"
             raise SpecError("num_features", self.num_features, f"{rule} had, up to a constant")
 
-    def features(self) -> np.ndarray:
+    def features(self, noise: Noise | None = None) -> np.ndarray:
         place = (np.arange(self.num_actions) + 0.5) / self.num_actions
         waves = np.cos(np.pi * np.arange(1, self.num_features + 1) * place[:, None])
         return np.tile(waves, (self.num_prompts, 1, 1))
@@ -191,7 +263,7 @@ class ProxyTree(Proxy, TokenTree, kind="proxy_token_tree"):
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed", "proxy", "proxy_l2", "length_bias"))
 
-    def features(self) -> np.ndarray:
+    def features(self, noise: Noise | None = None) -> np.ndarray:
         responses, mask = (x.numpy() for x in self.space.all_responses)
         tokens = np.arange(EOS + 1, self.vocabulary)
         counts = ((responses[..., None] == tokens) & mask[..., None]).sum(1)
