@@ -65,6 +65,7 @@ from .environments.bandit import BanditOverlap as BanditOverlap
 from .environments.contextual import Contextual as Contextual
 from .environments.proxy import ProxyBandit as ProxyBandit
 from .environments.proxy import ProxyTree as ProxyTree
+from .environments.proxy_features import ProxyFeatures as ProxyFeatures
 from .environments.token_bandit import TokenBanditR1 as TokenBanditR1
 from .environments.token_bandit import TokenBanditR2 as TokenBanditR2
 from .environments.token_bandit import TokenBanditSmall as TokenBanditSmall

@@ -3,6 +3,7 @@
 bandit           one prompt, 100 actions, one reward peak: R1, R2, and one with a chosen overlap
 contextual       prompts × responses, with recorded pairs and learned rewards
 proxy            bandits and token trees whose learner sees a reward model of a few labelled pairs
+proxy_features   problems drawn per run: gold is a network of what describes a response, the proxy one of some capacity
 token_bandit     sequences of tokens, each rewarded like an action of the bandit
 token_tree       short sequences with EOS and random rewards
 toy              what all of them share, and how to add one
@@ -17,6 +18,7 @@ from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
 from .contextual import Contextual
 from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .proxy import Proxy, ProxyBandit, ProxyEnvironment, ProxyTree
+from .proxy_features import ProxyFeatures
 from .recorded import RecordedEnvironment
 from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
 from .token_tree import TokenTree
@@ -33,6 +35,7 @@ __all__ = [
     "Proxy",
     "ProxyBandit",
     "ProxyEnvironment",
+    "ProxyFeatures",
     "ProxyTree",
     "RecordedEnvironment",
     "RewardLabeller",

@@ -164,6 +164,27 @@ def chosen_likelihood() -> list[Planted]:
     return [*found, few]
 
 
+def gold_and_proxy() -> list[Planted]:
+    figure, found = "gold_and_proxy", []
+    for source in ("pointwise", "converged"):
+        terms = (Term(f"rl/{source}", -1.0, "late"),)
+        found.append(Planted(figure, "C11", f"RLOO, {source}", "mlp", 1, terms))
+    found.append(Planted(figure, "C12", "DPO, 128 pairs", "mlp", 1, (Term("steps/128", -1.0, "late"),)))
+    for name in ("ipo", "dpo"):
+        for source in ("pointwise", "pairwise"):
+            pooled = difference(f"sweep/{name}/{source}/.*", f"sweep/{name}/offline/.*")
+            found.append(Planted(figure, "C13", f"{name}, pooled, {source}", "mlp", 1, pooled))
+            tuned = difference(f"tuned/{name}/{source}", f"tuned/{name}/offline")
+            found.append(Planted(figure, "C13", f"{name}, tuned, {source}", "mlp", 1, tuned))
+        for source in ("offline", "pointwise", "pairwise", "converged"):
+            terms = (Term(f"sweep/{name}/{source}/.*", -1.0, "late"),)
+            found.append(Planted(figure, "C14", f"{name}, {source}", "mlp", 1, terms))
+    for name in ("rloo", "dpo"):
+        terms = difference(f"length/{name}/biased", f"length/{name}/unbiased", "length")
+        found.append(Planted(figure, "C42", name, "token", 1, terms))
+    return found
+
+
 def gradient_variance() -> list[Planted]:
     return [
         Planted(
@@ -413,6 +434,7 @@ PLANTED = [
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        gold_and_proxy,
         gradient_variance,
         lm_batch_and_reuse,
         lm_lengths,

@@ -33,6 +33,8 @@ QUANTITIES = {
     "excess": 0.0,  # DPO's loss of an RL optimum above its minimum
     "without": 0.0,  # distance from a DPO minimum to the nearest RL optimum: reference without the response
     "with": 0.0,  # and with full support
+    "late": 0.0,  # by how much the score is higher at the last point
+    "length": 2.0,  # after the start
 }
 REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
 TABLES = 50
@@ -93,6 +95,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     runs = spec["of"]["runs"] if "of" in spec else spec.get("runs", TABLES)
     wobble = noise * balanced(spec["key"], runs)
     level = {name: levels.get(name, base) + wobble + moved for name, base in QUANTITIES.items()}
+    level["late"] -= 1.5 * moved  # the last point moves, but by less than the others
     if spec["name"] == "reachable_policies":
         masses = len(reachable_policies.MASSES)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
@@ -129,6 +132,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     early = (points + 1) // 2 - 1
     if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
+    score[:, -1] += level["late"]
     gold = reference + scale * score
     loss = path(np.log(2), np.full(runs, 0.2))
     if points > 2:
@@ -151,6 +155,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "logp_final": distribution(level["best"]),
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
         "unseen_mass": path(0.5, level["unseen"]),
+        "kl_policy_ref": np.broadcast_to(0.06 * 1.5 ** np.arange(points), (runs, points)),  # each in a level of its own
+        "length": path(1.0, level["length"]),
         "unpaired_mass_ref": np.full(runs, 0.5),
         "unpaired_mass_final": level["unseen"],
         "loss": loss,
