@@ -14,33 +14,59 @@ from sims.experiments.record_file import Record
 
 EDGES = np.geomspace(0.05, 12.8, 17)  # of the levels of KL, in nats: each a factor of √2
 LEVELS = np.sqrt(EDGES[1:] * EDGES[:-1])
-REACHED = 0.9  # share of the runs whose sweep must go as far as a level
+REACHED = 0.9  # share of the runs whose sweep must have evaluations on either side of a level
+SHARES = 12  # levels of KL relative to the largest of a run's sweep, each a factor of √2 below the next
 
 
 def pooled(records: Sequence[Record]) -> np.ndarray:
-    """(runs, levels): the mean score of all evaluations of all records, but the start, whose KL is in a level; between
-    levels that a run's evaluations miss interpolated over log KL, and constant beyond them. Tang et al. 2024 pool all
-    settings and checkpoints of a sweep in this way. Without the level, a run that never leaves [0.05, 12.8] nats is
-    NaN."""
+    """(runs, levels): the mean score of all evaluations of all records at a level of KL; see `reached` for the levels
+    that can be compared. Tang et al. 2024 pool all settings and checkpoints of a sweep in this way."""
+    kl, score = _points(records)
+    return _by_level(np.searchsorted(EDGES, kl) - 1, score, len(LEVELS))
+
+
+def pooled_by_share(records: Sequence[Record]) -> np.ndarray:
+    """(runs, SHARES): the same by the KL's share of the largest that the run's own sweep comes to, which is the last
+    level: how far a sweep goes differs from problem to problem."""
+    kl, score = _points(records)
+    below = np.floor(-2.0 * np.log2(kl / kl.max(1, keepdims=True)))  # of the largest itself 0
+    return _by_level(SHARES - 1 - below.astype(int), score, SHARES)
+
+
+def _points(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """KL and score of all evaluations but the start: (runs, records · points) both."""
     kl = np.concatenate([record.arrays["kl_policy_ref"][:, 1:].astype(float) for record in records], axis=1)
-    score = np.concatenate([scores(record)[:, 1:].astype(float) for record in records], axis=1)
-    level = np.searchsorted(EDGES, kl) - 1
-    found = np.full((len(kl), len(LEVELS)), np.nan)
+    return np.maximum(kl, 1e-12), np.concatenate([scores(record)[:, 1:].astype(float) for record in records], axis=1)
+
+
+def _by_level(level: np.ndarray, score: np.ndarray, count: int) -> np.ndarray:
+    """(runs, count): mean scores; of levels that a run's evaluations miss, between those on either side, or the
+    nearest."""
+    found = np.zeros((len(level), count))
     for run, (levels, each) in enumerate(zip(level, score, strict=True)):
-        inside = (levels >= 0) & (levels < len(LEVELS))
-        count = np.bincount(levels[inside], minlength=len(LEVELS))
-        total = np.bincount(levels[inside], weights=each[inside], minlength=len(LEVELS))
-        there = count > 0
+        inside = (levels >= 0) & (levels < count)
+        number = np.bincount(levels[inside], minlength=count)
+        total = np.bincount(levels[inside], weights=each[inside], minlength=count)
+        there = number > 0
         if there.any():
-            found[run] = np.interp(np.arange(len(LEVELS)), np.flatnonzero(there), total[there] / count[there])
+            found[run] = np.interp(np.arange(count), np.flatnonzero(there), total[there] / number[there])
     return found
 
 
-def reached(records: Sequence[Record]) -> int:
-    """The highest level of KL to which the sweep of REACHED of the runs goes."""
-    furthest = np.max([record.arrays["kl_policy_ref"].max(1) for record in records], axis=0)
-    shares = (furthest[:, None] >= EDGES[None, :-1]).mean(0)
-    return int(np.flatnonzero(shares >= REACHED).max(initial=0))
+def reached(records: Sequence[Record]) -> slice:
+    """The levels on either side of which the sweeps of REACHED of the runs have evaluations: beyond them a run's score
+    would be that of another KL."""
+    kl, _ = _points(records)
+    low = (kl.min(1)[:, None] < EDGES[None, 1:]).mean(0) >= REACHED
+    high = (kl.max(1)[:, None] >= EDGES[None, :-1]).mean(0) >= REACHED
+    levels = np.flatnonzero(low & high)
+    return slice(int(levels[0]), int(levels[-1]) + 1) if len(levels) else slice(0, 1)
+
+
+def shared(one: slice, other: slice) -> slice:
+    """The levels of both; of none, the one between."""
+    first, last = max(one.start, other.start), min(one.stop, other.stop)
+    return slice(first, max(last, first + 1))
 
 
 def fall(paths: np.ndarray) -> np.ndarray:

@@ -134,6 +134,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
     score[:, -1] += level["late"]
     gold = reference + scale * score
+    kl = 0.05 * 100.0 ** (np.arange(points) / (points - 1))
+    kl[-1] *= 1.2  # the last point is on a level of its own
     loss = path(np.log(2), np.full(runs, 0.2))
     if points > 2:
         loss[:, 1] = 0.4  # so that 0.2 is reached at the second point, by when the mass has moved
@@ -155,7 +157,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "logp_final": distribution(level["best"]),
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
         "unseen_mass": path(0.5, level["unseen"]),
-        "kl_policy_ref": np.broadcast_to(0.06 * 1.5 ** np.arange(points), (runs, points)),  # each in a level of its own
+        "kl_policy_ref": np.broadcast_to(kl, (runs, points)),
         "length": path(1.0, level["length"]),
         "unpaired_mass_ref": np.full(runs, 0.5),
         "unpaired_mass_final": level["unseen"],

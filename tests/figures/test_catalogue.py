@@ -102,8 +102,8 @@ def test_a_look_up_that_finds_nothing_says_what_there_is() -> None:
         claim("C100", "here")
     with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'near and far'"):
         claim("C06", "slop")
-    with pytest.raises(CatalogueError, match=r"C13: part = 'here': must be .*: not judged yet"):
-        claim("C13", "here")
+    with pytest.raises(CatalogueError, match=r"C62: part = 'here': must be .*: not judged yet"):
+        claim("C62", "here")
 
 
 def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
