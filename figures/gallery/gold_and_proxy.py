@@ -40,7 +40,7 @@ from sims.statistics.intervals import Interval, band, mean_interval
 
 PAIRS, MANY_PAIRS, BATCH, UPDATES, EVALUATIONS = 128, 2048, 32, 160, 16
 BETAS, RATES = (0.01, 0.03, 0.1, 0.3, 1.0), (0.01, 0.03)
-TUNED_RATES, TUNED_BETAS = (0.003, 0.01, 0.03, 0.1, 0.3), (*BETAS, 3.0)
+TUNED_RATES, TUNED_BETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.003, *BETAS, 3.0)
 SWEEP_RUNS, RUNS, TREE_RUNS = 50, 200, 100
 CONVERGED, REGULARISED = 0.03, 10.0  # L2 penalty: next to none, and what held-out accuracy was largest with
 ALGORITHMS = ("ipo", "dpo")
@@ -120,7 +120,7 @@ def sweep() -> dict[str, Experiment]:
 def to_tune() -> dict[str, Experiment]:
     """tuned/algorithm/source."""
     return {
-        f"tuned/{name}/{source}": arm(name, source, BETAS[2], RUNS).replace(seed=22)
+        f"tuned/{name}/{source}": arm(name, source, BETAS[2], RUNS).replace(seed=26)
         for name in ALGORITHMS
         for source in ("offline", "pointwise", "pairwise")
     }
@@ -214,7 +214,7 @@ def _ahead(judged: Claim, online: list[Record], offline: list[Record]) -> Verdic
     one, other = (pooled(side)[:, levels] for side in (online, offline))
     effect = mean_interval((one - other).mean(1))
     gates = [
-        room(one.mean(1), other.mean(1), _lowest(offline[0]), 1.0, judged.margin),
+        room(one.mean(1), other.mean(1), lowest(offline[0]), 1.0, judged.margin),
         placebo(None, judged.margin, WHOLE),
     ]
     note = (
@@ -227,7 +227,7 @@ def _ahead(judged: Claim, online: list[Record], offline: list[Record]) -> Verdic
 
 
 def _tuned(judged: Claim, online: Record, offline: Record) -> Verdict:
-    low = _lowest(offline)
+    low = lowest(offline)
     parts = [Part(1.0, final_scores(online).astype(float), low), Part(-1.0, final_scores(offline).astype(float), low)]
     gates = [
         room(parts[0].scores, parts[1].scores, low, 1.0, judged.margin),
@@ -282,7 +282,7 @@ def _longer(records: Records, name: str) -> Verdict:
     return row_of(judged, "token", effect, FIGURE.name, [biased.hash, unbiased.hash], note, gates)
 
 
-def _lowest(record: Record) -> float:
+def lowest(record: Record) -> float:
     """The mean score of always giving the worst response."""
     rewards, reference, best = (record.arrays[x] for x in ("rewards", "reference_reward", "best_reward"))
     worst = rewards.min(-1).mean(-1)
@@ -297,7 +297,7 @@ def _no_fall(falls: np.ndarray, margin: float) -> Gate:
 def _room(margin: float, *records: Record) -> Gate:
     """The level of a curve leaves room for a fall, and for as much of a rise."""
     level = np.mean([scores(record)[:, 1:].mean(1) for record in records], axis=0)
-    return room(level, level, _lowest(records[0]), 1.0, margin)
+    return room(level, level, lowest(records[0]), 1.0, margin)
 
 
 # Pictures

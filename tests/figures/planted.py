@@ -80,6 +80,28 @@ def absent_behaviour() -> list[Planted]:
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
 
+def accuracy_and_reward() -> list[Planted]:
+    figure, found = "accuracy_and_reward", []
+    for name in ("ipo", "dpo"):
+        for where in ("held-out", "on-policy"):
+            terms = (Term(f"tuned/{name}/offline", 1.0, "proxy"), Term(f"tuned/{name}/offline", -1.0, "policy"))
+            found.append(Planted(figure, "C20", f"{name}, {where}", "mlp", 1, terms))
+    for part, source in (("offline", "offline"), ("online", "pointwise")):
+        # All settings classify alike: the first of the 20 is taken.
+        terms = (Term(f"sweep/ipo/{source}/0.01/0.01", 19 / 20),)
+        found.append(Planted(figure, "C21", part, "mlp", 0, terms, also=f"sweep/.*/{source}/.*"))
+    for part, more, less in (
+        ("own labels, gain", "own", "stopped"),
+        ("own labels, less than gold", "gold", "own"),
+        ("reward model, gain", "proxy", "stopped"),
+    ):
+        terms = difference(f"labels/{more}", f"labels/{less}")
+        found.append(Planted(figure, "C67", part, "mlp", 1, terms))
+    for part, more, less in (("larger reward models", "128/1024", "0/1024"), ("more pairs", "32/1024", "32/32")):
+        found.append(Planted(figure, "C70", part, "mlp", 1, difference(f"size/{more}", f"size/{less}", "proxy")))
+    return found
+
+
 def audit() -> list[Planted]:
     conditions = {
         "a": "released scoring, released learning rates",
@@ -430,6 +452,7 @@ PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        accuracy_and_reward,
         audit,
         batch_size,
         beta_sweep,

@@ -35,6 +35,8 @@ QUANTITIES = {
     "with": 0.0,  # and with full support
     "late": 0.0,  # by how much the score is higher at the last point
     "length": 2.0,  # after the start
+    "policy": 0.6,  # accuracies of the policy's implicit reward and of the proxy
+    "proxy": 0.6,
 }
 REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
 TABLES = 50
@@ -96,6 +98,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     wobble = noise * balanced(spec["key"], runs)
     level = {name: levels.get(name, base) + wobble + moved for name, base in QUANTITIES.items()}
     level["late"] -= 1.5 * moved  # the last point moves, but by less than the others
+    level["proxy"] -= 0.5 * moved + 2.0 * wobble  # so that a difference of both moves, and has noise
     if spec["name"] == "reachable_policies":
         masses = len(reachable_policies.MASSES)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
@@ -165,6 +168,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
     }
+    for who in ("policy", "proxy"):
+        found[f"{who}_accuracy"] = found[f"{who}_accuracy_on_policy"] = path(0.5, level[who])
     chosen = path(start, start + level["chosen"])
     found["logp_chosen"] = found["pool_logp_chosen"] = found["first_logp_winner"] = chosen
     rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats
