@@ -4,6 +4,7 @@ policies' implicit rewards, on pairs of the reference and of the policy, against
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
-from figures.arms.gating import Part, edges, effect_of, stopped_early
+from figures.arms.gating import Part, edges, effect_of
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -27,14 +28,15 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.gates import Gate, placebo, room, runs_at_a_bound, trained
+from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound, trained
 from sims.statistics.intervals import Interval, mean_interval
 
 SOURCES = {"offline": "offline", "online": "pointwise"}  # as the sweep of `gold_and_proxy` calls them
 WHERE = {"held-out": "", "on-policy": "_on_policy"}  # pairs of two draws of the reference, or of the policy
 UNITS, PAIRS, SIZED_RUNS, SIZED_L2 = (0, 8, 32, 128), (32, 128, 512, 1024), 100, 1.0
+EARLY = 2  # the evaluation at which a positive control stops
 FIRST = 40  # updates on the reward model's labels, before the policy's own replace them
-RATES, BETAS = (0.003, 0.01, 0.03, 0.1), (0.03, 0.1, 0.3)
+RATES, BETAS = (0.001, 0.003, 0.01, 0.03, 0.1), (0.03, 0.1, 0.3)
 
 BETTER = {(name, where): claim("C20", f"{name}, {where}") for name in proxies.ALGORITHMS for where in WHERE}
 NO_GUIDE = {source: claim("C21", source) for source in SOURCES}
@@ -70,7 +72,7 @@ def labelled() -> dict[str, Experiment]:
     """labels/who: online DPO on labels by gold, by the reward model, and after FIRST updates by the policy itself."""
     arms = {who: proxies.arm("dpo", source, 0.1, 200) for who, source in (("gold", "gold"), ("proxy", "pointwise"))}
     arms["own"] = arms["proxy"].replace(labelling=Labelling(labels="implicit", implicit_after_updates=FIRST))
-    return {f"labels/{who}": arm.replace(name="accuracy_and_reward-labels", seed=32) for who, arm in arms.items()}
+    return {f"labels/{who}": arm.replace(name="accuracy_and_reward-labels", seed=33) for who, arm in arms.items()}
 
 
 def stopped(own: Record) -> Experiment:
@@ -145,7 +147,11 @@ def _no_guide(records: Records, source: str) -> Verdict:
     accuracy = np.stack([final(record, "policy_accuracy") for record in arms])
     score = np.stack([final_scores(record) for record in arms]).astype(float)
     effect = mean_interval(chosen_by(accuracy, score) - score.mean(0))
-    gates = [stopped_early([arms[0]], [arms[0]], judged.margin)]
+    early = np.mean([scores(record)[:, EARLY] for record in arms], axis=0)
+    control = positive_control(mean_interval(score.mean(0) - early), judged.margin)
+    gates = [
+        replace(control, why=f"all settings, stopped at {EARLY} of {proxies.EVALUATIONS} evaluations: {control.why}")
+    ]
     rho = within(accuracy, score)
     note = (
         f"Chosen of {len(arms)} settings of algorithm, β and learning rate. Within a setting, over problems, "

@@ -313,7 +313,10 @@ def draw(records: Records) -> MatplotlibFigure:
         _over_updates(axes[1, 0], records)
         _finals(axes[1, 1], records)
         _lengths(axes[1, 2], records)
-        lines = [Line2D([], [], color=c, linestyle=line, linewidth=2, label=label) for c, line, label in LOOKS.values()]
+        lines = [
+            Line2D([], [], color=colour, linestyle=line, linewidth=2, label=label)  # type: ignore[arg-type]
+            for colour, line, label in LOOKS.values()
+        ]
         lines.append(Line2D([], [], color=BLACK, linestyle=":", label="exact frontier: nothing is above"))
         fig.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=9.5)
     return fig

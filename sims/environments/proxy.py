@@ -286,7 +286,7 @@ class ProxyTree(Proxy, TokenTree, kind="proxy_token_tree"):
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed", "proxy", "proxy_l2", "length_bias"))
 
-    table_seed: int | None = setting(
+    table_seed: int | None = setting(  # type: ignore[assignment]  # frozen: nobody assigns one to a TokenTree's
         0, "seed of the rewards and of the data policy; none: each run draws its own", at_least=0
     )
 
