@@ -5,6 +5,8 @@
   const controls = document.getElementById("controls");
   if (!controls) return;
   controls.hidden = false;
+  // On a phone the first answer comes first.
+  document.getElementById("filters").open = !matchMedia("(max-width: 46rem)").matches;
   const search = document.getElementById("search");
   const sort = document.getElementById("sort");
   const count = document.getElementById("count");
@@ -27,6 +29,12 @@
     return copy.textContent;
   }
 
+  // A figure's caption stands where it is drawn first: with the first claim that it judges, or beside its name.
+  function captionOf(article) {
+    const caption = document.querySelector(`[data-caption="${article.dataset.name}"]`);
+    return caption ? caption.textContent : "";
+  }
+
   // Its rows, with the measure that a row shares with the one above, and its setting in words.
   function rowsOf(article) {
     const settings = { bandit: "table", mlp: "network", token: "sequences transformer", lm: "language model" };
@@ -42,7 +50,7 @@
   const drawn = find(".figure").map((article) => ({
     id: article.id,
     title: article.querySelector("h3").firstChild.textContent.trim(),
-    text: article.dataset.says.toLowerCase(),
+    text: `${own(article)} ${captionOf(article)}`.toLowerCase(),
   }));
 
   const pressed = (kind) =>

@@ -22,7 +22,7 @@ def of_problem(noise: Noise) -> Noise:
 
 
 def normals(noise: Noise, stream: str, *shape: int) -> np.ndarray:
-    """Standard normal numbers of each run, by Box and Muller's transform: (R, *shape), float64."""
+    """Standard normal numbers of a stream, (R, *shape), float64, by Box and Muller from two uniforms each."""
     uniforms = noise.uniforms(stream, *shape, 2).numpy()
     return np.asarray(np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1]))
 

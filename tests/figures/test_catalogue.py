@@ -102,8 +102,8 @@ def test_a_look_up_that_finds_nothing_says_what_there_is() -> None:
         claim("C100", "here")
     with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'near and far'"):
         claim("C06", "slop")
-    with pytest.raises(CatalogueError, match=r"C62: part = 'here': must be .*: not judged yet"):
-        claim("C62", "here")
+    with pytest.raises(CatalogueError, match=r"C86: part = 'here': must be .*: not judged yet"):
+        claim("C86", "here")
 
 
 def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
@@ -116,8 +116,9 @@ def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
 
 
 def test_every_claim_is_there_once_and_in_order() -> None:
-    ids = list(catalogue())
-    assert ids == [*(f"C{number:02}" for number in range(1, 90)), "toy→lm", "audit"]
+    numbered = [id for id in catalogue() if id[1:].isdigit()]
+    assert numbered == [f"C{number:02}" for number in range(1, len(numbered) + 1)]
+    assert {"toy→lm", "audit"} < set(catalogue())
 
 
 def test_figures_and_catalogue_name_the_same_claims() -> None:
@@ -182,7 +183,7 @@ def test_the_table_has_every_claim_and_the_states_that_there_are(tmp_path: Path)
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalogue())
     slope = next(line for line in lines if "reference_shift" in line and "near and far" in line)
     assert slope.endswith("near and far [> 0.05 score] bandit: no verdict here, mlp: opposite")
-    assert lines[lines.index(next(line for line in lines if line.startswith("C62"))) + 1].strip() == NOT_JUDGED
+    assert lines[lines.index(next(line for line in lines if line.startswith("C86"))) + 1].strip() == NOT_JUDGED
 
 
 def test_the_command_prints_it_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

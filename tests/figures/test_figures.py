@@ -29,11 +29,11 @@ from figures.report import page as report
 from figures.report.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
-from sims.environments import TokenTree
+from sims.environments import TokenBandit, TokenTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
 from sims.experiments.store import Record, Store
-from sims.policies import Table
+from sims.policies import Table, Transformer
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import mean_interval
 
@@ -283,10 +283,18 @@ def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], 
     assert f">{html.escape(claimed)} score<" in (tmp_path / "report.html").read_text()
 
 
+LARGEST = 80_000  # bytes of a picture: of twice as many as there are, the report has room
+
+
 def of_one_batch(arm: Experiment) -> Experiment:
-    """Smaller than what --quick runs: two runs of a batch, evaluated before and after, of a policy that is hardly
-    fitted to its data and draws a few tokens."""
+    """Smaller than what --quick runs: two runs of a batch, evaluated before and after, of a small policy and a reward
+    model that are hardly fitted to their data, and a few tokens and samples."""
     arm = shrink(arm)
+    few = {"reward_model_steps": 2} if getattr(arm.environment, "reward_model", "none") != "none" else {}
+    few |= {"evaluation_samples": 4} if isinstance(arm.environment, TokenBandit) else {}
+    arm = arm.replace(environment=arm.environment.replace(**few))
+    if isinstance(arm.policy, Transformer):
+        arm = arm.replace(policy=arm.policy.replace(num_layers=1, num_heads=1, hidden_size=4))
     if "fit_steps" in arm.policy.hints():
         arm = arm.replace(policy=arm.policy.replace(fit_steps=2))
     if arm.environment.executor.startswith("llm."):
@@ -311,6 +319,8 @@ def test_every_figure_runs_quick_and_draws(
     assert all(h in svg for h in data["spec_hashes"])
     page = (tmp_path / "report.html").read_text()
     assert "data:image/webp;base64," in page and "://" not in page  # base64 has no colon
+    size = (tmp_path / f"{name}.webp").stat().st_size
+    assert size <= LARGEST, f"{name}.webp has {size} bytes: draw less in one picture, or the report exceeds 3 MB"
     assert not (tmp_path / "claims.json").exists()  # four runs judge nothing
 
 

@@ -234,6 +234,16 @@ def test_nothing_is_wider_than_the_window(size: tuple[int, int], driver: Any, ad
     assert console_errors(driver) == []
 
 
+def test_the_first_answer_is_on_the_first_screen_also_of_a_phone(driver: Any, address: str) -> None:
+    for size, filters in ((DESKTOP, True), (PHONE, False)):
+        open_page(driver, address, *size)
+        assert driver.find_element("css selector", "[data-of] .answer").rect["y"] < size[1] - 50
+        assert driver.find_element("id", "sort").is_displayed() == filters
+    driver.find_element("css selector", "#filters summary").click()
+    press(driver, "opposite")
+    assert shown(driver, ".claim") == ["C25", "C27"]
+
+
 def test_a_long_p_value_is_no_wider_than_a_phone(driver: Any, tmp_path: Path) -> None:
     long = row(effect=-0.123, low=-0.456, high=-0.101, p=1.2e-12, survives=False)
     open_page(driver, lay(tmp_path / "report", [long]).as_uri(), 390, 844)
