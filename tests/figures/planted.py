@@ -80,6 +80,28 @@ def absent_behaviour() -> list[Planted]:
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
 
+def accuracy_and_reward() -> list[Planted]:
+    figure, found = "accuracy_and_reward", []
+    for name in ("ipo", "dpo"):
+        for where in ("held-out", "on-policy"):
+            terms = (Term(f"tuned/{name}/offline", 1.0, "proxy"), Term(f"tuned/{name}/offline", -1.0, "policy"))
+            found.append(Planted(figure, "C20", f"{name}, {where}", "mlp", 1, terms))
+    for part, source in (("offline", "offline"), ("online", "pointwise")):
+        # All settings classify alike: the first of the 20 is taken.
+        terms = (Term(f"sweep/ipo/{source}/0.01/0.01", 19 / 20),)
+        found.append(Planted(figure, "C21", part, "mlp", 0, terms, also=f"sweep/.*/{source}/.*"))
+    for part, more, less in (
+        ("own labels, gain", "own", "stopped"),
+        ("own labels, less than gold", "gold", "own"),
+        ("reward model, gain", "proxy", "stopped"),
+    ):
+        terms = difference(f"labels/{more}", f"labels/{less}")
+        found.append(Planted(figure, "C67", part, "mlp", 1, terms))
+    for part, more, less in (("larger reward models", "128/1024", "0/1024"), ("more pairs", "32/1024", "32/32")):
+        found.append(Planted(figure, "C70", part, "mlp", 1, difference(f"size/{more}", f"size/{less}", "proxy")))
+    return found
+
+
 def alarms() -> list[Planted]:
     """Who is not biased exploits nothing, and without a penalty length grows: the placebo and the control."""
     found = []
@@ -212,6 +234,27 @@ def data_quality() -> list[Planted]:
         for how in ("number", "cost"):
             terms = difference(f"labels/{how}/{name}", f"labels/human/{name}")
             found.append(Planted(figure, "C89", f"{name.upper()}: equal {how}", "mlp", 1, terms))
+    return found
+
+
+def gold_and_proxy() -> list[Planted]:
+    figure, found = "gold_and_proxy", []
+    for source in ("pointwise", "converged"):
+        terms = (Term(f"rl/{source}", -1.0, "late"),)
+        found.append(Planted(figure, "C11", f"RLOO, {source}", "mlp", 1, terms))
+    found.append(Planted(figure, "C12", "DPO, 128 pairs", "mlp", 1, (Term("steps/128", -1.0, "late"),)))
+    for name in ("ipo", "dpo"):
+        for source in ("pointwise", "pairwise"):
+            pooled = difference(f"sweep/{name}/{source}/.*", f"sweep/{name}/offline/.*")
+            found.append(Planted(figure, "C13", f"{name}, pooled, {source}", "mlp", 1, pooled))
+            tuned = difference(f"tuned/{name}/{source}", f"tuned/{name}/offline")
+            found.append(Planted(figure, "C13", f"{name}, tuned, {source}", "mlp", 1, tuned))
+        for source in ("offline", "pointwise", "pairwise", "converged"):
+            terms = (Term(f"sweep/{name}/{source}/.*", -1.0, "late"),)
+            found.append(Planted(figure, "C14", f"{name}, {source}", "mlp", 1, terms))
+    for name in ("rloo", "dpo"):
+        terms = difference(f"length/{name}/biased", f"length/{name}/unbiased", "length")
+        found.append(Planted(figure, "C42", name, "token", 1, terms))
     return found
 
 
@@ -580,12 +623,14 @@ PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        accuracy_and_reward,
         alarms,
         audit,
         batch_size,
         beta_sweep,
         chosen_likelihood,
         data_quality,
+        gold_and_proxy,
         forgetting,
         gradient_variance,
         lm_batch_and_reuse,
