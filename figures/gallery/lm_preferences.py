@@ -46,7 +46,9 @@ STEP = 1.0  # of √KL between two evaluations, beyond which a path is not inter
 
 EQUAL_KL = claim("C13", "online DPO against offline DPO, a reward model's preferences")
 FALLS = {
-    m: claim("C14", f"{m.split('/')[0]}, {'online' if m.endswith('on') else 'offline'}") for m in (*SWEPT, "ppo/on")
+    method: claim("C14", f"{name}, {'online' if sampler == 'on' else 'offline'}, a reward model's preferences")
+    for method in AT_KL
+    for name, sampler in [method.split("/")]
 }
 CHOSEN = claim("C22", "offline DPO, an annotator's pairs")
 BEHIND = claim("C33", "dpo, a reward model's preferences")

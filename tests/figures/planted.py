@@ -334,7 +334,7 @@ def lm_preferences() -> list[Planted]:
     return [
         Planted(name, "C13", f"online DPO against offline DPO, {part}", "lm", 1, (online, offline)),
         *(
-            Planted(name, "C14", words, "lm", -1, (Term(arms, tokens, "fall"),))
+            Planted(name, "C14", f"{words}, {part}", "lm", -1, (Term(arms, tokens, "fall"),))
             for words, arms in (
                 ("dpo, online", "dpo/on/0.1/0.001"),
                 ("dpo, offline", "dpo/off/0.1/0.001"),
