@@ -214,7 +214,7 @@ def _falls(records: Records, method: str) -> Verdict:
     record = records[f"{method}/{BETAS[0]:g}/{RATES[1]:g}" if method in SWEPT else f"{method}/–/{RATES[1]:g}"]
     found, rise = fall(record), at_level(record, LEVELS[-1]) - record.arrays["gold"][:, 0]
     known = np.isfinite(found)
-    why = "the peak of the same path is what the fall is from; a reward model without error would be one, and none was run"
+    why = "the fall is from the peak of the same path; a reward model without error would be one, and none was run"
     gates = [_reached(known), placebo(None, FALLS[method].margin, why)]
     gates.append(trained({f"gold reward up to {LEVELS[-1]:g} nats": rise[np.isfinite(rise)]}))
     note = (
