@@ -69,6 +69,7 @@ from .environments.proxy import ProxyBandit as ProxyBandit
 from .environments.proxy import ProxyTree as ProxyTree
 from .environments.rated import RatedResponses as RatedResponses
 from .environments.rated import TwoTasks as TwoTasks
+from .environments.proxy_features import ProxyFeatures as ProxyFeatures
 from .environments.token_bandit import TokenBanditR1 as TokenBanditR1
 from .environments.token_bandit import TokenBanditR2 as TokenBanditR2
 from .environments.token_bandit import TokenBanditSmall as TokenBanditSmall

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.gating import agree, effect_of, last_with_room, mean_of, part, sides, stopped_early
+from figures.arms.gating import NOTHING_TO_LEARN, agree, effect_of, last_with_room, mean_of, part, sides, stopped_early
 from figures.arms.sweeps import cut, largest
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -21,7 +21,7 @@ from figures.lab import Lab, apply
 from figures.report.style import RC, bound, key, side_by_side
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
-from sims.statistics.gates import Gate, trained
+from sims.statistics.gates import Gate, placebo, trained
 from sims.statistics.intervals import Interval, paired_effect
 
 STALE = ("rloo", "dpo")
@@ -120,7 +120,11 @@ def verdicts(records: Records) -> list[Verdict]:
         (
             C26,
             effect_of([*mean_of(1.0, fresh), *mean_of(-1.0, stale)]),
-            [last_with_room([sides(fresh, stale)], C26.margin)[1], agree(each)],
+            [
+                last_with_room([sides(fresh, stale)], C26.margin)[1],
+                agree(each),
+                placebo(None, C26.margin, NOTHING_TO_LEARN),
+            ],
             [f"batch/{name}/{batches}" for name in STALE for batches in (BATCHES[0], BATCHES[-1])],
             f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them "
             f"apart; a larger one would lose more when they are stale. {_each(final)}",
@@ -140,6 +144,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 last_with_room([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin)[1],
                 agree(likelihoods),
                 started,
+                placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
             [f"reuse/{name}/{passes}" for name in REUSED for passes in (1, PASSES[-1])],
             tuned,

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import edges, last_with_room, sides
+from figures.arms.gating import NOTHING_TO_LEARN, edges, last_with_room, sides
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -23,7 +23,7 @@ from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, marker
 from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
-from sims.statistics.gates import positive_control, shared_arms
+from sims.statistics.gates import placebo, positive_control, shared_arms
 from sims.statistics.intervals import interaction, paired_effect, student_interval
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
@@ -158,6 +158,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room(pairs, SKEW.margin)
         hashes = [[record.hash] for record in arms]
         gates = [room, shared_arms(*hashes), edges(SKEW.margin, *arms), held_up(SKEW.margin, *arms)]
+        gates.append(placebo(None, SKEW.margin, NOTHING_TO_LEARN))
         note = (
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
             "updates would let offline DPO extrapolate further, and then break."

@@ -18,7 +18,7 @@ from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION, symlog
 from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
-from sims.statistics.gates import trained
+from sims.statistics.gates import placebo, trained
 from sims.statistics.intervals import band, mean_interval
 
 REGRET = 0.1  # a score that matters, by which another rate may have been better
@@ -130,6 +130,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
         gates = [trained({"the margin": grown}), held_up(REGRET, record)]
+        gates.append(placebo(None, judged.margin, "a claim about a mechanism"))
         effect = mean_interval(per_nat(fall, grown))
         rows.append(row_of(judged, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows

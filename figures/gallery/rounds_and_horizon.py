@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -76,7 +77,7 @@ CREDIT = claim("C65", "horizon 6 against 1")
 
 def arms() -> dict[str, Experiment]:
     """rounds/objectives/learner; ladder/advantages/batch/reference; horizon/tokens/algorithm."""
-    shared = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 10}
+    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 10}
     found = {}
     for objectives, environment in OBJECTIVES.items():
         for name, (algorithm, schedule) in LEARNERS.items():
@@ -85,7 +86,7 @@ def arms() -> dict[str, Experiment]:
             )
     for white, batch, reference in LADDER:
         size = LARGE if batch == "large" else SMALL
-        moving = {"reference": "ema", "reference_rate": 0.05} if reference == "ema" else {}
+        moving: dict[str, Any] = {"reference": "ema", "reference_rate": 0.05} if reference == "ema" else {}
         schedule = Schedule(batch_size=size, num_generations=1, **moving)
         algorithm = PPO(beta=0.1, whiten_advantages=white == "white")
         name = f"ladder/{white}/{batch}/{reference}"

@@ -23,7 +23,7 @@ from .recorded import at_cells, cells_of, normals
 from .space import TokenSpace
 
 
-class Problem(NamedTuple):
+class Drawn(NamedTuple):
     """What is drawn per run. features: (R, X, N, F); aspects: (R, X, N, A), each of variance 1 over responses, and the
     directions of what the features explain of them, weights: (R, A, F); taste: (R, X, N), what raters like besides, of
     variance 1 too; other: (R, F), one more direction."""
@@ -95,13 +95,16 @@ class RatedResponses(Proxy, kind="rated_responses"):
         return TokenSpace(self.num_responses)
 
     @property
-    def score_scale(self) -> float:
-        return self.rating_noise or 1.0
+    def rewards_per_run(self) -> bool:
+        return True
+
+    def in_reward(self, scores: np.ndarray) -> np.ndarray:
+        return scores * (self.rating_noise or 1.0)
 
     def rewards(self) -> np.ndarray:
         raise ValueError(f"{self.kind}: its rewards are drawn per run: see `all_rewards()` of what `build` returns")
 
-    def problem(self, noise: Noise) -> Problem:
+    def drawn(self, noise: Noise) -> Drawn:
         """What is drawn for the runs of `noise`."""
         own = noise.from_start(device="cpu")
         count, width = self.num_aspects, self.num_features
@@ -117,15 +120,15 @@ class RatedResponses(Proxy, kind="rated_responses"):
         rest = correlated(rest[..., 1:], rest[..., :1])
         explained = _project(features, weights)
         aspects = np.sqrt(1.0 - self.unexplained) * explained + np.sqrt(self.unexplained) * rest
-        return Problem(features, aspects, weights, _project(features, liked[:, None])[..., 0], other)
+        return Drawn(features, aspects, weights, _project(features, liked[:, None])[..., 0], other)
 
     def gold(self, noise: Noise) -> np.ndarray:
-        return np.asarray(self.problem(noise).aspects.mean(-1))
+        return np.asarray(self.drawn(noise).aspects.mean(-1))
 
     def features(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
             raise ValueError("noise = None: must be given, as this environment draws features per run")
-        return self.problem(noise).features
+        return self.drawn(noise).features
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if noise is None:
@@ -137,7 +140,7 @@ class RatedResponses(Proxy, kind="rated_responses"):
         return np.asarray(np.exp(_log_softmax(tilt * _standardised(self.gold(noise)))))
 
     def recorded_labels(self, noise: Noise, gold: np.ndarray, prompts: Tensor, drawn: Tensor) -> Tensor:
-        problem = self.problem(noise)
+        problem = self.drawn(noise)
         rated = problem.aspects if self.rated == "aspects" else gold[..., None]
         liked = torch.from_numpy(rated + self.rating_bias * problem.taste[..., None])
         cells = cells_of(prompts, drawn, liked[..., 0])
@@ -152,7 +155,7 @@ class RatedResponses(Proxy, kind="rated_responses"):
     def tables(self, noise: Noise) -> Tables:
         found = super().tables(noise)
         if self.num_aspects > 1:
-            aspects = self.problem(noise).aspects
+            aspects = self.drawn(noise).aspects
             found |= {"first": aspects[..., 0], "second": aspects[..., 1:].mean(-1)}
         return found
 
@@ -207,12 +210,12 @@ class TwoTasks(RatedResponses, kind="two_tasks"):
         return np.concatenate([found, np.broadcast_to(task, (*found.shape[:-1], 1))], axis=-1)
 
     def gold(self, noise: Noise) -> np.ndarray:
-        problem = self.problem(noise)
+        problem = self.drawn(noise)
         right = problem.features @ self._direction(problem)[:, None, :, None]
         best = right[..., 0] == right[..., 0].max(-1, keepdims=True)
         return np.where(self.verifiable[:, None], best, 0.5 * problem.aspects.mean(-1))
 
-    def _direction(self, problem: Problem) -> np.ndarray:
+    def _direction(self, problem: Drawn) -> np.ndarray:
         """(R, F), of length 1: v."""
         rated = _unit(problem.weights.mean(1))
         other = problem.other - (problem.other * rated).sum(-1, keepdims=True) * rated
@@ -225,8 +228,9 @@ class TwoTasks(RatedResponses, kind="two_tasks"):
     def tables(self, noise: Noise) -> Tables:
         found = super().tables(noise)
         verifiable = self.verifiable[:, None]
+        if self.has_proxy:
+            found |= {"scores": np.where(verifiable, found["rewards"], found["scores"])}
         return found | {
-            "scores": np.where(verifiable, found["rewards"], found["scores"]),
             "first": np.where(verifiable, 2.0 * found["rewards"], 0.0),
             "second": np.where(verifiable, 0.0, 2.0 * found["rewards"]),
         }

@@ -69,7 +69,7 @@ def kl_of_best_response(record: Record) -> float:
     if "kl_of_best" in record.arrays:
         return float(record.arrays["kl_of_best"].mean())
     logp_ref = record.arrays["logp_ref"]
-    best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp_ref), 0)
+    best = np.broadcast_to(record.arrays["rewards"].argmax(-1), logp_ref.shape[:-1])[..., None]
     return float(-np.take_along_axis(logp_ref, best, -1).mean())
 
 

@@ -69,6 +69,15 @@ SCHEMA: dict[str, Array] = {
     "win_rate": Array(
         CURVE, "", "probability that a response of π has more gold reward than one of π_ref to the same prompt, ties ½"
     ),
+    "policy_accuracy": Array(
+        CURVE,
+        "",
+        "share of the pairs of two draws of π_ref, unequal by gold, that the policy's implicit reward orders as gold "
+        "does; ties of it ½",
+    ),
+    "policy_accuracy_on_policy": Array(CURVE, "", "the same of two draws of π"),
+    "proxy_accuracy": Array(CURVE, "", "the same of the learned reward, of two draws of π_ref"),
+    "proxy_accuracy_on_policy": Array(CURVE, "", "and of two draws of π"),
     "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
     "deployed_gold": Array(
         CURVE, "", "as gold, of the policy that users get: the sampler's, of the last sync (drifting rewards)"

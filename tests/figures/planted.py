@@ -31,7 +31,8 @@ class Planted:
     something is gained. base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`;
     the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as
     the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less
-    than all others, for the row's positive control or its placebo.
+    than all others, for the row's positive control or its placebo. raised: records that are raised by `times` whatever
+    is planted, for a gate that wants an effect of its own; between the row's arms they cancel.
     """
 
     figure: str
@@ -45,6 +46,7 @@ class Planted:
     also: str | None = None
     closed: bool = False
     weaker: str | None = None
+    raised: tuple[Term, ...] = ()
 
 
 def difference(plus: str, minus: str, quantity: str = "score") -> tuple[Term, ...]:
@@ -78,6 +80,28 @@ def absent_behaviour() -> list[Planted]:
         )
     nothing = (Term("table/0/.*", 1.0, "best"),)
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
+
+
+def accuracy_and_reward() -> list[Planted]:
+    figure, found = "accuracy_and_reward", []
+    for name in ("ipo", "dpo"):
+        for where in ("held-out", "on-policy"):
+            terms = (Term(f"tuned/{name}/offline", 1.0, "proxy"), Term(f"tuned/{name}/offline", -1.0, "policy"))
+            found.append(Planted(figure, "C20", f"{name}, {where}", "mlp", 1, terms))
+    for part, source in (("offline", "offline"), ("online", "pointwise")):
+        # All settings classify alike: the first of the 20 is taken.
+        terms = (Term(f"sweep/ipo/{source}/0.01/0.01", 19 / 20),)
+        found.append(Planted(figure, "C21", part, "mlp", 0, terms, also=f"sweep/.*/{source}/.*"))
+    for part, more, less in (
+        ("own labels, gain", "own", "stopped"),
+        ("own labels, less than gold", "gold", "own"),
+        ("reward model, gain", "proxy", "stopped"),
+    ):
+        terms = difference(f"labels/{more}", f"labels/{less}")
+        found.append(Planted(figure, "C67", part, "mlp", 1, terms))
+    for part, more, less in (("larger reward models", "128/1024", "0/1024"), ("more pairs", "32/1024", "32/32")):
+        found.append(Planted(figure, "C70", part, "mlp", 1, difference(f"size/{more}", f"size/{less}", "proxy")))
+    return found
 
 
 def alarms() -> list[Planted]:
@@ -160,7 +184,21 @@ def beta_sweep() -> list[Planted]:
         ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)", ("high",)),
         ("reinforcement, learned reward", "learned/(rloo|ppo)", ("low", "high")),
     )
-    return [
+    # Of three values of β one is planted, above the two others by as much for both algorithms.
+    spread = []
+    for other in ("dpo", "ipo", "rloo"):
+        for place in ("R1", "R2"):
+            for rate, words in rates.items():
+                ppo, its = (f"{rate}/{place}/{name}/" for name in ("ppo", other))
+                spread.append(
+                    Planted(
+                        *("beta_sweep", "C90", f"ppo against {other} on {place}, {words}", "bandit", 1),
+                        difference(f"{ppo}0.3", f"{its}0.3"),
+                        also=f"({ppo}|{its})(0.03|0.1)",
+                        raised=(Term(f"{ppo}0.3", 0.2), Term(f"{its}0.3", 0.2)),
+                    )
+                )
+    return spread + [
         Planted(
             "beta_sweep",
             "C51",
@@ -212,6 +250,27 @@ def data_quality() -> list[Planted]:
         for how in ("number", "cost"):
             terms = difference(f"labels/{how}/{name}", f"labels/human/{name}")
             found.append(Planted(figure, "C89", f"{name.upper()}: equal {how}", "mlp", 1, terms))
+    return found
+
+
+def gold_and_proxy() -> list[Planted]:
+    figure, found = "gold_and_proxy", []
+    for source in ("pointwise", "converged"):
+        terms = (Term(f"rl/{source}", -1.0, "late"),)
+        found.append(Planted(figure, "C11", f"RLOO, {source}", "mlp", 1, terms))
+    found.append(Planted(figure, "C12", "DPO, 128 pairs", "mlp", 1, (Term("steps/128", -1.0, "late"),)))
+    for name in ("ipo", "dpo"):
+        for source in ("pointwise", "pairwise"):
+            pooled = difference(f"sweep/{name}/{source}/.*", f"sweep/{name}/offline/.*")
+            found.append(Planted(figure, "C13", f"{name}, pooled, {source}", "mlp", 1, pooled))
+            tuned = difference(f"tuned/{name}/{source}", f"tuned/{name}/offline")
+            found.append(Planted(figure, "C13", f"{name}, tuned, {source}", "mlp", 1, tuned))
+        for source in ("offline", "pointwise", "pairwise", "converged"):
+            terms = (Term(f"sweep/{name}/{source}/.*", -1.0, "late"),)
+            found.append(Planted(figure, "C14", f"{name}, {source}", "mlp", 1, terms))
+    for name in ("rloo", "dpo"):
+        terms = difference(f"length/{name}/biased", f"length/{name}/unbiased", "length")
+        found.append(Planted(figure, "C42", name, "token", 1, terms))
     return found
 
 
@@ -279,6 +338,29 @@ def lm_likelihoods() -> list[Planted]:
         )
         for task in ("min", "mode")
         for sampler in ("online", "offline")
+    ]
+
+
+def lm_preferences() -> list[Planted]:
+    """The largest response, of 33 tokens, has a score of −1: a score is 16.5 tokens."""
+    tokens, name = 16.5, "lm_preferences"
+    online, offline = Term("dpo/on/.*", tokens), Term("dpo/off/.*", -tokens)
+    semi, stale = Term("dpo/semi/.*", tokens), Term("dpo/stale/.*", -tokens)
+    part = "a reward model's preferences"
+    return [
+        Planted(name, "C13", f"online DPO against offline DPO, {part}", "lm", 1, (online, offline)),
+        *(
+            Planted(name, "C14", f"{words}, {part}", "lm", -1, (Term(arms, tokens, "fall"),))
+            for words, arms in (
+                ("dpo, online", "dpo/on/0.1/0.001"),
+                ("dpo, offline", "dpo/off/0.1/0.001"),
+                ("ppo, online", "ppo/on/–/0.001"),
+            )
+        ),
+        Planted(
+            name, "C22", "offline DPO, an annotator's pairs", "lm", -1, (Term("dpo/off/0.1/0.001", 0.5, "chosen"),)
+        ),
+        Planted(name, "C33", f"dpo, {part}", "lm", 1, (semi, stale)),
     ]
 
 
@@ -363,7 +445,8 @@ def reference_shift() -> list[Planted]:
         arms = (f"{policy}/{shift}/{arm}" for shift in ("0.65", "0.05") for arm in ("ppo", "dpo"))
         found.append(Planted("reference_shift", "C06", "near and far", setting, 1, interaction(*arms)))
         gain = difference(f"{policy}/0.65/dpo_after_sft", f"{policy}/0.65/dpo")
-        found.append(Planted("reference_shift", "C07", "under shift", setting, 1, gain))
+        hurt = (Term(f"{policy}/0.05/dpo", 0.3),)  # there is something to repair
+        found.append(Planted("reference_shift", "C07", "under shift", setting, 1, gain, raised=hurt))
     return found
 
 
@@ -496,18 +579,23 @@ def unseen_responses() -> list[Planted]:
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
         for tilt in ("none", "losers", "winners"):
             dpo, ppo = f"{tilt}-.*/{policy}/dpo", f"{tilt}-.*/{policy}/ppo"
-            rises, where = (Term(dpo, 1.0, "unseen"),), f", reference: {tilt}"
-            # PPO's record has its reward model, whose loss says where DPO is read.
-            found.append(Planted("unseen_responses", "C03", f"at one loss{where}", setting, 1, rises, also=ppo))
-            found.append(Planted("unseen_responses", "C03", f"at the end{where}", setting, 1, rises))
+            where = f", reference: {tilt}"
+            for coverage in ("0.25", "0.5", "0.875"):
+                rises = (Term(f"{tilt}-{coverage}/{policy}/dpo", 1.0, "unseen"),)
+                # PPO's record has its reward model, whose loss says where DPO is read.
+                model, there = f"{tilt}-{coverage}/{policy}/ppo", f"{where}, coverage {coverage}"
+                found.append(Planted("unseen_responses", "C03", f"at one loss{there}", setting, 1, rises, also=model))
+                found.append(Planted("unseen_responses", "C03", f"at the end{there}", setting, 1, rises))
             falls = difference(f"{tilt}-0.875/{policy}/dpo", f"{tilt}-0.25/{policy}/dpo", "unseen")
             ends = f"{tilt}-(0.25|0.875)/{policy}/ppo"
-            found.append(Planted("unseen_responses", "C05", where[2:], setting, -1, falls, also=ends))
+            rise = (Term(f"{tilt}-(0.25|0.875)/{policy}/dpo", 0.3, "unseen"),)
+            found.append(Planted("unseen_responses", "C05", where[2:], setting, -1, falls, also=ends, raised=rise))
             if policy == "mlp":
                 sampled = difference(dpo, ppo, "unseen")
                 optimum = (Term(dpo, 1.0, "unseen"), Term(ppo, -1.0, "optimum"))
-                found.append(Planted("unseen_responses", "C04", f"sampled PPO{where}", setting, 1, sampled))
-                found.append(Planted("unseen_responses", "C04", f"exact KL optimum{where}", setting, 1, optimum))
+                for part, terms, of in (("sampled PPO", sampled, "unseen"), ("exact KL optimum", optimum, "optimum")):
+                    rise = (Term(dpo, 0.3, "unseen"), Term(ppo, 0.3, of))
+                    found.append(Planted("unseen_responses", "C04", f"{part}{where}", setting, 1, terms, raised=rise))
     same = (Term(".*/table/dpo", 1.0, "unseen"),)
     return [*found, Planted("unseen_responses", "C04", "table", "bandit", 0, same, also=".*/table/ppo")]
 
@@ -557,17 +645,20 @@ PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        accuracy_and_reward,
         alarms,
         audit,
         batch_size,
         beta_sweep,
         chosen_likelihood,
         data_quality,
+        gold_and_proxy,
         forgetting,
         gradient_variance,
         lm_batch_and_reuse,
         lm_lengths,
         lm_likelihoods,
+        lm_preferences,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,

@@ -93,6 +93,8 @@ def test_a_figure_gives_the_rows_of_the_catalogue(name: str) -> None:
         assert (verdict.claim, verdict.margin, verdict.unit) == (claim.text, claim.margin, claim.unit)
         assert verdict.claimed == claim.claimed and verdict.note.endswith(".")
         assert "{" not in verdict.measure
+        if claim.kind == "effect":
+            assert "placebo" in [gate.name for gate in verdict.gates], f"{id}, {part}: names none, nor why none applies"
 
 
 def test_every_row_has_a_line_in_planted() -> None:
@@ -110,7 +112,9 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     by = (effect if line.base is None else effect - line.base) / term.times
     others = () if line.base is None else tuple(other.arms for other in line.terms)
     moved = (term.arms, term.quantity) if by or others else None
-    return planted(line.figure, moved, by, noise, line.base, others, line.weaker)[line.id, line.part, line.setting]
+    return planted(line.figure, moved, by, noise, line.base, others, line.weaker, line.raised)[
+        line.id, line.part, line.setting
+    ]
 
 
 @functools.lru_cache(1000)  # rows of a figure that are of the same arms are judged together
@@ -122,18 +126,24 @@ def planted(
     base: float | None,
     others: tuple[str, ...],
     weaker: str | None,
+    raised: tuple[Term, ...],
 ) -> dict[tuple[str, str, str], Verdict]:
     """All rows of a figure where a quantity of the records `moved` differs by `by`, and else nothing."""
     start = QUANTITIES if base is None else dict.fromkeys(QUANTITIES, base)
     records = dict(level(figure, noise))
     for arms in others:
         records |= {key: filled(empty(figure)[key], start, noise) for key in matching(figure, arms)}
+    lifted: dict[str, Levels] = {}
+    for also in raised:
+        for key in matching(figure, also.arms):
+            lifted[key] = {**lifted.get(key, {}), also.quantity: QUANTITIES[also.quantity] + also.times}
+    records |= {key: filled(empty(figure)[key], levels, noise) for key, levels in lifted.items()}
     weak: dict[str, float] = {name: QUANTITIES[name] - 0.3 for name in ("score", "first", "second")}
     weak |= {"best": 0.05, "exploit": 0.0, "growth": 0.5}
     weaker_ones = set(matching(figure, weaker)) if weaker is not None else set()
     records |= {key: filled(empty(figure)[key], weak, noise) for key in weaker_ones}
     for key in matching(figure, moved[0]) if moved is not None else ():
-        levels: Levels = {**start, **weak} if key in weaker_ones else dict(start)
+        levels: Levels = {**start, **(weak if key in weaker_ones else {}), **lifted.get(key, {})}
         assert moved is not None
         records[key] = filled(empty(figure)[key], {**levels, moved[1]: levels[moved[1]] + by}, noise)
     return judged(figure, records)
