@@ -29,6 +29,11 @@ from sims.statistics.gates import (
 )
 from sims.statistics.intervals import LEVEL, Interval, mean_interval
 
+# Why most comparisons of scores have no placebo of their own.
+NOTHING_TO_LEARN = (
+    "the arms differ in what is compared alone; on rewards that say nothing of the response neither is drawn to the "
+    "optimum, and both scores stay at the reference's 0"
+)
 FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import HashableList
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
-from figures.arms.gating import edges, effect_of, last_with_room, lowest_score, part, sides
+from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, last_with_room, lowest_score, part, sides
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -26,7 +26,7 @@ from sims.environments import TokenBanditR1, TokenBanditR2
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import best_reward, scores
 from sims.policies import Transformer
-from sims.statistics.gates import room
+from sims.statistics.gates import geometry, placebo, room
 from sims.statistics.intervals import paired_effect
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -177,8 +177,7 @@ def verdicts(records: Records) -> list[Verdict]:
         effect = paired_effect(*gap(records, place, condition))
         arms = [records[f"{place}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
         gates = [room(*gap(records, place, condition), lowest_score(arms), 1.0, judged.margin)]
-        if condition == "d":
-            gates.append(edges(judged.margin, *arms))
+        gates += [edges(judged.margin, *arms), placebo(None, judged.margin, NOTHING_TO_LEARN)]
         rows.append(row_of(judged, "token", effect, FIGURE.name, used, notes[condition], gates))
     note = "R1's optimum is unlikely, not absent. Ten passes over a batch make on-policy arms up to nine updates stale."
     for name, judged in INTERACTION.items():
@@ -186,9 +185,22 @@ def verdicts(records: Records) -> list[Verdict]:
         at, gate = last_with_room([sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])], judged.margin)
         effect = effect_of([part(times, r, at) for times, r in zip((1.0, -1.0, -1.0, 1.0), arms, strict=True)])
         said = f"Judged after {arms[0].arrays['updates'][at]} updates, the last evaluation with room. {note}"
-        gates = [gate, edges(judged.margin, *arms)]
+        masses = {place: overlap(place) for place in PLACES}
+        gates = [
+            gate,
+            edges(judged.margin, *arms),
+            geometry(masses, {"R1": "out", "R2": "in"}),
+            placebo(None, judged.margin, NOTHING_TO_LEARN),
+        ]
         rows.append(row_of(judged, "token", effect, FIGURE.name, [r.hash for r in arms], said, gates))
     return rows
+
+
+def overlap(place: str) -> float:
+    """The data policy's probability that a token lies within the peak's width."""
+    bandit = PLACES[place]
+    near = np.abs(np.arange(bandit.vocabulary) - bandit.peak) <= bandit.width
+    return float(bandit.data_policy()[near].sum())
 
 
 def caption(records: Records) -> str:

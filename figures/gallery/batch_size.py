@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import (
+    NOTHING_TO_LEARN,
     Part,
     agree,
     edges,
@@ -51,7 +52,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, positive_control
+from sims.statistics.gates import Gate, placebo, positive_control
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 ON_THE_NETWORK = ("rloo", "best_of_n", "dpo")
@@ -188,6 +189,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room([sides(fresh, stale)], judged.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(names, fresh, stale, strict=True)}
         gates = [room, edges(judged.margin, *fresh, *stale), agree(each)]
+        gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
         setting: Literal["bandit", "mlp"] = "mlp" if place == "network" else "bandit"
         said = f"Judged after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"

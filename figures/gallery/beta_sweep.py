@@ -1,4 +1,5 @@
-"""Does too low a β collapse, and too high a one learn nothing? (C51) Contrastive losses on a small pool with flipped
+"""Does too low a β collapse, and too high a one learn nothing (C51), and which algorithm is the most sensitive to it
+(C90)? Contrastive losses on a small pool with flipped
 labels, and on-policy reinforcement learning: of the true reward, and of a reward learned from few flipped labels, where
 there is something to over-fit."""
 
@@ -12,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import Part, agree, edges, effect_of, lowest_score
+from figures.arms.gating import NOTHING_TO_LEARN, Part, agree, edges, effect_of, lowest_score
 from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
-from figures.catalogue import claim
+from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
@@ -29,6 +30,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.gates import placebo, room
 
 
 class Family(NamedTuple):
@@ -73,6 +75,13 @@ CLAIMS = {
     for end in family.ends
     for rate in RATES
     for places in family.judged
+}
+NEAR = (0.03, USUAL, 0.3)  # the range within which β is chosen; Xu et al.'s goes from .05 to .2
+SENSITIVE = {
+    (other, place, rate): claim("C90", f"ppo against {other} on {place}, {RATES[rate]}")
+    for other in ("dpo", "ipo", "rloo")
+    for place in ("R1", "R2")
+    for rate in RATES
 }
 
 
@@ -188,9 +197,30 @@ def verdicts(records: Records) -> list[Verdict]:
         parts = {name: _loss(tried, end) for name, tried in cells.items()}
         effect = effect_of([x._replace(times=x.times / len(parts)) for pair in parts.values() for x in pair])
         used = [r for tried in cells.values() for r in (*tried[1:-1], tried[BETAS.index(ENDS[end])])]
-        gates = [edges(judged.margin, *used), agree(parts)]
+        gates = [edges(judged.margin, *used), agree(parts), placebo(None, judged.margin, NOTHING_TO_LEARN)]
         rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
-    return rows
+    return [*rows, *(_sensitive(records, *of, judged) for of, judged in SENSITIVE.items())]
+
+
+def _sensitive(records: Records, other: str, place: str, rate: str, judged: Claim) -> Verdict:
+    """How much further apart the scores of PPO lie, at the usual values of β, than another algorithm's."""
+    used = {name: [records[f"{rate}/{place}/{name}/{beta:g}"] for beta in NEAR] for name in ("ppo", other)}
+    every = [record for tried in used.values() for record in tried]
+    low, parts, means = lowest_score(every), [], []
+    for sign, tried in zip((1.0, -1.0), used.values(), strict=True):
+        final = np.array([final_scores(record) for record in tried], float)
+        parts += [Part(sign, crossfit_best(final), low), Part(-sign, -crossfit_best(-final), low)]
+        means.append(final.mean(0))
+    gates = [
+        room(*means, low, 1.0, judged.margin),
+        edges(judged.margin, *every),
+        placebo(None, judged.margin, NOTHING_TO_LEARN),
+    ]
+    note = (
+        f"β from {NEAR[0]:g} to {NEAR[-1]:g}; the best and the worst are chosen on the other half of the runs. PPO and "
+        "RLOO draw fresh samples and see the true reward; DPO and IPO have a pool with flipped labels."
+    )
+    return row_of(judged, "bandit", effect_of(parts), FIGURE.name, [r.hash for r in every], note, gates)
 
 
 def _loss(tried: list[Record], end: str) -> tuple[Part, Part]:
@@ -237,7 +267,7 @@ FIGURE = Figure(
     name="beta_sweep",
     title="How β should be chosen: what too low and too high do",
     tags=("bandit", "sweep"),
-    claims=("C51",),
+    claims=("C51", "C90"),
     collect=collect,
     draw=draw,
     verdicts=verdicts,

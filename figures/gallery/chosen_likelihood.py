@@ -24,7 +24,7 @@ from sims.core.schedule import Schedule
 from sims.environments import BanditR1
 from sims.experiments.experiment import Experiment
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, estimand
+from sims.statistics.gates import Gate, estimand, placebo
 from sims.statistics.intervals import band, mean_interval
 
 
@@ -60,6 +60,7 @@ CLAIMS = {
     ("wide", FEW, "third"): claim("C22", f"network, {FEW} prompt, third nat"),
 } | {("wide", MANY, nat): claim("C22", f"network, {MANY} prompts, {nat} nat") for nat in NATS}
 FEW_MANY = claim("C22", "network, many against few, third nat")
+MECHANISM = "a claim about a mechanism: where likelihood goes while the margin grows"
 
 
 def arms() -> dict[str, Experiment]:
@@ -227,7 +228,11 @@ def verdicts(records: Records) -> list[Verdict]:
     for (name, prompts, nat), judged in CLAIMS.items():
         each = {a: in_nat(path(records, name, prompts, a), nat) for a in ALGORITHMS}
         effect = mean_interval(np.mean(list(each.values()), axis=0))
-        gates = [reaches(records, [(name, prompts)], nat), estimand({a: mean_interval(x) for a, x in each.items()})]
+        gates = [
+            reaches(records, [(name, prompts)], nat),
+            estimand({a: mean_interval(x) for a, x in each.items()}),
+            placebo(None, judged.margin, MECHANISM),
+        ]
         setting: Setting = "bandit" if name == "dense" else "mlp"
         hashes = [records[f"{name}/{prompts}/{a}"].hash for a in ALGORITHMS]
         rows.append(row_of(judged, setting, effect, FIGURE.name, hashes, notes[name], gates))
@@ -239,6 +244,7 @@ def verdicts(records: Records) -> list[Verdict]:
     gates = [
         reaches(records, [("wide", FEW), ("wide", MANY)], "third"),
         estimand({a: mean_interval(x) for a, x in each.items()}),
+        placebo(None, FEW_MANY.margin, MECHANISM),
     ]
     note = "Prompts and pairs grow together, as they do in data sets: it is not told which of the two it takes."
     hashes = [records[f"wide/{prompts}/{a}"].hash for prompts in (FEW, MANY) for a in ALGORITHMS]

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import Part, Sides, edges, effect_of, lowest_score, over_the_run, part
+from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, lowest_score, over_the_run, part
 from figures.arms.sweeps import best_arm, crossfit_best, cut, cut_to_nothing
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -39,7 +39,6 @@ FASTER = claim("C27", "dpo, min length, over the run")
 COMPOUND = claim("C28", "dpo, min length, over the run")
 SUFFICES = claim("C31", "mode length")
 KEEPS_UP = claim("C68", "dpo: min length, equal samples, over the run")
-ONE_LOSS = "the arms differ in the loss alone; on rewards that are permuted neither has anything to learn"
 
 
 def collect(lab: Lab) -> Records:
@@ -114,7 +113,7 @@ def verdicts(records: Records) -> list[Verdict]:
     for judged, names, times in ((FASTER, on, (1.0, -1.0)), (COMPOUND, on + off, (1.0, -1.0, -1.0, 1.0))):
         used = _used(records, names)
         gates = [_room(records, *names[i : i + 2], judged.margin) for i in range(0, len(names), 2)]
-        gates += [edges(judged.margin, *used), placebo(None, judged.margin, ONE_LOSS)]
+        gates += [edges(judged.margin, *used), placebo(None, judged.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
         effect = _over(records, _difference(names, times))
         rows.append(row_of(judged, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))

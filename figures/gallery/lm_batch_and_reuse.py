@@ -11,7 +11,17 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import agree, edges, effect_of, last_with_room, mean_of, part, sides, stopped_early
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    agree,
+    edges,
+    effect_of,
+    last_with_room,
+    mean_of,
+    part,
+    sides,
+    stopped_early,
+)
 from figures.arms.sweeps import cut, largest
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -22,7 +32,7 @@ from figures.short_tuning import Short
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
-from sims.statistics.gates import Gate, trained
+from sims.statistics.gates import Gate, placebo, trained
 from sims.statistics.intervals import Interval, paired_effect
 
 STALE = ("rloo", "dpo")
@@ -123,7 +133,12 @@ def verdicts(records: Records) -> list[Verdict]:
         (
             C26,
             effect_of([*mean_of(1.0, fresh), *mean_of(-1.0, stale)]),
-            [last_with_room([sides(fresh, stale)], C26.margin)[1], agree(each), edges(C26.margin, *fresh, *stale)],
+            [
+                last_with_room([sides(fresh, stale)], C26.margin)[1],
+                agree(each),
+                edges(C26.margin, *fresh, *stale),
+                placebo(None, C26.margin, NOTHING_TO_LEARN),
+            ],
             [f"batch/{name}/{batches}" for name in STALE for batches in (BATCHES[0], BATCHES[-1])],
             f"{tuned} {_each(final)}",
         ),
@@ -143,6 +158,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 agree(likelihoods),
                 started,
                 edges(C30.margin, *once, *often, ppo[0], ppo[-1]),
+                placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
             [f"reuse/{name}/{passes}" for name in REUSED for passes in (1, PASSES[-1])],
             tuned,

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import edges, last_with_room, sides
+from figures.arms.gating import NOTHING_TO_LEARN, edges, last_with_room, sides
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -23,7 +23,7 @@ from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, marker
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
 from sims.experiments.store import Record
-from sims.statistics.gates import positive_control, shared_arms
+from sims.statistics.gates import placebo, positive_control, shared_arms
 from sims.statistics.intervals import interaction, paired_effect, student_interval
 from sims.statistics.verdicts import over_tunings
 
@@ -162,7 +162,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room(pairs, SKEW.margin)
         shared = shared_arms(*([arms[i].hash for arms in tunings] for i in range(4)))
         arms = [record for arms in tunings for record in arms]
-        gates = [room, shared, edges(SKEW.margin, *arms)]
+        gates = [room, shared, edges(SKEW.margin, *arms), placebo(None, SKEW.margin, NOTHING_TO_LEARN)]
         note = (
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
             "updates would let offline DPO extrapolate further, and then break."

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges, effect_of, last_with_room, part, sides
+from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, last_with_room, part, sides
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -30,7 +30,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import best_reward, final_scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate
+from sims.statistics.gates import Gate, placebo
 from sims.statistics.intervals import Interval, band
 
 
@@ -210,7 +210,7 @@ def judge(records: Records, of: Row, margin: float) -> Judged:
                 Gate("room", away >= margin, f"{said}; a shorter budget would open it" if away < margin else said)
             )
         used = tuple(record for pair in pairs for record in pair)
-        gates.append(edges(margin, *used))
+        gates += [edges(margin, *used), placebo(None, margin, NOTHING_TO_LEARN)]
         effect = effect_of([part(t, record) for t, record in zip((1.0, -1.0, -1.0, 1.0), used, strict=False)])
         row = Judged(budget, effect, tuple(gates), used)
         if all(gate.open for gate in gates):

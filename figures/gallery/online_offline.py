@@ -13,7 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges, effect_of, last_with_room, likelihood, over_the_run, part, sides
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    edges,
+    effect_of,
+    last_with_room,
+    likelihood,
+    over_the_run,
+    part,
+    sides,
+)
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -27,7 +36,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.gates import positive_control
+from sims.statistics.gates import placebo, positive_control
 from sims.statistics.intervals import band, mean_interval
 
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
@@ -171,6 +180,7 @@ def interaction_row(
         else f"Judged after {int(updates[at])} updates, the last evaluation at which the scores leave room."
     )
     gates = [room, edges(judged.margin, *found), likelihood({"out": found[0], "in": found[2]})]
+    gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
     hashes = [record.hash for record in found]
     return row_of(judged, "bandit", effect, figure, hashes, f"{said} {note}", gates)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room
+from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, last_with_room
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -25,6 +26,7 @@ from sims.environments import Contextual
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 from sims.policies import MLP, FineTuned, Table
+from sims.statistics.gates import placebo, positive_control
 from sims.statistics.intervals import Interval
 
 SHIFTS = (0.05, 0.35, 0.65, 0.95)
@@ -133,7 +135,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that knows "
             f"more of unseen responses would change it. {_when(used[0], at)}"
         )
-        gates = [room, edges(judged.margin, *used)]
+        gates = [room, edges(judged.margin, *used), placebo(None, judged.margin, NOTHING_TO_LEARN)]
         rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
         judged = claim("C07", "under shift")
         values = [far["dpo_after_sft"], far["dpo"]]
@@ -143,7 +145,13 @@ def verdicts(records: Records) -> list[Verdict]:
             f"The fine-tuned arm takes {SFT_UPDATES} updates more, on the same pairs; DPO alone for as many more "
             f"updates might close part of the gap. {_when(used[0], at)}"
         )
-        gates = [room, edges(judged.margin, *used)]
+        hurt = positive_control(_effect([near["dpo"], far["dpo"]], at), judged.margin, only_above=True)
+        gates = [
+            room,
+            edges(judged.margin, *used),
+            replace(hurt, why=f"what the shift costs DPO, from {NEAR:g} to {FAR:g}: {hurt.why}"),
+            placebo(None, judged.margin, "fine-tuning on permuted labels takes as likely as not the rejected"),
+        ]
         effect = _effect(values, at)
         rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
     return rows

@@ -6,7 +6,17 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import agree, edges, effect_of, last_with_room, mean_of, part, sides, stopped_early
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    agree,
+    edges,
+    effect_of,
+    last_with_room,
+    mean_of,
+    part,
+    sides,
+    stopped_early,
+)
 from figures.arms.sweeps import TRIED, TUNING, cut, cut_to_nothing, equal_grid, largest
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -21,6 +31,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import Table
+from sims.statistics.gates import placebo
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 LIKELIHOOD = ("best_of_n", "rwr")
@@ -139,6 +150,7 @@ def verdicts(records: Records) -> list[Verdict]:
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(LIKELIHOOD, first, often, strict=True)}
         used = [*first, *often, *ppo[0], *ppo[1]]
         gates = [room, edges(judged.margin, *used), agree(each)]
+        gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
         terms = ((1.0, first), (-1.0, often), (-1.0, ppo[0]), (1.0, ppo[1]))
         effect = effect_of([x for times, group in terms for x in mean_of(times, group, at, RUNS)])
         rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], NOTES[panel], gates))

@@ -7,6 +7,7 @@ reward model read the same pairs and are compared at the same Bradley–Terry lo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,8 @@ from sims.environments import Contextual
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.intervals import mean_interval, paired_effect
+from sims.statistics.gates import Gate, estimand, placebo, positive_control
+from sims.statistics.intervals import Interval, mean_interval, paired_effect
 
 COVERAGES = (0.25, 0.5, 0.875)
 TILTS = {"none": "near-uniform reference", "losers": "reference skewed to losers", "winners": "skewed to winners"}
@@ -39,6 +41,8 @@ POLICIES: dict[str, tuple[PolicySpec, float]] = {
 }
 BETA, MATCHED_LOSS = 0.5, 0.2
 UPDATES, RUNS = 600, 50
+RISE = 0.02  # of probability: C03's margin
+MECHANISM = "a claim about a mechanism: where the mass goes"
 
 
 def arms() -> dict[str, Experiment]:
@@ -226,17 +230,27 @@ def verdicts(records: Records) -> list[Verdict]:
         for tilt, of_tilt, of_ppo, of_best in zip(TILTS, dpo, ppo, best, strict=True):
             places = [f"{tilt}-{c:g}/{policy}" for c in COVERAGES]
             hashes = [records[f"{place}/dpo"].hash for place in places]
-            used = hashes + [records[f"{place}/ppo"].hash for place in places]  # with the loss at which DPO is read
-            ends = np.mean([change(records[f"{place}/dpo"])[:, -1] for place in places], 0)
-            cells = f"It rises in {int((of_tilt.mean(-1) > 0).sum())} of {len(COVERAGES)} coverages at one loss."
-            for part, values, of in (("at one loss", of_tilt.mean(0), used), ("at the end", ends, hashes)):
-                note = f"A mean over coverages that we chose. {cells}"
-                judged = claim("C03", f"{part}, reference: {tilt}")
-                rows.append(row_of(judged, setting, mean_interval(values), FIGURE.name, of, note))
+            both = hashes + [records[f"{place}/ppo"].hash for place in places]
+            at_the_end = np.stack([change(records[f"{place}/dpo"])[:, -1] for place in places])
+            for i, coverage in enumerate(COVERAGES):
+                at_one_loss = [hashes[i], records[f"{places[i]}/ppo"].hash]  # with the loss at which DPO is read
+                for part, values, of in (
+                    ("at one loss", of_tilt[i], at_one_loss),
+                    ("at the end", at_the_end[i], hashes[i : i + 1]),
+                ):
+                    judged = claim("C03", f"{part}, reference: {tilt}, coverage {coverage:g}")
+                    gates = [placebo(None, judged.margin, MECHANISM)]
+                    note = "One β and one size of the problem; it rises at some coverages and falls at others."
+                    rows.append(row_of(judged, setting, mean_interval(values), FIGURE.name, of, note, gates))
             slope = of_tilt[-1] - of_tilt[0]
             note = "Responses that no pair shows are fewer at high coverage, and their mass at first is smaller."
             judged = claim("C05", f"reference: {tilt}")
-            rows.append(row_of(judged, setting, mean_interval(slope), FIGURE.name, _ends(records, tilt, policy), note))
+            gates = [
+                _rises(mean_interval(of_tilt[0]), f"at coverage {COVERAGES[0]:g}"),
+                placebo(None, judged.margin, MECHANISM),
+            ]
+            used = _ends(records, tilt, policy)
+            rows.append(row_of(judged, setting, mean_interval(slope), FIGURE.name, used, note, gates))
             if policy == "table":
                 continue  # there the two are one policy, which is a row of its own
             for part, other, note in (
@@ -246,7 +260,12 @@ def verdicts(records: Records) -> list[Verdict]:
             ):  # fmt: skip
                 effect = paired_effect(of_tilt.mean(0), other.mean(0))
                 judged = claim("C04", f"{part}, reference: {tilt}")
-                rows.append(row_of(judged, setting, effect, FIGURE.name, used, note))
+                gates = [
+                    _rises(mean_interval(of_tilt.mean(0)), "in the mean"),
+                    _alike(of_tilt - other),
+                    placebo(None, judged.margin, MECHANISM),
+                ]
+                rows.append(row_of(judged, setting, effect, FIGURE.name, both, note, gates))
         if policy == "table":
             errors = np.abs(dpo - best).max((0, 1))
             everywhere = [
@@ -258,6 +277,17 @@ def verdicts(records: Records) -> list[Verdict]:
             judged = claim("C04", "table")
             rows.append(theorem_of(judged, setting, errors.tolist(), FIGURE.name, everywhere, note))
     return rows
+
+
+def _rises(of: Interval, where: str) -> Gate:
+    """Whether DPO raises the mass at all: a claim that something shrinks the rise, or avoids it, needs one."""
+    gate = positive_control(of, RISE, only_above=True)
+    return replace(gate, why=f"DPO's change {where}: {gate.why}")
+
+
+def _alike(each: np.ndarray) -> Gate:
+    """Whether the effects that are averaged over coverages agree in sign. each: (coverages, runs)."""
+    return estimand({f"coverage {c:g}": mean_interval(runs) for c, runs in zip(COVERAGES, each, strict=True)})
 
 
 def _ends(records: Records, tilt: str, policy: str) -> list[str]:

@@ -31,7 +31,8 @@ class Planted:
     something is gained. base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`;
     the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as
     the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less
-    than all others, for the row's positive control or its placebo.
+    than all others, for the row's positive control or its placebo. raised: records that are raised by `times` whatever
+    is planted, for a gate that wants an effect of its own; between the row's arms they cancel.
     """
 
     figure: str
@@ -45,6 +46,7 @@ class Planted:
     also: str | None = None
     closed: bool = False
     weaker: str | None = None
+    raised: tuple[Term, ...] = ()
 
 
 def difference(plus: str, minus: str, quantity: str = "score") -> tuple[Term, ...]:
@@ -134,7 +136,21 @@ def beta_sweep() -> list[Planted]:
         ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)", ("high",)),
         ("reinforcement, learned reward", "learned/(rloo|ppo)", ("low", "high")),
     )
-    return [
+    # Of three values of β one is planted, above the two others by as much for both algorithms.
+    spread = []
+    for other in ("dpo", "ipo", "rloo"):
+        for place in ("R1", "R2"):
+            for rate, words in rates.items():
+                ppo, its = (f"{rate}/{place}/{name}/" for name in ("ppo", other))
+                spread.append(
+                    Planted(
+                        *("beta_sweep", "C90", f"ppo against {other} on {place}, {words}", "bandit", 1),
+                        difference(f"{ppo}0.3", f"{its}0.3"),
+                        also=f"({ppo}|{its})(0.03|0.1)",
+                        raised=(Term(f"{ppo}0.3", 0.2), Term(f"{its}0.3", 0.2)),
+                    )
+                )
+    return spread + [
         Planted(
             "beta_sweep",
             "C51",
@@ -179,8 +195,25 @@ def gradient_variance() -> list[Planted]:
     ]
 
 
+def lm_algorithms() -> list[Planted]:
+    """Three tunings, of which the mean is the effect."""
+
+    def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], cut: bool = False) -> Planted:
+        return Planted("lm_algorithms", id, part, "lm", claimed, terms, cut=cut)
+
+    mine, theirs = (f"min/{name}/{{}}/." for name in ("dpo", "best_of_n"))
+    arms = [name.format(sampler) for sampler in ("on", "off") for name in (mine, theirs)]
+    slower = difference("min/ppo/on/.", "min/dpo/on/.")
+    return [
+        row("C27", "dpo, min length, over the run", 1, difference(*arms[:2])),
+        row("C28", "dpo, min length, over the run", 1, interaction(*arms)),
+        row("C31", "mode length", 0, difference("mode/.*/on/.", "mode/.*/off/."), cut=True),
+        row("C68", "dpo: min length, equal samples, over the run", 0, slower, cut=True),
+    ]
+
+
 def lm_batch_and_reuse() -> list[Planted]:
-    held, likelihood = "min length, settings of T = 1", "reuse/(best_of_n|rwr)"
+    held, likelihood = "min length", "reuse/(best_of_n|rwr)"
     drop = difference("reuse/ppo/1", "reuse/ppo/[248]")
     extra = interaction(f"{likelihood}/1", f"{likelihood}/8", "reuse/ppo/1", "reuse/ppo/8")
     fresh = difference("batch/(rloo|dpo)/1", "batch/(rloo|dpo)/8")
@@ -192,10 +225,10 @@ def lm_batch_and_reuse() -> list[Planted]:
 
 
 def lm_lengths() -> list[Planted]:
-    skew = interaction("skew/dpo/on", "skew/dpo/off", "min/dpo/on", "min/dpo/off")
+    skew = interaction(*(f"{task}/dpo/{sampler}(/.)?" for task in ("skew", "min") for sampler in ("on", "off")))
     return [
         Planted("lm_lengths", "C25", "skew against min length", "lm", 1, skew),
-        Planted("lm_lengths", "C25", "mode length", "lm", 0, difference("mode/dpo/on", "mode/dpo/off")),
+        Planted("lm_lengths", "C25", "mode length", "lm", 0, difference("mode/dpo/on(/.)?", "mode/dpo/off(/.)?")),
     ]
 
 
@@ -295,7 +328,8 @@ def reference_shift() -> list[Planted]:
         arms = (f"{policy}/{shift}/{arm}" for shift in ("0.65", "0.05") for arm in ("ppo", "dpo"))
         found.append(Planted("reference_shift", "C06", "near and far", setting, 1, interaction(*arms)))
         gain = difference(f"{policy}/0.65/dpo_after_sft", f"{policy}/0.65/dpo")
-        found.append(Planted("reference_shift", "C07", "under shift", setting, 1, gain))
+        hurt = (Term(f"{policy}/0.05/dpo", 0.3),)  # there is something to repair
+        found.append(Planted("reference_shift", "C07", "under shift", setting, 1, gain, raised=hurt))
     return found
 
 
@@ -389,18 +423,23 @@ def unseen_responses() -> list[Planted]:
     for policy, setting in (("table", "bandit"), ("mlp", "mlp")):
         for tilt in ("none", "losers", "winners"):
             dpo, ppo = f"{tilt}-.*/{policy}/dpo", f"{tilt}-.*/{policy}/ppo"
-            rises, where = (Term(dpo, 1.0, "unseen"),), f", reference: {tilt}"
-            # PPO's record has its reward model, whose loss says where DPO is read.
-            found.append(Planted("unseen_responses", "C03", f"at one loss{where}", setting, 1, rises, also=ppo))
-            found.append(Planted("unseen_responses", "C03", f"at the end{where}", setting, 1, rises))
+            where = f", reference: {tilt}"
+            for coverage in ("0.25", "0.5", "0.875"):
+                rises = (Term(f"{tilt}-{coverage}/{policy}/dpo", 1.0, "unseen"),)
+                # PPO's record has its reward model, whose loss says where DPO is read.
+                model, there = f"{tilt}-{coverage}/{policy}/ppo", f"{where}, coverage {coverage}"
+                found.append(Planted("unseen_responses", "C03", f"at one loss{there}", setting, 1, rises, also=model))
+                found.append(Planted("unseen_responses", "C03", f"at the end{there}", setting, 1, rises))
             falls = difference(f"{tilt}-0.875/{policy}/dpo", f"{tilt}-0.25/{policy}/dpo", "unseen")
             ends = f"{tilt}-(0.25|0.875)/{policy}/ppo"
-            found.append(Planted("unseen_responses", "C05", where[2:], setting, -1, falls, also=ends))
+            rise = (Term(f"{tilt}-(0.25|0.875)/{policy}/dpo", 0.3, "unseen"),)
+            found.append(Planted("unseen_responses", "C05", where[2:], setting, -1, falls, also=ends, raised=rise))
             if policy == "mlp":
                 sampled = difference(dpo, ppo, "unseen")
                 optimum = (Term(dpo, 1.0, "unseen"), Term(ppo, -1.0, "optimum"))
-                found.append(Planted("unseen_responses", "C04", f"sampled PPO{where}", setting, 1, sampled))
-                found.append(Planted("unseen_responses", "C04", f"exact KL optimum{where}", setting, 1, optimum))
+                for part, terms, of in (("sampled PPO", sampled, "unseen"), ("exact KL optimum", optimum, "optimum")):
+                    rise = (Term(dpo, 0.3, "unseen"), Term(ppo, 0.3, of))
+                    found.append(Planted("unseen_responses", "C04", f"{part}{where}", setting, 1, terms, raised=rise))
     same = (Term(".*/table/dpo", 1.0, "unseen"),)
     return [*found, Planted("unseen_responses", "C04", "table", "bandit", 0, same, also=".*/table/ppo")]
 
@@ -414,6 +453,7 @@ PLANTED = [
         beta_sweep,
         chosen_likelihood,
         gradient_variance,
+        lm_algorithms,
         lm_batch_and_reuse,
         lm_lengths,
         lm_likelihoods,

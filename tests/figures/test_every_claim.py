@@ -82,6 +82,8 @@ def test_a_figure_gives_the_rows_of_the_catalogue(name: str) -> None:
         assert (verdict.claim, verdict.margin, verdict.unit) == (claim.text, claim.margin, claim.unit)
         assert verdict.claimed == claim.claimed and verdict.note.endswith(".")
         assert "{" not in verdict.measure
+        if claim.kind == "effect":
+            assert "placebo" in [gate.name for gate in verdict.gates], f"{id}, {part}: names none, nor why none applies"
 
 
 def test_every_row_has_a_line_in_planted() -> None:
@@ -98,14 +100,18 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     """The row where `term` alone differs, by what should give the effect."""
     start = QUANTITIES if line.base is None else dict.fromkeys(QUANTITIES, line.base)
     by = (effect if line.base is None else effect - line.base) / term.times
-    records = dict(level(line.figure, noise))
+    records, lifted = dict(level(line.figure, noise)), dict[str, Levels]()
     for other in line.terms if line.base is not None else ():
         records |= {key: filled(empty(line.figure)[key], start, noise) for key in matching(line.figure, other.arms)}
+    for also in line.raised:
+        for key in matching(line.figure, also.arms):
+            lifted[key] = {**lifted.get(key, {}), also.quantity: QUANTITIES[also.quantity] + also.times}
+    records |= {key: filled(empty(line.figure)[key], levels, noise) for key, levels in lifted.items()}
     weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
     weaker = set(matching(line.figure, line.weaker)) if line.weaker is not None else set()
     records |= {key: filled(empty(line.figure)[key], weak, noise) for key in weaker}
     for key in matching(line.figure, term.arms):
-        levels: Levels = {**start, **weak} if key in weaker else dict(start)
+        levels: Levels = {**start, **(weak if key in weaker else {}), **lifted.get(key, {})}
         records[key] = filled(empty(line.figure)[key], {**levels, term.quantity: levels[term.quantity] + by}, noise)
     return judged(line.figure, records)[line.id, line.part, line.setting]
 
@@ -223,7 +229,7 @@ def ranked(order: str, noise: float = 1e-3) -> dict[tuple[str, str, str], Verdic
     were computed, they are enough."""
     records = {}
     for key, record in empty(RANKED).items():
-        scale, _, name, _ = key.split("/")
+        scale, _, name, _, _ = key.split("/")
         place = matched.ONLINE.index(name)
         records[key] = filled(record, {"score": 0.02 * (place if scale == "toy" else ORDERS[order][place])}, noise)
     with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1):
