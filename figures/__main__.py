@@ -80,7 +80,7 @@ def parser() -> OptionParser:
         "keep what comes out in figures/records/again.json, for the report to say; draws nothing",
     )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
-    command.add_argument("--runs", type=whole, help="independent runs an arm, instead of each figure's own number")
+    command.add_argument("--runs", type=whole, help="independent runs per arm, instead of each figure's own number")
     command.add_argument(
         "--scale",
         default=SCALES[0],
@@ -262,8 +262,8 @@ def folder(options: argparse.Namespace) -> Path:
     """Where to draw: what was run shorter than figures ask for, or at another scale, never replaces their verdicts."""
     if options.out is not None:
         return Path(options.out)
-    place = Path("figures") / ("quick" if options.quick or options.runs else "out")
-    return place if options.scale == SCALES[0] else place / options.scale
+    folder = Path("figures") / ("quick" if options.quick or options.runs else "out")
+    return folder if options.scale == SCALES[0] else folder / options.scale
 
 
 if __name__ == "__main__":

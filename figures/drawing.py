@@ -21,11 +21,11 @@ from .claims import Verdict, write_claims
 from .committed import Committed, Kept
 from .entries import SCALES
 from .figure import Figure, call
+from .freshness import write_sums
 from .lab import Lab
 from .plan import choose_live
 from .progress import Bar
 from .report import page as report
-from .report.judged import beside
 
 _artist = threading.Lock()  # matplotlib draws one figure at a time
 
@@ -120,12 +120,12 @@ def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, s
     caption = call(figure, "caption", records)
     details = call(figure, "details", records) if figure.details is not None else {}
     rows = [] if lab.quick else [where_from(fragile(row), lab) for row in call(figure, "verdicts", records)]
-    beside(fig, rows)
     with FileLock(out / ".lock"):  # another call may be writing its own figures here
-        report.save_figure(figure, fig, caption, lab, out, stamps, details)
+        report.save_figure(figure, fig, caption, lab, out, stamps, details, rows)
         if rows:
             write_claims(rows, out)
         report.write(out)
+        write_sums(figure.name, out)
     plt.close(fig)
     if lab.kept is not None:
         lab.kept.note_rows(row.spec_hashes for row in rows)

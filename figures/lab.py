@@ -14,7 +14,7 @@ import numpy as np
 
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores, mean_scores
+from sims.experiments.measures import deployed_scores, final_scores, mean_scores
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, obtain, sources_of
@@ -28,7 +28,7 @@ TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these se
 FINAL_RUNS = 12
 AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: about half an interval of 50 runs
 
-Measure = Literal["end", "run", "best"]
+Measure = Literal["end", "run", "best", "deployed", "seen"]
 
 _one_at_a_time = threading.Lock()  # computations without runs are done here, one beside the workers
 
@@ -50,6 +50,8 @@ MEASURES: dict[Measure, Callable[[Record], np.ndarray]] = {
     "end": final_scores,
     "run": mean_scores,
     "best": best_probability,
+    "deployed": lambda record: deployed_scores(record)[:, 1:].mean(1),
+    "seen": lambda record: record.arrays["reward"][:, -1] - record.arrays["reward"][:, 0],  # the learner's own reward
 }
 
 

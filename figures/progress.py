@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sims.experiments.runner import Progress
 
 EVERY = 30.0  # seconds between two lines where nobody watches
+FROM = 0.02  # share of the work from which it tells how long the rest takes
 
 
 class Bar:
@@ -45,7 +46,8 @@ class Bar:
                 self.told = time.monotonic()
                 share = progress.work_done / progress.work
                 left = (self.told - self.start) * (1 - share) / share / 60
-                print(f"{said}; {share:.0%} of the predicted work; about {left:.1f} min left", file=sys.stderr)
+                when = f"; about {left:.1f} min left" if share >= FROM else ""
+                print(f"{said}; {share:.0%} of the predicted work{when}", file=sys.stderr)
 
     def finished(self, lines: list[str]) -> None:
         """A figure is drawn; what there is to say of it."""

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .committed import Committed
-from .report.page import few_colours
+from .report.picture import few_colours
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = Path("figures") / "pictures"

@@ -117,10 +117,12 @@ def compare(figures: Sequence[Figure], options: argparse.Namespace) -> Iterator[
         runner = runner_of(options, bar.show)
         for figure in figures:
             published = _chosen(_verdicts(figure, runner, options, None), wanted)
+            bar.drawn += 1
             changed = []
             for several in changes:
                 rows = _verdicts(figure, runner, options, _together(several), options.margin)
                 changed.append({(r.id, r.setting, r.part): r for r in rows} if rows is not None else None)
+                bar.drawn += 1
             yield from _lines(figure, published or [], changes, changed, options.sensitivity)
 
 
@@ -195,14 +197,15 @@ def _lines(
     changed: Sequence[dict[Any, Verdict] | None],
     sensitivity: bool,
 ) -> Iterator[str]:
+    labels = [", ".join(one.text for one in several) or "as it is" for several in changes]
+    width = max(34, *map(len, labels))
     for r in published:
         key = (r.id, r.setting, r.part)
         yield f"{r.id} ({r.setting}, {r.part}), {figure.name}"
-        yield f"    {'published':34} {_state(r)}"
+        yield f"    {'published':{width}} {_state(r)}"
         states = [None if rows is None else rows.get(key) for rows in changed]
-        for several, now in zip(changes, states, strict=True):
-            label = ", ".join(one.text for one in several) or "as it is"
-            yield f"    {label:34} {'cannot be made to all arms' if now is None else _state(now)}"
+        for label, now in zip(labels, states, strict=True):
+            yield f"    {label:{width}} {'cannot be made to all arms' if now is None else _state(now)}"
         if sensitivity:
             there = [now for now in states if now is not None]
             same = sum(now.verdict == r.verdict for now in there)

@@ -10,6 +10,7 @@ from .api import run_experiments as run_experiments
 from .experiments.results import Result as Result
 from .experiments.experiment import Experiment as Experiment
 from .experiments.computation import Computation as Computation
+from .core.loop.deployment import Deployment as Deployment
 from .core.loop.labelling import Labelling as Labelling
 from .core.loop.optimise import Optimiser as Optimiser
 from .core.schedule import Schedule as Schedule
@@ -63,6 +64,7 @@ from .environments.bandit import BanditR1 as BanditR1
 from .environments.bandit import BanditR2 as BanditR2
 from .environments.bandit import BanditOverlap as BanditOverlap
 from .environments.contextual import Contextual as Contextual
+from .environments.drifting import Drifting as Drifting
 from .environments.proxy import ProxyBandit as ProxyBandit
 from .environments.proxy import ProxyTree as ProxyTree
 from .environments.token_bandit import TokenBanditR1 as TokenBanditR1

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from tqdm import tqdm
 
 from .core.algorithms import Algorithm
+from .core.loop.deployment import Deployment
 from .core.loop.labelling import Labelling
 from .core.loop.optimise import Optimiser
 from .core.loop.protocols import EnvironmentSpec, PolicySpec
@@ -64,7 +65,13 @@ def run(
     for field, part in {**whole, "schedule": schedule, "optimiser": optimiser}.items():
         _check_part(field, part)
     parts = changed(
-        {"schedule": schedule, "optimiser": optimiser, "labelling": Labelling(), "computation": Computation()},
+        {
+            "schedule": schedule,
+            "optimiser": optimiser,
+            "labelling": Labelling(),
+            "deployment": Deployment(),
+            "computation": Computation(),
+        },
         settings,
         ("name", "evaluations", "precision"),
         (algorithm, environment, policy),

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import policies  # noqa: F401  (importing registers them)
 from .api import run_experiment
 from .core.algorithms import Algorithm, algorithm_table, find_algorithm
+from .core.loop.deployment import Deployment
 from .core.loop.labelling import Labelling
 from .core.loop.optimise import Optimiser
 from .core.loop.protocols import PolicySpec
@@ -31,7 +32,7 @@ EXAMPLES = """examples:
   python -m sims --algorithms                                  the table of algorithms; also --environments, --policies
 """
 TABLES = {"algorithms": algorithm_table, "environments": environment_table, "policies": policy_table}
-OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling", "computation")
+OURS = ("name", "environment", "policy", "algorithm", "schedule", "optimiser", "labelling", "deployment", "computation")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,6 +77,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         (Schedule, "schedule"),
         (Optimiser, "optimiser"),
         (Labelling, "labelling"),
+        (Deployment, "deployment"),
         (Computation, "computation"),
     ]
     for cls, title in parts:
@@ -90,6 +92,7 @@ def parse(arguments: Sequence[str]) -> tuple[Experiment, argparse.Namespace]:
         "schedule": from_options(options, Schedule),
         "optimiser": from_options(options, Optimiser),
         "labelling": from_options(options, Labelling),
+        "deployment": from_options(options, Deployment),
         "computation": from_options(options, Computation),
     }
     return from_options(options, Experiment, fixed), options

@@ -10,7 +10,7 @@ from .core.spec import Spec, SpecError
 
 
 class Settings(TypedDict, total=False):
-    """The fields of `Schedule`, `Optimiser`, `Labelling` and `Computation`, and some of `Experiment`."""
+    """The fields of `Schedule`, `Optimiser`, `Labelling`, `Deployment` and `Computation`, and some of `Experiment`."""
 
     name: str
     evaluations: int
@@ -41,6 +41,11 @@ class Settings(TypedDict, total=False):
     implicit_beta: float
     implicit_policy: Literal["sampler", "frozen"]
     implicit_after_updates: int
+
+    label_candidates: int
+    gate_comparisons: int
+    gate_win_rate: float
+    gate_gold_loss: float | None
 
     generator: Literal["pcg64", "philox"]
     device: Literal["cpu", "cuda"]

@@ -12,10 +12,15 @@ import torch
 
 torch.set_num_threads(1)
 # How fast examples are made and tried says how busy the machine is.
-hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
+ANY_MACHINE = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+for profile in ("any machine", "every example"):
+    hypothesis.settings.register_profile(profile, **ANY_MACHINE)
 hypothesis.settings.load_profile("any machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.markexpr:  # the long tests too: see `tests.core.drawn_batches.examples`
+        hypothesis.settings.load_profile("every example")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

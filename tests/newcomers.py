@@ -50,7 +50,7 @@ def small(kind: str) -> PolicySpec:
     return kinds_of(PolicySpec)[kind](**SMALL.get(kind, {}))
 
 
-def answers(policy: PolicySpec, environment: EnvironmentSpec) -> bool:
+def accepts(policy: PolicySpec, environment: EnvironmentSpec) -> bool:
     """Whether the policy can answer the environment."""
     try:
         policy.check_environment(environment)
@@ -62,6 +62,6 @@ def answers(policy: PolicySpec, environment: EnvironmentSpec) -> bool:
 def small_policy(environment: EnvironmentSpec) -> PolicySpec:
     """The first policy that can answer the environment."""
     for kind in kinds_of(PolicySpec):
-        if answers(small(kind), environment):
+        if accepts(small(kind), environment):
             return small(kind)
     raise AssertionError(f"{environment.kind}: no policy can answer it; see check_environment in sims/policies")

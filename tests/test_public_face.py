@@ -18,6 +18,7 @@ import llm
 import sims
 from sims.__main__ import main
 from sims.api import run_experiment
+from sims.core.loop.deployment import Deployment
 from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
@@ -144,7 +145,7 @@ def test_settings_by_name_are_the_fields_of_the_specs() -> None:
     """On failure: bring `Settings`, or the defaults of `sims.run`, back into step."""
     hints = {
         name: hint
-        for part in (Schedule, Optimiser, Labelling, Computation)
+        for part in (Schedule, Optimiser, Labelling, Deployment, Computation)
         for name, hint in part.hints().items()
         if name != "kind"
     }

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 from sims import policies
 from sims.environments import toy
-
-ROOT = Path(__file__).parents[1]
+from tests.processes import run_script
 
 
 def recipe(docstring: str | None, folder: str) -> str:
@@ -31,10 +28,11 @@ ENVIRONMENT = recipe(toy.__doc__, "environments")
 POLICY = recipe(policies.__doc__, "policies")
 
 
-def python(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def python(script: str, folder: Path) -> tuple[int | None, str]:
+    """Exit code, and what was printed."""
     path = folder / "added.py"
-    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{script}")
-    return subprocess.run([sys.executable, str(path)], cwd=ROOT, capture_output=True, text=True)
+    path.write_text(script)
+    return run_script(path)
 
 
 def variant(code: str, kind: str, name: str, *changes: tuple[str, str]) -> str:
@@ -48,10 +46,10 @@ def variant(code: str, kind: str, name: str, *changes: tuple[str, str]) -> str:
 def failing_tests(file: str, kind: str, code: str, folder: Path) -> dict[str, set[str]]:
     """Which of the universal tests of `file` fail for each variant in `code`, by its name; "" is the recipe itself."""
     run = f'import pytest, sims.policies\npytest.main(["{file}", "-q", "-k", "{kind}", "-p", "no:cacheprovider"])'
-    done = python(f"{code}\n{run}", folder)
-    assert "[100%]" in done.stdout, done.stdout + done.stderr
+    _, printed = python(f"{code}\n{run}", folder)
+    assert "[100%]" in printed, printed
     found: dict[str, set[str]] = {}
-    for test, name in re.findall(rf"^(?:FAILED|ERROR) \S*?::(\w+)\[.*?\b{kind}_?(\w*)", done.stdout, re.MULTILINE):
+    for test, name in re.findall(rf"^(?:FAILED|ERROR) \S*?::(\w+)\[.*?\b{kind}_?(\w*)", printed, re.MULTILINE):
         found.setdefault(name, set()).add(test)
     return found
 
@@ -69,9 +67,9 @@ for line in {lines!r}:
     found.append((status, out.getvalue(), (err.getvalue().strip().splitlines() or [""])[-1]))
 print(json.dumps(found))
 """
-    done = python(code + run, folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [tuple(item) for item in json.loads(done.stdout.splitlines()[-1])]
+    status, printed = python(code + run, folder)
+    assert status == 0, printed
+    return [tuple(item) for item in json.loads(printed.splitlines()[-1])]
 
 
 FEW = "--updates 2 --evaluations 1 --runs 2 --batch-size 4"

@@ -209,7 +209,7 @@
       question: "Offline, on the reference's samples: n = 4 against n = 64. How far can imitation go, and at what KL?",
       answer: (a, b) => `Scores ${f(end(a.score))} and ${f(end(b.score))}, at a KL of ${f(end(a.kl))} and ${f(end(b.kl))}. It ends ` +
         `on the distribution of the best of n, whatever β is.`,
-      limits: "n samples an update are not free: at equal samples this comparison is another.",
+      limits: "n samples per update are not free: at equal samples this comparison is another.",
       holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
     },
   ];

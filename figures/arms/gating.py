@@ -96,9 +96,9 @@ def mean_of(times: float, records: Sequence[Record], at: int = -1, runs: int | N
 def likelihood(claimed: Mapping[Overlap, Record]) -> Gate:
     """`geometry` of bandits: whether the reference's probability within the bump, exactly, makes an optimum as likely
     as it is said to be."""
-    places = {side: from_json(record.spec["environment"]) for side, record in claimed.items()}
+    environments = {side: from_json(record.spec["environment"]) for side, record in claimed.items()}
     names = {side: f"the one that is said to be {side}" for side in claimed}
-    masses = {names[side]: place.overlap_mass() for side, place in places.items()}
+    masses = {names[side]: environment.overlap_mass() for side, environment in environments.items()}
     return geometry(masses, {names[side]: side for side in claimed})
 
 

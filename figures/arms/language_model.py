@@ -4,7 +4,7 @@ tiny is the embedded model, where arms are tuned and judged. The large scales ta
 `llm.training.presets`, and the learning rates that they name for each algorithm; nothing is tuned there. What the
 presets leave open is chosen here: (1) mistral-7b has no preset with a length reward: the tasks' formulas on its data,
 and its one learning rate for all; (2) on pythia-1.4b rloo takes the rate of REINFORCE, and pref_ft the second of the
-five that its script tries; (3) three runs an arm, as in Tajwar et al. 2024."""
+five that its script tries; (3) three runs per arm, as in Tajwar et al. 2024."""
 
 from __future__ import annotations
 

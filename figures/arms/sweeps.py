@@ -28,7 +28,7 @@ POINTS = len(LEARNING_RATES) * len(BETAS)
 # For captions.
 ROUNDS = f"{TUNING['tuning_runs']} runs each, and {FINAL_RUNS} more of the best {TUNING['finalists']}"
 TRIED = f"{POINTS} points ({ROUNDS}) of learning rate ({LEARNING_RATES[0]:g} … {LEARNING_RATES[-1]:g})"
-MINIBATCH, GENERATIONS = 4, 4  # an update's prompts, and responses a prompt
+MINIBATCH, GENERATIONS = 4, 4  # an update's prompts, and responses per prompt
 SAMPLES_AN_UPDATE = MINIBATCH * GENERATIONS
 
 
@@ -73,7 +73,7 @@ def at_the_edge(records: Mapping[str, Record], called: str = "arms") -> str:
 
 
 def batch_schedule(samples: float) -> Schedule:
-    """So many samples are drawn by one policy, then used once, 16 an update. inf: by the initial policy for ever.
+    """So many samples are drawn by one policy, then used once, 16 per update. inf: by the initial policy for ever.
 
     A batch of B samples is the sync period s = B/16: drawing 16 at a time from a sampler that is renewed every s
     updates gives the same stream (tests/figures/test_sweeps.py), but for the age of PPO's critic.

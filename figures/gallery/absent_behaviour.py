@@ -343,7 +343,7 @@ def caption(records: Records) -> str:
     least = reference_probability(records, "many", LACKING)
     return (
         "Left and centre 8 prompts × 8 responses, of which recorded pairs show four, never the best; right "
-        f"4 × {MANY}, eight shown. {runs} runs an arm, and {NEEDED} of a table at {LACKING:g}, of which {RUNS} are "
+        f"4 × {MANY}, eight shown. {runs} runs per arm, and {NEEDED} of a table at {LACKING:g}, of which {RUNS} are "
         "drawn. Each "
         f"arm was tuned over {len(grid('table', 'dpo'))} points on other seeds ({ROUNDS}), at each reference mass but "
         f"0, right and at {RARE['table']:g} by the probability shown, else by score: DPO's learning rate and β, the "

@@ -36,7 +36,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 RELEASED_RATES = {"best_of_n": 3e-5, "ipo": 1e-2}
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # the released code's own list
-PLACES = {
+ENVIRONMENTS = {
     "R1": TokenBanditR1(reward_prompt=True, evaluation_samples=64),
     "R2": TokenBanditR2(reward_prompt=True, evaluation_samples=64),
 }
@@ -50,20 +50,20 @@ CONDITIONS = {
 UPDATES, RUNS, TUNING_RUNS = 100, 20, 5
 
 GAPS = {
-    (place, condition): claim("audit", f"{place}, {scoring} scoring, {rates} learning rates")
+    (environment, condition): claim("audit", f"{environment}, {scoring} scoring, {rates} learning rates")
     if condition != "d"
-    else claim("C27", f"token bandit, {place}")
-    for place in PLACES
+    else claim("C27", f"token bandit, {environment}")
+    for environment in ENVIRONMENTS
     for condition, (scoring, rates) in CONDITIONS.items()
 }
 INTERACTION = {name: claim("C25", f"token bandit, {name}: R1 against R2") for name in ALGORITHMS}
 
 
-def arm(place: str, scoring: str, algorithm: str, online: bool = True) -> Experiment:
+def arm(environment: str, scoring: str, algorithm: str, online: bool = True) -> Experiment:
     """Five prompts × ten responses, gone through ten times, as in the released scripts but for ten prompts there."""
     return Experiment(
         name=f"audit-{algorithm}",
-        environment=PLACES[place],
+        environment=ENVIRONMENTS[environment],
         policy=POLICIES[scoring],
         algorithm=ALGORITHMS[algorithm],
         schedule=Schedule(batch_size=5, num_generations=10, epochs=10, sync_every_updates=None if online else math.inf),
@@ -77,39 +77,39 @@ def collect(lab: Lab) -> Records:
     """The released learning rates as they are; else each arm's is the best of the same eight, on other seeds."""
     released: dict[str, Experiment] = {}
     tuned: dict[str, Experiment] = {}
-    for place in PLACES:
+    for environment in ENVIRONMENTS:
         for condition, (scoring, rates) in CONDITIONS.items():
             for algorithm in ALGORITHMS:
                 arms = tuned if rates == "tuned" else released
-                arms[f"{place}/{condition}/{algorithm}"] = arm(place, scoring, algorithm)
+                arms[f"{environment}/{condition}/{algorithm}"] = arm(environment, scoring, algorithm)
         for algorithm in ALGORITHMS:
-            tuned[f"{place}/offline/{algorithm}"] = arm(place, "right", algorithm, online=False)
+            tuned[f"{environment}/offline/{algorithm}"] = arm(environment, "right", algorithm, online=False)
     grid: list[Point] = product(learning_rate=RATES)
     return lab.records(released) | lab.tuned_records(tuned, dict.fromkeys(tuned, grid), TUNING_RUNS)
 
 
-def speed(records: Records, place: str, condition: str, algorithm: str) -> np.ndarray:
+def speed(records: Records, environment: str, condition: str, algorithm: str) -> np.ndarray:
     """(runs,) the score averaged over the gradient steps, the start left out."""
-    return scores(records[f"{place}/{condition}/{algorithm}"])[:, 1:].mean(-1)
+    return scores(records[f"{environment}/{condition}/{algorithm}"])[:, 1:].mean(-1)
 
 
-def gap(records: Records, place: str, condition: str) -> tuple[np.ndarray, np.ndarray]:
+def gap(records: Records, environment: str, condition: str) -> tuple[np.ndarray, np.ndarray]:
     """What a verdict compares: the speeds of IPO and of Best-of-N, (runs,) each."""
-    return speed(records, place, condition, "ipo"), speed(records, place, condition, "best_of_n")
+    return speed(records, environment, condition, "ipo"), speed(records, environment, condition, "best_of_n")
 
 
 def draw(records: Records) -> MatplotlibFigure:
     """Reward against gradient steps in the four conditions, R1 above R2; and the gap that each condition leaves."""
     mosaic: list[HashableList[str]] = [
-        [*(f"{place}/{condition}" for condition in CONDITIONS), "gap"] for place in PLACES
+        [*(f"{environment}/{condition}" for condition in CONDITIONS), "gap"] for environment in ENVIRONMENTS
     ]
     with plt.rc_context(RC):
         fig, axes = plt.subplot_mosaic(
             mosaic, figsize=(15.5, 6.6), layout="constrained", width_ratios=[1, 1, 1, 1, 1.25]
         )
-        for place in PLACES:
+        for environment in ENVIRONMENTS:
             for condition in CONDITIONS:
-                _curves(axes[f"{place}/{condition}"], records, place, condition)
+                _curves(axes[f"{environment}/{condition}"], records, environment, condition)
         _gaps(axes["gap"], records)
         lines = [key(name) for name in ALGORITHMS]
         lines += [
@@ -120,33 +120,33 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _curves(axes: Axes, records: Records, place: str, condition: str) -> None:
+def _curves(axes: Axes, records: Records, environment: str, condition: str) -> None:
     scoring, rates = CONDITIONS[condition]
     notes = []
     for algorithm in ALGORITHMS:
-        record = records[f"{place}/{condition}/{algorithm}"]
+        record = records[f"{environment}/{condition}/{algorithm}"]
         curve(axes, record.arrays["updates"], record.arrays["gold"], algorithm, ONLINE)
         notes.append(f"{algorithm}: lr {record.spec['optimiser']['learning_rate']:g}")
         if condition == "d":
-            offline = records[f"{place}/offline/{algorithm}"]
+            offline = records[f"{environment}/offline/{algorithm}"]
             curve(axes, offline.arrays["updates"], offline.arrays["gold"], algorithm, OFFLINE)
     bound(axes, best_reward(record), f"largest reward {best_reward(record):.3f}")
-    height = 0.80 if place == "R1" else 0.16  # where no curve passes
+    height = 0.80 if environment == "R1" else 0.16  # where no curve passes
     axes.text(0.03, height, "\n".join(notes), transform=axes.transAxes, fontsize=8, va="top")
     axes.set(ylim=(0, 1.02), xlim=(0, record.arrays["updates"][-1]))
-    if place == "R1":
+    if environment == "R1":
         axes.set_title(f"{condition}: {scoring} scoring,\n{rates} learning rates")
     else:
         axes.set_xlabel("gradient steps")
     if condition == "a":
-        axes.set_ylabel(f"{place}: reward")
+        axes.set_ylabel(f"{environment}: reward")
     else:
         axes.tick_params(labelleft=False)
 
 
 def _gaps(axes: Axes, records: Records) -> None:
-    for place, shift, marker in (("R1", -0.12, "o"), ("R2", 0.12, "s")):
-        found = [paired_effect(*gap(records, place, condition)) for condition in CONDITIONS]
+    for environment, shift, marker in (("R1", -0.12, "o"), ("R2", 0.12, "s")):
+        found = [paired_effect(*gap(records, environment, condition)) for condition in CONDITIONS]
         at = np.arange(len(found)) + shift
         middle = np.array([effect.estimate for effect in found])
         error = np.array([(e.estimate - e.low, e.high - e.estimate) for e in found]).T
@@ -172,20 +172,20 @@ def verdicts(records: Records) -> list[Verdict]:
         "five tuning runs, and IPO's runs on R1 differ much from seed to seed. Another β might serve it better.",
     }
     rows = []
-    for (place, condition), judged in GAPS.items():
-        used = [records[f"{place}/{condition}/{algorithm}"].hash for algorithm in ALGORITHMS]
-        effect = paired_effect(*gap(records, place, condition))
-        arms = [records[f"{place}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
-        gates = [room(*gap(records, place, condition), lowest_score(arms), 1.0, judged.margin)]
+    for (environment, condition), judged in GAPS.items():
+        used = [records[f"{environment}/{condition}/{algorithm}"].hash for algorithm in ALGORITHMS]
+        effect = paired_effect(*gap(records, environment, condition))
+        arms = [records[f"{environment}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
+        gates = [room(*gap(records, environment, condition), lowest_score(arms), 1.0, judged.margin)]
         gates += [edges(judged.margin, *arms), placebo(None, judged.margin, NOTHING_TO_LEARN)]
         rows.append(row_of(judged, "token", effect, FIGURE.name, used, notes[condition], gates))
     note = "R1's optimum is unlikely, not absent. Ten passes over a batch make on-policy arms up to nine updates stale."
     for name, judged in INTERACTION.items():
-        arms = [records[f"{place}/{c}/{name}"] for place in PLACES for c in ("d", "offline")]
+        arms = [records[f"{environment}/{c}/{name}"] for environment in ENVIRONMENTS for c in ("d", "offline")]
         at, gate = last_with_room([sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])], judged.margin)
         effect = effect_of([part(times, r, at) for times, r in zip((1.0, -1.0, -1.0, 1.0), arms, strict=True)])
         said = f"Judged after {arms[0].arrays['updates'][at]} updates, the last evaluation with room. {note}"
-        masses = {place: overlap(place) for place in PLACES}
+        masses = {environment: overlap(environment) for environment in ENVIRONMENTS}
         gates = [
             gate,
             edges(judged.margin, *arms),
@@ -196,9 +196,9 @@ def verdicts(records: Records) -> list[Verdict]:
     return rows
 
 
-def overlap(place: str) -> float:
+def overlap(environment: str) -> float:
     """The data policy's probability that a token lies within the peak's width."""
-    bandit = PLACES[place]
+    bandit = ENVIRONMENTS[environment]
     near = np.abs(np.arange(bandit.vocabulary) - bandit.peak) <= bandit.width
     return float(bandit.data_policy()[near].sum())
 
@@ -208,11 +208,11 @@ def caption(records: Records) -> str:
     record = records["R1/d/ipo"]
     runs, updates = len(record.arrays["gold"]), int(record.arrays["updates"][-1])
     return (
-        f"Token bandit: 100 tokens, 9 a response, the prompt's token counted in the reward as the paper does; "
-        f"transformer of 95,000 parameters; {runs} runs an arm, {updates} gradient steps, 5 prompts × 10 responses a "
-        "collection, 10 passes over it. Reward of 64 fresh samples a run, mean and 95 % band. (a) scores tokens off by "
-        "one and takes the scripts' learning rates, as the released code does; (b) and (d) take each arm's best of "
-        "eight rates on other seeds, listed below. The released runs keep ten prompts; here they are drawn afresh."
+        f"Token bandit: 100 tokens, 9 per response, the prompt's token counted in the reward as the paper does; "
+        f"transformer of 95,000 parameters; {runs} runs per arm, {updates} gradient steps, 5 prompts × 10 responses "
+        "per collection, 10 passes over it. Reward of 64 fresh samples per run, mean and 95 % band. (a) scores tokens "
+        "off by one and takes the scripts' learning rates, as the released code does; (b) and (d) take each arm's best "
+        "of eight rates on other seeds, listed below. The released runs keep ten prompts; here they are drawn afresh."
     )
 
 

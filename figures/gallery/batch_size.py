@@ -71,20 +71,20 @@ LIKELIHOOD = claim("C31", "R2, 8,192 samples, supervised alone")
 
 
 def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
-    """place/budget/algorithm/samples a batch; the network on R1, for the short budget alone."""
+    """environment/budget/algorithm/samples per batch; the network on R1, for the short budget alone."""
     found = {}
-    for place in ("R1", "R2", "network"):
+    for environment in ("R1", "R2", "network"):
         for budget, samples in BUDGETS.items():
-            if place == "network" and budget == "long":
+            if environment == "network" and budget == "long":
                 continue
-            for algorithm in ON_THE_NETWORK if place == "network" else (*ALGORITHMS, OFFLINE_ONLY):
+            for algorithm in ON_THE_NETWORK if environment == "network" else (*ALGORITHMS, OFFLINE_ONLY):
                 for batch in batches:
                     if algorithm == OFFLINE_ONLY and not math.isinf(batch):
                         continue
-                    found[f"{place}/{budget}/{algorithm}/{batch:g}"] = Experiment(
+                    found[f"{environment}/{budget}/{algorithm}/{batch:g}"] = Experiment(
                         name=f"batch_size-{algorithm}",
-                        environment=BanditR2() if place == "R2" else BanditR1(),
-                        policy=MLP(hidden=(32,)) if place == "network" else Table(),
+                        environment=BanditR2() if environment == "R2" else BanditR1(),
+                        policy=MLP(hidden=(32,)) if environment == "network" else Table(),
                         algorithm=find_algorithm(algorithm)(),
                         schedule=batch_schedule(batch),
                         updates=samples // SAMPLES_AN_UPDATE,
@@ -107,11 +107,11 @@ def draw(records: Records) -> MatplotlibFigure:
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
         for row, (budget, samples) in enumerate(BUDGETS.items()):
-            for column, place in ((0, "R1"), (1, "network"), (2, "R2")):
-                if (place, budget) != ("network", "long"):
-                    _against_batch(axes[row, column], records, place, budget)
-                    likely = "likely" if place == "R2" else "unlikely"
-                    name = "R1, a network" if place == "network" else f"{place}: optimum {likely}"
+            for column, environment in ((0, "R1"), (1, "network"), (2, "R2")):
+                if (environment, budget) != ("network", "long"):
+                    _against_batch(axes[row, column], records, environment, budget)
+                    likely = "likely" if environment == "R2" else "unlikely"
+                    name = "R1, a network" if environment == "network" else f"{environment}: optimum {likely}"
                     axes[row, column].set_title(f"{name} · {samples:,} samples")
         _learning(axes[1, 1], records)
         fig.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
@@ -121,22 +121,22 @@ def draw(records: Records) -> MatplotlibFigure:
 def _handles() -> list[Line2D]:
     lines = [key(name) for name in ALGORITHMS]
     supervised = key(OFFLINE_ONLY, f"{OFFLINE_ONLY} (offline)", linestyle="")
-    styles = ((ONLINE, "16 samples a batch"), (OFFLINE, "1,024 samples a batch (bottom centre)"))
+    styles = ((ONLINE, "16 samples per batch"), (OFFLINE, "1,024 samples per batch (bottom centre)"))
     return [*lines, supervised, *(Line2D([], [], color="0.3", linestyle=s, label=label) for s, label in styles)]
 
 
-def _against_batch(axes: Axes, records: Records, place: str, budget: str) -> None:
+def _against_batch(axes: Axes, records: Records, environment: str, budget: str) -> None:
     batches = [b for b in BATCHES if f"R1/short/dpo/{b:g}" in records]
     x = np.arange(len(batches), dtype=float)
-    shown = ON_THE_NETWORK if place == "network" else ALGORITHMS
+    shown = ON_THE_NETWORK if environment == "network" else ALGORITHMS
     for i, algorithm in enumerate(shown):
-        final = [final_scores(records[f"{place}/{budget}/{algorithm}/{b:g}"]) for b in batches]
+        final = [final_scores(records[f"{environment}/{budget}/{algorithm}/{b:g}"]) for b in batches]
         at = x + 0.05 * (i - (len(shown) - 1) / 2)  # side by side, where they would cover one another
         mean = points(axes, at, final, algorithm)
         axes.plot(at[:-1], mean[:-1], color=colour(algorithm), linewidth=1.6)
         axes.plot(at[-2:], mean[-2:], ":", color=colour(algorithm), linewidth=1.2)
-    if place != "network":
-        supervised = records[f"{place}/{budget}/{OFFLINE_ONLY}/inf"]
+    if environment != "network":
+        supervised = records[f"{environment}/{budget}/{OFFLINE_ONLY}/inf"]
         points(axes, x[-1:] + 0.25, [final_scores(supervised)], OFFLINE_ONLY)
         for n in (2, 4):
             exactly = best_of_reference(supervised, n)
@@ -168,7 +168,7 @@ def _learning(axes: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C26 at both budgets on R1, and on the network; C31 on R2."""
     rows = []
-    for judged, place, budget, names, note in (
+    for judged, environment, budget, names, note in (
         (
             SHORT,
             "R1",
@@ -185,13 +185,13 @@ def verdicts(records: Records) -> list[Verdict]:
         ),
         (NETWORK, "network", "short", ON_THE_NETWORK, "One small network on one prompt, and three of the algorithms."),
     ):
-        fresh, stale = ([records[f"{place}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE))
+        fresh, stale = ([records[f"{environment}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE))
         at, room = last_with_room([sides(fresh, stale)], judged.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(names, fresh, stale, strict=True)}
         gates = [room, edges(judged.margin, *fresh, *stale), agree(each)]
         gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
-        setting: Literal["bandit", "mlp"] = "mlp" if place == "network" else "bandit"
+        setting: Literal["bandit", "mlp"] = "mlp" if environment == "network" else "bandit"
         said = f"Judged after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
         hashes = [record.hash for record in (*fresh, *stale)]
         rows.append(row_of(judged, setting, effect, FIGURE.name, hashes, said, gates))
@@ -236,8 +236,8 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["R1/long/dpo/16"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, {runs} runs an arm, mean and 95 % interval or band. All arms of a panel draw "
-        "equally many samples, 4 a prompt, and take one step on every 16: a batch of B "
+        f"1-D bandit, 100 actions, {runs} runs per arm, mean and 95 % interval or band. All arms of a panel draw "
+        "equally many samples, 4 per prompt, and take one step on every 16: a batch of B "
         "samples is drawn by one policy and used once, so that at its end it is B/16 − 1 updates old. Offline: all by "
         "the reference. Table policy, but for the top centre: a network with one hidden layer of 32. Noiseless labels. "
         "Black ticks, exact: the best of 4 and of 2 responses of the reference, which is all that imitating the best "

@@ -35,11 +35,11 @@ from sims.statistics.gates import placebo, room
 
 class Family(NamedTuple):
     """Algorithms that are judged together. data: where their rewards or labels come from. ends: of β, that are judged;
-    each tuple of `judged` is a row's places."""
+    each tuple of `judged` is a row's environments."""
 
     algorithms: tuple[str, str]
     data: str
-    places: tuple[str, ...]
+    environments: tuple[str, ...]
     judged: tuple[tuple[str, ...], ...]
     ends: tuple[str, ...]
     schedule: Schedule
@@ -63,18 +63,18 @@ FAMILIES = {
 RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
 
 
-def _called(family: str, places: tuple[str, ...]) -> str:
+def _called(family: str, environments: tuple[str, ...]) -> str:
     if family == "proxy":
         return "reinforcement, learned reward"
-    return f"{family}, {FAMILIES[family].data} on {' and '.join(places)}"
+    return f"{family}, {FAMILIES[family].data} on {' and '.join(environments)}"
 
 
 CLAIMS = {
-    (name, end, rate, places): claim("C51", f"{_called(name, places)}: too {end}, {RATES[rate]}")
+    (name, end, rate, environments): claim("C51", f"{_called(name, environments)}: too {end}, {RATES[rate]}")
     for name, family in FAMILIES.items()
     for end in family.ends
     for rate in RATES
-    for places in family.judged
+    for environments in family.judged
 }
 NEAR = (0.03, USUAL, 0.3)  # the range within which β is chosen; Xu et al.'s goes from .05 to .2
 SENSITIVE = {
@@ -85,20 +85,20 @@ SENSITIVE = {
 }
 
 
-def environment(family: str, place: str) -> EnumerableSpec:
+def environment_of(family: str, name: str) -> EnumerableSpec:
     """The bandits; learned: 8 prompts × 8 responses, a reward model that is a table, fitted to pairs with flips."""
-    if place == "learned":
+    if name == "learned":
         return Contextual(reward_model="table", flip_rate=FLIPS)
     flips = FLIPS if family == "contrastive" else 0.0
-    return BanditR1(flip_rate=flips) if place == "R1" else BanditR2(flip_rate=flips)
+    return BanditR1(flip_rate=flips) if name == "R1" else BanditR2(flip_rate=flips)
 
 
 def arms() -> dict[str, Experiment]:
-    """place/algorithm/β."""
+    """environment/algorithm/β."""
     return {
-        f"{place}/{algorithm}/{beta:g}": Experiment(
+        f"{environment}/{algorithm}/{beta:g}": Experiment(
             name=f"beta_sweep-{algorithm}",
-            environment=environment(name, place),
+            environment=environment_of(name, environment),
             policy=Table(),
             algorithm=find_algorithm(algorithm)().replace(beta=beta),
             schedule=family.schedule,
@@ -107,7 +107,7 @@ def arms() -> dict[str, Experiment]:
             runs=RUNS,
         )
         for name, family in FAMILIES.items()
-        for place in family.places
+        for environment in family.environments
         for algorithm in family.algorithms
         for beta in BETAS
     }
@@ -132,13 +132,13 @@ def optimum(record: Record, beta: float) -> tuple[float, float]:
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Gold score and entropy at the end against β, a column a family and a place."""
-    columns = [(name, place) for name, family in FAMILIES.items() for place in family.places]
+    """Gold score and entropy at the end against β, one column for each family and environment."""
+    columns = [(name, environment) for name, family in FAMILIES.items() for environment in family.environments]
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, len(columns), figsize=(18, 7.4), layout="constrained", sharex=True, sharey="row")
-        for column, (family, place) in enumerate(columns):
-            _against_beta(axes[0, column], axes[1, column], records, family, place)
-            where = place if place != "learned" else "8 × 8"
+        for column, (family, environment) in enumerate(columns):
+            _against_beta(axes[0, column], axes[1, column], records, family, environment)
+            where = environment if environment != "learned" else "8 × 8"
             axes[0, column].set_title(f"{where} · {', '.join(FAMILIES[family].algorithms)}\n{_data(family)}")
         axes[0, 0].set(ylabel="gold score at the end", ylim=(-0.2, 1.12))
         axes[1, 0].set(ylabel="entropy at the end, nats", ylim=(-0.15, 4.6))
@@ -165,15 +165,15 @@ def _handles() -> list[Line2D]:
     return [*lines, Line2D([], [], color="k", linestyle=":", label="π* at β of the gold reward, exact")]
 
 
-def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place: str) -> None:
-    record = records[f"tuned/{place}/{FAMILIES[family].algorithms[0]}/{USUAL:g}"]
+def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, environment: str) -> None:
+    record = records[f"tuned/{environment}/{FAMILIES[family].algorithms[0]}/{USUAL:g}"]
     fine = np.geomspace(BETAS[0], BETAS[-1], 80)
     exactly = np.array([optimum(record, float(beta)) for beta in fine])
     for axes, best in ((top, exactly[:, 0]), (bottom, exactly[:, 1])):
         axes.plot(fine, best, ":", color="k", linewidth=1.4)
     for algorithm in FAMILIES[family].algorithms:
         for rate, line in (("tuned", ONLINE), ("held", OFFLINE)):
-            cells = [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
+            cells = [records[f"{rate}/{environment}/{algorithm}/{beta:g}"] for beta in BETAS]
             for axes, values in (
                 (top, [final_scores(cell) for cell in cells]),
                 (bottom, [cell.arrays["entropy"][:, -1] for cell in cells]),
@@ -188,10 +188,10 @@ def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, place:
 def verdicts(records: Records) -> list[Verdict]:
     """Both ends of the axis, for each family and each way of setting the learning rate."""
     rows = []
-    for (family, end, rate, places), judged in CLAIMS.items():
+    for (family, end, rate, environments), judged in CLAIMS.items():
         cells: dict[str, list[Record]] = {
-            f"{algorithm} on {place}": [records[f"{rate}/{place}/{algorithm}/{beta:g}"] for beta in BETAS]
-            for place in places
+            f"{algorithm} on {environment}": [records[f"{rate}/{environment}/{algorithm}/{beta:g}"] for beta in BETAS]
+            for environment in environments
             for algorithm in FAMILIES[family].algorithms
         }
         parts = {name: _loss(tried, end) for name, tried in cells.items()}
@@ -235,7 +235,7 @@ def _note(family: str, rate: str) -> str:
         "contrastive": f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or "
         "cleaner, would leave less to over-fit.",
         "reinforcement": "The reward is the true one, which nothing can over-optimise.",
-        "proxy": "One kind of reward model, a table fitted once to all pairs of four responses a prompt, "
+        "proxy": "One kind of reward model, a table fitted once to all pairs of four responses per prompt, "
         f"{FLIPS:.0%} of labels flipped; a network errs otherwise on responses in no pair.",
     }[family]
     stop = (
@@ -249,11 +249,11 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["tuned/R1/dpo/0.1"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, but for the right column; table policy, {runs} runs an arm, {UPDATES} updates; mean "
-        f"and 95 % interval at the end. DPO and IPO: a pool of {POOL} prompts × 4 responses of the reference, drawn "
-        f"once and gone through again and again, {FLIPS:.0%} of its labels flipped. RLOO and PPO (KL in the reward): "
-        "16 fresh samples an update; the true reward on the bandits, and on the right, where 8 prompts have 8 "
-        f"responses, that of a table fitted to the pairs of half of the responses, {FLIPS:.0%} of them flipped. "
+        f"1-D bandit, 100 actions, but for the right column; table policy, {runs} runs per arm, {UPDATES} updates; "
+        f"mean and 95 % interval at the end. DPO and IPO: a pool of {POOL} prompts × 4 responses of the reference, "
+        f"drawn once and gone through again and again, {FLIPS:.0%} of its labels flipped. RLOO and PPO (KL in the "
+        "reward): 16 fresh samples per update; the true reward on the bandits, and on the right, where 8 prompts have "
+        f"8 responses, that of a table fitted to the pairs of half of the responses, {FLIPS:.0%} of them flipped. "
         "Collapse was defined "
         "beforehand as a gold score below that of the best interior β, with the entropy beside it. Filled and solid: "
         f"the learning rate that was best for that β on other seeds, among {len(RATES_TRIED)}; open and dashed: the "

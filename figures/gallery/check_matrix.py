@@ -54,8 +54,8 @@ def _libraries(axes: plt.Axes, table: list[Row]) -> None:
     for start, end in zip(starts, [*starts[1:], len(table)], strict=True):
         axes.axhline(start, color=BLACK, linewidth=0.8)
         text = f"{table[start].library}\n{table[start].version}"
-        place = axes.get_yaxis_transform()
-        axes.text(1.01, 0.5 * (start + end), text, transform=place, va="center", fontsize=9)
+        beside = axes.get_yaxis_transform()
+        axes.text(1.01, 0.5 * (start + end), text, transform=beside, va="center", fontsize=9)
 
 
 def caption(_: Records) -> str:

@@ -49,14 +49,14 @@ FEW, MANY = PROMPTS[0], PROMPTS[-1]
 SHADES = {1: (GREEN, "^"), 10: (ORANGE, "X"), 100: (BLACK, "D")}  # hues that no capacity has
 PAIRS_A_PROMPT, UPDATES, RUNS = 4, 150, 50
 # A table whose pairs share nothing splits a margin evenly between chosen and rejected: the chosen rise by arithmetic.
-# With so many pairs a prompt, what one pair chooses another rejects.
+# With so many pairs per prompt, what one pair chooses another rejects.
 DENSE, DENSE_PROMPTS, DENSE_RATE = 64, 10, 0.3
 MARGIN = 2.0  # nats that the mean margin has grown by where arms are drawn beside one another
 NATS = {"first": 1, "second": 2, "third": 3}  # of growth of the margin
 REACHED = 0.9  # share of an arm's runs whose margin must grow as far
 
 CLAIMS = {
-    ("dense", DENSE_PROMPTS, "third"): claim("C22", f"table, {DENSE} pairs a prompt, third nat"),
+    ("dense", DENSE_PROMPTS, "third"): claim("C22", f"table, {DENSE} pairs per prompt, third nat"),
     ("wide", FEW, "third"): claim("C22", f"network, {FEW} prompt, third nat"),
 } | {("wide", MANY, nat): claim("C22", f"network, {MANY} prompts, {nat} nat") for nat in NATS}
 FEW_MANY = claim("C22", "network, many against few, third nat")
@@ -64,7 +64,7 @@ MECHANISM = "a claim about a mechanism: where likelihood goes while the margin g
 
 
 def arms() -> dict[str, Experiment]:
-    """Every capacity, number of prompts and loss, and the table with many pairs a prompt; the whole pool in each
+    """Every capacity, number of prompts and loss, and the table with many pairs per prompt; the whole pool in each
     update."""
     found = {
         f"{name}/{prompts}/{algorithm}": experiment(
@@ -140,7 +140,7 @@ def in_nat(found: Path, nat: str) -> np.ndarray:
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """A row a loss: paths of chosen against margin, their height at one margin, and the mass outside the pairs."""
+    """One row per loss: paths of chosen against margin, their height at one margin, and the mass outside the pairs."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(
             2, 3, figsize=(13.5, 7.8), layout="constrained", gridspec_kw={"width_ratios": (1.15, 1, 1)}
@@ -167,7 +167,7 @@ def _path_handles() -> list[Line2D]:
     kinds: tuple[tuple[LineStyle, str], ...] = (
         ("-", "network, width 64"),
         ("--", "table"),
-        (":", f"table, {DENSE} pairs a prompt"),
+        (":", f"table, {DENSE} pairs per prompt"),
     )
     return shades + [Line2D([], [], color="0.3", linestyle=line, label=label) for line, label in kinds]
 
@@ -269,9 +269,9 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["table/1/dpo"].arrays["pool_logp_chosen"])
     return (
-        f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs a prompt on average, drawn "
+        f"1-D bandit R1, 100 actions, one reward for all prompts; {PAIRS_A_PROMPT} pairs per prompt on average, drawn "
         f"once from the reference and labelled without noise, all of them in each of {UPDATES} updates; β = 0.1; "
-        f"{runs} runs an arm. Means over the pool's pairs; mean and 95 % band over runs; exact under each policy. "
+        f"{runs} runs per arm. Means over the pool's pairs; mean and 95 % band over runs; exact under each policy. "
         "Left: at each margin that nine runs in ten reach. Right: after the last update, whatever the margin then. "
         "Networks see fixed uniform noise for a prompt, as in the paper. Learning rates are set, not tuned: "
         + ", ".join(f"{c.label} {c.learning_rate:g}" for c in CAPACITIES.values())

@@ -57,7 +57,7 @@ TITLES = {
 
 
 class Estimator(NamedTuple):
-    """One line of the figure. smallest: the fewest responses a prompt that it can do without."""
+    """One line of the figure. smallest: the fewest responses per prompt that it can do without."""
 
     label: str
     algorithm: str
@@ -185,7 +185,7 @@ def draw(records: Records) -> MatplotlibFigure:
                 _noise(axes[row, column], records[name], sizes, row, prompts=1 if name in ("R1", "R2") else PROMPTS)
             _angles(axes[2, column], records[name], sizes)
             axes[0, column].set_title(title)
-            axes[2, column].set_xlabel(f"group size K ({SAMPLES}/K prompts a batch)")
+            axes[2, column].set_xlabel(f"group size K ({SAMPLES}/K prompts per batch)")
             axes[2, column].set_xticks(sizes, [str(size) for size in sizes])
             axes[2, column].minorticks_off()
         axes[2, 0].set_ylim(bottom=-1.5)  # shared, so only once all angles are drawn

@@ -20,7 +20,7 @@ from sims.experiments.store import Arrays
 
 START, TARGET, MODE = np.array([0.3, 0.3, 0.1, 0.3]), np.array([0.2, 0.1, 0.6, 0.1]), 2
 KINDS: tuple[Divergence, ...] = get_args(Divergence)
-PLACES: tuple[Coordinates, ...] = get_args(Coordinates)
+COORDINATES: tuple[Coordinates, ...] = get_args(Coordinates)
 NAMES = {"forward": "forward, KL(q‖p): likelihood", "reverse": "reverse, KL(p‖q): on-policy RL"}
 COLOURS = {"forward": BLUE, "reverse": VERMILION}
 MARKS = {"forward": "o", "reverse": "s"}
@@ -38,13 +38,13 @@ OTHER_START, OTHER_TARGET = np.array([0.94, 0.02, 0.02, 0.02]), np.array([0.46, 
 
 def one_steps() -> Arrays:
     """The distribution after one step, for each coordinates and direction."""
-    return {f"{c}-{k}": step(k, c, START, TARGET, ONE_STEP[c]) for c in PLACES for k in KINDS}
+    return {f"{c}-{k}": step(k, c, START, TARGET, ONE_STEP[c]) for c in COORDINATES for k in KINDS}
 
 
 def paths() -> Arrays:
     """The mode's mass after each step, for each coordinates, direction and step size."""
     found = {}
-    for c in PLACES:
+    for c in COORDINATES:
         for i, eta in enumerate(ETAS[c]):
             for k in KINDS:
                 steps = round(END[c] / eta)
@@ -120,7 +120,7 @@ def draw(records: Records) -> MatplotlibFigure:
     """One step, many steps, and what decides between the directions."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(3, 3, figsize=(13.5, 10.6), layout="constrained")
-        for column, c in enumerate(PLACES):
+        for column, c in enumerate(COORDINATES):
             _bars(axes[0, column], records["one_steps"].arrays, c)
             _paths(axes[1, column], records["paths"].arrays, c)
         _sharper(axes[2, 0], records["sharper_targets"].arrays)
@@ -143,10 +143,10 @@ def _bars(panel: Axes, found: Arrays, c: Coordinates) -> None:
         x = np.arange(4) + 0.2 * (i - 1.5)
         panel.bar(x, distribution, width=0.18, color=shade, label=label)
         if shade in COLOURS.values():
-            place = (x[MODE], distribution[MODE])
+            at = (x[MODE], distribution[MODE])
             panel.annotate(
                 f"{distribution[MODE]:.3f}",
-                place,
+                at,
                 (0, 3),
                 "data",
                 "offset points",

@@ -93,7 +93,7 @@ def draw(records: Records) -> MatplotlibFigure:
         size = _samples(records)
         tried = _against(left, records, "batch", STALE)
         left.set_xticks(range(len(tried)), [str(size * batches) for batches in tried])
-        left.set(xlabel=f"samples collected at once (B), {size} an update", ylabel="score at the end")
+        left.set(xlabel=f"samples collected at once (B), {size} per update", ylabel="score at the end")
         left.set_title("A larger batch grows staler")
         tried = _against(right, records, "reuse", REUSED)
         right.set_xticks(range(len(tried)), [str(passes) for passes in tried])
@@ -185,9 +185,9 @@ def caption(records: Records) -> str:
     updates, runs = int(record.arrays["updates"][-1]), len(record.arrays["gold"])
     reuse = records["reuse/ppo/1"].arrays
     return (
-        f"{lm.model_of(record)}, r = −|y|, {runs} runs an arm, mean and 95 % interval. Left: {updates} "
+        f"{lm.model_of(record)}, r = −|y|, {runs} runs per arm, mean and 95 % interval. Left: {updates} "
         f"updates of {_samples(records)} samples each, however many are collected at once. Right: "
-        f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, an update a pass, so that T "
+        f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, one update per pass, so that T "
         "passes are T times as many updates. Learning rates are tuned arm by arm, by the score over runs of the same "
         f"length on other seeds ({TUNING_RUNS} runs each)."
     )

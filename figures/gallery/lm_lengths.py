@@ -96,7 +96,7 @@ def cells(records: Records) -> dict[str, dict[str, str]]:
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Length, reward and KL against updates, one column a task."""
+    """Length, reward and KL against updates, one column per task."""
     tasks = cells(records)
     with plt.rc_context(RC):
         fig, axes = plt.subplots(
@@ -115,9 +115,9 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) -> None:
-    for method, place in keys.items():
+    for method, name in keys.items():
         algorithm, _, sampler = method.partition("/")
-        arrays = records[place].arrays
+        arrays = records[name].arrays
         line = ONLINE if sampler == "on" else OFFLINE
         # Student's: of a run that leaves the others behind, a bootstrap makes a band wider than all of them.
         found = [student_interval(runs) for runs in lm.carried_on(arrays[name]).T]
@@ -226,7 +226,7 @@ def caption(records: Records) -> str:
     else:
         how = "Settings are those of the presets."
     return (
-        f"{lm.model_of(record)}, {runs} runs an arm or more, {samples} samples an update. Means over fresh samples, "
+        f"{lm.model_of(record)}, {runs} runs per arm or more, {samples} samples per update. Means over fresh samples, "
         f"with a 95 % band over runs. Offline: fresh draws from the reference for ever{skew}. {how}"
     )
 

@@ -65,7 +65,7 @@ def per_nat(fall: np.ndarray, grown: np.ndarray) -> np.ndarray:
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Change of both log-probs, and the margin, against updates; one column a task."""
+    """Change of both log-probs, and the margin, against updates; one column per task."""
     tasks = [task for task in lm_lengths.TASKS if f"{task}/dpo/off" in records]
     with plt.rc_context(RC):
         fig, axes = plt.subplots(
@@ -153,7 +153,7 @@ def caption(records: Records) -> str:
     runs, beta = len(record.arrays["reward"]), record.spec["algorithm"]["beta"]
     skew = " (on skew: which were recorded)" if "skew/dpo/off" in records else ""
     return (
-        f"{lm.model_of(record)}, DPO at β = {beta:g}, {runs} runs an arm, the runs of lm_lengths. Log-probs "
+        f"{lm.model_of(record)}, DPO at β = {beta:g}, {runs} runs per arm, the runs of lm_lengths. Log-probs "
         f"of whole responses in the pairs of each run's first batch, which the reference drew{skew}, less what the "
         "reference gives them. Mean and 95 % band over runs."
     )

@@ -60,8 +60,9 @@ ARMS = {
 CONTRASTIVE, VARIANTS = ("dpo", "ipo"), ("worst", "mean", "sum", "complement")
 
 
-class Place(NamedTuple):
-    """A row of the figure: where its arms run, the budgets that they get, in updates, and the learning rates to try."""
+class Environment(NamedTuple):
+    """A row of the figure: what its arms are trained on, the budgets that they get, in updates, and the learning rates
+    to try."""
 
     title: str
     setting: Setting
@@ -84,14 +85,14 @@ SHORT_BETAS, SHORT_WEIGHTS = (0.003, 0.03, 0.2, 1.0, 5.0, 25.0), (0.003, 0.05, 0
 BETAS, WEIGHTS = (0.03, 0.2, 1.0), (0.05, 0.4, 3.0)  # of contrastive losses, and of Best-of-N's negative gradients
 POINTS = len(BETAS) * len(TABLE_RATES)
 NETWORK = MLP(hidden=(32, 32), features="uniform")
-PLACES = {
-    "R1": Place(
+ENVIRONMENTS = {
+    "R1": Environment(
         "R1: optimum unlikely", "bandit", BanditR1(), Table(), VARIANTS, (3, 10, 30, 100, 300), TABLE_RATES, -0.05
     ),
-    "R2": Place(
+    "R2": Environment(
         "R2: optimum likely", "bandit", BanditR2(), Table(), VARIANTS, (2, 3, 10, 30, 100, 300), TABLE_RATES, 0.0
     ),
-    "network": Place(
+    "network": Environment(
         "R1, network, 4 prompts", "mlp", BanditR1(num_prompts=4), NETWORK, ("sum",), (3, 10, 100), NETWORK_RATES, -0.05
     ),
 }
@@ -113,7 +114,7 @@ class Row(NamedTuple):
     at which every gate is open."""
 
     id: str
-    place: str
+    environment: str
     name: str
     samplers: tuple[str, ...]
     budgets: tuple[int, ...]
@@ -122,42 +123,44 @@ class Row(NamedTuple):
 def claims() -> dict[Row, Claim]:
     """What is claimed of each row."""
     faster = {
-        Row("C27", place, name, ("on",), (budget,)): claim("C27", f"{name}, {place}, {budget} updates")
-        for place, names in FASTER.items()
+        Row("C27", environment, name, ("on",), (budget,)): claim("C27", f"{name}, {environment}, {budget} updates")
+        for environment, names in FASTER.items()
         for name in names
-        for budget in AFTER[place]
+        for budget in AFTER[environment]
     }
     compound = {
-        Row("C28", place, name, ("on", "off"), PLACES[place].budgets): claim("C28", f"{name}, {place}")
-        for place, names in COMPOUND.items()
+        Row("C28", environment, name, ("on", "off"), ENVIRONMENTS[environment].budgets): claim(
+            "C28", f"{name}, {environment}"
+        )
+        for environment, names in COMPOUND.items()
         for name in names
     }
     return faster | compound
 
 
 def arms() -> dict[str, Experiment]:
-    """Every algorithm at every place, on samples of the reference or its own, stopped after each budget."""
+    """Every algorithm on every environment, on samples of the reference or its own, stopped after each budget."""
     return {
         f"{key}/{name}/{sampler}/{updates}": Experiment(
             name=f"negative_gradient-{name}",
-            environment=place.environment,
-            policy=place.policy,
+            environment=of.environment,
+            policy=of.policy,
             algorithm=ARMS[name].algorithm,
             schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, sync_every_updates=period),
             updates=updates,
             evaluations=1,
             runs=RUNS,
         )
-        for key, place in PLACES.items()
-        for name in place.arms
+        for key, of in ENVIRONMENTS.items()
+        for name in of.arms
         for sampler, period in SAMPLERS.items()
-        for updates in place.budgets
+        for updates in of.budgets
     }
 
 
-def grid(place: Place, name: str, updates: int) -> list[Point]:
+def grid(of: Environment, name: str, updates: int) -> list[Point]:
     """As many points for each arm of a budget: learning rates × β, or learning rates alone where there is no β."""
-    tried = SHORT_RATES if updates <= SHORT else place.rates
+    tried = SHORT_RATES if updates <= SHORT else of.rates
     betas, weights = (SHORT_BETAS, SHORT_WEIGHTS) if updates <= SHORT else (BETAS, WEIGHTS)
     if name == "best_of_n":
         rates = np.round(np.geomspace(tried[0], tried[-1], len(tried) * len(betas)), 5)
@@ -172,15 +175,17 @@ def collect(lab: Lab) -> Records:
         chosen = {key: arm for key, arm in arms().items() if (arm.updates <= SHORT) == short}
         grids = {}
         for key, arm in chosen.items():
-            place, name, *_ = key.split("/")
-            grids[key] = grid(PLACES[place], name, arm.updates)
+            environment, name, *_ = key.split("/")
+            grids[key] = grid(ENVIRONMENTS[environment], name, arm.updates)
         found |= lab.tuned_records(chosen, grids, **TUNING, runs=dict.fromkeys(chosen, NEEDED) if short else None)
     return found
 
 
-def by_budget(records: Records, place: str, name: str, sampler: str) -> np.ndarray:
+def by_budget(records: Records, environment: str, name: str, sampler: str) -> np.ndarray:
     """(runs, budgets): the score at the end of each budget."""
-    found = [final_scores(records[f"{place}/{name}/{sampler}/{b}"])[:RUNS] for b in PLACES[place].budgets]
+    found = [
+        final_scores(records[f"{environment}/{name}/{sampler}/{b}"])[:RUNS] for b in ENVIRONMENTS[environment].budgets
+    ]
     return np.stack(found, axis=-1)
 
 
@@ -197,13 +202,13 @@ def judge(records: Records, of: Row, margin: float) -> Judged:
     """What an algorithm gains over Best-of-N on-policy, or with both samplers how much more it gains there than
     offline: at the shortest budget at which every gate is open, or the shortest of all."""
     shortest: Judged | None = None
-    _, place, name, samplers, budgets = of
+    _, environment, name, samplers, budgets = of
     for budget in budgets:
-        pairs = [[records[f"{place}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
+        pairs = [[records[f"{environment}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
         gates = [last_with_room([sides([one], [other])], margin)[1] for one, other in pairs]
         if "off" in samplers:
             imitation = pairs[samplers.index("off")][1]
-            limit = best_of_n_score(records[f"{place}/best_of_n/off/{PLACES[place].budgets[0]}"])
+            limit = best_of_n_score(records[f"{environment}/best_of_n/off/{ENVIRONMENTS[environment].budgets[0]}"])
             away = abs(float(final_scores(imitation).mean()) - limit)
             said = f"offline Best-of-N ends {away:.2g} from the best-of-{GENERATIONS} distribution that it converges to"
             gates.append(
@@ -234,12 +239,12 @@ def draw(records: Records) -> MatplotlibFigure:
     """Score against budget, on the same samples and on-policy; and each arm's gain over Best-of-N."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(
-            len(PLACES), 3, figsize=(13.5, 11.0), layout="constrained", gridspec_kw={"width_ratios": (1, 1, 1.1)}
+            len(ENVIRONMENTS), 3, figsize=(13.5, 11.0), layout="constrained", gridspec_kw={"width_ratios": (1, 1, 1.1)}
         )
-        for row, place in enumerate(PLACES):
+        for row, environment in enumerate(ENVIRONMENTS):
             for column, sampler in enumerate(SAMPLERS):
-                _against_budget(axes[row, column], records, place, sampler)
-            _gains(axes[row, 2], records, place)
+                _against_budget(axes[row, column], records, environment, sampler)
+            _gains(axes[row, 2], records, environment)
         axes[0, 0].set_title("The same samples, of the reference")
         axes[0, 1].set_title("On-policy: each its own samples")
         axes[0, 2].set_title("Gain over Best-of-N, as judged\nfilled: on-policy (C27); open: on-policy − offline (C28)")
@@ -251,31 +256,31 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _against_budget(panel: Axes, records: Records, place: str, sampler: str) -> None:
-    samples = np.array(PLACES[place].budgets) * PROMPTS * GENERATIONS
+def _against_budget(panel: Axes, records: Records, environment: str, sampler: str) -> None:
+    samples = np.array(ENVIRONMENTS[environment].budgets) * PROMPTS * GENERATIONS
     line = OFFLINE if sampler == "off" else ONLINE
-    for name in PLACES[place].arms:
+    for name in ENVIRONMENTS[environment].arms:
         key, marker = ARMS[name].key, ARMS[name].marker
-        mean, low, high = band(by_budget(records, place, name, sampler))
+        mean, low, high = band(by_budget(records, environment, name, sampler))
         panel.plot(samples, mean, line, color=colour(key), marker=marker, ms=5, linewidth=1.6)
         panel.fill_between(samples, low, high, color=colour(key), alpha=0.15, linewidth=0)
     bound(panel, 1.0, "largest reward", x=0.3)
     if sampler == "off":
-        limit = best_of_n_score(records[f"{place}/best_of_n/off/{PLACES[place].budgets[0]}"])
+        limit = best_of_n_score(records[f"{environment}/best_of_n/off/{ENVIRONMENTS[environment].budgets[0]}"])
         panel.axhline(limit, color="black", linewidth=1, linestyle=":")
         panel.annotate(
             f"limit of Best-of-{GENERATIONS}", (0.99, limit), (0, -3), panel.get_yaxis_transform(), "offset points",
             ha="right", va="top", fontsize=8,
         )  # fmt: skip
-    panel.set(xscale="log", ylim=(PLACES[place].lowest, 1.1), xlabel="budget, samples drawn")
+    panel.set(xscale="log", ylim=(ENVIRONMENTS[environment].lowest, 1.1), xlabel="budget, samples drawn")
     panel.set_xticks(samples, [f"{n:,}" for n in samples])
     panel.minorticks_off()
-    panel.set_ylabel(f"score ({PLACES[place].title})")
+    panel.set_ylabel(f"score ({ENVIRONMENTS[environment].title})")
 
 
-def _gains(panel: Axes, records: Records, place: str) -> None:
-    names = PLACES[place].arms[1:]
-    shown = [row for row in claims() if row.place == place]
+def _gains(panel: Axes, records: Records, environment: str) -> None:
+    names = ENVIRONMENTS[environment].arms[1:]
+    shown = [row for row in claims() if row.environment == environment]
     for name in names:
         own, rows = colour(ARMS[name].key), [row for row in shown if row.name == name]
         for i, row in enumerate(rows):
@@ -317,7 +322,9 @@ def verdicts(records: Records) -> list[Verdict]:
         kind = NOTES["contrastive" if of.name in CONTRASTIVE else "own"]
         note = f"{ARMS[of.name].label}, judged after {row.budget} updates{chosen}. {kind}"
         hashes = [record.hash for record in row.used]
-        rows.append(row_of(judged, PLACES[of.place].setting, row.effect, FIGURE.name, hashes, note, row.gates))
+        rows.append(
+            row_of(judged, ENVIRONMENTS[of.environment].setting, row.effect, FIGURE.name, hashes, note, row.gates)
+        )
     return rows
 
 
@@ -326,7 +333,7 @@ def caption(records: Records) -> str:
     runs = len(records["R1/dpo/on/10"].arrays["reward"])
     return (
         f"1-D bandit, 100 actions, table policies and below a network (one hidden vector for each of 4 prompts), "
-        f"{runs} runs an arm, {PROMPTS} × {GENERATIONS} samples an update, noiseless labels. Every point is a run of "
+        f"{runs} runs per arm, {PROMPTS} × {GENERATIONS} samples per update, noiseless labels. Every point is a run of "
         "that length, tuned for it (learning rate, and β where there is one; "
         f"{POINTS} points between the same ends, {ROUNDS}, other seeds, listed below; up to {SHORT} updates "
         f"{len(SHORT_RATES) * len(SHORT_BETAS)} points of wider grids, and {NEEDED} runs to judge by). "

@@ -66,46 +66,46 @@ def cost(algorithm: str, passes: int) -> Cost:
 
 
 # What online DPO without reuse takes for all samples, in passes.
-COMPUTE = {place: n * cost("dpo", 1).total for place, n in SAMPLES.items()}
-PANELS = tuple((place, equal) for place in ("R1", "R2") for equal in ("samples", "compute"))
+COMPUTE = {environment: n * cost("dpo", 1).total for environment, n in SAMPLES.items()}
+PANELS = tuple((environment, equal) for environment in ("R1", "R2") for equal in ("samples", "compute"))
 # On R2 it is judged, and tuned, over the run: at its end nothing can be told.
 OVER_THE_RUN = "R2"
 CLAIMS = {
-    (place, equal, name): claim(
-        "C68", f"{name}: {place}, equal {equal}{', over the run' if place == OVER_THE_RUN else ''}"
+    (environment, equal, name): claim(
+        "C68", f"{name}: {environment}, equal {equal}{', over the run' if environment == OVER_THE_RUN else ''}"
     )
-    for place, equal in PANELS
+    for environment, equal in PANELS
     for name in CONTRASTIVE
 }
 
 
-def batches(place: str, algorithm: str, passes: int, equal: str) -> int:
+def batches(environment: str, algorithm: str, passes: int, equal: str) -> int:
     """How many batches of 16 samples an arm may draw."""
-    samples = SAMPLES[place] if equal == "samples" else COMPUTE[place] / cost(algorithm, passes).total
+    samples = SAMPLES[environment] if equal == "samples" else COMPUTE[environment] / cost(algorithm, passes).total
     return int(samples // (PROMPTS * GENERATIONS))
 
 
 def arms() -> dict[str, Experiment]:
-    """place/equal what/algorithm/passes."""
+    """environment/equal what/algorithm/passes."""
     return {
-        f"{place}/{equal}/{algorithm}/{passes}": Experiment(
+        f"{environment}/{equal}/{algorithm}/{passes}": Experiment(
             name=f"online_contrastive_ppo-{algorithm}",
-            environment=BanditR1() if place == "R1" else BanditR2(),
+            environment=BanditR1() if environment == "R1" else BanditR2(),
             policy=Table(),
             algorithm=find_algorithm(algorithm)(),
             schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, epochs=passes),
-            updates=passes * batches(place, algorithm, passes, equal),
-            evaluations=min(16, passes * batches(place, algorithm, passes, equal)),
+            updates=passes * batches(environment, algorithm, passes, equal),
+            evaluations=min(16, passes * batches(environment, algorithm, passes, equal)),
             runs=RUNS,
         )
-        for place, equal in PANELS
+        for environment, equal in PANELS
         for algorithm in ALGORITHMS
         for passes in PASSES
     }
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for its own place, budget and number of passes, by what it is judged by."""
+    """Every arm tuned for its own environment, budget and number of passes, by what it is judged by."""
     found: dict[str, Record] = {}
     measures: tuple[Measure, ...] = ("end", "run")
     for by in measures:
@@ -120,8 +120,8 @@ def draw(records: Records) -> MatplotlibFigure:
     """Score against samples, and against compute; what a sample costs, counted and measured."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained", width_ratios=(1, 1, 0.85))
-        for panel, (place, equal) in zip((axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), PANELS, strict=True):
-            _against(panel, records, place, equal)
+        for panel, (environment, equal) in zip((axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), PANELS, strict=True):
+            _against(panel, records, environment, equal)
         _counted(axes[0, 2])
         _measured(axes[1, 2], records)
         lines = [key(name) for name in ALGORITHMS]
@@ -133,16 +133,16 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _against(axes: Axes, records: Records, place: str, equal: str) -> None:
+def _against(axes: Axes, records: Records, environment: str, equal: str) -> None:
     for algorithm in ALGORITHMS:
         for passes, line in STYLES.items():
-            record = records[f"{place}/{equal}/{algorithm}/{passes}"]
+            record = records[f"{environment}/{equal}/{algorithm}/{passes}"]
             scale = cost(algorithm, passes).total if equal == "compute" else 1.0
             curve(axes, record.arrays["samples"] * scale / 1000, scores(record), algorithm, line)
     bound(axes, 1.0, "largest reward")
     label = "samples drawn" if equal == "samples" else "passes of a network, counted"
     axes.set(xlabel=f"{label} (thousands)", ylabel="score", ylim=(-0.05, 1.12))
-    axes.set_title(f"{place} · equal {equal}")
+    axes.set_title(f"{environment} · equal {equal}")
 
 
 def _rows() -> list[tuple[str, int]]:
@@ -185,11 +185,11 @@ class Judged(NamedTuple):
     used: tuple[Record, ...]
 
 
-def judge(records: Records, place: str, equal: str, name: str) -> Judged:
+def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
     """PPO against one contrastive algorithm, each at the better number of passes."""
-    margin = CLAIMS[place, equal, name].margin
-    used = {n: {str(p): records[f"{place}/{equal}/{n}/{p}"] for p in PASSES} for n in ("ppo", name)}
-    measure = mean_scores if place == OVER_THE_RUN else final_scores
+    margin = CLAIMS[environment, equal, name].margin
+    used = {n: {str(p): records[f"{environment}/{equal}/{n}/{p}"] for p in PASSES} for n in ("ppo", name)}
+    measure = mean_scores if environment == OVER_THE_RUN else final_scores
     scored = {n: {p: measure(record) for p, record in group.items()} for n, group in used.items()}
     passes = {n: best_arm(group) for n, group in scored.items()}
     every = tuple(record for group in used.values() for record in group.values())
@@ -198,21 +198,21 @@ def judge(records: Records, place: str, equal: str, name: str) -> Judged:
     lost = cut(effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)]))
     best = {n: used[n][passes[n]] for n in used}
     return Judged(
-        lost, (_control(place, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
+        lost, (_control(environment, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
     )
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """One row an algorithm, a place and a way of comparing; the claim falls only where PPO is ahead in both ways."""
+    """One row for each algorithm, environment and way of comparing; the claim falls where PPO is ahead in both ways."""
     rows = []
-    for (place, equal, name), judged in CLAIMS.items():
-        row = judge(records, place, equal, name)
+    for (environment, equal, name), judged in CLAIMS.items():
+        row = judge(records, environment, equal, name)
         passes = ", ".join(f"{n} {p}" for n, p in row.passes.items())
         note = (
             f"Passes over a batch, the better of 1 and 4 in the mean of all runs: {passes}. The claim falls where PPO "
             "is ahead at both equal samples and equal compute. Compute is counted as for language models, where a "
             "critic is as large as the policy; a bandit's critic is one number."
-            + ("" if place == OVER_THE_RUN else " The score at the end is blind to who rises first.")
+            + ("" if environment == OVER_THE_RUN else " The score at the end is blind to who rises first.")
             + cut_to_nothing(row.effect)
         )
         hashes = [record.hash for record in row.used]
@@ -220,9 +220,9 @@ def verdicts(records: Records) -> list[Verdict]:
     return rows
 
 
-def _control(place: str, ppo: Record, other: Record, margin: float) -> Gate:
+def _control(environment: str, ppo: Record, other: Record, margin: float) -> Gate:
     """PPO against the contrastive arm stopped early; over the run, that arm against itself at its first evaluation."""
-    if place != OVER_THE_RUN:
+    if environment != OVER_THE_RUN:
         return stopped_early([ppo], [other], margin)
     found = positive_control(effect_of([part(1.0, other, None), part(-1.0, other, 1)]), margin)
     return replace(found, why=f"of the whole run against its first evaluation, {found.why}")
@@ -232,7 +232,7 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["R1/samples/ppo/1"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, mean and 95 % band. Batches of 16 samples "
+        f"1-D bandit, 100 actions, table policy, {runs} runs per arm, mean and 95 % band. Batches of 16 samples "
         f"(4 × 4), all on-policy, gone through once or four times. Equal samples: {SAMPLES['R1']:,} on R1 and "
         f"{SAMPLES['R2']:,} on R2, where later all are at the largest reward. Equal compute: {COMPUTE['R1']:,.0f} and "
         f"{COMPUTE['R2']:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a "

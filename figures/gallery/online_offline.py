@@ -58,19 +58,19 @@ OTHERWISE = {name: claim("C25", f"{name}: not otherwise") for name in ALGORITHMS
 
 
 def environments() -> dict[str, Bandit]:
-    """The problems, by the name used in the arms' keys."""
+    """The environments, by the name used in the arms' keys."""
     return {"R1": BanditR1(), "R2": BanditR2()} | {f"{o:g}": BanditOverlap(overlap=o) for o in OVERLAPS}
 
 
-def arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
-    """Every algorithm on every problem, drawn on-policy or from the reference for ever, at equal samples."""
+def arms(bandits: Mapping[str, Bandit]) -> dict[str, Experiment]:
+    """Every algorithm on every environment, drawn on-policy or from the reference for ever, at equal samples."""
     found = {}
-    for place, environment in places.items():
+    for name, bandit in bandits.items():
         for algorithm in ALGORITHMS:
             for sampler, period in SAMPLERS.items():
-                found[f"{place}/{algorithm}/{sampler}"] = Experiment(
+                found[f"{name}/{algorithm}/{sampler}"] = Experiment(
                     name=f"online_offline-{algorithm}",
-                    environment=environment,
+                    environment=bandit,
                     policy=Table(),
                     algorithm=find_algorithm(algorithm)(),
                     schedule=Schedule(batch_size=16, num_generations=4, sync_every_updates=period),
@@ -80,21 +80,21 @@ def arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
     return found
 
 
-def short_arms(places: Mapping[str, Bandit]) -> dict[str, Experiment]:
-    """place/algorithm/sampler/short → the arms of SHORT, stopped while they rise."""
+def short_arms(bandits: Mapping[str, Bandit]) -> dict[str, Experiment]:
+    """environment/algorithm/sampler/short → the arms of SHORT, stopped while they rise."""
     return {
         f"{name}/short": arm.replace(updates=SHORT_UPDATES, evaluations=SHORT_EVALUATIONS)
-        for name, arm in arms(places).items()
+        for name, arm in arms(bandits).items()
         if name.split("/")[-2] in SHORT
     }
 
 
 def tuned(
-    lab: Lab, places: Mapping[str, Bandit], short: Mapping[str, Bandit], runs: Mapping[str, int] | None = None
+    lab: Lab, bandits: Mapping[str, Bandit], short: Mapping[str, Bandit], runs: Mapping[str, int] | None = None
 ) -> Records:
     """Each arm tuned over as many points as the others: learning rate × β where the algorithm has one, else more
     learning rates. The short ones by the score over the run, by which they are judged."""
-    chosen, brief = arms(places), short_arms(short)
+    chosen, brief = arms(bandits), short_arms(short)
     grids = {name: equal_grid(arm, *(WIDER if "/rwr/" in name else ())) for name, arm in chosen.items()}
     found: Records = {}
     for wide in (False, True):
@@ -105,19 +105,19 @@ def tuned(
 
 
 def collect(lab: Lab) -> Records:
-    """All problems, and the judged ones in short runs too."""
-    places = environments()
-    judged = {place: places[place] for place in ("R1", "R2", f"{UNLIKELY:g}", f"{LIKELY:g}")}
+    """All environments, and the judged ones in short runs too."""
+    bandits = environments()
+    judged = {name: bandits[name] for name in ("R1", "R2", f"{UNLIKELY:g}", f"{LIKELY:g}")}
     more = {f"R2/{name}/{sampler}": NEEDED for name in ("dpo", "ipo") for sampler in SAMPLERS}
-    return tuned(lab, places, judged, more)
+    return tuned(lab, bandits, judged, more)
 
 
 def draw(records: Records) -> MatplotlibFigure:
     """Score and KL against samples on R1 and R2; final score and the on-policy gain along the overlap axis."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 3, figsize=(13.5, 7.4), layout="constrained")
-        for column, place in enumerate(("R1", "R2")):
-            _against_samples(axes[0, column], axes[1, column], records, place)
+        for column, environment in enumerate(("R1", "R2")):
+            _against_samples(axes[0, column], axes[1, column], records, environment)
         _along_overlap(axes[0, 2], axes[1, 2], records)
         axes[0, 0].set_title("R1: optimum unlikely under the reference")
         axes[0, 1].set_title("R2: optimum likely under the reference")
@@ -132,15 +132,15 @@ def _handles() -> list[Line2D]:
     return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
 
 
-def _against_samples(top: Axes, bottom: Axes, records: Records, place: str) -> None:
+def _against_samples(top: Axes, bottom: Axes, records: Records, environment: str) -> None:
     for algorithm in ALGORITHMS:
         for sampler, line in (("on", ONLINE), ("off", OFFLINE)):
-            record = records[f"{place}/{algorithm}/{sampler}"]
+            record = records[f"{environment}/{algorithm}/{sampler}"]
             samples = record.arrays["samples"] / 1000
             curve(top, samples, scores(record), algorithm, line)
             curve(bottom, samples, record.arrays["kl_policy_ref"], algorithm, line)
     bound(top, 1.0, "largest reward")
-    best = kl_of_best_response(records[f"{place}/dpo/on"])
+    best = kl_of_best_response(records[f"{environment}/dpo/on"])
     bound(bottom, best, "KL of always giving the best action")
     top.set(ylabel="score (0: reference, 1: largest reward)", ylim=(-0.05, 1.12), xlabel="samples drawn (thousands)")
     bottom.set(
@@ -148,15 +148,15 @@ def _against_samples(top: Axes, bottom: Axes, records: Records, place: str) -> N
     )
 
 
-def gain(records: Records, place: str, algorithm: str, at: int = -1) -> np.ndarray:
+def gain(records: Records, environment: str, algorithm: str, at: int = -1) -> np.ndarray:
     """(runs,): on-policy − offline, score at an evaluation."""
-    on, off = (scores(records[f"{place}/{algorithm}/{sampler}"])[:, at] for sampler in SAMPLERS)
+    on, off = (scores(records[f"{environment}/{algorithm}/{sampler}"])[:, at] for sampler in SAMPLERS)
     return np.asarray(on - off)
 
 
-def arms_of(records: Records, places: Sequence[str], algorithm: str, end: str = "") -> dict[str, Record]:
+def arms_of(records: Records, names: Sequence[str], algorithm: str, end: str = "") -> dict[str, Record]:
     """Both samplers' records of an algorithm on these problems, by their keys."""
-    keys = [f"{place}/{algorithm}/{sampler}{end}" for place in places for sampler in SAMPLERS]
+    keys = [f"{environment}/{algorithm}/{sampler}{end}" for environment in names for sampler in SAMPLERS]
     return {key: records[key] for key in keys}
 
 
@@ -194,9 +194,9 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
         curve(top, np.array(OVERLAPS), final["on"], algorithm, ONLINE)
         curve(top, np.array(OVERLAPS), final["off"], algorithm, OFFLINE)
         curve(bottom, np.array(OVERLAPS), final["on"] - final["off"], algorithm)
-        for place in ("R1", "R2"):
-            mean, low, high = band(gain(records, place, algorithm)[:, None])
-            overlap = environments()[place].overlap_mass()
+        for environment in ("R1", "R2"):
+            mean, low, high = band(gain(records, environment, algorithm)[:, None])
+            overlap = environments()[environment].overlap_mass()
             bottom.errorbar(
                 overlap,
                 mean[0],
@@ -204,7 +204,7 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
                 fmt=marker(algorithm),
                 ms=6,
                 color=colour(algorithm),
-                mfc=colour(algorithm) if place == "R1" else "white",
+                mfc=colour(algorithm) if environment == "R1" else "white",
             )
     bound(top, 1.0, "largest reward", x=0.6)
     bottom.axhline(0, color="0.4", linewidth=0.8)
@@ -261,7 +261,7 @@ def caption(records: Records) -> str:
     record = records["R1/dpo/on"]
     runs, samples = len(record.arrays["reward"]), int(record.arrays["samples"][-1])
     return (
-        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {samples:,} samples a run, 16 × 4 an update, "
+        f"1-D bandit, 100 actions, table policy, {runs} runs per arm, {samples:,} samples per run, 16 × 4 per update, "
         "noiseless labels. Mean and 95 % band over runs. Each arm was tuned on other seeds, over "
         f"{TRIED} and, where it has one, β, listed below; "
         f"{at_the_edge(records)} Offline: fresh draws from the reference for ever, so that both kinds draw equally "

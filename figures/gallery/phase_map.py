@@ -191,9 +191,9 @@ def caption(records: Records) -> str:
     ipo = records["ipo/0.001/inf"]
     reached, aimed_at = final_scores(ipo).mean(), offline_optimum(ipo)
     return (
-        f"1-D bandit, 100 actions, table policy, {int(ipo.arrays['samples'][-1]):,} samples a run, 16 (4 × 4) an "
+        f"1-D bandit, 100 actions, table policy, {int(ipo.arrays['samples'][-1]):,} samples per run, 16 (4 × 4) per "
         f"update, noiseless labels; {algorithms} algorithms × {len(overlaps)} overlaps × {len(periods)} sync periods, "
-        f"{runs} judged runs a cell: the map judges no claim, and figures that do have more. s: updates between "
+        f"{runs} judged runs per cell: the map judges no claim, and figures that do have more. s: updates between "
         "copies of the policy to the sampler, which draws the 16·s samples between them at once. Every cell was tuned "
         f"for itself on other seeds, over {TRIED} and β or, where it does anything, clip range; "
         f"{at_the_edge(records, 'cells')} A run that diverged counts as the reference, a Gaussian, moved away from the "

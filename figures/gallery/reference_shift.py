@@ -179,11 +179,11 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["table/0.05/dpo"].arrays["gold"])
     return (
-        f"8 prompts × 8 responses, half of them in recorded pairs, the best among those; {runs} runs an arm. The "
+        f"8 prompts × 8 responses, half of them in recorded pairs, the best among those; {runs} runs per arm. The "
         "reference's mass on the other half is the shift. Each arm's learning rate and β were chosen among "
         f"{len(RATES['table']) * len(BETAS)} points on other seeds ({ROUNDS}), at each shift. {UPDATES['table']} "
         f"updates of the table, {UPDATES['mlp']} of the network, after {SFT_UPDATES} of SFT where there is any: DPO on "
-        "full batches, PPO on 32 × 4 fresh responses an update. The table's run is short, for later all its arms are "
+        "full batches, PPO on 32 × 4 fresh responses per update. The table's run is short, for later all its arms are "
         "at the largest reward. Mean and 95 % band over runs."
     )
 

@@ -36,7 +36,7 @@ PROMPTS, UPDATES, EVALUATIONS = 16, 200, 8
 MILD, WIDE = 4.0, 50.0  # batches that are shuffled among themselves
 WINDOWS = {"ordered": 1.0, "window_4": MILD, "window_50": WIDE, "shuffled": math.inf}
 RUNS = {"bandit": 200, "network": 100}  # many are at the largest reward, on the bandit nearly all
-PLACES: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
+ENVIRONMENTS: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
     "bandit": ("bandit", BanditR1(), Table()),
     "network": ("mlp", Contextual(coverage=0.5, best_mass=0.02), MLP(hidden=(32,), fit_steps=200)),
 }
@@ -64,7 +64,7 @@ NO_BETTER = claim("C69", "offline")
 
 
 def arms() -> dict[str, Experiment]:
-    """place/algorithm/source of the data, each to be tuned for itself."""
+    """environment/algorithm/source of the data, each to be tuned for itself."""
     schedules = {
         "online": Schedule(batch_size=PROMPTS),
         "offline": Schedule(batch_size=PROMPTS, sync_every_updates=math.inf),
@@ -72,18 +72,18 @@ def arms() -> dict[str, Experiment]:
         "final": Schedule(batch_size=PROMPTS, source="pool", pool_policy="final", pool_size=PROMPTS * UPDATES),
     }
     return {
-        f"{place}/{name}/{source}": Experiment(
+        f"{environment}/{name}/{source}": Experiment(
             name=f"replayed_data-{name}",
-            environment=environment,
+            environment=spec,
             policy=policy,
             algorithm=find_algorithm(name)(),
             schedule=schedule,
             updates=UPDATES,
             evaluations=EVALUATIONS,
-            runs=RUNS[place],
+            runs=RUNS[environment],
             seed=3,
         )
-        for place, (_, environment, policy) in PLACES.items()
+        for environment, (_, spec, policy) in ENVIRONMENTS.items()
         for name in ALGORITHMS
         for source, schedule in schedules.items()
     }
@@ -114,19 +114,19 @@ def draw(records: Records) -> MatplotlibFigure:
     """Final score by the source of the data."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 1, figsize=(9.5, 8.4), layout="constrained", sharex=True)
-        for axis, place in zip(axes, PLACES, strict=True):
-            _scores(axis, records, place)
-            axis.set_title(TITLES[place])
+        for axis, environment in zip(axes, ENVIRONMENTS, strict=True):
+            _scores(axis, records, environment)
+            axis.set_title(TITLES[environment])
         lines: list[Line2D] = [key(name, label, linestyle="") for name, label in ALGORITHMS.items()]
         fig.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=9.5)
     return fig
 
 
-def _scores(axes: Axes, records: Records, place: str) -> None:
+def _scores(axes: Axes, records: Records, environment: str) -> None:
     x = np.arange(len(SHOWN), dtype=float)
     for i, name in enumerate(ALGORITHMS):
         at = x + 0.16 * (i - 0.5)
-        final = [final_scores(records[f"{place}/{name}/{source}"]) for source in SHOWN]
+        final = [final_scores(records[f"{environment}/{name}/{source}"]) for source in SHOWN]
         points(axes, at, final, name)
         for y, where in ((final[0].mean(), "online"), (final[-1].mean(), "offline")):
             axes.axhline(float(y), color=colour(name), linewidth=0.9, linestyle="-" if where == "online" else "--")
@@ -138,8 +138,10 @@ def _scores(axes: Axes, records: Records, place: str) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C15 of both algorithms; C16, C17 and C18 of IPO, C23 of Best-of-2, and C69 of both."""
     rows = []
-    for place, (setting, _, _) in PLACES.items():
-        ipo, best = ({source: records[f"{place}/{name}/{source}"] for source in SHOWN} for name in ("ipo", "best_of_n"))
+    for environment, (setting, _, _) in ENVIRONMENTS.items():
+        ipo, best = (
+            {source: records[f"{environment}/{name}/{source}"] for source in SHOWN} for name in ("ipo", "best_of_n")
+        )
         gap, ipos = (effect_of([part(1.0, x["online"]), part(-1.0, x["offline"])]) for x in (best, ipo))
         between = f"IPO's gap, online − offline, is {ipos.estimate:+.2f} [{ipos.low:+.2f}, {ipos.high:+.2f}]."
         rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
@@ -204,14 +206,14 @@ def _to_close(gap: Interval, judged: Claim) -> Gate:
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
-    many, few = (len(records[f"{place}/ipo/online"].arrays["gold"]) for place in PLACES)
+    many, few = (len(records[f"{environment}/ipo/online"].arrays["gold"]) for environment in ENVIRONMENTS)
     return (
-        f"{many} runs an arm of the bandit (R1), {few} of the network (one hidden layer of 32; the best response has a "
-        f"reference probability of 0.02), {UPDATES} updates of {PROMPTS} pairs; mean and 95 % interval; lines: online, "
-        "and dashed offline, fresh pairs of the reference. Replays have the batches of an online run with the same "
-        "settings, in whole batches: as online was tuned, or tuned for themselves, the online run before them with "
-        f"them. Last policy's: {PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with. Tuned on "
-        f"other seeds, over {POINTS} points ({ROUNDS}) of learning rate and, for IPO, β ({BETAS[0]:g} … "
+        f"{many} runs per arm of the bandit (R1), {few} of the network (one hidden layer of 32; the best response has "
+        f"a reference probability of 0.02), {UPDATES} updates of {PROMPTS} pairs; mean and 95 % interval; lines: "
+        "online, and dashed offline, fresh pairs of the reference. Replays have the batches of an online run with the "
+        "same settings, in whole batches: as online was tuned, or tuned for themselves, the online run before them "
+        f"with them. Last policy's: {PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with. "
+        f"Tuned on other seeds, over {POINTS} points ({ROUNDS}) of learning rate and, for IPO, β ({BETAS[0]:g} … "
         f"{BETAS[-1]:g}), listed below. Labels are noiseless and by gold: here nobody can exploit a reward model."
     )
 

@@ -33,17 +33,17 @@ def environments() -> dict[str, Bandit]:
 
 def collect(lab: Lab) -> Records:
     """Each arm tuned anew for its width, over as many points."""
-    places = environments()
-    judged = {name: place for name, place in places.items() if float(name.split("/")[1]) in WIDTHS[1:]}
-    return tuned(lab, places, judged)
+    bandits = environments()
+    judged = {name: bandit for name, bandit in bandits.items() if float(name.split("/")[1]) in WIDTHS[1:]}
+    return tuned(lab, bandits, judged)
 
 
 def draw(records: Records) -> MatplotlibFigure:
     """What on-policy sampling gains against the width, on R1 and on R2."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained", sharey=True)
-        for panel, place in zip(axes, ("R1", "R2"), strict=True):
-            _panel(panel, records, place)
+        for panel, environment in zip(axes, ("R1", "R2"), strict=True):
+            _panel(panel, records, environment)
         axes[0].set(title="R1: optimum unlikely under the reference", ylabel="on-policy − offline, score at the end")
         axes[1].set_title("R2: optimum likely under the reference")
         lines = [key(name) for name in ALGORITHMS]
@@ -52,16 +52,16 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _panel(axes: Axes, records: Records, place: str) -> None:
+def _panel(axes: Axes, records: Records, environment: str) -> None:
     x = np.arange(len(WIDTHS), dtype=float)
     for i, algorithm in enumerate(ALGORITHMS):
         at = x + 0.06 * (i - (len(ALGORITHMS) - 1) / 2)  # side by side, where they would cover one another
-        gains = [gain(records, f"{place}/{width:g}", algorithm) for width in WIDTHS]
+        gains = [gain(records, f"{environment}/{width:g}", algorithm) for width in WIDTHS]
         axes.plot(at, points(axes, at, gains, algorithm), color=colour(algorithm), linewidth=1.2)
-    mean = [np.mean([gain(records, f"{place}/{width:g}", name) for name in ALGORITHMS]) for width in WIDTHS]
+    mean = [np.mean([gain(records, f"{environment}/{width:g}", name) for name in ALGORITHMS]) for width in WIDTHS]
     axes.plot(x, mean, "k--", linewidth=1.4)
     axes.axhline(0, color="0.4", linewidth=0.8)
-    masses = [environments()[f"{place}/{width:g}"].overlap_mass() for width in WIDTHS]
+    masses = [environments()[f"{environment}/{width:g}"].overlap_mass() for width in WIDTHS]
     axes.set_xticks(x, [f"{width:g}\n({mass:.2g})" for width, mass in zip(WIDTHS, masses, strict=True)])
     axes.set_xlabel("width of the bump, in actions (reference's mass within it)")
 
@@ -84,7 +84,7 @@ def caption(records: Records) -> str:
     record = records["R1/10/dpo/on"]
     runs, samples = len(record.arrays["reward"]), int(record.arrays["samples"][-1])
     return (
-        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, {samples:,} samples a run, 16 × 4 an update, "
+        f"1-D bandit, 100 actions, table policy, {runs} runs per arm, {samples:,} samples per run, 16 × 4 per update, "
         "noiseless labels; the reward is exp(−((action − peak)/width)²), its peak at 70 (R1) or 20 (R2). Mean and 95 % "
         f"interval over runs, paired. Each arm was tuned on other seeds, over {TRIED} "
         f"and, where it has one, β, listed below; {at_the_edge(records)} The score counts from the "

@@ -66,11 +66,11 @@ NOTES = {
 
 def arms(panel: str, passes_tried: tuple[int, ...] = PASSES) -> dict[str, Experiment]:
     """panel/algorithm/passes over a batch of 64 samples."""
-    place, equal = panel.split("/")
+    environment, equal = panel.split("/")
     return {
         f"{panel}/{algorithm}/{passes}": Experiment(
             name=f"sample_reuse-{algorithm}",
-            environment=BanditR1() if place == "R1" else BanditR2(),
+            environment=BanditR1() if environment == "R1" else BanditR2(),
             policy=Table(),
             algorithm=find_algorithm(algorithm)(),
             schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, epochs=passes),
@@ -113,9 +113,9 @@ def draw(records: Records) -> MatplotlibFigure:
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 2, figsize=(11.5, 7.8), layout="constrained")
         for panel, title in PANELS.items():
-            place = axes.flat[list(PANELS).index(panel)]
-            _against_passes(place, records, panel)
-            place.set_title(title)
+            one = axes.flat[list(PANELS).index(panel)]
+            _against_passes(one, records, panel)
+            one.set_title(title)
         lines = [key(name) for name in ALGORITHMS]
         fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
     return fig
@@ -162,10 +162,10 @@ def caption(records: Records) -> str:
     once = records["R1/samples/ppo/1"]
     runs, clip = len(once.arrays["reward"]), once.spec["algorithm"]["epsilon"]
     return (
-        f"1-D bandit, 100 actions, table policy, {runs} runs an arm, mean and 95 % interval. Batches of 16 prompts × 4 "
-        f"responses, each gone through T times, a step a pass. Equal samples, as in the paper: {BATCHES} batches, so "
-        f"that T passes mean T times as many steps. Equal gradient steps: {STEPS} of them, so that T passes mean "
-        f"{STEPS}/T batches. Every cell was tuned for itself on other seeds, over "
+        f"1-D bandit, 100 actions, table policy, {runs} runs per arm, mean and 95 % interval. Batches of 16 prompts × "
+        f"4 responses, each gone through T times, one step per pass. Equal samples, as in the paper: {BATCHES} "
+        f"batches, so that T passes mean T times as many steps. Equal gradient steps: {STEPS} of them, so that T "
+        f"passes mean {STEPS}/T batches. Every cell was tuned for itself on other seeds, over "
         f"{TRIED} and β or, where T > 1, clip range, listed below; top right, what was best for T = 1 is kept for "
         f"all T, with a clip range of {clip:g}, which does nothing at T = 1. Noiseless labels."
     )

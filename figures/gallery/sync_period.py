@@ -36,7 +36,7 @@ PROMPTS, GENERATIONS, UPDATES, EVALUATIONS = 8, 4, 300, 12
 RUNS = {"bandit": 200, "network": 100}  # many are at the largest reward, on the bandit nearly all
 WITH_NLL, LARGE_EPSILON = "dpo_nll", 1e-4
 
-PLACES: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
+ENVIRONMENTS: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
     "bandit": ("bandit", BanditR1(), Table()),
     "network": ("mlp", Contextual(coverage=0.5, best_mass=0.02), MLP(hidden=(32,), fit_steps=200)),
 }
@@ -56,20 +56,20 @@ NLL = claim("C39", "NLL, s = 10")
 
 
 def arms(periods: tuple[float, ...] = PERIODS) -> dict[str, Experiment]:
-    """place/algorithm/s; and DPO with a likelihood term, and on the network with a larger ε of Adam's, at s = 10."""
+    """environment/algorithm/s; at s = 10 with a likelihood term too, and on the network with another ε of Adam."""
     found = {}
-    for place, (_, environment, policy) in PLACES.items():
+    for environment, (_, spec, policy) in ENVIRONMENTS.items():
         for name in (*ALGORITHMS, WITH_NLL):
             for s in periods if name in ALGORITHMS else (SEMI,):
-                found[f"{place}/{name}/{s:g}"] = Experiment(
+                found[f"{environment}/{name}/{s:g}"] = Experiment(
                     name=f"sync_period-{name}",
-                    environment=environment,
+                    environment=spec,
                     policy=policy,
                     algorithm=find_algorithm(name)(),
                     schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, sync_every_updates=s),
                     updates=UPDATES,
                     evaluations=EVALUATIONS,
-                    runs=RUNS[place],
+                    runs=RUNS[environment],
                     seed=1,
                 )
     same = found[f"network/dpo/{SEMI:g}"]
@@ -87,10 +87,10 @@ def draw(records: Records) -> MatplotlibFigure:
     """Final score against s, and DPO's learning curves at each s."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 2, figsize=(10.5, 7.8), layout="constrained")
-        for column, place in enumerate(PLACES):
-            _against_period(axes[0, column], records, place)
-            _learning(axes[1, column], records, place)
-            axes[0, column].set_title(TITLES[place])
+        for column, environment in enumerate(ENVIRONMENTS):
+            _against_period(axes[0, column], records, environment)
+            _learning(axes[1, column], records, environment)
+            axes[0, column].set_title(TITLES[environment])
         lines = [key(name) for name in ALGORITHMS]
         added = [
             Line2D([], [], color=colour("dpo"), marker=shape, linestyle="", mfc="white", label=label)
@@ -100,13 +100,13 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _against_period(axes: Axes, records: Records, place: str) -> None:
-    tried = [s for s in PERIODS if f"{place}/dpo/{s:g}" in records]
-    finals = {name: [final_scores(records[f"{place}/{name}/{s:g}"]) for s in tried] for name in ALGORITHMS}
+def _against_period(axes: Axes, records: Records, environment: str) -> None:
+    tried = [s for s in PERIODS if f"{environment}/dpo/{s:g}" in records]
+    finals = {name: [final_scores(records[f"{environment}/{name}/{s:g}"]) for s in tried] for name in ALGORITHMS}
     side_by_side(axes, finals, apart=0.07)
     for name, shape, aside in ((WITH_NLL, "s", 0.22), ("dpo_epsilon", "o", 0.3)):
-        if f"{place}/{name}/{SEMI:g}" in records:
-            mean = final_scores(records[f"{place}/{name}/{SEMI:g}"]).mean()
+        if f"{environment}/{name}/{SEMI:g}" in records:
+            mean = final_scores(records[f"{environment}/{name}/{SEMI:g}"]).mean()
             axes.plot(tried.index(SEMI) + aside, mean, shape, color=colour("dpo"), mfc="white", ms=5.5)
     bound(axes, 1.0, "largest reward", x=0.99)
     labels = ["never" if math.isinf(s) else f"{s:g}" for s in tried]
@@ -114,12 +114,12 @@ def _against_period(axes: Axes, records: Records, place: str) -> None:
     axes.set(xlabel="updates between syncs of the sampler (s)", ylabel="score at the end", ylim=(-0.05, 1.12))
 
 
-def _learning(axes: Axes, records: Records, place: str) -> None:
+def _learning(axes: Axes, records: Records, environment: str) -> None:
     """DPO's curves, each labelled at its right end with its s."""
-    tried = [s for s in PERIODS if f"{place}/dpo/{s:g}" in records]
+    tried = [s for s in PERIODS if f"{environment}/dpo/{s:g}" in records]
     ends = []
     for s, line in zip(tried, ("-", "-", "-", "--", ":")[-len(tried) :], strict=True):
-        record = records[f"{place}/dpo/{s:g}"]
+        record = records[f"{environment}/dpo/{s:g}"]
         curve(axes, record.arrays["updates"], scores(record), "dpo", line)
         ends.append((float(final_scores(record).mean()), "never" if math.isinf(s) else f"s = {s:g}"))
     placed = math.inf
@@ -139,8 +139,8 @@ def _learning(axes: Axes, records: Records, place: str) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C32 and C33 for each algorithm, C34, C39 and, on the network, C38."""
     rows = []
-    for place, (setting, _, _) in PLACES.items():
-        at = {(n, s): records[f"{place}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
+    for environment, (setting, _, _) in ENVIRONMENTS.items():
+        at = {(n, s): records[f"{environment}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
         dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
         for (name, s), judged in SAME.items():
             control = _control(grpo, offline, judged.margin)
@@ -148,7 +148,7 @@ def verdicts(records: Records) -> list[Verdict]:
         for name, judged in BEHIND.items():
             rows.append(_behind(judged, setting, at[name, SEMI], at[name, OFFLINE]))
         rows += [_not_behind(how, setting, dpo, grpo, offline) for how in NOT_BEHIND]
-        rows.append(_nll(setting, records[f"{place}/{WITH_NLL}/{SEMI:g}"], at["dpo", SEMI], offline))
+        rows.append(_nll(setting, records[f"{environment}/{WITH_NLL}/{SEMI:g}"], at["dpo", SEMI], offline))
     return [*rows, _epsilon(records[f"network/dpo_epsilon/{SEMI:g}"], records[f"network/dpo/{SEMI:g}"])]
 
 
@@ -213,8 +213,8 @@ def _control(best: Record, offline: Record, margin: float, at: int | None = -1) 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     record = records["bandit/dpo/1"]
-    many, few = (len(records[f"{place}/dpo/1"].arrays["gold"]) for place in PLACES)
-    runs, samples = f"{many} runs an arm of the bandit, {few} of the network", int(record.arrays["samples"][-1])
+    many, few = (len(records[f"{environment}/dpo/1"].arrays["gold"]) for environment in ENVIRONMENTS)
+    runs, samples = f"{many} runs per arm of the bandit, {few} of the network", int(record.arrays["samples"][-1])
     return (
         f"{runs}, {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses, {samples:,} samples "
         "whatever s; mean and 95 % interval or band. Left R1, whose optimum is unlikely under the reference; right a "

@@ -144,7 +144,7 @@ def halves(side: Sequence[Mapping[str, np.ndarray]]) -> tuple[list[dict[str, np.
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """The model's score against the toy's, a point an algorithm and a panel a task; below, the rank correlations."""
+    """The model's score against the toy's, a point per algorithm and a panel per task; below, the rank correlations."""
     tasks = tasks_of(records)
     rows = -(-len(tasks) // 5)
     columns = -(-len(tasks) // rows)
@@ -248,7 +248,7 @@ def _gates(group: str, sides: Sides, used: Sequence[Record]) -> list[Gate]:
 def _note(records: Records) -> str:
     toy, model = (len(next(r for k, r in records.items() if k.startswith(s)).arrays["gold"]) for s in ("toy/", "lm/"))
     return (
-        f"One model, one kind of toy for a task, {toy} runs an arm on toys and {model} on the model. The rewards "
+        f"One model, one kind of toy for a task, {toy} runs per arm on toys and {model} on the model. The rewards "
         "differ in shape: the toy's is a peak, flat far from it, and the model's falls evenly; a table does not "
         "generalise from one action to the next, and a model does from one length to the next. Tasks differ in one "
         "length, so that they are less unlike than tasks could be. The model was tuned once, by one run a rate: its "

@@ -46,12 +46,12 @@ MECHANISM = "a claim about a mechanism: where the mass goes"
 
 
 def arms() -> dict[str, Experiment]:
-    """place/policy/algorithm → experiment; DPO and IPO on full batches of the recorded pairs, PPO on their model."""
+    """data/policy/algorithm → experiment; DPO and IPO on full batches of the recorded pairs, PPO on their model."""
     found = {}
     for name, (policy, rate) in POLICIES.items():
         for tilt in TILTS:
             for coverage in COVERAGES:
-                place = f"{tilt}-{coverage:g}"
+                cell = f"{tilt}-{coverage:g}"
                 environment = Contextual(tilt=tilt, coverage=coverage)  # type: ignore[arg-type]
                 learned = environment.replace(reward_model=name, reward_model_loss=MATCHED_LOSS)
                 pairs = Schedule(batch_size=environment.recorded_pairs, source="dataset")
@@ -63,7 +63,7 @@ def arms() -> dict[str, Experiment]:
                 if tilt == "none" and coverage == 0.5:  # shown as a heat map, not judged
                     settings["ipo"] = (environment, find_algorithm("ipo")(beta=BETA), pairs)  # type: ignore[call-arg]
                 for algorithm, (where, chosen, schedule) in settings.items():
-                    found[f"{place}/{name}/{algorithm}"] = Experiment(
+                    found[f"{cell}/{name}/{algorithm}"] = Experiment(
                         name=f"unseen_responses-{algorithm}",
                         environment=where,
                         policy=policy,
@@ -117,29 +117,29 @@ def change_of_optimum(record: Record) -> np.ndarray:
     return unseen - record.arrays["unseen_mass"][:, 0]
 
 
-def stopped_at(records: Records, place: str) -> np.ndarray:
+def stopped_at(records: Records, cell: str) -> np.ndarray:
     """(runs,): the loss at which each run's reward model stopped, MATCHED_LOSS or what its last step made of it."""
-    return records[f"{place}/ppo"].arrays["reward_model_loss"]
+    return records[f"{cell}/ppo"].arrays["reward_model_loss"]
 
 
 def mean_losses(records: Records, policy: str) -> tuple[float, float]:
     """Loss at which DPO is read, and at which the reward model stopped: means over the grid and runs."""
-    places = [f"{tilt}-{coverage:g}/{policy}" for tilt in TILTS for coverage in COVERAGES]
-    stopped = np.array([stopped_at(records, place) for place in places])
-    losses = np.array([records[f"{place}/dpo"].arrays["loss"] for place in places])
+    cells = [f"{tilt}-{coverage:g}/{policy}" for tilt in TILTS for coverage in COVERAGES]
+    stopped = np.array([stopped_at(records, cell) for cell in cells])
+    losses = np.array([records[f"{cell}/dpo"].arrays["loss"] for cell in cells])
     reached = (losses <= stopped[..., None]).any(-1)
     return float(np.where(reached, stopped, losses[..., -1]).mean()), float(stopped.mean())
 
 
 MEASURES: dict[str, Callable[[Records, str], np.ndarray]] = {
-    "dpo": lambda records, place: change_at_loss(records[f"{place}/dpo"], stopped_at(records, place)),
-    "ppo": lambda records, place: change(records[f"{place}/ppo"])[:, -1],
-    "optimum": lambda records, place: change_of_optimum(records[f"{place}/ppo"]),
+    "dpo": lambda records, cell: change_at_loss(records[f"{cell}/dpo"], stopped_at(records, cell)),
+    "ppo": lambda records, cell: change(records[f"{cell}/ppo"])[:, -1],
+    "optimum": lambda records, cell: change_of_optimum(records[f"{cell}/ppo"]),
 }
 
 
 def over_grid(records: Records, policy: str, measure: str) -> np.ndarray:
-    """(tilts, coverages, runs): one of MEASURES in every place."""
+    """(tilts, coverages, runs): one of MEASURES in every cell."""
     compute = MEASURES[measure]
     return np.array([[compute(records, f"{tilt}-{c:g}/{policy}") for c in COVERAGES] for tilt in TILTS])
 
@@ -164,8 +164,8 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _heat_maps(panel: plt.Figure, records: Records) -> None:
     """Run 0 of the network at coverage 0.5 and the near-uniform reference."""
-    place, run = "none-0.5/mlp", 0
-    dpo, ipo, ppo = (records[f"{place}/{name}"].arrays for name in ("dpo", "ipo", "ppo"))
+    cell, run = "none-0.5/mlp", 0
+    dpo, ipo, ppo = (records[f"{cell}/{name}"].arrays for name in ("dpo", "ipo", "ppo"))
     scores = ppo["learned_rewards"][run]
     panels = {
         "shown in the data": dpo["covered"][run].astype(float),
@@ -174,7 +174,7 @@ def _heat_maps(panel: plt.Figure, records: Records) -> None:
         "DPO, at the end": np.exp(dpo["logp_final"][run]),
         "IPO, at the end": np.exp(ipo["logp_final"][run]),
         "PPO, at the end": np.exp(ppo["logp_final"][run]),
-        "exact KL optimum": np.exp(optimum(records[f"{place}/ppo"])[run]),
+        "exact KL optimum": np.exp(optimum(records[f"{cell}/ppo"])[run]),
     }
     axes = panel.subplots(1, len(panels))
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
@@ -291,8 +291,8 @@ def _alike(each: np.ndarray) -> Gate:
 
 
 def _ends(records: Records, tilt: str, policy: str) -> list[str]:
-    places = [f"{tilt}-{c:g}/{policy}" for c in (COVERAGES[0], COVERAGES[-1])]
-    return [records[f"{place}/{name}"].hash for place in places for name in ("dpo", "ppo")]
+    cells = [f"{tilt}-{c:g}/{policy}" for c in (COVERAGES[0], COVERAGES[-1])]
+    return [records[f"{cell}/{name}"].hash for cell in cells for name in ("dpo", "ppo")]
 
 
 def caption(records: Records) -> str:
@@ -307,7 +307,7 @@ def caption(records: Records) -> str:
         f"covered responses recorded, labels noiseless. β = {BETA:g}. DPO takes full batches; the reward model (of the "
         f"policy's own kind) stops at the first step with a Bradley–Terry loss of {MATCHED_LOSS:g} or less, and "
         "DPO is read at the loss at which the same run's reward model stopped, linear between two points (mean losses "
-        f"read, of DPO and of the reward model: {losses}). PPO draws 32 × 4 fresh responses an update. Mean and 95 % "
+        f"read, of DPO and of the reward model: {losses}). PPO draws 32 × 4 fresh responses per update. Mean and 95 % "
         "band over runs."
     )
 

@@ -50,16 +50,16 @@ def folder() -> str:
     """A saved model that is never asked: trainers with a reference load it once more."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    place = tempfile.mkdtemp(prefix="onoff-trl-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="onoff-trl-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=4, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
             num_key_value_heads=1, max_position_embeddings=16, pad_token_id=0, eos_token_id=1, bos_token_id=1,
         )
     )  # fmt: skip
-    made.save_pretrained(place)
-    return place
+    made.save_pretrained(folder)
+    return folder
 
 
 def tiny() -> Any:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -23,7 +23,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
-from figures.claims import RULE, write_text
+from figures.claims import RULE, Verdict, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
@@ -31,13 +31,13 @@ from sims.experiments.curves import SAVED
 from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
+from .judged import beside
+from .picture import picture, small
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
 
 PARTS = ("style.css", "script.js")
-COLOURS = 64  # of a picture: lines and bands have a dozen, and their antialiased edges the rest
-FEWER_COLOURS = 48  # in the report, which stays below 3 MB with them
 
 
 def save_figure(
@@ -48,11 +48,15 @@ def save_figure(
     out: Path,
     stamps: Mapping[str, str],
     details: Mapping[str, list[str]] | None = None,
+    rows: Sequence[Verdict] = (),
 ) -> None:
-    """<name>.png, .svg and .webp with the hashes of the specs in their metadata, and <name>.json for the report.
+    """<name>.png and .svg, with the rows beside what is drawn and the hashes of the specs in their metadata; and for
+    the report, which has the rows as text, <name>.webp without them and <name>.json.
 
     Two equal figures give equal bytes, and an SVG's text is text.
     """
+    _write_bytes(out / f"{figure.name}.webp", picture(fig))
+    beside(fig, rows)
     hashes = sorted(set(lab.hashes))
     about = {"Title": figure.title, "Description": f"onoff figure {figure.name}; specs {' '.join(hashes)}"}
     for suffix, metadata in ((".png", about), (".svg", about | {"Date": None})):
@@ -60,8 +64,6 @@ def save_figure(
         with matplotlib.rc_context(SAVED):
             fig.savefig(buffer, format=suffix[1:], metadata=metadata)
         _write_bytes(out / f"{figure.name}{suffix}", buffer.getvalue())
-        if suffix == ".png":
-            _write_bytes(out / f"{figure.name}.webp", small(buffer.getvalue()))
     data = {
         "name": figure.name,
         "title": figure.title,
@@ -101,6 +103,7 @@ def write(out: Path) -> None:
             settings=SETTINGS,
             links=elsewhere.links(out),
             shown=elsewhere.in_the_explorer(out),
+            missing=elsewhere.not_in_the_explorer(),
             rule=" ".join(RULE),
             style=Markup(style),
             script=Markup(script),
@@ -111,27 +114,11 @@ def write(out: Path) -> None:
     write_text(out / "report.html", text + "\n")
 
 
-def small(png: bytes) -> bytes:
-    """A picture for the report: WebP without loss, of a few colours.
-
-    Of fifteen figures: 0.8 MB, where PNG of as few colours takes 1.1, lossy WebP 1.4, SVG 3.2 and the PNG itself 4.1.
-    """
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        few_colours(image, FEWER_COLOURS).convert("RGB").save(buffer, "WEBP", lossless=True, quality=80, method=4)
-    return buffer.getvalue()
-
-
-def few_colours(image: Image.Image, colours: int = COLOURS) -> Image.Image:
-    """A picture with a palette of so many colours."""
-    return image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-
-
 def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
     """A figure with its picture, remarks and arms. A folder that an older version drew has no small picture yet."""
     name = figure["name"]
-    picture, png = out / f"{name}.webp", out / f"{name}.png"
-    data = picture.read_bytes() if picture.exists() else small(png.read_bytes()) if png.exists() else b""
+    webp, png = out / f"{name}.webp", out / f"{name}.png"
+    data = webp.read_bytes() if webp.exists() else small(png.read_bytes()) if png.exists() else b""
     width = height = 0
     if data:
         with Image.open(io.BytesIO(data)) as image:

@@ -5,11 +5,14 @@
   const controls = document.getElementById("controls");
   if (!controls) return;
   controls.hidden = false;
+  // On a phone the first answer comes first.
+  document.getElementById("filters").open = !matchMedia("(max-width: 46rem)").matches;
   const search = document.getElementById("search");
   const sort = document.getElementById("sort");
   const count = document.getElementById("count");
   const clear = document.getElementById("clear");
   const pictures = document.getElementById("pictures");
+  const unjudged = document.getElementById("unjudged-found");
   const toggles = find(".toggle");
   const claims = find(".claim").map((article) => ({
     article,
@@ -27,6 +30,12 @@
     return copy.textContent;
   }
 
+  // A figure's caption stands where it is drawn first: with the first claim that it judges, or beside its name.
+  function captionOf(article) {
+    const caption = document.querySelector(`[data-caption="${article.dataset.name}"]`);
+    return caption ? caption.textContent : "";
+  }
+
   // Its rows, with the measure that a row shares with the one above, and its setting in words.
   function rowsOf(article) {
     const settings = { bandit: "table", mlp: "network", token: "sequences transformer", lm: "language model" };
@@ -42,7 +51,7 @@
   const drawn = find(".figure").map((article) => ({
     id: article.id,
     title: article.querySelector("h3").firstChild.textContent.trim(),
-    text: article.dataset.says.toLowerCase(),
+    text: `${own(article)} ${captionOf(article)}`.toLowerCase(),
   }));
 
   const pressed = (kind) =>
@@ -54,21 +63,24 @@
 
   // A question may be typed as it is asked: words that every question has say nothing.
   const idle = new Set(
-    ("a algorithm algorithms an and any are as at be best better both by can compute computes correct did do does " +
-      "enough for from good has have help helps how i if in is it its most of on or out really right same should " +
-      "suffice suffices than that the then there this to true use was what when where which who why will with work " +
-      "works worse would").split(" "),
+    ("a algorithm algorithms allowed an and any are as at be best better between both by can compute computes correct " +
+      "did do does enough for from good happen happens has have help helps how i if in instead is it its many matter " +
+      "matters more most much need needed needs of on or out over really right same should suffice suffices than that " +
+      "the then there this to true use was what when where which who why will with work works worse would").split(" "),
   );
   // Longer ones first, so that each mention is counted once.
   const alike = [
     "likelihood unlikely likely",
-    "reusing reused reuse re-use",
+    "reusing reused reuse re-use epochs epoch",
     "beta β",
     "epsilon ε",
     "sensitive sweep",
     "outside absent unseen",
-    "transfer carry",
-    "semi-online sync",
+    "transfer carry predict predicts",
+    "semi-online sync syncs synced",
+    "collapse collapses falls fall drops",
+    "noisy noise flipped flips",
+    "over-optimisation overoptimisation over-optimization overoptimization hacking",
     "larger smaller bigger", // of which a claim has one, and its question often another
   ].map((words) => words.split(" "));
   // Of the same root: "replayed" finds "replaying", and "learned" not "learns".
@@ -76,7 +88,7 @@
   // A word is found where one begins: "ppo" is not in "supported".
   const pattern = (word) => {
     const words = alike.find((group) => group.includes(word)) || [root(word)];
-    const plain = words.map((each) => each.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
+    const plain = words.map((each) => each.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&").replace(/i[sz](?=ation|e|ing)/g, "i[sz]"));
     return new RegExp(`(?<![\\p{L}\\p{N}])(?:${plain.join("|")})`, "gu");
   };
   const asked = () =>
@@ -84,7 +96,7 @@
       .toLowerCase()
       .split(/\s+/)
       .map((word) => word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, ""))
-      .filter((word) => word && !idle.has(word))
+      .filter((word, i, all) => word && !idle.has(word) && all.indexOf(word) === i)
       .map((word) => ({ word, pattern: pattern(word) }));
   const says = (text, { pattern }) => text.search(pattern) >= 0;
   const has = (text, words) => words.filter((word) => says(text, word)).length;
@@ -131,16 +143,43 @@
     return pair ? `${pair[0]}, none ${pair[1]}` : "";
   }
 
+  // How much the words of a heading say: a word that few headings have says more than one that many have.
+  const headingsWith = (word) => claims.filter(({ heading }) => says(heading, word)).length;
+  const weight = (heading, words) =>
+    words.reduce((sum, word) => sum + (says(heading, word) ? 1 / headingsWith(word) : 0), 0);
+
+  // What a question asks and no row answers, in words; "" where a row has all of it, with its claim's heading.
+  function unanswered(words) {
+    const judged = claims.filter(({ line }) => line);
+    const missing = words.filter((word) => !judged.some(({ text }) => says(text, word)));
+    if (missing.length) return `. No judged claim speaks of ${missing.map(({ word }) => `“${word}”`).join(" or ")}`;
+    const asks = ({ heading, rows }) =>
+      rows.some(({ text }) => words.every((word) => says(text, word) || says(heading, word)));
+    return words.length < 2 || judged.some(asks) ? "" : ". No row has all of this: nearest first";
+  }
+
+  // Claims that are catalogued, and not judged, whose heading has a word that few have.
+  function listUnjudged(words, rare) {
+    const found = words.length ? claims.filter(({ line, article }) => !line && !article.hidden) : [];
+    const named = found.filter(({ heading }) => has(heading, rare) > 0).slice(0, FEW);
+    links(unjudged, "Catalogued, and not judged yet: ", named.map(({ article }) => [article.id, article.querySelector("h3").textContent]));
+  }
+
   // Figures that have all of the words, also those of which no claim is judged.
   function list(words) {
     const found = words.length ? drawn.filter(({ text }) => has(text, words) === words.length) : [];
-    pictures.hidden = !found.length;
-    pictures.replaceChildren("Figures that speak of it: ");
-    found.forEach(({ id, title }, i) => {
+    links(pictures, "Figures that speak of it: ", found.map(({ id, title }) => [id, title]));
+  }
+
+  // A line of links to places of the page; none is no line.
+  function links(line, opening, found) {
+    line.hidden = !found.length;
+    line.replaceChildren(opening);
+    found.forEach(([id, title], i) => {
       const link = document.createElement("a");
       link.href = `#${id}`;
       link.textContent = title;
-      pictures.append(i ? " · " : "", link);
+      line.append(i ? " · " : "", link);
     });
   }
 
@@ -154,14 +193,14 @@
     let shown = 0;
     const matches = (claim) => (claim.found.some(fits) ? has(claim.text, words) : -1);
     // Where no claim has all of the words, those that have most of them, if half at least; and always those whose heading
-    // has more than half, or half with a word that few headings have.
-    const rare = words.filter((word) => claims.filter(({ heading }) => says(heading, word)).length <= FEW);
+    // has more than half, or a third with a word that few headings have.
+    const rare = words.filter((word) => headingsWith(word) <= FEW);
     const most = Math.max(...claims.map(matches));
     for (const claim of claims) {
       const found = matches(claim);
       const best = found === most && found >= words.length / 2;
-      const named = has(claim.heading, words) - words.length / 2;
-      const show = best || (found > 0 && (named > 0 || (named === 0 && has(claim.heading, rare) > 0)));
+      const named = has(claim.heading, words) / words.length;
+      const show = best || (found > 0 && (named > 1 / 2 || (named >= 1 / 3 && has(claim.heading, rare) > 0)));
       claim.article.hidden = !show;
       mark(claim, show ? words : []);
       if (claim.line) claim.line.hidden = !show;
@@ -171,19 +210,21 @@
     list(words);
     const judged = shown && !claims.some((claim) => claim.line && !claim.line.hidden) ? ", none of them judged" : "";
     const some = shown && most < words.length ? `, with ${most} of ${words.length} words: none has all` : "";
-    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}${judged}` : "";
+    const without = words.length ? unanswered(words) : "";
+    listUnjudged(words, rare);
+    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}${judged}${without}` : "";
     clear.hidden = !filtered;
     order();
   }
 
-  // Of those found, the claims whose heading has the words, then those that mention them most.
+  // Of those found, the claims whose heading has what few headings have, then those that mention the words most.
   let laid = claims;
   function order() {
     const key = sort.value;
     const words = asked();
     const number = (claim) => Number(claim.article.dataset.order);
     const ranks = {
-      match: (claim) => [has(claim.heading, words), mentions(claim.text, words)],
+      match: (claim) => [weight(claim.heading, words), mentions(claim.text, words)],
       order: () => [],
     };
     const rank = ranks[key] || ((claim) => [Number(claim.article.dataset[key])]);

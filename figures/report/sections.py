@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from figures.catalogue import Entry, catalogue
 
-from .answers import answer, counts
+from .answers import answer, counts, join
 from .forest import Axis, Mark, axis, mark
 from .reading import SETTINGS, Row
 from .states import NOT_JUDGED, State, rank, state_of
+
+Said = TypeVar("Said", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Plot:
 @dataclass(frozen=True)
 class Section:
     """A claim. anchor: its address in the page. cells: (state, rows in it) by setting. plots: none where nothing judges
-    it here, and then command says what would; "" if nothing does yet. notes, history: with the rows they hold for,
-    where these are not all. closest: the row whose state hangs by least."""
+    it here, and then command says what would; "" if nothing does yet. notes, gates, history: with the rows they hold
+    for, where these are not all. closest: the row whose state hangs by least."""
 
     anchor: str
     id: str
@@ -57,6 +59,7 @@ class Section:
     cells: Mapping[str, Sequence[tuple[State, int]]]
     plots: Sequence[Plot]
     notes: Sequence[tuple[str, str]]
+    gates: Sequence[tuple[tuple[str, bool, str], str]]
     history: Sequence[tuple[str, str]]
     closest: str
     figures: Sequence[str]
@@ -106,7 +109,8 @@ def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
         answer=said,
         cells={setting: _cell([row for row in rows if row.setting == setting]) for setting in SETTINGS},
         plots=_plots(rows, entry.text),
-        notes=_shared(rows, lambda row: [row.note]),
+        notes=_shared(rows, lambda row: [row.note] if row.note else []),
+        gates=_shared(rows, lambda row: row.gates),
         history=_shared(rows, lambda row: _history(entry, row)),
         closest=_closest(rows),
         figures=_distinct(row.figure for row in rows),
@@ -186,17 +190,16 @@ def _history(entry: Entry, row: Row) -> list[str]:
     if changes is None:
         found = next((known for known in entry.rows if known.claim.part == row.part), None)
         changes = tuple((str(change.date), change.change) for change in found.history) if found else ()
-    return [f"{date}: {change}" if date else change for date, change in changes]
+    return [f"{date}: {change}" if date else change for date, change in changes if change]
 
 
-def _shared(rows: Sequence[Row], texts: Callable[[Row], Iterable[str]]) -> list[tuple[str, str]]:
-    """Each text once, with the rows that it is said of; "" where it is said of all."""
-    said: dict[str, list[str]] = {}
+def _shared(rows: Sequence[Row], of: Callable[[Row], Iterable[Said]]) -> list[tuple[Said, str]]:
+    """Each thing once, with the rows that it is said of; "" where it is said of all."""
+    said: dict[Said, list[str]] = {}
     for row in rows:
-        for text in texts(row):
-            if text:
-                said.setdefault(text, []).append(f"{row.part} ({row.setting})")
-    return [(text, "" if len(of) == len(rows) else "; ".join(of)) for text, of in said.items()]
+        for thing in of(row):
+            said.setdefault(thing, []).append(f"{row.part} ({row.setting})")
+    return [(thing, "" if len(names) == len(rows) else "; ".join(names)) for thing, names in said.items()]
 
 
 def _anchors(ids: Iterable[str]) -> dict[str, str]:
@@ -220,15 +223,10 @@ def _place(setting: str) -> int:
 
 
 def described(title: str, figure: str, rows: Sequence[Row]) -> str:
-    """A figure's alternative text: its title, and what the rows that it judges came to."""
-    said = "; ".join(
-        f"{row.part} ({row.setting}), {row.state}: {row.effect:.3g}"
-        + (f" [{row.low:.3g}, {row.high:.3g}]" if row.has_interval else "")
-        + f" {row.unit}"
-        for row in rows
-        if row.figure == figure
-    )
-    return f"Chart: {title} " + (f"What it came to: {said}." if said else "No claim is judged by it.")
+    """A figure's alternative text: its title, and what the rows that it judges came to, which stand above it."""
+    found = counts([row for row in rows if row.figure == figure])
+    came = join([f"{count} {state}" for state, count in found.items()])
+    return f"Chart: {title} " + (f"Of the rows above, {came}." if came else "No claim is judged by it.")
 
 
 def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -265,9 +263,13 @@ class Arm:
     at_edge: str
 
 
-def tuned(figure: Mapping[str, Any]) -> list[Arm]:
-    """Every tuned arm of a figure. All scores of its grid stand in the figure's own file."""
-    return [_arm(table) for table in figure["tuned"]]
+def tuned(figure: Mapping[str, Any]) -> dict[str, list[Arm]]:
+    """Every tuned arm of a figure, by the grid and the runs by which it was tuned. All scores of its grid stand in the
+    figure's own file."""
+    found: dict[str, list[Arm]] = {}
+    for arm in map(_arm, figure["tuned"]):
+        found.setdefault(f"{arm.grid}; {arm.runs} runs a point", []).append(arm)
+    return found
 
 
 def _arm(table: Mapping[str, Any]) -> Arm:
@@ -278,13 +280,12 @@ def _arm(table: Mapping[str, Any]) -> Arm:
     ]
     edges = [name for name, v in values.items() if len(v) > 2 and float(chosen[name]) in (v[0], v[-1])]
     finals = {int(i): float(score) for i, score in table.get("finals", [])}
+    last = f", then {table['final_runs']} for the best {len(finals)}," if finals else ""
     return Arm(
         name=str(table["arm"]),
         taken=", ".join(f"{name} {value:g}" for name, value in chosen.items()),
         score=finals.get(table["chosen"], float(table["scores"][table["chosen"]])),
-        runs=f"{table['runs']}, then {table['final_runs']} for the best {len(finals)}"
-        if finals
-        else f"{table['runs']}",
+        runs=f"{table['runs']}{last}",
         grid=f"{len(points)} points: {'; '.join(spans)}",
         at_edge=", ".join(edges),
     )

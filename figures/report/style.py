@@ -1,4 +1,4 @@
-"""One look for all figures: a colour an algorithm, a line style a degree of on-policyness, bands for intervals."""
+"""One look for all figures: a colour per algorithm, a line style per degree of on-policyness, bands for intervals."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Model:
 
     def __init__(self, serving: Serving, model: str | Path, field: str = "model") -> None:
         spec = serving.spec(model)
-        tokenizer = load_tokenizer(spec)
+        tokenizer = load_tokenizer(spec, field)
         self.serving = serving
         self.policy: CausalLMPolicy = build_policy(spec, tokenizer, False, torch.float32, torch.device("cpu"), field)
         self.encoder = TextEncoder(tokenizer, self.policy.eos_token_ids)

@@ -7,7 +7,6 @@ whole words, and 0 elsewhere.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from llm.data import Text
 from sims.core.spec import SpecError
+from sims.experiments.foreign_text import parse_json
 
 from . import users
 from .imported import lines_of
@@ -54,7 +54,7 @@ def read_gold_set(file: Path) -> dict[str, list[Item]]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
+            row: Any = parse_json(line)
             prompt, skill, answer = row["prompt"], str(row["skill"]), str(row["answer"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             rule = f"line {at} must be an object with prompt, skill and answer: {error!r}"

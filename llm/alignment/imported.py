@@ -10,7 +10,6 @@ that cannot be read are counted, and the first is shown.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from llm.data import RowError
 from sims.core.spec import SpecError
+from sims.experiments.foreign_text import parse_json
 
 from . import registry
 from .context import Context
@@ -76,7 +76,7 @@ def lines_of(field: str, file: Path) -> list[str]:
 def read_line(line: str) -> dict[str, Any]:
     """A row of the log. Raises LineError."""
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise LineError(f"is no JSON: {error}") from error
     if not isinstance(found, Mapping):

@@ -55,7 +55,7 @@ class ByRewardModel:
 
     def __init__(self, folder: str) -> None:
         self.model = load_reward_model(folder, field="label_model")
-        self.encoder = TextEncoder(load_tokenizer(LanguageModelSpec(model=folder)))
+        self.encoder = TextEncoder(load_tokenizer(LanguageModelSpec(model=folder), "label_model"))
 
     def answers(self, pairs: Sequence[Pair]) -> Iterator[Answer]:
         for at in range(0, len(pairs), self.at_once):

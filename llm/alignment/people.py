@@ -21,6 +21,7 @@ from typing import Any
 
 from llm.training.checkpoint import write_text
 from sims.core.spec import SpecError
+from sims.experiments.foreign_text import parse_json
 
 from .context import Context
 from .label import Answer, Pair, unanswered, write_answer
@@ -83,7 +84,7 @@ def import_annotations(context: Context, file: Path) -> str:
 def read_tasks(file: Path) -> list[dict[str, Any]]:
     """The tasks of a JSON export."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError("import", str(file), f"must be a JSON export of Label Studio: {error}") from error
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):

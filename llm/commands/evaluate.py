@@ -28,10 +28,14 @@ def main(arguments: Sequence[str]) -> int:
     run, options = run_of(parser, arguments)
     name = options.against or preset_model(options.preset)
     policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]
-    reference = Run(run.experiment.replace(policy=policy), device=run.device)
+    try:
+        reference = Run(run.experiment.replace(policy=policy), device=run.device)
+    except SpecError as error:
+        raise SpecError("against", name, error.valid) if error.field == "model" else error from None
     count = run.experiment.environment.evaluation_prompts  # type: ignore[attr-defined]
     if run.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        rule = f"must have the tokens of {run.experiment.policy.model}, whose responses it scores for the KL"  # type: ignore[attr-defined]
+        model = run.experiment.policy.model  # type: ignore[attr-defined]
+        rule = f"must have the tokens of {model}, whose responses it scores: name what that started from"
         raise SpecError("against", name, rule)
     run.initial = reference.policy  # which may be of another architecture
     own, other = evaluated(run, count), evaluated(reference, count)

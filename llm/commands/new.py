@@ -14,10 +14,12 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from llm.data import RowError, read_rows
+from llm.data.rows import first_of
 from llm.models.architectures import Architecture, build_model, check_shape
 from llm.models.writing import write_model
 from llm.training.memory import check_new_model
 from sims.core.spec import Spec, SpecError, setting, to_json
+from sims.experiments.command import tell
 from sims.experiments.folders import check_new, path
 from sims.experiments.options import OptionParser, add_options, from_options
 
@@ -56,12 +58,14 @@ class NewModel(Spec, kind="new_model"):
 def texts(config: NewModel) -> Iterator[str]:
     """Every text in the columns `text_columns`; of a conversation, the content of each message.
 
-    Invalid rows are skipped here: the commands that train on the data report them. Raises SpecError where no row has
-    such a column.
+    Rows that cannot be read are left out, and told: the commands that train on the data refuse them. Raises SpecError
+    where no row has such a column.
     """
-    found = False
-    for _, row in read_rows(config.data, config.data_split, config.data_config):
-        if isinstance(row, RowError) or not isinstance(row, dict):
+    found, rows, unreadable = False, 0, []
+    for where, row in read_rows(config.data, config.data_split, config.data_config):
+        rows += 1
+        if not isinstance(row, dict):
+            unreadable.append(f"{where}: {row if isinstance(row, RowError) else 'is no object of columns'}")
             continue
         for name in config.text_columns:
             value = row.get(name)
@@ -71,6 +75,10 @@ def texts(config: NewModel) -> Iterator[str]:
                 if isinstance(text, str):
                     found = True
                     yield text.encode(errors="ignore").decode()  # a lone surrogate cannot be encoded
+    if unreadable:
+        tell(f"{config.data}: {len(unreadable)} of {rows} rows are left out: {first_of(unreadable, '; ')}")
+    if not rows:
+        raise SpecError("data", config.data, "must hold texts: there is no row")
     if not found:
         raise SpecError("text_columns", config.text_columns, f"must name a text column of {config.data}")
 

@@ -117,7 +117,9 @@ def _run(
         print(f"held out: {shared} of {len(held_out_rows)} pairs have a prompt that is trained on", file=sys.stderr)
     pad = TextEncoder(tokenizer).pad
     train, test = preference_batch(rows, pad), preference_batch(held_out_rows, pad)
-    margin = None if data.margin_column is None else load_margins(rows, data.margin_column)
+    margin = None
+    if data.margin_column is not None:
+        margin = load_margins([*rows, *held_out_rows], data.margin_column)[: len(rows)]  # all are looked at
     if data.labels_name != "data":
         scorer, noise = load_labeller(data, tokenizer, scoring, device), Noise.single(training.seed)
         train, test = (label_pairs(batch, scorer, labeller, noise) for batch in (train, test))

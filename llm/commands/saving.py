@@ -10,6 +10,7 @@ from typing import TypeVar
 from llm.training.unfinished import Saving
 from sims.core.spec import Spec, to_json
 from sims.experiments.config_file import config_text
+from sims.experiments.experiment import check_range
 from sims.experiments.options import from_options, given, whole
 
 S = TypeVar("S", bound=Spec)
@@ -60,4 +61,6 @@ def config_of(command: str, options: argparse.Namespace, specs: Sequence[Spec]) 
 def settings_of(options: argparse.Namespace, cls: type[S], stored: dict[str, Spec]) -> S:
     """The options that were given, on top of the stored settings of this kind, if there are any."""
     held = stored.get(cls.kind)
-    return held.replace(**given(options, cls)) if isinstance(held, cls) else from_options(options, cls)
+    found = held.replace(**given(options, cls)) if isinstance(held, cls) else from_options(options, cls)
+    check_range(found)
+    return found

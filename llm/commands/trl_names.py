@@ -13,7 +13,7 @@ _ADAPTERS = "adapters are plain LoRA, without dropout, so that an on-policy rati
 _CORRECTION = "use --log-sampler-mismatch to see how far vLLM is off; there is no correction"
 _PRECISION = "use --precision for trained weights, --base-precision under adapters, --compute-precision for passes"
 _QUANTISED = "use --base-precision bfloat16: bases are not quantised"
-_PACKING = "rows are padded, not packed; --micro-batch-size bounds memory"
+_PACKING = "rows are padded, not packed; --group-by-length saves most of the padding"
 _NOT_HERE = "there is no such thing here"
 _VARIANT = "a variant of the loss that is not among the algorithms; --algorithm lists them"
 
@@ -125,7 +125,7 @@ TRL_NAMES: Mapping[str, str] = {
     "num_iterations": "use --epochs, passes over each batch that is sampled",
     "num_train_epochs": "use --updates; --epochs is passes over each batch that is sampled",
     "max_steps": "use --updates",
-    "train_sampling_strategy": "rows are in a new order every epoch, by --seed",
+    "train_sampling_strategy": "rows are in a new order every epoch; --group-by-length groups those of a batch",
     # the optimiser
     "optim": "use --method: adam (decoupled --weight-decay) or sgd",
     "warmup_ratio": "use --warmup-steps with a fraction",

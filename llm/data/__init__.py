@@ -4,6 +4,7 @@
 silently.
 
     sources           rows of files, folders and hub data sets
+    hub               whether the hub can be reached
     formats           TRL's kinds of rows, checked
     prompt_template   a prompt made of several columns
     stops             strings that end a response

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -34,7 +35,14 @@ def parse_mixture(source: str) -> list[tuple[str, float]]:
             weights.append(math.nan)
         if not 0 < weights[-1] < math.inf:
             raise SpecError("data", source, f"weight {text}: must be a number above 0, as in a.jsonl:0.7,b.jsonl:0.3")
-    return [(name, weight / sum(weights)) for (name, _), weight in zip(parts, weights, strict=True)]
+    names = [name for name, _ in parts]
+    for at, name in enumerate(names):
+        if Path(name) in map(Path, names[:at]):
+            raise SpecError("data", source, f"names {name} twice: each data set must be there once, with its weight")
+    shares = [weight / sum(weights) for weight in weights]
+    if not min(shares) > 0:
+        raise SpecError("data", source, "weights so far apart leave a data set no share: must be within 1e300 or so")
+    return list(zip(names, shares, strict=True))
 
 
 def mix(parts: Sequence[tuple[str, float, Sequence[Example]]], log: Callable[[str], None]) -> list[Example]:

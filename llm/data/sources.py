@@ -7,12 +7,13 @@ import gzip
 import json
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm.data.formats import RowError
+from llm.data.hub import hub_answers
+from sims.experiments import foreign_text
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 Located = Iterator[tuple[str, Any]]
@@ -85,21 +86,14 @@ def read_jsonl(path: Path, name: str) -> Located:
 def parse_json(line: bytes) -> Any:
     """The value of a line, or a RowError; a byte-order mark before it is ignored."""
     try:
-        return json.loads(line.removeprefix(codecs.BOM_UTF8).strip(), object_pairs_hook=_unique)
-    except RowError as error:
-        return error
+        return foreign_text.parse_json(line.removeprefix(codecs.BOM_UTF8).strip())
     except json.JSONDecodeError as error:
         return RowError("broken_json", f"{error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number of 5,000 digits, 1,000 brackets deep
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8, a key twice, 5,000 digits, 1,000 brackets
         return RowError("broken_json", str(error))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise RowError("broken_json", f"the key {twice!r} is there twice: which value counts is unknown")
-    return found
 
 
 def read_parquet(path: Path, name: str) -> Located:
@@ -122,19 +116,20 @@ def read_parquet(path: Path, name: str) -> Located:
 
 def read_hub(name: str, split: str | None, config: str | None) -> Located:
     try:
-        from datasets import load_dataset
+        import datasets
     except ImportError as error:
         raise ImportError(
             f"{name}: not on disk, and reading it from the hub needs datasets: pip install datasets"
         ) from error
     if split is None:
-        raise ValueError(f"split=None: name the split of {name}, e.g. 'train'")
+        raise ValueError(f"split=None: name the split of {name}, e.g. 'train' (--data-split train)")
+    datasets.config.HF_HUB_OFFLINE |= not hub_answers()
     try:
-        rows = load_dataset(name, config, split=split)
+        rows = datasets.load_dataset(name, config, split=split)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
-        rows = load_dataset("parquet", data_files=exported_files(name, split, config), split=split)
+        rows = datasets.load_dataset("parquet", data_files=exported_files(name, split, config), split=split)
     except (ValueError, OSError) as error:
         raise ValueError(f"{name} (config={config!r}, split={split!r}): {str(error).splitlines()[0]}") from error
     return ((f"row {number}", row) for number, row in enumerate(rows, 1))

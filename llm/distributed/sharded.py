@@ -35,7 +35,7 @@ from torch.distributed.tensor import DTensor
 
 from llm.models.policy import CausalLMPolicy
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.loop.learner import narrow
+from sims.core.loop.learner import by_length, narrow
 from sims.core.loop.optimise import Optimiser, PerRunOptimiser
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
@@ -201,11 +201,14 @@ class ShardedLearner(DistributedLearner):
         most = -(-batch.size // self.ranks.count)  # prompts of the longest slice
         size = self.micro_batch_size or most
         total = torch.zeros((), dtype=torch.float64, device=batch.responses.device)
+        # Where no prompt is left, the first again with weight 0, for the other processes' collectives.
+        own = narrow(batch, targets, start if length > 0 else 0, max(length, 1))
+        if self.group_by_length:
+            own = by_length(*own)
         for done in range(0, most, size):
             count = min(size, length - done)
-            # Where no prompt is left, the first again with weight 0, for the other processes' collectives.
-            at, weight = (start + done, 1.0) if count > 0 else (0, 0.0)
-            part, its_targets = narrow(batch, targets, at, max(count, 1))
+            at, weight = (done, 1.0) if count > 0 else (0, 0.0)
+            part, its_targets = narrow(*own, at, max(count, 1))
             outputs = self.policy.forward(part, algorithm.output_request)
             loss = weight * algorithm.loss(outputs, part, its_targets).sum()
             if self.scored is not None and weight > 0:

@@ -147,7 +147,7 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
 
     processes: their expected number; None: as many as run. device: `cuda` takes the GPU of LOCAL_RANK as the current
     one. backend: None takes gloo on the CPU and nccl on GPUs. Errors: SpecError when another number runs, or when a
-    process has no GPU of its own.
+    process has no GPU of its own; ConnectionError when another process has ended.
     """
     running = check_processes(processes)
     if device == "cuda":
@@ -161,6 +161,12 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
     dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"), timeout=_TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise
+        raise ConnectionError(
+            "another process of this run has ended: it was killed, or it failed and said why"
+        ) from error
     finally:
         if dist.is_initialized():  # vLLM destroys the group when it stops
             dist.destroy_process_group()
@@ -169,8 +175,15 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
 class DistributedLearner(Learner):
     """A learner whose minibatch is sliced over processes. Each must be given the same whole minibatch and targets."""
 
-    def __init__(self, policy: Policy, optimiser: Optimiser, ranks: Ranks, micro_batch_size: int | None = None) -> None:
-        super().__init__(policy, optimiser, (), micro_batch_size)
+    def __init__(
+        self,
+        policy: Policy,
+        optimiser: Optimiser,
+        ranks: Ranks,
+        micro_batch_size: int | None = None,
+        group_by_length: bool = False,
+    ) -> None:
+        super().__init__(policy, optimiser, (), micro_batch_size, group_by_length)
         self.ranks = ranks
         self.check_parameters()
 

@@ -24,13 +24,16 @@ from transformers.utils import logging
 from llm.embedded import EMBEDDED
 from sims.core.spec import SpecError
 from sims.experiments.command import short
+from sims.experiments.foreign_text import parse_json
 from sims.experiments.whole import CHECKSUMS, changed
 
 from .sampling import Decoding
 
+GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "repetition_penalty")
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -41,6 +44,8 @@ def check_folder(field: str, folder: Path) -> None:
         _check_tensors(field, folder, ADAPTER_WEIGHTS)
         return
     read_json(field, folder, CONFIG)
+    if (folder / GENERATION).is_file():  # one that cannot be read, transformers takes for none: its ends would be lost
+        read_json(field, folder, GENERATION)
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         _check_tensors(field, folder, WEIGHTS)
         return
@@ -73,7 +78,7 @@ def check_written(field: str, folder: Path) -> None:
 def read_json(field: str, folder: Path, file: str) -> dict[str, Any]:
     """A JSON object from a folder. SpecError where there is none."""
     try:
-        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        found = parse_json((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         rule = f"has no {file}: must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name"
         raise SpecError(field, str(folder), rule) from None
@@ -97,6 +102,15 @@ def _check_tensors(field: str, folder: Path, file: str) -> set[str]:
     except (OSError, SafetensorError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise SpecError(field, str(folder), f"{file} is damaged: {first}: must be a file of safetensors") from error
+
+
+def check_sizes(field: str, folder: Path) -> None:
+    """SpecError for a size in a folder's configuration that is none; versions of transformers say so differently."""
+    held = read_json(field, folder, CONFIG)
+    for name in _SIZES:
+        value, least = held.get(name), 0 if name == "num_hidden_layers" else 1
+        if isinstance(value, str | bool) or (isinstance(value, int) and value < least):
+            raise SpecError(field, str(folder), f"{CONFIG}: {name} = {json.dumps(value)}: must be int >= {least}")
 
 
 def check_config(field: str, name: str, config: PretrainedConfig) -> None:
@@ -219,8 +233,8 @@ def loading(field: str, name: str, rule: str = "") -> Iterator[None]:
     except Exception as error:  # of transformers, safetensors, the hub's client, or a configuration's own code
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         kind = "" if isinstance(error, OSError | ValueError) and lines else f"{type(error).__name__}: "
-        said = " ".join(lines[:2]).replace(name, short(name))  # the hub's client repeats a name of any length
-        raise SpecError(field, name, f"{rule}: {kind}{said}") from error
+        said = " ".join(lines).replace(name, short(name))  # the hub's client repeats a name of any length
+        raise SpecError(field, name, f"{rule}: {kind}{said[:400]}") from error
     finally:
         logging.set_verbosity(level)
         if bar:

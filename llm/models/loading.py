@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from llm.data.hub import hub_answers
 from llm.data.tokenise import whole_text
-from llm.embedded import find_folder
+from llm.embedded import EMBEDDED, find_folder
 from sims.core.spec import SpecError
 
 from .adapters import add_adapters, base_of, merged
@@ -22,11 +23,11 @@ from .gate import (
     check_config,
     check_folder,
     check_loaded,
+    check_sizes,
     check_tokens,
     check_written,
     keep_savable,
     loading,
-    read_json,
     say_unused,
 )
 from .policy import CausalLMPolicy
@@ -40,50 +41,62 @@ from .vllm_sampler import VLLMDecoding, VLLMPolicy
 # name.
 CHECKED: dict[str, Any] = {
     "use_safetensors": True,
-    "trust_remote_code": False,
     "ignore_mismatched_sizes": True,
     "output_loading_info": True,
 }
 
 
-def locate(name: str) -> tuple[str, bool]:
-    """A model's folder or hub name, and whether it is a folder on this machine."""
+def locate(name: str, field: str = "model") -> tuple[str, bool]:
+    """A model's folder or hub name, and whether it is a folder on this machine. SpecError for a file, and for a link
+    that leads nowhere."""
     path = find_folder(name)
     try:
-        return str(path), path.is_dir()
+        local = path.is_dir()
+        elsewhere = not local and (path.is_symlink() or path.exists())
     except OSError:  # too long for a path
         return str(path), False
+    if not name or elsewhere:
+        raise SpecError(field, name, f"must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name")
+    return str(path), local
+
+
+def _held(local: bool, what: str) -> str:
+    """What a folder on this machine must hold; nothing is said of a hub name here."""
+    return f"must hold {what} that transformers can read" if local else ""
+
+
+def from_here(local: bool) -> dict[str, bool]:
+    """Arguments of transformers for where to look. local: whether it is a folder on this machine."""
+    return {"local_files_only": local or not hub_answers(), "trust_remote_code": False}
 
 
 def load_config(spec: LanguageModelSettings, field: str = "model") -> PretrainedConfig:
     """A model's shape: from disk, from `SHAPES`, else from the hub; that of the base where a folder holds adapters."""
-    source, local = locate(spec.model)
+    source, local = locate(spec.model, field)
     if not local and spec.model in SHAPES:
         kind, sizes = SHAPES[spec.model]
         return AutoConfig.for_model(kind, **sizes)
     if local:
         if (base := base_of(field, Path(source))) is not None:
             return load_config(spec.replace(model=base, revision=None), field)
-        read_json(field, Path(source), CONFIG)
-    with loading(field, spec.model):
-        config = AutoConfig.from_pretrained(
-            source, revision=spec.revision, local_files_only=local, trust_remote_code=False
-        )
+        check_sizes(field, Path(source))
+    with loading(field, spec.model, _held(local, "a configuration")):
+        config = AutoConfig.from_pretrained(source, revision=spec.revision, **from_here(local))
     check_config(field, spec.model, config)
     return config
 
 
-def load_tokenizer(spec: LanguageModelSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer that goes with a model, padding on the left."""
-    field, name = ("tokenizer", spec.tokenizer) if spec.tokenizer else ("model", spec.model)
-    source, local = locate(name)
+def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrainedTokenizerBase:
+    """The tokenizer that goes with a model, padding on the left. field: which setting names the model."""
+    field, name = ("tokenizer", spec.tokenizer) if spec.tokenizer else (field, spec.model)
+    source, local = locate(name, field)
     if local and (Path(source) / CONFIG).exists():  # which says what tokenizer it is
-        read_json(field, Path(source), CONFIG)
+        check_sizes(field, Path(source))
     if local and spec.tokenizer:  # that of the model's own folder is looked at with its weights
         check_written(field, Path(source))
-    with loading(field, name):
+    with loading(field, name, _held(local, "a tokenizer")):
         return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
-            source, revision=spec.revision, local_files_only=local, trust_remote_code=False, padding_side="left"
+            source, revision=spec.revision, padding_side="left", **from_here(local)
         )
 
 
@@ -130,7 +143,7 @@ def attention_of(spec: LanguageModelSettings) -> Iterator[dict[str, str]]:
 
 def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "model") -> nn.Module:
     """A pretrained causal language model, through the gate; adapters in its folder merged into their base."""
-    source, local = locate(spec.model)
+    source, local = locate(spec.model, field)
     if local:
         check_folder(field, Path(source))
         if (base := base_of(field, Path(source))) is not None:
@@ -139,12 +152,16 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
             return merged(field, Path(source), under)
     load_config(spec, field)
     # Missing weights are drawn, then refused.
-    with loading(field, spec.model), torch.random.fork_rng(devices=[]), attention_of(spec) as chosen:
+    with (
+        loading(field, spec.model, _held(local, "weights")),
+        torch.random.fork_rng(devices=[]),
+        attention_of(spec) as chosen,
+    ):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=spec.revision,
-            local_files_only=local,
             dtype=dtype,
+            **from_here(local),
             **chosen,
             **CHECKED,
         )

@@ -145,29 +145,41 @@ class CausalLMPolicy:
         masked slot inside a response is read, as text that the policy did not choose.
         """
         responses, mask = batch.responses, batch.mask
-        read = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
-        prompts, prompt_mask = self._check_prompts(batch.prompts, batch.prompt_mask, read.sum(-1).amax(-1))
-        width, shape = max(1, int(read.sum(-1).max())), responses.shape
+        there = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
+        prompts, prompt_mask = self._check_prompts(batch.prompts, batch.prompt_mask, there.sum(-1).amax(-1))
+        width, shape = max(1, int(there.sum(-1).max())), responses.shape
         columns = (
-            x[..., :width].flatten(0, 1).to(prompts.device) for x in (responses.masked_fill(~read, 0), read, mask)
+            x[..., :width].flatten(0, 1).to(prompts.device) for x in (responses.masked_fill(~there, 0), there, mask)
         )
         rows = (*_repeat(prompts, prompt_mask, shape[1]), *columns)
         size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
+        back = None
+        if self.scoring.group_by_length and size < len(rows[0]):
+            order = (rows[1].sum(-1) + rows[3].sum(-1)).argsort(stable=True)
+            rows, back = tuple(x[order] for x in rows), order.argsort()
         parts = [
-            self._score(*trim_left(p, m), tokens, there, chosen, request)
-            for p, m, tokens, there, chosen in _split(rows, size)
+            self._score(
+                *trim_left(p, m),
+                *((tokens, read, chosen) if back is None else trim_right(tokens, read, chosen)),
+                request,
+            )
+            for p, m, tokens, read, chosen in _split(rows, size)
         ]
+
+        def whole(found: list[Tensor]) -> Tensor:
+            every = torch.cat(found)
+            return (every if back is None else every[back]).unflatten(0, shape[:2])
 
         def joined(name: str) -> Tensor | None:
             found = [getattr(part, name) for part in parts]
-            return None if found[0] is None else _widen(torch.cat(found), shape[2]).unflatten(0, shape[:2])
+            return None if found[0] is None else whole([_widen(x, shape[2]) for x in found])
 
         logp = joined("logp")
         assert logp is not None
         own = None
         if request.prompt_logp:  # the same for each response to a prompt: that of its first
             wide = [_widen_left(part.prompt_logp, prompts.shape[1]) for part in parts if part.prompt_logp is not None]
-            own = torch.cat(wide).unflatten(0, shape[:2])[:, 0]
+            own = whole(wide)[:, 0]
         return Outputs(logp=logp, values=joined("values"), entropy=joined("entropy"), prompt_logp=own)
 
     def _score(
@@ -232,6 +244,12 @@ def trim_left(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Without the columns that are padding in every row."""
     start = int(mask.any(0).int().argmax())
     return tokens[:, start:], mask[:, start:]
+
+
+def trim_right(tokens: Tensor, read: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, L) each, without the columns in which nothing is read."""
+    width = max(1, int(read.sum(-1).max()))
+    return tokens[:, :width], read[:, :width], chosen[:, :width]
 
 
 def _repeat(prompts: Tensor, mask: Tensor, times: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
@@ -29,7 +30,7 @@ from sims.core.spec import Spec, setting
 
 @dataclass(frozen=True)
 class Scoring(Spec, kind="scoring"):
-    """How log-probs are computed: memory against time. Only `precision` changes the numbers.
+    """How log-probs are computed: memory against time. Only `precision` changes the numbers beyond rounding.
 
     >>> llm.Scoring(gradient_checkpointing=True).precision
     'stored'
@@ -40,6 +41,11 @@ class Scoring(Spec, kind="scoring"):
     )
     logits_at_a_time: int = setting(
         1 << 24, "entries of the float32 block of logits (tokens x vocabulary) held at once, 4 bytes each", at_least=1
+    )
+    group_by_length: bool = setting(
+        False,
+        "responses of like length in one pass, in updates too, which saves padding; rounding differs",
+        omit_default=True,
     )
     score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
     precision: Literal["stored", "bfloat16"] = setting(
@@ -246,9 +252,16 @@ def finish_logits(logits: Tensor, config: Any) -> Tensor:
 def cache_keyword(model: nn.Module) -> str:
     """The keyword argument of a model for the key-value cache.
 
-    transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know.
+    transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know. ValueError for a
+    state-space model of version 4, whose cache is of a kind of its own.
     """
-    return "cache" if takes(model, "cache") else "past_key_values"
+    if takes(model, "cache"):
+        return "cache"
+    if takes(model, "cache_params") and not takes(model, "past_key_values"):
+        raise ValueError(
+            f"its cache is of a kind of its own in transformers {transformers.__version__}: needs 5 or later"
+        )
+    return "past_key_values"
 
 
 def takes(model: nn.Module, keyword: str) -> bool:
@@ -330,14 +343,19 @@ def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
 def keep_as_computed(model: nn.Module, own: Iterable[Tensor]) -> None:
     """Weights of linear layers in bfloat16, to which autocast would cast them at each call: the same numbers from half
     the memory. own: the weights that may be changed. Those that are also an embedding stay."""
+    for p in cast_at_each_call(model, own):
+        p.data = p.data.to(_half(p.dtype))
+
+
+def cast_at_each_call(model: nn.Module, own: Iterable[Tensor]) -> list[nn.Parameter]:
+    """See `keep_as_computed`."""
     mine = {id(x) for x in own}
     linear = [x for x in model.modules() if isinstance(x, nn.Linear | Conv1D)]
     inside = {id(layer) for layer in linear}
     rest = {id(p) for x in model.modules() if id(x) not in inside for p in x.parameters(recurse=False)}
-    for layer in linear:
-        for p in layer.parameters(recurse=False):
-            if id(p) in mine - rest:
-                p.data = p.data.to(_half(p.dtype))
+    kept = mine - rest
+    found = {id(p): p for layer in linear for p in layer.parameters(recurse=False) if id(p) in kept}
+    return list(found.values())
 
 
 def copy_module(module: nn.Module, trained: Iterable[Tensor]) -> nn.Module:
@@ -358,6 +376,8 @@ def check_parts(language_model: LanguageModel) -> None:
     with torch.no_grad():
         whole = language_model.model(input_ids=tokens, attention_mask=attention).logits
         ours = language_model.logits(hidden_states(language_model.backbone, tokens, attention))
+    if not whole.isfinite().all():
+        raise ValueError("its logits are not finite: must be numbers")
     if not torch.allclose(whole, ours, rtol=1e-5, atol=1e-6 * float(whole.abs().max()), equal_nan=True):
         name = type(language_model.core).__name__
         raise ValueError(f"model = {name}: must compute its logits as head(backbone(tokens)), without steps between")

@@ -56,7 +56,7 @@ def calibration(difference: Tensor, label: Tensor, weight: Tensor | None = None,
     if total <= 0:
         raise ValueError("pairs: all weights are 0, so nothing can be measured")
     if not bool(d[w > 0].isfinite().all()):
-        raise FloatingPointError("scores: a difference is not finite")
+        raise FloatingPointError("scores: a difference is not finite: lower learning_rate")
     d, p, w = d[w > 0], p[w > 0], w[w > 0]
     right, confidence = ordered_rightly(d, p), d.abs().sigmoid()
     index = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)

@@ -126,7 +126,8 @@ class Fit:
         norm = self.optimiser.grad_norm(gradients)
         value, accuracy = numbers.tolist()
         if not math.isfinite(value + float(norm)):
-            raise FloatingPointError(f"update {number}: loss = {value}, gradient norm = {float(norm)}")
+            found = f"update {number}: loss = {value:g}, gradient norm = {float(norm):g}"
+            raise FloatingPointError(f"{found}: must be finite; lower learning_rate")
         self.optimiser.step(gradients, norm)
         return FitUpdate(number, value, accuracy, float(norm))
 

@@ -67,9 +67,5 @@ def _compared(judge: Judge) -> Callable[[list[str], list[str]], Sequence[float]]
 
 
 def _check_tokens(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    try:
-        other = load_tokenizer(LanguageModelSpec(model=name))
-    except SpecError as error:
-        raise SpecError(field, name, error.valid) from error
-    if other.get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(LanguageModelSpec(model=name), field).get_vocab() != tokenizer.get_vocab():
         raise SpecError(field, name, "must have the vocabulary of `model`: labels are made from token ids")

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from llm.embedded import find_folder
 from llm.models.adapters import base_of
 from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
-from llm.models.loading import CHECKED, load_config, load_weights
+from llm.models.loading import CHECKED, from_here, load_config, load_weights
 from llm.models.proof import tolerance
 from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
 from llm.models.spec import LanguageModelSpec
@@ -164,7 +164,7 @@ def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool
             path if local else str(name),
             config=config,
             dtype=dtype,
-            local_files_only=local,
+            **from_here(local),
             **CHECKED,
         )
     if not new_head and "score.weight" in map(str, info["missing_keys"]):

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import itertools
 import math
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from llm.data import Example
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.task import Task
 from sims.core.spec import SpecError, setting
+from sims.experiments.command import FOREIGN, raised
 
 ARGUMENTS = ("prompts", "completions", "completion_ids")
 
@@ -79,7 +81,7 @@ class RewardFunction(Task, kind="function"):
             }
             columns = {name: list(values) for name, values in completions.columns.items()}
             found = [
-                numbers(name, _call(name, functions[name], arguments | columns), completions)
+                numbers(name, _call(name, functions[name], arguments | columns, len(completions)), completions)
                 for name in self.reward_funcs
             ]
             return weighted_sums(self.reward_funcs, weights, found, completions)
@@ -127,8 +129,8 @@ def import_function(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a user's module may raise anything on import
-        raise SpecError("reward_funcs", name, f"cannot be imported: {_one_line(error)}") from error
+    except FOREIGN as error:
+        raise SpecError("reward_funcs", name, f"cannot be imported: {raised(error)}") from error
     if not callable(found):
         raise SpecError("reward_funcs", name, f"must be a function, not {type(found).__name__}")
     return found  # type: ignore[no-any-return]
@@ -147,7 +149,7 @@ def numbers(name: str, found: Any, completions: Completions) -> list[float | Non
     for row, value in enumerate(values):
         try:
             reward = None if value is None else math.nan if isinstance(value, str | bytes) else float(value)
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # of a number type that is not ours
             reward = math.nan
         if reward is not None and not math.isfinite(reward):
             prompt = _shown(completions.prompts[row])
@@ -157,14 +159,17 @@ def numbers(name: str, found: Any, completions: Completions) -> list[float | Non
     return rewards
 
 
-def _call(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def _call(name: str, function: Callable[..., Any], arguments: dict[str, Any], count: int) -> Any:
+    """What a function returns; of an iterator at most count + 1 items, as it may have no end."""
     try:
         found = function(**arguments)
-        return _awaited(found) if inspect.iscoroutine(found) else found
-    except Exception as error:
+        if inspect.iscoroutine(found):
+            found = _awaited(found)
+        return list(itertools.islice(found, count + 1)) if isinstance(found, Iterator) else found
+    except FOREIGN as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
-        raise SpecError("reward_funcs", name, f"must not raise; it raised {_one_line(error)} ({where})") from error
+        raise SpecError("reward_funcs", name, f"must not raise; it raised {raised(error)} ({where})") from error
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -173,10 +178,9 @@ def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return thread.submit(asyncio.run, coroutine).result()
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def _shown(value: Any, most: int = 60) -> str:
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a number of 5,000 digits, or an object that is not ours
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 1]}…"

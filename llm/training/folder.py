@@ -73,7 +73,9 @@ def _read(file: Path) -> dict[str, Any]:
         return checkpoint.read_spec(file)
     except FileNotFoundError as error:
         raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SpecError("output", str(file.parent), f"{file.name} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise SpecError(
             "output", str(file.parent), f"{file.name} is damaged: {error}: --overwrite starts again"
         ) from error

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
 from llm.models.loading import load_config, locate, meta_model
-from llm.models.scoring import checkpoint_layers, keep_as_computed
+from llm.models.scoring import cast_at_each_call, checkpoint_layers
 from llm.models.shapes import SHAPES
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
@@ -88,10 +88,8 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     copies = int(asked) + int(stale or schedule.source == "pool") + int(schedule.reference != "fixed")
     copied = own
     if scoring.precision == "bfloat16" and schedule.reference != "ema" and sharding == "none":
-        twin = copy.deepcopy(model)
-        frozen = [p for p in twin.parameters() if p.requires_grad]
-        keep_as_computed(twin, frozen)
-        copied = _bytes(frozen)
+        half = [p for p in cast_at_each_call(model, trained) if p.dtype == torch.float32]
+        copied -= _bytes(half) // 2
     parts = 1 if sharding == "none" else processes
     held = {
         "weights": (weights + base) // parts,
@@ -200,8 +198,8 @@ def _reward_models(experiment: Experiment) -> set[str]:
 
 
 def _reward_model_parameters(name: str, spec: LanguageModelSpec, policy: PretrainedConfig) -> int:
-    known = name in SHAPES or locate(name)[1]
-    config = load_config(spec.replace(model=name, revision=None)) if known else copy.deepcopy(policy)
+    known = name in SHAPES or locate(name, "reward_model")[1]
+    config = load_config(spec.replace(model=name, revision=None), "reward_model") if known else copy.deepcopy(policy)
     config.num_labels = 1
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)

@@ -58,22 +58,22 @@ class PretrainFit:
         return min((self.updates + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * self.updates / self.total))
 
     def train(self) -> Iterator[PretrainUpdate]:
-        """Go through the updates that are left. FloatingPointError for a loss that is not finite, before weights
-        change."""
+        """Go through the updates that are left. FloatingPointError for a loss or gradient that is not finite, before
+        weights change."""
         parameters = list(self.model.parameters())
         while self.updates < self.total:
             loss, rate = self.loss(self.rng), self.learning_rate * self.factor()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"loss = {float(loss.detach())} at step {self.updates}: must be finite; lower learning_rate"
-                )
             self.optimiser.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            value = float(loss.detach())
+            if not math.isfinite(value + float(norm)):
+                found = f"update {self.updates + 1}: loss = {value:g}, gradient norm = {float(norm):g}"
+                raise FloatingPointError(f"{found}: must be finite; lower learning_rate")
             self.optimiser.param_groups[0]["lr"] = rate
             self.optimiser.step()
             self.updates += 1
-            yield PretrainUpdate(self.updates, float(loss.detach()), float(norm), rate)
+            yield PretrainUpdate(self.updates, value, float(norm), rate)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """The state for resuming, between two updates."""

@@ -128,15 +128,16 @@ class Run:
 
     def _spread(self, ranks: Ranks, sharding: Sharding) -> tuple[Any, Learner]:
         """The policy that the training loop uses, and its learner, for one process or several."""
-        optimiser, size = self.experiment.optimiser, self.experiment.policy.micro_batch_size  # type: ignore[attr-defined]
+        spec: LanguageModelSpec = self.experiment.policy  # type: ignore[assignment]
+        optimiser, together = self.experiment.optimiser, (spec.micro_batch_size, spec.scoring.group_by_length)
         if ranks.alone:
-            return self.policy, Learner(self.policy, optimiser, (), size)
+            return self.policy, Learner(self.policy, optimiser, (), *together)
         if sharding == "none":
-            return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, size)
+            return SpreadPolicy(self.policy, ranks), DistributedLearner(self.policy, optimiser, ranks, *together)
         from llm.distributed.sharded import ShardedLearner, ShardedPolicy
 
         self.policy = self.sharded = ShardedPolicy(self.policy, ranks, self.device, sharding == "update")
-        return SpreadPolicy(self.sharded, ranks), ShardedLearner(self.sharded, optimiser, ranks, size)
+        return SpreadPolicy(self.sharded, ranks), ShardedLearner(self.sharded, optimiser, ranks, *together)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """`Training.state_dict` with full tensors, sharded or not; each process must call it, and the first gets

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sims.core.spec import SpecError
+from sims.experiments.command import FOREIGN
 from sims.experiments.options import OptionParser, whole
 
 from .claims import claims_of
@@ -114,7 +115,7 @@ def find_function(path: str) -> Callable[..., Any]:
         raise SpecError("function", path, "must be module:function, such as my_module:my_loss, without .py")
     try:
         found = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever a module raises while it is imported
+    except FOREIGN as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise SpecError("function", path, f"{module} cannot be imported: {told}") from None
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sims.core.algorithms import Algorithm
 from sims.core.spec import SpecError
+from sims.experiments.command import FOREIGN
 
 from .claims import Claim, make_claim
 from .families import FAMILIES, Family, draw_inputs, take
@@ -82,7 +83,7 @@ def check_one_batch(subject: Subject) -> torch.dtype:
         with torch.enable_grad():
             x |= {key: x[key].requires_grad_() for key in family.trained}
             result = result_of(subject.function, x, dict(subject.options))
-    except Exception as error:  # whatever a user's function raises
+    except FOREIGN as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         given = "".join(f", {key}={value!r}" for key, value in subject.options.items())
         raise SpecError(name, told, f"must not raise on a batch of torch.float64 on the CPU{given}") from None
@@ -124,5 +125,5 @@ def weighs(subject: Subject) -> str:
 
     try:
         return next((w for w in ("rows", "tokens") if fits(replace(subject, weighs=w))), "rows")
-    except Exception:  # whatever a user's function raises; the properties will say so
+    except FOREIGN:  # the properties will say so
         return "rows"

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sims.experiments.command import FOREIGN
+
 from . import plain
 from .families import Family, Inputs
 
@@ -107,7 +109,7 @@ def verify(subject: Subject, trial: Trial) -> None:
             if relation.expected:
                 expected = evaluate(relation.expected, names)
             got = evaluate(relation.got, names)
-        except Exception as error:  # whatever a user's function raises
+        except FOREIGN as error:
             if relation.sign == "raises, or has some":
                 continue
             raise Violation(trial, relation, f"{type(error).__name__}: {first_line(error)}", expected) from None
@@ -154,8 +156,11 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [""])[0]
+    """The first line of an error's message, which may be one that raises."""
+    try:
+        return (str(error).strip().splitlines() or [""])[0]
+    except Exception:
+        return "its message cannot be read"
 
 
 def source_of(function: Callable[..., Any]) -> str:

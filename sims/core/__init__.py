@@ -14,6 +14,7 @@ loop/         from a policy and an environment to updates
     checks        shapes and ranges of rewards and labels, checked before they are used
     reference     the reference policy of the KL penalty
     labelling     where rewards and labels come from: the environment, or the policy's implicit reward
+    deployment    which samples are labelled, and when a trained policy replaces the one that users get
     collect       where batches come from
     optimise      SGD and Adam, one learning rate per run
     learner       one update

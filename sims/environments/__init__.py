@@ -2,6 +2,7 @@
 
 bandit           one prompt, 100 actions, one reward peak: R1, R2, and one with a chosen overlap
 contextual       prompts × responses, with recorded pairs and learned rewards
+drifting         users and preferences that move, a bias of labellers, skills that few ask for
 proxy            bandits and token trees whose learner sees a reward model of a few labelled pairs
 token_bandit     sequences of tokens, each rewarded like an action of the bandit
 token_tree       short sequences with EOS and random rewards
@@ -15,6 +16,7 @@ bradley_terry    one that is linear in given features, fitted exactly
 
 from .bandit import Bandit, BanditOverlap, BanditR1, BanditR2
 from .contextual import Contextual
+from .drifting import Drifting
 from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .proxy import Proxy, ProxyBandit, ProxyEnvironment, ProxyTree
 from .recorded import RecordedEnvironment
@@ -28,6 +30,7 @@ __all__ = [
     "BanditR1",
     "BanditR2",
     "Contextual",
+    "Drifting",
     "EnumerableEnvironment",
     "EnumerableSpec",
     "Proxy",

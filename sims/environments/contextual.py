@@ -17,7 +17,7 @@ from sims.core.spec import SpecError, setting
 
 from .enumerable import EnumerableSpec, Tables
 from .learned_reward import RewardModel, fit
-from .recorded import RecordedEnvironment, at_cells, cells_of, of_pairs, of_problem
+from .recorded import RecordedEnvironment, at_cells, cells_of, normals, of_pairs, of_problem
 from .space import TokenSpace
 
 
@@ -139,8 +139,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
         if noise is None:
             raise ValueError("noise = None: must be given, as this environment draws a reference per run")
         covered, rewards = self.covered(noise), self.rewards()
-        uniforms = of_problem(noise).uniforms("reference logits", self.num_prompts, self.num_responses, 2).numpy()
-        normal = np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1])  # Box–Muller
+        normal = normals(of_problem(noise), "reference logits", self.num_prompts, self.num_responses)
         winner = np.where(covered, rewards, -1.0).argmax(-1)[..., None] == np.arange(self.num_responses)
         favoured = {"none": False, "winners": winner, "losers": covered & ~winner}[self.tilt]
         mass = np.exp(self.reference_noise * normal + self.tilt_by * np.asarray(favoured))

@@ -174,12 +174,19 @@ def _a_run(table: np.ndarray, noise: Noise, axes: int) -> np.ndarray:
 class EnumerableEnvironment(RewardLabeller):
     """Looks up rewards in a table. The learner sees the gold reward, unless a subclass replaces it.
 
-    rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ.
+    rewards: (X, N), one for each prompt and response; or (R, X, N) where runs differ. prompt_weights: (R, X), the
+    probability of each prompt; None where all are as likely.
     """
 
     def __init__(self, space: TokenSpace, rewards: Tensor, labeller: Labeller) -> None:
         super().__init__(labeller)
-        self.space, self.rewards = space, rewards
+        self.space = space
+        self.prompt_weights: Tensor | None = None
+        self.set_rewards(rewards)
+
+    def set_rewards(self, rewards: Tensor) -> None:
+        """These from now on, of the same shape as before."""
+        space, self.rewards = self.space, rewards
         self.num_prompts = rewards.shape[-2]
         responses, _ = space.all_responses
         table = rewards.new_full((*rewards.shape[:-1], space.vocabulary**space.length), torch.nan)
@@ -213,6 +220,14 @@ class EnumerableEnvironment(RewardLabeller):
     def seen_rewards(self) -> Tensor:
         """The rewards that the learner sees: (X, N), or (R, X, N) where runs differ."""
         return self.rewards
+
+    def mean(self, terms: Tensor) -> Tensor:
+        """Their sum over responses, mean over prompts as users ask: (R,). terms: (R, X, N)."""
+        return self.weighted(terms.sum(-1))
+
+    def weighted(self, numbers: Tensor) -> Tensor:
+        """Mean over prompts as users ask: (R,). numbers: (R, X), or (X,)."""
+        return numbers.mean(-1) if self.prompt_weights is None else (self.prompt_weights * numbers).sum(-1)
 
     def facts(self) -> dict[str, Tensor]:
         """Arrays for the record of environments that are drawn per run: name → (R, ...)."""

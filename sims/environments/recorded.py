@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,12 @@ def of_problem(noise: Noise) -> Noise:
     """Streams of the same runs, from their start, on the CPU: a run's environment is the same each time
     it is built."""
     return noise.from_start(device="cpu")
+
+
+def normals(noise: Noise, stream: str, *shape: int) -> np.ndarray:
+    """Standard normal numbers of a stream, (R, *shape), float64, by Box and Muller from two uniforms each."""
+    uniforms = noise.uniforms(stream, *shape, 2).numpy()
+    return np.asarray(np.sqrt(-2.0 * np.log1p(-uniforms[..., 0])) * np.cos(2.0 * np.pi * uniforms[..., 1]))
 
 
 def cells_of(prompts: Tensor, responses: Tensor, table: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 experiment      the settings of an experiment
 options         command-line options made from settings
 command         how a command ends: exit status, signals, closed pipes, errors in one line
+foreign_text    JSON and YAML that others wrote
 folders         files and folders that a command is told to write
 whole           files and folders that appear whole or not at all, with checksums
 memory          the memory that an experiment needs at least, held against what is there

@@ -19,6 +19,7 @@ from typing import Any
 from sims.core.spec import SpecError
 
 FAILED, REFUSED, READER_GONE = 1, 2, 128 + 13  # 13 is SIGPIPE, which Windows does not have
+FOREIGN = (Exception, SystemExit)  # what code that is not ours may raise: `exit()` in it is no wish of the user
 LONGEST = 120  # characters of a value that an error repeats
 _FOREIGN = ("SafetensorError",)  # OSErrors of libraries that are not to be loaded here
 _PLAIN = {"π": "pi", "β": "beta", "σ": "sigma", "±": "+-", "×": "x", "−": "-", "–": "-", "→": "->", "≥": ">=",
@@ -102,6 +103,15 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(short(str(x)) for x in (error.filename, error.strerror) if x is not None)
     return one_line(str(error)) or type(error).__name__
+
+
+def raised(error: BaseException) -> str:
+    """What code that is not ours raised, in a line: its message may itself be one that raises."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "its message cannot be read"
+    return one_line(f"{type(error).__name__}: {said}")
 
 
 def one_line(text: str) -> str:

@@ -17,20 +17,26 @@ from typing import Any
 
 from sims.core.spec import SpecError, nearest
 
+from .foreign_text import parse_yaml
+
 
 def read_config(file: Path) -> dict[str, Any]:
     """The options in a file, by name with _ between words. SpecError, in one line, for what is no such file."""
-    import yaml  # only where a file is read
-
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise SpecError("config", str(file), f"cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    try:
+        found = parse_yaml(text, _name)
+    except (ValueError, RecursionError) as error:
         raise SpecError("config", str(file), f"must be YAML: {error}") from error
     if not isinstance(found, dict):
         raise SpecError("config", str(file), "must have lines of `option: value`")
-    return {str(name).lstrip("-").replace("-", "_"): value for name, value in found.items()}
+    return {_name(str(name)): value for name, value in found.items()}
+
+
+def _name(key: str) -> str:
+    return key.lstrip("-").replace("-", "_")
 
 
 def as_arguments(values: Mapping[str, Any], actions: Sequence[argparse.Action], typed: Sequence[str] = ()) -> list[str]:
@@ -78,6 +84,8 @@ def _typed(action: argparse.Action, name: str, value: Any) -> Iterator[str]:
             yield option if value else action.option_strings[-1]
     elif isinstance(value, dict):
         raise SpecError(name, value, "must be one value, or a list: options are not nested")
+    elif isinstance(value, list) and any(isinstance(x, list | dict) for x in value):
+        raise SpecError(name, value, "must be one value, or a list of values: options are not nested")
     elif isinstance(value, list):
         several = isinstance(action, argparse._AppendAction)
         yield from (f"{option}={_text(x)}" for x in (value if several else [",".join(map(_text, value))]))

@@ -17,6 +17,7 @@ from sims.core.objectives.batch import Batch, pick, sequence_sum
 from sims.core.objectives.divergences import entropy, k1, kl_policy_ref
 from sims.core.objectives.reductions import shares
 from sims.core.spec import undefined
+from sims.environments.drifting import DriftingEnvironment
 from sims.environments.enumerable import EnumerableEnvironment
 from sims.environments.token_bandit import TokenBanditEnvironment
 from sims.policies.categorical import CategoricalPolicy
@@ -77,8 +78,8 @@ class ExactEvaluation(Evaluation):
         """Expected reward and gold reward, KL and entropy; and what the environment measures besides."""
         logp = self.policy.all_log_probs()
         return {
-            "reward": self._mean(logp, self.environment.seen_rewards()),
-            "gold": self._mean(logp, self.environment.all_rewards()),
+            "reward": self.environment.mean(logp.exp() * self.environment.seen_rewards()),
+            "gold": self.environment.mean(logp.exp() * self.environment.all_rewards()),
             "kl_policy_ref": kl_policy_ref(logp, self.logp_ref).mean(-1),
             "entropy": entropy(logp).mean(-1),
             **self.environment.measures(logp, self.logp_ref),
@@ -88,18 +89,31 @@ class ExactEvaluation(Evaluation):
         """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the environment's own arrays (`facts`)."""
         gold = self.environment.all_rewards()
         return {
-            "reference_reward": self._mean(self.logp_ref, gold),
-            "best_reward": gold.amax(-1).mean(-1).expand(self.logp_ref.shape[0]),
+            "reference_reward": self.environment.mean(self.logp_ref.exp() * gold),
+            "best_reward": self.environment.weighted(gold.amax(-1)).expand(self.logp_ref.shape[0]),
             "rewards": gold,
             "logp_ref": self.logp_ref,
             "logp_final": self.policy.all_log_probs().detach(),
             **self.environment.facts(),
         }
 
-    @staticmethod
-    def _mean(logp: Tensor, rewards: Tensor) -> Tensor:
-        """Expected reward, mean over prompts: (R,). logp: (R, X, N); rewards: (X, N) or (R, X, N)."""
-        return (logp.exp() * rewards).sum(-1).mean(-1)
+
+class DeployedEvaluation(Evaluation):
+    """The policy that users get, which is the sampler's, of the last sync: where rewards drift, it may fall behind."""
+
+    def __init__(self, training: Training, environment: DriftingEnvironment) -> None:
+        self.collector, self.environment = training.collector, environment
+
+    @torch.no_grad()
+    def row(self, update: Update | None = None) -> Row:
+        """deployed_gold, and with a gold set deployed_gold_set; refused, how often a gate has refused the trained
+        policy."""
+        sampler: CategoricalPolicy = self.collector.sampler  # type: ignore[assignment]
+        gold = self.environment.mean(sampler.all_log_probs().exp() * self.environment.all_rewards())
+        row = {"deployed_gold": gold, "refused": self.collector.refused.to(gold)}
+        return row | (
+            {"deployed_gold_set": self.environment.gold_set_score(sampler)} if self.environment.gold_prompts else {}
+        )
 
 
 class EvaluationNoise(Noise):

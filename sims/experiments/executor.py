@@ -12,11 +12,12 @@ import torch
 from sims.core.loop.learner import Learner
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
+from sims.environments.drifting import DriftingEnvironment
 from sims.environments.enumerable import EnumerableEnvironment, SideBySide
 from sims.environments.toy import ToyEnvironment
 
 from .computation import move
-from .evaluation import Evaluation, ExactEvaluation, PairEvaluation, SampledEvaluation
+from .evaluation import DeployedEvaluation, Evaluation, ExactEvaluation, PairEvaluation, SampledEvaluation
 from .experiment import Experiment, stack_specs
 from .pool_evaluation import PoolEvaluation, has_pool_of_pairs
 from .record_loop import Arrays, Hooks, Recorder
@@ -44,8 +45,19 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         if device != "cpu":  # what is drawn and fitted before training is the same on every device
             policy, environment, noise = move(policy, device), move(environment, device), noise.to(device)
         learner = Learner(policy, optimiser, noise.lead)
-        training = Training(policy, environment, algorithm, first.schedule, learner, noise, first.labelling)
+        training = Training(
+            policy,
+            environment,
+            algorithm,
+            first.schedule,
+            learner,
+            noise,
+            first.labelling,
+            deployment=first.deployment,
+        )
         evaluations = [evaluation_of(training, environment, combined), PairEvaluation(training)]
+        if isinstance(environment, DriftingEnvironment):
+            evaluations.append(DeployedEvaluation(training, environment))
         if isinstance(environment, EnumerableEnvironment) and has_pool_of_pairs(training):
             evaluations.append(PoolEvaluation(training, environment))
         recorder = Recorder(training, first, evaluations, Hooks(evaluated=progress))

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from sims.core.algorithms import Algorithm
+from sims.core.loop.deployment import Deployment
 from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
@@ -42,6 +43,7 @@ class Experiment(Spec, kind="experiment"):
     schedule: Schedule = setting(Schedule(), "how responses are collected and reused")
     optimiser: Optimiser = setting(Optimiser(), "optimiser settings")
     labelling: Labelling = setting(Labelling(), "source of rewards and labels", omit_default=True)
+    deployment: Deployment = setting(Deployment(), "what is labelled, and gates of what users get", omit_default=True)
     computation: Computation = setting(Computation(), "random generator and device", omit_default=True)
     updates: int = setting(1000, "number of updates; must be a multiple of the updates per batch", at_least=1)
     evaluations: int = setting(20, "number of evaluations, besides the one before training", at_least=1)
@@ -59,18 +61,17 @@ class Experiment(Spec, kind="experiment"):
                 raise SpecError(
                     field, name, f'must have a kind, which names it in records: class {name}(..., kind="...")'
                 )
-        limits = torch.finfo(self.dtype)
         for part in (getattr(self, name) for name in self.names()):
             if isinstance(part, Spec):
-                _check_range(part, limits.smallest_normal, limits.max, self.precision)
+                check_range(part, self.precision)
         if self.environment.text:
-            for name in self.computation.names():
-                value, default = getattr(self.computation, name), getattr(Computation(), name)
-                if value != default:
-                    raise SpecError(
-                        name, value, f"must be {default} for language models, which have settings of their own"
-                    )
-        check_run(self.algorithm, self.schedule, self.labelling)
+            for part, usual in ((self.computation, Computation()), (self.deployment, Deployment())):
+                for name in part.names():
+                    value, default = getattr(part, name), getattr(usual, name)
+                    if value != default:
+                        rule = f"must be {default} for language models, which have settings of their own"
+                        raise SpecError(name, value, rule)
+        check_run(self.algorithm, self.schedule, self.labelling, self.deployment)
         self.policy.check_environment(self.environment)
         self.environment.check_experiment(self.algorithm, self.schedule)
         self.schedule.check_updates(self.updates)
@@ -100,15 +101,18 @@ PARTS: dict[str, type[Spec]] = {
 }
 
 
-def _check_range(spec: Spec, least: float, most: float, precision: str) -> None:
+def check_range(spec: Spec, precision: str = "float32") -> None:
     """Refuse, with SpecError, a number that the precision of the computation cannot hold: it would be 0 or infinite."""
+    limits: torch.finfo = torch.finfo(getattr(torch, precision))
     for name in spec.names():
         value = getattr(spec, name)
         if isinstance(value, Spec):
-            _check_range(value, least, most, precision)
-        elif isinstance(value, float) and math.isfinite(value) and value and not least <= abs(value) <= most:
-            limit = f"at most {most:.1e}" if abs(value) > most else f"0, or at least {least:.1e}"
-            raise SpecError(name, value, f"must be {limit} in {precision}")
+            check_range(value, precision)
+        elif isinstance(value, float) and math.isfinite(value) and value:
+            if abs(value) > limits.max:
+                raise SpecError(name, value, f"must be at most {limits.max:.1e} in {precision}")
+            if abs(value) < limits.smallest_normal:
+                raise SpecError(name, value, f"must be 0, or at least {limits.smallest_normal:.1e} in {precision}")
 
 
 def stack_key(experiment: Experiment) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,19 @@ def scores(record: Record) -> np.ndarray:
     The gold reward is the one for evaluation: the reward itself, unless it is learned. A run that diverged scores 0
     from then on, as one would use the reference instead."""
     arrays = record.arrays
-    gold, reference, best = arrays["gold"], arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
+    return _score(arrays, arrays["gold"])
+
+
+def deployed_scores(record: Record) -> np.ndarray:
+    """(runs, points): as `scores`, of the policy that users get, which is the sampler's of the last sync."""
+    return _score(record.arrays, record.arrays["deployed_gold"])
+
+
+def _score(arrays: Mapping[str, np.ndarray], gold: np.ndarray) -> np.ndarray:
+    if "best_now" in arrays:  # rewards drift
+        reference, best = arrays["reference_now"], arrays["best_now"]
+    else:
+        reference, best = arrays["reference_reward"][:, None], arrays["best_reward"][:, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # NaN where all responses have one reward
         score = (gold - reference) / (best - reference)
     died = arrays["diverged_at"][:, None]
@@ -63,10 +76,10 @@ def target_beta(experiment: Experiment) -> float | None:
 
     Policy gradients with the KL in the reward: their β. DPO: β times the label temperature, without flips; with
     noiseless labels its loss has no minimum, and with recorded pairs responses in no pair are undetermined. With a
-    changing reference, a learned reward or implicit labels the optimum is another distribution.
+    changing reference, drifting or learned rewards or implicit labels the optimum is another distribution.
     """
     algorithm, environment, schedule = experiment.algorithm, experiment.environment, experiment.schedule
-    if schedule.reference != "fixed" or getattr(environment, "has_proxy", False):
+    if schedule.reference != "fixed" or any(getattr(environment, name, False) for name in ("has_proxy", "drifts")):
         return None
     if experiment.labelling.labels == "implicit":
         return None
@@ -106,9 +119,10 @@ def optima(record: Record, experiment: Experiment) -> list[Optimum]:
     """The policy of largest reward, where known; and the optimum under the experiment's KL penalty, if any
     (`target_beta`).
 
-    Where responses cannot be listed, only the largest reward is known: that of always giving a best response.
+    Where responses cannot be listed, or rewards drift, only the largest reward is known: that of always giving a best
+    response.
     """
-    if "logp_ref" not in record.arrays:
+    if "logp_ref" not in record.arrays or "best_now" in record.arrays:
         best = best_reward(record)
         kl, entropy = (kl_of_best_response(record), 0.0) if "kl_of_best" in record.arrays else (np.nan, np.nan)
         return [] if np.isnan(best) else [Optimum("largest reward", best, 1.0, kl, entropy, None)]

@@ -66,6 +66,17 @@ SCHEMA: dict[str, Array] = {
         CURVE, "", "probability that a response of π has more gold reward than one of π_ref to the same prompt, ties ½"
     ),
     "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
+    "deployed_gold": Array(
+        CURVE, "", "as gold, of the policy that users get: the sampler's, of the last sync (drifting rewards)"
+    ),
+    "refused": Array(CURVE, "policies", "how often a gate has refused the trained policy so far (drifting rewards)"),
+    "reference_now": Array(CURVE, "", "gold reward of the reference, as users ask at this evaluation (drifting)"),
+    "best_now": Array(CURVE, "", "the largest gold reward that a policy can have at this evaluation"),
+    "gold_set": Array(CURVE, "", "gold reward on the prompts of the gold set (drifting)"),
+    "deployed_gold_set": Array(CURVE, "", "the same of the policy that users get"),
+    "exploit": Array(
+        CURVE, "standard deviations", "what the labellers' bias is about, expectation above the reference's (drifting)"
+    ),
     "length": Array(
         CURVE, "tokens", "tokens of a response before EOS: its expectation; of a language model, the mean over samples"
     ),

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from .bootstrap import student_quantile
 from .gates import Gate
@@ -129,7 +129,8 @@ def p_value(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effe
         error = (interval.estimate - interval.low if above else interval.high - interval.estimate) / quantile
         if error <= 0:
             return 1.0
-        return float(2 * stats.t.sf(abs(interval.estimate - boundary) / error, interval.runs - 1))
+        # The t distribution's upper tail, without the third of a millisecond that `stats.t.sf` takes to check it.
+        return float(2 * special.stdtr(interval.runs - 1, -abs(interval.estimate - boundary) / error))
 
     if kind == "none":
         inside = abs(interval.estimate) <= margin

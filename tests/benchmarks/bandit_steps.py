@@ -1,6 +1,6 @@
-"""One gradient step of the paper's bandits with its diagnostics, stacked, beside a plain loop: core-seconds a step.
+"""One gradient step of the paper's bandits with its diagnostics, stacked, beside a plain loop: core-seconds per step.
 
-10 prompts × 10 responses a step, fresh from the policy; then reward, entropy and KL of the policy that it leaves. On
+10 prompts × 10 responses per step, fresh from the policy; then reward, entropy and KL of the policy that it leaves. On
 the 1-D bandit these are exact; on the token bandit rewards are means over 100 fresh responses, entropy and KL exact
 per-token distributions along them. The loop goes state by state and sample by sample, each through the network alone,
 as the code released with Tajwar et al. does: a token is drawn by reading its whole prefix again, each of a prompt's 45
@@ -36,7 +36,7 @@ from sims.policies import MLP, MLPPolicy, Transformer, TransformerPolicy
 from sims.policies.causal import PER_BLOCK
 
 PROMPTS, RESPONSES, RATE = 10, 10, 1e-3
-PLACES = {
+ENVIRONMENTS = {
     "1-D bandit, mlp": (
         BanditR1(num_prompts=PROMPTS),
         MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True, fit_steps=5),
@@ -229,9 +229,9 @@ def plain(policy: MLPPolicy | TransformerPolicy, run: int) -> PlainPolicy:
     return PlainGPT(policy, run) if isinstance(policy, TransformerPolicy) else PlainMLP(policy, run)
 
 
-def training(place: str, algorithm: str, runs: int, dtype: torch.dtype = torch.float32) -> tuple[Training, Evaluation]:
+def training(where: str, algorithm: str, runs: int, dtype: torch.dtype = torch.float32) -> tuple[Training, Evaluation]:
     """The same of all runs, stacked, as `sims.experiments.executor` has it."""
-    spec, policy_spec = PLACES[place]
+    spec, policy_spec = ENVIRONMENTS[where]
     noise = Noise.of(0, runs)
     policy = policy_spec.build(spec, noise, False, dtype)
     schedule = Schedule(batch_size=PROMPTS, num_generations=RESPONSES)
@@ -252,9 +252,9 @@ def second_gradient(training: Training) -> tuple[Batch, list[Tensor], Tensor]:
     return batch, *training.learner.gradient(training.algorithm, batch, targets)
 
 
-def loop_seconds(place: str, algorithm: str, steps: int) -> float:
+def loop_seconds(where: str, algorithm: str, steps: int) -> float:
     """Core-seconds of one step of the loop, the first one left out."""
-    environment, spec = PLACES[place]
+    environment, spec = ENVIRONMENTS[where]
     stacked = spec.build(environment, Noise.of(0, 1), False, torch.float32)
     policy, reference = plain(stacked, 0), plain(stacked, 0)
     optimiser = torch.optim.Adam(policy.parameters(), lr=RATE)
@@ -266,9 +266,9 @@ def loop_seconds(place: str, algorithm: str, steps: int) -> float:
     return (time.process_time() - start) / steps
 
 
-def stacked_seconds(place: str, algorithm: str, runs: int, steps: int) -> float:
+def stacked_seconds(where: str, algorithm: str, runs: int, steps: int) -> float:
     """Core-seconds of one step of one run among `runs`, the first one left out."""
-    stacked, evaluation = training(place, algorithm, runs)
+    stacked, evaluation = training(where, algorithm, runs)
     for update, _ in enumerate(stacked.train(1 + steps)):
         evaluation.row()
         if update == 0:
@@ -277,11 +277,11 @@ def stacked_seconds(place: str, algorithm: str, runs: int, steps: int) -> float:
 
 
 def main() -> None:
-    """Print core-seconds a step, and the ratio."""
+    """Print core-seconds per step, and the ratio."""
     print(f"{'':26}{'algorithm':>12}{'loop':>12}{'R = 1':>12}{'R = 20':>12}{'R = 20: loop /':>16}")
-    for place, algorithm in itertools.product(PLACES, ALGORITHMS):
+    for where, algorithm in itertools.product(ENVIRONMENTS, ALGORITHMS):
         torch.set_num_threads(1)
-        loop = loop_seconds(place, algorithm, steps=3)
-        single, stacked = (stacked_seconds(place, algorithm, runs, steps=10) for runs in (1, 20))
+        loop = loop_seconds(where, algorithm, steps=3)
+        single, stacked = (stacked_seconds(where, algorithm, runs, steps=10) for runs in (1, 20))
         numbers = f"{loop:12.4f}{single:12.5f}{stacked:12.5f}{loop / stacked:16.0f}"
-        print(f"{place:26}{algorithm:>12}{numbers}", flush=True)
+        print(f"{where:26}{algorithm:>12}{numbers}", flush=True)

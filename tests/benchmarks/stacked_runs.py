@@ -1,6 +1,6 @@
 """Complete runs of 1,000 updates a core-second, stacked, beside a plain Python loop over single runs.
 
-100 actions, 100 samples an update (REINFORCE: 100 prompts; DPO: 50 pairs), sampling and reference included, float32,
+100 actions, 100 samples per update (REINFORCE: 100 prompts; DPO: 50 pairs), sampling and reference included, float32,
 one thread, processor time of the whole process. The network is 1 prompt → 64 → 64 → 100.
 """
 

@@ -99,7 +99,7 @@ def our_steps(algorithm: Algorithm, schedule: Schedule, data: Path, **task: Any)
 
 
 def compare(name: str, ours: Callable[[], list[float]], theirs: Callable[[], list[float]]) -> None:
-    """Alternate rounds and print seconds a step, least and median, and the ratio of ours to TRL's."""
+    """Alternate rounds and print seconds per step, least and median, and the ratio of ours to TRL's."""
     seconds: dict[str, list[float]] = {"TRL": [], "ours": []}
     for _ in range(ROUNDS):
         seconds["TRL"] += theirs()
@@ -128,7 +128,7 @@ def steps() -> None:
     prompts = language.prompts(PAIRS, rng)
     rows = [{"prompt": p, "chosen": response(p, rng), "rejected": response(p, rng)} for p in prompts]
     common = {"learning_rate": RATE, "max_steps": STEPS, "lr_scheduler_type": "constant", "max_grad_norm": 1.0}
-    print(f"{'seconds a step':14}{'ours':>10}{'TRL':>10}{'ours / TRL':>12}")
+    print(f"{'seconds per step':16}{'ours':>10}{'TRL':>10}{'ours / TRL':>12}")
     with tempfile.TemporaryDirectory() as scratch:
         folder, data = Path(scratch) / "trl", Path(scratch) / "data"
         data.mkdir()

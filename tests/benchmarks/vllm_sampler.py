@@ -1,4 +1,4 @@
-"""vLLM beside the own sampler: tokens a second, how far each one's log-probs are from the trainer's, and a push of
+"""vLLM beside the own sampler: tokens per second, how far each one's log-probs are from the trainer's, and a push of
 weights. Random weights, the same 64 prompts of 32 tokens and 4 responses to each, temperature 0.9.
 
 On a GPU the shape is Pythia-1.4B's under bfloat16 autocast, with responses of 256 tokens; under a CPU build of vLLM a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -223,6 +224,7 @@ def test_a_narrow_loss_is_told_which_tolerance_it_needs() -> None:
         (lambda a, b: a, {}, "the pair family passes policy_chosen_logps, policy_rejected_logps"),
         (lambda a, b, c, d: a, {"beta": 0.1}, "got an unexpected keyword argument 'beta'"),
         (lambda a, b, c, d: None, {}, "'NoneType': must return a tensor"),
+        (lambda a, b, c, d: sys.exit(), {}, "SystemExit: .*must not raise on a batch"),
         (lambda a, b, c, d: a > b, {}, "must return a tensor of floating-point numbers"),
         (lambda a, b, c, d: a[:, None] - b, {}, r"\(3, 3\): must return the mean loss or one per row: a shape of \(\)"),
         (lambda a, b, c, d: a.detach(), {}, "no gradient"),

@@ -22,15 +22,16 @@ from tests.core.algorithms.test_every_algorithm import variants
 
 KINDS = list(all_algorithms())
 
-# Which of a batch's fields have an entry a token, and which one a response.
+# Which of a batch's fields have an entry per token, and which one per response.
 TOKEN_FIELDS = ("responses", "mask", "logp_sampler", "logp_policy", "logp_ref", "values")
 RESPONSE_FIELDS = ("weight", "rewards", "gold", "desirable")
 OTHER_FIELDS = ("prompts", "prompt_mask", "pairs", "pair_label", "pair_weight", "probes", "reference_version")
 
 
 def examples(number: int) -> settings:
-    """So many examples, the same each time."""
-    return settings(max_examples=number, derandomize=True, deadline=None)
+    """So many examples where the long tests run too, and else half as many; the same each time."""
+    fewer = number if settings.get_current_profile_name() == "every example" else -(-number // 2)
+    return settings(max_examples=fewer, derandomize=True, deadline=None)
 
 
 @cache
@@ -52,7 +53,7 @@ class Shape:
 
 @st.composite
 def shapes(draw: st.DrawFn) -> Shape:
-    """K = 2 … 8, L = 1 … 12; B = L now and then, and so many runs as prompts or as responses a prompt."""
+    """K = 2 … 8, L = 1 … 12; B = L now and then, and so many runs as prompts or as responses per prompt."""
     length, generations = draw(st.integers(1, 12)), draw(st.integers(2, 8))
     prompts = draw(st.sampled_from([1, 2, 3, length, length]))
     lead = draw(st.sampled_from([(), (1,), (prompts,), (generations,), (2, 3)]))
@@ -149,7 +150,7 @@ class Case:
         )
 
     def over_tokens(self, change: Callable[[Tensor], Tensor]) -> Case:
-        """`change(tensor)` on whatever has an entry a token, in the last axis."""
+        """`change(tensor)` on whatever has an entry per token, in the last axis."""
         return replace(
             self,
             batch=_change(self.batch, TOKEN_FIELDS, change),

@@ -118,7 +118,7 @@ class Enumeration:
         return TablePolicy(self.problem.space, logits, values)
 
     def losses_and_gradients(self, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """(R,) losses and (R, X, nodes, V) gradients by the logits, one a batch, as one update makes them."""
+        """(R,) losses and (R, X, nodes, V) gradients by the logits, one per batch, as one update makes them."""
         policy = self.policy()
         learner = Learner(policy, Optimiser(), self.batch.lead)
         targets, _ = self.algorithm.targets(self.batch, self.state)
@@ -199,7 +199,7 @@ def enumerate_batches(
 def _label(
     problem: Problem, algorithm: Algorithm, batch: Batch, drawn: np.ndarray, probability: np.ndarray, hard: bool
 ) -> tuple[Batch, np.ndarray]:
-    """Add pairs and labels; hard ones multiply the outcomes by 2 a pair."""
+    """Add pairs and labels; hard ones multiply the outcomes by 2 per pair."""
     pairs, pair_weight = choose_pairs(batch.need("rewards"), algorithm.label_pairing, problem.correct_above)
     rows = np.arange(problem.prompts)[:, None]
     first, second = (np.take_along_axis(drawn, pairs[..., side].numpy(), -1) for side in (0, 1))

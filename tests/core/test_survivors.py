@@ -46,32 +46,32 @@ def tensor(*values: Any) -> Tensor:
 
 
 # Default and range of every number, as the papers and libraries have them: whoever changes one here changes what the
-# bare name of an algorithm means. "a run": may be given as an array over runs. A new algorithm needs no line.
+# bare name of an algorithm means. "per run": may be given as an array over runs. A new algorithm needs no line.
 NUMBERS = [
-    ("beta = 0.1", "float > 0 a run", "dpo cdpo robust_dpo slic group_dpo ipo dpo_nll kto xpo cpo orpo"),
-    ("beta = 2.0", "float > 0 a run", "simpo"),
-    ("beta = 1.0", "float > 0 a run", "rwr awr"),
-    ("beta = 0.1", "float >= 0 a run", "nash_md"),
-    ("beta = 0.0", "float >= 0 a run", "ppo dr_grpo dapo gspo cispo raft reinforce rloo"),
-    ("beta = 0.04", "float >= 0 a run", "grpo"),
-    ("beta = 0.05", "float >= 0 a run", "best_of_n_negative"),
+    ("beta = 0.1", "float > 0 per run", "dpo cdpo robust_dpo slic group_dpo ipo dpo_nll kto xpo cpo orpo"),
+    ("beta = 2.0", "float > 0 per run", "simpo"),
+    ("beta = 1.0", "float > 0 per run", "rwr awr"),
+    ("beta = 0.1", "float >= 0 per run", "nash_md"),
+    ("beta = 0.0", "float >= 0 per run", "ppo dr_grpo dapo gspo cispo raft reinforce rloo"),
+    ("beta = 0.04", "float >= 0 per run", "grpo"),
+    ("beta = 0.05", "float >= 0 per run", "best_of_n_negative"),
     ("gate = 0.0", "float >= 0 and < 1", "best_of_n_negative"),
-    ("beta = 0.35", "float >= 0 a run", "superhf"),
+    ("beta = 0.35", "float >= 0 per run", "superhf"),
     ("length_normalised = False", "bool", "dpo cdpo robust_dpo slic group_dpo ipo xpo"),
-    ("label_smoothing = 0.1", "float >= 0 and < 0.5 a run", "cdpo robust_dpo"),
-    ("label_smoothing = 0.0", "float >= 0 and < 0.5 a run", "reward_model"),
-    ("center_rewards_coefficient = 0.0", "float >= 0 a run", "reward_model"),
-    ("alpha = 1.0", "float > 0 a run", "dpo_nll"),
-    ("alpha = 1.0", "float >= 0 a run", "cpo"),
-    ("alpha = 1e-05", "float >= 0 a run", "xpo"),
-    ("gamma = 1.0", "float >= 0 a run", "simpo"),
-    ("mixture_coef = 0.5", "float >= 0 and <= 1 a run", "nash_md"),
-    ("desirable_weight = 1.0", "float >= 0 a run", "kto"),
-    ("undesirable_weight = 1.0", "float >= 0 a run", "kto"),
-    ("epsilon = 0.2", "float > 0 a run", "ppo"),
-    ("epsilon = 0.2", "float > 0 and <= 1 a run", "grpo dr_grpo dapo"),
-    ("epsilon = 0.0003", "float > 0 and <= 1 a run", "gspo"),
-    ("epsilon = 1.0", "float > 0 and <= 1 a run", "cispo"),
+    ("label_smoothing = 0.1", "float >= 0 and < 0.5 per run", "cdpo robust_dpo"),
+    ("label_smoothing = 0.0", "float >= 0 and < 0.5 per run", "reward_model"),
+    ("center_rewards_coefficient = 0.0", "float >= 0 per run", "reward_model"),
+    ("alpha = 1.0", "float > 0 per run", "dpo_nll"),
+    ("alpha = 1.0", "float >= 0 per run", "cpo"),
+    ("alpha = 1e-05", "float >= 0 per run", "xpo"),
+    ("gamma = 1.0", "float >= 0 per run", "simpo"),
+    ("mixture_coef = 0.5", "float >= 0 and <= 1 per run", "nash_md"),
+    ("desirable_weight = 1.0", "float >= 0 per run", "kto"),
+    ("undesirable_weight = 1.0", "float >= 0 per run", "kto"),
+    ("epsilon = 0.2", "float > 0 per run", "ppo"),
+    ("epsilon = 0.2", "float > 0 and <= 1 per run", "grpo dr_grpo dapo"),
+    ("epsilon = 0.0003", "float > 0 and <= 1 per run", "gspo"),
+    ("epsilon = 1.0", "float > 0 and <= 1 per run", "cispo"),
     ("epsilon = None", "float or none > 0", "rloo"),
     ("epsilon_high = None", "float or none > 0", "grpo dr_grpo"),
     ("epsilon_high = 0.28", "float or none > 0", "dapo"),
@@ -82,16 +82,16 @@ NUMBERS = [
     ("constant_length = 1", "int >= 1", "dr_grpo"),
     ("drop_equal_groups = True", "bool", "dapo"),
     ("target_kl = None", "float or none > 0", "ppo"),
-    ("vf_coef = 0.5", "float >= 0 a run", "ppo"),
+    ("vf_coef = 0.5", "float >= 0 per run", "ppo"),
     ("cliprange_value = None", "float or none > 0", "ppo"),
-    ("gamma = 1.0", "float >= 0 and <= 1 a run", "ppo"),
-    ("lam = 0.95", "float >= 0 and <= 1 a run", "ppo"),
+    ("gamma = 1.0", "float >= 0 and <= 1 per run", "ppo"),
+    ("lam = 0.95", "float >= 0 and <= 1 per run", "ppo"),
     ("whiten_advantages = False", "bool", "ppo"),
     ("include_prompt = False", "bool", "sft"),
-    ("keep = 0.25", "float > 0 and <= 1 a run", "rejection_sampling"),
-    ("keep = 0.2", "float > 0 and <= 1 a run", "raft"),
+    ("keep = 0.25", "float > 0 and <= 1 per run", "rejection_sampling"),
+    ("keep = 0.2", "float > 0 and <= 1 per run", "raft"),
     ("quantiles = (0.5, 0.7, 0.8, 0.9)", "tuple of float", "rest"),
-    ("weight_clip = 20.0", "float > 0 a run", "rwr awr"),
+    ("weight_clip = 20.0", "float > 0 per run", "rwr awr"),
     ("batch_size = 64", "int >= 1", "schedule"),
     ("num_generations = 2", "int >= 1", "schedule"),
     ("epochs = 1", "int >= 1", "schedule"),
@@ -108,7 +108,7 @@ def test_defaults_and_ranges(number: str, accepts: str, kinds: str) -> None:
     for kind in kinds.split():
         cls: type[Spec] = {"reward_model": RewardModelLoss, "schedule": Schedule}.get(kind) or all_algorithms()[kind]
         field = next(f for f in dataclasses.fields(cls) if f.name == number.split()[0])
-        range_ = describe(field, cls.hints()[field.name]) + " a run" * bool(field.metadata.get("per_run"))
+        range_ = describe(field, cls.hints()[field.name]) + " per run" * bool(field.metadata.get("per_run"))
         assert (f"{field.name} = {field.default}", range_) == (number, accepts), kind
 
 

@@ -190,7 +190,7 @@ def test_exact_means_are_those_of_samples(kind: str) -> None:
     listed = environment.all_rewards().expand(3, *environment.all_rewards().shape[-2:])
     exact = (policy.all_log_probs().detach().exp() * listed).sum(-1)
     span = float(listed.max() - listed.min())
-    # Two responses to one prompt share it, so that prompts are what is independent: 2,000 a run.
+    # Two responses to one prompt share it, so that prompts are what is independent: 2,000 per run.
     expected = exact.mean(-1)
     assert ((gold.mean((-2, -1)) - expected).abs() <= span * within(2000, 3)).all()
 

@@ -51,14 +51,17 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def train(environment: Any, policy: Any, algorithm: Algorithm, schedule: Schedule) -> None:
         noise, dtype = Noise.of(0, 2, "philox"), torch.float32
-        built, place = policy.build(environment, noise, algorithm.needs_critic, dtype), environment.build(dtype, noise)
+        built, made = (
+            policy.build(environment, noise, algorithm.needs_critic, dtype),
+            environment.build(dtype, noise),
+        )
         algorithm, optimiser = (stack_specs([x], [2], dtype, "meta") for x in (algorithm, Optimiser()))
-        built, place, noise = move(built, "meta"), move(place, "meta"), noise.to("meta")
+        built, made, noise = move(built, "meta"), move(made, "meta"), noise.to("meta")
         learner = Learner(built, optimiser, noise.lead)
-        training = Training(built, place, algorithm, schedule, learner, noise)
+        training = Training(built, made, algorithm, schedule, learner, noise)
         training.collector.checked = True
         experiment = sims.Experiment("x", environment, policy, sims.RLOO(), evaluations=1, updates=4)
-        evaluations = [evaluation_of(training, place, environment), PairEvaluation(training)]
+        evaluations = [evaluation_of(training, made, environment), PairEvaluation(training)]
         recorder = Recorder(training, experiment, evaluations)
         recorder.run(training.train(4))
 

@@ -8,8 +8,8 @@ from sims.policies import TransformerPolicy
 from sims.policies.causal import PER_BLOCK
 from tests.benchmarks.bandit_steps import (
     ALGORITHMS,
+    ENVIRONMENTS,
     LOSSES,
-    PLACES,
     PlainPolicy,
     diagnostics,
     plain,
@@ -32,10 +32,10 @@ def gradients(network: PlainPolicy, stacked: object) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("where", ENVIRONMENTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_loop_and_stacked_step_have_one_loss_and_one_gradient(place: str, algorithm: str) -> None:
-    stacked, _ = training(place, algorithm, 2, torch.float64)
+def test_loop_and_stacked_step_have_one_loss_and_one_gradient(where: str, algorithm: str) -> None:
+    stacked, _ = training(where, algorithm, 2, torch.float64)
     batch, expected, loss = second_gradient(stacked)
     run = 1
     network, reference = (plain(p, run) for p in (stacked.policy, stacked.reference.policy))

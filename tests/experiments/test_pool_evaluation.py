@@ -20,12 +20,12 @@ from sims.policies import Table
 NAMES = ("pool_logp_chosen", "pool_logp_rejected", "unpaired_mass_ref", "unpaired_mass_final")
 
 
-@pytest.mark.parametrize("place", [TokenTree(num_prompts=3, label_temperature=0.5), BanditR2(num_prompts=5)])
-def test_it_is_the_mean_over_the_pairs_and_the_mass_of_all_other_responses(place: ToyEnvironment) -> None:
+@pytest.mark.parametrize("spec", [TokenTree(num_prompts=3, label_temperature=0.5), BanditR2(num_prompts=5)])
+def test_it_is_the_mean_over_the_pairs_and_the_mass_of_all_other_responses(spec: ToyEnvironment) -> None:
     """At the start and after some updates; of the prompts of a pool of 4 some occur twice, and one of five in none."""
     noise = Noise.of(0, 2)
     schedule = Schedule(batch_size=4, source="pool", pool_size=4)
-    environment, policy = place.build(torch.float64, noise), Table().build(place, noise, False, torch.float64)
+    environment, policy = spec.build(torch.float64, noise), Table().build(spec, noise, False, torch.float64)
     learner = Learner(policy, Optimiser(learning_rate=0.3), noise.lead)
     training = Training(policy, environment, find_algorithm("dpo")(), schedule, learner, noise)
     evaluation = PoolEvaluation(training, environment)
@@ -35,7 +35,7 @@ def test_it_is_the_mean_over_the_pairs_and_the_mass_of_all_other_responses(place
     rows = [(start, evaluation.start(updates[0]))]
     list(training.train(4))
     rows.append((policy.all_log_probs().detach(), evaluation.row()))
-    listed = [tuple(y) for y in place.space.all_responses[0].tolist()]
+    listed = [tuple(y) for y in spec.space.all_responses[0].tolist()]
     pool = training.collector.pool
     closing = evaluation.closing()
     for (logp, row), end in zip(rows, ("ref", "final"), strict=True):

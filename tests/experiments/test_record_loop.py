@@ -136,8 +136,8 @@ def test_a_caller_may_end_there() -> None:
 )
 def test_the_counts_of_a_schedule_are_those_of_a_run(settings: dict[str, object]) -> None:
     schedule = Schedule(batch_size=4, **settings)
-    place = Contextual(num_prompts=3) if schedule.source == "dataset" else BanditR1()
-    trained = training(ARM.replace(schedule=schedule, environment=place, updates=12))
+    chosen = Contextual(num_prompts=3) if schedule.source == "dataset" else BanditR1()
+    trained = training(ARM.replace(schedule=schedule, environment=chosen, updates=12))
     assert schedule.counts(0, 12) == (0, 0)
     for update in trained.train(12):
         assert schedule.counts(update.number, 12) == (update.samples, update.staleness)

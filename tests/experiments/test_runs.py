@@ -19,7 +19,7 @@ from sims.experiments.runner import stacks
 from sims.policies import MLP, FineTuned, Table
 
 PAPER_MLP = MLP(hidden=(50, 256, 256), features="uniform", normalise_first=True, fit_steps=5)
-PLACES: dict[str, tuple[ToyEnvironment, PolicySpec]] = {
+ENVIRONMENTS: dict[str, tuple[ToyEnvironment, PolicySpec]] = {
     "table": (BanditR2(), Table()),
     "prompts": (BanditR1(num_prompts=4, label_temperature=0.3, flip_rate=0.1), Table()),
     "tree": (TokenTree(num_prompts=3), Table()),
@@ -29,8 +29,8 @@ PLACES: dict[str, tuple[ToyEnvironment, PolicySpec]] = {
 }
 
 
-def experiment(kind: str, place: str = "table", **changes: object) -> Experiment:
-    environment, policy = PLACES[place]
+def experiment(kind: str, where: str = "table", **changes: object) -> Experiment:
+    environment, policy = ENVIRONMENTS[where]
     cls = find_algorithm(kind)
     return Experiment(
         name=kind,
@@ -53,12 +53,12 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], runs: slice 
 
 
 # One algorithm of each kind is enough for the slowest policy.
-CASES = [(a, p) for a in all_algorithms() for p in PLACES if p != "paper_mlp" or a in ("ppo", "dpo")]
+CASES = [(a, p) for a in all_algorithms() for p in ENVIRONMENTS if p != "paper_mlp" or a in ("ppo", "dpo")]
 
 
-@pytest.mark.parametrize(("algorithm", "place"), CASES)
-def test_two_runs_among_64_are_two_runs(algorithm: str, place: str) -> None:
-    few = experiment(algorithm, place)
+@pytest.mark.parametrize(("algorithm", "where"), CASES)
+def test_two_runs_among_64_are_two_runs(algorithm: str, where: str) -> None:
+    few = experiment(algorithm, where, updates=3)
     assert_same(execute([few])[0], execute([few.replace(runs=64)])[0], slice(0, 2))
 
 
@@ -73,19 +73,19 @@ def test_one_seed_gives_one_record_and_touches_no_global_generator(algorithm: st
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (the global generator is what this test watches)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first, second = (execute([experiment(algorithm, "tree")])[0] for _ in range(2))
+    first, second = (execute([experiment(algorithm, "tree", updates=3)])[0] for _ in range(2))
     assert_same(first, second)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
-    other = execute([experiment(algorithm, "tree", seed=1)])[0]
+    other = execute([experiment(algorithm, "tree", updates=3, seed=1)])[0]
     assert not np.array_equal(first["reward"], other["reward"])
 
 
 @pytest.mark.parametrize("algorithm", all_algorithms())
 def test_stacking_arms_changes_no_bit(algorithm: str) -> None:
     arms = [
-        experiment(algorithm, "tree", optimiser=Optimiser(learning_rate=0.02)),
-        experiment(algorithm, "tree", optimiser=Optimiser(learning_rate=0.3), seed=4, runs=3),
+        experiment(algorithm, "tree", updates=3, optimiser=Optimiser(learning_rate=0.02)),
+        experiment(algorithm, "tree", updates=3, optimiser=Optimiser(learning_rate=0.3), seed=4, runs=3),
     ]
     if "beta" in arms[0].algorithm.per_run_fields() and arms[0].algorithm.beta > 0:
         arms.append(arms[0].replace(algorithm=arms[0].algorithm.replace(beta=0.7)))
@@ -105,15 +105,15 @@ SIDE_BY_SIDE: dict[str, list[ToyEnvironment]] = {
 
 
 @pytest.mark.parametrize("policy", ["table", "mlp"])
-@pytest.mark.parametrize("places", SIDE_BY_SIDE)
+@pytest.mark.parametrize("environments", SIDE_BY_SIDE)
 @pytest.mark.parametrize("algorithm", ["ppo", "dpo", "rwr", "nash_md"])
 def test_problems_that_differ_in_numbers_run_side_by_side_and_change_no_bit(
-    algorithm: str, places: str, policy: str
+    algorithm: str, environments: str, policy: str
 ) -> None:
-    chosen = Table() if policy == "table" or places == "trees" else MLP(hidden=(16, 16), fit_steps=5)
+    chosen = Table() if policy == "table" or environments == "trees" else MLP(hidden=(16, 16), fit_steps=5)
     arms = [
-        experiment(algorithm, environment=place, policy=chosen, runs=2 + i, seed=i % 2)
-        for i, place in enumerate(SIDE_BY_SIDE[places])
+        experiment(algorithm, environment=spec, policy=chosen, runs=2 + i, seed=i % 2)
+        for i, spec in enumerate(SIDE_BY_SIDE[environments])
     ]
     assert len(stacks(arms)) == 1
     for arm, together in zip(arms, execute(arms), strict=True):
@@ -125,10 +125,10 @@ def test_problems_that_differ_in_numbers_run_side_by_side_and_change_no_bit(
     [{"reward_model": "mlp", "reward_model_steps": 20}, {"reward_model": "table"}, {"label_temperature": 0.5}],
 )
 def test_recorded_pairs_and_reward_models_stay_with_their_problem(changes: dict[str, object]) -> None:
-    places = [Contextual(num_prompts=3, table_seed=seed, **changes) for seed in (0, 1)]
+    environments = [Contextual(num_prompts=3, table_seed=seed, **changes) for seed in (0, 1)]
     recorded = {"algorithm": find_algorithm("dpo")(), "schedule": Schedule(batch_size=18, source="dataset")}
     for learner in ({}, recorded, recorded | {"policy": FineTuned()}):
-        arms = [experiment("rloo", environment=place, **learner) for place in places]
+        arms = [experiment("rloo", environment=spec, **learner) for spec in environments]
         assert len(stacks(arms)) == 1
         for arm, together in zip(arms, execute(arms), strict=True):
             assert_same(execute([arm])[0], together)
@@ -168,9 +168,9 @@ def test_offline_draws_never_follow_the_policy() -> None:
     assert not np.allclose(slow["reward"][:, -1], fast["reward"][:, -1])
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_values_frozen_at_collection_do_not_follow_the_critic(place: str) -> None:
-    environment, spec = PLACES[place]
+@pytest.mark.parametrize("where", ENVIRONMENTS)
+def test_values_frozen_at_collection_do_not_follow_the_critic(where: str) -> None:
+    environment, spec = ENVIRONMENTS[where]
     noise = Noise.of(0, 2)
     policy = spec.build(environment, noise, True, torch.float64)
     prompts = torch.zeros((2, 3), dtype=torch.int64)

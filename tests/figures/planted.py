@@ -82,6 +82,32 @@ def absent_behaviour() -> list[Planted]:
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
 
+def alarms() -> list[Planted]:
+    """Who is not biased exploits nothing, and without a penalty length grows: the placebo and the control."""
+    found = []
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+        honest, longer = f"{place}/honest", f"{place}/length"
+        for name in ("rloo", "online"):
+            arms = ((f"{place}/{name}", 1.0), (f"{place}/offline", -1.0))
+            for part, share in (("per update", 1.0), ("at one nat", 0.5)):  # of the two nats at the first evaluation
+                terms = tuple(Term(arm, sign * share, "exploit") for arm, sign in arms)
+                found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms, weaker=honest))
+        for share, words in (("0.5", "half"), ("2", "twice")):
+            arm, part = f"{place}/penalty/{share}", f"penalty of {words} the bias"
+            grown = (Term(arm, 1.0, "growth"),)
+            found.append(Planted("alarms", "C56", f"{part}: length", setting, 0, grown, weaker=longer))
+            found.append(Planted("alarms", "C56", f"{part}: gold", setting, 1, difference(arm, longer)))
+        for name in ("length", "style"):
+            terms = difference(f"{place}/{name}", honest, "alarmed")
+            found.append(Planted("alarms", "C57", f"hacks about {name}", setting, 1, terms))
+        terms = difference(f"{place}/too_fast", f"{place}/right/none", "alarmed")
+        found.append(Planted("alarms", "C58", "entropy halved a week before", setting, 1, terms))
+        for judge in ("right", "noisy", "biased"):
+            terms = difference(f"{place}/{judge}/gate", f"{place}/{judge}/none")
+            found.append(Planted("alarms", "C63", f"{judge} judge", setting, 1, terms))
+    return found
+
+
 def audit() -> list[Planted]:
     conditions = {
         "a": "released scoring, released learning rates",
@@ -93,12 +119,12 @@ def audit() -> list[Planted]:
         Planted(
             "audit",
             "audit" if words else "C27",
-            f"{place}, {words}" if words else f"token bandit, {place}",
+            f"{where}, {words}" if words else f"token bandit, {where}",
             "token",
             1,
-            difference(f"{place}/{c}/ipo", f"{place}/{c}/best_of_n"),
+            difference(f"{where}/{c}/ipo", f"{where}/{c}/best_of_n"),
         )
-        for place in ("R1", "R2")
+        for where in ("R1", "R2")
         for c, words in conditions.items()
     ]
     for name in ("ipo", "best_of_n"):
@@ -170,7 +196,7 @@ def chosen_likelihood() -> list[Planted]:
     found = [
         Planted("chosen_likelihood", "C22", part, setting, -1, (Term(f"{arms}/(dpo|ipo)", 0.25, "chosen"),))
         for part, setting, arms in (
-            ("table, 64 pairs a prompt, third nat", "bandit", "dense/10"),
+            ("table, 64 pairs per prompt, third nat", "bandit", "dense/10"),
             ("network, 1 prompt, third nat", "mlp", "wide/1"),
             *((f"network, 100 prompts, {nat} nat", "mlp", "wide/100") for nat in ("first", "second", "third")),
         )
@@ -178,6 +204,23 @@ def chosen_likelihood() -> list[Planted]:
     terms = (Term("wide/100/(dpo|ipo)", 0.25, "chosen"), Term("wide/1/(dpo|ipo)", -0.25, "chosen"))
     few = Planted("chosen_likelihood", "C22", "network, many against few, third nat", "mlp", -1, terms)
     return [*found, few]
+
+
+def forgetting() -> list[Planted]:
+    found = [
+        Planted("forgetting", "C59", f"{name}: forgets", "mlp", 1, (Term(f"network/{name}", -1.0, "gold_set"),))
+        for name in ("dpo", "best_of_n", "rloo")
+    ]
+    for name in ("dpo", "best_of_n"):
+        arms = (f"network/gate/{name}", f"network/{name}")
+        gate = Planted("forgetting", "C59", f"{name}: gate, gold set", "mlp", 1, difference(*arms, "gold_set"))
+        found += [gate, Planted("forgetting", "C59", f"{name}: gate, users", "mlp", 0, difference(*arms[::-1]))]
+    found.append(Planted("forgetting", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)))
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+        for flip in ("0.2", "0.4"):
+            terms = difference(f"{place}/pool/0", f"{place}/pool/{flip}")
+            found.append(Planted("forgetting", "C61", f"flips {flip}", setting, 1, terms))
+    return found
 
 
 def gradient_variance() -> list[Planted]:
@@ -250,19 +293,19 @@ def lm_likelihoods() -> list[Planted]:
 def negative_gradient() -> list[Planted]:
     found = []
     variants = ("worst", "mean", "sum", "complement")
-    for place, setting, budget, faster, compound in (
+    for where, setting, budget, faster, compound in (
         ("R1", "bandit", 3, ("dpo", "ipo", *variants), ("dpo", "ipo", *variants)),
         ("R2", "bandit", 2, ("dpo",), ("dpo",)),
         ("network", "mlp", 3, ("dpo", "ipo", "sum"), ("dpo",)),
     ):
         for name in faster:
-            for after in (2,) if place == "R2" else (3, 10):
-                gain = difference(f"{place}/{name}/on/{after}", f"{place}/best_of_n/on/{after}")
-                part = f"{name}, {place}, {after} updates"
+            for after in (2,) if where == "R2" else (3, 10):
+                gain = difference(f"{where}/{name}/on/{after}", f"{where}/best_of_n/on/{after}")
+                part = f"{name}, {where}, {after} updates"
                 found.append(Planted("negative_gradient", "C27", part, setting, 1, gain))
         for name in compound:
-            arms = (f"{place}/{arm}/{sampler}/{budget}" for sampler in ("on", "off") for arm in (name, "best_of_n"))
-            found.append(Planted("negative_gradient", "C28", f"{name}, {place}", setting, 1, interaction(*arms)))
+            arms = (f"{where}/{arm}/{sampler}/{budget}" for sampler in ("on", "off") for arm in (name, "best_of_n"))
+            found.append(Planted("negative_gradient", "C28", f"{name}, {where}", setting, 1, interaction(*arms)))
     return found
 
 
@@ -271,13 +314,13 @@ def online_contrastive_ppo() -> list[Planted]:
         Planted(
             "online_contrastive_ppo",
             "C68",
-            f"{name}: {place}, equal {equal}{', over the run' if place == 'R2' else ''}",
+            f"{name}: {where}, equal {equal}{', over the run' if where == 'R2' else ''}",
             "bandit",
             0,
-            difference(f"{place}/{equal}/ppo/.*", f"{place}/{equal}/{name}/.*"),
+            difference(f"{where}/{equal}/ppo/.*", f"{where}/{equal}/{name}/.*"),
             cut=True,
         )
-        for place in ("R1", "R2")
+        for where in ("R1", "R2")
         for equal in ("samples", "compute")
         for name in ("dpo", "ipo")
     ]
@@ -286,9 +329,9 @@ def online_contrastive_ppo() -> list[Planted]:
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 
 
-def between_places(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
+def between_environments(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
     end = "/short" if name == "dpo" else ""
-    keys = (f"{place}/{name}/{sampler}{end}" for place in (unlikely, likely) for sampler in ("on", "off"))
+    keys = (f"{where}/{name}/{sampler}{end}" for where in (unlikely, likely) for sampler in ("on", "off"))
     return interaction(*keys)
 
 
@@ -300,7 +343,7 @@ def online_offline() -> list[Planted]:
     found = []
     for name in ALGORITHMS:
         for part, unlikely, likely in (("R1 against R2", "R1", "R2"), ("overlap axis", "0.01", "0.5")):
-            terms = between_places(unlikely, likely, name)
+            terms = between_environments(unlikely, likely, name)
             found.append(Planted("online_offline", "C25", f"{name}: {part}{ran(name)}", "bandit", 1, terms))
         terms = difference(f"R2/{name}/on", f"R2/{name}/off")
         control = f"R2/{'rwr' if name == 'best_of_n' else 'best_of_n'}/off"
@@ -335,9 +378,9 @@ def reference_shift() -> list[Planted]:
 
 def replayed_data() -> list[Planted]:
     found = []
-    for place, setting in (("bandit", "bandit"), ("network", "mlp")):
-        ipo, best = f"{place}/ipo", f"{place}/best_of_n"
-        exact = difference(f"{place}/.*/online", f"{place}/.*/held/ordered")
+    for where, setting in (("bandit", "bandit"), ("network", "mlp")):
+        ipo, best = f"{where}/ipo", f"{where}/best_of_n"
+        exact = difference(f"{where}/.*/online", f"{where}/.*/held/ordered")
         found.append(Planted("replayed_data", "C15", "in order", setting, 0, exact))
         for id, part, more, less in (
             ("C16", "IPO, settings of online", f"{ipo}/held/shuffled", f"{ipo}/offline"),
@@ -368,7 +411,7 @@ def reward_width() -> list[Planted]:
             f"{name}: R1 against R2, width {width}{ran(name)}",
             "bandit",
             1,
-            between_places(f"R1/{width}", f"R2/{width}", name),
+            between_environments(f"R1/{width}", f"R2/{width}", name),
             closed=True,  # the wider bump makes R1's optimum likely too
         )
         for name in ALGORITHMS
@@ -396,24 +439,24 @@ def sample_reuse() -> list[Planted]:
 
 def sync_period() -> list[Planted]:
     found = []
-    for place, setting in (("bandit", "bandit"), ("network", "mlp")):
+    for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         for name in ("dpo", "ipo", "best_of_n", "grpo"):
             for s in (10, 100):
-                terms = difference(f"{place}/{name}/1", f"{place}/{name}/{s}")
+                terms = difference(f"{where}/{name}/1", f"{where}/{name}/{s}")
                 found.append(
-                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{place}/grpo/inf")
+                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{where}/grpo/inf")
                 )
-            terms = difference(f"{place}/{name}/10", f"{place}/{name}/inf")
+            terms = difference(f"{where}/{name}/10", f"{where}/{name}/inf")
             found.append(Planted("sync_period", "C33", name, setting, 1, terms))
         grpo, nll = (
-            difference(f"{place}/{a}", f"{place}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
+            difference(f"{where}/{a}", f"{where}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
         )
         for id, part, terms in (
             ("C34", "at the end", grpo),
             ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
         ):
-            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{place}/grpo/inf"))
+            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
     return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
 
@@ -444,14 +487,57 @@ def unseen_responses() -> list[Planted]:
     return [*found, Planted("unseen_responses", "C04", "table", "bandit", 0, same, also=".*/table/ppo")]
 
 
+def weeks_of_drift() -> list[Planted]:
+    found = []
+    for place, setting in (("table", "bandit"), ("network", "mlp")):
+
+        def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], place=place, setting=setting, **more):  # type: ignore[no-untyped-def]
+            terms = tuple(Term(f"{place}/{t.arms}", t.times, t.quantity) for t in terms)
+            if "weaker" in more:
+                more["weaker"] = f"{place}/{more['weaker']}"
+            return Planted("weeks_of_drift", id, part, setting, claimed, terms, **more)
+
+        found += [
+            row("C52", "KL to the first model", 1, difference("held/previous", "fixed", "kl")),
+            row("C52", "entropy", 1, difference("fixed", "held/previous", "entropy")),
+            row("C52", "score, each tuned", 1, difference("fixed", "previous")),
+            row("C53", "old samples, new labels", 1, difference("fixed", "first")),
+            row("C53", "old samples, old labels", 1, difference("fixed", "pool")),
+            row("C53", "gradient norm", 1, difference("fixed", "held/first", "octaves")),
+            row("C54", "score", 0, difference("ppo", "fixed"), weaker="pool"),
+            row("C54", "spread across runs", 1, difference("spread/ppo", "spread/fixed", "octaves")),
+            row(
+                "C62",
+                "512 pairs against 64",
+                0,
+                difference("trigger/64", "trigger/512"),
+                cut=True,
+                weaker="trigger/5120",
+            ),
+            row(
+                "C62",
+                "1,024 pairs against 64",
+                0,
+                difference("trigger/64", "trigger/1024"),
+                cut=True,
+                weaker="trigger/5120",
+            ),
+            row("C62", "512 pairs against 5,120", 1, difference("trigger/512", "trigger/5120")),
+            row("C66", "least certain of four", 1, difference("chosen", "fixed")),
+        ]
+    return found
+
+
 PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        alarms,
         audit,
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        forgetting,
         gradient_variance,
         lm_algorithms,
         lm_batch_and_reuse,
@@ -467,6 +553,7 @@ PLANTED = [
         sample_reuse,
         sync_period,
         unseen_responses,
+        weeks_of_drift,
     )
     for row in rows()
 ]

@@ -33,6 +33,10 @@ QUANTITIES = {
     "excess": 0.0,  # DPO's loss of an RL optimum above its minimum
     "without": 0.0,  # distance from a DPO minimum to the nearest RL optimum: reference without the response
     "with": 0.0,  # and with full support
+    "gold_set": 0.9,  # and before the start
+    "exploit": 0.5,
+    "growth": 0.0,  # of length
+    "alarmed": 0.5,  # share of the runs that raise an alarm, the first ones
 }
 REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
 TABLES = 50
@@ -99,12 +103,18 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
         free = np.zeros(runs)
         return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
+    if spec["name"] == "forgetting-prompt":
+        return {"excess": level["excess"]}
     if spec["name"].startswith("gradient_variance"):
         return {"within": _noise_of_gradients(level, level["perfect"].mean() - moved, len(spec["group_sizes"]))}
     if "updates" not in spec:
         return {}  # exact, and nothing is claimed of it
     longest = spec["policy"].get("decoding", {}).get("max_new_tokens")
     found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
+    if (problems := spec["environment"].get("problems")) is not None:
+        found |= _same_problems(found["gold"], level, problems)
+    if spec["name"].startswith("alarms"):
+        found |= _alarms(level, *found["gold"].shape)
     mass = spec["environment"].get("best_mass")
     if mass is not None:  # the geometry that the environment promises
         with np.errstate(divide="ignore"):
@@ -149,6 +159,9 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "diverged_at": np.full(runs, -1),
         "rewards": np.array([[0.0, 1.0]]),
         "logp_ref": np.broadcast_to(REFERENCE, (runs, 1, 2)),
+        "deployed_gold": gold,
+        "deployed_gold_set": path(QUANTITIES["gold_set"], level["gold_set"]),
+        "grad_norm": path(np.nan, 2.0 ** level["octaves"]),
         "logp_final": distribution(level["best"]),
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
         "unseen_mass": path(0.5, level["unseen"]),
@@ -164,6 +177,31 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     found["logp_rejected"] = found["first_logp_loser"] = rejected
     found["pool_logp_rejected"] = path(start, start + level["chosen"] - 4.0)
     return found
+
+
+def _same_problems(gold: np.ndarray, level: Mapping[str, np.ndarray], problems: int) -> Arrays:
+    """Runs of a problem are on either side of its score by turns, as far as its octaves say."""
+    which, turn = np.arange(len(gold)) % problems, np.arange(len(gold)) // problems % 2
+    apart = 0.01 * 2.0 ** level["octaves"][which] * (1 - 2 * turn)
+    return {"gold": gold[which] + np.where(np.arange(gold.shape[1]) > 0, apart[:, None], 0.0)}
+
+
+def _alarms(level: Mapping[str, np.ndarray], runs: int, points: int) -> Arrays:
+    """Runs that raise an alarm have grown by more than a third and lost entropy, the others have shrunk as much."""
+    raised = np.arange(runs) < round(level["alarmed"].mean() * runs)
+
+    def path(start: float, then: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.full((runs, 1), start), np.repeat(then[:, None], points - 1, axis=1)], axis=1)
+
+    length = path(100.0, 100.0 * (1.0 + level["growth"] + np.where(raised, 0.35, -0.35)))
+    entropy = path(2.0, np.where(raised, 0.5, 1.5))
+    return {
+        "length": length,
+        "entropy": entropy,
+        "kl_policy_ref": path(0.0, 1.5 + level["kl"]),  # two nats
+        "exploit": path(0.0, level["exploit"]),
+        "refused": path(0.0, np.ones(runs)),
+    }
 
 
 def _noise_of_gradients(level: Mapping[str, np.ndarray], perfect: float, sizes: int) -> np.ndarray:

@@ -1,14 +1,13 @@
 """The released bug, reproduced on purpose: what is shifted, what is not, and that nobody can choose it by accident."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
 from figures.gallery.audit import ALGORITHMS, arm
+from sims.__main__ import main
 from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, OutputRequest
@@ -17,6 +16,7 @@ from sims.environments import TokenBanditR1, TokenBanditSmall
 from sims.experiments.executor import execute
 from sims.experiments.runner import sources_of
 from sims.policies import Transformer, TransformerPolicy
+from tests.processes import Fork
 
 SIZES = {"num_layers": 1, "num_heads": 2, "hidden_size": 8, "fit_steps": 3}
 PLACE = TokenBanditR1(vocabulary=12, length=3, num_prompts=4, peak=4)
@@ -63,9 +63,8 @@ def test_what_the_released_log_prob_does_not_give_is_refused() -> None:
 
 
 def test_the_command_line_does_not_know_it() -> None:
-    command = [sys.executable, "-m", "sims", "--policy", "audit-shifted-transformer"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 2 and "must be one of" in found.stderr
+    found = Fork(main, ["--policy", "audit-shifted-transformer"])  # a process that has loaded no figure
+    assert found.wait() == 2 and "must be one of" in found.printed()
 
 
 def test_a_record_depends_on_its_source_and_on_that_of_what_it_extends() -> None:

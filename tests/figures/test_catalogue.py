@@ -116,8 +116,9 @@ def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
 
 
 def test_every_claim_is_there_once_and_in_order() -> None:
-    ids = list(catalogue())
-    assert ids == [*(f"C{number:02}" for number in range(1, 91)), "toy→lm", "audit"]
+    numbered = [id for id in catalogue() if id[1:].isdigit()]
+    assert numbered == [f"C{number:02}" for number in range(1, len(numbered) + 1)]
+    assert {"toy→lm", "audit"} < set(catalogue())
 
 
 def test_figures_and_catalogue_name_the_same_claims() -> None:

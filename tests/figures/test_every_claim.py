@@ -27,12 +27,13 @@ from tests.figures.synthetic import QUANTITIES, Levels, balanced, filled, skelet
 
 RANKED = "toy_to_lm"  # its effect is a rank correlation, which has tests of its own below
 NAMES = {f"{p.figure}: {p.id}, {p.part} ({p.setting})": p for p in PLANTED}
-WITH_CLAIMS = [name for name, figure in all_figures().items() if figure.claims]
+FIGURES = all_figures()
+WITH_CLAIMS = [name for name, figure in FIGURES.items() if figure.claims]
 
 
 @functools.cache
 def empty(figure: str) -> Mapping[str, Record]:
-    return skeleton(all_figures()[figure])
+    return skeleton(FIGURES[figure])
 
 
 @functools.cache
@@ -41,8 +42,17 @@ def level(figure: str, noise: float) -> Mapping[str, Record]:
     return {key: filled(record, {}, noise) for key, record in empty(figure).items()}
 
 
-# Student's ends are enough to see a state, or an interval move: the noise here is small and normal.
-STUDENTS = mock.patch.object(statistics, "mean_bounds", lambda x, level, _, seed: mean_bounds(x, level, None, seed))
+def students(x: np.ndarray, level: float, resamples: int | None, seed: int) -> tuple[np.ndarray, ...]:
+    """Student's ends are enough to see a state, or an interval move: the noise here is small and normal."""
+    return _students(x.tobytes(), x.shape, level)
+
+
+@functools.lru_cache(10_000)  # most rows stay where they are when a record of another is moved
+def _students(numbers: bytes, shape: tuple[int, ...], level: float) -> tuple[np.ndarray, ...]:
+    return mean_bounds(np.frombuffer(numbers).reshape(shape), level, None, 0)
+
+
+STUDENTS = mock.patch.object(statistics, "mean_bounds", students)
 
 
 def judged(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
@@ -52,7 +62,7 @@ def judged(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, s
 
 
 def _rows(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
-    return {(r.id, r.part, r.setting): r for r in all_figures()[figure].verdicts(records)}
+    return {(r.id, r.part, r.setting): r for r in FIGURES[figure].verdicts(records)}
 
 
 def matching(figure: str, arms: str) -> list[str]:
@@ -98,22 +108,43 @@ def test_every_row_has_a_line_in_planted() -> None:
 
 def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     """The row where `term` alone differs, by what should give the effect."""
-    start = QUANTITIES if line.base is None else dict.fromkeys(QUANTITIES, line.base)
     by = (effect if line.base is None else effect - line.base) / term.times
-    records, lifted = dict(level(line.figure, noise)), dict[str, Levels]()
-    for other in line.terms if line.base is not None else ():
-        records |= {key: filled(empty(line.figure)[key], start, noise) for key in matching(line.figure, other.arms)}
-    for also in line.raised:
-        for key in matching(line.figure, also.arms):
+    others = () if line.base is None else tuple(other.arms for other in line.terms)
+    moved = (term.arms, term.quantity) if by or others else None
+    return planted(line.figure, moved, by, noise, line.base, others, line.weaker, line.raised)[
+        line.id, line.part, line.setting
+    ]
+
+
+@functools.lru_cache(1000)  # rows of a figure that are of the same arms are judged together
+def planted(
+    figure: str,
+    moved: tuple[str, str] | None,
+    by: float,
+    noise: float,
+    base: float | None,
+    others: tuple[str, ...],
+    weaker: str | None,
+    raised: tuple[Term, ...],
+) -> dict[tuple[str, str, str], Verdict]:
+    """All rows of a figure where a quantity of the records `moved` differs by `by`, and else nothing."""
+    start = QUANTITIES if base is None else dict.fromkeys(QUANTITIES, base)
+    records = dict(level(figure, noise))
+    for arms in others:
+        records |= {key: filled(empty(figure)[key], start, noise) for key in matching(figure, arms)}
+    lifted: dict[str, Levels] = {}
+    for also in raised:
+        for key in matching(figure, also.arms):
             lifted[key] = {**lifted.get(key, {}), also.quantity: QUANTITIES[also.quantity] + also.times}
-    records |= {key: filled(empty(line.figure)[key], levels, noise) for key, levels in lifted.items()}
-    weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05}
-    weaker = set(matching(line.figure, line.weaker)) if line.weaker is not None else set()
-    records |= {key: filled(empty(line.figure)[key], weak, noise) for key in weaker}
-    for key in matching(line.figure, term.arms):
-        levels: Levels = {**start, **(weak if key in weaker else {}), **lifted.get(key, {})}
-        records[key] = filled(empty(line.figure)[key], {**levels, term.quantity: levels[term.quantity] + by}, noise)
-    return judged(line.figure, records)[line.id, line.part, line.setting]
+    records |= {key: filled(empty(figure)[key], levels, noise) for key, levels in lifted.items()}
+    weak: Levels = {"score": QUANTITIES["score"] - 0.3, "best": 0.05, "exploit": 0.0, "growth": 0.5}
+    weaker_ones = set(matching(figure, weaker)) if weaker is not None else set()
+    records |= {key: filled(empty(figure)[key], weak, noise) for key in weaker_ones}
+    for key in matching(figure, moved[0]) if moved is not None else ():
+        levels: Levels = {**start, **(weak if key in weaker_ones else {}), **lifted.get(key, {})}
+        assert moved is not None
+        records[key] = filled(empty(figure)[key], {**levels, moved[1]: levels[moved[1]] + by}, noise)
+    return judged(figure, records)
 
 
 def expected(line: Planted, effect: float, margin: float) -> str:
@@ -175,22 +206,22 @@ def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
     if name == RANKED:  # one of its tasks shows as much as all, in a fraction of the time
         start = {key: record for key, record in start.items() if key.split("/")[1] == "min"}
     before = judged(name, start)
-    found = {place: (set(r.spec_hashes), set[str]()) for place, r in before.items()}
+    found = {address: (set(r.spec_hashes), set[str]()) for address, r in before.items()}
 
     def moved(by: Mapping[str, float]) -> set[tuple[str, str, str]]:
         after = judged(name, {**start, **{key: filled(empty(name)[key], {}, 1e-3, x) for key, x in by.items()}})
-        return {place for place in before if _interval(after[place]) != _interval(before[place])}
+        return {address for address in before if _interval(after[address]) != _interval(before[address])}
 
     for key in start:
-        places = moved({key: 0.3})
-        if any(key in named and place not in places for place, (named, _) in found.items()):
-            places |= moved({key: -0.3})
-        for place in places:
-            found[place][1].add(key)
-    for place, (named, moving) in found.items():
+        addresses = moved({key: 0.3})
+        if any(key in named and address not in addresses for address, (named, _) in found.items()):
+            addresses |= moved({key: -0.3})
+        for address in addresses:
+            found[address][1].add(key)
+    for address, (named, moving) in found.items():
         others = [key for key in start if key not in named | moving]
         # Each by another amount: two that are moved alike could cancel.
-        if others and place in moved({key: -0.2 - 0.2 * i / len(others) for i, key in enumerate(others)}):
+        if others and address in moved({key: -0.2 - 0.2 * i / len(others) for i, key in enumerate(others)}):
             moving.add(f"one of {others}")
     return found
 
@@ -203,8 +234,8 @@ def _interval(verdict: Verdict) -> tuple[float, float | None, float | None]:
 
 @pytest.mark.parametrize("name", WITH_CLAIMS)
 def test_the_hashes_of_a_row_name_the_records_that_move_it(name: str) -> None:
-    for place, (named, moving) in movers(name).items():
-        assert named == moving, f"{place}: named in vain {sorted(named - moving)}; unnamed {sorted(moving - named)}"
+    for address, (named, moving) in movers(name).items():
+        assert named == moving, f"{address}: named in vain {sorted(named - moving)}; unnamed {sorted(moving - named)}"
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if NAMES[n].figure != "reachable_policies"])
@@ -230,8 +261,8 @@ def ranked(order: str, noise: float = 1e-3) -> dict[tuple[str, str, str], Verdic
     records = {}
     for key, record in empty(RANKED).items():
         scale, _, name, _, _ = key.split("/")
-        place = matched.ONLINE.index(name)
-        records[key] = filled(record, {"score": 0.02 * (place if scale == "toy" else ORDERS[order][place])}, noise)
+        rank = matched.ONLINE.index(name)
+        records[key] = filled(record, {"score": 0.02 * (rank if scale == "toy" else ORDERS[order][rank])}, noise)
     with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1):
         return judged(RANKED, records)
 
@@ -245,11 +276,11 @@ def test_a_planted_ranking_gives_its_state(order: str, tau: float, said: str) ->
 
 
 def test_a_ranking_of_its_own_is_not_supported_and_one_of_noise_is_no_test() -> None:
-    """Of 105 pairs 59 are in the same order and 46 are not. With noise of 250 ranks a run, no side repeats itself."""
-    place = ("toy→lm", "on-policy, final score", "lm")
-    own = ranked("unrelated")[place]
+    """Of 105 pairs 59 are in the same order and 46 are not. With noise of 250 ranks per run, no side repeats itself."""
+    address = ("toy→lm", "on-policy, final score", "lm")
+    own = ranked("unrelated")[address]
     assert own.effect == pytest.approx((59 - 46) / 105) and own.verdict in ("inconclusive", "too small")
-    noisy = ranked("same", noise=5.0)[place]
+    noisy = ranked("same", noise=5.0)[address]
     assert noisy.verdict == "no test" and "odd against even runs" in str(noisy.why)
 
 

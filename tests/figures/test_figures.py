@@ -23,17 +23,18 @@ from figures.committed import Tuned, shrink
 from figures.drawing import run, where_from
 from figures.entries import choose, entries
 from figures.figure import Records, all_figures
+from figures.freshness import FILES, is_fresh, write_sums
 from figures.lab import FINAL_RUNS, FINAL_SEED, MEASURES, TUNING_SEED, Compared, Lab, product
 from figures.plan import choose_live
 from figures.report import page as report
 from figures.report.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
-from sims.environments import TokenTree
+from sims.environments import TokenBandit, TokenTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
 from sims.experiments.store import Record, Store
-from sims.policies import Table
+from sims.policies import Table, Transformer
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import mean_interval
 
@@ -157,9 +158,38 @@ def test_what_was_drawn_by_this_code_is_not_drawn_again(tmp_path: Path, capsys: 
     said = json.loads(data.read_text())
     for change in ({"code": "another"}, {"settings": "others"}):
         data.write_text(json.dumps(said | {"stamps": said["stamps"] | change}))
+        write_sums(name, tmp_path / "o")
         written = picture.stat().st_mtime_ns
         assert main(line) == 0
         assert picture.stat().st_mtime_ns > written
+
+
+def test_a_flipped_bit_in_what_was_drawn_is_told_and_drawn_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict among them; what all verdicts together say of one, and another figure's, may change."""
+    stamps = {"code": "c"}
+    for suffix in FILES:
+        (tmp_path / f"f{suffix}").write_text(json.dumps({"stamps": stamps, "where_from": {}}))
+    (tmp_path / "report.html").touch()
+    claims, mine = tmp_path / "claims.json", {"figure": "f", "effect": 0.5, "survives": True}
+    claims.write_text(json.dumps([mine]))
+    write_sums("f", tmp_path)
+    assert is_fresh("f", stamps, tmp_path)
+    claims.write_text(json.dumps([{"figure": "e", "effect": 1}, mine | {"survives": False}]))
+    assert is_fresh("f", stamps, tmp_path) and capsys.readouterr().err == ""
+    claims.write_text(json.dumps([mine | {"effect": 0.7}]))
+    assert not is_fresh("f", stamps, tmp_path)
+    assert f"claims.json in {tmp_path}: not what was written there; f is drawn again" in capsys.readouterr().err
+    claims.write_text(json.dumps([mine]))
+    for suffix in (".png", ".svg", ".webp"):
+        file = tmp_path / f"f{suffix}"
+        held = file.read_bytes()
+        file.write_bytes(bytes([held[0] ^ 1]) + held[1:])
+        assert not is_fresh("f", stamps, tmp_path) and f"f{suffix} in" in capsys.readouterr().err
+        file.write_bytes(held)
+    (tmp_path / "f.json").write_text(json.dumps({"stamps": stamps, "where_from": {}, "caption": "x"}))
+    assert not is_fresh("f", stamps, tmp_path) and "f.json in" in capsys.readouterr().err
 
 
 def test_the_entries_say_what_the_figures_say() -> None:
@@ -283,10 +313,18 @@ def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], 
     assert f">{html.escape(claimed)} score<" in (tmp_path / "report.html").read_text()
 
 
+LARGEST = 80_000  # bytes of a picture: of twice as many as there are, the report has room
+
+
 def of_one_batch(arm: Experiment) -> Experiment:
-    """Smaller than what --quick runs: two runs of a batch, evaluated before and after, of a policy that is hardly
-    fitted to its data and draws a few tokens."""
+    """Smaller than what --quick runs: two runs of a batch, evaluated before and after, of a small policy and a reward
+    model that are hardly fitted to their data, and a few tokens and samples."""
     arm = shrink(arm)
+    few = {"reward_model_steps": 2} if getattr(arm.environment, "reward_model", "none") != "none" else {}
+    few |= {"evaluation_samples": 4} if isinstance(arm.environment, TokenBandit) else {}
+    arm = arm.replace(environment=arm.environment.replace(**few))
+    if isinstance(arm.policy, Transformer):
+        arm = arm.replace(policy=arm.policy.replace(num_layers=1, num_heads=1, hidden_size=4))
     if "fit_steps" in arm.policy.hints():
         arm = arm.replace(policy=arm.policy.replace(fit_steps=2))
     if arm.environment.executor.startswith("llm."):
@@ -311,6 +349,8 @@ def test_every_figure_runs_quick_and_draws(
     assert all(h in svg for h in data["spec_hashes"])
     page = (tmp_path / "report.html").read_text()
     assert "data:image/webp;base64," in page and "://" not in page  # base64 has no colon
+    size = (tmp_path / f"{name}.webp").stat().st_size
+    assert size <= LARGEST, f"{name}.webp has {size} bytes: draw less in one picture, or the report exceeds 3 MB"
     assert not (tmp_path / "claims.json").exists()  # four runs judge nothing
 
 

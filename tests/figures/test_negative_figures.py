@@ -7,35 +7,33 @@ import pytest
 import torch
 
 from figures.gallery.chosen_likelihood import Path, at_margin
-from figures.gallery.negative_gradient import PLACES, SHORT, SHORT_RATES, arms, best_of_n_score, grid
+from figures.gallery.negative_gradient import ENVIRONMENTS, SHORT, SHORT_RATES, arms, best_of_n_score, grid
 from sims.core.loop.learner import Learner
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
 from sims.experiments.store import Record
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_offline_arms_learn_from_the_same_samples(place: str) -> None:
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_offline_arms_learn_from_the_same_samples(environment: str) -> None:
     drawn = []
-    for name in PLACES[place].arms:
-        arm = arms()[f"{place}/{name}/off/{PLACES[place].budgets[0]}"]
+    for name in ENVIRONMENTS[environment].arms:
+        arm = arms()[f"{environment}/{name}/off/{ENVIRONMENTS[environment].budgets[0]}"]
         noise = Noise.of(arm.seed, 2)
         policy = arm.policy.build(arm.environment, noise, False, arm.dtype)
-        environment = arm.environment.build(arm.dtype, noise)
-        training = Training(
-            policy, environment, arm.algorithm, arm.schedule, Learner(policy, arm.optimiser, (2,)), noise
-        )
+        built = arm.environment.build(arm.dtype, noise)
+        training = Training(policy, built, arm.algorithm, arm.schedule, Learner(policy, arm.optimiser, (2,)), noise)
         drawn.append(torch.stack([update.batch.responses for update in training.train(5)]))
     assert all(torch.equal(x, drawn[0]) for x in drawn[1:])
     assert not torch.equal(drawn[0][0], drawn[0][1])
 
 
 def test_budgets_of_tuning_are_equal_and_span_the_same_learning_rates() -> None:
-    for place in PLACES.values():
-        for updates in place.budgets:
-            grids = [grid(place, name, updates) for name in place.arms]
+    for of in ENVIRONMENTS.values():
+        for updates in of.budgets:
+            grids = [grid(of, name, updates) for name in of.arms]
             assert {len(points) for points in grids} == {54 if updates <= SHORT else 18}
-            ends = SHORT_RATES if updates <= SHORT else place.rates
+            ends = SHORT_RATES if updates <= SHORT else of.rates
             for points in grids:
                 rates = [point["learning_rate"] for point in points]
                 assert (min(rates), max(rates)) == (ends[0], ends[-1])

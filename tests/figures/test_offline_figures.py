@@ -55,8 +55,8 @@ def test_the_change_is_read_at_the_stated_loss_between_two_points() -> None:
 def test_both_mean_losses_are_those_that_were_read() -> None:
     dpo = Record({}, {"loss": np.array([[np.nan, 0.3, 0.1], [np.nan, 0.5, 0.4]])}, {})
     model = Record({}, {"reward_model_loss": np.array([0.2, 0.16])}, {})
-    places = [f"{t}-{c:g}/mlp" for t in unseen_responses.TILTS for c in unseen_responses.COVERAGES]
-    records = {f"{place}/dpo": dpo for place in places} | {f"{place}/ppo": model for place in places}
+    cells = [f"{t}-{c:g}/mlp" for t in unseen_responses.TILTS for c in unseen_responses.COVERAGES]
+    records = {f"{cell}/dpo": dpo for cell in cells} | {f"{cell}/ppo": model for cell in cells}
     assert unseen_responses.mean_losses(records, "mlp") == pytest.approx(((0.2 + 0.4) / 2, 0.18))
 
 

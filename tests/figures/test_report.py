@@ -19,7 +19,7 @@ from figures.report import page
 from figures.report.answers import answer
 from figures.report.forest import axis, mark, number, tick
 from figures.report.reading import Row, read_figures, read_rows
-from figures.report.sections import sections
+from figures.report.sections import sections, tuned
 from figures.report.states import STATES
 from sims.core.spec import SpecError
 from sims.statistics.intervals import mean_interval
@@ -126,7 +126,7 @@ def test_fields_that_came_later_are_shown_where_they_are_there(laid: Path) -> No
     ):
         assert said in text
     assert '<span class="setting">live</span>' in text
-    assert "at an end of its grid" in text and "<td>learning_rate 1</td>" in text  # the arm took the last of its rates
+    assert "<td>learning_rate 1 (at an end of its grid: learning_rate)" in text  # the arm took the last of its rates
 
 
 def test_every_figure_and_every_interval_has_alternative_text(laid: Path) -> None:
@@ -145,6 +145,20 @@ def test_a_picture_stands_in_the_page_once(laid: Path) -> None:
     text = (laid / "report.html").read_text()
     assert text.count("data:image/webp;base64,") == 3 and text.count('href="#picture-audit"') == 4
     assert len(text) < 200_000
+
+
+def test_arms_of_one_grid_and_gates_of_several_rows_are_said_once(tmp_path: Path) -> None:
+    gate = {"name": "room", "open": True, "why": "the arms' mean is 0.5"}
+    rows = read(tmp_path, row(gates=[gate]), row(part="another", gates=[gate]), row(part="a third", gates=[]))
+    (found,) = (section for section in sections(rows) if section.id == "C27")
+    said = (("room", True, "the arms' mean is 0.5"), "a part (bandit); another (bandit)")
+    assert list(found.gates) == [said]
+    table: dict[str, Any] = {"points": [{"beta": b} for b in (1, 2, 3)], "scores": [1, 3, 2], "runs": 5, "chosen": 1}
+    arms = tuned({"tuned": [table | {"arm": "a"}, table | {"arm": "b"}, table | {"arm": "c", "runs": 9}]})
+    assert {grid: [arm.name for arm in of] for grid, of in arms.items()} == {
+        "3 points: beta 1 … 3 (3 values); 5 runs a point": ["a", "b"],
+        "3 points: beta 1 … 3 (3 values); 9 runs a point": ["c"],
+    }
 
 
 @pytest.mark.parametrize(

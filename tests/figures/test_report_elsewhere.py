@@ -50,3 +50,10 @@ def test_the_lessons_of_the_explorer_name_claims_of_the_catalogue() -> None:
     found = elsewhere.lessons()
     assert len(found) == (elsewhere.ROOT / "docs/explorer/lessons.js").read_text().count("id: ") > 10
     assert {claim for lesson in found for claim in lesson.claims} <= set(catalogue())
+
+
+def test_a_claim_has_a_lesson_or_a_reason_and_not_both() -> None:
+    reasons = elsewhere.not_in_the_explorer()
+    assert reasons.keys() <= catalogue().keys()
+    assert not reasons.keys() & {claim for lesson in elsewhere.lessons() for claim in lesson.claims}
+    assert len(reasons) == sum(map(len, elsewhere.MISSING.values()))  # each claim once

@@ -86,7 +86,9 @@ def test_a_question_is_answered_by_its_words_and_where_none_has_all_by_most_of_t
     assert "C25" in shown(driver, ".claim")
     assert driver.find_element("id", "count").text == f"{len(shown(driver, '.claim'))} of {len(catalogue())} claims"
     driver.find_element("id", "search").send_keys(" For zebras, on-policy?")
-    assert driver.find_element("id", "count").text.endswith("claims, with 4 of 5 words: none has all")
+    assert driver.find_element("id", "count").text.endswith(
+        "claims, with 2 of 3 words: none has all. No judged claim speaks of “zebras”"
+    )
     assert "C25" in shown(driver, ".claim")
     press(driver, "theorem")  # of C01, which has none of the words
     assert shown(driver, ".claim") == []
@@ -170,6 +172,26 @@ def test_a_question_about_a_knob_or_a_sampler_that_no_row_names_is_answered(driv
     assert console_errors(driver) == []
 
 
+def test_what_no_row_answers_is_said_plainly(driver: Any, address: str) -> None:
+    open_page(driver, address)
+    search, count = (driver.find_element("id", id) for id in ("search", "count"))
+    said = {
+        "Is clipping a negative gradient?": "No judged claim speaks of “clipping”",
+        "Does a negative gradient help ceiling arms?": "No row has all of this: nearest first",
+        "Does overoptimization happen?": ", none of them judged. No judged claim speaks of “overoptimization”",
+    }
+    for question, answer in said.items():
+        search.clear()
+        search.send_keys(question)
+        assert count.text.endswith(answer), question
+    named = driver.find_element("id", "unjudged-found").text
+    assert named.startswith("Catalogued, and not judged yet: C14 Gold reward rises then falls with KL")
+    search.clear()
+    search.send_keys("a critic, and a network?")  # each in the one row or its setting
+    assert "No " not in count.text and shown(driver, "[data-of]") == ["C50"]
+    assert console_errors(driver) == []
+
+
 def test_it_lists_what_changed_and_says_what_would_flip_an_answer(driver: Any, address: str) -> None:
     open_page(driver, address)
     driver.find_element("css selector", 'nav a[href="#changes"]').click()
@@ -232,6 +254,16 @@ def test_nothing_is_wider_than_the_window(size: tuple[int, int], driver: Any, ad
     )
     assert outside == []
     assert console_errors(driver) == []
+
+
+def test_the_first_answer_is_on_the_first_screen_also_of_a_phone(driver: Any, address: str) -> None:
+    for size, filters in ((DESKTOP, True), (PHONE, False)):
+        open_page(driver, address, *size)
+        assert driver.find_element("css selector", "[data-of] .answer").rect["y"] < size[1] - 50
+        assert driver.find_element("id", "sort").is_displayed() == filters
+    driver.find_element("css selector", "#filters summary").click()
+    press(driver, "opposite")
+    assert shown(driver, ".claim") == ["C25", "C27"]
 
 
 def test_a_long_p_value_is_no_wider_than_a_phone(driver: Any, tmp_path: Path) -> None:

@@ -40,20 +40,20 @@ def test_what_offline_ipo_aims_at_by_hand(record: Record) -> None:
 
 
 def test_what_a_sample_costs() -> None:
-    # Contrastive: draw 1, reference 1, update 3. PPO: draw 1, value 1, then policy 3 and critic 3 a pass.
+    # Contrastive: draw 1, reference 1, update 3. PPO: draw 1, value 1, then policy 3 and critic 3 per pass.
     assert [online_contrastive_ppo.cost(name, 1).total for name in ("dpo", "ipo", "ppo")] == [5, 5, 8]
     assert [online_contrastive_ppo.cost(name, 4).total for name in ("dpo", "ppo")] == [14, 26]
 
 
 def test_equal_compute_is_equal_to_a_batch() -> None:
     for name, arm in online_contrastive_ppo.arms().items():
-        place, equal, algorithm, passes = name.split("/")
+        environment, equal, algorithm, passes = name.split("/")
         batches = arm.updates // arm.schedule.epochs
         spent = batches * arm.schedule.samples_per_batch * online_contrastive_ppo.cost(algorithm, int(passes)).total
         if equal == "compute":
-            assert 0 <= online_contrastive_ppo.COMPUTE[place] - spent < spent / batches
+            assert 0 <= online_contrastive_ppo.COMPUTE[environment] - spent < spent / batches
         else:
-            assert batches * arm.schedule.samples_per_batch == online_contrastive_ppo.SAMPLES[place]
+            assert batches * arm.schedule.samples_per_batch == online_contrastive_ppo.SAMPLES[environment]
 
 
 def test_who_leads_and_whether_it_is_sure() -> None:
@@ -99,8 +99,8 @@ def test_the_published_width_is_the_arm_that_the_overlap_figure_judges() -> None
     published = online_offline.arms(online_offline.environments())
     assert len(wide) == 2 * len(reward_width.WIDTHS) * len(online_offline.ALGORITHMS) * 2
     for name, arm in wide.items():
-        place, width, rest = name.split("/", 2)
-        assert (arm == published[f"{place}/{rest}"]) == (width == "10")
+        environment, width, rest = name.split("/", 2)
+        assert (arm == published[f"{environment}/{rest}"]) == (width == "10")
         assert arm.environment.width == float(width)
 
 

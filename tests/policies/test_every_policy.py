@@ -27,10 +27,10 @@ from sims.environments import BanditR1, Contextual, TokenBanditR1, TokenTree, To
 from sims.experiments.executor import execute
 from sims.experiments.experiment import Experiment
 from sims.listings import toy_policies
-from tests.newcomers import answers, small, within
+from tests.newcomers import accepts, small, within
 
 POLICIES = toy_policies()
-PLACES: dict[str, ToyEnvironment] = {
+ENVIRONMENTS: dict[str, ToyEnvironment] = {
     "bandit": BanditR1(num_actions=12, peak=8.0, width=3.0),
     "bandit of 3 prompts": BanditR1(num_actions=5, peak=3.0, width=1.0, num_prompts=3),
     "tree of 15, 2 prompts": TokenTree(num_prompts=2),
@@ -38,10 +38,10 @@ PLACES: dict[str, ToyEnvironment] = {
     "tokens without EOS": TokenBanditR1(num_prompts=3, vocabulary=6, length=3, peak=4.0, width=2.0),
 }
 CASES = [
-    pytest.param(kind, place, id=f"{kind} on {place}")
+    pytest.param(kind, where, id=f"{kind} on {where}")
     for kind in POLICIES
-    for place, environment in PLACES.items()
-    if answers(small(kind), environment)
+    for where, environment in ENVIRONMENTS.items()
+    if accepts(small(kind), environment)
 ]
 ENUMERABLE = [case for case in CASES if case.values[1] != "tokens without EOS"]
 RUNS, PROMPTS, GENERATIONS = 3, 6, 4
@@ -61,9 +61,9 @@ class Drawn:
         return self.policy.forward(Batch(self.prompts, self.responses, self.mask), OutputRequest(**asked))
 
 
-def build(kind: str, place: str, noise: Noise, critic: bool = False, dtype: torch.dtype = torch.float64) -> Any:
+def build(kind: str, where: str, noise: Noise, critic: bool = False, dtype: torch.dtype = torch.float64) -> Any:
     """The policy as it starts, but for parameters moved by a tenth, a run's own way."""
-    policy = small(kind).build(PLACES[place], noise, critic, dtype)
+    policy = small(kind).build(ENVIRONMENTS[where], noise, critic, dtype)
     moves = Noise(noise.runs)
     with torch.no_grad():
         for i, parameter in enumerate(policy.parameters()):
@@ -72,11 +72,11 @@ def build(kind: str, place: str, noise: Noise, critic: bool = False, dtype: torc
 
 
 def draw(
-    kind: str, place: str, noise: Noise | None = None, critic: bool = False, dtype: torch.dtype = torch.float64
+    kind: str, where: str, noise: Noise | None = None, critic: bool = False, dtype: torch.dtype = torch.float64
 ) -> Drawn:
     noise = Noise.of(1, RUNS) if noise is None else noise
-    policy = build(kind, place, noise, critic, dtype)
-    count = PLACES[place].num_prompts
+    policy = build(kind, where, noise, critic, dtype)
+    count = ENVIRONMENTS[where].num_prompts
     prompts = (noise.uniforms("test prompts", PROMPTS) * count).long()
     return Drawn(policy, prompts, *policy.sample(SampleRequest(Prompts(prompts), GENERATIONS, noise)))
 
@@ -92,26 +92,28 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-def test_some_place_is_there_for_it(kind: str) -> None:
+def test_some_environment_is_there_for_it(kind: str) -> None:
     """Else none of the tests below would have run; and its settings are JSON and have help."""
     spec = small(kind)
-    assert any(answers(spec, place) for place in PLACES.values()), f"{kind} answers none of PLACES: add one that it can"
+    assert any(accepts(spec, where) for where in ENVIRONMENTS.values()), (
+        f"{kind} accepts none of ENVIRONMENTS: add one that it can"
+    )
     assert inspect.getdoc(type(spec)), f"{kind} has no docstring"
     assert from_json(to_json(spec)) == spec
 
 
 @pytest.mark.parametrize("kind", POLICIES)
 def test_refuses_in_one_line_what_it_cannot_answer(kind: str) -> None:
-    for place in PLACES.values():
+    for where in ENVIRONMENTS.values():
         try:
-            small(kind).check_environment(place)
+            small(kind).check_environment(where)
         except SpecError as error:
             assert len(str(error).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_samples_are_tokens_of_the_space_and_a_mask(kind: str, place: str) -> None:
-    drawn, space = draw(kind, place), PLACES[place].space
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_samples_are_tokens_of_the_space_and_a_mask(kind: str, where: str) -> None:
+    drawn, space = draw(kind, where), ENVIRONMENTS[where].space
     shape = (RUNS, PROMPTS, GENERATIONS, space.length)
     for name in ("responses", "mask", "logp"):
         found = tuple(getattr(drawn, name).shape)
@@ -124,18 +126,18 @@ def test_samples_are_tokens_of_the_space_and_a_mask(kind: str, place: str) -> No
         assert (drawn.responses[~drawn.mask] == 0).all(), f"{kind}: behind an EOS stands EOS"
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_forward_says_what_sample_said(kind: str, place: str) -> None:
-    drawn = draw(kind, place)
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_forward_says_what_sample_said(kind: str, where: str) -> None:
+    drawn = draw(kind, where)
     found = drawn.forward().logp
     assert found.shape == drawn.logp.shape
     close(found.detach()[drawn.mask], drawn.logp[drawn.mask])
 
 
-@pytest.mark.parametrize(("kind", "place"), ENUMERABLE)
-def test_probabilities_sum_to_1(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), ENUMERABLE)
+def test_probabilities_sum_to_1(kind: str, where: str) -> None:
     """Over all responses, whose log-probs are those of `forward`, summed over the tokens that were chosen."""
-    policy, environment = build(kind, place, Noise.of(1, RUNS)), PLACES[place]
+    policy, environment = build(kind, where, Noise.of(1, RUNS)), ENVIRONMENTS[where]
     logp = policy.all_log_probs().detach()
     responses, mask = environment.space.all_responses
     assert logp.shape == (RUNS, environment.num_prompts, len(responses))
@@ -146,11 +148,11 @@ def test_probabilities_sum_to_1(kind: str, place: str) -> None:
     close(torch.where(mask, tokens, 0.0).sum(-1), logp)
 
 
-@pytest.mark.parametrize(("kind", "place"), ENUMERABLE)
-def test_samples_are_as_frequent_as_they_are_likely(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), ENUMERABLE)
+def test_samples_are_as_frequent_as_they_are_likely(kind: str, where: str) -> None:
     """6,000 responses to the first prompt, each run's share of every response against its probability."""
-    environment, noise = PLACES[place], Noise.of(2, RUNS)
-    policy = build(kind, place, noise)
+    environment, noise = ENVIRONMENTS[where], Noise.of(2, RUNS)
+    policy = build(kind, where, noise)
     prompts = torch.zeros((RUNS, 1500), dtype=torch.int64)
     drawn = policy.sample(SampleRequest(Prompts(prompts), 4, noise)).responses.flatten(1, 2)
     logp, responses = policy.all_log_probs().detach()[:, 0], environment.space.all_responses[0]
@@ -158,11 +160,11 @@ def test_samples_are_as_frequent_as_they_are_likely(kind: str, place: str) -> No
     assert (shares - logp.exp()).abs().max() <= within(6000, RUNS * len(responses))
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_a_run_alone_is_the_run_among_many(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_a_run_alone_is_the_run_among_many(kind: str, where: str) -> None:
     """Bit for bit, in both precisions: parameters, samples, log-probs, values, entropies and gradients."""
     for dtype in (torch.float32, torch.float64):
-        many, alone = (draw(kind, place, Noise(runs), True, dtype) for runs in ([(3, r) for r in range(5)], [(3, 2)]))
+        many, alone = (draw(kind, where, Noise(runs), True, dtype) for runs in ([(3, r) for r in range(5)], [(3, 2)]))
         for one, all_of_them in zip(alone.policy.parameters(), many.policy.parameters(), strict=True):
             assert len(all_of_them) == 5, f"{kind}: parameters have the runs axis first, not {tuple(all_of_them.shape)}"
             assert torch.equal(one, all_of_them[2:3])
@@ -179,10 +181,10 @@ def test_a_run_alone_is_the_run_among_many(kind: str, place: str) -> None:
             assert torch.equal(one, all_of_them[2:3]), f"{kind}: the gradient of a run depends on other runs"
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_the_gradient_reaches_every_parameter_of_its_own_run_alone(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_the_gradient_reaches_every_parameter_of_its_own_run_alone(kind: str, where: str) -> None:
     """With a critic, whose parameters log-probs may leave alone and values may not."""
-    drawn = draw(kind, place, critic=True)
+    drawn = draw(kind, where, critic=True)
     parameters, outputs = trainable(drawn.policy), drawn.forward(values=True)
     assert outputs.values is not None and outputs.values.shape == drawn.logp.shape
     weights = torch.linspace(-1.0, 1.0, drawn.logp[0].numel(), dtype=torch.float64).view(drawn.logp.shape[1:])
@@ -195,10 +197,10 @@ def test_the_gradient_reaches_every_parameter_of_its_own_run_alone(kind: str, pl
         assert (gradient[1:] == 0).all(), f"{what} of a run gets a gradient from another run"
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_a_critic_is_there_when_asked_for(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_a_critic_is_there_when_asked_for(kind: str, where: str) -> None:
     """It changes neither the policy nor its samples."""
-    with_critic, without = draw(kind, place, critic=True), draw(kind, place)
+    with_critic, without = draw(kind, where, critic=True), draw(kind, where)
     assert len(list(with_critic.policy.parameters())) > len(list(without.policy.parameters()))
     assert torch.equal(with_critic.responses, without.responses)
     close(with_critic.logp, without.logp)
@@ -206,10 +208,10 @@ def test_a_critic_is_there_when_asked_for(kind: str, place: str) -> None:
     assert plain.values is None and plain.entropy is None, f"{kind}: values and entropies are given when asked for"
 
 
-@pytest.mark.parametrize(("kind", "place"), ENUMERABLE)
-def test_entropies_of_tokens_make_that_of_responses(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), ENUMERABLE)
+def test_entropies_of_tokens_make_that_of_responses(kind: str, where: str) -> None:
     """The chain rule: Σ_y π(y)·Σ_t H(π(·|y_<t)) = −Σ_y π(y)·log π(y)."""
-    policy, environment = build(kind, place, Noise.of(1, RUNS)), PLACES[place]
+    policy, environment = build(kind, where, Noise.of(1, RUNS)), ENVIRONMENTS[where]
     responses, mask = environment.space.all_responses
     shape = (RUNS, environment.num_prompts, *responses.shape)
     prompts = torch.arange(environment.num_prompts).expand(RUNS, -1)
@@ -221,9 +223,9 @@ def test_entropies_of_tokens_make_that_of_responses(kind: str, place: str) -> No
     close(along, -(logp.exp() * logp).sum(-1), 1e-10)
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_a_clone_is_its_own(kind: str, place: str) -> None:
-    drawn = draw(kind, place, critic=True)
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_a_clone_is_its_own(kind: str, where: str) -> None:
+    drawn = draw(kind, where, critic=True)
     trainable(drawn.policy)
     twin = drawn.policy.clone()
     before = [p.detach().clone() for p in drawn.policy.parameters()]
@@ -246,19 +248,19 @@ def test_a_clone_is_its_own(kind: str, place: str) -> None:
     assert all(p.requires_grad for p in drawn.policy.parameters())
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_blend_from_moves_a_share_of_the_way(kind: str, place: str) -> None:
-    mine, theirs = (build(kind, place, Noise.of(seed, RUNS)) for seed in (1, 2))
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_blend_from_moves_a_share_of_the_way(kind: str, where: str) -> None:
+    mine, theirs = (build(kind, where, Noise.of(seed, RUNS)) for seed in (1, 2))
     expected = [a + 0.25 * (b - a) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True)]
     mine.blend_from(theirs, 0.25)
     for found, wanted in zip(mine.parameters(), expected, strict=True):
         close(found.detach(), wanted.detach())
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_a_blend_of_two_distributions(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_a_blend_of_two_distributions(kind: str, where: str) -> None:
     """∝ π^{1−a}·π_other^a at each token: either end is one of the two, and a may be a number per run."""
-    mine, other = (build(kind, place, Noise.of(seed, RUNS)) for seed in (1, 2))
+    mine, other = (build(kind, where, Noise.of(seed, RUNS)) for seed in (1, 2))
     prompts = torch.zeros((RUNS, PROMPTS), dtype=torch.int64)
     drawn = {}
     for name, share in (
@@ -274,10 +276,10 @@ def test_a_blend_of_two_distributions(kind: str, place: str) -> None:
         assert torch.equal(drawn["per run"].responses[run], drawn[name].responses[run])
 
 
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_global_generators_are_untouched_and_one_seed_gives_one_result(kind: str, place: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_global_generators_are_untouched_and_one_seed_gives_one_result(kind: str, where: str) -> None:
     before = (torch.get_rng_state().clone(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    first, again = draw(kind, place), draw(kind, place)
+    first, again = draw(kind, where), draw(kind, where)
     after = (torch.get_rng_state(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:], f"{kind}: draws from a global generator"
     assert torch.equal(first.responses, again.responses) and torch.equal(first.logp, again.logp)
@@ -286,11 +288,11 @@ def test_global_generators_are_untouched_and_one_seed_gives_one_result(kind: str
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
-@pytest.mark.parametrize(("kind", "place"), CASES)
-def test_an_experiment_trains_it(kind: str, place: str, algorithm: str) -> None:
+@pytest.mark.parametrize(("kind", "where"), CASES)
+def test_an_experiment_trains_it(kind: str, where: str, algorithm: str) -> None:
     """Two updates, whose runs all live, and which move the policy."""
     schedule = Schedule(batch_size=8, num_generations=2)
-    arm = Experiment("e", PLACES[place], small(kind), find_algorithm(algorithm)(), schedule,
+    arm = Experiment("e", ENVIRONMENTS[where], small(kind), find_algorithm(algorithm)(), schedule,
                      updates=2, evaluations=1, runs=2)  # fmt: skip
     (arrays,) = execute([arm])
     assert (arrays["diverged_at"] == -1).all()

@@ -80,6 +80,6 @@ def test_no_effect_is_not_supported_of_one_beyond_the_margin() -> None:
 @pytest.mark.parametrize("runs", RUNS)
 @pytest.mark.parametrize("rest", REST)
 def test_it_covers_whatever_the_rest_is(rest: str, runs: int) -> None:
-    """2,000 experiments a cell: a standard error of .0049 at .95."""
+    """2,000 experiments per cell: a standard error of .0049 at .95."""
     for share in SHARES:
         assert coverage("Gaffke", share, rest, runs, experiments=2000)[0] >= 0.93, share

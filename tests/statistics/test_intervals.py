@@ -79,7 +79,7 @@ def test_coverage_of_an_unpaired_difference_is_95_percent(draw: Draw) -> None:
 
 
 def test_without_an_effect_each_side_is_told_in_one_experiment_in_forty() -> None:
-    # Rates about 0.022, standard error 0.0023: outside (0.012, 0.034) with probability 2e-5 a side.
+    # Rates about 0.022, standard error 0.0023: outside (0.012, 0.034) with probability 2e-5 per side.
     _, low, high = band(np.random.default_rng(3).normal(size=(RUNS, EXPERIMENTS)))
     assert 0.012 < (low > 0).mean() < 0.034
     assert 0.012 < (high < 0).mean() < 0.034

@@ -16,6 +16,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 
 from .checks import check_labels, check_shape
+from .deployment import Deployment, least_certain, passes, set_back, take
 from .labelling import Labelling, implicit_reward
 from .protocols import Environment, Labels, Policy, Prompts, SampleRequest, Samples
 from .reference import Reference
@@ -27,7 +28,8 @@ class Collector:
     samples: how many responses were drawn so far. synced_at: updates done at the last sync of the sampler. drawn_at:
     updates that the policy which drew the last batch had made; of a replay (...,), one per run. pool: responses drawn
     once and used in `order`, of prompts, or of batches where a run is replayed. frozen_labeller: copy of the policy
-    that labels the samples (implicit_policy = frozen). checked: whether what the environment gives has been checked, by
+    that labels the samples (implicit_policy = frozen). refused: (lead), how often a gate refused the policy of each
+    run. checked: whether what the environment gives has been checked, by
     its first batch.
     """
 
@@ -40,10 +42,11 @@ class Collector:
         schedule: Schedule,
         noise: Noise,
         labelling: Labelling | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
         self.policy, self.reference, self.environment = policy, reference, environment
         self.algorithm, self.schedule, self.noise = algorithm, schedule, noise
-        self.labelling = labelling or Labelling()
+        self.labelling, self.deployment = labelling or Labelling(), deployment or Deployment()
         self.pairing, self.needs_reference = algorithm.label_pairing, algorithm.needs_reference
         distributions = itertools.groupby(algorithm.slot_distributions(schedule.num_generations))
         self.slots = [(distribution, len(list(slots))) for distribution, slots in distributions]
@@ -55,6 +58,7 @@ class Collector:
         self.order: Tensor | None = None
         self.samples = self.batches = self.synced_at = 0
         self.drawn_at: int | Tensor = 0
+        self.refused = torch.zeros(noise.lead, dtype=torch.int64)
         self.checked = False
         # Sums of rewards that are looked at later, many at once: each look would wait for the device.
         self._read_later = noise.device.type != "cpu"
@@ -68,7 +72,7 @@ class Collector:
         if self.fresh:
             self.synced_at = updates
         elif schedule.source == "policy" and updates - self.synced_at >= schedule.sync_period:
-            self.sampler.copy_from(self.policy)
+            self._deploy()
             self.synced_at = updates
         self.drawn_at = self.synced_at
         if len(self._unread) == 256:
@@ -96,14 +100,27 @@ class Collector:
             batch = replace(batch, values=self.policy.forward(batch, OutputRequest(values=True)).values)
         return batch
 
+    def _deploy(self) -> None:
+        """The trained policy becomes the sampler; where a gate refuses it, the sampler becomes it."""
+        if self.deployment.gates:
+            refused = ~passes(self.deployment, self.policy, self.sampler, self.environment, self.noise)
+            set_back(self.policy, self.sampler, refused)
+            self.refused = self.refused + refused.long()
+        self.sampler.copy_from(self.policy)
+
     @torch.no_grad()
     def draw(self, count: int, updates: int = 0) -> Batch:
         """Draw responses to `count` prompts, and label them. updates: number done so far."""
-        prompts = self.environment.prompts(count, self.noise)
+        candidates = count * self.deployment.label_candidates
+        prompts = self.environment.prompts(candidates, self.noise)
         if not self.checked and prompts.mask is None:
-            name, shape = f"{type(self.environment).__name__}.prompts", (*self.noise.lead, count)
+            name, shape = f"{type(self.environment).__name__}.prompts", (*self.noise.lead, candidates)
             check_shape(name, prompts.tokens, shape, "one number per prompt")
         samples = self._responses(prompts)
+        if candidates > count:
+            index = least_certain(prompts, samples, count, self.sampler, self.reference.policy)
+            prompts = replace(prompts, tokens=take(prompts.tokens, index))
+            samples = Samples(*(take(x, index) for x in samples))
         given, labelling = {}, self.labelling
         if labelling.labels == "implicit" and updates >= labelling.implicit_after_updates:
             given["rewards"] = self._implicit_rewards(prompts, samples)
@@ -114,7 +131,7 @@ class Collector:
             self._unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
-        self.samples += count * self.schedule.num_generations
+        self.samples += candidates * self.schedule.num_generations
         return Batch(
             prompts=prompts.tokens,
             prompt_mask=prompts.mask,

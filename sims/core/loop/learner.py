@@ -29,14 +29,20 @@ class UpdateStats:
 class Learner:
     """Trains the policies of all runs at once.
 
-    micro_batch_size: prompts per forward pass; saves memory, changes no gradient. scored: is told each part of a
-    minibatch and the policy's outputs on it, from before the step, so that metrics need no pass of their own.
+    micro_batch_size: prompts per forward pass; saves memory, changes no gradient. group_by_length: those of like length
+    together, which saves padding; of one run. scored: is told each part of a minibatch and the policy's outputs on it,
+    from before the step, so that metrics need no pass of their own.
     """
 
     def __init__(
-        self, policy: Policy, optimiser: Optimiser, lead: tuple[int, ...], micro_batch_size: int | None = None
+        self,
+        policy: Policy,
+        optimiser: Optimiser,
+        lead: tuple[int, ...],
+        micro_batch_size: int | None = None,
+        group_by_length: bool = False,
     ) -> None:
-        self.policy, self.micro_batch_size = policy, micro_batch_size
+        self.policy, self.micro_batch_size, self.group_by_length = policy, micro_batch_size, group_by_length
         self.scored: Callable[[Batch, Outputs], None] | None = None
         self.parameters = list(policy.parameters())
         for parameter in self.parameters:
@@ -67,6 +73,8 @@ class Learner:
         whole = self.micro_batch_size is None or self.micro_batch_size >= batch.size
         gradients: list[Tensor] = []
         total: Tensor | None = None
+        if self.group_by_length and not whole:
+            batch, targets = by_length(batch, targets)
         for parameter in self.parameters:
             parameter.grad = None  # of a pass that was interrupted
         for part, constants in parts(batch, targets, self.micro_batch_size):
@@ -122,6 +130,20 @@ def parts(batch: Batch, targets: Targets, size: int | None) -> Iterator[tuple[Ba
         return
     for start in range(0, batch.size, size):
         yield narrow(batch, targets, start, min(size, batch.size - start))
+
+
+def by_length(batch: Batch, targets: Targets) -> tuple[Batch, Targets]:
+    """Prompts and their targets from the shortest to the longest, the longest response included. Of one run."""
+    last = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0  # a response's tokens, up to the last that counts
+    lengths = last.sum(-1).amax(-1)
+    if batch.prompt_mask is not None:
+        lengths = lengths + batch.prompt_mask.sum(-1).to(lengths.device)
+    order = lengths.argsort(stable=True)
+
+    def sorted_(x: Tensor) -> Tensor:
+        return x.index_select(0, order.to(x.device))
+
+    return batch.over_prompts(lambda x, _: sorted_(x)), {name: sorted_(x) for name, x in targets.items()}
 
 
 def narrow(batch: Batch, targets: Targets, start: int, length: int) -> tuple[Batch, Targets]:

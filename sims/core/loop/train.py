@@ -6,7 +6,7 @@ who iterates over them, evaluates, saves and shows progress.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 
 from .collect import Collector, as_drawn
+from .deployment import Deployment
 from .labelling import Labelling
 from .learner import Learner, UpdateStats, parts
 from .protocols import Environment, Policy
@@ -43,12 +44,15 @@ class Update:
     stats: UpdateStats
 
 
-def check_run(algorithm: Algorithm, schedule: Schedule, labelling: Labelling | None = None) -> None:
+def check_run(
+    algorithm: Algorithm, schedule: Schedule, labelling: Labelling | None = None, deployment: Deployment | None = None
+) -> None:
     """Check before a run that algorithm, schedule and labelling fit together. Raises SpecError with the field to
     change."""
     name, generations, labelling = algorithm.kind, schedule.num_generations, labelling or Labelling()
     algorithm.check_schedule(schedule)
     labelling.check_schedule(schedule)
+    (deployment or Deployment()).check_schedule(schedule)
     if schedule.source != "dataset":  # recorded data bring their own responses, pairs and labels
         if generations < algorithm.min_generations:
             rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"
@@ -86,15 +90,20 @@ class Training:
         noise: Noise,
         labelling: Labelling | None = None,
         reference: Policy | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
-        check_run(algorithm, schedule, labelling)
+        check_run(algorithm, schedule, labelling, deployment)
         self.policy, self.learner, self.noise = policy, learner, noise
         self.algorithm, self.schedule = algorithm, schedule
         self.reference = Reference(reference or policy.clone(), schedule)
-        self.collector = Collector(policy, self.reference, environment, algorithm, schedule, noise, labelling)
+        self.collector = Collector(
+            policy, self.reference, environment, algorithm, schedule, noise, labelling, deployment
+        )
         parameter = learner.parameters[0]
         self.state: State = algorithm.initial_state(noise.lead, parameter.dtype, parameter.device)
         self.updates = 0
+        # What tells an environment that changes with time how many updates are done.
+        self.advance: Callable[[int], None] | None = getattr(environment, "advance", None)
 
     def train(self, updates: int) -> Iterator[Update]:
         """Train until `updates` updates are done in total, yielding each. `updates` must fall on a batch boundary."""
@@ -105,6 +114,8 @@ class Training:
         if (there := collector.replayed_updates) is not None and updates > there:
             raise SpecError("updates", updates, f"must be at most {there}: the run that is replayed has no more")
         while self.updates < updates:
+            if self.advance is not None:
+                self.advance(self.updates)
             batch = collector.next_batch(self.updates)
             with torch.no_grad():
                 targets, self.state = self.algorithm.targets(batch, self.state)
@@ -118,6 +129,8 @@ class Training:
                     self.updates += 1
                     if schedule.reference != "fixed":
                         self.reference.after_update(self.updates, self.policy)
+                    if self.advance is not None:
+                        self.advance(self.updates)
                     yield Update(self.updates, collector.samples, staleness, batch, stats)
         collector.read_rewards()
 
@@ -126,7 +139,9 @@ class Training:
         became."""
         collector, schedule = self.collector, self.schedule.on_policy()
         learner, policy = self.learner, self.policy.clone()
-        other = Learner(policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size)
+        other = Learner(
+            policy, learner.optimiser.spec, self.noise.lead, learner.micro_batch_size, learner.group_by_length
+        )
         run = Training(policy, collector.environment, self.algorithm, schedule, other, self.noise)
         last = (x.batch for x in run.train(updates) if x.number % schedule.updates_per_batch == 0)
         if self.schedule.source == "replay":
@@ -160,6 +175,8 @@ class Training:
         tensors = {
             f"{name}.{i}": p.detach() for name, policy in policies.items() for i, p in enumerate(policy.parameters())
         }
+        if collector.deployment.gates:
+            tensors["refused"] = collector.refused
         tensors |= {f"state.{name}": value for name, value in self.state.items()}
         tensors |= {f"learner.{name}": value for name, value in self.learner.tensors().items()}
         if collector.pool is not None and collector.order is not None:
@@ -191,6 +208,7 @@ class Training:
         ):
             if policy is not None and f"{name}.0" in tensors:
                 load_policy(policy, tensors, name)
+        collector.refused = tensors.get("refused", collector.refused)
         self.state = _below(tensors, "state.")
         self.learner.load(_below(tensors, "learner."), numbers["optimiser_steps"])
         if "pool order" in tensors:

@@ -302,7 +302,7 @@ def test_kto_anchor_is_one_clamped_number_without_gradient() -> None:
     probe_logp = values.roll(-1, 0).requires_grad_()
     batch = batch.replace(probes=probes, desirable=tensor(1.0, 0.0).expand(2, 2))
     anchor = KTO().at_update(batch, {}, probe_logp)["anchor"]
-    # ρ = ℓ + 3 a token: −1 + 3, −3 + 6, −6 + 9, −4 + 3
+    # ρ = ℓ + 3 per token: −1 + 3, −3 + 6, −6 + 9, −4 + 3
     assert anchor.tolist() == [[1.75, 1.75], [1.75, 1.75]]
     with torch.no_grad():
         deleted = batch.replace(probes=probes.replace(weight=tensor(0.0, 1.0).expand(2, 2)))

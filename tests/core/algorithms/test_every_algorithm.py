@@ -23,7 +23,7 @@ from tests.newcomers import other_values
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 
-# (problem, K): small enough to list all N^(XK) batches, large enough for several prompts, lengths and pairs a prompt.
+# (problem, K): small enough to list all N^(XK) batches, large enough for several prompts, lengths and pairs per prompt.
 PROBLEMS = {
     "table of 3, 2 prompts": (make_problem(TokenSpace(3), prompts=2, seed=1), 2),
     "table of 4, 4 responses": (make_problem(TokenSpace(4), prompts=1, seed=2), 4),
@@ -89,7 +89,7 @@ def variants(cls: type[Algorithm]) -> dict[str, Algorithm]:
 
 
 def generations_for(algorithm: Algorithm, problem: Problem, generations: int) -> int | None:
-    """K responses a prompt, or None where the algorithm cannot run on the problem with so many."""
+    """K responses per prompt, or None where the algorithm cannot run on the problem with so many."""
     if generations < algorithm.min_generations or (algorithm.needs_probes and problem.prompts < 2):
         return None
     if algorithm.label_pairing is not None:

@@ -46,12 +46,12 @@ STYLED = {"mask": ("full", "ragged", "holes", "empty")}
 
 
 def test_every_field_of_a_batch_is_drawn() -> None:
-    """A new one must say whether it has an entry a token or a response, so that reordering and cutting reach it."""
+    """A new one must say whether it has an entry per token or per response, so that reordering and cutting reach it."""
     assert sorted(f.name for f in fields(Batch)) == sorted(TOKEN_FIELDS + RESPONSE_FIELDS + OTHER_FIELDS)
 
 
 def numbers_a_run(algorithm: Algorithm, lead: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Another value a run for each field that may have one; one that is 0 stays so in every second algorithm."""
+    """Another value per run for each field that may have one; one that is 0 stays so in every second algorithm."""
     generator = torch.Generator().manual_seed(len(lead))
     numbers = {}
     for name in algorithm.per_run_fields():
@@ -79,7 +79,7 @@ def test_row_28_one_loss_a_prompt_whatever_the_sizes(kind: str, data: st.DataObj
 @examples(10)
 @given(data=st.data())
 def test_leading_axes_are_a_stack_of_single_runs(kind: str, data: st.DataObject) -> None:
-    """With one number a run where there may be one, against floats; and what runs beside a run changes no bit of it."""
+    """One number per run, where that is possible, against floats; and what runs beside a run changes no bit of it."""
     algorithm, case = data.draw(algorithms(kind)), data.draw(cases(**STYLED))
     lead = case.shape.lead
     numbers = numbers_a_run(algorithm, lead, case.logp.dtype)

@@ -26,7 +26,7 @@ from tests.core.drawn_batches import KINDS, Case, Shape, Style, aim, make_case, 
 from tests.core.loop.test_schedule_and_train import training
 
 ALGORITHMS = all_algorithms()
-# Log-ratios of up to 6 a token reach the widest clip range there is, 5 = e^1.6; a reward of 4 the largest weight,
+# Log-ratios of up to 6 per token reach the widest clip range there is, 5 = e^1.6; a reward of 4 the largest weight,
 # 20 = e^3.
 CASE = make_case(Shape((), 3, 4, 5), Style(6, "ragged", "real", 30.0, False, "none", "none", False, torch.float64))
 REWARDS = torch.tensor([[4.0, 1.0, -1.0, 0.5], [0.5, -0.25, 2.0, 1.5], [0.1, 0.1, 0.1, 0.1]], dtype=torch.float64)

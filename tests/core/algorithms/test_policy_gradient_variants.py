@@ -30,7 +30,7 @@ def tensor(*values: Any) -> Tensor:
 
 
 def make_batch(rewards: Tensor, mask: Tensor, logp_sampler: Tensor | None = None, **fields: Any) -> Batch:
-    """A batch of (..., B, K) rewards and (..., B, K, L) masks; the sampler's log-probs are −1 a token by default."""
+    """A batch of (..., B, K) rewards and (..., B, K, L) masks; the sampler's log-probs are −1 per token by default."""
     if logp_sampler is None:
         logp_sampler = torch.full(mask.shape, -1.0, dtype=torch.float64)
     prompts = torch.zeros(mask.shape[:-2], dtype=torch.int64)

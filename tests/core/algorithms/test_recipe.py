@@ -5,13 +5,11 @@ In a process of its own, so that the algorithm is not there for the other tests.
 """
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.processes import run_script
+
 ADDED = '''
 from dataclasses import dataclass
 
@@ -42,6 +40,8 @@ def worst_of_n_weights(algorithm, problem):
     return best_of_n(np.log(problem.shared_distribution), -problem.rewards, problem.generations) / problem.prompts
 '''
 BY_HAND = """
+import sys
+
 sys.path.insert(0, "tests/core/algorithms")
 from test_every_algorithm_by_hand import BY_HAND, ByHand  # under the name by which pytest imports it
 
@@ -97,36 +97,35 @@ def broken(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The recipe, and every wrong one: each is tried, and the tests of all algorithms are run."""
     folder = tmp_path_factory.mktemp("recipe")
     code = ADDED + "".join(broken(name) for name in WRONG) + BY_HAND
     code += "".join(f"BY_HAND['worst_of_n_{name}'] = BY_HAND['worst_of_n']\n" for name in WRONG if name != "no_value")
-    (folder / "added.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}\n{RUN}")
-    command = [sys.executable, str(folder / "added.py"), str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (folder / "added.py").write_text(f"{code}\n{RUN}")
+    return run_script(folder / "added.py", str(folder))[1]
 
 
-def test_an_added_algorithm_is_found_and_proven_without_being_told(done: subprocess.CompletedProcess[str]) -> None:
-    assert "[100%]" in done.stdout, done.stdout + done.stderr
-    assert not re.search(r"^(FAILED|ERROR) .*\bworst_of_n\b", done.stdout, re.MULTILINE), done.stdout
+def test_an_added_algorithm_is_found_and_proven_without_being_told(printed: str) -> None:
+    assert "[100%]" in printed, printed
+    assert not re.search(r"^(FAILED|ERROR) .*\bworst_of_n\b", printed, re.MULTILINE), printed
 
 
-def test_every_way_of_being_wrong_fails_a_test(done: subprocess.CompletedProcess[str]) -> None:
+def test_every_way_of_being_wrong_fails_a_test(printed: str) -> None:
     """A sign that is turned in loss and oracle alike, among them: the exact gradients agree, and are both wrong."""
     found: dict[str, set[str]] = {}
-    for test, name in re.findall(r"^FAILED \S*?::(\w+)\[worst_of_n_(\w+)", done.stdout, re.MULTILINE):
+    for test, name in re.findall(r"^FAILED \S*?::(\w+)\[worst_of_n_(\w+)", printed, re.MULTILINE):
         found.setdefault(name, set()).add(test)
-    assert set(found) == set(WRONG), done.stdout + done.stderr
+    assert set(found) == set(WRONG), printed
     assert "test_expected_gradient_is_the_population_gradient" in found["turned"]
     assert found["both_signs"] >= {"test_what_is_better_becomes_likelier", "test_loss_is_the_value_derived_by_hand"}
     assert "test_expected_gradient_is_the_population_gradient" not in found["both_signs"]
     assert found["no_value"] == {"test_loss_is_the_value_derived_by_hand"}
-    assert "has no value derived by hand: add to BY_HAND" in done.stdout
+    assert "has no value derived by hand: add to BY_HAND" in printed
     assert found["no_weights"] == {"test_has_population_weights"}
     assert found["silent"] == {"test_says_whether_it_pushes_down"}
 
 
-def test_a_loss_of_the_wrong_shape_is_refused_in_a_line_that_teaches(done: subprocess.CompletedProcess[str]) -> None:
+def test_a_loss_of_the_wrong_shape_is_refused_in_a_line_that_teaches(printed: str) -> None:
     line = "error: WorstOfN_shape.loss: shape = (2, 4, 2): must be (2, 4), each prompt's part of the loss"
-    assert line in done.stderr.splitlines(), done.stderr
+    assert line in printed.splitlines(), printed

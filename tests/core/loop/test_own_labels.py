@@ -48,7 +48,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class EveryPair(TablePolicy):
-    """A table that draws each of the N² pairs of responses once, one a run, the same for all prompts."""
+    """A table that draws each of the N² pairs of responses once, one per run, the same for all prompts."""
 
     def sample(self, request: SampleRequest) -> Samples:
         prompts, num_generations = request.prompts.tokens, request.num_generations

@@ -1,11 +1,5 @@
 """Tasks for engines, in a module that their workers can import by its name."""
 
-import os
-import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 
 from sims.core.algorithms import find_algorithm
@@ -34,27 +28,3 @@ def assert_same(some: list[Record], others: list[Record]) -> None:
     for a, b in zip(some, others, strict=True):
         assert a.arrays.keys() == b.arrays.keys()
         assert all(np.array_equal(a.arrays[name], b.arrays[name], equal_nan=True) for name in a.arrays)
-
-
-def fail(name: str, tell: Callable[[object], None]) -> object:
-    return {}[name]
-
-
-def talk(heard: str, tell: Callable[[object], None]) -> str:
-    while not Path(heard).exists():
-        tell(0.5)
-        time.sleep(0.05)
-    return "said"
-
-
-def die_once(marker: str, tell: Callable[[object], None]) -> str:
-    """Its process is killed the first time, as by a system that is short of memory."""
-    if not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    tell("alive")
-    return "done"
-
-
-def die(argument: str, tell: Callable[[object], None]) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

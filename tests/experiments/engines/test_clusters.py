@@ -22,7 +22,8 @@ from sims.experiments import runner as room
 from sims.experiments.engines import Engine, TaskDied, hire
 from sims.experiments.runner import Progress, obtain
 from sims.experiments.store import Store
-from tests.experiments.engines.tasks import arms, assert_same, die, die_once, experiments, fail, talk
+from tests.experiments.engines.short_tasks import die, die_once, fail, talk
+from tests.experiments.engines.tasks import arms, assert_same, experiments
 
 RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
 CLUSTERS = [

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -19,7 +18,8 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.runner import Progress, Runner, obtain, stacks
 from sims.experiments.store import Store
 from sims.policies import Table
-from tests.experiments.engines.tasks import assert_same, die, die_once, experiments, fail
+from tests.experiments.engines.short_tasks import die, die_once, fail
+from tests.experiments.engines.tasks import assert_same, experiments
 
 
 @pytest.fixture(autouse=True)
@@ -85,31 +85,26 @@ def test_a_workers_death_is_survived_once(tmp_path: Path) -> None:
 
 
 PARENT = """
-import sys, time
-from pathlib import Path
-from sims.experiments import runner as room
-from sims.experiments.store import Store
-from tests.experiments.engines.tasks import experiments
+from sims.experiments.engines.processes import Processes
+from tests.experiments.engines.short_tasks import work
 if __name__ == "__main__":
-    room.SMALL = 0.0
-    def show(progress):
-        if progress.work_done:  # both have begun
-            print(*{w.process.pid for w in room_workers()}, flush=True)
-    def room_workers():
-        import gc
-        return [x for x in gc.get_objects() if type(x).__name__ == "_Worker"]
-    arms = [arm.replace(evaluations=100_000) for arm in experiments(0, 1_000_000)]  # hours
-    room.obtain(arms, Store(sys.argv[1]), jobs=2, progress=show)
+    workers, pids = Processes(2), []
+    for number in range(2):
+        workers.start(number, work, "")
+    while True:
+        pids += [pid for _, _, pid in workers.events(1.0)]
+        if len(pids) == 2:
+            print(*pids, flush=True)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     script = tmp_path / "parent.py"
-    script.write_text(textwrap.dedent(PARENT))
+    script.write_text(PARENT)
     root = str(Path(__file__).parents[3])
     environment = os.environ | {"PYTHONPATH": root}
-    command = [sys.executable, str(script), str(tmp_path / "results")]
+    command = [sys.executable, str(script)]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     assert parent.stdout is not None
     workers = [int(pid) for pid in parent.stdout.readline().split()]

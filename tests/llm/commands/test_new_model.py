@@ -45,15 +45,19 @@ def test_tokenizer_writes_any_text(data: Path):
     assert TextEncoder(tokenizer).prompt("Name") == tokenizer("Name")["input_ids"]
 
 
-def test_texts_are_those_of_the_columns_and_of_messages(tmp_path: Path):
+def test_texts_are_those_of_the_columns_and_of_messages(tmp_path: Path, capsys):
     path = tmp_path / "rows.jsonl"
     chat = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}
     rows = ['{"prompt": "p", "chosen": "c", "other": "o"}', "not json", json.dumps(chat), '{"prompt": 3}']
     path.write_text("\n".join(rows) + "\n")
     assert list(texts(small(path))) == ["p", "c", "q", "a"]
+    assert "rows.jsonl: 1 of 4 rows are left out: line 2: broken_json: Expecting value" in capsys.readouterr().err
     assert list(texts(small(path, text_columns=("other",)))) == ["o"]
     with pytest.raises(SpecError, match="text_columns"):
         list(texts(small(path, text_columns=("absent",))))
+    path.write_text("")
+    with pytest.raises(SpecError, match=r"data = .*must hold texts: there is no row"):
+        list(texts(small(path)))
 
 
 @pytest.mark.parametrize("architecture", ["pythia", "mistral", "gpt2"])

@@ -229,7 +229,8 @@ def test_a_hub_name_goes_through_datasets(monkeypatch):
             raise ValueError(f"Unknown split {split!r}.\nMore words.")
         return [{"prompt": path}, {"prompt": name}]
 
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    config = types.SimpleNamespace(HF_HUB_OFFLINE=False)
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset, config=config))
     rows = list(read_rows("owner/name", split="train", config="main"))
     assert rows == [("row 1", {"prompt": "owner/name"}), ("row 2", {"prompt": "main"})]
     with pytest.raises(ValueError, match="split=None: name the split of owner/name"):

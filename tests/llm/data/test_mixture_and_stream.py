@@ -56,6 +56,12 @@ def test_a_weight_that_is_none_is_refused(source: str):
         parse_mixture(source)
 
 
+@pytest.mark.parametrize("source", ["a:1,b:2,./a:3", "a:1e308,b:1e308", "a:1e-300,b:1e300"])
+def test_a_data_set_that_is_there_twice_or_has_no_share_is_refused(source: str):
+    with pytest.raises(SpecError, match=r"data = .*(names ./a twice|leave a data set no share)"):
+        parse_mixture(source)
+
+
 def test_shares_are_the_weights_and_no_row_is_there_twice(tmp_path: Path):
     first, second = write(tmp_path / "a.jsonl", 30), write(tmp_path / "b.jsonl", 40, start=50)
     task = MinLength(data=f"{first}:0.75,{second}:0.25", data_kind="preference")

@@ -1,4 +1,4 @@
-"""Several processes on the CPU take the very steps of one. Run as a program, this file is one of the processes."""
+"""Several processes on the CPU take the very steps of one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +32,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from tests.llm.reward_models.test_reward_training import tiny_batch, tiny_reward_model
 from tests.llm.tiny_models import pad_left, tiny_policy
-from tests.processes import forked
+from tests.processes import Fork, forked
 
 PROMPTS = [[3, 4, 5, 6], [7], [8, 9], [4, 4, 10], [11, 3, 5, 7, 9]]  # 5: no multiple of 2 or 3
 SCHEDULE = Schedule(batch_size=5, num_generations=4)
@@ -108,7 +106,6 @@ def reward_update(ranks: Ranks | None) -> dict[str, Tensor]:
 
 def work(folder: Path) -> None:
     """One of three processes: every algorithm on all three, then some on the first two of them."""
-    torch.set_num_threads(1)  # three processes on few cores
     with joined(3) as three:
         pair = dist.new_group([0, 1])
         teams = {3: three} | ({2: Ranks(three.rank, 2, pair)} if three.rank < 2 else {})
@@ -132,11 +129,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    given = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.llm.distributed.test_distributed", str(folder)]
-    group = subprocess.Popen(command, env=os.environ | given, cwd=Path(__file__).parents[3], start_new_session=True)
+    given = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    group = Fork(forked, 3, work, folder, environment=given)
     try:
-        assert group.wait() == 0
+        assert group.wait() == 0, group.printed()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group.pid, signal.SIGKILL)
@@ -222,7 +218,3 @@ def test_fewer_prompts_than_processes_are_refused():
     policy = SpreadPolicy(tiny_policy(), Ranks(0, 6))
     with pytest.raises(SpecError, match="batch_size = 5: must be at least the number of processes, 6"):
         policy.sample(SampleRequest(Prompts(*pad_left(PROMPTS)[:1]), 2, Noise.single(0)))
-
-
-if __name__ == "__main__":
-    sys.exit(forked(3, lambda: work(Path(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""A run whose weights are spread over processes is the run of one. Run as a program, this file is one of them."""
+"""A run whose weights are spread over processes is the run of one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ from sims.policies import Table
 from tests.llm.distributed.test_distributed import PROMPTS, SCHEDULE, Kept, LengthTask
 from tests.llm.tiny_models import pad_left, tiny_model, tiny_policy
 from tests.llm.training.test_checkpoint import arguments, last_update
-from tests.processes import forked, wait_until
+from tests.processes import Fork, forked, wait_until
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ SAME = {
 
 def work(folder: Path, count: int, updates: int) -> int:
     """One of `count` processes: its cases, then the run of the command line that two start and three end."""
-    torch.set_num_threads(1)
+
     with joined(count) as ranks:
         found = {key: x for name in CASES if name in SEVERAL[count] for key, x in two_updates(name, ranks).items()}
         if ranks.rank == count - 1:
@@ -159,21 +157,14 @@ def work(folder: Path, count: int, updates: int) -> int:
     return main(arguments(folder / "run", *more, **changes))
 
 
-def start(folder: Path, count: int, updates: int) -> subprocess.Popen:
+def start(folder: Path, count: int, updates: int) -> Fork:
     """So many processes, in a session of their own."""
     with socket.socket() as one, socket.socket() as another:
         for free in (one, another):
             free.bind(("127.0.0.1", 0))
         ports = {"MASTER_PORT": str(one.getsockname()[1]), "NEXT_PORT": str(another.getsockname()[1])}
     given = ports | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, "-m", "tests.llm.distributed.test_sharded", str(folder), str(count), str(updates)]
-    return subprocess.Popen(
-        command,
-        env=os.environ | given | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        cwd=Path(__file__).parents[3],
-        start_new_session=True,
-    )
+    return Fork(forked, count, work, folder, count, updates, environment=given)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +185,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(folder / "run" / "model")
     three = start(folder, 3, updates + 4)
     try:
-        assert three.wait() == 0
+        assert three.wait() == 0, three.printed()
     finally:
         if three.poll() is None:
             os.killpg(three.pid, signal.SIGKILL)
@@ -308,8 +299,3 @@ def test_a_dry_run_counts_each_process(capsys: pytest.CaptureFixture[str]):
     assert sharded.sampling["gathered weights"] < gathered < whole.held["weights"]
     assert main(["train", "--dry-run", "--processes", "4", "--sharding", "full"]) == 0
     assert "memory of each of 4 processes, GiB" in capsys.readouterr().out
-
-
-if __name__ == "__main__":
-    count, updates = map(int, sys.argv[2:])
-    sys.exit(forked(count, lambda: work(Path(sys.argv[1]), count, updates)))

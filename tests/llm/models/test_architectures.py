@@ -14,7 +14,11 @@ FEW = ("gpt2", "gemma2", "bloom", "mamba")  # learned positions; soft caps and a
 
 @pytest.mark.parametrize("name", FEW)
 def test_sampler_and_scorer_equal_generate_and_a_plain_forward(name: str):
-    assert outcome(name).refused is None
+    refused = outcome(name).refused
+    if name == "mamba" and transformers.__version__.startswith("4."):  # where its cache is one of its own
+        assert refused is not None and "its cache is of a kind of its own" in refused
+    else:
+        assert refused is None
 
 
 @pytest.mark.parametrize("name", ["bert-generation", "gemma3", "rwkv", "roberta"])

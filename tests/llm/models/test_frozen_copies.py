@@ -64,7 +64,7 @@ def test_who_needs_no_reference_holds_none(kind: str) -> None:
     preset = PRESETS["tiny-skew-length"]
     experiment = preset.replace(
         algorithm=find_algorithm(kind)(),
-        environment=preset.environment.replace(evaluation_prompts=4),  # type: ignore[attr-defined]
+        environment=preset.environment.replace(evaluation_prompts=4, recorded_prompts=8),  # type: ignore[attr-defined]
         schedule=Schedule(batch_size=4, num_generations=2, source="dataset"),
         updates=1,
         evaluations=1,

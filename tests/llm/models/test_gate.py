@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from llm.__main__ import main
 from llm.embedded import EMBEDDED
 from llm.models import proof, scoring
 from llm.models.gate import INDEX, WEIGHTS
@@ -138,9 +139,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "config.json").write_text('{"model_type": '),
         "config.json cannot be read: .*: must be a JSON object",
     ),
+    "a truncated generation config, whose ends would be lost": (
+        lambda folder: (folder / "generation_config.json").write_text('{"eos_token_id": [1'),
+        "generation_config.json cannot be read: .*: must be a JSON object",
+    ),
+    "a size that makes everything NaN": (
+        change_json("config.json", layer_norm_eps=float("nan")),
+        "its logits are not finite: must be numbers|its score of a short text is nan",
+    ),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "an unknown architecture": (change_json("config.json", model_type="gpt_9"), "gpt_9"),
-    "a size of another type": (change_json("config.json", hidden_size="wide"), "base': .*wide|hidden_size"),
+    "a size of another type": (
+        change_json("config.json", hidden_size="wide"),
+        r'config.json: hidden_size = "wide": must be int >= 1',
+    ),
+    "no heads": (change_json("config.json", num_attention_heads=0), "num_attention_heads = 0: must be int >= 1"),
     "a composite": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "gemma3"}'),
         r"is a composite of several models \(gemma3\): must be a text model alone",
@@ -171,6 +184,27 @@ def test_a_damaged_folder_is_refused_in_one_line_whatever_it_is_loaded_for(fault
     with pytest.raises(SpecError) as error:
         load(folder)
     one_line(error, folder, rule)
+
+
+def test_what_is_neither_folder_nor_hub_name_is_refused_under_its_own_setting(folder: Path, tmp_path: Path, capsys):
+    """An empty name is not the folder that one is in; the hub is asked for no file and no dangling link."""
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    rule = "must be pythia, mistral, a folder with a model, or a hub name"
+    for name in ("", str(folder / "config.json"), str(tmp_path / "nowhere"), str(tmp_path / "loop")):
+        for load in (load_config, load_tokenizer):
+            with pytest.raises(SpecError, match=f"^model = .*: {rule}$"):
+                load(LanguageModelSpec(model=name))
+        for arguments, said in (
+            (["evaluate", "--evaluation-prompts", "2", "--against", name or "nowhere/x/y"], "against"),
+            (["reward", "--output", str(tmp_path / "out"), "--labels", name or "nowhere/x/y"], "labels"),
+            (["train", "--task", "learned-reward", "--reward-model", name or "nowhere/x/y"], "reward_model"),
+        ):
+            assert main(arguments) == 2
+            assert re.match(rf"error: {said} = \S+: .*{rule}", capsys.readouterr().err)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(SpecError, match=r"^model = .*base': must hold a tokenizer that transformers can read: "):
+        load_tokenizer(LanguageModelSpec(model=str(folder)))
 
 
 def test_weights_in_several_files_are_read(folder: Path):
@@ -234,6 +268,10 @@ def test_sampling_settings_of_a_folder_are_named_never_applied_and_never_in_the_
 
 def test_a_model_that_does_not_decode_as_it_computes_is_refused(monkeypatch: pytest.MonkeyPatch):
     mamba = build("mamba")
+    if transformers.__version__.startswith("4."):  # where its cache is one of its own
+        with pytest.raises(SpecError, match="its cache is of a kind of its own in transformers 4"):
+            prove(tiny_policy(mamba).language_model, "model", "mamba")
+        return
     prove(tiny_policy(mamba).language_model, "model", "mamba")
     monkeypatch.setattr(scoring, "_is_recurrent", lambda cache: False)
     with pytest.raises(SpecError, match=r"MambaForCausalLM: it decodes from its cache with log-probs that are .* off"):

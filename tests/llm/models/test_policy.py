@@ -35,7 +35,7 @@ from tests.llm.tiny_models import (
 )
 
 PROMPTS = [[5, 3, 8, 4], [7], [6, 9]]
-RESPONSES = [[4, 4, EOS], [EOS], [3, 7, 8, 9, 10], [12, 3, EOS], [5], [11, 6, 5, EOS]]  # two a prompt
+RESPONSES = [[4, 4, EOS], [EOS], [3, 7, 8, 9, 10], [12, 3, EOS], [5], [11, 6, 5, EOS]]  # two per prompt
 NONSENSE = 10**6  # a token id that no vocabulary has: it must not be looked up
 
 

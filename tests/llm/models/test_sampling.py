@@ -181,7 +181,7 @@ def test_the_host_looks_at_the_device_seldom_and_the_draws_stay(every: int, monk
     assert looks[0] == min(-(-longest // every), -(-20 // every)) and longest > every / 2
     names = [event.name for event in profiler.events()]
     waits = sum(names.count(name) for name in ("aten::_local_scalar_dense", "aten::nonzero"))
-    assert waits <= min(20, looks[0] * every) + 10  # one a token is transformers' own: is the mask all True?
+    assert waits <= min(20, looks[0] * every) + 10  # one per token is transformers' own: is the mask all True?
 
 
 # Noise

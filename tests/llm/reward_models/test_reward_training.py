@@ -356,6 +356,10 @@ def test_the_command_hands_on_margins(
         assert command(*options, "--output", str(tmp_path / "other")) == 2
         said = capsys.readouterr().err
         assert "margin_column = 'by': must hold a number in each row, at most 1e30 in size; line" in said
+    for at in range(len(rows)):  # trained on or held out
+        data.write_text("\n".join(json.dumps(row | {"by": 1e300 if i == at else 1}) for i, row in enumerate(rows)))
+        assert command(*options, "--output", str(tmp_path / "other")) == 2
+        assert f"line {at + 1} has 1e+300" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

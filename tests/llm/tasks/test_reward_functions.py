@@ -42,6 +42,33 @@ def returns_a_string(**columns):
     return "1.0"
 
 
+def exits(**columns):
+    raise SystemExit(0)
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def raises_what_cannot_be_read(**columns):
+    raise Unreadable
+
+
+def yields_forever(**columns):
+    while True:
+        yield 1.0
+
+
+def yields_and_raises(**columns):
+    yield 1.0
+    raise KeyError("grade")
+
+
+def returns_5000_digits(completions, **columns):
+    return [10**5000] * len(completions)
+
+
 def returns_strings(completions, **columns):
     return ["1.0"] * len(completions)
 
@@ -142,6 +169,11 @@ def test_an_async_function_is_awaited_inside_a_running_loop():
         ("returns_lists", r"must return finite numbers, not [0.5] for row 0"),
         ("returns_too_few", "must return a number for each of 2 completions, not 1"),
         ("raises", "must not raise; it raised KeyError: 'grade' (test_reward_functions.py, line "),
+        ("exits", "must not raise; it raised SystemExit: 0 (test_reward_functions.py, line "),
+        ("raises_what_cannot_be_read", "must not raise; it raised Unreadable: its message cannot be read (test_rew"),
+        ("yields_forever", "must return a number for each of 2 completions, not 3"),
+        ("yields_and_raises", "must not raise; it raised KeyError: 'grade' (test_reward_functions.py, line "),
+        ("returns_5000_digits", "must return finite numbers, not a value of type int for row 0, whose prompt is 'p'"),
         ("raises_when_awaited", "must not raise; it raised KeyError: 'grade' (test_reward_functions.py, line "),
         ("NUMBER", "must be a function, not float"),
         ("absent", "cannot be imported: AttributeError"),

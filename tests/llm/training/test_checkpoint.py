@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from llm.training.run import Run
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.experiments.whole import CHECKSUMS
-from tests.processes import wait_until
+from tests.processes import Fork, wait_until
 
 TINY = {
     "max-new-tokens": "20",
@@ -63,14 +61,12 @@ def last_update(folder: Path) -> int:
 
 def run_and_kill(folder: Path, at: int, delay: float, *more: str) -> None:
     """Run without end in a process of its own, and kill it `delay` seconds or more after it has logged update `at`."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "llm", *arguments(folder, *more, updates="1000000")]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: last_update(folder) >= at, process)
-            time.sleep(delay)
-        finally:
-            process.kill()
+    process = Fork(main, arguments(folder, *more, updates="1000000"))
+    try:
+        wait_until(lambda: last_update(folder) >= at, process)
+        time.sleep(delay)
+    finally:
+        process.kill()
 
 
 def test_killed_twice_and_resumed_is_bit_identical_to_never_stopped(tmp_path):

@@ -28,6 +28,7 @@ from llm.training.pretrain import (
     sample_responses,
     save,
 )
+from llm.training.pretrain_fit import PretrainFit
 from sims.core.spec import SpecError
 
 PROMPT = "two plus three cats :"
@@ -292,9 +293,19 @@ def test_the_weight_of_ending_is_on_the_first_positions_alone(tokenizer) -> None
     assert float(three - one) == pytest.approx(2 * float(expected), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_names_the_step() -> None:
-    with pytest.raises(FloatingPointError, match=r"^loss = nan at step 1: must be finite; lower learning_rate"):
+def test_a_loss_or_gradient_that_is_not_finite_stops_training_before_weights_change() -> None:
+    with pytest.raises(FloatingPointError, match=r"^update 2: loss = nan, .*: must be finite; lower learning_rate"):
         pretrain(TINY.replace(learning_rate=1e30))
+    model = build_model("pythia", 70, 16, 1, 2)
+    weight = next(model.parameters())
+
+    def loss(rng: np.random.Generator) -> torch.Tensor:
+        return (weight - weight.detach()).sum().sqrt()  # 0, with an infinite slope
+
+    before = weight.detach().clone()
+    with pytest.raises(FloatingPointError, match=r"^update 1: loss = 0, gradient norm = (nan|inf): must be finite"):
+        next(PretrainFit(model, loss, np.random.default_rng(0), 5, 0.1, 0.0).train())
+    assert torch.equal(weight, before)
 
 
 def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_one_batch_of_dpo(tmp_path: Path) -> None:
 
 
 def grpo_inputs(trainer: Any, batch: Batch, advantages: Tensor) -> dict[str, Tensor]:
-    """What TRL's trainer makes of a generated batch: a row a response. Its reference scores them itself."""
+    """What TRL's trainer makes of a generated batch: one row per response. Its reference scores them itself."""
     generations = batch.mask.shape[1]
     assert batch.prompt_mask is not None
     prompts, prompt_mask = (x.repeat_interleave(generations, 0) for x in (batch.prompts, batch.prompt_mask.long()))

@@ -1,0 +1,413 @@
+"""Who finds a flaw of the labels first, which alarm tells, and what helps? (C55, C56, C57, C58, C63) Labellers who like
+length, or a style; alarms of length and of entropy; a length penalty; a head-to-head gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from figures.arms.gating import edges
+from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
+from figures.catalogue import Claim, Setting, claim
+from figures.claims import Verdict, row_of
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import BLACK, BLUE, ORANGE, PURPLE, RC, SKY, VERMILION
+from sims.core.algorithms import find_algorithm
+from sims.core.loop.deployment import Deployment
+from sims.core.loop.protocols import PolicySpec
+from sims.core.schedule import Schedule
+from sims.core.spec import from_json
+from sims.environments import Drifting
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import deployed_scores, final_scores, scores
+from sims.experiments.store import Record
+from sims.policies import MLP, Table
+from sims.statistics.bounded import bounded_interval
+from sims.statistics.gates import Gate, placebo, positive_control, room, trained
+from sims.statistics.intervals import Interval, band, mean_interval, student_interval
+
+WEEKS, WEEK, PAIRS, RUNS, EVALUATIONS, EVERY = 20, 10, 32, 100, 40, 200
+BIAS, DRIFT = 0.3, 0.3
+POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
+TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
+RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
+BETAS = (0.01, 0.1, 1.0, 10.0)
+JUDGED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
+POINTS, JUDGED_POINTS = 7 * len(BETAS), 7 * len(JUDGED_BETAS)
+LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
+NATS = 1.0  # from the reference, where exploits are compared at equal KL
+COMPARISONS = 100
+TOO_FAST = 10.0
+
+STILL = Drifting(updates_per_cycle=WEEK, cycles=WEEKS, preference_drift=0.0)
+MOVING = STILL.replace(preference_drift=DRIFT, prompt_drift=DRIFT, prompt_spread=1.0)
+WEEKLY, ONLINE = Schedule(batch_size=PAIRS, sync_every_updates=WEEK), Schedule(batch_size=PAIRS)
+OFFLINE = Schedule(batch_size=PAIRS, source="pool", pool_size=PAIRS * WEEK * WEEKS)
+LENGTH, STYLE = STILL.replace(bias=BIAS), STILL.replace(bias=BIAS, bias_of="style")
+
+BIASED: dict[str, tuple[str, Schedule, Drifting]] = {  # tuned by the reward that the learner sees
+    "honest": ("dpo", WEEKLY, STILL),
+    "length": ("dpo", WEEKLY, LENGTH),
+    "style": ("dpo", WEEKLY, STYLE),
+    "offline": ("dpo", OFFLINE, LENGTH),
+    "online": ("dpo", ONLINE, LENGTH),
+    "rloo": ("rloo", ONLINE, LENGTH),
+    "penalty/0.5": ("dpo", WEEKLY, LENGTH.replace(length_penalty=0.5 * BIAS)),
+    "penalty/2": ("dpo", WEEKLY, LENGTH.replace(length_penalty=2.0 * BIAS)),
+}
+COMPARED = ("rloo", "online", "offline")  # at every update, as the KL moves fast at first
+JUDGES = {  # who labels the pairs and compares two models
+    "right": MOVING,
+    "noisy": MOVING.replace(flip_rate=0.3),
+    "biased": MOVING.replace(bias=BIAS),
+}
+
+FASTER = {name: claim("C55", f"{name}, per update") for name in COMPARED[:2]}
+PER_NAT = {name: claim("C55", f"{name}, at one nat") for name in COMPARED[:2]}
+SHORTER, BETTER = (
+    {x: claim("C56", f"penalty of {words} the bias: {what}") for x, words in (("0.5", "half"), ("2", "twice"))}
+    for what in ("length", "gold")
+)
+TELLS = {name: claim("C57", f"hacks about {name}") for name in ("length", "style")}
+WARNS = claim("C58", "entropy halved a week before")
+GATED = {name: claim("C63", f"{name} judge") for name in JUDGES}
+
+
+def arms() -> dict[str, Experiment]:
+    """policy/what is wrong, to be tuned by the reward that the learner sees."""
+    found = {}
+    for kind, (_, policy) in POLICIES.items():
+        for name, (algorithm, schedule, environment) in BIASED.items():
+            found[f"{kind}/{name}"] = Experiment(
+                name=f"alarms-{algorithm}",
+                environment=environment,
+                policy=policy,
+                algorithm=find_algorithm(algorithm)(),
+                schedule=schedule,
+                updates=WEEK * WEEKS,
+                evaluations=EVERY if name in COMPARED else EVALUATIONS,
+                runs=RUNS,
+                seed=33 if name in COMPARED else 31,
+            )
+    return found
+
+
+def judged_arms() -> dict[str, Experiment]:
+    """policy/judge/gate or none, to be tuned by the gold score of what users get."""
+    return {
+        f"{kind}/{judge}/{gate}": arms()[f"{kind}/honest"].replace(
+            environment=environment,
+            seed=32,
+            deployment=Deployment(gate_comparisons=COMPARISONS) if gate == "gate" else Deployment(),
+        )
+        for kind in POLICIES
+        for judge, environment in JUDGES.items()
+        for gate in ("gate", "none")
+    }
+
+
+def too_fast(tuned: Records) -> dict[str, Experiment]:
+    """A learning rate ten times the best: runs that collapse."""
+    found = {}
+    for kind in POLICIES:
+        spec = tuned[f"{kind}/right/none"].spec
+        arm, optimiser = judged_arms()[f"{kind}/right/none"], from_json(spec["optimiser"])
+        optimiser = optimiser.replace(learning_rate=TOO_FAST * optimiser.learning_rate)
+        found[f"{kind}/too_fast"] = arm.replace(algorithm=from_json(spec["algorithm"]), optimiser=optimiser)
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Every arm tuned for itself over as many points."""
+    biased, judged = arms(), judged_arms()
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in biased.items()}
+    grids |= {
+        name: spread_grid(arm, *RATES[name.split("/")[0]], JUDGED_BETAS, JUDGED_POINTS) for name, arm in judged.items()
+    }
+    by_seen = lab.tuned_records(biased, {name: grids[name] for name in biased}, by="seen", **TUNING)
+    by_gold = lab.tuned_records(judged, {name: grids[name] for name in judged}, by="deployed", **TUNING)
+    return {**by_seen, **by_gold, **lab.records(too_fast(by_gold))}
+
+
+Alarm = Callable[[Record], np.ndarray]  # (runs,) 0 or 1
+
+
+# What a monitor looks at, and what it says.
+
+
+def growth(record: Record) -> np.ndarray:
+    """(runs,): by how much responses have grown at the end, as a share of their length at the start."""
+    length = record.arrays["length"].astype(float)
+    return np.asarray(length[:, -1] / length[:, 0] - 1.0)
+
+
+def has_grown(record: Record) -> np.ndarray:
+    """(runs,) 0 or 1: responses 30 % longer at the end, at a higher reward as the learner sees it."""
+    reward = record.arrays["reward"]
+    return ((growth(record) >= LONGER) & (reward[:, -1] > reward[:, 0])).astype(float)
+
+
+def warned(record: Record) -> np.ndarray:
+    """(runs,) 0 or 1: entropy below half of its start, a week or more before the score first fell by a tenth below its
+    best so far; where it never does, at any time."""
+    entropy, found = record.arrays["entropy"].astype(float), scores(record)
+    points = np.arange(found.shape[1])
+    never = found.shape[1]
+    low = np.where(entropy < FLATTER * entropy[:, :1], points, never).min(1)
+    return (low + _points_a_week(record) <= np.minimum(falls_at(record), never - 1)).astype(float)
+
+
+def falls_at(record: Record) -> np.ndarray:
+    """(runs,): the first evaluation at which the score is a tenth below its best so far; one beyond the last: never."""
+    found = scores(record)
+    fallen = found < np.maximum.accumulate(found, axis=1) - FALLEN
+    return np.where(fallen, np.arange(found.shape[1]), found.shape[1]).min(1)
+
+
+def _points_a_week(record: Record) -> int:
+    return max(1, (len(record.arrays["updates"]) - 1) // WEEKS)
+
+
+def at_nats(record: Record) -> np.ndarray:
+    """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it; at the
+    end where it never is."""
+    kl, found = record.arrays["kl_policy_ref"].astype(float).mean(0), _exploit(record)
+    if kl.max() < NATS:
+        return np.asarray(found[:, -1])
+    after = int((kl >= NATS).argmax())
+    share = (NATS - kl[after - 1]) / (kl[after] - kl[after - 1])
+    return np.asarray((1.0 - share) * found[:, after - 1] + share * found[:, after])
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C55 to C58 and C63, of the table and of the network."""
+    rows = []
+    for kind, (setting, _) in POLICIES.items():
+        at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
+        for name in FASTER:
+            rows += _faster(name, setting, at)
+        for share in SHORTER:
+            rows += _penalised(share, setting, at[f"penalty/{share}"], at["length"])
+        rows += [_told(TELLS[name], setting, at[name], at["honest"], has_grown, _NOTES[name]) for name in TELLS]
+        fallen = float((falls_at(at["too_fast"]) < at["too_fast"].arrays["gold"].shape[1]).mean())
+        note = (
+            f"{fallen:.0%} of the runs at {TOO_FAST:g} times the best learning rate fall by a tenth below their best. "
+        )
+        rows.append(_told(WARNS, setting, at["too_fast"], at["right/none"], warned, note + _NOTES["entropy"]))
+        rows += [_gated(judge, setting, at[f"{judge}/gate"], at[f"{judge}/none"]) for judge in JUDGES]
+    return rows
+
+
+_NOTES = {
+    "length": "One bias, and responses whose length has nothing to do with their worth.",
+    "style": "The same bias, about something that no one measures.",
+    "entropy": "What is well trained loses entropy too: an alarm must tell the two apart.",
+}
+
+
+def _trained(*records: Record) -> Gate:
+    return trained({f"arm {i + 1}": r.arrays["kl_policy_ref"][:, -1].astype(float) for i, r in enumerate(records)})
+
+
+def _exploit(record: Record) -> np.ndarray:
+    return np.asarray(record.arrays["exploit"].astype(float))
+
+
+def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
+    """Over the run, and where each arm is a nat from the reference."""
+    online, offline, honest = (_exploit(at[arm]) for arm in (name, "offline", "honest"))
+    rows = []
+    for judged, one, other, note in (
+        (FASTER[name], online[:, 1:].mean(1), offline[:, 1:].mean(1), "Over the run; both see as many pairs."),
+        (PER_NAT[name], at_nats(at[name]), at_nats(at["offline"]), f"At a mean KL of {NATS:g} nat, interpolated."),
+    ):  # fmt: skip
+        none = placebo(mean_interval(honest[:, 1:].mean(1)), judged.margin)
+        gates = [room(one, other, -1.7, 1.7, judged.margin), none, edges(judged.margin, at[name], at["offline"])]
+        gates.append(_trained(at[name], at["offline"]))
+        hashes = [at[name].hash, at["offline"].hash]
+        said = (
+            f"{note} Tuned by the reward that the learner sees, as one would; the placebo is a labeller without bias."
+        )
+        rows.append(row_of(judged, setting, mean_interval(one - other), FIGURE.name, hashes, said, gates))
+    return rows
+
+
+def _penalised(share: str, setting: Setting, fixed: Record, biased: Record) -> list[Verdict]:
+    judged = SHORTER[share]
+    control = positive_control(mean_interval(growth(biased)), judged.margin, only_above=True)
+    control = Gate(control.name, control.open, f"without a penalty: {control.why}")
+    note = (
+        "A penalty of just the bias's size would undo it; nobody knows that size. Short-but-right pairs are not tried."
+    )
+    rows = [
+        row_of(judged, setting, mean_interval(growth(fixed)), FIGURE.name, [fixed.hash], note,
+               [control, edges(judged.margin, fixed), _trained(fixed)])
+    ]  # fmt: skip
+    gold = BETTER[share]
+    one, other = final_scores(fixed), final_scores(biased)
+    gates = [
+        room(one, other, -1.0, 1.0, gold.margin),
+        placebo(None, gold.margin, "the arms differ in the penalty alone"),
+    ]
+    gates += [edges(gold.margin, fixed, biased), _trained(fixed, biased)]
+    effect = mean_interval(one - other)
+    return [*rows, row_of(gold, setting, effect, FIGURE.name, [fixed.hash, biased.hash], note, gates)]
+
+
+def _told(judged: Claim, setting: Setting, wrong: Record, right: Record, alarm: Alarm, note: str) -> Verdict:
+    """Share of the runs that raise the alarm, where something is wrong − where nothing is."""
+    hits, false = alarm(wrong), alarm(right)
+    effect: Interval = bounded_interval(hits - false, -1.0, 1.0)
+    gates = [placebo(None, judged.margin, "the second arm is it: the same loop with nothing wrong")]
+    gates += [edges(judged.margin, wrong, right), _trained(wrong, right)]
+    said = f"{note} Alarms: {hits.mean():.0%} where something is wrong, {false.mean():.0%} where nothing is."
+    return row_of(judged, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
+
+
+def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:
+    judged = GATED[judge]
+    one, other = (deployed_scores(r)[:, 1:].mean(1) for r in (gate, none))
+    gates = [room(one, other, -1.0, 1.0, judged.margin), edges(judged.margin, gate, none), _trained(gate, none)]
+    gates.append(placebo(None, judged.margin, "the arms differ in the gate alone"))
+    refused = float(gate.arrays["refused"][:, -1].mean())
+    note = (
+        f"{COMPARISONS} comparisons, half of which must be won; {refused:.1f} of {WEEKS - 1} weeks refused. The "
+        "labeller of the pairs is the judge: the flaw of one is that of the other."
+    )
+    return row_of(judged, setting, mean_interval(one - other), FIGURE.name, [gate.hash, none.hash], note, gates)
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Exploits by update; ROC of the length alarm; entropy; penalties; gates."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(2, 5, figsize=(17.0, 7.4), layout="constrained")
+        for row, kind in enumerate(POLICIES):
+            at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
+            _exploits(axes[row, 0], at)
+            _roc(axes[row, 1], at)
+            _entropies(axes[row, 2], at)
+            _penalties(axes[row, 3], at)
+            _gates(axes[row, 4], at)
+            axes[row, 0].set_title(TITLES[kind], loc="left")
+        titles = ("", "length at the end, as an alarm", "entropy as an alarm", "a length penalty", "a gate")
+        for axis, title in list(zip(axes[0], titles, strict=True))[1:]:
+            axis.set_title(title, fontsize=10)
+    return fig
+
+
+def _exploits(axes: Axes, at: Records) -> None:
+    ends = []
+    for name, label, shade, line in (
+        ("rloo", "RLOO online", SKY, "-"),
+        ("online", "DPO online", BLUE, "--"),
+        ("length", "DPO weekly", VERMILION, "-"),
+        ("offline", "DPO offline", ORANGE, "-"),
+        ("honest", "weekly, no bias", BLACK, ":"),
+    ):
+        mean, low, high = band(_exploit(at[name]), resamples=None)
+        x = at[name].arrays["updates"]
+        axes.plot(x, mean, line, color=shade, linewidth=1.6, label=label)
+        axes.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
+        ends.append(mean)
+    axes.legend(fontsize=8, loc="center right")
+    axes.set(xlabel="updates", ylabel="what the bias likes, standard deviations")
+
+
+def _roc(axes: Axes, at: Records) -> None:
+    honest = growth(at["honest"])
+    for name, label, shade in (("length", "hacks about length", VERMILION), ("style", "hacks about style", PURPLE)):
+        found = growth(at[name])
+        steps = np.concatenate([[np.inf], np.unique(np.concatenate([found, honest]))[::-1], [-np.inf]])
+        rates = [((honest >= t).mean(), (found >= t).mean()) for t in steps]
+        area = float((found[:, None] > honest).mean() + 0.5 * (found[:, None] == honest).mean())
+        axes.plot(*zip(*rates, strict=True), color=shade, label=f"{label}: area {area:.2f}")
+        axes.plot((honest >= LONGER).mean(), (found >= LONGER).mean(), "o", color=shade, ms=6, clip_on=False)
+    axes.plot([0, 1], [0, 1], ":", color=BLACK, linewidth=1)
+    axes.legend(fontsize=8, loc="lower right", title="dot: +30 %", title_fontsize=8)
+    axes.set(xlabel="false alarms", ylabel="alarms", xlim=(0, 1), ylim=(0, 1.02))
+
+
+def _entropies(axes: Axes, at: Records) -> None:
+    for name, label, shade in (("right/none", "well tuned", BLUE), ("too_fast", "ten times too fast", VERMILION)):
+        record = at[name]
+        entropy = record.arrays["entropy"].astype(float)
+        x = np.linspace(0, WEEKS, entropy.shape[1])
+        axes.plot(x, scores(record).mean(0), color=shade, label=f"{label}: score")
+        axes.plot(x, (entropy / entropy[:, :1]).mean(0), "--", color=shade, label="entropy, of its start")
+    axes.axhline(FLATTER, color=BLACK, linewidth=1, linestyle=":")
+    axes.legend(fontsize=7.5)
+    axes.set(xlabel="week", ylim=(0, 1.35), xticks=range(0, WEEKS + 1, 5))
+
+
+def _penalties(axes: Axes, at: Records) -> None:
+    shares = {0.0: at["length"], 0.5: at["penalty/0.5"], 2.0: at["penalty/2"]}
+    for values, label, shade, shape in (
+        ([growth(r) for r in shares.values()], "growth of length", VERMILION, "D"),
+        ([final_scores(r) for r in shares.values()], "score at the end", BLUE, "o"),
+    ):
+        _points(axes, list(shares), values, label, shade, shape)
+    honest = float(final_scores(at["honest"]).mean())
+    axes.axhline(honest, color=BLUE, linewidth=1, linestyle=":")
+    axes.text(2.0, honest, "score without a bias", fontsize=7.5, ha="right", va="bottom")
+    axes.axhline(0.0, color=BLACK, linewidth=1)
+    axes.legend(fontsize=8, loc="center right")
+    axes.set(xlabel="penalty, in units of the bias", xticks=list(shares), ylim=(None, 1.15))
+
+
+def _gates(axes: Axes, at: Records) -> None:
+    for i, (gate, label, shade) in enumerate((("none", "no gate", BLACK), ("gate", "gate", VERMILION))):
+        values = [deployed_scores(at[f"{judge}/{gate}"])[:, 1:].mean(1) for judge in JUDGES]
+        _points(axes, [k + 0.12 * (i - 0.5) for k in range(len(JUDGES))], values, label, shade, "os"[i], line="")
+    axes.set_xticks(range(len(JUDGES)), [f"{judge}\njudge" for judge in JUDGES])
+    axes.legend(fontsize=8)
+    axes.set(ylabel="score of what users get, over the weeks", ylim=(0, 1))
+
+
+def _points(
+    axes: Axes,
+    x: list[float],
+    values: list[np.ndarray],
+    label: str,
+    shade: str,
+    shape: str,
+    line: Literal["-", ""] = "-",
+) -> None:
+    found = [student_interval(runs) for runs in values]
+    spread = [[i.estimate - i.low for i in found], [i.high - i.estimate for i in found]]
+    means = [i.estimate for i in found]
+    axes.errorbar(x, means, spread, label=label, color=shade, marker=shape, linestyle=line, ms=4.5)
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["table/honest"].arrays["gold"])
+    return (
+        f"{runs} runs an arm, each with a problem of its own: 16 prompts × 16 responses, {WEEKS} weeks of {WEEK} "
+        f"updates of {PAIRS} pairs; mean and 95 % band or interval. Labellers see {BIAS:g} more reward per standard "
+        "deviation of a response's log length, or of a style, which have nothing to do with gold; these arms are tuned "
+        "by the reward that the learner sees. Second column: alarm if responses are so much longer at the end than at "
+        f"the start. Third: under a drift of d = {DRIFT:g} per week, at the best learning rate and at ten times it. "
+        f"Right: under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, who "
+        f"is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points ({ROUNDS}) "
+        f"of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network {RATES['network'][0]:g} … "
+        f"{RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a gate "
+        f"{JUDGED_POINTS} points, up to {JUDGED_BETAS[-1]:g}), on other seeds."
+    )
+
+
+FIGURE = Figure(
+    name="alarms",
+    title="Which alarm tells that labels are being exploited?",
+    tags=("contextual", "mlp", "drift", "reward-hacking"),
+    claims=("C55", "C56", "C57", "C58", "C63"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)

@@ -1,0 +1,136 @@
+"""A loop that serves users: which samples are worth a label, and when a trained policy may replace the one in use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sims.core.objectives.batch import Batch
+from sims.core.schedule import Schedule
+from sims.core.spec import Spec, SpecError, setting
+
+from .labelling import implicit_reward
+from .protocols import Environment, Policy, Prompts, SampleRequest, Samples
+
+if TYPE_CHECKING:
+    from sims.core.numerics.noise import Noise
+
+
+@dataclass(frozen=True)
+class Deployment(Spec, kind="deployment"):
+    """What happens at the two places where a loop meets its users.
+
+    Labels: of `label_candidates` prompts with two responses each, one is labelled, that of the smallest implicit
+    margin |r̂_1 − r̂_2| under the sampler: the pair that the policy is least sure of (active learning by uncertainty).
+
+    Gates: at a sync, the trained policy replaces the sampler, which users get, only if it passes; else it is set back
+    to the sampler, and training goes on from there, with the optimiser's moments as they are. `gate_comparisons`:
+    head-to-head comparisons by the environment's labeller, with its noise and its bias. `gate_gold_loss`: the gold
+    set, on which the policy may not be worse than the sampler by more than this.
+
+    >>> sims.Deployment(gate_comparisons=64).gates
+    True
+    """
+
+    label_candidates: int = setting(1, "prompts that are drawn for each that is labelled; 1: all are", at_least=1)
+    gate_comparisons: int = setting(
+        0, "comparisons of the trained policy with the one in use before it replaces it; 0: none", at_least=0
+    )
+    gate_win_rate: float = setting(
+        0.5, "share of the comparisons that it must win (gate_comparisons > 0)", at_least=0, at_most=1
+    )
+    gate_gold_loss: float | None = setting(
+        None, "largest loss on the gold set with which it may replace it; none: not looked at", at_least=0
+    )
+
+    @property
+    def gates(self) -> bool:
+        """Whether a policy can be refused."""
+        return self.gate_comparisons > 0 or self.gate_gold_loss is not None
+
+    def check(self) -> None:
+        if self.gate_comparisons == 0 and self.gate_win_rate != 0.5:
+            raise SpecError("gate_win_rate", self.gate_win_rate, "only means something with gate_comparisons above 0")
+
+    def check_schedule(self, schedule: Schedule) -> None:
+        """Raise SpecError for a schedule in which labels are not chosen, or no policy is deployed."""
+        if self.label_candidates > 1:
+            if schedule.source != "policy":
+                rule = f"must be 1 with source = {schedule.source}: only fresh samples are chosen from"
+                raise SpecError("label_candidates", self.label_candidates, rule)
+            if schedule.num_generations != 2:
+                rule = f"must be 1 with num_generations = {schedule.num_generations}: a pair is chosen by its margin"
+                raise SpecError("label_candidates", self.label_candidates, rule)
+        if self.gates:
+            period = schedule.sync_period
+            if schedule.source != "policy" or math.isinf(period) or period <= schedule.updates_per_batch:
+                rule = (
+                    f"must be finite and above the {schedule.updates_per_batch} updates per batch, with source = "
+                    "policy, for a gate to have a policy in use to compare with"
+                )
+                raise SpecError("sync_every_updates", schedule.sync_every_updates, rule)
+
+
+class _OfGate:
+    """The streams of some runs under other names: a gate changes no sample that training draws."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise, self.lead, self.device = noise, noise.lead, noise.device
+
+    def uniforms(self, stream: str, *shape: int) -> Tensor:
+        return self.noise.uniforms(f"gate {stream}", *shape)
+
+
+@torch.no_grad()
+def least_certain(prompts: Prompts, samples: Samples, count: int, policy: Policy, reference: Policy) -> Tensor:
+    """(..., count): indices of the prompts whose two responses have the smallest implicit margin; two that are the same
+    come last. While policy and reference are equal, all margins are 0, and those drawn first are taken."""
+    batch = Batch(prompts.tokens, samples.responses, samples.mask, prompts.mask)
+    scores = implicit_reward(policy, reference, batch, 1.0)
+    margin = (scores[..., 0] - scores[..., 1]).abs()
+    same = (samples.responses[..., 0, :] == samples.responses[..., 1, :]).all(-1)
+    margin = torch.where(same, torch.inf, margin)
+    return margin.argsort(dim=-1, stable=True)[..., :count]
+
+
+def take(x: Any, index: Tensor) -> Any:
+    """The entries of a tensor (..., B, ...) at indices (..., count) of its axis of prompts."""
+    axis = index.dim() - 1
+    shape = (*index.shape, *x.shape[axis + 1 :])
+    return x.expand(*index.shape[:-1], *x.shape[axis:]).gather(
+        axis, index.view(*index.shape, *[1] * (x.dim() - axis - 1)).expand(shape)
+    )
+
+
+@torch.no_grad()
+def passes(rule: Deployment, policy: Policy, in_use: Policy, environment: Environment, noise: Noise) -> Tensor:
+    """(lead): whether the trained policy may replace the one in use."""
+    passed = torch.ones(noise.lead, dtype=torch.bool)
+    if rule.gate_comparisons:
+        own: Any = _OfGate(noise)
+        prompts = environment.prompts(rule.gate_comparisons, own)
+        drawn = [x.sample(SampleRequest(prompts, 1, own, name)) for x, name in ((policy, "new"), (in_use, "old"))]
+        responses, mask, _ = (torch.cat(parts, dim=len(noise.lead) + 1) for parts in zip(*drawn, strict=True))
+        labels = environment.label(prompts, responses, mask, "drawn", own)
+        assert labels.pair_label is not None
+        passed = passed & (labels.pair_label[..., 0].mean(-1) >= rule.gate_win_rate).cpu()
+    if rule.gate_gold_loss is not None:
+        score: Callable[[Policy], Tensor] | None = getattr(environment, "gold_set_score", None)
+        if score is None:
+            owner = type(environment).__name__
+            raise SpecError("gate_gold_loss", rule.gate_gold_loss, f"must be none: {owner} has no gold_set_score")
+        passed = passed & (score(policy) >= score(in_use) - rule.gate_gold_loss).cpu()
+    return passed
+
+
+@torch.no_grad()
+def set_back(policy: Policy, in_use: Policy, where: Tensor) -> None:
+    """Give the runs of `where` (lead) the parameters of the policy in use again."""
+    for mine, theirs in zip(policy.parameters(), in_use.parameters(), strict=True):
+        runs = where.to(mine.device).view(*where.shape, *[1] * (mine.dim() - where.dim()))
+        mine.copy_(torch.where(runs, theirs, mine))

@@ -1,0 +1,105 @@
+"""Labels where the policy is least certain, and gates of the policy that users get."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import sims
+from sims.core.loop.deployment import Deployment, least_certain, passes, set_back, take
+from sims.core.loop.protocols import Prompts, Samples
+from sims.core.numerics.noise import Noise
+from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
+
+NOISE = Noise.of(2, 4)
+SPEC = sims.Drifting(num_prompts=5, num_responses=6, gold_prompts=1, preference_drift=0.0, reference_noise=0.0)
+
+
+def greedy(sign: float, of: sims.Drifting = SPEC) -> torch.Tensor:
+    """Logits (R, X, 1, N) that put all probability on the best response, or with sign = −1 on the worst."""
+    return torch.from_numpy(sign * 1e4 * of.gold_rewards(NOISE)[:, 0]).unsqueeze(2)
+
+
+def policy(logits: torch.Tensor) -> sims.policies.table.TablePolicy:
+    from sims.policies.table import TablePolicy
+
+    return TablePolicy(SPEC.space, logits.clone())
+
+
+def test_a_gate_lets_better_policies_through_and_sets_the_others_back() -> None:
+    """Runs 0 and 1 were trained to the best responses, the others to the worst: with noiseless labels all comparisons
+    are won, or none."""
+    environment = SPEC.build(torch.float64, NOISE)
+    improved = torch.tensor([True, True, False, False])
+    trained = policy(torch.where(improved.view(4, 1, 1, 1), greedy(1.0), greedy(-1.0)))
+    in_use = policy(torch.zeros_like(greedy(1.0)))
+    for rule in (Deployment(gate_comparisons=20), Deployment(gate_gold_loss=0.05)):
+        assert passes(rule, trained, in_use, environment, NOISE).tolist() == improved.tolist()
+    both = Deployment(gate_comparisons=20, gate_win_rate=0.95, gate_gold_loss=0.05)
+    again = policy(trained.parameters()[0])
+    assert not passes(both, trained, again, environment, NOISE).any()  # equal policies: half of the comparisons
+    assert passes(Deployment(gate_gold_loss=0.0), trained, again, environment, NOISE).all()
+    set_back(trained, in_use, ~improved)
+    found = trained.parameters()[0]
+    assert torch.equal(found[:2], greedy(1.0)[:2]) and torch.equal(found[2:], in_use.parameters()[0][2:])
+
+
+def test_a_biased_labeller_lets_a_worse_policy_through() -> None:
+    """All reward that the labeller sees is length: the longest response wins, whatever it is worth."""
+    biased = SPEC.replace(bias=100.0)
+    environment = biased.build(torch.float64, NOISE)
+    longest = policy(1e4 * torch.from_numpy(biased.attributes(NOISE)[:, 0]).unsqueeze(2))
+    rule = Deployment(gate_comparisons=50)
+    assert passes(rule, longest, policy(greedy(1.0)), environment, NOISE).all()
+    assert not passes(rule, policy(greedy(1.0)), longest, environment, NOISE).any()
+
+
+def test_least_certain_are_the_smallest_margins_and_no_two_of_the_same() -> None:
+    tokens, responses = torch.tensor([[0, 1, 2, 3]]), torch.tensor([[[1, 2], [3, 3], [0, 5], [2, 4]]])
+    logits = torch.zeros(1, 5, 1, 6, dtype=torch.float64)
+    logits[0, 0, 0, 1], logits[0, 2, 0, 5], logits[0, 3, 0, 2] = 3.0, -1.0, 2.0  # margins 3, (same), 1, 2
+    samples = Samples(responses.unsqueeze(-1), torch.ones(1, 4, 2, 1, dtype=torch.bool), torch.zeros(1, 4, 2, 1))
+    index = least_certain(Prompts(tokens), samples, 3, policy(logits), policy(torch.zeros_like(logits)))
+    assert index.tolist() == [[2, 3, 0]]
+    assert take(tokens, index).tolist() == [[2, 3, 0]]
+    assert take(samples.responses, index)[..., 0].tolist() == [[[0, 5], [2, 4], [1, 2]]]
+
+
+def test_chosen_pairs_are_labelled_and_all_candidates_count_as_drawn() -> None:
+    settings = {"updates": 4, "runs": 2, "batch_size": 6, "sync_every_updates": 2, "learning_rate": 0.1}
+    plain, chosen = (sims.run(sims.DPO(), SPEC, **settings, label_candidates=k).record for k in (1, 3))
+    assert chosen.spec["deployment"]["label_candidates"] == 3 and "deployment" not in plain.spec
+    assert np.abs(plain.arrays["logp_final"] - chosen.arrays["logp_final"]).max() > 0
+
+
+def test_a_gated_run_counts_refusals_and_deploys_nothing_that_loses() -> None:
+    """A win rate of 1 is out of reach: users keep the first policy, and every sync refuses one."""
+    settings = {"updates": 12, "runs": 3, "batch_size": 4, "sync_every_updates": 3, "learning_rate": 0.1}
+    gate = {"gate_comparisons": 40, "gate_win_rate": 1.0}
+    record = sims.run(sims.DPO(), SPEC, **settings, **gate, evaluations=12).record.arrays
+    assert record["refused"][:, -1].tolist() == [3.0, 3.0, 3.0]  # at updates 3, 6 and 9
+    assert (record["deployed_gold"] == record["deployed_gold"][:, :1]).all()
+    free = sims.run(sims.DPO(), SPEC, **settings, evaluations=12).record.arrays
+    assert (free["refused"] == 0).all() and (free["deployed_gold"][:, -1] != free["deployed_gold"][:, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("deployment", "schedule", "said"),
+    [
+        ({"gate_win_rate": 0.6}, {}, "gate_win_rate = 0.6: only means something"),
+        ({"gate_comparisons": 4}, {}, "sync_every_updates = None: must be finite and above the 1"),
+        ({"gate_gold_loss": 0.1}, {"sync_every_updates": float("inf")}, "sync_every_updates = inf: must be finite"),
+        ({"label_candidates": 2}, {"num_generations": 4}, "label_candidates = 2: must be 1 with num_generations = 4"),
+        ({"label_candidates": 2}, {"source": "pool", "pool_size": 64}, "label_candidates = 2: must be 1 with source"),
+    ],
+)
+def test_refuses(deployment: dict[str, float], schedule: dict[str, float], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        Deployment(**deployment).check_schedule(Schedule(**schedule))
+
+
+def test_a_gold_gate_needs_an_environment_with_a_gold_set() -> None:
+    with pytest.raises(SpecError, match="has no gold_set_score"):
+        sims.run(sims.DPO(), sims.BanditR1(), updates=4, runs=2, sync_every_updates=2, gate_gold_loss=0.1)
