@@ -66,6 +66,11 @@ def shrink(arm: Experiment) -> Experiment:
         decoding = decoding.replace(max_new_tokens=min(decoding.max_new_tokens, 16))
         few = arm.environment.replace(evaluation_prompts=min(arm.environment.evaluation_prompts, 16))  # type: ignore[attr-defined]
         arm = arm.replace(environment=few, policy=arm.policy.replace(decoding=decoding))
+    first = arm.labelling.implicit_after_updates
+    if first:  # whose labels are whose changes within the twin too
+        arm = arm.replace(
+            labelling=arm.labelling.replace(implicit_after_updates=max(1, first * updates // arm.updates))
+        )
     small = {"updates": updates, "evaluations": min(arm.evaluations, updates, 5)}
     costly = of_a_model or arm.policy.magnifies_rounding
     return arm.replace(name=f"{arm.name}-quick", runs=2 if costly else 4, **small)

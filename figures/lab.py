@@ -14,7 +14,7 @@ import numpy as np
 
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import deployed_scores, final_scores, mean_scores
+from sims.experiments.measures import deployed_scores, final_scores, mean_scores, part_scores
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, obtain, sources_of
@@ -28,7 +28,7 @@ TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these se
 FINAL_RUNS = 12
 AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: about half an interval of 50 runs
 
-Measure = Literal["end", "run", "best", "deployed", "seen"]
+Measure = Literal["end", "run", "best", "first", "second", "parts", "deployed", "seen"]
 
 _one_at_a_time = threading.Lock()  # computations without runs are done here, one beside the workers
 
@@ -46,10 +46,18 @@ def probability_of_best(record: Record, distribution: str) -> np.ndarray:
     return np.asarray(np.exp(np.take_along_axis(logp, best, -1)).mean((-2, -1)))
 
 
+def mean_of_parts(record: Record) -> np.ndarray:
+    """(runs,): final score, mean of the two parts of gold."""
+    return np.asarray((part_scores(record, "first")[:, -1] + part_scores(record, "second")[:, -1]) / 2)
+
+
 MEASURES: dict[Measure, Callable[[Record], np.ndarray]] = {
     "end": final_scores,
     "run": mean_scores,
     "best": best_probability,
+    "first": lambda record: part_scores(record, "first")[:, -1],
+    "second": lambda record: part_scores(record, "second")[:, -1],
+    "parts": mean_of_parts,
     "deployed": lambda record: deployed_scores(record)[:, 1:].mean(1),
     "seen": lambda record: record.arrays["reward"][:, -1] - record.arrays["reward"][:, 0],  # the learner's own reward
 }

@@ -11,6 +11,7 @@ from .training.presets import PRESETS as PRESETS
 # What responses are rewarded for.
 from .tasks import MinLength as MinLength
 from .tasks import ModeLength as ModeLength
+from .tasks import ProxyReward as ProxyReward
 from .tasks import SkewLength as SkewLength
 from .tasks import Verifiable as Verifiable
 from .tasks import RewardFunction as RewardFunction

@@ -67,6 +67,9 @@ from .environments.contextual import Contextual as Contextual
 from .environments.drifting import Drifting as Drifting
 from .environments.proxy import ProxyBandit as ProxyBandit
 from .environments.proxy import ProxyTree as ProxyTree
+from .environments.rated import RatedResponses as RatedResponses
+from .environments.rated import TwoTasks as TwoTasks
+from .environments.proxy_features import ProxyFeatures as ProxyFeatures
 from .environments.token_bandit import TokenBanditR1 as TokenBanditR1
 from .environments.token_bandit import TokenBanditR2 as TokenBanditR2
 from .environments.token_bandit import TokenBanditSmall as TokenBanditSmall
@@ -75,6 +78,7 @@ from .environments.token_tree import TokenTree as TokenTree
 # Policies.
 from .policies.table import Table as Table
 from .policies.mlp import MLP as MLP
+from .policies.response_mlp import ResponseMLP as ResponseMLP
 from .policies.transformer import Transformer as Transformer
 from .policies.fine_tuned import FineTuned as FineTuned
 

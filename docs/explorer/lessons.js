@@ -187,7 +187,7 @@
     {
       id: "flips", group: "Claims besides", title: "Wrong labels bound the margin",
       run: { algorithm: "dpo", problem: "bandit_r2", flip: 0.2, sync: Infinity, rate: 100, updates: 1000 }, compare: { flip: 0 },
-      question: "One label in five is turned round, or none. Which run ends further from the reference? Does it score less?",
+      question: "One label in five is flipped, or none. Which run ends further from the reference? Does it score less?",
       answer: (a, b) => `KL ${f(end(a.kl))} against ${f(end(b.kl))}: with labels that are sometimes wrong an infinite margin costs ` +
         `infinitely much, so there is an optimum. The scores hardly differ: ${f(end(a.score))} and ${f(end(b.score))}.`,
       limits: "With every pair and exact expectations, flips average out. From few pairs they are learned by heart.",

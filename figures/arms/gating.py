@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sims.core.spec import from_json
-from sims.experiments.measures import final_scores, mean_scores, scores
+from sims.experiments.measures import final_scores, mean_scores, part_scores, scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import (
@@ -38,13 +38,14 @@ FLAT = 0.5  # share of the margin within which the last two values of a grid are
 
 
 def lowest_score(records: Iterable[Record]) -> float:
-    """The score of always getting the smallest reward there is: 0, and of a length reward the longest response's."""
+    """The score of always getting the smallest reward there is: as the record says, else 0, and of a length reward that
+    of the longest response."""
     return min(float(_lowest(record).min()) for record in records)
 
 
 def _lowest(record: Record) -> np.ndarray:
     arrays, decoding = record.arrays, record.spec.get("policy", {}).get("decoding")
-    reward = 0.0 if decoding is None else -float(decoding["max_new_tokens"])
+    reward = arrays.get("worst_reward", 0.0) if decoding is None else -float(decoding["max_new_tokens"])
     return np.asarray((reward - arrays["reference_reward"]) / (arrays["best_reward"] - arrays["reference_reward"]))
 
 
@@ -66,6 +67,14 @@ def part(times: float, record: Record, at: int | None = -1, runs: int | None = N
     """A record's score at an evaluation, or with at = None over the run."""
     found = mean_scores(record) if at is None else scores(record)[:, at]
     return Part(times, found[:runs].astype(float), lowest_score([record]))
+
+
+def part_of_gold(times: float, record: Record, name: str) -> Part:
+    """A record's score at the end by one of the two parts that gold is the mean of."""
+    found, arrays = part_scores(record, name), record.arrays
+    start = arrays[f"gold_{name}"][:, 0]
+    lowest = (arrays[f"worst_{name}"] - start) / (arrays[f"best_{name}"] - start)
+    return Part(times, found[:, -1].astype(float), float(lowest.min()))
 
 
 def effect_of(parts: Sequence[Part]) -> Interval:

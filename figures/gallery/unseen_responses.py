@@ -228,12 +228,12 @@ def verdicts(records: Records) -> list[Verdict]:
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         dpo, ppo, best = (over_grid(records, policy, measure) for measure in MEASURES)
         for tilt, of_tilt, of_ppo, of_best in zip(TILTS, dpo, ppo, best, strict=True):
-            places = [f"{tilt}-{c:g}/{policy}" for c in COVERAGES]
-            hashes = [records[f"{place}/dpo"].hash for place in places]
-            both = hashes + [records[f"{place}/ppo"].hash for place in places]
-            at_the_end = np.stack([change(records[f"{place}/dpo"])[:, -1] for place in places])
+            cells = [f"{tilt}-{c:g}/{policy}" for c in COVERAGES]
+            hashes = [records[f"{cell}/dpo"].hash for cell in cells]
+            both = hashes + [records[f"{cell}/ppo"].hash for cell in cells]
+            at_the_end = np.stack([change(records[f"{cell}/dpo"])[:, -1] for cell in cells])
             for i, coverage in enumerate(COVERAGES):
-                at_one_loss = [hashes[i], records[f"{places[i]}/ppo"].hash]  # with the loss at which DPO is read
+                at_one_loss = [hashes[i], records[f"{cells[i]}/ppo"].hash]  # with the loss at which DPO is read
                 for part, values, of in (
                     ("at one loss", of_tilt[i], at_one_loss),
                     ("at the end", at_the_end[i], hashes[i : i + 1]),

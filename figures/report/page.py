@@ -36,6 +36,7 @@ from .picture import picture, small
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_JUDGED, STATES, state_of
+from .survey import survey
 
 PARTS = ("style.css", "script.js")
 
@@ -95,6 +96,7 @@ def write(out: Path) -> None:
             judged=[section for section in found if section.rows],
             unjudged=[section for section in found if not section.rows],
             heads=dict(Counter(section.head for section in found if section.rows).most_common()),
+            survey=survey(found),
             changed=changes(section for section in found if section.rows),
             figures=figures,
             by_name={figure["name"]: figure for figure in figures},

@@ -10,6 +10,7 @@
     expressions    comparison of mathematical answers
     function       a user's Python function
     learned        a reward model
+    proxy          a reward model fitted to preferences of a known gold reward
     judged         a language model behind an endpoint
     environment    prompts and labelled responses for the training loop
     table          what `python -m llm --tasks` prints
@@ -64,6 +65,7 @@ from llm.tasks.judged import JudgeReward
 from llm.tasks.labels import Labels
 from llm.tasks.learned import LearnedReward
 from llm.tasks.length import MinLength, ModeLength, SkewLength
+from llm.tasks.proxy import ProxyReward
 from llm.tasks.table import task_table
 from llm.tasks.task import Task
 from llm.tasks.verifiable import Verifiable
@@ -77,6 +79,7 @@ __all__ = [
     "LearnedReward",
     "MinLength",
     "ModeLength",
+    "ProxyReward",
     "Reward",
     "RewardFunction",
     "SkewLength",

@@ -68,6 +68,7 @@ class TextEnvironment:
         self.examples = task.load(self.encoder, self.split)
         task.check_data(self.examples)
         self._recorded: Sequence[Example] | None = None
+        self._drawn = False  # recorded responses come without labels
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own
         self.given = {"prompts": 0, "recorded": 0}  # items drawn so far: epoch and position in one number
         self.digest = digest(self.examples)
@@ -168,8 +169,8 @@ class TextEnvironment:
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, rewards and labels.
 
-        A preference row keeps its own label unless the task relabels; pairs of the embedded language are labelled by
-        the task's reward.
+        A preference row keeps its own label unless the task relabels, and so do `recorded_pairs`; other responses of
+        the embedded language are labelled by the task's reward.
         """
         if self._recorded is None:
             self._recorded = self._load_recorded(noise)
@@ -179,7 +180,7 @@ class TextEnvironment:
         rewards, gold = self.score(found.examples, found.responses, found.mask)
         pairs, weight = found.pairs, None
         label = found.pair_label if self._labels is None else self._labels[index]
-        if self.task.data == LANGUAGE:
+        if self._drawn:
             pairs = label = None
             if self.pairing is not None:
                 pairs, weight = choose_pairs(rewards, self.pairing, self.labeller.correct_above)
@@ -207,7 +208,10 @@ class TextEnvironment:
         return min(len(self._recorded), self.task.evaluation_prompts)
 
     def _load_recorded(self, noise: Noise) -> Sequence[Example]:
+        if (own := self.task.recorded_pairs(self.encoder)) is not None:
+            return own
         if self.task.data == LANGUAGE:
+            self._drawn = True
             rng = np.random.default_rng(_RECORDED_SEED)
             return [
                 self._record(self.examples[i], rng)

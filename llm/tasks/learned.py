@@ -122,16 +122,25 @@ def _check_prompts(field: str, name: str, examples: Sequence[Example], limits: L
 
 
 def _load(field: str, name: str, limits: Limits) -> Reward:
-    model, encoder = _open(field, name)
+    score = score_texts(*_open(field, name), limits)
+
+    def checked(completions: Completions) -> Sequence[float]:
+        try:
+            return score(completions)
+        except (RowError, ValueError) as error:
+            raise SpecError(field, name, f"cannot score a response: {error}") from error
+
+    return checked
+
+
+def score_texts(model: RewardModel, encoder: TextEncoder, limits: Limits) -> Reward:
+    """A reward model's scores of texts. RowError or ValueError for one that it cannot read."""
 
     def score(completions: Completions) -> list[float]:
         pairs = zip(completions.prompts, completions.texts, strict=True)
-        try:
-            rows = [encode_response(prompt, text, encoder, limits) for prompt, text in pairs]
-            found = collate(rows, encoder.pad)
-            assert found.responses is not None and found.mask is not None
-            return model.score(found.prompts, found.prompt_mask, found.responses, found.mask).flatten().tolist()
-        except (RowError, ValueError) as error:
-            raise SpecError(field, name, f"cannot score a response: {error}") from error
+        rows = [encode_response(prompt, text, encoder, limits) for prompt, text in pairs]
+        found = collate(rows, encoder.pad)
+        assert found.responses is not None and found.mask is not None
+        return list(model.score(found.prompts, found.prompt_mask, found.responses, found.mask).flatten().tolist())
 
     return score

@@ -64,7 +64,7 @@ class ModeLength(Task, kind="mode_length"):
     mode: int = setting(language.MODE, "length with the largest reward, in tokens before EOS", at_least=0)
 
     def reward(self) -> Reward:
-        return lambda completions: [-abs(float(length - self.mode)) for length in completions.lengths]
+        return near_length(self.mode)
 
     def best_reward(self) -> float:
         return 0.0
@@ -131,6 +131,11 @@ class SkewLength(MinLength, kind="skew_length"):
 
     def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
         return cut_short(examples, self.cut_from, self.cut_to, ends, rng, self.data)
+
+
+def near_length(mode: int) -> Reward:
+    """−| |y| − mode |."""
+    return lambda completions: [-abs(float(length - mode)) for length in completions.lengths]
 
 
 def _overlap(task: Task, best: int) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from llm.data import Example
+from llm.data import Example, TextEncoder
 from llm.embedded import language
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
@@ -63,6 +63,15 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
     def recorded_response(self, prompt: str, rng: Any) -> str:
         """One recorded response to a prompt of the embedded language."""
         return language.sample_response(prompt, rng)
+
+    def of_run(self, index: int) -> Task:
+        """The task as a run of an experiment has it: the same in each, but for one that is drawn anew."""
+        return self
+
+    def recorded_pairs(self, encoder: TextEncoder) -> Sequence[Example] | None:
+        """Pairs of the embedded language that come with a label, chosen response first; None: responses are drawn by
+        `recorded_response` and labelled by the reward."""
+        return None
 
     def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
         """A file's rows as they are trained on. ends: the tokens that end a response, EOS first."""

@@ -59,7 +59,8 @@ class Run:
         assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
         self.experiment, self.device = experiment, torch.device(device)
         check_sampler(experiment, self.device, sharding)
-        spec, task, algorithm = experiment.policy, experiment.environment, experiment.algorithm
+        spec, algorithm = experiment.policy, experiment.algorithm
+        task = experiment.environment.of_run(index)  # type: ignore[attr-defined]
         self.ranks = ranks = ranks or Ranks()
         check_sharding(sharding, ranks.count)
         self.noise = single_noise(experiment.seed, index)

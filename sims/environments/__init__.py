@@ -4,6 +4,8 @@ bandit           one prompt, 100 actions, one reward peak: R1, R2, and one with 
 contextual       prompts × responses, with recorded pairs and learned rewards
 drifting         users and preferences that move, a bias of labellers, skills that few ask for
 proxy            bandits and token trees whose learner sees a reward model of a few labelled pairs
+rated            responses with features and raters; a verifiable and a rated task for one network
+proxy_features   problems drawn per run: gold is a network of what describes a response, the proxy one of some capacity
 token_bandit     sequences of tokens, each rewarded like an action of the bandit
 token_tree       short sequences with EOS and random rewards
 toy              what all of them share, and how to add one
@@ -19,6 +21,8 @@ from .contextual import Contextual
 from .drifting import Drifting
 from .enumerable import EnumerableEnvironment, EnumerableSpec
 from .proxy import Proxy, ProxyBandit, ProxyEnvironment, ProxyTree
+from .proxy_features import ProxyFeatures
+from .rated import RatedResponses, TwoTasks
 from .recorded import RecordedEnvironment
 from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
 from .token_tree import TokenTree
@@ -36,7 +40,9 @@ __all__ = [
     "Proxy",
     "ProxyBandit",
     "ProxyEnvironment",
+    "ProxyFeatures",
     "ProxyTree",
+    "RatedResponses",
     "RecordedEnvironment",
     "RewardLabeller",
     "TokenBandit",
@@ -45,4 +51,5 @@ __all__ = [
     "TokenBanditSmall",
     "TokenTree",
     "ToyEnvironment",
+    "TwoTasks",
 ]

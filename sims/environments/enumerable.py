@@ -36,15 +36,23 @@ class EnumerableSpec(ToyEnvironment):
         dict.fromkeys(("reward", "gold", "kl_policy_ref", "entropy"), "exact")
     )
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that only change the tables' numbers
+    has_features: ClassVar[bool] = False  # whether it defines `features`
+    has_inputs: ClassVar[bool] = False  # whether numbers describe its responses, for a policy that sees these
 
     def stack_key(self) -> Any:
         alike = {name: value for name, value in to_json(self).items() if name not in self.only_numbers}
-        return alike | {"full_support": self.full_support}
+        kept = ("full_support", "rewards_per_run", "has_proxy")
+        return alike | {name: getattr(self, name) for name in kept}
 
     @property
     def full_support(self) -> bool:
         """Whether the data policy gives every response some probability."""
         return True
+
+    @property
+    def rewards_per_run(self) -> bool:
+        """Whether each run draws gold rewards of its own."""
+        return False
 
     @property
     def has_proxy(self) -> bool:
@@ -64,6 +72,15 @@ class EnumerableSpec(ToyEnvironment):
         """(X, nodes, V) float64, or (R, X, nodes, V) where runs differ: log-probs of each token after each prefix
         under the policy that training starts from. noise: the runs, for environments that are drawn per run."""
         raise undefined(self, "reference_logp", "(X, nodes, V) float64, log-probs of each token after each prefix")
+
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        """(X, N, F) float64, or (R, X, N, F) where runs differ: what describes each response to each prompt."""
+        raise undefined(self, "features", "(X, N, F) float64, what describes each response to each prompt")
+
+    def inputs(self, noise: Noise) -> np.ndarray:
+        """(X, N, D) float64, or (R, X, N, D) where runs differ: numbers that describe each response to a prompt
+        (`has_inputs`)."""
+        raise undefined(self, "inputs", "(X, N, D) float64, numbers that describe each response to a prompt")
 
     def tables(self, noise: Noise) -> Tables:
         """What differs between environments with the same `stack_key`, except the reference: rewards (X, N); and what
@@ -142,6 +159,10 @@ class SideBySide(EnumerableSpec):
         return self.problems[0].full_support
 
     @property
+    def rewards_per_run(self) -> bool:
+        return self.problems[0].rewards_per_run
+
+    @property
     def without_reward_model(self) -> Self:
         return self.replace(problems=tuple(problem.without_reward_model for problem in self.problems))
 
@@ -150,9 +171,17 @@ class SideBySide(EnumerableSpec):
             raise ValueError("noise = None: must be given, as each run has its own environment")
         return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
 
+    def inputs(self, noise: Noise) -> np.ndarray:
+        return np.concatenate([_a_run(p.inputs(own), own, 3) for p, own in self._parts(noise)])
+
     def tables(self, noise: Noise) -> Tables:
         found = [(problem.checked_tables(own), own) for problem, own in self._parts(noise)]
         return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
+
+    def features(self, noise: Noise | None = None) -> np.ndarray:
+        if noise is None:
+            raise ValueError("noise = None: must be given, as each run has its own environment")
+        return np.concatenate([_a_run(p.features(own), own, 3) for p, own in self._parts(noise)])
 
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
         return self.problems[0].environment(tables, dtype, noise)

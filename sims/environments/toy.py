@@ -151,15 +151,26 @@ class RewardLabeller:
         if own.shape != responses.shape[:-1]:
             check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
         gold = own if self.gold is None else self.gold(prompts.tokens, responses)
+        compared = self.compared if rewards is None else by_rewards
         rewards = own if rewards is None else rewards
         if pairing is None:
             return Labels(rewards=rewards, gold=gold)
         pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
-        first, second = rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])
+        first, second = compared(prompts.tokens, responses, rewards, pairs)
         # Drawn even if unused, so that noiseless and noisy labellers share the random numbers of a stream.
         uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
         return Labels(rewards, gold, pairs, self.labeller.label(first, second, uniforms), weight)
 
+    def compared(self, prompts: Tensor, responses: Tensor, rewards: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """What its labeller compares, of the first and of the second response of each pair: (..., B, Q) both. Their
+        rewards, unless the environment compares two responses otherwise. pairs: (..., B, Q, 2)."""
+        return by_rewards(prompts, responses, rewards, pairs)
+
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded pairs; SpecError for environments without."""
         raise SpecError("source", "dataset", "must be policy, pool or replay: there are no recorded data here")
+
+
+def by_rewards(prompts: Tensor, responses: Tensor, rewards: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """The rewards (..., B, Q) of both responses of each pair. rewards: (..., B, K); pairs: (..., B, Q, 2)."""
+    return rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])

@@ -65,14 +65,15 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         arrays = recorder.arrays()
     ends = np.cumsum(runs)
     slices = [slice(end - count, end) for end, count in zip(ends, runs, strict=True)]
-    return [{name: _part(name, x, its_runs) for name, x in arrays.items()} for its_runs in slices]
+    shared = SHARED - ({"rewards"} if getattr(first.environment, "rewards_per_run", False) else set())
+    return [{name: _part(name in shared, x, its_runs) for name, x in arrays.items()} for its_runs in slices]
 
 
-def _part(name: str, x: np.ndarray, runs: slice) -> np.ndarray:
+def _part(shared: bool, x: np.ndarray, runs: slice) -> np.ndarray:
     """The part of a stack's array that belongs to one of its experiments."""
-    if name not in SHARED:
+    if not shared:
         return x[runs]
-    return x[runs.start] if name == "rewards" and x.ndim > 2 else x  # rewards: (R, X, N) where environments differ
+    return x[runs.start] if x.ndim > 2 else x  # rewards: (R, X, N) where environments differ
 
 
 @contextmanager

@@ -44,6 +44,16 @@ def _score(arrays: Mapping[str, np.ndarray], gold: np.ndarray) -> np.ndarray:
     return np.where((died >= 0) & (arrays["updates"] >= died), 0.0, score)
 
 
+def part_scores(record: Record, name: str) -> np.ndarray:
+    """(runs, points): `scores` by one of the parts that gold is the mean of, "first" or "second"; 0 is the reference,
+    1 the most that this part alone can have."""
+    arrays = record.arrays
+    gold, best = arrays[f"gold_{name}"], arrays[f"best_{name}"][:, None]
+    died = arrays["diverged_at"][:, None]
+    score = (gold - gold[:, :1]) / (best - gold[:, :1])
+    return np.where((died >= 0) & (arrays["updates"] >= died), 0.0, score)
+
+
 def final_scores(record: Record) -> np.ndarray:
     """(runs,): the score at the end."""
     return scores(record)[:, -1]
@@ -59,7 +69,7 @@ def kl_of_best_response(record: Record) -> float:
     if "kl_of_best" in record.arrays:
         return float(record.arrays["kl_of_best"].mean())
     logp_ref = record.arrays["logp_ref"]
-    best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp_ref), 0)
+    best = np.broadcast_to(record.arrays["rewards"].argmax(-1), logp_ref.shape[:-1])[..., None]
     return float(-np.take_along_axis(logp_ref, best, -1).mean())
 
 

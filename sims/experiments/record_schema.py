@@ -55,6 +55,10 @@ SCHEMA: dict[str, Array] = {
     # The policy at an evaluation: means over prompts
     "reward": Array(CURVE, "", "expected reward as the learner sees it"),
     "gold": Array(CURVE, "", "expected reward that the policy is evaluated by; `reward` where there is no other"),
+    "gold_first": Array(
+        CURVE, "", "expected reward of the first of the parts that gold is the mean of: aspects, or tasks (rated)"
+    ),
+    "gold_second": Array(CURVE, "", "and of the second, or the mean of all others"),
     "kl_policy_ref": Array(
         CURVE, "nats", "KL(π‖π_ref) per prompt, over whole responses; π_ref is the policy before the first update"
     ),
@@ -65,6 +69,15 @@ SCHEMA: dict[str, Array] = {
     "win_rate": Array(
         CURVE, "", "probability that a response of π has more gold reward than one of π_ref to the same prompt, ties ½"
     ),
+    "policy_accuracy": Array(
+        CURVE,
+        "",
+        "share of the pairs of two draws of π_ref, unequal by gold, that the policy's implicit reward orders as gold "
+        "does; ties of it ½",
+    ),
+    "policy_accuracy_on_policy": Array(CURVE, "", "the same of two draws of π"),
+    "proxy_accuracy": Array(CURVE, "", "the same of the learned reward, of two draws of π_ref"),
+    "proxy_accuracy_on_policy": Array(CURVE, "", "and of two draws of π"),
     "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
     "deployed_gold": Array(
         CURVE, "", "as gold, of the policy that users get: the sampler's, of the last sync (drifting rewards)"
@@ -107,6 +120,11 @@ SCHEMA: dict[str, Array] = {
     "diverged_at": Array(RUNS, "updates", "update at which a run was no longer finite; −1: never"),
     "reference_reward": Array(RUNS, "", "gold reward of the policy before the first update"),
     "best_reward": Array(RUNS, "", "the largest gold reward that a policy can have; NaN where unknown"),
+    "worst_reward": Array(RUNS, "", "the smallest gold reward that a policy can have"),
+    "best_first": Array(RUNS, "", "the largest gold_first that a policy can have"),
+    "best_second": Array(RUNS, "", "the largest gold_second that a policy can have"),
+    "worst_first": Array(RUNS, "", "the smallest gold_first that a policy can have"),
+    "worst_second": Array(RUNS, "", "the smallest gold_second that a policy can have"),
     "kl_of_best": Array(RUNS, "nats", "KL to the reference of always giving the best response"),
     "reward_model_loss": Array(RUNS, "nats", "per pair, of the learned reward on the pairs that it was fitted to"),
     "reward_model_accuracy": Array(RUNS, "", "share of these pairs that the learned reward orders as labelled"),

@@ -2,6 +2,7 @@
 
 table         one free logit per prompt, prefix and token
 mlp           a ReLU network from prompt to logits
+response_mlp  a ReLU network from the features of a response to its logit
 transformer   settings, initialisation and fit of a small causal transformer, which `causal` computes
 fine_tuned    another policy after supervised fine-tuning on recorded pairs
 categorical   sampling and scoring from a table of logits
@@ -69,6 +70,7 @@ from .categorical import CategoricalPolicy
 from .causal import TransformerPolicy
 from .fine_tuned import FineTuned
 from .mlp import MLP, MLPPolicy
+from .response_mlp import ResponseMLP, ResponseMLPPolicy
 from .table import Table, TablePolicy
 from .transformer import Transformer
 
@@ -77,6 +79,8 @@ __all__ = [
     "CategoricalPolicy",
     "FineTuned",
     "MLPPolicy",
+    "ResponseMLP",
+    "ResponseMLPPolicy",
     "Table",
     "TablePolicy",
     "Transformer",

@@ -26,7 +26,8 @@ class MLPPolicy(CategoricalPolicy):
     """features: (R, X, D), constant; parameters: weight (R, in, out) and bias (R, 1, out) of each layer, then the
     critic's weight (R, 1, width) and bias (R, 1), if there is one.
 
-    Every prompt's logits are computed once, however often it occurs in a batch.
+    Every prompt's logits are computed once, however often it occurs in a batch. A network of one output sees responses:
+    features are (R, X·N, D), one row per response to each prompt, and the output is its logit.
     """
 
     def __init__(
@@ -41,12 +42,25 @@ class MLPPolicy(CategoricalPolicy):
 
     def logits(self) -> Tensor:
         last = 2 * (self.layers - 1)
-        return (self.hidden() @ self._parameters[last] + self._parameters[last + 1]).unsqueeze(2)
+        weight, bias = self._parameters[last], self._parameters[last + 1]
+        if self.sees_responses:
+            # Multiply and sum: the last bits of a matmul of width 1 depend on the number of runs.
+            logits = (self.hidden() * weight.transpose(-1, -2)).sum(-1) + bias[..., 0]
+            return logits.unflatten(1, (-1, 1, self.space.vocabulary))
+        return (self.hidden() @ weight + bias).unsqueeze(2)
+
+    @property
+    def sees_responses(self) -> bool:
+        """Whether a row of features is a response to a prompt, and not a prompt."""
+        return self._parameters[2 * (self.layers - 1)].shape[-1] == 1
 
     def value_table(self) -> Tensor:
         weight, bias = self._parameters[2 * self.layers :]
-        # Multiply and sum: the last bits of a matmul of width 1 depend on the number of runs.
-        return ((self.hidden() * weight).sum(-1) + bias).unsqueeze(2)
+        hidden = self.hidden()
+        if self.sees_responses:  # a prompt is all of its responses
+            hidden = hidden.unflatten(1, (-1, self.space.vocabulary)).mean(2)
+        # Multiply and sum, as above.
+        return ((hidden * weight).sum(-1) + bias).unsqueeze(2)
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,10 @@ class MLP(PolicySpec, kind="mlp"):
     """
 
     hidden: tuple[int, ...] = setting((64, 64), "widths of the hidden layers")
-    features: Literal["one_hot", "uniform"] = setting(
-        "one_hot", "input features of a prompt: one-hot, or fixed random features from U(0, 1)"
+    features: Literal["one_hot", "uniform", "responses"] = setting(
+        "one_hot",
+        "input of the network: a prompt, one-hot, or as fixed random features from U(0, 1); or the numbers that "
+        "describe a response, whose logit is then the only output, so that responses share the network",
     )
     feature_size: int = setting(100, "number of features (features = uniform)", at_least=1)
     normalise_first: bool = setting(False, "LayerNorm (without weights) after the first layer")
@@ -86,15 +102,23 @@ class MLP(PolicySpec, kind="mlp"):
             raise SpecError(
                 "policy", "mlp", "gives every response a positive probability: use table where one has none"
             )
+        if self.features == "responses" and not environment.has_inputs:
+            rule = f"needs an environment that describes its responses by numbers: not {environment.kind}"
+            raise SpecError("features", self.features, rule)
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
         runs, contexts = noise.lead[0], environment.num_prompts
-        if self.features == "one_hot":
+        outputs = environment.space.vocabulary
+        if self.features == "responses":
+            inputs = torch.from_numpy(environment.inputs(noise)).to(dtype)
+            features = inputs.expand(runs, *inputs.shape[-3:]).flatten(1, 2).contiguous()
+            outputs = 1
+        elif self.features == "one_hot":
             features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)
         else:
             # Uniforms are a view of a larger block, and a matrix product's rounding may depend on the memory layout.
             features = noise.uniforms("features", contexts, self.feature_size).to(dtype).contiguous()
-        widths = [features.shape[-1], *self.hidden, environment.space.vocabulary]
+        widths = [features.shape[-1], *self.hidden, outputs]
         parameters = initial_layers(noise, widths, dtype)
         if critic:
             width = self.hidden[-1]

@@ -62,7 +62,7 @@ def test_runs_share_as_many_problems_as_are_asked_for() -> None:
 def test_records_have_what_drifts() -> None:
     """Scores are of the rewards and the users of the cycle that begins at an evaluation; what users get is the
     sampler's policy."""
-    spec = SMALL.replace(prompt_spread=1.0, prompt_drift=0.5, gold_share=0.1)
+    spec = SMALL.replace(prompt_spread=1.0, prompt_drift=0.5, gold_share=0.1, bias=0.3)
     settings = {"updates": 12, "runs": 3, "evaluations": 6, "sync_every_updates": 4, "seed": 5, "batch_size": 8}
     record = sims.run(sims.DPO(), spec, sims.Table(), learning_rate=0.1, precision="float64", **settings).record
     gold, asked = spec.gold_rewards(NOISE), spec.popularity(NOISE)

@@ -82,6 +82,28 @@ def absent_behaviour() -> list[Planted]:
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
 
+def accuracy_and_reward() -> list[Planted]:
+    figure, found = "accuracy_and_reward", []
+    for name in ("ipo", "dpo"):
+        for where in ("held-out", "on-policy"):
+            terms = (Term(f"tuned/{name}/offline", 1.0, "proxy"), Term(f"tuned/{name}/offline", -1.0, "policy"))
+            found.append(Planted(figure, "C20", f"{name}, {where}", "mlp", 1, terms))
+    for part, source in (("offline", "offline"), ("online", "pointwise")):
+        # All settings classify alike: the first of the 20 is taken.
+        terms = (Term(f"sweep/ipo/{source}/0.01/0.01", 19 / 20),)
+        found.append(Planted(figure, "C21", part, "mlp", 0, terms, also=f"sweep/.*/{source}/.*"))
+    for part, more, less in (
+        ("own labels, gain", "own", "stopped"),
+        ("own labels, less than gold", "gold", "own"),
+        ("reward model, gain", "proxy", "stopped"),
+    ):
+        terms = difference(f"labels/{more}", f"labels/{less}")
+        found.append(Planted(figure, "C67", part, "mlp", 1, terms))
+    for part, more, less in (("larger reward models", "128/1024", "0/1024"), ("more pairs", "32/1024", "32/32")):
+        found.append(Planted(figure, "C70", part, "mlp", 1, difference(f"size/{more}", f"size/{less}", "proxy")))
+    return found
+
+
 def alarms() -> list[Planted]:
     """Who is not biased exploits nothing, and without a penalty length grows: the placebo and the control."""
     found = []
@@ -206,6 +228,52 @@ def chosen_likelihood() -> list[Planted]:
     return [*found, few]
 
 
+def data_quality() -> list[Planted]:
+    """C44 is of shares of variance: `test_data_quality.py`."""
+    figure = "data_quality"
+    sets = "sets/(clean|noisy|good|good_noisy|few)"
+    ahead = (Term(f"{sets}/ppo", 1.0), Term(f"{sets}/dpo", -1.0))
+    width = (f"width/{w}/{source}" for w in (2, 32) for source in ("online", "offline"))
+    model = (f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor"))
+    found = [
+        Planted(figure, "C43", "five preference sets", "mlp", 1, ahead),
+        Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
+        Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
+    ]
+    for name in ("dpo", "ppo"):
+        clean = difference(f"sets/clean/{name}", f"sets/good_noisy/{name}")
+        found.append(Planted(figure, "C45", name.upper(), "mlp", 1, clean))
+        for n in (4, 15):
+            terms, fewer = difference(f"aspects/{n}/{name}", f"aspects/all/{name}"), f"aspects/1/{name}"
+            part = f"{name.upper()}: {n} × the pairs"
+            found.append(Planted(figure, "C46", part, "mlp", 0, terms, cut=True, weaker=fewer))
+        for how in ("number", "cost"):
+            terms = difference(f"labels/{how}/{name}", f"labels/human/{name}")
+            found.append(Planted(figure, "C89", f"{name.upper()}: equal {how}", "mlp", 1, terms))
+    return found
+
+
+def gold_and_proxy() -> list[Planted]:
+    figure, found = "gold_and_proxy", []
+    for source in ("pointwise", "converged"):
+        terms = (Term(f"rl/{source}", -1.0, "late"),)
+        found.append(Planted(figure, "C11", f"RLOO, {source}", "mlp", 1, terms))
+    found.append(Planted(figure, "C12", "DPO, 128 pairs", "mlp", 1, (Term("steps/128", -1.0, "late"),)))
+    for name in ("ipo", "dpo"):
+        for source in ("pointwise", "pairwise"):
+            pooled = difference(f"sweep/{name}/{source}/.*", f"sweep/{name}/offline/.*")
+            found.append(Planted(figure, "C13", f"{name}, pooled, {source}", "mlp", 1, pooled))
+            tuned = difference(f"tuned/{name}/{source}", f"tuned/{name}/offline")
+            found.append(Planted(figure, "C13", f"{name}, tuned, {source}", "mlp", 1, tuned))
+        for source in ("offline", "pointwise", "pairwise", "converged"):
+            terms = (Term(f"sweep/{name}/{source}/.*", -1.0, "late"),)
+            found.append(Planted(figure, "C14", f"{name}, {source}", "mlp", 1, terms))
+    for name in ("rloo", "dpo"):
+        terms = difference(f"length/{name}/biased", f"length/{name}/unbiased", "length")
+        found.append(Planted(figure, "C42", name, "token", 1, terms))
+    return found
+
+
 def forgetting() -> list[Planted]:
     found = [
         Planted("forgetting", "C59", f"{name}: forgets", "mlp", 1, (Term(f"network/{name}", -1.0, "gold_set"),))
@@ -287,6 +355,29 @@ def lm_likelihoods() -> list[Planted]:
         )
         for task in ("min", "mode")
         for sampler in ("online", "offline")
+    ]
+
+
+def lm_preferences() -> list[Planted]:
+    """The largest response, of 33 tokens, has a score of −1: a score is 16.5 tokens."""
+    tokens, name = 16.5, "lm_preferences"
+    online, offline = Term("dpo/on/.*", tokens), Term("dpo/off/.*", -tokens)
+    semi, stale = Term("dpo/semi/.*", tokens), Term("dpo/stale/.*", -tokens)
+    part = "a reward model's preferences"
+    return [
+        Planted(name, "C13", f"online DPO against offline DPO, {part}", "lm", 1, (online, offline)),
+        *(
+            Planted(name, "C14", f"{words}, {part}", "lm", -1, (Term(arms, tokens, "fall"),))
+            for words, arms in (
+                ("dpo, online", "dpo/on/0.1/0.001"),
+                ("dpo, offline", "dpo/off/0.1/0.001"),
+                ("ppo, online", "ppo/on/–/0.001"),
+            )
+        ),
+        Planted(
+            name, "C22", "offline DPO, an annotator's pairs", "lm", -1, (Term("dpo/off/0.1/0.001", 0.5, "chosen"),)
+        ),
+        Planted(name, "C33", f"dpo, {part}", "lm", 1, (semi, stale)),
     ]
 
 
@@ -419,6 +510,26 @@ def reward_width() -> list[Planted]:
     ]
 
 
+def rounds_and_horizon() -> list[Planted]:
+    figure, one, two = "rounds_and_horizon", "rounds/one", "rounds/two"
+    ahead = difference(f"{one}/ppo", f"{one}/iterated")
+    behind, offline = difference(f"{two}/ppo", f"{two}/iterated", "second"), f"{one}/offline"
+    found = [
+        Planted(figure, "C08", "what the rounds gain", "mlp", 1, difference(f"{one}/iterated", offline)),
+        Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, cut=True, weaker=offline),
+        Planted(figure, "C09", "two objectives", "mlp", 1, behind),
+    ]
+    for part, on, off in (
+        ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
+        ("large batch, whitened advantages", "ladder/white/large/.*", "ladder/white/small/.*"),
+        ("large batch, plain advantages", "ladder/plain/large/.*", "ladder/plain/small/.*"),
+        ("reference an average", "ladder/.*/ema", "ladder/.*/fixed"),
+    ):
+        found.append(Planted(figure, "C10", part, "token", 1, difference(on, off)))
+    arms = (f"horizon/{length}/{name}" for length in (6, 1) for name in ("ppo", "dpo"))
+    return [*found, Planted(figure, "C65", "horizon 6 against 1", "token", 1, interaction(*arms))]
+
+
 def sample_reuse() -> list[Planted]:
     parts = {
         "R1/samples": "R1, equal samples",
@@ -459,6 +570,25 @@ def sync_period() -> list[Planted]:
             found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
     return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
+
+
+def two_tasks() -> list[Planted]:
+    found = []
+    for name in ("dpo", "grpo"):
+        one, other, mixed = (f"{name}/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+        own = {"verifiable": "first", "rated": "second"}
+        parts = [Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values()]
+        found.append(Planted("two_tasks", "C40", f"{name}: both tasks", "mlp", 1, tuple(parts)))
+        for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+            terms = difference(f"{name}/{task}", mixed, quantity)
+            loses = f"{name}/{weaker}"
+            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, cut=True, weaker=loses))
+        targeted = [Term(f"{name}/{task}", 0.5, quantity) for task, quantity in own.items()]
+        instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
+        found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
+        forgotten = (Term(f"{name}/verifiable", 0.5, "second"), Term(f"{name}/rated", 0.5, "first"))
+        found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
+    return found
 
 
 def unseen_responses() -> list[Planted]:
@@ -532,17 +662,21 @@ PLANTED = [
     row
     for rows in (
         absent_behaviour,
+        accuracy_and_reward,
         alarms,
         audit,
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        data_quality,
+        gold_and_proxy,
         forgetting,
         gradient_variance,
         lm_algorithms,
         lm_batch_and_reuse,
         lm_lengths,
         lm_likelihoods,
+        lm_preferences,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,
@@ -550,8 +684,10 @@ PLANTED = [
         reference_shift,
         replayed_data,
         reward_width,
+        rounds_and_horizon,
         sample_reuse,
         sync_period,
+        two_tasks,
         unseen_responses,
         weeks_of_drift,
     )

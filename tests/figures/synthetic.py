@@ -24,15 +24,24 @@ from sims.experiments.store import Arrays, Record, Store
 
 QUANTITIES = {
     "score": 0.5,  # after the start, at every point
+    "first": 0.5,  # score by the first part of gold, at the end
+    "second": 0.5,
+    "kl": 0.5,  # KL(π‖π_ref) after the start
+    "entropy": 0.5,  # after the start
     "best": 0.5,  # final probability of the best response
     "unseen": 0.5,  # mass on responses that no data show; the reference's is ½
     "optimum": 0.5,  # the same of the exact optimum of the learned reward
+    "fall": 0.0,  # added to the score where KL is 8 nats or more
     "chosen": 0.0,  # change of log π(chosen) since the reference
     "octaves": 0.0,  # log2 of RLOO's noise; a perfect critic's is "perfect"
     "perfect": 0.0,
     "excess": 0.0,  # DPO's loss of an RL optimum above its minimum
     "without": 0.0,  # distance from a DPO minimum to the nearest RL optimum: reference without the response
     "with": 0.0,  # and with full support
+    "late": 0.0,  # by how much the score is higher at the last point
+    "length": 2.0,  # after the start
+    "policy": 0.6,  # accuracies of the policy's implicit reward and of the proxy
+    "proxy": 0.6,
     "gold_set": 0.9,  # and before the start
     "exploit": 0.5,
     "growth": 0.0,  # of length
@@ -98,6 +107,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     runs = spec["of"]["runs"] if "of" in spec else spec.get("runs", TABLES)
     wobble = noise * balanced(spec["key"], runs)
     level = {name: levels.get(name, base) + wobble + moved for name, base in QUANTITIES.items()}
+    level["late"] -= 1.5 * moved  # the last point moves, but by less than the others
+    level["proxy"] -= 0.5 * moved + 2.0 * wobble  # so that a difference of both moves, and has noise
     if spec["name"] == "reachable_policies":
         masses = len(reachable_policies.MASSES)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
@@ -113,6 +124,10 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
     if (problems := spec["environment"].get("problems")) is not None:
         found |= _same_problems(found["gold"], level, problems)
+    if spec["name"].startswith("gold_and_proxy"):  # each evaluation further away, the last on a level of its own
+        kl = 0.05 * 100.0 ** np.linspace(0.0, 1.0, spec["evaluations"] + 1)
+        kl[-1] *= 1.2
+        found["kl_policy_ref"] = np.broadcast_to(kl, found["gold"].shape)
     if spec["name"].startswith("alarms"):
         found |= _alarms(level, *found["gold"].shape)
     mass = spec["environment"].get("best_mass")
@@ -140,6 +155,11 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     early = (points + 1) // 2 - 1
     if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
+    distance = np.linspace(0.0, 1.0, points)
+    if points > 8:
+        distance[-4:] = (2.0, 4.0, 8.0, 12.0)
+        score[:, -2:] += level["fall"][:, None]
+    score[:, -1] += level["late"]
     gold = reference + scale * score
     loss = path(np.log(2), np.full(runs, 0.2))
     if points > 2:
@@ -154,6 +174,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "samples": counted * 16,
         "gold": gold,
         "reward": gold,
+        "kl_policy_ref": path(0.0, level["kl"]) if longest is None else np.tile(distance, (runs, 1)),
+        "entropy": path(1.0, level["entropy"]),
         "reference_reward": np.full(runs, reference),
         "best_reward": np.full(runs, reference + scale),
         "diverged_at": np.full(runs, -1),
@@ -165,12 +187,21 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "logp_final": distribution(level["best"]),
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
         "unseen_mass": path(0.5, level["unseen"]),
+        "length": path(1.0, level["length"]),
         "unpaired_mass_ref": np.full(runs, 0.5),
         "unpaired_mass_final": level["unseen"],
         "loss": loss,
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
     }
+    for name in ("first", "second"):
+        found |= {
+            f"gold_{name}": path(0.0, level[name]),
+            f"best_{name}": np.ones(runs),
+            f"worst_{name}": -np.ones(runs),
+        }
+    for who in ("policy", "proxy"):
+        found[f"{who}_accuracy"] = found[f"{who}_accuracy_on_policy"] = path(0.5, level[who])
     chosen = path(start, start + level["chosen"])
     found["logp_chosen"] = found["pool_logp_chosen"] = found["first_logp_winner"] = chosen
     rejected = path(start, start + level["chosen"] - 2.0)  # a margin of 2 nats

@@ -12,6 +12,7 @@ from figures import lab as room
 from figures.committed import FOLDER, Committed, Kept, Tuned, Watched
 from figures.lab import AGREEMENT, Lab, compare, product
 from sims.core.algorithms import find_algorithm
+from sims.core.loop.labelling import Labelling
 from sims.core.schedule import Schedule
 from sims.environments import TokenBanditSmall, TokenTree
 from sims.experiments.experiment import Experiment
@@ -219,3 +220,13 @@ def test_twins_of_what_magnifies_rounding_are_in_float64() -> None:
     twin = committed.shrink(deep)
     assert (twin.precision, twin.optimiser.learning_rate) == ("float64", deep.optimiser.learning_rate / 10)
     assert (committed.shrink(ARM).precision, committed.shrink(ARM).optimiser) == ("float32", ARM.optimiser)
+
+
+def test_in_a_twin_the_policy_labels_after_the_same_share_of_updates() -> None:
+    arm = ARM.replace(
+        algorithm=find_algorithm("dpo")(),
+        updates=160,
+        labelling=Labelling(labels="implicit", implicit_after_updates=40),
+    )
+    twin = committed.shrink(arm)
+    assert (twin.updates, twin.labelling.implicit_after_updates) == (16, 4)

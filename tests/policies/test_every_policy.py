@@ -23,7 +23,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, OutputRequest
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, from_json, to_json
-from sims.environments import BanditR1, Contextual, TokenBanditR1, TokenTree, ToyEnvironment
+from sims.environments import BanditR1, Contextual, RatedResponses, TokenBanditR1, TokenTree, ToyEnvironment
 from sims.experiments.executor import execute
 from sims.experiments.experiment import Experiment
 from sims.listings import toy_policies
@@ -35,6 +35,7 @@ ENVIRONMENTS: dict[str, ToyEnvironment] = {
     "bandit of 3 prompts": BanditR1(num_actions=5, peak=3.0, width=1.0, num_prompts=3),
     "tree of 15, 2 prompts": TokenTree(num_prompts=2),
     "recorded pairs": Contextual(num_prompts=4, num_responses=5, coverage=0.6),
+    "responses with features": RatedResponses(num_prompts=3, num_responses=5, num_features=4, num_pairs=16),
     "tokens without EOS": TokenBanditR1(num_prompts=3, vocabulary=6, length=3, peak=4.0, width=2.0),
 }
 CASES = [

@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "judge": {"judge_model": "m", "judge_url": "URL"},
 }
 TASKS = kinds_of(Task)
+LANGUAGE_ONLY = ("proxy_reward",)  # their gold reward is known there alone
 
 
 def characters(completions, **columns):
@@ -189,6 +190,10 @@ def test_experiments_that_it_cannot_serve_are_refused(task):
         _experiment(task, schedule=recorded.replace(source="pool", pool_size=2, pool_policy="final"))
     with pytest.raises(SpecError, match="num_generations = 1"):
         _experiment(task, algorithm=DPO(), schedule=recorded.replace(num_generations=1))
+    if task.kind in LANGUAGE_ONLY:
+        with pytest.raises(SpecError, match=r"data = 'x\.jsonl': must be language"):
+            task.replace(data="x.jsonl")
+        return
     with pytest.raises(SpecError, match="data_kind = 'prompt_only'"):
         _experiment(task.replace(data="x.jsonl"), algorithm=DPO(), schedule=recorded)
     with pytest.raises(SpecError, match="data_kind = 'prompt_completion': must be preference"):

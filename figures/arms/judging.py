@@ -1,0 +1,42 @@
+"""A row whose effect is a sum of scores, judged at the last evaluation that leaves room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from figures.catalogue import Claim, Setting
+from figures.claims import Verdict, row_of
+from figures.figure import Records
+from sims.experiments.measures import final_scores
+from sims.experiments.store import Record
+from sims.statistics.gates import Gate, placebo, runs_at_a_bound
+
+from .gating import edges, effect_of, last_with_room, lowest_score, part, sides
+
+Terms = Sequence[tuple[float, str]]  # how many times the score of which record
+
+
+def effect_row(
+    judged: Claim,
+    setting: Setting,
+    figure: str,
+    terms: Terms,
+    records: Records,
+    note: str,
+    why_no_placebo: str,
+    more: Sequence[Gate] = (),
+) -> Verdict:
+    """The row of a claimed effect, Σ times · score. more: gates of its own."""
+    ups, downs = ([records[name] for times, name in terms if times * sign > 0] for sign in (1, -1))
+    at, room = last_with_room([sides(ups, downs)], judged.margin)
+    effect = effect_of([part(times, records[name], at) for times, name in terms])
+    points = len(ups[0].arrays["updates"]) - 1
+    when = f"Judged at evaluation {at % (points + 1)} of {points}, the last that leaves room. "
+    gates = [room, placebo(None, judged.margin, why_no_placebo), *more, *settings(judged.margin, [*ups, *downs])]
+    return row_of(judged, setting, effect, figure, [x.hash for x in (*ups, *downs)], when + note, gates)
+
+
+def settings(margin: float, records: Sequence[Record]) -> list[Gate]:
+    """Whether no arm stands at an end of its grid, and whether there are runs enough where some end at a bound."""
+    ends = {f"arm {i + 1}": final_scores(record) for i, record in enumerate(records)}
+    return [edges(margin, *records), runs_at_a_bound(ends, lowest_score(records), 1.0)]

@@ -1,0 +1,335 @@
+"""What is worth more: better data, a better algorithm, a better reward model or a larger policy? (C24, C43 … C47, C89)
+Preference data of several kinds, from which DPO learns directly and PPO by a reward model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from figures.arms.gating import Part, agree, effect_of, part
+from figures.arms.judging import Terms, effect_row, settings
+from figures.arms.sweeps import cut, cut_to_nothing, spread_grid
+from figures.catalogue import Claim, claim
+from figures.claims import Verdict, row_of
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import RC, bound, key, points, side_by_side
+from sims.core.algorithms import find_algorithm
+from sims.core.schedule import Schedule
+from sims.environments import RatedResponses
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import final_scores
+from sims.policies import ResponseMLP
+from sims.statistics.gates import Gate, placebo, positive_control
+from sims.statistics.intervals import Interval, mean_interval
+
+UPDATES, EVALUATIONS, RUNS, SAMPLES, TRIED = 80, 5, 100, 32, 12
+PAIRS, FEW, FLIPS, GOOD = 64, 16, 0.3, 1.5
+BASE = RatedResponses(
+    num_prompts=16, num_responses=8, unexplained=0.3, num_pairs=PAIRS, reference_tilt=-0.5, rating_noise=0.3
+)
+SETS = {
+    "clean": BASE,
+    "noisy": BASE.replace(rating_flips=FLIPS),
+    "good": BASE.replace(pair_tilt=GOOD),
+    "good_noisy": BASE.replace(pair_tilt=GOOD, rating_flips=FLIPS),
+    "few": BASE.replace(num_pairs=FEW),
+}
+SHOWN = {
+    "clean": f"{PAIRS} pairs",
+    "noisy": f"{FLIPS:.0%} of the\nlabels flipped",
+    "good": "better\nresponses",
+    "good_noisy": "better,\nand flipped",
+    "few": f"{FEW} pairs",
+}
+ALGORITHMS = ("dpo", "ppo", "pref_ft")
+PAPER = ("dpo", "ppo")
+ASPECTS, ASPECT_PAIRS, TIMES = 4, 32, (1, 4, 15)
+ASPECT = BASE.replace(num_aspects=ASPECTS, rating_noise=1.5, num_pairs=ASPECT_PAIRS)
+DIFFICULTY = {"easy": 1.0, "hard": -1.0}
+MODELS = {"poor": 16, "good": 256}  # pairs
+WIDTHS = (2, 8, 32)
+HARD = BASE.replace(reference_tilt=-1.0)
+CHEAPER = 10  # synthetic labels for the price of one
+LABELS = {
+    "human": BASE.replace(rating_noise=1.5),
+    "number": BASE.replace(rating_bias=0.7),
+    "cost": BASE.replace(rating_bias=0.7, num_pairs=CHEAPER * PAIRS),
+}
+BETAS = {"dpo": (0.001, 0.03, 1.0, 30.0), "ppo": (0.0003, 0.01, 0.3, 10.0)}
+RATES, POINTS = (0.003, 3.0), 16
+
+NOT_BEHIND = claim("C43", "five preference sets")
+VARIANCE = {part: claim("C44", part) for part in ("DPO and PPO", "three algorithms")}
+LABEL = {name: claim("C45", name.upper()) for name in PAPER}
+WORTH = {(name, n): claim("C46", f"{name.upper()}: {n} × the pairs") for name in PAPER for n in (4, 15)}
+MODEL = claim("C47", "PPO: pairs of the reward model × difficulty")
+SIZE = claim("C24", f"DPO: width {WIDTHS[0]} against {WIDTHS[-1]}")
+SYNTHETIC = {(name, how): claim("C89", f"{name.upper()}: equal {how}") for name in PAPER for how in ("number", "cost")}
+
+
+def arms() -> dict[str, Experiment]:
+    """sets/set/algorithm, aspects/how/algorithm, labels/whose/algorithm, model/difficulty/pairs, width/width/source."""
+    found = {f"sets/{name}/{algorithm}": _arm(algorithm, e) for name, e in SETS.items() for algorithm in ALGORITHMS}
+    for algorithm in PAPER:
+        found[f"aspects/all/{algorithm}"] = _arm(algorithm, ASPECT.replace(rated="aspects"))
+        for n in TIMES:
+            found[f"aspects/{n}/{algorithm}"] = _arm(algorithm, ASPECT.replace(num_pairs=n * ASPECT_PAIRS))
+        for labels, environment in LABELS.items():
+            found[f"labels/{labels}/{algorithm}"] = _arm(algorithm, environment)
+    for difficulty, tilt in DIFFICULTY.items():
+        for model, pairs in MODELS.items():
+            environment = BASE.replace(reference_tilt=tilt, pair_tilt=-tilt, num_pairs=pairs)
+            found[f"model/{difficulty}/{model}"] = _arm("ppo", environment)
+    for width in WIDTHS:
+        offline = _arm("dpo", HARD).replace(policy=ResponseMLP(hidden=(width,)))
+        found[f"width/{width}/offline"] = offline
+        found[f"width/{width}/online"] = offline.replace(schedule=Schedule(batch_size=SAMPLES // 2))
+    return found
+
+
+def _arm(algorithm: str, environment: RatedResponses) -> Experiment:
+    """DPO and SFT on the recorded pairs; PPO on samples that their reward model rates."""
+    schedule = Schedule(batch_size=SAMPLES // 2, source="dataset")
+    return Experiment(
+        name=f"data_quality-{algorithm}",
+        environment=environment,
+        policy=ResponseMLP(),
+        algorithm=find_algorithm(algorithm)(),
+        schedule=Schedule(batch_size=SAMPLES // 4, num_generations=4) if algorithm == "ppo" else schedule,
+        updates=UPDATES,
+        evaluations=EVALUATIONS,
+        runs=RUNS,
+        seed=6,
+    )
+
+
+def collect(lab: Lab) -> Records:
+    """Every arm tuned for itself."""
+    chosen = arms()
+    grids = {name: spread_grid(arm, *RATES, BETAS.get(arm.algorithm.kind, ()), POINTS) for name, arm in chosen.items()}
+    return lab.tuned_records(chosen, grids, tuning_runs=TRIED)
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Final scores by data, algorithm, labels, reward model and width; and what explains them."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(3, 2, figsize=(10.5, 11.0), layout="constrained")
+        _by_name(axes[0, 0], records, {n: [f"sets/{s}/{n}" for s in SETS] for n in ALGORITHMS}, list(SHOWN.values()))
+        axes[0, 0].set_title("preference data × algorithm")
+        _explained(axes[0, 1], records)
+        _worth(axes[1, 0], records)
+        _by_name(
+            axes[1, 1],
+            records,
+            {n: [f"labels/{x}/{n}" for x in LABELS] for n in PAPER},
+            [f"human: noisy,\n{PAIRS} pairs", f"synthetic: biased,\n{PAIRS} pairs", f"{CHEAPER * PAIRS} pairs"],
+        )
+        axes[1, 1].set_title("human or synthetic labels")
+        models = {"ppo": [f"model/{d}/{m}" for d in DIFFICULTY for m in MODELS]}
+        names = [f"{d},\n{pairs} pairs" for d in DIFFICULTY for pairs in MODELS.values()]
+        _by_name(axes[2, 0], records, models, names, joined=False)
+        axes[2, 0].set_title("difficulty × pairs of the reward model")
+        for source in ("online", "offline"):
+            ends = [final_scores(records[f"width/{width}/{source}"]) for width in WIDTHS]
+            at = np.arange(len(WIDTHS)) + (0.06 if source == "online" else -0.06)
+            axes[2, 1].plot(at, points(axes[2, 1], at, ends, "dpo", source == "online"), color="0.5", linewidth=1)
+        axes[2, 1].set_xticks(range(len(WIDTHS)), [str(width) for width in WIDTHS])
+        axes[2, 1].set(xlabel="width of the policy", ylabel="score at the end", title="DPO online (filled) and offline")
+        for axis in (axes[0, 0], axes[1, 0], axes[1, 1], axes[2, 0], axes[2, 1]):
+            bound(axis, 1.0, "largest reward")
+            axis.set_ylim(top=1.1)
+        fig.legend(handles=[key(name) for name in ALGORITHMS], loc="outside lower center", ncols=4, fontsize=9.5)
+    return fig
+
+
+def _by_name(
+    axes: Axes, records: Records, arms: Mapping[str, Sequence[str]], names: Sequence[str], joined: bool = True
+) -> None:
+    ends = {name: [final_scores(records[arm]) for arm in each] for name, each in arms.items()}
+    if joined:
+        side_by_side(axes, ends, apart=0.08)
+    else:
+        for name, each in ends.items():
+            points(axes, np.arange(len(each)), each, name)
+    axes.set_xticks(range(len(names)), names, fontsize=8.5)
+    axes.set(ylabel="score at the end", xlim=(-0.5, len(names) - 0.5))
+
+
+def _explained(axes: Axes, records: Records) -> None:
+    """What share of the variance of the cells' means each factor explains."""
+    for y, (name, algorithms) in enumerate({"DPO and PPO": PAPER, "three algorithms": ALGORITHMS}.items()):
+        left = 0.0
+        for share, shade in zip(explained(_table(records, algorithms).mean(0)), ("0.25", "0.6", "0.85"), strict=True):
+            axes.barh(y, share, left=left, color=shade, edgecolor="white")
+            if share > 0.06:
+                axes.text(
+                    left + share / 2, y, f"{share:.0%}", ha="center", va="center", color="w" if shade < "0.5" else "k"
+                )
+            left += share
+        axes.text(0.0, y + 0.46, name, fontsize=9)
+    axes.set(title="variance explained by data (dark), algorithm, both", xlabel="share", ylim=(-0.6, 1.8), yticks=[])
+
+
+def _worth(axes: Axes, records: Records) -> None:
+    for name in PAPER:
+        ends = [final_scores(records[f"aspects/{n}/{name}"]) for n in TIMES]
+        x = np.log2(TIMES)
+        axes.plot(x, points(axes, x, ends, name), color=key(name).get_color(), linewidth=1.6)
+        level = float(final_scores(records[f"aspects/all/{name}"]).mean())
+        axes.axhline(level, color=key(name).get_color(), linestyle="--", linewidth=1.2)
+    axes.set_xticks(np.log2(TIMES), [f"{n} ×" for n in TIMES])
+    axes.set(
+        xlabel=f"pairs with one overall label, in units of {ASPECT_PAIRS}",
+        ylabel="score at the end",
+        title=f"{ASPECT_PAIRS} pairs with {ASPECTS} aspect ratings each (dashed)",
+    )
+
+
+def explained(cells: np.ndarray) -> tuple[float, float, float]:
+    """Shares of the variance of a table of means, (data sets, algorithms): of rows, of columns, of both together."""
+    total = float(((cells - cells.mean()) ** 2).sum())
+    by_row = float(cells.shape[1] * ((cells.mean(1) - cells.mean()) ** 2).sum())
+    by_column = float(cells.shape[0] * ((cells.mean(0) - cells.mean()) ** 2).sum())
+    if not total:
+        return 0.0, 0.0, 0.0
+    return by_row / total, by_column / total, (total - by_row - by_column) / total
+
+
+def jackknife(values: np.ndarray) -> np.ndarray:
+    """(runs,) pseudo-values of data's share less the algorithm's: their mean is without the bias of order 1/runs, and
+    their spread gives its error (Tukey 1958). values: (runs, data sets, algorithms)."""
+
+    def effect(cells: np.ndarray) -> float:
+        data, algorithm, _ = explained(cells)
+        return data - algorithm
+
+    runs, total = len(values), values.sum(0)
+    without = np.array([effect((total - run) / (runs - 1)) for run in values])
+    return np.asarray(runs * effect(total / runs) - (runs - 1) * without)
+
+
+def _table(records: Records, algorithms: Sequence[str]) -> np.ndarray:
+    """(runs, data sets, algorithms): final scores."""
+    cells = [[final_scores(records[f"sets/{s}/{a}"]) for a in algorithms] for s in SETS]
+    return np.moveaxis(np.array(cells), -1, 0)
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """One row for each claim and algorithm."""
+    rows = [_not_behind(records), *(_variance(records, name) for name in VARIANCE)]
+    for name, judged in LABEL.items():
+        note = (
+            f"Two levels each, chosen before: no flips against {FLIPS:.0%}, and responses of the reference against "
+            f"better ones (tilt {GOOD:g}). The main effects differ by clean labels of ordinary responses less flipped "
+            "labels of better ones. At other levels the order may turn: a flip and a tilt have no common unit."
+        )
+        rows.append(_effect(judged, [(1.0, f"sets/clean/{name}"), (-1.0, f"sets/good_noisy/{name}")], records, note))
+    rows += [_worth_at(judged, records, *place) for place, judged in WORTH.items()]
+    names = [f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor")]
+    note = (
+        f"{MODELS['poor']} or {MODELS['good']} pairs; hard is a reference that avoids what is good, easy one that "
+        "favours it; the pairs are the same. Scores are shares of what is to be gained in either."
+    )
+    rows.append(_effect(MODEL, list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True)), records, note))
+    names = [f"width/{width}/{source}" for width in (WIDTHS[0], WIDTHS[-1]) for source in ("online", "offline")]
+    note = (
+        "Online, the reward model of the same pairs labels samples. One hidden layer; the problem's features are given."
+    )
+    rows.append(_effect(SIZE, list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True)), records, note))
+    for (name, how), judged in SYNTHETIC.items():
+        note = (
+            f"Noise {LABELS['human'].rating_noise:g} and no bias against noise {BASE.rating_noise:g} and a bias of "
+            f"{LABELS['number'].rating_bias:g}, in standard deviations of an aspect; a cost ratio of {CHEAPER}. These "
+            "sizes are assumed: how noisy and how biased real raters are decides, and is not known here."
+        )
+        rows.append(_effect(judged, [(1.0, f"labels/{how}/{name}"), (-1.0, f"labels/human/{name}")], records, note))
+    return rows
+
+
+def _effect(judged: Claim, terms: Terms, records: Records, note: str, more: Sequence[Gate] = ()) -> Verdict:
+    why = "the arms differ in what the claim is about alone, and share problems and random numbers; equal arms give 0"
+    return effect_row(judged, "mlp", FIGURE.name, terms, records, note, why, more)
+
+
+def _not_behind(records: Records) -> Verdict:
+    each: dict[str, list[Part]] = {}
+    terms = []
+    for name in SETS:
+        pair = [(1.0 / len(SETS), f"sets/{name}/ppo"), (-1.0 / len(SETS), f"sets/{name}/dpo")]
+        each[name] = [part(math.copysign(1.0, times), records[arm]) for times, arm in pair]
+        terms += pair
+    said = ", ".join(f"{name} {effect_of(parts).estimate:+.2f}" for name, parts in each.items())
+    note = (
+        f"By set: {said}. PPO draws {UPDATES * SAMPLES:,} samples that the reward model rates; DPO has the pairs alone."
+    )
+    return _effect(NOT_BEHIND, terms, records, note, [agree(each)])
+
+
+def _variance(records: Records, name: str) -> Verdict:
+    judged, algorithms = VARIANCE[name], PAPER if name == "DPO and PPO" else ALGORITHMS
+    used = [records[f"sets/{s}/{a}"] for s in SETS for a in algorithms]
+    table = _table(records, algorithms)
+    effect = _within(mean_interval(jackknife(table)))
+    shares = ", ".join(f"{x:.0%}" for x in explained(table.mean(0)))
+    note = (
+        f"Data, algorithm and both together explain {shares} of the variance of {table[0].size} means. Which sets and "
+        "which algorithms are compared decides: one more that fails would explain much."
+    )
+    spread = Gate("trained", bool(table.mean(0).std() > 0), "the cells' means differ")
+    why = "the shares are of the same table, whose labels could be permuted: of unrelated cells both are small"
+    gates = [spread, placebo(None, judged.margin, why), *settings(judged.margin, used)]
+    return row_of(judged, "mlp", effect, FIGURE.name, [record.hash for record in used], note, gates)
+
+
+def _within(effect: Interval) -> Interval:
+    """A difference of shares lies in [−1, 1]: pseudo-values, and so their interval, may not."""
+    estimate, low, high = (float(np.clip(x, -1.0, 1.0)) for x in (effect.estimate, effect.low, effect.high))
+    return replace(effect, estimate=estimate, low=low, high=high)
+
+
+def _worth_at(judged: Claim, records: Records, name: str, times: int) -> Verdict:
+    """How far one overall label each of so many times the pairs is ahead, 0 where it is not."""
+    more, aspects, equal = (records[f"aspects/{how}/{name}"] for how in (times, "all", 1))
+    behind = cut(effect_of([part(1.0, more), part(-1.0, aspects)]))
+    found = positive_control(effect_of([part(1.0, more), part(-1.0, equal)]), judged.margin, only_above=True)
+    control = replace(found, why=f"{times} × the pairs against 1 ×: {found.why}")
+    note = (
+        f"{ASPECTS} aspects with independent errors: their mean has a {ASPECTS}th of an overall rating's error "
+        f"variance, worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors "
+        "that are shared, of a rater or of a response, make it less." + cut_to_nothing(behind)
+    )
+    gates = [control, *settings(judged.margin, [more, aspects])]
+    return row_of(judged, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records["sets/clean/dpo"].arrays["gold"])
+    return (
+        f"{runs} runs an arm, each a problem of its own: {BASE.num_prompts} prompts × {BASE.num_responses} responses "
+        f"with {BASE.num_features} features, which explain {1 - BASE.unexplained:.0%} of an aspect's variance; a "
+        "network of one hidden layer of 32 scores responses by them, the reward model is linear in them. The "
+        f"reference avoids what is good (tilt {BASE.reference_tilt:g}). {UPDATES} updates of {SAMPLES // 2} recorded "
+        f"pairs, or of PPO {SAMPLES} samples; mean and 95 % interval; 1 is the largest gold reward. Ratings have noise "
+        f"{BASE.rating_noise:g} unless said. Every arm was tuned for itself on other seeds, over {POINTS} points "
+        f"({TRIED} runs each) of learning rate ({RATES[0]:g} … {RATES[1]:g}) and, but for SFT, β, listed below."
+    )
+
+
+FIGURE = Figure(
+    name="data_quality",
+    title="Better data, or a better algorithm?",
+    tags=("contextual", "mlp", "data"),
+    claims=("C24", "C43", "C44", "C45", "C46", "C47", "C89"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)
