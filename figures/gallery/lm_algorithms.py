@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
@@ -23,7 +22,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, key
+from figures.report.style import OFFLINE, ONLINE, RC, bound, curve, key
 from sims.experiments.measures import final_scores, mean_scores, scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, geometry, placebo, positive_control
@@ -51,10 +50,10 @@ def collect(lab: Lab) -> Records:
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Score against updates on either task; and what is judged, with its margin."""
+    """Score against updates on either task."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained", width_ratios=(1, 1, 0.95))
-        for panel, task in zip(axes, TASKS, strict=False):
+        fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained")
+        for panel, task in zip(axes, TASKS, strict=True):
             for method in METHODS:
                 name, sampler = method.split("/")
                 record = records[f"{task}/{method}/0"]
@@ -62,7 +61,6 @@ def draw(records: Records) -> MatplotlibFigure:
                 curve(panel, record.arrays["updates"], lm.carried_on(scores(record)), name, line)
             bound(panel, 1.0, "largest reward")
             panel.set(title=TASKS[task], xlabel="updates", ylabel="score")
-        _judged(axes[2], records)
         names = dict.fromkeys(method.split("/")[0] for method in METHODS)
         lines = [key(name) for name in names]
         lines += [
@@ -71,20 +69,6 @@ def draw(records: Records) -> MatplotlibFigure:
         ]
         fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
     return fig
-
-
-def _judged(axes: Axes, records: Records) -> None:
-    rows = verdicts(records)
-    for y, row in enumerate(reversed(rows)):
-        assert row.low is not None and row.high is not None
-        closed = row.verdict == "no test"
-        axes.plot([row.low, row.high], [y, y], color="0.75" if closed else "k", linewidth=1.6)
-        axes.plot(row.effect, y, "o", color="0.75" if closed else "k", mfc="white" if closed else "k")
-        sides = (-row.margin, row.margin) if row.claimed.startswith("within") else (row.margin,)
-        axes.plot(sides, [y] * len(sides), "|", color=colour("dpo"), ms=14)
-    axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [f"{row.id}: {row.part.split(',')[0]}" for row in reversed(rows)])
-    axes.set(title="As judged; ticks: margin, pale: no test", xlabel="score", ylim=(-0.6, len(rows) - 0.4))
 
 
 def _over(records: Records, of: Callable[[Mapping[str, Record]], Interval]) -> Interval:
@@ -162,7 +146,7 @@ def caption(records: Records) -> str:
     record = records["min/dpo/on/0"]
     means = ", ".join(f"{m} {mean_scores(records[f'min/{m}/0']).mean():.2f}" for m in METHODS)
     return (
-        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs an arm, {matched.SAMPLES} samples an update, "
+        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {matched.SAMPLES} samples per update, "
         "mean and 95 % band. Score: (reward − reference's) / (largest − reference's). Every arm is tuned on its task "
         f"by each of {len(SEEDS)} other seeds; drawn is the first tuning, and rows hold for all. Offline: fresh draws "
         f"from the reference for ever. Over the run on min length: {means}."
