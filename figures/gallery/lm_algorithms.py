@@ -110,7 +110,7 @@ def _suffices(records: Records) -> Verdict:
     def lost(found: Mapping[str, Record]) -> Interval:
         low = lowest_score(list(found.values()))
         best = (crossfit_best(np.stack([final_scores(found[n]) for n in names]).astype(float)) for names in groups)
-        return cut(effect_of([Part(t, values, low) for t, values in zip((1.0, -1.0), best, strict=True)]))
+        return effect_of([Part(t, values, low) for t, values in zip((1.0, -1.0), best, strict=True)])
 
     def gained(found: Mapping[str, Record]) -> Interval:
         return effect_of([part(1.0, found[best_arm({n: final_scores(found[n]) for n in groups[0]})])])
@@ -122,7 +122,7 @@ def _suffices(records: Records) -> Verdict:
         geometry({"mode length": matched.overlap_of("mode")}, {"mode length": "in"}),
         edges(SUFFICES.margin, *used),
     ]
-    effect = _over(records, lost)
+    effect = cut(_over(records, lost))
     note = "Eight updates: it shows the way there, not where one ends." + cut_to_nothing(effect)
     return row_of(SUFFICES, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates)
 
@@ -136,7 +136,7 @@ def _keeps_up(records: Records) -> Verdict:
         Gate(control.name, control.open, f"of DPO's whole run against its first evaluation, {control.why}"),
         edges(KEEPS_UP.margin, *used),
     ]
-    lost = _over(records, lambda found: cut(_difference(names, (1.0, -1.0))(found)))
+    lost = cut(_over(records, _difference(names, (1.0, -1.0))))
     note = "Equal samples, one pass over each. PPO's critic is new and is a second model." + cut_to_nothing(lost)
     return row_of(KEEPS_UP, "lm", lost, FIGURE.name, [r.hash for r in used], note, gates)
 

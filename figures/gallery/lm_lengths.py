@@ -115,9 +115,9 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) -> None:
-    for method, name in keys.items():
+    for method, cell in keys.items():
         algorithm, _, sampler = method.partition("/")
-        arrays = records[name].arrays
+        arrays = records[cell].arrays
         line = ONLINE if sampler == "on" else OFFLINE
         # Student's: of a run that leaves the others behind, a bootstrap makes a band wider than all of them.
         found = [student_interval(runs) for runs in lm.carried_on(arrays[name]).T]
