@@ -214,7 +214,9 @@ def _falls(records: Records, method: str) -> Verdict:
     record = records[f"{method}/{BETAS[0]:g}/{RATES[1]:g}" if method in SWEPT else f"{method}/–/{RATES[1]:g}"]
     found, rise = fall(record), at_level(record, LEVELS[-1]) - record.arrays["gold"][:, 0]
     known = np.isfinite(found)
-    gates = [_reached(known), trained({f"gold reward up to {LEVELS[-1]:g} nats": rise[np.isfinite(rise)]})]
+    why = "the fall is from the peak of the same path; a reward model without error would be one, and none was run"
+    gates = [_reached(known), placebo(None, FALLS[method].margin, why)]
+    gates.append(trained({f"gold reward up to {LEVELS[-1]:g} nats": rise[np.isfinite(rise)]}))
     note = (
         f"From the peak among {_levels()} nats, chosen on the other half of the reward models, to {END:g}. The fall is "
         "of coverage: recorded responses are longer than the gold optimum, and the reward model, which saw none that "
@@ -230,7 +232,8 @@ def _chosen(records: Records) -> Verdict:
         f"DPO at the first β and the middle rate; the margin grew by {mean_interval(grown)} nats. The pairs are of "
         "each run's first batch."
     )
-    gates = [trained({"the margin": grown})]
+    why = "a claim about a mechanism: what a loss of pairs does to the pairs that it is of"
+    gates = [trained({"the margin": grown}), placebo(None, CHOSEN.margin, why)]
     return _row(CHOSEN, per_nat(fall, grown), [record], note, gates)
 
 
