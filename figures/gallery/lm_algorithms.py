@@ -96,7 +96,7 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for judged, names, times in ((FASTER, on, (1.0, -1.0)), (COMPOUND, on + off, (1.0, -1.0, -1.0, 1.0))):
         used = _used(records, names)
-        gates = [_room(records, *names[i : i + 2], judged.margin) for i in range(0, len(names), 2)]
+        gates = [_room(records, names[i], names[i + 1], judged.margin) for i in range(0, len(names), 2)]
         gates += [edges(judged.margin, *used), placebo(None, judged.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
         effect = _over(records, _difference(names, times))

@@ -167,7 +167,11 @@ def verdicts(records: Records) -> list[Verdict]:
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
             "updates would let offline DPO extrapolate further, and then break."
         )
-        effect = over_tunings([interaction(*(scores(record)[:, at] for record in arms)) for arms in tunings])
+        effects = []
+        for tuning in tunings:
+            a, b, c, d = (scores(record)[:, at] for record in tuning)
+            effects.append(interaction(a, b, c, d))
+        effect = over_tunings(effects)
         rows.append(row_of(SKEW, "lm", effect, FIGURE.name, [r.hash for r in arms], note, gates))
     both = [(found["mode/on"], found["mode/off"]) for found in dpo(records)]
     # From the reference's 0: an online arm that was not trained.
