@@ -36,8 +36,7 @@ class EnumerableSpec(ToyEnvironment):
         dict.fromkeys(("reward", "gold", "kl_policy_ref", "entropy"), "exact")
     )
     only_numbers: ClassVar[frozenset[str]] = frozenset()  # settings that only change the tables' numbers
-    has_features: ClassVar[bool] = False  # whether it defines `features`
-    has_inputs: ClassVar[bool] = False  # whether numbers describe its responses, for a policy that sees these
+    has_features: ClassVar[bool] = False  # whether it defines `features`, for a policy that sees responses
 
     def stack_key(self) -> Any:
         alike = {name: value for name, value in to_json(self).items() if name not in self.only_numbers}
@@ -76,11 +75,6 @@ class EnumerableSpec(ToyEnvironment):
     def features(self, noise: Noise | None = None) -> np.ndarray:
         """(X, N, F) float64, or (R, X, N, F) where runs differ: what describes each response to each prompt."""
         raise undefined(self, "features", "(X, N, F) float64, what describes each response to each prompt")
-
-    def inputs(self, noise: Noise) -> np.ndarray:
-        """(X, N, D) float64, or (R, X, N, D) where runs differ: numbers that describe each response to a prompt
-        (`has_inputs`)."""
-        raise undefined(self, "inputs", "(X, N, D) float64, numbers that describe each response to a prompt")
 
     def tables(self, noise: Noise) -> Tables:
         """What differs between environments with the same `stack_key`, except the reference: rewards (X, N); and what
@@ -170,9 +164,6 @@ class SideBySide(EnumerableSpec):
         if noise is None:
             raise ValueError("noise = None: must be given, as each run has its own environment")
         return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
-
-    def inputs(self, noise: Noise) -> np.ndarray:
-        return np.concatenate([_a_run(p.inputs(own), own, 3) for p, own in self._parts(noise)])
 
     def tables(self, noise: Noise) -> Tables:
         found = [(problem.checked_tables(own), own) for problem, own in self._parts(noise)]

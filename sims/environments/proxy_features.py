@@ -35,7 +35,6 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
     (2, 4, 32)
     """
 
-    has_inputs: ClassVar[bool] = True
     only_numbers: ClassVar[frozenset[str]] = frozenset(("gold_width", "reference_spread", "num_features", "proxy_l2"))
 
     num_prompts: int = setting(4, "number of different prompts (X)", at_least=1)
@@ -62,11 +61,9 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
         return True
 
     def features(self, noise: Noise | None = None) -> np.ndarray:
+        """φ, which a policy sees; those of the reward model are made of it (`problem`)."""
         if noise is None:
             raise ValueError("noise = None: must be given, as this environment draws responses per run")
-        return self.inputs(noise)
-
-    def inputs(self, noise: Noise) -> np.ndarray:
         return normals(of_problem(noise), "responses", self.num_prompts, self.num_responses, self.num_inputs)
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
@@ -74,11 +71,11 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
             raise ValueError("noise = None: must be given, as this environment draws a reference per run")
         direction = normals(of_problem(noise), "direction of the reference", self.num_inputs)
         direction /= np.sqrt((direction**2).sum(-1, keepdims=True))
-        logits = self.reference_spread * (self.inputs(noise) * direction[:, None, None]).sum(-1)
+        logits = self.reference_spread * (self.features(noise) * direction[:, None, None]).sum(-1)
         return np.asarray(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[..., None, :]
 
     def problem(self, noise: Noise) -> Problem:
-        inputs, own, size = self.inputs(noise), of_problem(noise), self.num_inputs
+        inputs, own, size = self.features(noise), of_problem(noise), self.num_inputs
         weights = normals(own, "gold", self.gold_width, size + 2)  # of the inputs, the bias, and the unit's own
         gold = np.stack([np.tanh(x @ w[:, :-2].T + w[:, -2]) @ w[:, -1] for x, w in zip(inputs, weights, strict=True)])
         gold -= gold.mean((-2, -1), keepdims=True)

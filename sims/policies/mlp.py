@@ -102,7 +102,7 @@ class MLP(PolicySpec, kind="mlp"):
             raise SpecError(
                 "policy", "mlp", "gives every response a positive probability: use table where one has none"
             )
-        if self.features == "responses" and not environment.has_inputs:
+        if self.features == "responses" and not environment.has_features:
             rule = f"needs an environment that describes its responses by numbers: not {environment.kind}"
             raise SpecError("features", self.features, rule)
 
@@ -110,7 +110,7 @@ class MLP(PolicySpec, kind="mlp"):
         runs, contexts = noise.lead[0], environment.num_prompts
         outputs = environment.space.vocabulary
         if self.features == "responses":
-            inputs = torch.from_numpy(environment.inputs(noise)).to(dtype)
+            inputs = torch.from_numpy(environment.features(noise)).to(dtype)
             features = inputs.expand(runs, *inputs.shape[-3:]).flatten(1, 2).contiguous()
             outputs = 1
         elif self.features == "one_hot":

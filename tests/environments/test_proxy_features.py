@@ -33,7 +33,7 @@ def test_each_run_has_a_problem_of_its_own_and_the_same_one_each_time() -> None:
 def test_the_reference_leans_one_way() -> None:
     """Its logits are the share of one direction of the numbers, times the spread."""
     logp = SPEC.replace(reference_spread=2.0).reference_logp(Noise.of(2, 1))[0, :, 0]
-    inputs = SPEC.inputs(Noise.of(2, 1))[0].reshape(12, -1)
+    inputs = SPEC.features(Noise.of(2, 1))[0].reshape(12, -1)
     design = np.concatenate([inputs, np.repeat(np.eye(2), 6, axis=0)], axis=1)  # and a constant per prompt
     weights, residual, *_ = np.linalg.lstsq(design, logp.ravel(), rcond=None)
     assert residual.sum() < 1e-20
