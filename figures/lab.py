@@ -129,6 +129,7 @@ class Lab:
         runs: Mapping[str, int] | None = None,
         by: Measure = "end",
         short: Short | None = None,
+        tuning_seed: int = TUNING_SEED,
     ) -> dict[str, Record]:
         """Tune each arm on the tuning seeds, then run it with its best settings on its own seed; its record's
         provenance says how, under "tuning".
@@ -139,7 +140,8 @@ class Lab:
         one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
         that take another number than their own; tuning is the same. by: what is to be large, where that is
         not the score at the end: the measure that judges the arms. short: tune by shorter runs and by the score over
-        the run; it goes with neither `by` nor finalists.
+        the run; it goes with neither `by` nor finalists. tuning_seed: of the runs that choose; a figure that
+        tunes on several of them sees how far its verdicts hang on the choice.
         """
         if short is not None and (by != "end" or finalists):
             raise ValueError(f"short is by the score over the run: not with by={by!r}, finalists={finalists}")
@@ -147,7 +149,7 @@ class Lab:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
-        how: dict[str, int] = {"seed": TUNING_SEED, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
+        how: dict[str, int] = {"seed": tuning_seed, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
         if by != "end":
             how[by] = 1
         if short is not None:
@@ -155,7 +157,7 @@ class Lab:
         key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **how)
         tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
         if tuned is None:
-            tuned = self._tune(arms, grids, tuning_runs, finalists, MEASURES[by], short)
+            tuned = self._tune(arms, grids, tuning_runs, finalists, MEASURES[by], short, tuning_seed)
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
@@ -262,11 +264,12 @@ class Lab:
         finalists: int,
         measure: Callable[[Record], np.ndarray],
         short: Short | None = None,
+        tuning_seed: int = TUNING_SEED,
     ) -> list[Tuned]:
         """Run every candidate, and the best of them again; take the best of the last that were run."""
 
         def candidate(arm: Experiment, point: Point) -> Experiment:
-            return apply(arm, point).replace(name=f"{arm.name}-tuning", seed=TUNING_SEED, runs=tuning_runs)
+            return apply(arm, point).replace(name=f"{arm.name}-tuning", seed=tuning_seed, runs=tuning_runs)
 
         if short is not None:
             made = {name: functools.partial(candidate, arm) for name, arm in arms.items()}

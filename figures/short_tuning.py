@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import mean_scores
-from sims.experiments.record_file import Record
-from sims.statistics.gates import Gate
 
 from .committed import Point, Tuned
 
@@ -57,23 +53,6 @@ def tune(
         done = [point for i, point in enumerate(tried) if (name, i) in scores]
         tuned.append(Tuned(name, done, [scores[name, i] for i in range(len(done))], runs, best[name]))
     return tuned
-
-
-def held_up(margin: float, *records: Record) -> Gate:
-    """Whether what was chosen by short runs is as good where it is judged: closed where another point scored more in
-    tuning than the chosen one does in its judged runs, by a margin. It was then lucky, or breaks in longer runs."""
-    regretted = []
-    for record in records:
-        tuning = record.provenance.get("tuning")
-        if tuning is None:
-            continue
-        others = [score for i, score in enumerate(tuning["scores"]) if i != tuning["chosen"]]
-        judged = float(mean_scores(record).mean())
-        if max(others, default=-math.inf) - judged > margin:
-            regretted.append(f"{tuning['arm']} scored {judged:.2g}, and {max(others):.2g} in tuning at another point")
-    if regretted:
-        return Gate("tuning", False, f"{'; '.join(regretted)}; longer and more tuning runs would open it")
-    return Gate("tuning", True, "no arm does worse when judged than another point did in tuning")
 
 
 def beyond(points: Sequence[Point], chosen: int) -> Point | None:

@@ -365,8 +365,8 @@ say(
     f"**Verdict.** {len(methods['on-policy'])} on-policy and {len(methods['offline'])} offline methods on {len(tasks)} tasks, mean over the tasks:\n\n"
     + "\n".join(sentences)
     + "\n\nThe conditions of a verdict, each checked from the records. *size*: enough algorithms and tasks. *ranks*: a side's ranking, made "
-    "from its odd runs, is that of its even ones. *grid edge*, *tuning*: no arm wants a learning rate that was not tried, or "
-    "did worse than another rate had done in tuning. A ranking's τ with itself, between halves of its runs, is "
+    "from its odd runs, is that of its even ones. *grid edge*: no arm wants a learning rate that was not tried. "
+    "A ranking's τ with itself, between halves of its runs, is "
     + ", ".join(f"{tau:.2f} ({group}, {where})" for (group, where), tau in itself.items())
     + ". A ranking that does not agree with itself cannot agree with another. The intervals count algorithms and tasks as drawn, so that they are wide: "
     f"{len(tasks)} tasks, which differ in little but a length, and one model are few."

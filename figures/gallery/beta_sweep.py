@@ -212,7 +212,7 @@ def _sensitive(records: Records, other: str, place: str, rate: str, judged: Clai
         parts += [Part(sign, crossfit_best(final), low), Part(-sign, -crossfit_best(-final), low)]
         means.append(final.mean(0))
     gates = [
-        room(*means, low, 1.0, judged.margin),
+        room(means[0], means[1], low, 1.0, judged.margin),
         edges(judged.margin, *every),
         placebo(None, judged.margin, NOTHING_TO_LEARN),
     ]

@@ -10,17 +10,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.gating import NOTHING_TO_LEARN, agree, effect_of, last_with_room, mean_of, part, sides, stopped_early
+from figures.arms import matched
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    agree,
+    edges,
+    effect_of,
+    last_with_room,
+    mean_of,
+    part,
+    sides,
+    stopped_early,
+)
 from figures.arms.sweeps import cut, largest
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.gallery.lm_lengths import collect as collect_lengths
-from figures.gallery.lm_lengths import learning_rate
-from figures.lab import Lab, apply
+from figures.lab import Lab
 from figures.report.style import RC, bound, key, side_by_side
+from figures.short_tuning import Short
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
+from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, trained
 from sims.statistics.intervals import Interval, paired_effect
 
@@ -32,11 +43,12 @@ PASSES = (1, 2, 4, 8)
 UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
 RUNS = 10  # on the embedded model
-COLLECTED = 3  # batches of the reuse arms, whatever T
+TUNING_RUNS = 2
+COLLECTED = 8  # batches of the reuse arms, whatever T: with fewer, T = 1 does not train
 
 C26 = claim("C26", "min length")
-C29 = claim("C29", "min length, settings of T = 1")
-C30 = claim("C30", "min length, settings of T = 1")
+C29 = claim("C29", "min length")
+C30 = claim("C30", "min length")
 
 
 def arms(scale: str) -> dict[str, Experiment]:
@@ -60,17 +72,18 @@ def _sized(arm: Experiment, scale: str, updates: int) -> Experiment:
 
 
 def collect(lab: Lab) -> Records:
-    """With the learning rates that lm_lengths tuned on this task at B = 32 and T = 1."""
+    """Each arm tuned for its own B or T, by runs of its own length."""
     chosen = arms(lab.scale)
     if lab.quick:
         chosen = {name: arm for name, arm in chosen.items() if name.split("/")[2] in ("1", "2")}
-    if lab.scale == "tiny" and not lab.quick:
-        tuned = collect_lengths(lab, tasks=("min",))
-        chosen = {
-            name: apply(arm, {"learning_rate": learning_rate(tuned, f"{name.split('/')[1]}/on")})
-            for name, arm in chosen.items()
-        }
-    return lab.records(chosen)
+    if lab.scale != "tiny" or lab.quick:
+        return lab.records(chosen)
+    found: dict[str, Record] = {}
+    for updates in sorted({arm.updates for arm in chosen.values()}):
+        same = {name: arm for name, arm in chosen.items() if arm.updates == updates}
+        grids = dict.fromkeys(same, matched.GRIDS["lm"])
+        found |= lab.tuned_records(same, grids, TUNING_RUNS, short=Short(updates, EVALUATIONS, widen=3))
+    return found
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -115,7 +128,7 @@ def verdicts(records: Records) -> list[Verdict]:
     likelihoods = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(LIKELIHOOD, once, often, strict=True)}
     terms = ((1.0, once), (-1.0, often), (-1.0, ppo[:1]), (1.0, ppo[-1:]))
     started = trained({f"{name}, T = 1": final[f"reuse/{name}/1"] for name in REUSED})
-    tuned = "The learning rate is the one tuned at B = 32 and T = 1, which favours these; few updates from the start."
+    tuned = "Every learning rate is tuned for its B or T; few updates from the start."
     rows: tuple[tuple[Claim, Interval, list[Gate], list[str], str], ...] = (
         (
             C26,
@@ -123,16 +136,16 @@ def verdicts(records: Records) -> list[Verdict]:
             [
                 last_with_room([sides(fresh, stale)], C26.margin)[1],
                 agree(each),
+                edges(C26.margin, *fresh, *stale),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
             ],
             [f"batch/{name}/{batches}" for name in STALE for batches in (BATCHES[0], BATCHES[-1])],
-            f"{tuned} Several rates end near the ceiling when samples are fresh, so that tuning hardly tells them "
-            f"apart; a larger one would lose more when they are stale. {_each(final)}",
+            f"{tuned} {_each(final)}",
         ),
         (
             C29,
             largest([cut(effect_of([part(1.0, ppo[0]), part(-1.0, reused)])) for reused in ppo[1:]]),
-            [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started],
+            [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, edges(C29.margin, *ppo)],
             [f"reuse/ppo/{passes}" for passes in PASSES],
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
             "from the optimum. Equal steps would show what fresh samples are worth.",
@@ -144,6 +157,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 last_with_room([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin)[1],
                 agree(likelihoods),
                 started,
+                edges(C30.margin, *once, *often, ppo[0], ppo[-1]),
                 placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
             [f"reuse/{name}/{passes}" for name in REUSED for passes in (1, PASSES[-1])],
@@ -174,7 +188,8 @@ def caption(records: Records) -> str:
         f"{lm.model_of(record)}, r = −|y|, {runs} runs per arm, mean and 95 % interval. Left: {updates} "
         f"updates of {_samples(records)} samples each, however many are collected at once. Right: "
         f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, one update per pass, so that T "
-        "passes are T times as many updates. Learning rates as in lm_lengths, tuned there at the left end of both."
+        "passes are T times as many updates. Learning rates are tuned arm by arm, by the score over runs of the same "
+        f"length on other seeds ({TUNING_RUNS} runs each)."
     )
 
 

@@ -20,11 +20,12 @@ from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, marker, symlog
-from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
+from sims.experiments.store import Record
 from sims.statistics.gates import placebo, positive_control, shared_arms
 from sims.statistics.intervals import interaction, paired_effect, student_interval
+from sims.statistics.verdicts import over_tunings
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
 METHODS = ("dpo/on", "dpo/off", "ppo/on", "rloo/on", "rwr/on", "best_of_n/on", "pref_ft/off")
@@ -68,9 +69,13 @@ def collect(
     chosen = {name: arm for name, arm in every.items() if not lab.quick or name.partition("/")[2] in wanted}
     if lab.scale != "tiny":
         return lab.records(chosen)
-    runs = {name: JUDGED_RUNS for name in chosen if "/dpo/" in name}
-    grids = dict.fromkeys(chosen, matched.GRIDS["lm"])
-    return lab.tuned_records(chosen, grids, matched.TUNING_RUNS["lm"], runs=runs, short=matched.SHORT["lm"])
+    judged = {name: arm for name, arm in chosen.items() if "/dpo/" in name}
+    first, *others = matched.TUNING_SEEDS
+    found = matched.tuned_on(lab, "lm", chosen, first, dict.fromkeys(judged, JUDGED_RUNS))
+    for k, seed in enumerate(others, 1):
+        again = {f"{name}/{k}": arm for name, arm in judged.items()}
+        found |= matched.tuned_on(lab, "lm", again, seed, dict.fromkeys(again, JUDGED_RUNS))
+    return found
 
 
 def learning_rate(records: Records, method: str, task: str = "min") -> float:
@@ -110,9 +115,9 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) -> None:
-    for method, name in keys.items():
+    for method, cell in keys.items():
         algorithm, _, sampler = method.partition("/")
-        arrays = records[name].arrays
+        arrays = records[cell].arrays
         line = ONLINE if sampler == "on" else OFFLINE
         # Student's: of a run that leaves the others behind, a bootstrap makes a band wider than all of them.
         found = [student_interval(runs) for runs in lm.carried_on(arrays[name]).T]
@@ -152,27 +157,43 @@ def verdicts(records: Records) -> list[Verdict]:
     """What online sampling adds to DPO where recorded data lie off the optimum, and where the optimum is amid them."""
     rows = []
     if "skew/dpo/off" in records:
-        keys = cells(records)
-        arms = [records[keys[task][f"dpo/{sampler}"]] for task in ("skew", "min") for sampler in ("on", "off")]
-        pairs = [sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])]
+        tunings = [[found[task] for task in ("skew/on", "skew/off", "min/on", "min/off")] for found in dpo(records)]
+        pairs = [sides([one], [other]) for arms in tunings for one, other in (arms[:2], arms[2:])]
         at, room = last_with_room(pairs, SKEW.margin)
-        hashes = [[record.hash] for record in arms]
-        gates = [room, shared_arms(*hashes), edges(SKEW.margin, *arms), held_up(SKEW.margin, *arms)]
-        gates.append(placebo(None, SKEW.margin, NOTHING_TO_LEARN))
+        shared = shared_arms(*([arms[i].hash for arms in tunings] for i in range(4)))
+        arms = [record for arms in tunings for record in arms]
+        gates = [room, shared, edges(SKEW.margin, *arms), placebo(None, SKEW.margin, NOTHING_TO_LEARN)]
         note = (
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
             "updates would let offline DPO extrapolate further, and then break."
         )
-        a, b, c, d = (scores(record)[:, at] for record in arms)
-        effect = interaction(a, b, c, d)
-        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, [h for [h] in hashes], note, gates))
-    online, offline = (records[f"mode/dpo/{sampler}"] for sampler in ("on", "off"))
-    gained = student_interval(scores(online)[:, -1])  # from the reference's 0: an online arm that was not trained
-    gates = [positive_control(gained, MODE.margin), edges(MODE.margin, online, offline)]
-    gates.append(held_up(MODE.margin, online, offline))
-    effect = paired_effect(scores(online)[:, -1], scores(offline)[:, -1])
+        effects = []
+        for tuning in tunings:
+            a, b, c, d = (scores(record)[:, at] for record in tuning)
+            effects.append(interaction(a, b, c, d))
+        effect = over_tunings(effects)
+        rows.append(row_of(SKEW, "lm", effect, FIGURE.name, [r.hash for r in arms], note, gates))
+    both = [(found["mode/on"], found["mode/off"]) for found in dpo(records)]
+    # From the reference's 0: an online arm that was not trained.
+    gained = over_tunings([student_interval(scores(online)[:, -1]) for online, _ in both])
+    arms = [record for pair in both for record in pair]
+    gates = [positive_control(gained, MODE.margin), edges(MODE.margin, *arms)]
+    effect = over_tunings([paired_effect(scores(one)[:, -1], scores(other)[:, -1]) for one, other in both])
     note = f"{_overlap(records, 'mode')} DPO alone; longer runs would pull the arms further apart."
-    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, [online.hash, offline.hash], note, gates)]
+    return [*rows, row_of(MODE, "lm", effect, FIGURE.name, [r.hash for r in arms], note, gates)]
+
+
+def dpo(records: Records) -> list[dict[str, Record]]:
+    """DPO's arms as each tuning seed chose their settings, by task/sampler. At a large scale nothing is tuned, and skew
+    online is min."""
+    found = []
+    for suffix in ("", *(f"/{k}" for k in range(1, len(matched.TUNING_SEEDS)))):
+        keys = {f"{task}/{s}": f"{task}/dpo/{s}{suffix}" for task in TASKS for s in ("on", "off")}
+        if suffix and "min/dpo/on" + suffix not in records:
+            break
+        here = {name: records[key] for name, key in keys.items() if key in records}
+        found.append({"skew/on": here["min/on"], **here})
+    return found
 
 
 def _overlap(records: Records, task: str) -> str:
@@ -202,7 +223,10 @@ def caption(records: Records) -> str:
             for task, keys in cells(records).items()
         )
         most = len(record.arrays["reward"])
-        how = f"DPO has {most} runs. Learning rates were chosen task by task on another seed: {rates}."
+        how = (
+            f"DPO has {most} runs, and its rows hold for each of {len(matched.TUNING_SEEDS)} tunings on other seeds; "
+            f"drawn is the first. Learning rates: {rates}."
+        )
     else:
         how = "Settings are those of the presets."
     return (

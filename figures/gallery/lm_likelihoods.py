@@ -15,13 +15,13 @@ from figures.figure import Figure, Records
 from figures.gallery import lm_lengths
 from figures.lab import Lab
 from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION, symlog
-from figures.short_tuning import held_up
 from sims.experiments.experiment import Experiment
+from sims.experiments.measures import scores
 from sims.experiments.store import Record
-from sims.statistics.gates import placebo, trained
+from sims.statistics.gates import Gate, placebo, trained
 from sims.statistics.intervals import band, mean_interval
 
-REGRET = 0.1  # a score that matters, by which another rate may have been better
+HALF = 0.5  # a score from which on the policy draws little of what the reference does, so that all it drew must fall
 METHODS = ("dpo/on", "dpo/off")
 SAMPLERS = {"on": ("online", ONLINE), "off": ("offline", OFFLINE)}
 COLOURS = {"chosen": BLUE, "rejected": VERMILION}
@@ -122,18 +122,29 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for name, judged in JUDGED.items():
         record = records[name]
-        fall, grown = change(record, "chosen")[:, -1], margin(record)[:, -1]
+        at, room = before_it_left(record)
+        fall, grown = change(record, "chosen")[:, at], margin(record)[:, at]
         size = mean_interval(grown)
         note = (
-            f"The margin grew by {size.estimate:.1f} [{size.low:.1f}, {size.high:.1f}] nats. The pairs are of the "
+            f"The margin grew by {size.estimate:.1f} [{size.low:.1f}, {size.high:.1f}] nats in "
+            f"{record.arrays['updates'][at]} updates. The pairs are of the "
             "first batch, drawn from the reference and seen in one update: what is trained on again may rise. "
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
-        gates = [trained({"the margin": grown}), held_up(REGRET, record)]
-        gates.append(placebo(None, judged.margin, "a claim about a mechanism"))
+        gates = [room, trained({"the margin": grown}), placebo(None, judged.margin, "a claim about a mechanism")]
         effect = mean_interval(per_nat(fall, grown))
         rows.append(row_of(judged, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows
+
+
+def before_it_left(record: Record) -> tuple[int, Gate]:
+    """The last evaluation, after the first, at which the mean score is below HALF, and whether there is one. What a
+    policy drew at first loses its likelihood, chosen or not, when the reward sends it elsewhere."""
+    level = scores(record).mean(0)
+    near = [i for i in range(1, len(level)) if level[i] < HALF]
+    at = max(near, default=len(level) - 1)
+    said = f"the mean score is {level[at]:.2g} after {record.arrays['updates'][at]} updates"
+    return at, Gate("room", bool(near), said if near else f"{said}: an earlier evaluation would open it")
 
 
 def caption(records: Records) -> str:

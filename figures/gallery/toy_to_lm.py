@@ -1,7 +1,7 @@
 """Do the toys' rankings of algorithms carry over to a language model? The question that this package is named for.
 
-`python -m figures toy_to_lm --full` computes it again, four minutes a task on a core. It may be stopped at any moment,
-and goes on where it was. `TASKS` are those that were computed, of all that `figures.arms.matched.LENGTHS` has.
+`python -m figures toy_to_lm --full` computes it again, a quarter of an hour a task on a core. It may be stopped at any
+moment, and goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLACK, RC, colour
-from figures.short_tuning import held_up
 from sims.experiments.measures import final_scores, mean_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control
 from sims.statistics.intervals import LEVEL, Interval
 
-TASKS = ("min", "mode", "skew", "6", "9")  # those that were computed
+TASKS = tuple(matched.LENGTHS)
 GROUPS = {"on-policy": matched.ONLINE, "offline": matched.OFFLINE}
 MEASURES = {"score over the run": mean_scores, "final score": final_scores}
 RESAMPLES = 2000
@@ -40,7 +39,8 @@ MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8",
 
 
 class Sides(NamedTuple):
-    """Scores of the same arms on both sides, task by task: runs of each algorithm; none where it was not run."""
+    """Scores of the same arms on both sides, task by task: (tuning seeds, runs) of each algorithm; none where it was
+    not run."""
 
     toy: list[dict[str, np.ndarray]]
     model: list[dict[str, np.ndarray]]
@@ -67,10 +67,16 @@ def sides_of(records: Records, group: str, measure: Callable[[Record], np.ndarra
 
     def scores(scale: str, task: str) -> dict[str, np.ndarray]:
         keys = {name: f"{scale}/{task}/{name}/{sampler}" for name in GROUPS[group]}
-        return {name: measure(records[key]) for name, key in keys.items() if key in records}
+        return {name: tuned(records, key, measure) for name, key in keys.items() if f"{key}/0" in records}
 
     tasks = tasks_of(records)
     return Sides([scores("toy", task) for task in tasks], [scores("lm", task) for task in tasks])
+
+
+def tuned(records: Records, key: str, measure: Callable[[Record], np.ndarray]) -> np.ndarray:
+    """(tuning seeds, runs): an arm's scores, with the settings that each seed chose."""
+    seeds = [f"{key}/{k}" for k in range(len(matched.TUNING_SEEDS))]
+    return np.stack([measure(records[name]) for name in seeds if name in records])
 
 
 def kendall(x: np.ndarray, y: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
@@ -90,9 +96,9 @@ def kendall(x: np.ndarray, y: np.ndarray, counts: np.ndarray | None = None) -> n
 
 
 def correlations(toy: Sequence[Mapping[str, np.ndarray]], model: Sequence[Mapping[str, np.ndarray]]) -> list[Interval]:
-    """Kendall's τ of each task, and last their mean. A task's interval is over runs and algorithms; that of the mean
-    over runs, algorithms and tasks, all resampled at once, the same algorithms on every task. Runs are counted over all
-    of the model's arms."""
+    """Kendall's τ of each task, and last their mean. A task's interval is over runs, tuning seeds and algorithms; that
+    of the mean over tasks too, all resampled at once, the same algorithms on every task. Runs are counted over all of
+    the model's arms, with the settings of one seed."""
     rng = np.random.default_rng(0)
     names = list(dict.fromkeys(name for task in toy for name in task))
     drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
@@ -102,7 +108,7 @@ def correlations(toy: Sequence[Mapping[str, np.ndarray]], model: Sequence[Mappin
     for one, other in zip(toy, model, strict=True):
         x, y = (_means(task, names, rng) for task in (one, other))
         values.append(kendall(x, y, counts))
-        runs.append(sum(len(scores) for scores in other.values()))
+        runs.append(sum(scores.shape[-1] for scores in other.values()))
     every = np.stack(values)  # (tasks, 1 + RESAMPLES)
     chosen = rng.integers(len(every), size=(RESAMPLES, len(every)))
     resampled = every[chosen.T, np.arange(1, RESAMPLES + 1)]
@@ -111,13 +117,16 @@ def correlations(toy: Sequence[Mapping[str, np.ndarray]], model: Sequence[Mappin
 
 
 def _means(task: Mapping[str, np.ndarray], names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """(1 + RESAMPLES, arms): means over runs, in the first row of all, then of runs drawn with replacement."""
+    """(1 + RESAMPLES, arms): means over runs, in the first row of all, then of runs drawn with replacement from those
+    of a tuning seed that was drawn."""
     found = np.full((1 + RESAMPLES, len(names)), np.nan)
     for i, name in enumerate(names):
         if name in task:
             scores = task[name]
+            seeds, runs = scores.shape
             found[0, i] = scores.mean()
-            found[1:, i] = scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))].mean(1)
+            seed = rng.integers(seeds, size=(RESAMPLES, 1))
+            found[1:, i] = scores[seed, rng.integers(runs, size=(RESAMPLES, runs))].mean(1)
     return found
 
 
@@ -127,8 +136,10 @@ def _interval(values: np.ndarray, runs: int) -> Interval:
 
 
 def halves(side: Sequence[Mapping[str, np.ndarray]]) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
-    """A side's odd and its even runs."""
-    one, other = ([{name: x[i::2] for name, x in task.items()} for task in side] for i in (0, 1))
+    """A side twice over: the odd runs of the first tuning seed, and the even ones of the others; of the same one, where
+    there is no other."""
+    one = [{name: x[:1, ::2] for name, x in task.items()} for task in side]
+    other = [{name: x[min(1, len(x) - 1) :, 1::2] for name, x in task.items()} for task in side]
     return one, other
 
 
@@ -158,10 +169,10 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _scatter(axes: Axes, records: Records, task: str) -> None:
     for key in sorted(records):
-        scale, its_task, name, sampler = key.split("/")
-        if (scale, its_task) != ("lm", task):
+        scale, its_task, name, sampler, seed = key.split("/")
+        if (scale, its_task, seed) != ("lm", task, "0"):
             continue
-        x, y = mean_scores(records[f"toy/{task}/{name}/{sampler}"]), mean_scores(records[key])
+        x, y = (tuned(records, f"{where}/{task}/{name}/{sampler}", mean_scores) for where in ("toy", "lm"))
         hue = colour(name)
         face = hue if sampler == "on" else "white"
         axes.plot(x.mean(), y.mean(), _marker(name), ms=6.5, color=hue, mfc=face, ls="none")
@@ -231,7 +242,7 @@ def _gates(group: str, sides: Sides, used: Sequence[Record]) -> list[Gate]:
         found = positive_control(own, 0.2)
         controls.append(Gate("ranks", found.open, f"{where}, odd against even runs: {found.why}"))
     names = "names permuted at random on one side have τ = 0 in the mean, by symmetry"
-    return [Gate("size", enough, why), *controls, placebo(None, 0.2, names), edges(EDGE, *used), held_up(EDGE, *used)]
+    return [Gate("size", enough, why), *controls, placebo(None, 0.2, names), edges(EDGE, *used)]
 
 
 def _note(records: Records) -> str:
@@ -240,7 +251,8 @@ def _note(records: Records) -> str:
         f"One model, one kind of toy for a task, {toy} runs per arm on toys and {model} on the model. The rewards "
         "differ in shape: the toy's is a peak, flat far from it, and the model's falls evenly; a table does not "
         "generalise from one action to the next, and a model does from one length to the next. Tasks differ in one "
-        "length, so that they are less unlike than tasks could be."
+        "length, so that they are less unlike than tasks could be. The model was tuned once, by one run a rate: its "
+        "intervals do not know what another tuning would choose."
     )
 
 
@@ -248,15 +260,16 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     (toy, toys), (model, models) = (
         (next(iter(found)), len(found))
-        for found in ([r for k, r in records.items() if k.startswith(s)] for s in ("toy/", "lm/"))
+        for found in ([r for k, r in records.items() if k.startswith(s) and k.endswith("/0")] for s in ("toy/", "lm/"))
     )
     sizes = [f"{len(r.arrays['gold'])} runs of {r.arrays['samples'][-1]:,} samples" for r in (toy, model)]
     return (
         "Score: (reward − reference's) / (largest − reference's), averaged over the run, at equal samples. Overlap: "
         "the reference's probability of lengths within 5 tokens of the best, on the toy of actions within the peak's "
         f"width. Toys: {toys} arms of a table, {sizes[0]}. The embedded Pythia: {models} arms, {sizes[1]}. Every arm "
-        "is tuned on its task, on other seeds. Kendall's τ over algorithms, 95 %: of a task over runs and algorithms, "
-        f"of the mean over runs, algorithms and {len(tasks_of(records))} tasks."
+        f"is tuned on its task, on other seeds: toys {matched.TUNINGS['toy']} times, the model once. Kendall's τ over "
+        "algorithms, 95 %: of a task over algorithms, runs and tunings, of the mean over "
+        f"{len(tasks_of(records))} tasks too."
     )
 
 

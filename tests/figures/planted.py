@@ -306,8 +306,25 @@ def gradient_variance() -> list[Planted]:
     ]
 
 
+def lm_algorithms() -> list[Planted]:
+    """Three tunings, of which the mean is the effect."""
+
+    def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], cut: bool = False) -> Planted:
+        return Planted("lm_algorithms", id, part, "lm", claimed, terms, cut=cut)
+
+    mine, theirs = (f"min/{name}/{{}}/." for name in ("dpo", "best_of_n"))
+    arms = [name.format(sampler) for sampler in ("on", "off") for name in (mine, theirs)]
+    slower = difference("min/ppo/on/.", "min/dpo/on/.")
+    return [
+        row("C27", "dpo, min length, over the run", 1, difference(*arms[:2])),
+        row("C28", "dpo, min length, over the run", 1, interaction(*arms)),
+        row("C31", "mode length", 0, difference("mode/.*/on/.", "mode/.*/off/."), cut=True),
+        row("C68", "dpo: min length, equal samples, over the run", 0, slower, cut=True),
+    ]
+
+
 def lm_batch_and_reuse() -> list[Planted]:
-    held, likelihood = "min length, settings of T = 1", "reuse/(best_of_n|rwr)"
+    held, likelihood = "min length", "reuse/(best_of_n|rwr)"
     drop = difference("reuse/ppo/1", "reuse/ppo/[248]")
     extra = interaction(f"{likelihood}/1", f"{likelihood}/8", "reuse/ppo/1", "reuse/ppo/8")
     fresh = difference("batch/(rloo|dpo)/1", "batch/(rloo|dpo)/8")
@@ -319,10 +336,10 @@ def lm_batch_and_reuse() -> list[Planted]:
 
 
 def lm_lengths() -> list[Planted]:
-    skew = interaction("skew/dpo/on", "skew/dpo/off", "min/dpo/on", "min/dpo/off")
+    skew = interaction(*(f"{task}/dpo/{sampler}(/.)?" for task in ("skew", "min") for sampler in ("on", "off")))
     return [
         Planted("lm_lengths", "C25", "skew against min length", "lm", 1, skew),
-        Planted("lm_lengths", "C25", "mode length", "lm", 0, difference("mode/dpo/on", "mode/dpo/off")),
+        Planted("lm_lengths", "C25", "mode length", "lm", 0, difference("mode/dpo/on(/.)?", "mode/dpo/off(/.)?")),
     ]
 
 
@@ -655,6 +672,7 @@ PLANTED = [
         gold_and_proxy,
         forgetting,
         gradient_variance,
+        lm_algorithms,
         lm_batch_and_reuse,
         lm_lengths,
         lm_likelihoods,

@@ -71,6 +71,7 @@ class SyntheticLab(Lab):
         runs: Mapping[str, int] | None = None,
         by: Measure = "end",
         short: Short | None = None,
+        tuning_seed: int = 0,
     ) -> dict[str, Record]:
         more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in arms.items()}
         return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in more.items()})

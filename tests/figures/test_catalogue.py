@@ -1,5 +1,6 @@
 """The catalogue of claims: what it holds, what it refuses, and that figures agree with it."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -143,10 +144,10 @@ def test_what_an_effect_says_is_what_its_figure_runs() -> None:
     def listed(numbers: object) -> str:
         return ", ".join(f"{x:g}" for x in numbers)  # type: ignore[attr-defined]
 
-    for tilt in unseen_responses.TILTS:
-        for part in ("at one loss", "at the end"):
-            says("C03", f"{part}, reference: {tilt}", f"coverage {listed(unseen_responses.COVERAGES)}", tilt)
-        says("C03", f"at the end, reference: {tilt}", f"after {unseen_responses.UPDATES} updates")
+    for tilt, coverage in itertools.product(unseen_responses.TILTS, unseen_responses.COVERAGES):
+        cell = f"{tilt}, coverage {coverage:g}"
+        says("C03", f"at one loss, reference: {cell}", cell)
+        says("C03", f"at the end, reference: {cell}", cell, f"after {unseen_responses.UPDATES} updates")
     says("C06", "near and far", f"shift {reference_shift.FAR:g}", f"at {reference_shift.NEAR:g})")
     says("C07", "under shift", f"shift {reference_shift.FAR:g};")
     for name in online_offline.ALGORITHMS:
@@ -159,7 +160,7 @@ def test_what_an_effect_says_is_what_its_figure_runs() -> None:
     says("C26", "R1, 2,048 samples", f"B = {batch_size.FRESH:g}", f"B = {batch_size.STALE:,.0f}")
     says("C29", "R1, equal samples", listed(sample_reuse.MODERATE))
     says("C30", "R1, equal samples", f"at {sample_reuse.MANY})")
-    says("C30", "min length, settings of T = 1", f"at {lm_batch_and_reuse.PASSES[-1]})")
+    says("C30", "min length", f"at {lm_batch_and_reuse.PASSES[-1]})")
     for size in gradient_variance.JUDGED:
         says("C50", f"RLOO against a perfect critic, K = {size}", f"groups of {size},")
     for end, beta in beta_sweep.ENDS.items():

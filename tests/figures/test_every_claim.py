@@ -56,13 +56,16 @@ def _students(numbers: bytes, shape: tuple[int, ...], level: float) -> tuple[np.
 STUDENTS = mock.patch.object(statistics, "mean_bounds", students)
 
 
-def judged(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
+Rows = Mapping[tuple[str, str, str], Verdict]
+
+
+def judged(figure: str, records: Mapping[str, Record]) -> Rows:
     """Rows by id, part and setting."""
     with STUDENTS, mock.patch.object(toy_to_lm, "RESAMPLES", 100):
         return _rows(figure, records)
 
 
-def _rows(figure: str, records: Mapping[str, Record]) -> dict[tuple[str, str, str], Verdict]:
+def _rows(figure: str, records: Mapping[str, Record]) -> Rows:
     return {(r.id, r.part, r.setting): r for r in FIGURES[figure].verdicts(records)}
 
 
@@ -127,7 +130,7 @@ def planted(
     others: tuple[str, ...],
     weaker: str | None,
     raised: tuple[Term, ...],
-) -> dict[tuple[str, str, str], Verdict]:
+) -> Rows:
     """All rows of a figure where a quantity of the records `moved` differs by `by`, and else nothing."""
     start = QUANTITIES if base is None else dict.fromkeys(QUANTITIES, base)
     records = dict(level(figure, noise))
@@ -202,28 +205,45 @@ def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
     """For each row: the records that its hashes name, and those that move its interval when they are moved.
 
     Every record is moved up by itself. The best of several moves an effect only upwards, the worst only downwards: what
-    is named and did not move is moved down as well, and so is all that a row does not name, at once.
+    is named and did not move is moved down as well, and so is all that a row does not name, at once. Where all are
+    alike a loss that is cut off at 0 has nothing to fall from, and a ranking can come out as it was: what still did not
+    move is moved where arms lie apart, and what could lose something does.
     """
     start = level(name, 1e-3)
     if name == RANKED:  # one of its tasks shows as much as all, in a fraction of the time
         start = {key: record for key, record in start.items() if key.split("/")[1] == "min"}
     before = judged(name, start)
     found = {address: (set(r.spec_hashes), set[str]()) for address, r in before.items()}
+    apart = {key: 0.05 * (0.618 * i % 1.0) for i, key in enumerate(start, 1)}
+    for line in PLANTED:
+        if line.figure == name and line.cut:
+            apart |= dict.fromkeys(matching(name, line.terms[0].arms), 0.4 * line.terms[0].times)
 
-    def moved(by: Mapping[str, float]) -> set[tuple[str, str, str]]:
-        after = judged(name, {**start, **{key: filled(empty(name)[key], {}, 1e-3, x) for key, x in by.items()}})
-        return {address for address in before if _interval(after[address]) != _interval(before[address])}
+    @functools.cache
+    def lying_apart() -> tuple[Mapping[str, Record], Rows]:
+        records = {key: filled(empty(name)[key], {}, 1e-3, x) for key, x in apart.items()}
+        return records, judged(name, records)
+
+    def moved(by: Mapping[str, float], of: Mapping[str, Record], was: Rows) -> set[tuple[str, str, str]]:
+        after = judged(name, {**of, **{key: filled(empty(name)[key], {}, 1e-3, x) for key, x in by.items()}})
+        return {address for address in was if _interval(after[address]) != _interval(was[address])}
+
+    def still(key: str, addresses: set[tuple[str, str, str]]) -> bool:
+        return any(key in named and address not in addresses for address, (named, _) in found.items())
 
     for key in start:
-        addresses = moved({key: 0.3})
-        if any(key in named and address not in addresses for address, (named, _) in found.items()):
-            addresses |= moved({key: -0.3})
+        addresses = moved({key: 0.3}, start, before)
+        if still(key, addresses):
+            addresses |= moved({key: -0.3}, start, before)
+        if still(key, addresses):
+            addresses |= moved({key: apart[key] + 0.3}, *lying_apart())
         for address in addresses:
             found[address][1].add(key)
     for address, (named, moving) in found.items():
         others = [key for key in start if key not in named | moving]
         # Each by another amount: two that are moved alike could cancel.
-        if others and address in moved({key: -0.2 - 0.2 * i / len(others) for i, key in enumerate(others)}):
+        unlike = {key: -0.2 - 0.2 * i / len(others) for i, key in enumerate(others)}
+        if others and address in moved(unlike, start, before):
             moving.add(f"one of {others}")
     return found
 
@@ -257,12 +277,12 @@ ORDERS = {
 }
 
 
-def ranked(order: str, noise: float = 1e-3) -> dict[tuple[str, str, str], Verdict]:
+def ranked(order: str, noise: float = 1e-3) -> Rows:
     """Toys rank the algorithms as they are listed, on every task; the model in an order of its own. However many tasks
     were computed, they are enough."""
     records = {}
     for key, record in empty(RANKED).items():
-        scale, _, name, _ = key.split("/")
+        scale, _, name, _, _ = key.split("/")
         rank = matched.ONLINE.index(name)
         records[key] = filled(record, {"score": 0.02 * (rank if scale == "toy" else ORDERS[order][rank])}, noise)
     with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1):

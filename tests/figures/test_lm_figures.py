@@ -196,7 +196,7 @@ def test_rank_correlation_by_hand() -> None:
 def test_the_mean_over_tasks_is_of_tasks_resampled_with_algorithms_and_runs() -> None:
     """Without noise a task's τ moves with the algorithms alone, and the mean with the tasks too."""
     names = [f"{i}" for i in range(8)]
-    toy = [{name: np.full(4, float(i)) for i, name in enumerate(names)}] * 2
+    toy = [{name: np.full((2, 4), float(i)) for i, name in enumerate(names)}] * 2  # two tunings
     model = [toy[0], {name: -scores for name, scores in toy[0].items()}]
     same, turned, mean = toy_to_lm.correlations(toy, model)
     assert (same.low, same.high) == (1, 1) and (turned.low, turned.high) == (-1, -1)

@@ -6,17 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 
 from figures.lab import apply
-from figures.short_tuning import Short, beyond, held_up, tune
+from figures.short_tuning import Short, beyond, tune
 from sims.core.algorithms.policy_gradient import RLOO
 from sims.environments import BanditR1
 from sims.experiments.experiment import Experiment
-from sims.experiments.record_file import Record
 from sims.policies import Table
-from sims.statistics.gates import Gate
 
 ARM = Experiment("arm", BanditR1(), Table(), RLOO(), updates=100, evaluations=10)
 GRID = [{"learning_rate": rate} for rate in (0.1, 0.3, 1.0)]
@@ -58,20 +55,6 @@ def test_what_has_no_score_is_not_taken() -> None:
         lambda runs: {key: scores[e.optimiser.learning_rate] for key, e in runs.items()},
     )
     assert tuned.chosen == 1
-
-
-def test_a_choice_that_another_point_would_have_beaten_closes_a_gate() -> None:
-    gold = np.array([[0.0, 0.2, 0.4], [0.0, 0.4, 0.6]])  # 0.4 over the run
-    arrays = {"gold": gold, "reference_reward": np.zeros(2), "best_reward": np.ones(2), "updates": np.array([0, 1, 2])}
-    arrays |= {"diverged_at": np.full(2, -1)}
-
-    def gate(*scores: float) -> Gate:
-        how = {"arm": "a", "points": GRID, "scores": list(scores), "chosen": 0}
-        return held_up(0.1, Record({}, arrays, {"tuning": how}))
-
-    assert gate(0.9, 0.49, 0.1).open  # the chosen one was lucky, but no other is better by more than 0.1
-    assert not gate(0.9, 0.51, 0.1).open and "a scored 0.4, and 0.51 in tuning" in gate(0.9, 0.51, 0.1).why
-    assert held_up(0.1, Record({}, arrays, {})).open  # nothing was tuned
 
 
 def test_beyond_is_a_step_of_the_grid_further() -> None:

@@ -1,0 +1,165 @@
+"""On the language model: does a negative gradient speed learning, does PPO keep up, and do offline methods suffice
+where the optimum is likely? (C27, C28, C31, C68)
+
+The arms are those of `figures.arms.matched`, of the tasks min length, whose optimum is unlikely under the reference,
+and mode length, whose optimum is likely; with more runs than rankings need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.lines import Line2D
+
+from figures.arms import language_model as lm
+from figures.arms import matched
+from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, lowest_score, over_the_run, part
+from figures.arms.sweeps import best_arm, crossfit_best, cut, cut_to_nothing
+from figures.catalogue import claim
+from figures.claims import Verdict, row_of
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import OFFLINE, ONLINE, RC, bound, curve, key
+from sims.experiments.measures import final_scores, mean_scores, scores
+from sims.experiments.store import Record
+from sims.statistics.gates import Gate, geometry, placebo, positive_control
+from sims.statistics.intervals import Interval
+from sims.statistics.verdicts import over_tunings
+
+TASKS = {"min": "Min length: optimum unlikely", "mode": "Mode length: optimum likely"}
+METHODS = ("dpo/on", "dpo/off", "best_of_n/on", "best_of_n/off", "ppo/on", "rloo/on", "pref_ft/off")
+RUNS = 20
+SEEDS = range(len(matched.TUNING_SEEDS))
+
+FASTER = claim("C27", "dpo, min length, over the run")
+COMPOUND = claim("C28", "dpo, min length, over the run")
+SUFFICES = claim("C31", "mode length")
+KEEPS_UP = claim("C68", "dpo: min length, equal samples, over the run")
+
+
+def collect(lab: Lab) -> Records:
+    """task/algorithm/sampler/k → record, each arm tuned on its task by the k-th of three seeds."""
+    found: dict[str, Record] = {}
+    for k in SEEDS:
+        arms = {f"{task}/{method}/{k}": matched.arm("lm", task, method) for task in TASKS for method in METHODS}
+        found |= matched.tuned_on(lab, "lm", arms, matched.TUNING_SEEDS[k], dict.fromkeys(arms, RUNS))
+    return found
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Score against updates on either task."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), layout="constrained")
+        for panel, task in zip(axes, TASKS, strict=True):
+            for method in METHODS:
+                name, sampler = method.split("/")
+                record = records[f"{task}/{method}/0"]
+                line = ONLINE if sampler == "on" else OFFLINE
+                curve(panel, record.arrays["updates"], lm.carried_on(scores(record)), name, line)
+            bound(panel, 1.0, "largest reward")
+            panel.set(title=TASKS[task], xlabel="updates", ylabel="score")
+        names = dict.fromkeys(method.split("/")[0] for method in METHODS)
+        lines = [key(name) for name in names]
+        lines += [
+            Line2D([], [], color="0.3", linestyle=style, label=label)
+            for style, label in ((ONLINE, "on-policy"), (OFFLINE, "offline"))
+        ]
+        fig.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=9.5)
+    return fig
+
+
+def _over(records: Records, of: Callable[[Mapping[str, Record]], Interval]) -> Interval:
+    """An effect by every tuning: `of` gets the records of one, by task/algorithm/sampler."""
+    tunings = [{name[:-2]: record for name, record in records.items() if name.endswith(f"/{k}")} for k in SEEDS]
+    return over_tunings([of(found) for found in tunings])
+
+
+def _used(records: Records, names: Sequence[str]) -> list[Record]:
+    return [records[f"{name}/{k}"] for k in SEEDS for name in names]
+
+
+def _difference(names: Sequence[str], times: Sequence[float]) -> Callable[[Mapping[str, Record]], Interval]:
+    return lambda found: effect_of([part(t, found[name], None) for t, name in zip(times, names, strict=True)])
+
+
+def _room(records: Records, one: str, other: str, margin: float) -> Gate:
+    pairs = [[records[f"{name}/{k}"] for name in (one, other)] for k in SEEDS]
+    return over_the_run([Sides(scores(x), scores(y), lowest_score([x, y])) for x, y in pairs], margin)
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """One row of each claim, over three tunings."""
+    on, off = (("min/dpo/" + s, "min/best_of_n/" + s) for s in ("on", "off"))
+    rows = []
+    for judged, names, times in ((FASTER, on, (1.0, -1.0)), (COMPOUND, on + off, (1.0, -1.0, -1.0, 1.0))):
+        used = _used(records, names)
+        gates = [_room(records, names[i], names[i + 1], judged.margin) for i in range(0, len(names), 2)]
+        gates += [edges(judged.margin, *used), placebo(None, judged.margin, NOTHING_TO_LEARN)]
+        note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
+        effect = _over(records, _difference(names, times))
+        rows.append(row_of(judged, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))
+    return [*rows, _suffices(records), _keeps_up(records)]
+
+
+def _suffices(records: Records) -> Verdict:
+    groups = [[f"mode/{method}" for method in METHODS if method.endswith(f"/{s}")] for s in ("on", "off")]
+
+    def lost(found: Mapping[str, Record]) -> Interval:
+        low = lowest_score(list(found.values()))
+        best = (crossfit_best(np.stack([final_scores(found[n]) for n in names]).astype(float)) for names in groups)
+        return effect_of([Part(t, values, low) for t, values in zip((1.0, -1.0), best, strict=True)])
+
+    def gained(found: Mapping[str, Record]) -> Interval:
+        return effect_of([part(1.0, found[best_arm({n: final_scores(found[n]) for n in groups[0]})])])
+
+    used = _used(records, groups[0] + groups[1])
+    control = positive_control(_over(records, gained), SUFFICES.margin, only_above=True)
+    gates = [
+        Gate(control.name, control.open, f"the best on-policy arm against the reference: {control.why}"),
+        geometry({"mode length": matched.overlap_of("mode")}, {"mode length": "in"}),
+        edges(SUFFICES.margin, *used),
+    ]
+    effect = cut(_over(records, lost))
+    note = "Eight updates: it shows the way there, not where one ends." + cut_to_nothing(effect)
+    return row_of(SUFFICES, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates)
+
+
+def _keeps_up(records: Records) -> Verdict:
+    names = ("min/ppo/on", "min/dpo/on")
+    used = _used(records, names)
+    early = _over(records, lambda f: effect_of([part(1.0, f[names[1]], None), part(-1.0, f[names[1]], 1)]))
+    control = positive_control(early, KEEPS_UP.margin)
+    gates = [
+        Gate(control.name, control.open, f"of DPO's whole run against its first evaluation, {control.why}"),
+        edges(KEEPS_UP.margin, *used),
+    ]
+    lost = cut(_over(records, _difference(names, (1.0, -1.0))))
+    note = "Equal samples, one pass over each. PPO's critic is new and is a second model." + cut_to_nothing(lost)
+    return row_of(KEEPS_UP, "lm", lost, FIGURE.name, [r.hash for r in used], note, gates)
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    record = records["min/dpo/on/0"]
+    means = ", ".join(f"{m} {mean_scores(records[f'min/{m}/0']).mean():.2f}" for m in METHODS)
+    return (
+        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {matched.SAMPLES} samples per update, "
+        "mean and 95 % band. Score: (reward − reference's) / (largest − reference's). Every arm is tuned on its task "
+        f"by each of {len(SEEDS)} other seeds; drawn is the first tuning, and rows hold for all. Offline: fresh draws "
+        f"from the reference for ever. Over the run on min length: {means}."
+    )
+
+
+FIGURE = Figure(
+    name="lm_algorithms",
+    title="Contrastive losses, imitation and PPO on a language model",
+    tags=("negative-gradient", "online-offline"),
+    claims=("C27", "C28", "C31", "C68"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)
