@@ -44,7 +44,7 @@ class ProxyReward(Task, kind="proxy_reward"):
 
     >>> task = llm.ProxyReward(mode=10, recorded_prompts=512)
     >>> task.best_reward(), round(task.overlap()["reference near optimum"], 3)
-    (0.0, 0.416)
+    (0.0, 0.42)
     """
 
     metric: ClassVar[str] = "gold"
@@ -66,7 +66,7 @@ class ProxyReward(Task, kind="proxy_reward"):
             raise SpecError("data", self.data, rule)
 
     def reward(self) -> Reward:
-        return score_texts(self.reward_model(), _encoder(), Limits())
+        return score_texts(self.proxy(), _encoder(), Limits())
 
     def of_run(self, index: int) -> ProxyReward:
         return self.replace(proxy_seed=self.proxy_seed + index)
@@ -84,7 +84,7 @@ class ProxyReward(Task, kind="proxy_reward"):
     def overlap(self) -> Mapping[str, float]:
         return {"reference near optimum": language.length_mass(self.mode, NEAR)}
 
-    def reward_model(self) -> RewardModel:
+    def proxy(self) -> RewardModel:
         """The proxy, fitted once per process."""
         return _fit(self._pairs, self.recorded_prompts, self.proxy_epochs, self.proxy_learning_rate)
 
@@ -93,7 +93,7 @@ class ProxyReward(Task, kind="proxy_reward"):
         from llm.reward_models.scoring import held_out, preference_batch
 
         rows = _annotated(self._pairs, HELD_OUT_PAIRS, _encoder(), "held_out")
-        return held_out(self.reward_model(), preference_batch(rows, _encoder().pad)).accuracy
+        return held_out(self.proxy(), preference_batch(rows, _encoder().pad)).accuracy
 
     @property
     def _pairs(self) -> _Pairs:

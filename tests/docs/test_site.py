@@ -246,7 +246,7 @@ print(module.verdicts(records)[0].effect < -0.1, module.verdicts(records)[0].id)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Online DPO on R1, 1-D bandit, table policy, 12 runs; mean over runs. The optimum of each β differs.",
-        "True C90",
+        "True C91",
     ]
     assert (tmp_path / "figure.png").stat().st_size > 1000
 

@@ -149,7 +149,7 @@ def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
         (sims.__main__.main, "--labels implict", "implicit"),
         (sims.__main__.main, "--batchsize 3", "--batch-size"),
         (figures.__main__.main, "onlin_offline", "online_offline"),
-        (figures.__main__.main, "c255", "C25"),
+        (figures.__main__.main, "c25x", "C25"),
         (figures.__main__.main, "--lst", "--list"),
         (figures.__main__.main, "lm --scale pythia-1.4", "pythia-1.4b"),
         (figures.__main__.main, "C25 --set algoritm.beta=1", "algorithm"),

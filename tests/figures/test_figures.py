@@ -331,7 +331,11 @@ def of_one_batch(arm: Experiment) -> Experiment:
         decoding = arm.policy.decoding.replace(max_new_tokens=4)  # type: ignore[attr-defined]
         environment = arm.environment.replace(evaluation_prompts=2, recorded_prompts=32)  # type: ignore[attr-defined]
         arm = arm.replace(environment=environment, policy=arm.policy.replace(decoding=decoding))
-    return arm.replace(updates=arm.schedule.updates_per_batch, evaluations=1, runs=2)
+    updates = arm.schedule.updates_per_batch
+    if arm.labelling.implicit_after_updates:  # one batch that the environment labels, and one that the policy does
+        arm = arm.replace(labelling=arm.labelling.replace(implicit_after_updates=1))
+        updates = max(2, updates)
+    return arm.replace(updates=updates, evaluations=1, runs=2)
 
 
 @pytest.mark.parametrize("shrunken", [of_one_batch, pytest.param(shrink, marks=pytest.mark.long)])

@@ -50,10 +50,10 @@ def test_the_annotator_prefers_by_bradley_terry() -> None:
 
 def test_each_run_has_its_own_pairs_and_the_same_seed_gives_the_same_proxy() -> None:
     one, again, other = TASK.of_run(1), TASK.replace(proxy_seed=1), TASK.of_run(2)
-    assert one == again and one.reward_model() is again.reward_model()
+    assert one == again and one.proxy() is again.proxy()
     first, second = (task.recorded_pairs(_encoder()) for task in (one, other))
     assert [row.prompt for row in first] != [row.prompt for row in second]
-    weights = [next(task.reward_model().parameters()) for task in (one, other)]
+    weights = [next(task.proxy().parameters()) for task in (one, other)]
     assert not torch.equal(*weights)
 
 
