@@ -178,7 +178,7 @@ def fall(record: Record) -> np.ndarray:
         counted = np.isfinite(others).mean(1) > 0.5
         if not counted.any():
             return np.full_like(found, np.nan)
-        means = np.where(counted, np.nansum(others, 1) / np.maximum(np.isfinite(others).sum(1), 1), -np.inf)
+        means = np.where(counted, mean_of_known(others.T), -np.inf)
         found[half::2] -= levels[means.argmax(), half::2]
     return found
 
@@ -227,14 +227,14 @@ def _falls(records: Records, method: str) -> Verdict:
 
 def _chosen(records: Records) -> Verdict:
     record = records[f"dpo/off/{BETAS[0]:g}/{RATES[1]:g}"]
-    fall, grown = change(record, "chosen")[:, -1], margin(record)[:, -1]
+    fell, grown = change(record, "chosen")[:, -1], margin(record)[:, -1]
     note = (
         f"DPO at the first β and the middle rate; the margin grew by {mean_interval(grown)} nats. The pairs are of "
         "each run's first batch."
     )
     why = "a claim about a mechanism: what a loss of pairs does to the pairs that it is of"
     gates = [trained({"the margin": grown}), placebo(None, CHOSEN.margin, why)]
-    return _row(CHOSEN, per_nat(fall, grown), [record], note, gates)
+    return _row(CHOSEN, per_nat(fell, grown), [record], note, gates)
 
 
 def _behind(records: Records) -> Verdict:

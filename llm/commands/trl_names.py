@@ -13,7 +13,7 @@ _ADAPTERS = "adapters are plain LoRA, without dropout, so that an on-policy rati
 _CORRECTION = "use --log-sampler-mismatch to see how far vLLM is off; there is no correction"
 _PRECISION = "use --precision for trained weights, --base-precision under adapters, --compute-precision for passes"
 _QUANTISED = "use --base-precision bfloat16: bases are not quantised"
-_PACKING = "rows are padded, not packed; --group-by-length saves most of the padding"
+_PACKING = "rows are padded, not packed; --group-by-length saves some of the padding"
 _NOT_HERE = "there is no such thing here"
 _VARIANT = "a variant of the loss that is not among the algorithms; --algorithm lists them"
 

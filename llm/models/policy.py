@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llm.data.stops import count_up_to_stop
 from sims.core.loop.protocols import SampleRequest, Samples
-from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
+from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, up_to_last
 
 from .sampling import Decoding, generate
 from .scoring import LanguageModel, Scoring, check_parts, copy_module, keep_as_computed, max_positions
@@ -145,7 +145,7 @@ class CausalLMPolicy:
         masked slot inside a response is read, as text that the policy did not choose.
         """
         responses, mask = batch.responses, batch.mask
-        there = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
+        there = up_to_last(mask)
         prompts, prompt_mask = self._check_prompts(batch.prompts, batch.prompt_mask, there.sum(-1).amax(-1))
         width, shape = max(1, int(there.sum(-1).max())), responses.shape
         columns = (

@@ -23,6 +23,7 @@ from llm.models.proof import tolerance
 from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.models.writing import write_model
+from sims.core.objectives.batch import up_to_last
 from sims.core.spec import SpecError
 
 
@@ -212,7 +213,7 @@ def full_mask(prompts: Tensor, mask: Tensor | None) -> Tensor:
 
 def _rows(prompts: Tensor, prompt_mask: Tensor | None, responses: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Prompts and responses as rows (B·K, P + L), and which slots hold a token."""
-    read = mask.flip(-1).cumsum(-1).flip(-1) > 0  # up to the last token that counts
+    read = up_to_last(mask)
     generations = mask.shape[1]
     text, there = (x.repeat_interleave(generations, 0) for x in (prompts, full_mask(prompts, prompt_mask)))
     return torch.cat([text, responses.flatten(0, 1)], -1), torch.cat([there, read.flatten(0, 1)], -1)

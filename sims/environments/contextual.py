@@ -15,7 +15,7 @@ from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting
 
-from .enumerable import EnumerableSpec, Tables
+from .enumerable import EnumerableSpec, Tables, given
 from .learned_reward import RewardModel, fit
 from .recorded import RecordedEnvironment, at_cells, cells_of, normals, of_pairs, of_problem
 from .space import TokenSpace
@@ -136,8 +136,7 @@ class Contextual(EnumerableSpec, kind="contextual"):
         return order.argsort(-1).argsort(-1) < self.covered_responses
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
+        noise = given(noise, "this environment draws a reference per run")
         covered, rewards = self.covered(noise), self.rewards()
         normal = normals(of_problem(noise), "reference logits", self.num_prompts, self.num_responses)
         winner = np.where(covered, rewards, -1.0).argmax(-1)[..., None] == np.arange(self.num_responses)

@@ -16,7 +16,7 @@ from sims.core.numerics.sampling import inverse_cdf
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting
 
-from .enumerable import EnumerableEnvironment, EnumerableSpec, Tables
+from .enumerable import EnumerableEnvironment, EnumerableSpec, Tables, given
 from .recorded import normals, of_problem
 from .space import TokenSpace
 
@@ -129,8 +129,7 @@ class Drifting(EnumerableSpec, kind="drifting"):
         return normals(self._own(noise), "attributes", 2, self.num_prompts, self.num_responses)
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
+        noise = given(noise, "this environment draws a reference per run")
         skill = np.full((self.num_prompts, 1), self.reference_skill)
         skill[self.num_prompts - self.gold_prompts :] = self.gold_skill
         off = normals(self._own(noise), "reference logits", self.num_prompts, self.num_responses)

@@ -125,6 +125,13 @@ def _numbers(name: str, table: object) -> np.ndarray:
     return found
 
 
+def given(noise: Noise | None, why: str) -> Noise:
+    """The runs' noise; ValueError that says why it is needed, where there is none."""
+    if noise is None:
+        raise ValueError(f"noise = None: must be given, as {why}")
+    return noise
+
+
 @dataclass(frozen=True)
 class SideBySide(EnumerableSpec):
     """Several environments with the same `stack_key` as one: the first runs[0] runs have the first, and so on.
@@ -161,8 +168,7 @@ class SideBySide(EnumerableSpec):
         return self.replace(problems=tuple(problem.without_reward_model for problem in self.problems))
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as each run has its own environment")
+        noise = given(noise, "each run has its own environment")
         return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
 
     def tables(self, noise: Noise) -> Tables:
@@ -170,8 +176,7 @@ class SideBySide(EnumerableSpec):
         return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
 
     def features(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as each run has its own environment")
+        noise = given(noise, "each run has its own environment")
         return np.concatenate([_a_run(p.features(own), own, 3) for p, own in self._parts(noise)])
 
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:

@@ -19,11 +19,11 @@ from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf
 from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller
-from sims.core.spec import SpecError, setting, undefined
+from sims.core.spec import SpecError, setting
 
 from .bandit import BanditOverlap
 from .bradley_terry import fit_bradley_terry, pair_losses
-from .enumerable import EnumerableSpec, Tables
+from .enumerable import EnumerableSpec, Tables, given
 from .learned_reward import LearnedReward
 from .recorded import RecordedEnvironment, at_cells, cells_of, normals, of_pairs, of_problem
 from .space import EOS, TokenSpace
@@ -77,10 +77,6 @@ class Proxy(EnumerableSpec):
     @property
     def without_reward_model(self) -> Self:
         return self.replace(proxy="gold")
-
-    def features(self, noise: Noise | None = None) -> np.ndarray:
-        """(X, N, F) float64, or (R, X, N, F) where runs differ: what a score may depend on; proxy = features."""
-        raise undefined(self, "features", "(X, N, F) float64, what a score may depend on")
 
     def problem(self, noise: Noise) -> Problem:
         """What the runs of `noise` are about: the same for all, unless an environment draws it per run."""
@@ -340,8 +336,7 @@ class ProxyTree(Proxy, TokenTree, kind="proxy_token_tree"):
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         if self.table_seed is not None:
             return super().reference_logp(noise)
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
+        noise = given(noise, "this environment draws a reference per run")
         shape = (self.num_prompts, self.space.nodes, self.vocabulary)
         logits = normals(of_problem(noise), "tree logits", *shape)
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))

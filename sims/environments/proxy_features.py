@@ -12,7 +12,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
 
 from .bradley_terry import fit_bradley_terry
-from .enumerable import Tables
+from .enumerable import Tables, given
 from .proxy import Problem, Proxy, fit_numbers
 from .recorded import normals, of_problem
 from .space import TokenSpace
@@ -62,13 +62,11 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
 
     def features(self, noise: Noise | None = None) -> np.ndarray:
         """φ, which a policy sees; those of the reward model are made of it (`problem`)."""
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws responses per run")
+        noise = given(noise, "this environment draws responses per run")
         return normals(of_problem(noise), "responses", self.num_prompts, self.num_responses, self.num_inputs)
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
+        noise = given(noise, "this environment draws a reference per run")
         direction = normals(of_problem(noise), "direction of the reference", self.num_inputs)
         direction /= np.sqrt((direction**2).sum(-1, keepdims=True))
         logits = self.reference_spread * (self.features(noise) * direction[:, None, None]).sum(-1)

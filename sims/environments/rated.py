@@ -17,9 +17,9 @@ from sims.core.loop.protocols import Prompts
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
 
-from .enumerable import Tables
+from .enumerable import Tables, given
 from .proxy import Proxy, ProxyEnvironment
-from .recorded import at_cells, cells_of, normals
+from .recorded import at_cells, cells_of, normals, of_problem
 from .space import TokenSpace
 
 
@@ -106,7 +106,7 @@ class RatedResponses(Proxy, kind="rated_responses"):
 
     def drawn(self, noise: Noise) -> Drawn:
         """What is drawn for the runs of `noise`."""
-        own = noise.from_start(device="cpu")
+        own = of_problem(noise)
         count, width = self.num_aspects, self.num_features
         places = (self.num_prompts, self.num_responses)
 
@@ -126,13 +126,11 @@ class RatedResponses(Proxy, kind="rated_responses"):
         return np.asarray(self.drawn(noise).aspects.mean(-1))
 
     def features(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws features per run")
+        noise = given(noise, "this environment draws features per run")
         return self.drawn(noise).features
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
-        if noise is None:
-            raise ValueError("noise = None: must be given, as this environment draws a reference per run")
+        noise = given(noise, "this environment draws a reference per run")
         return _log_softmax(self.reference_tilt * _standardised(self.gold(noise)))[..., None, :]
 
     def recorded_probabilities(self, noise: Noise) -> np.ndarray:

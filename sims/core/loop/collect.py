@@ -29,8 +29,7 @@ class Collector:
     updates that the policy which drew the last batch had made; of a replay (...,), one per run. pool: responses drawn
     once and used in `order`, of prompts, or of batches where a run is replayed. frozen_labeller: copy of the policy
     that labels the samples (implicit_policy = frozen). refused: (lead), how often a gate refused the policy of each
-    run. checked: whether what the environment gives has been checked, by
-    its first batch.
+    run. checked: whether what the environment gives has been checked, by its first batch.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, take_items
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, setting
 
@@ -98,13 +98,10 @@ def least_certain(prompts: Prompts, samples: Samples, count: int, policy: Policy
     return margin.argsort(dim=-1, stable=True)[..., :count]
 
 
-def take(x: Any, index: Tensor) -> Any:
+def take(x: Tensor, index: Tensor) -> Tensor:
     """The entries of a tensor (..., B, ...) at indices (..., count) of its axis of prompts."""
     axis = index.dim() - 1
-    shape = (*index.shape, *x.shape[axis + 1 :])
-    return x.expand(*index.shape[:-1], *x.shape[axis:]).gather(
-        axis, index.view(*index.shape, *[1] * (x.dim() - axis - 1)).expand(shape)
-    )
+    return take_items(x.expand(*index.shape[:-1], *x.shape[axis:]), index, axis)
 
 
 @torch.no_grad()

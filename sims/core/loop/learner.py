@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
-from sims.core.objectives.batch import Batch, Outputs
+from sims.core.objectives.batch import Batch, Outputs, take_items, up_to_last
 
 from .checks import check_shape
 from .optimise import Optimiser, PerRunOptimiser
@@ -134,16 +134,11 @@ def parts(batch: Batch, targets: Targets, size: int | None) -> Iterator[tuple[Ba
 
 def by_length(batch: Batch, targets: Targets) -> tuple[Batch, Targets]:
     """Prompts and their targets from the shortest to the longest, the longest response included. Of one run."""
-    last = batch.mask.flip(-1).cumsum(-1).flip(-1) > 0  # a response's tokens, up to the last that counts
-    lengths = last.sum(-1).amax(-1)
+    lengths = up_to_last(batch.mask).sum(-1).amax(-1)
     if batch.prompt_mask is not None:
-        lengths = lengths + batch.prompt_mask.sum(-1).to(lengths.device)
+        lengths = lengths + batch.prompt_mask.sum(-1)
     order = lengths.argsort(stable=True)
-
-    def sorted_(x: Tensor) -> Tensor:
-        return x.index_select(0, order.to(x.device))
-
-    return batch.over_prompts(lambda x, _: sorted_(x)), {name: sorted_(x) for name, x in targets.items()}
+    return batch.gather(order), {name: take_items(x, order, 0) for name, x in targets.items()}
 
 
 def narrow(batch: Batch, targets: Targets, start: int, length: int) -> tuple[Batch, Targets]:

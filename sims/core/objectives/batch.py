@@ -132,6 +132,11 @@ class Batch:
 _LABELS = ("rewards", "gold", "desirable")
 
 
+def up_to_last(mask: Tensor) -> Tensor:
+    """Which slots (..., L) of responses are read: all up to the last token that counts, masked ones among them."""
+    return mask.flip(-1).cumsum(-1).flip(-1) > 0
+
+
 def take_items(x: Tensor, index: Tensor, axis: int) -> Tensor:
     """`x[..., index, ...]` along `axis`, run by run. x: lead + (B,) + rest; index: lead + (B',)."""
     rest = x.shape[axis + 1 :]
