@@ -21,7 +21,7 @@ from sims.core.spec import nearest
 
 CATALOGUE = Path(__file__).with_name("claims.toml")
 Setting = Literal["bandit", "mlp", "token", "lm"]
-Kind = Literal["effect", "none", "theorem"]
+Kind = Literal["effect", "none", "at most", "theorem"]
 NOT_JUDGED = "not judged yet"
 
 
@@ -33,9 +33,9 @@ class CatalogueError(ValueError):
 class Claim:
     """A claim as it stands before its runs: one scalar effect, its sign, and a margin that would matter.
 
-    kind: "effect" if the claim is that there is one, "none" if it is that there is none, "theorem" for an identity or a
-    proof, whose margin is the largest error allowed on random instances. unit: of effect and margin.
-    part: a few words that tell apart several effects of one claim.
+    kind: "effect" if the claim is that there is one, "none" if it is that there is none, "at most" if it is that it is
+    not above the margin, as a loss, "theorem" for an identity or a proof, whose margin is the largest error allowed on
+    random instances. unit: of effect and margin. part: a few words that tell apart several effects of one claim.
     """
 
     id: str
@@ -49,11 +49,13 @@ class Claim:
 
     @property
     def claimed(self) -> str:
-        """Where the claim puts its effect: '> 0.05', '< −0.05', 'within ±0.05' or 'error ≤ 1e-06'."""
+        """Where the claim puts its effect: '> 0.05', '< −0.05', 'within ±0.05', '≤ 0.05' or 'error ≤ 1e-06'."""
         if self.kind == "theorem":
             return f"error ≤ {self.margin:g}"
         if self.kind == "none":
             return f"within ±{self.margin:g}"
+        if self.kind == "at most":
+            return f"≤ {self.margin:g}"
         return f"> {self.margin:g}" if self.sign > 0 else f"< −{self.margin:g}"
 
 
@@ -179,7 +181,7 @@ def _each(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _row(table: dict[str, Any], given: dict[str, Any]) -> Row:
     where = f"{table['id']}, {given.get('part', 'a row without a part')}"
-    effect = given.get("kind") not in ("none", "theorem")
+    effect = given.get("kind") not in ("none", "at most", "theorem")
     wanted = {"part", "figure", "settings", "effect", "kind", "margin", "unit", "history"} | (
         {"sign"} if effect else set()
     )

@@ -18,12 +18,13 @@ from .catalogue import Claim, Setting
 
 RULE = (
     "Supported: the 95 % interval of the effect lies wholly beyond the margin, on the claimed side; of a claim of no",
-    "effect: wholly within the margins. Opposite: wholly beyond the margin on the other side; of none: wholly outside",
-    "the margins. Too small: the interval's end on the claimed side is at or below the margin, and it is not opposite.",
-    "Inconclusive: everything else, anything under 10 runs, and what comes out otherwise when run again (fragile). No",
-    "test: a gate is closed, so that the effect could not have come out otherwise, or is not about the claim. Theorem:",
-    "an identity or a proof, checked on random instances; it has no interval. Rows that are no test, and theorems, are",
-    "no answers from data.",
+    "effect: wholly within the margins; of a claim of at most the margin, as that nothing is lost: wholly at or below",
+    "it. Opposite: wholly beyond the margin on the other side; of none: wholly outside the margins. Too small: the",
+    "interval's end on the claimed side is at or below the margin, and it is not opposite. Inconclusive: everything",
+    "else, anything under 10 runs, and what comes out otherwise when run again (fragile). No test: a gate is closed,",
+    "so that the effect could not have come out otherwise, or is not about the claim. Theorem: an identity or a",
+    "proof, checked on random instances; it has no interval. Rows that are no test, and theorems, are no answers from",
+    "data.",
 )
 
 

@@ -123,7 +123,7 @@ def stopped_early(better: Sequence[Record], worse: Sequence[Record], margin: flo
     at = min(points - 1, max(1, round(share * (points - 1))))
     runs = min(len(record.arrays["gold"]) for record in (*better, *worse))
     found = effect_of([*mean_of(1.0, better, runs=runs), *mean_of(-1.0, worse, at, runs)])
-    gate = positive_control(found, margin)
+    gate = positive_control(found, margin, only_above=True)
     return replace(gate, why=f"stopped at {share:.0%} of the run, {gate.why}")
 
 

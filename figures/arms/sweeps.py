@@ -84,22 +84,6 @@ def batch_schedule(samples: float) -> Schedule:
     return Schedule(batch_size=prompts, num_generations=GENERATIONS, minibatch_size=MINIBATCH)
 
 
-def cut(effect: Interval) -> Interval:
-    """How much is lost, 0 where something is gained: an interval cut off below 0.
-
-    max(x, 0) never falls as x grows, so the interval keeps its coverage. For claims that nothing is lost: judged as
-    "none", a gain does not speak against them.
-    """
-    return replace(effect, estimate=max(effect.estimate, 0.0), low=max(effect.low, 0.0), high=max(effect.high, 0.0))
-
-
-def cut_to_nothing(effect: Interval) -> str:
-    """What a shortfall's interval of [0, 0] means, as a sentence for its note; "" where the interval is another."""
-    if effect.high > 0:
-        return ""
-    return " An interval of 0 … 0 was cut off at 0: it lies wholly where the mean over runs shows no loss."
-
-
 def largest(effects: Sequence[Interval]) -> Interval:
     """The largest of several effects. Its upper end is above the truth whenever every effect's is."""
     ends = {name: max(getattr(effect, name) for effect in effects) for name in ("estimate", "low", "high")}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import Part, agree, effect_of, part
 from figures.arms.judging import Terms, effect_row, settings
-from figures.arms.sweeps import cut, cut_to_nothing, spread_grid
+from figures.arms.sweeps import spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -295,15 +295,15 @@ def _within(effect: Interval) -> Interval:
 
 
 def _worth_at(judged: Claim, records: Records, name: str, times: int) -> Verdict:
-    """How far one overall label each of so many times the pairs is ahead, 0 where it is not."""
+    """How far one overall label each of so many times the pairs is ahead."""
     more, aspects, equal = (records[f"aspects/{how}/{name}"] for how in (times, "all", 1))
-    behind = cut(effect_of([part(1.0, more), part(-1.0, aspects)]))
+    behind = effect_of([part(1.0, more), part(-1.0, aspects)])
     found = positive_control(effect_of([part(1.0, more), part(-1.0, equal)]), judged.margin, only_above=True)
     control = replace(found, why=f"{times} × the pairs against 1 ×: {found.why}")
     note = (
         f"{ASPECTS} aspects with independent errors: their mean has a {ASPECTS}th of an overall rating's error "
         f"variance, worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors "
-        "that are shared, of a rater or of a response, make it less." + cut_to_nothing(behind)
+        "that are shared, of a rater or of a response, make it less."
     )
     gates = [control, *settings(judged.margin, [more, aspects])]
     return row_of(judged, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)

@@ -21,7 +21,7 @@ from figures.arms.over_kl import (
     reached,
     shared,
 )
-from figures.arms.sweeps import ROUNDS, TUNING, cut
+from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -291,7 +291,7 @@ def lowest(record: Record) -> float:
 
 def _no_fall(falls: np.ndarray, margin: float) -> Gate:
     """The placebo of a fall: a rise is none."""
-    return placebo(cut(mean_interval(falls)), margin)
+    return placebo(mean_interval(falls), margin, only_above=True)
 
 
 def _room(margin: float, *records: Record) -> Gate:

@@ -22,7 +22,7 @@ from figures.arms.gating import (
     sides,
     stopped_early,
 )
-from figures.arms.sweeps import cut, largest
+from figures.arms.sweeps import largest
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -144,7 +144,7 @@ def verdicts(records: Records) -> list[Verdict]:
         ),
         (
             C29,
-            largest([cut(effect_of([part(1.0, ppo[0]), part(-1.0, reused)])) for reused in ppo[1:]]),
+            largest([effect_of([part(1.0, ppo[0]), part(-1.0, reused)]) for reused in ppo[1:]]),
             [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, edges(C29.margin, *ppo)],
             [f"reuse/ppo/{passes}" for passes in PASSES],
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "

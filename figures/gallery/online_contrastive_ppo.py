@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import Part, edges, effect_of, lowest_score, part, stopped_early
-from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, cut, cut_to_nothing, equal_grid
+from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, equal_grid
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -177,7 +177,7 @@ def _measured(axes: Axes, records: Records) -> None:
 
 
 class Judged(NamedTuple):
-    """A row: PPO's score minus the other's, 0 if negative; the passes that are better in the mean of all runs."""
+    """A row: PPO's score minus the other's; the passes that are better in the mean of all runs."""
 
     effect: Interval
     gates: tuple[Gate, ...]
@@ -195,7 +195,7 @@ def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
     every = tuple(record for group in used.values() for record in group.values())
     low = lowest_score(every)
     ours, theirs = (crossfit_best(np.stack(list(scored[n].values()))).astype(float) for n in ("ppo", name))
-    lost = cut(effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)]))
+    lost = effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)])
     best = {n: used[n][passes[n]] for n in used}
     return Judged(
         lost, (_control(environment, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
@@ -213,7 +213,6 @@ def verdicts(records: Records) -> list[Verdict]:
             "is ahead at both equal samples and equal compute. Compute is counted as for language models, where a "
             "critic is as large as the policy; a bandit's critic is one number."
             + ("" if environment == OVER_THE_RUN else " The score at the end is blind to who rises first.")
-            + cut_to_nothing(row.effect)
         )
         hashes = [record.hash for record in row.used]
         rows.append(row_of(judged, "bandit", row.effect, FIGURE.name, hashes, note, row.gates))
@@ -224,7 +223,7 @@ def _control(environment: str, ppo: Record, other: Record, margin: float) -> Gat
     """PPO against the contrastive arm stopped early; over the run, that arm against itself at its first evaluation."""
     if environment != OVER_THE_RUN:
         return stopped_early([ppo], [other], margin)
-    found = positive_control(effect_of([part(1.0, other, None), part(-1.0, other, 1)]), margin)
+    found = positive_control(effect_of([part(1.0, other, None), part(-1.0, other, 1)]), margin, only_above=True)
     return replace(found, why=f"of the whole run against its first evaluation, {found.why}")
 
 

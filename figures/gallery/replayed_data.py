@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early
-from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
+from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
@@ -172,10 +172,10 @@ def _in_order(setting: Setting, pairs: list[tuple[Record, Record]]) -> Verdict:
 
 
 def _none(judged: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str) -> Verdict:
-    """Nothing is lost, or gained: how far `more` is ahead, 0 where it is not."""
-    ahead = cut(effect_of([part(1.0, more), part(-1.0, less)]))
+    """Nothing that matters is lost, or gained: how far `more` is ahead."""
+    ahead = effect_of([part(1.0, more), part(-1.0, less)])
     gates = [control, *edges_and_bounds(judged.margin, more, less)]
-    return row_of(judged, setting, ahead, FIGURE.name, [more.hash, less.hash], note + cut_to_nothing(ahead), gates)
+    return row_of(judged, setting, ahead, FIGURE.name, [more.hash, less.hash], note, gates)
 
 
 def _effect(
@@ -193,7 +193,7 @@ def _effect(
 
 def _seen(gap: Interval, judged: Claim) -> Gate:
     """Best-of-2 loses offline, in the same setting: the test could have seen a loss."""
-    found = positive_control(gap, judged.margin)
+    found = positive_control(gap, judged.margin, only_above=True)
     return replace(found, why=f"Best-of-2 online against offline: {found.why}")
 
 

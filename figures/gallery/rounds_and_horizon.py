@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import agree, effect_of, part, part_of_gold
 from figures.arms.judging import effect_row, settings
-from figures.arms.sweeps import cut, cut_to_nothing, spread_grid
+from figures.arms.sweeps import spread_grid
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -200,11 +200,11 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def _closed(records: Records) -> Verdict:
     ppo, iterated, offline = (records[f"rounds/one/{name}"] for name in ("ppo", "iterated", "offline"))
-    lost = cut(effect_of([part(1.0, ppo), part(-1.0, iterated)]))
+    lost = effect_of([part(1.0, ppo), part(-1.0, iterated)])
     control = positive_control(effect_of([part(1.0, ppo), part(-1.0, offline)]), CLOSED.margin, only_above=True)
     opens = "" if control.open else "; a setting in which PPO is ahead would open it"
     gates = [replace(control, why=f"PPO against offline DPO: {control.why}{opens}")]
-    note = "At equal updates; a gap that never was cannot be closed." + cut_to_nothing(lost)
+    note = "At equal updates; a gap that never was cannot be closed."
     gates += settings(CLOSED.margin, [ppo, iterated])
     return row_of(CLOSED, "mlp", lost, FIGURE.name, [ppo.hash, iterated.hash], note, gates)
 

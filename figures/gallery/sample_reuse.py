@@ -17,7 +17,7 @@ from figures.arms.gating import (
     sides,
     stopped_early,
 )
-from figures.arms.sweeps import TRIED, TUNING, cut, cut_to_nothing, equal_grid, largest
+from figures.arms.sweeps import TRIED, TUNING, equal_grid, largest
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -138,11 +138,10 @@ def verdicts(records: Records) -> list[Verdict]:
     rows = []
     for panel, judged in C29.items():
         once, *reused = (cell(panel, "ppo", passes) for passes in (1, *MODERATE))
-        drop = largest([cut(effect_of([part(1.0, once), part(-1.0, record)])) for record in reused])
+        drop = largest([effect_of([part(1.0, once), part(-1.0, record)]) for record in reused])
         gates = [stopped_early([once], [reused[-1]], judged.margin), edges(judged.margin, once, *reused)]
-        note = NOTES[panel] + cut_to_nothing(drop)
         hashes = [record.hash for record in (once, *reused)]
-        rows.append(row_of(judged, "bandit", drop, FIGURE.name, hashes, note, gates))
+        rows.append(row_of(judged, "bandit", drop, FIGURE.name, hashes, NOTES[panel], gates))
     for panel, judged in C30.items():
         first, often = ([cell(panel, name, passes) for name in LIKELIHOOD] for passes in (1, MANY))
         ppo = [[cell(panel, "ppo", passes)] for passes in (1, MANY)]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides
-from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
+from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -176,21 +176,20 @@ def _behind(judged: Claim, setting: Setting, semi: Record, offline: Record) -> V
 
 def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: Record) -> Verdict:
     judged, at = NOT_BEHIND[how], None if how == "run" else -1
-    lost = cut(effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)]))
+    lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
     control = _control(grpo, offline, judged.margin, at)
     gates = [control, *edges_and_bounds(judged.margin, dpo, grpo)]
-    note = "Both are tuned for their score at the end." + cut_to_nothing(lost)
+    note = "Both are tuned for their score at the end."
     return row_of(judged, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
 
 
 def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
     at, room = last_with_room([sides([added], [plain])], NLL.margin)
-    gained = cut(effect_of([part(1.0, added, at), part(-1.0, plain, at)]))
+    gained = effect_of([part(1.0, added, at), part(-1.0, plain, at)])
     gates = [room, _control(added, offline, NLL.margin, at), *edges_and_bounds(NLL.margin, added, plain)]
     note = (
         f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Judged after "
         f"{int(added.arrays['updates'][at])} updates, the last evaluation at which something could be gained."
-        + cut_to_nothing(gained)
     )
     return row_of(NLL, setting, gained, FIGURE.name, [added.hash, plain.hash], note, gates)
 
@@ -206,7 +205,7 @@ def _epsilon(large: Record, small: Record) -> Verdict:
 
 def _control(best: Record, offline: Record, margin: float, at: int | None = -1) -> Gate:
     """An arm in the same setting that does lose: GRPO, never synced."""
-    found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin)
+    found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin, only_above=True)
     return replace(found, why=f"against GRPO offline: {found.why}")
 
 

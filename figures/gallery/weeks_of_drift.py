@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import edges, effect_of, over_the_run, part, sides
-from figures.arms.sweeps import ROUNDS, TUNING, cut, cut_to_nothing, spread_grid
+from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -307,23 +307,21 @@ def _deployed(record: Record) -> np.ndarray:
 def _trigger_rows(setting: Setting, at: dict[int, Record]) -> list[Verdict]:
     found = {pairs: _deployed(record) for pairs, record in at.items()}
 
-    def row(judged: Claim, more: int, less: int, note: str, gates: Sequence[Gate], none: bool) -> Verdict:
+    def row(judged: Claim, more: int, less: int, note: str, gates: Sequence[Gate]) -> Verdict:
         effect = mean_interval(found[more] - found[less])
-        effect = cut(effect) if none else effect
         every = [*gates, edges(judged.margin, at[more], at[less])]
         hashes = [at[more].hash, at[less].hash]
-        said = note + (cut_to_nothing(effect) if none else "")
-        return row_of(judged, setting, effect, FIGURE.name, hashes, said, every)
+        return row_of(judged, setting, effect, FIGURE.name, hashes, note, every)
 
     note = f"{LONG_WEEK * PAIRS} pairs come in a week; retraining costs nothing here, and a gate nothing."
     rows = []
     for pairs, judged in ENOUGH.items():
         late: Interval = mean_interval(found[64] - found[5120])
-        control = replace(positive_control(late, judged.margin), name="positive control")
+        control = replace(positive_control(late, judged.margin, only_above=True), name="positive control")
         gates = [replace(control, why=f"64 against 5,120 pairs: {control.why}")]
-        rows.append(row(judged, 64, pairs, note, gates, True))
+        rows.append(row(judged, 64, pairs, note, gates))
     gates = [room(found[512], found[5120], -1.0, 1.0, TOO_LATE.margin), _mechanism(TOO_LATE)]
-    return [*rows, row(TOO_LATE, 512, 5120, note, gates, False)]
+    return [*rows, row(TOO_LATE, 512, 5120, note, gates)]
 
 
 def caption(records: Records) -> str:

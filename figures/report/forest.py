@@ -46,8 +46,7 @@ def axis(rows: Sequence[Row]) -> Axis:
     values = [0.0]
     for row in rows:
         values += [row.effect, row.low, row.high]
-        sides = {1: (1,), -1: (-1,), 0: (-1, 1), None: ()}[row.sign]
-        values += [side * row.margin for side in sides]
+        values += row.zone or ()
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite), max(finite)
     if low == high:
@@ -61,13 +60,10 @@ def axis(rows: Sequence[Row]) -> Axis:
 
 def mark(row: Row, axis: Axis) -> Mark:
     """Where a row's interval lies on an axis, and where it was claimed to lie."""
-    left, right = 0.0, 100.0
-    zones = {
-        1: (axis.at(row.margin), right),
-        -1: (left, axis.at(-row.margin)),
-        0: (axis.at(-row.margin), axis.at(row.margin)),
-    }
-    zone = zones.get(row.sign) if row.sign is not None else None
+    zone = None
+    if row.zone is not None:
+        low, high = row.zone
+        zone = 0.0 if math.isinf(low) else axis.at(low), 100.0 if math.isinf(high) else axis.at(high)
     whole = all(map(math.isfinite, (row.effect, row.low, row.high)))
     return Mark(
         zone=(zone[0], round(max(zone[1] - zone[0], 0.4), 2)) if zone else None,

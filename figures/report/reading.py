@@ -55,9 +55,11 @@ class Row:
     history: tuple[tuple[str, str], ...] | None = None
 
     @property
-    def sign(self) -> int | None:
-        """The claimed side, as `claimed` says it: +1, −1, 0 for a claim of no effect; None if it says nothing."""
-        return {">": 1, "<": -1, "w": 0}.get(self.claimed[:1])
+    def zone(self) -> tuple[float, float] | None:
+        """Between what the claim puts the effect, as `claimed` says it; None if it says nothing."""
+        margin = self.margin
+        zones = {">": (margin, math.inf), "<": (-math.inf, -margin), "w": (-margin, margin), "≤": (-math.inf, margin)}
+        return zones.get(self.claimed[:1])
 
     @property
     def has_interval(self) -> bool:

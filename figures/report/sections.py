@@ -153,13 +153,16 @@ def _closest(rows: Sequence[Row]) -> str:
 
 def _gap(row: Row) -> float | None:
     """How far the interval's nearer end is from the margin that a decided row's state turns on; None if undecided."""
-    if not row.has_interval or row.sign is None:
+    if not row.has_interval or row.zone is None:
         return None
-    low, high = (row.low, row.high) if row.sign >= 0 else (-row.high, -row.low)  # as if a positive effect were claimed
-    if row.sign == 0:
-        gaps = {"supported": row.margin - max(-low, high), "opposite": max(low, -high) - row.margin}
-    else:
-        gaps = {"supported": low - row.margin, "opposite": -row.margin - high, "too small": row.margin - high}
+    low, high = row.zone
+    outside = max(row.low - high, low - row.high)
+    mirrored = min(row.low + high, -low - row.high)  # in the zone on the other side of 0
+    gaps = {
+        "supported": min(row.low - low, high - row.high),
+        "opposite": outside if low < 0 < high else mirrored,
+        "too small": outside,
+    }
     return max(gaps[row.state], 0.0) if row.state in gaps else None
 
 

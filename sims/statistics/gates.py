@@ -95,16 +95,18 @@ def grid_edge(
     return Gate("grid edge", True, "every arm's settings lie inside its grid, or on a plateau")
 
 
-def placebo(effect: Interval | None, margin: float, none_because: str = "") -> Gate:
+def placebo(effect: Interval | None, margin: float, none_because: str = "", only_above: bool = False) -> Gate:
     """Whether the effect vanishes under a placebo: permuted rewards or labels, or chance level.
 
-    none_because: why there is no placebo, for claims about a mechanism.
+    none_because: why there is no placebo, for claims about a mechanism. only_above: an effect on the other side is
+    none, as where a fall is claimed and the placebo rises.
     """
     if effect is None:
         why = f"none: {none_because}" if none_because else "none was run, and no reason was given"
         return Gate("placebo", bool(none_because), why)
-    gone = -margin <= effect.low and effect.high <= margin
-    return Gate("placebo", gone, f"its effect is {effect}{'' if gone else f', not within ±{margin:g}'}")
+    gone = effect.high <= margin and (only_above or -margin <= effect.low)
+    limit = f"at most {margin:g}" if only_above else f"within ±{margin:g}"
+    return Gate("placebo", gone, f"its effect is {effect}{'' if gone else f', not {limit}'}")
 
 
 def shared_arms(a: Sequence[str], b: Sequence[str], c: Sequence[str], d: Sequence[str]) -> Gate:

@@ -2,15 +2,19 @@
 
 The states of a row, whose claim names the effect, its sign and a margin before the runs:
 
-                 a claimed effect                             a claim of no effect
-    supported    interval wholly beyond the margin,           wholly within ±margin
+                 a claimed effect                             a claim of no effect         of at most the margin
+    supported    interval wholly beyond the margin,           wholly within ±margin        wholly at or below it
                  on the claimed side
-    opposite     wholly beyond the margin on the other side   wholly outside ±margin, on either side
-    too small    its end on the claimed side is at or below   –
+    opposite     wholly beyond the margin on the other side   wholly outside ±margin,      wholly above it
+                                                              on either side
+    too small    its end on the claimed side is at or below   –                            –
                  the margin, and it is not opposite
     inconclusive everything else, and anything under 10 runs
     no test      a gate is closed (`gates`): the result would be uninformative, or is not about the claim
     theorem      an identity or a proof, checked on random instances: no interval; "opposite" if it does not hold
+
+A claim of at most the margin is one of non-inferiority where the effect is a loss: that something gains does not speak
+against "nothing is lost", however much it gains.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from .gates import Gate
 from .intervals import FEWEST_RUNS, LEVEL, Interval
 
 State = Literal["supported", "opposite", "too small", "inconclusive", "no test", "theorem"]
-Kind = Literal["effect", "none"]
+Kind = Literal["effect", "none", "at most"]
 FALSE_DISCOVERIES = 0.05
 
 
@@ -44,8 +48,8 @@ class Outcome:
 def state(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effect", runs: int | None = None) -> State:
     """The state of an interval, by the table at the top; "beyond" excludes the margin itself, "within" includes it.
 
-    margin: the smallest effect that would matter, > 0. sign: +1 or −1, the claimed side. runs: replaces interval.runs,
-    if fewer runs are independent than were averaged.
+    margin: the smallest effect that would matter, > 0. sign: +1 or −1, the claimed side; of "at most", the side of what
+    is at most the margin. runs: replaces interval.runs, if fewer runs are independent than were averaged.
     """
     if not 0 < margin < np.inf:
         raise ValueError(f"margin: {margin}: must be finite and above 0")
@@ -59,6 +63,8 @@ def state(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effect
     if kind == "none":
         outside = low > margin or high < -margin
         return "supported" if -margin <= low and high <= margin else "opposite" if outside else "inconclusive"
+    if kind == "at most":
+        return "supported" if high <= margin else "opposite" if low > margin else "inconclusive"
     if low > margin:
         return "supported"
     if high < -margin:
@@ -118,9 +124,9 @@ def p_value(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effe
 
     Student's t with runs − 1 degrees of freedom, and the standard error that the interval's end towards the boundary
     implies: so it follows any kind of interval, and for Student's it is the paired test. The boundary is the margin on
-    the claimed side, or for "opposite" the one on the other side; for a claim of none inside the margins it is
-    whichever is told apart worse (two one-sided tests), and outside the one that is exceeded. An interval of width 0
-    gives 1: runs that are all equal have no spread to judge by.
+    the claimed side, or for "opposite" the one on the other side; of at most the margin it is the margin. For a claim
+    of none inside the margins it is whichever is told apart worse (two one-sided tests), and outside the one that is
+    exceeded. An interval of width 0 gives 1: runs that are all equal have no spread to judge by.
     """
     quantile = student_quantile(interval.runs - 1, interval.level)
 
@@ -135,7 +141,8 @@ def p_value(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effe
     if kind == "none":
         inside = abs(interval.estimate) <= margin
         return max(at(margin), at(-margin)) if inside else at(float(np.copysign(margin, interval.estimate)))
-    return at(-sign * margin if state(interval, margin, sign) == "opposite" else sign * margin)
+    other_side = kind == "effect" and state(interval, margin, sign) == "opposite"
+    return at(-sign * margin if other_side else sign * margin)
 
 
 def survive(p_values: ArrayLike, rate: float = FALSE_DISCOVERIES) -> np.ndarray:

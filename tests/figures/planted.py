@@ -27,12 +27,12 @@ class Term:
 class Planted:
     """A row: its names, the terms of its effect, and where the claim puts it.
 
-    claimed: +1 or −1, the side of a claimed effect; 0 where the claim is that there is none. cut: a loss, 0 where
-    something is gained. base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`;
-    the effect is then `base` itself, and cannot be negative. also: records that move the row in another way, such as
-    the loss at which a run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less
-    than all others, for the row's positive control or its placebo. raised: records that are raised by `times` whatever
-    is planted, for a gate that wants an effect of its own; between the row's arms they cancel.
+    claimed: +1 or −1, the side of a claimed effect; 0 where the claim is that there is none, or at_most the margin.
+    base: the quantities' means where nothing is planted, if not those of `synthetic.QUANTITIES`; the effect is then
+    `base` itself, and cannot be negative. also: records that move the row in another way, such as the loss at which a
+    run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less than all others, for
+    the row's positive control or its placebo. raised: records that are raised by `times` whatever is planted, for a
+    gate that wants an effect of its own; between the row's arms they cancel.
     """
 
     figure: str
@@ -41,7 +41,7 @@ class Planted:
     setting: str
     claimed: int
     terms: tuple[Term, ...]
-    cut: bool = False
+    at_most: bool = False
     base: float | None = None
     also: str | None = None
     closed: bool = False
@@ -171,7 +171,7 @@ def batch_size() -> list[Planted]:
     ):
         terms = difference(f"R2/{budget}/.*/16", f"R2/{budget}/{offline}/inf")
         loses = f"R2/{budget}/pref_ft/inf"
-        found.append(Planted("batch_size", "C31", part, "bandit", 0, terms, cut=True, weaker=loses))
+        found.append(Planted("batch_size", "C31", part, "bandit", 0, terms, at_most=True, weaker=loses))
     return found
 
 
@@ -246,7 +246,7 @@ def data_quality() -> list[Planted]:
         for n in (4, 15):
             terms, fewer = difference(f"aspects/{n}/{name}", f"aspects/all/{name}"), f"aspects/1/{name}"
             part = f"{name.upper()}: {n} × the pairs"
-            found.append(Planted(figure, "C46", part, "mlp", 0, terms, cut=True, weaker=fewer))
+            found.append(Planted(figure, "C46", part, "mlp", 0, terms, at_most=True, weaker=fewer))
         for how in ("number", "cost"):
             terms = difference(f"labels/{how}/{name}", f"labels/human/{name}")
             found.append(Planted(figure, "C89", f"{name.upper()}: equal {how}", "mlp", 1, terms))
@@ -309,8 +309,8 @@ def gradient_variance() -> list[Planted]:
 def lm_algorithms() -> list[Planted]:
     """Three tunings, of which the mean is the effect."""
 
-    def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], cut: bool = False) -> Planted:
-        return Planted("lm_algorithms", id, part, "lm", claimed, terms, cut=cut)
+    def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], at_most: bool = False) -> Planted:
+        return Planted("lm_algorithms", id, part, "lm", claimed, terms, at_most=at_most)
 
     mine, theirs = (f"min/{name}/{{}}/." for name in ("dpo", "best_of_n"))
     arms = [name.format(sampler) for sampler in ("on", "off") for name in (mine, theirs)]
@@ -318,8 +318,8 @@ def lm_algorithms() -> list[Planted]:
     return [
         row("C27", "dpo, min length, over the run", 1, difference(*arms[:2])),
         row("C28", "dpo, min length, over the run", 1, interaction(*arms)),
-        row("C31", "mode length", 0, difference("mode/.*/on/.", "mode/.*/off/."), cut=True),
-        row("C68", "dpo: min length, equal samples, over the run", 0, slower, cut=True),
+        row("C31", "mode length", 0, difference("mode/.*/on/.", "mode/.*/off/."), at_most=True),
+        row("C68", "dpo: min length, equal samples, over the run", 0, slower, at_most=True),
     ]
 
 
@@ -330,7 +330,7 @@ def lm_batch_and_reuse() -> list[Planted]:
     fresh = difference("batch/(rloo|dpo)/1", "batch/(rloo|dpo)/8")
     return [
         Planted("lm_batch_and_reuse", "C26", "min length", "lm", 1, fresh),
-        Planted("lm_batch_and_reuse", "C29", held, "lm", 0, drop, cut=True),
+        Planted("lm_batch_and_reuse", "C29", held, "lm", 0, drop, at_most=True),
         Planted("lm_batch_and_reuse", "C30", held, "lm", 1, extra),
     ]
 
@@ -409,7 +409,7 @@ def online_contrastive_ppo() -> list[Planted]:
             "bandit",
             0,
             difference(f"{where}/{equal}/ppo/.*", f"{where}/{equal}/{name}/.*"),
-            cut=True,
+            at_most=True,
         )
         for where in ("R1", "R2")
         for equal in ("samples", "compute")
@@ -482,7 +482,7 @@ def replayed_data() -> list[Planted]:
         ):
             terms = difference(more, less)
             loses = f"{ipo}/(held/shuffled|shuffled|offline)" if id == "C16" else f"{best}/offline"
-            found.append(Planted("replayed_data", id, part, setting, 0, terms, cut=True, weaker=loses))
+            found.append(Planted("replayed_data", id, part, setting, 0, terms, at_most=True, weaker=loses))
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
             ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
@@ -490,7 +490,7 @@ def replayed_data() -> list[Planted]:
             loses = f"{ipo}/offline" if id == "C18" else None
             found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less), weaker=loses))
         terms = difference(f"{best}/offline", f"{ipo}/offline")
-        found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, cut=True))
+        found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, at_most=True))
     return found
 
 
@@ -516,7 +516,7 @@ def rounds_and_horizon() -> list[Planted]:
     behind, offline = difference(f"{two}/ppo", f"{two}/iterated", "second"), f"{one}/offline"
     found = [
         Planted(figure, "C08", "what the rounds gain", "mlp", 1, difference(f"{one}/iterated", offline)),
-        Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, cut=True, weaker=offline),
+        Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, at_most=True, weaker=offline),
         Planted(figure, "C09", "two objectives", "mlp", 1, behind),
     ]
     for part, on, off in (
@@ -540,7 +540,7 @@ def sample_reuse() -> list[Planted]:
     found = []
     for panel, part in parts.items():
         drop = difference(f"{panel}/ppo/1", f"{panel}/ppo/[248]")
-        found.append(Planted("sample_reuse", "C29", part, "bandit", 0, drop, cut=True))
+        found.append(Planted("sample_reuse", "C29", part, "bandit", 0, drop, at_most=True))
         if panel[:2] == "R1":
             likelihood = f"{panel}/(best_of_n|rwr)"
             terms = interaction(f"{likelihood}/1", f"{likelihood}/32", f"{panel}/ppo/1", f"{panel}/ppo/32")
@@ -567,7 +567,7 @@ def sync_period() -> list[Planted]:
             ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
         ):
-            found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{where}/grpo/inf"))
+            found.append(Planted("sync_period", id, part, setting, 0, terms, at_most=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
     return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
 
@@ -582,7 +582,7 @@ def two_tasks() -> list[Planted]:
         for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
             terms = difference(f"{name}/{task}", mixed, quantity)
             loses = f"{name}/{weaker}"
-            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, cut=True, weaker=loses))
+            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, at_most=True, weaker=loses))
         targeted = [Term(f"{name}/{task}", 0.5, quantity) for task, quantity in own.items()]
         instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
         found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
@@ -641,7 +641,7 @@ def weeks_of_drift() -> list[Planted]:
                 "512 pairs against 64",
                 0,
                 difference("trigger/64", "trigger/512"),
-                cut=True,
+                at_most=True,
                 weaker="trigger/5120",
             ),
             row(
@@ -649,7 +649,7 @@ def weeks_of_drift() -> list[Planted]:
                 "1,024 pairs against 64",
                 0,
                 difference("trigger/64", "trigger/1024"),
-                cut=True,
+                at_most=True,
                 weaker="trigger/5120",
             ),
             row("C62", "512 pairs against 5,120", 1, difference("trigger/512", "trigger/5120")),

@@ -67,7 +67,7 @@ def test_a_row_is_read_as_it_is_written(tmp_path: Path) -> None:
         ("sign = -1\n", "", "C99, here: sign: is missing"),
         ("sign = -1", "sign = 2", "C99, here: sign = 2: must be +1 or -1"),
         ('kind = "effect"', 'kind = "none"', "C99, here: sign: is not a field"),  # of none there is no claimed side
-        ('kind = "effect"', 'kind = "nothing"', "C99, here: kind = 'nothing': must be one of effect, none"),
+        ('kind = "effect"', 'kind = "nothing"', "C99, here: kind = 'nothing': must be one of effect, none, at most"),
         ("margin = 0.1", "margin = 0", "C99, here: margin = 0: must be a number above 0"),
         ("margin = 0.1", "margin = inf", "C99, here: margin = inf: must be a number above 0"),
         ("margin = 0.1", 'margin = "0.1"', "C99, here: margin = '0.1': must be a number above 0"),

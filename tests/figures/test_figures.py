@@ -300,13 +300,14 @@ def test_a_theorem_has_no_interval_and_no_p(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "claimed"), [({}, "> 0.1"), ({"sign": -1}, "< −0.1"), ({"kind": "none"}, "within ±0.1")]
+    ("changes", "claimed"),
+    [({}, "> 0.1"), ({"sign": -1}, "< −0.1"), ({"kind": "none"}, "within ±0.1"), ({"kind": "at most"}, "≤ 0.1")],
 )
 def test_a_table_says_where_a_claim_puts_its_effect(changes: dict[str, object], claimed: str, tmp_path: Path) -> None:
-    """+0.05 within a margin of 0.1 is too small for a claim of an effect, and supports a claim of none."""
+    """+0.05 within a margin of 0.1 is too small for a claim of an effect, and supports one of none or of at most it."""
     claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1, **changes)
     row = row_of(claim, "bandit", mean_interval(np.linspace(0.04, 0.06, 20)), "f", ["h"], "n.")
-    assert row.verdict == ("supported" if claim.kind == "none" else "too small")
+    assert row.verdict == ("too small" if claim.kind == "effect" else "supported")
     write_claims([row], tmp_path)
     report.write(tmp_path)
     assert f"| {claimed} score |" in (tmp_path / "claims.md").read_text()

@@ -12,8 +12,6 @@ from figures.arms.sweeps import (
     batch_schedule,
     best_arm,
     crossfit_best,
-    cut,
-    cut_to_nothing,
     equal_grid,
     largest,
 )
@@ -77,15 +75,6 @@ def test_the_ends_of_the_batch_axis() -> None:
     assert batch_schedule(16).sync_period == 1
     assert batch_schedule(1024).sync_period == 64
     assert batch_schedule(math.inf).sync_period == math.inf
-
-
-def test_a_gain_is_no_shortfall() -> None:
-    worse = np.linspace(0.4, 0.6, 20)
-    lost = cut(paired_effect(worse + 0.1, worse + 0.01 * np.tile([1, -1], 10)))
-    assert lost.estimate == pytest.approx(0.1) and 0 < lost.low < 0.1 < lost.high < 0.12
-    gained = cut(paired_effect(worse, worse + 0.1))
-    assert (gained.estimate, gained.low, gained.high) == (0, 0, 0)
-    assert "no loss" in cut_to_nothing(gained) and cut_to_nothing(lost) == ""
 
 
 def test_the_largest_of_several_effects() -> None:

@@ -17,24 +17,25 @@ def interval(low: float, high: float, runs: int = 20) -> Interval:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "effect", "none"),
+    ("low", "high", "effect", "none", "at_most"),
     [
-        (0.11, 0.3, "supported", "opposite"),
-        (0.1, 0.3, "inconclusive", "inconclusive"),  # beyond excludes the margin itself
-        (0.05, 0.2, "inconclusive", "inconclusive"),
-        (-0.05, 0.1, "too small", "supported"),  # within includes it
-        (-0.1, 0.1, "too small", "supported"),
-        (-0.2, 0.05, "too small", "inconclusive"),
-        (-0.2, -0.1, "too small", "inconclusive"),
-        (-0.3, -0.11, "opposite", "opposite"),
-        (-0.3, 0.3, "inconclusive", "inconclusive"),
+        (0.11, 0.3, "supported", "opposite", "opposite"),
+        (0.1, 0.3, "inconclusive", "inconclusive", "inconclusive"),  # beyond excludes the margin itself
+        (0.05, 0.2, "inconclusive", "inconclusive", "inconclusive"),
+        (-0.05, 0.1, "too small", "supported", "supported"),  # within, and at most, include it
+        (-0.1, 0.1, "too small", "supported", "supported"),
+        (-0.2, 0.05, "too small", "inconclusive", "supported"),
+        (-0.2, -0.1, "too small", "inconclusive", "supported"),
+        (-0.3, -0.11, "opposite", "opposite", "supported"),
+        (-0.3, 0.3, "inconclusive", "inconclusive", "inconclusive"),
     ],
 )
-def test_states_by_hand(low: float, high: float, effect: str, none: str) -> None:
+def test_states_by_hand(low: float, high: float, effect: str, none: str, at_most: str) -> None:
     found = interval(low, high)
     assert state(found, 0.1) == effect
     assert state(interval(-high, -low), 0.1, sign=-1) == effect
     assert state(found, 0.1, kind="none") == none
+    assert state(found, 0.1, kind="at most") == state(interval(-high, -low), 0.1, sign=-1, kind="at most") == at_most
     assert state(interval(low, high, runs=9), 0.1) == state(found, 0.1, runs=9) == "inconclusive"
 
 
@@ -108,11 +109,12 @@ def test_p_values_of_students_intervals_are_those_of_scipy() -> None:
     assert p_value(student_interval(-a), 0.1, sign=-1) == pytest.approx(stats.ttest_1samp(a, 0.1).pvalue)
     assert p_value(found, 0.1, sign=-1) == pytest.approx(stats.ttest_1samp(a, 0.1).pvalue)  # opposite
     assert p_value(found, 0.1, kind="none") == pytest.approx(stats.ttest_1samp(a, 0.1).pvalue)  # outside
+    assert p_value(student_interval(-a), 0.1, kind="at most") == pytest.approx(stats.ttest_1samp(-a, 0.1).pvalue)
     both = [stats.ttest_1samp(a, margin).pvalue for margin in (0.4, -0.4)]
     assert p_value(found, 0.4, kind="none") == pytest.approx(max(both))
 
 
-@pytest.mark.parametrize("kind", ["effect", "none"])
+@pytest.mark.parametrize("kind", ["effect", "none", "at most"])
 def test_a_p_value_is_small_where_the_state_is_decided(kind: Kind) -> None:
     for low in np.linspace(-0.4, 0.4, 41) + 0.001:  # no end lies on a margin
         for width in (0.01, 0.1, 0.3):
@@ -172,6 +174,8 @@ def test_grid_edge() -> None:
 
 def test_placebo() -> None:
     assert gates.placebo(interval(-0.05, 0.04), 0.05).open and not gates.placebo(interval(-0.05, 0.06), 0.05).open
+    assert gates.placebo(interval(-0.3, 0.04), 0.05, only_above=True).open
+    assert gates.placebo(interval(0.0, 0.06), 0.05, only_above=True).why.endswith("not at most 0.05")
     assert not gates.placebo(None, 0.05).open and gates.placebo(None, 0.05, "a claim about a mechanism").open
 
 
