@@ -206,8 +206,8 @@ def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
 
     Every record is moved up by itself. The best of several moves an effect only upwards, the worst only downwards: what
     is named and did not move is moved down as well, and so is all that a row does not name, at once. Where all are
-    alike the worst of several has nothing to fall from, and a ranking can come out as it was: what still did not move is
-    moved where arms lie apart, and what could lose something does.
+    alike the worst of several has nothing to fall from, and a ranking can come out as it was: what still did not move
+    is moved where arms lie apart, and what could lose something does.
     """
     start = level(name, 1e-3)
     if name == RANKED:  # one of its tasks shows as much as all, in a fraction of the time
