@@ -185,6 +185,8 @@ def beta_sweep() -> list[Planted]:
         ("contrastive, noisy pool on R2", "R2/(dpo|ipo)", ("low", "high")),
         ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)", ("high",)),
         ("reinforcement, learned reward", "learned/(rloo|ppo)", ("low", "high")),
+        ("contrastive, noisy pool on network", "network/(dpo|ipo)", ("low", "high")),
+        ("reinforcement, learned reward, network", "learned network/(rloo|ppo)", ("low", "high")),
     )
     # Of three values of β one is planted, above the two others by as much for both algorithms.
     spread = []
@@ -205,7 +207,7 @@ def beta_sweep() -> list[Planted]:
             "beta_sweep",
             "C51",
             f"{family}: too {end}, {words}",
-            "bandit",
+            "mlp" if "network" in family else "bandit",
             1,
             difference(f"{rate}/{arms}/{interior}", f"{rate}/{arms}/{'0.0001' if end == 'low' else '10'}"),
         )
@@ -380,6 +382,13 @@ def lm_preferences() -> list[Planted]:
             name, "C22", "offline DPO, an annotator's pairs", "lm", -1, (Term("dpo/off/0.1/0.001", 0.5, "chosen"),)
         ),
         Planted(name, "C33", f"dpo, {part}", "lm", 1, (semi, stale)),
+        *(
+            Planted(
+                *(name, "C51", f"online DPO, {part}: too {end}", "lm", 1),
+                (Term("(dpo/on/(0.1|1)|beta/on/10)/0.001", tokens), Term(f"beta/on/{beta}/0.001", -tokens)),
+            )
+            for end, beta in (("low", "0.01"), ("high", "100"))
+        ),
     ]
 
 
