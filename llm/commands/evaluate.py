@@ -44,9 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{key:16}{value:10.3f}{other.numbers[key]:12.3f}")
     difference = np.array(own.golds) - np.array(other.golds)
     wins = (np.sign(difference) + 1) / 2
-    judge = "gold" if own.has_gold else "reward"
+    by = "gold" if own.has_gold else "reward"
     low, high = wilson(float(wins.mean()), len(wins))  # ties make it a little too wide
-    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by {judge}, ties one half")
+    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by {by}, ties one half")
     return 0
 
 
