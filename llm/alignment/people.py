@@ -7,7 +7,7 @@
       <Choices name="neither" toName="left"><Choice value="neither is better"/></Choices>
     </View>
 
-Which response stands on the left is drawn for each pair. A pair that several people have judged has the mean of their
+Which response stands on the left is drawn for each pair. A pair that several people have labelled has the mean of their
 answers as its label, where "neither is better" counts ½; one that was skipped stays open.
 """
 
