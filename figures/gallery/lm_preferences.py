@@ -39,7 +39,8 @@ AT_KL = (*SWEPT, "ppo/on")  # tested along their path
 RUNS, SEED = 10, 1  # each with a reward model of its own
 SAMPLES, UPDATES, EVALUATIONS, PAIRS = 32, 24, 8, 512
 # Along a path: evaluated every second update, at the two smaller rates, on other seeds than those that it was seen on.
-PATH_EVALUATIONS, PATH_RATES, PATH_SEED = 12, RATES[:2], 101
+# Sixteen of them, as a run in eight or so never reaches the last level of KL.
+PATH_EVALUATIONS, PATH_RATES, PATH_SEED, PATH_RUNS = 12, RATES[:2], 101, 16
 LEVELS = (1.0, 2.0, 3.0, 4.0)  # nats of KL at which gold rewards are compared; among them the peak
 END = 8.0  # nats at which a fall is tested
 STEP = 1.0  # of √KL between two evaluations, beyond which a path is not interpolated
@@ -74,7 +75,8 @@ def _tiny(method: str, beta: float, rate: float) -> Experiment:
     from llm.tasks import ProxyReward
 
     base, name = lm.preset("tiny", "min"), method.split("/")[0]
-    evaluations, seed = (PATH_EVALUATIONS, PATH_SEED) if method in AT_KL else (EVALUATIONS, SEED)
+    path = (PATH_EVALUATIONS, PATH_RUNS, PATH_SEED)
+    evaluations, runs, seed = path if method in AT_KL else (EVALUATIONS, RUNS, SEED)
     return base.replace(
         name=f"lm_preferences-{name}",
         environment=ProxyReward(recorded_prompts=PAIRS, evaluation_prompts=128, proxy_seed=seed),
@@ -83,7 +85,7 @@ def _tiny(method: str, beta: float, rate: float) -> Experiment:
         optimiser=base.optimiser.replace(learning_rate=rate),
         updates=UPDATES,
         evaluations=evaluations,
-        runs=RUNS,
+        runs=runs,
         seed=seed,
     )
 
