@@ -39,7 +39,7 @@ def others(cls: type[Spec], name: str) -> list[Any]:
     (field,) = (f for f in dataclasses.fields(cls) if f.name == name)
     value = getattr(cls(), name)
     if isinstance(value, tuple):
-        return [value[1:]]
+        return [tuple(0.5 * x for x in value) if isinstance(value[0], float) else value[:1] * len(value)]
     fewer = [value - 1] if isinstance(value, int) and not isinstance(value, bool) else []
     return other_values(field, cls.hints()[name], value) + fewer
 
