@@ -62,7 +62,7 @@ FRESH, STALE = BATCHES[0], BATCHES[-2]
 BUDGETS = {"short": 2048, "long": 8192}
 NETWORK_RATES = (0.001, 3.0)
 RUNS = 50
-NEEDED = 200  # runs on R2 where a claim of no loss is judged: nearly all arms are at the largest reward
+NEEDED = 200  # runs on R2 where a claim of no loss is tested: nearly all arms are at the largest reward
 
 SHORT, LONG = claim("C26", "R1, 2,048 samples"), claim("C26", "R1, 8,192 samples")
 NETWORK = claim("C26", "R1, 2,048 samples, network")
@@ -105,8 +105,8 @@ def collect(lab: Lab) -> Records:
     for apart, ends in ((False, ()), (True, NETWORK_RATES)):
         group = {name: arm for name, arm in chosen.items() if name.startswith(LIKELY_NETWORK) == apart}
         grids = {name: equal_grid(arm, *ends) for name, arm in group.items()}
-        judged = [name for name in group if "R2" in name and name.split("/")[-1] in (f"{FRESH:g}", "inf")]
-        found |= lab.tuned_records(group, grids, **TUNING, runs=dict.fromkeys(judged, NEEDED))
+        tested = [name for name in group if "R2" in name and name.split("/")[-1] in (f"{FRESH:g}", "inf")]
+        found |= lab.tuned_records(group, grids, **TUNING, runs=dict.fromkeys(tested, NEEDED))
     return found
 
 
@@ -183,7 +183,7 @@ def _learning(axes: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C26 at both budgets on R1, and on the network; C31 on R2."""
     rows = []
-    for judged, environment, budget, names, note in (
+    for tested, environment, budget, names, note in (
         (
             SHORT,
             "R1",
@@ -201,17 +201,17 @@ def verdicts(records: Records) -> list[Verdict]:
         (NETWORK, "network", "short", ON_THE_NETWORK, "One small network on one prompt, and three of the algorithms."),
     ):
         fresh, stale = ([records[f"{environment}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE))
-        at, room = last_with_room([sides(fresh, stale)], judged.margin)
+        at, room = last_with_room([sides(fresh, stale)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(names, fresh, stale, strict=True)}
-        gates = [room, edges(judged.margin, *fresh, *stale), agree(each)]
-        gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
+        gates = [room, edges(tested.margin, *fresh, *stale), agree(each)]
+        gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
         setting: Literal["bandit", "mlp"] = "mlp" if environment == "network" else "bandit"
-        said = f"Judged after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
+        said = f"Tested after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
         hashes = [record.hash for record in (*fresh, *stale)]
-        rows.append(row_of(judged, setting, effect, FIGURE.name, hashes, said, gates))
-    for budget, judged in SUFFICES.items():
-        rows.append(_suffices(records, judged, f"R2/{budget}", ALGORITHMS, (*ALGORITHMS, OFFLINE_ONLY)))
+        rows.append(row_of(tested, setting, effect, FIGURE.name, hashes, said, gates))
+    for budget, tested in SUFFICES.items():
+        rows.append(_suffices(records, tested, f"R2/{budget}", ALGORITHMS, (*ALGORITHMS, OFFLINE_ONLY)))
     rows.append(_suffices(records, LIKELIHOOD, "R2/long", ALGORITHMS, SUPERVISED))
     where, offline = f"{LIKELY_NETWORK}/short", (*ON_THE_NETWORK, OFFLINE_ONLY)
     return [*rows, _suffices(records, SUFFICES_NETWORK, where, ON_THE_NETWORK, offline, "mlp")]
@@ -219,7 +219,7 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def _suffices(
     records: Records,
-    judged: Claim,
+    tested: Claim,
     where: str,
     fresh: tuple[str, ...],
     offline: tuple[str, ...],
@@ -232,8 +232,8 @@ def _suffices(
     low = lowest_score([*online.values(), *stale.values()])
     lost = effect_of([Part(t, _best(group), low) for t, group in zip((1.0, -1.0), groups, strict=True)])
     gates = [
-        _control(records[f"{where}/{OFFLINE_ONLY}/inf"], online[first], judged.margin),
-        edges(judged.margin, online[first], stale[second]),
+        _control(records[f"{where}/{OFFLINE_ONLY}/inf"], online[first], tested.margin),
+        edges(tested.margin, online[first], stale[second]),
         likelihood({"in": stale[second]}),
     ]
     note = (
@@ -241,7 +241,7 @@ def _suffices(
         "Offline means fresh responses of the reference for ever: a fixed pool may run dry."
     )
     hashes = [record.hash for record in (*online.values(), *stale.values())]
-    return row_of(judged, setting, lost, FIGURE.name, hashes, note, gates)
+    return row_of(tested, setting, lost, FIGURE.name, hashes, note, gates)
 
 
 def _control(loses: Record, best: Record, margin: float) -> Gate:

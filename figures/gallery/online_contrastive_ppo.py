@@ -44,7 +44,7 @@ TITLES = {"network": "R1, network, 4 prompts"}
 NETWORK_RATES = (0.001, 3.0)
 WIDER = (0.1, 300.0)  # learning rates for so short a run
 RUNS = 50
-NEEDED = 200  # judged runs: many arms are at the largest reward, of which no loss is claimed
+NEEDED = 200  # test runs: many arms are at the largest reward, of which no loss is claimed
 STYLES = {1: ONLINE, 4: OFFLINE}
 
 
@@ -76,7 +76,7 @@ def cost(algorithm: str, passes: int) -> Cost:
 # What online DPO without reuse takes for all samples, in passes.
 COMPUTE = {environment: n * cost("dpo", 1).total for environment, n in SAMPLES.items()}
 PANELS = tuple((environment, equal) for environment in SAMPLES for equal in ("samples", "compute"))
-# On R2 it is judged, and tuned, over the run: at its end nothing can be told.
+# On R2 it is tested, and tuned, over the run: at its end nothing can be told.
 OVER_THE_RUN = "R2"
 CLAIMS = {
     (environment, equal, name): claim(
@@ -113,7 +113,7 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for its own environment, budget and number of passes, by what it is judged by."""
+    """Every arm tuned for its own environment, budget and number of passes, by what it is tested by."""
     found: dict[str, Record] = {}
     groups: tuple[tuple[str, Measure, tuple[float, ...]], ...] = (
         ("R1", "end", ()),
@@ -189,7 +189,7 @@ def _measured(axes: Axes, records: Records, environment: str, title: str) -> Non
     axes.grid(False)
 
 
-class Judged(NamedTuple):
+class Tested(NamedTuple):
     """A row: PPO's score minus the other's; the passes that are better in the mean of all runs."""
 
     effect: Interval
@@ -198,7 +198,7 @@ class Judged(NamedTuple):
     used: tuple[Record, ...]
 
 
-def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
+def tested_at_better_passes(records: Records, environment: str, equal: str, name: str) -> Tested:
     """PPO against one contrastive algorithm, each at the better number of passes."""
     margin = CLAIMS[environment, equal, name].margin
     used = {n: {str(p): records[f"{environment}/{equal}/{n}/{p}"] for p in PASSES} for n in ("ppo", name)}
@@ -210,7 +210,7 @@ def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
     ours, theirs = (crossfit_best(np.stack(list(scored[n].values()))).astype(float) for n in ("ppo", name))
     lost = effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)])
     best = {n: used[n][passes[n]] for n in used}
-    return Judged(
+    return Tested(
         lost, (_control(environment, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
     )
 
@@ -218,8 +218,8 @@ def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
 def verdicts(records: Records) -> list[Verdict]:
     """One row for each algorithm, environment and way of comparing; the claim falls where PPO is ahead in both ways."""
     rows = []
-    for (environment, equal, name), judged in CLAIMS.items():
-        row = judge(records, environment, equal, name)
+    for (environment, equal, name), tested in CLAIMS.items():
+        row = tested_at_better_passes(records, environment, equal, name)
         passes = ", ".join(f"{n} {p}" for n, p in row.passes.items())
         note = (
             f"Passes over a batch, the better of 1 and 4 in the mean of all runs: {passes}. The claim falls where PPO "
@@ -228,7 +228,7 @@ def verdicts(records: Records) -> list[Verdict]:
             + ("" if environment == OVER_THE_RUN else " The score at the end is blind to who rises first.")
         )
         hashes = [record.hash for record in row.used]
-        rows.append(row_of(judged, ON[environment][0], row.effect, FIGURE.name, hashes, note, row.gates))
+        rows.append(row_of(tested, ON[environment][0], row.effect, FIGURE.name, hashes, note, row.gates))
     return rows
 
 
