@@ -170,8 +170,23 @@ def _state(process: int) -> str:
 
 def workers_of(process: int) -> list[int]:
     """The worker processes that a process has."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(x) for x in children if b"spawn_main" in Path(f"/proc/{x}/cmdline").read_bytes()]
+    found = []
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
+def start(line: str, folder: Path, log: Path) -> int:
+    """The process of a command in a folder, to be waited for; what it says goes to a file."""
+    count = log.with_suffix(".count")
+    count.write_text("0")
+    with log.open("w") as file:
+        child = os.fork()
+        if child == 0:
+            _child(line, folder, file.fileno(), count, None, None, None)
+    return child
 
 
 def _child(

@@ -135,8 +135,8 @@ TRL_NAMES: Mapping[str, str] = {
     "torch_compile": _NOT_HERE,
     "use_liger_kernel": "use --logits-at-a-time, which bounds the memory of logits",
     # losses
-    "loss_type": "use --algorithm: dpo, ipo, slic, robust-dpo, …; grpo, dapo, dr-grpo, cispo, … are algorithms",
-    "loss_weights": "use --algorithm dpo-nll for DPO with a likelihood term",
+    "loss_type": "use --algorithm: dpo, ipo, slic, robust-dpo, …; grpo, dapo, dr-grpo, cispo, … are algorithms; "
+    "several: --algorithm mixture, with --losses dpo,pref-ft --loss-weights 1,0.2",
     "cliprange": "use --epsilon",
     **dict.fromkeys(
         (
