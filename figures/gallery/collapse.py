@@ -149,34 +149,34 @@ def _entropies(axes: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C35 by both settings of the rare sync, C36, and C37 of both algorithms, online and offline."""
     rows = []
-    for which, judged in UNSTABLE.items():
+    for which, tested in UNSTABLE.items():
         rare, semi = (
             [records[f"{folder}/{number}/{s:g}"] for number in (FEW, MANY)]
             for folder, s in ((which, RARE), ("prompts", SEMI))
         )
-        rows.append(_unstable(judged, rare, semi))
+        rows.append(_unstable(tested, rare, semi))
     fixed, copied = (records[f"length/short/{reference}"] for reference in ("fixed", "copied"))
     rows.append(_length(fixed, copied, [records[f"length/alike/{reference}"] for reference in ("copied", "fixed")]))
-    for (name, when), judged in ENTROPY.items():
+    for (name, when), tested in ENTROPY.items():
         dense, binary = (records[f"entropy/{name}/{reward}/{when}"] for reward in ("dense", "verifiable"))
-        rows.append(_entropy(judged, dense, binary))
+        rows.append(_entropy(tested, dense, binary))
     return rows
 
 
-def _unstable(judged: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Verdict:
+def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Verdict:
     """Interaction: by how much more the rare sync falls than the frequent one on few prompts than on many."""
     values = fall(rare[0]) - fall(semi[0]) - (fall(rare[1]) - fall(semi[1]))
     diverged = [int((record.arrays["diverged_at"] >= 0).sum()) for record in rare]
     why = f"s = {SEMI:g} and {MANY} prompts are the placebos: each takes away one of the two that the claim needs"
     peaks = [scores(record).max(-1) for record in rare]
-    gates = [room(*peaks, 0.0, math.inf, judged.margin), placebo(None, judged.margin, why)]
-    gates.append(edges(judged.margin, *(rare if judged is UNSTABLE["prompts"] else ()), *semi))
+    gates = [room(*peaks, 0.0, math.inf, tested.margin), placebo(None, tested.margin, why)]
+    gates.append(edges(tested.margin, *(rare if tested is UNSTABLE["prompts"] else ()), *semi))
     note = (
         f"Of {RUNS} runs with s = {RARE:g}, {diverged[0]} diverged on {FEW} prompts and {diverged[1]} on {MANY}. "
         f"{UPDATES['prompts']} updates of {BATCH} prompts pass {FEW} prompts {MANY // FEW} times as often as {MANY}."
     )
     hashes = [record.hash for record in (*rare, *semi)]
-    return row_of(judged, "mlp", mean_interval(values), FIGURE.name, hashes, note, gates)
+    return row_of(tested, "mlp", mean_interval(values), FIGURE.name, hashes, note, gates)
 
 
 def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
@@ -195,21 +195,21 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
     )
 
 
-def _entropy(judged: Claim, dense: Record, binary: Record) -> Verdict:
+def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
     ends = [at_the_end(record, "entropy") for record in (dense, binary)]
     effect: Interval = mean_interval(ends[0] - ends[1])
     start = float(dense.arrays["entropy"][:, 0].mean())
     why = "the same responses are right by both rewards, and the reference, which has not seen any, is the same"
     gates = [
-        room(*ends, 0.0, start, judged.margin),
-        placebo(None, judged.margin, why),
-        edges(judged.margin, dense, binary),
+        room(*ends, 0.0, start, tested.margin),
+        placebo(None, tested.margin, why),
+        edges(tested.margin, dense, binary),
     ]
     note = (
         "Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own reward. "
         "Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
     )
-    return row_of(judged, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
+    return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
 
 
 def caption(records: Records) -> str:

@@ -137,7 +137,7 @@ def test_expected_gradient_is_the_population_gradient(algorithm: Algorithm) -> N
 
 @pytest.mark.parametrize("kind", [kind for kind, cls in ALGORITHMS.items() if cls().label_pairing is not None])
 def test_drawn_labels_average_to_their_probability(kind: str) -> None:
-    """A judge answers yes or no: summing over its answers too gives the gradient of the soft labels."""
+    """A labeller answers yes or no: summing over its answers too gives the gradient of the soft labels."""
     problem, generations = PROBLEMS["table of 3, 2 prompts"]
     soft, hard = (enumerate_batches(problem, ALGORITHMS[kind](), generations, hard_labels=h) for h in (False, True))
     assert len(hard.probability) > len(soft.probability)
