@@ -75,6 +75,7 @@ from .environments.token_bandit import TokenBanditR1 as TokenBanditR1
 from .environments.token_bandit import TokenBanditR2 as TokenBanditR2
 from .environments.token_bandit import TokenBanditSmall as TokenBanditSmall
 from .environments.token_tree import TokenTree as TokenTree
+from .environments.token_tree import VerifiableTree as VerifiableTree
 
 # Policies.
 from .policies.table import Table as Table

@@ -7,7 +7,7 @@ proxy            bandits and token trees whose learner sees a reward model of a 
 rated            responses with features and raters; a verifiable and a rated task for one network
 proxy_features   problems drawn per run: gold is a network of what describes a response, the proxy one of some capacity
 token_bandit     sequences of tokens, each rewarded like an action of the bandit
-token_tree       short sequences with EOS and random rewards
+token_tree       short sequences with EOS and random rewards, or right and wrong ones
 toy              what all of them share, and how to add one
 enumerable       environments whose responses can all be listed: tables of rewards
 space            token sequences of bounded length
@@ -25,7 +25,7 @@ from .proxy_features import ProxyFeatures
 from .rated import RatedResponses, TwoTasks
 from .recorded import RecordedEnvironment
 from .token_bandit import TokenBandit, TokenBanditR1, TokenBanditR2, TokenBanditSmall
-from .token_tree import TokenTree
+from .token_tree import TokenTree, VerifiableTree
 from .toy import RewardLabeller, ToyEnvironment
 
 __all__ = [
@@ -52,4 +52,5 @@ __all__ = [
     "TokenTree",
     "ToyEnvironment",
     "TwoTasks",
+    "VerifiableTree",
 ]

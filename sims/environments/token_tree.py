@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
 
-from .enumerable import EnumerableSpec
-from .space import TokenSpace
+from .enumerable import EnumerableEnvironment, EnumerableSpec, Tables
+from .space import EOS, TokenSpace
 
 MOST_SEQUENCES = 10_000
 
@@ -60,3 +62,56 @@ class TokenTree(EnumerableSpec, kind="token_tree"):
         shape = (self.num_prompts, self.space.nodes, self.vocabulary)
         logits = np.random.default_rng([self.table_seed, 1]).normal(size=shape)
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class VerifiableTree(TokenTree, kind="verifiable_tree"):
+    """A token tree whose responses are right or wrong, the short ones more often right.
+
+    Each response has a quality u, drawn once from U(0, 1). It is right if u > 1 − p, where p goes evenly from
+    `right_short`, of the shortest responses, to `right_long`, of the longest. The reward is 1 if it is right, else 0;
+    or dense, above ½ if it is right, and growing with u: u·½/(1 − p) if it is wrong, 1 − (1 − u)·½/p if it is right.
+
+    >>> sims.VerifiableTree(right_short=1.0).rewards()[0, :4]  # the first has one token
+    array([1., 0., 0., 0.])
+    """
+
+    only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed", "right_short", "right_long", "reward"))
+
+    right_short: float = setting(0.7, "probability that a response of one token is right", at_least=0, at_most=1)
+    right_long: float = setting(0.1, "probability that a response of max_length tokens is right", at_least=0, at_most=1)
+    reward: Literal["verifiable", "dense"] = setting(
+        "verifiable", "1 if a response is right, else 0; or a number above 1/2 if it is right, that says how good it is"
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.structure != "response":
+            raise SpecError("structure", self.structure, "must be response: each is right or wrong as a whole")
+
+    def rewards(self) -> np.ndarray:
+        quality = np.random.default_rng([self.table_seed, 0]).uniform(size=(self.num_prompts, len(self._tokens)))
+        share = (self._tokens - 1) / max(1, self.max_length - 1)
+        wrong = 1.0 - (self.right_short + share * (self.right_long - self.right_short))
+        right = quality > wrong
+        if self.reward == "verifiable":
+            return right.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(right, 1.0 - 0.5 * (1.0 - quality) / (1.0 - wrong), 0.5 * quality / wrong)
+
+    @property
+    def _tokens(self) -> np.ndarray:
+        """(N,) tokens of each response, EOS included."""
+        return self.space.all_responses[1].sum(-1).numpy()  # type: ignore[no-any-return]
+
+    def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
+        return TreeOfLengths(self.space, torch.from_numpy(tables["rewards"]).to(dtype), self.labeller)
+
+
+class TreeOfLengths(EnumerableEnvironment):
+    """One that measures the expected length of a response, before EOS."""
+
+    def measures(self, logp: Tensor, logp_ref: Tensor) -> dict[str, Tensor]:
+        responses, mask = self.space.all_responses
+        tokens = (mask & (responses != EOS)).sum(-1).to(logp)
+        return {"length": (logp.exp() * tokens).sum(-1).mean(-1)}

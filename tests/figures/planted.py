@@ -500,8 +500,35 @@ def replayed_data() -> list[Planted]:
         ):
             loses = f"{ipo}/offline" if id == "C18" else None
             found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less), weaker=loses))
+        for part, source in (("one of the two", "mixed"), ("both", "offline")):
+            terms = difference(f"{where}/dpo/{source}", f"{where}/dpo/final")
+            found.append(Planted("replayed_data", "C19", f"DPO: {part}", setting, 1, terms))
         terms = difference(f"{best}/offline", f"{ipo}/offline")
         found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, at_most=True))
+    return found
+
+
+def collapse() -> list[Planted]:
+    """All scores fall at the end, and lengths with a fixed reference from 1, so that either can fall less."""
+    found = []
+    falling = (Term("(prompts|held)/.*", -0.4, "late"),)
+    for part, rare in (("settings of s = 10", "held"), ("each tuned", "prompts")):
+        terms = (
+            Term(f"{rare}/4/100", -1.0, "late"),
+            Term("prompts/4/10", 1.0, "late"),
+            Term(f"{rare}/32/100", 1.0, "late"),
+            Term("prompts/32/10", -1.0, "late"),
+        )
+        found.append(Planted("collapse", "C35", part, "mlp", 1, terms, raised=falling))
+    terms, shorter = (
+        difference("length/short/copied", "length/short/fixed", "length"),
+        (Term("length/.*", -1.5, "length"),),
+    )
+    found.append(Planted("collapse", "C36", "DPO, s = 10", "token", 1, terms, raised=shorter))
+    for name in ("dpo", "grpo"):
+        for when in ("online", "offline"):
+            terms = difference(f"entropy/{name}/dense/{when}", f"entropy/{name}/verifiable/{when}", "entropy")
+            found.append(Planted("collapse", "C37", f"{name}, {when}", "token", 1, terms))
     return found
 
 
@@ -573,10 +600,13 @@ def sync_period() -> list[Planted]:
         grpo, nll = (
             difference(f"{where}/{a}", f"{where}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
         )
+        pairs, both = (difference(f"{where}/{a}/10", f"{where}/dpo/10") for a in ("group_dpo", "dpo_grpo"))
         for id, part, terms in (
             ("C34", "at the end", grpo),
             ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
+            ("C39", "all pairs of right and wrong, s = 10", pairs),
+            ("C39", "DPO + GRPO, s = 10", both),
         ):
             found.append(Planted("sync_period", id, part, setting, 0, terms, at_most=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
@@ -679,6 +709,7 @@ PLANTED = [
         batch_size,
         beta_sweep,
         chosen_likelihood,
+        collapse,
         data_quality,
         gold_and_proxy,
         forgetting,

@@ -1,0 +1,240 @@
+"""What goes wrong between online and offline? (C35, C36, C37) A stale sampler on few prompts, the length of responses
+when the reference follows the policy, and entropy under a reward that is right or wrong against one that grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from figures.arms.gating import edges
+from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
+from figures.catalogue import Claim, claim
+from figures.claims import Verdict, row_of
+from figures.figure import Figure, Records
+from figures.lab import Lab
+from figures.report.style import RC, bound, colour, curve, points
+from sims.core.algorithms.clipped import GRPO
+from sims.core.algorithms.contrastive import DPO
+from sims.core.schedule import Schedule
+from sims.core.spec import from_json
+from sims.environments import Contextual, VerifiableTree
+from sims.experiments.experiment import Experiment
+from sims.experiments.measures import scores
+from sims.experiments.store import Record
+from sims.policies import MLP, Table
+from sims.statistics.gates import Gate, placebo, positive_control, room
+from sims.statistics.intervals import Interval, mean_interval
+
+RUNS, EVALUATIONS, BATCH, GENERATIONS = 100, 20, 8, 4
+UPDATES = {"prompts": 400, "tree": 200}
+FEW, MANY, SEMI, RARE = 4, 32, 10.0, 100.0
+ALIKE = 0.35  # probability that a response is right, whatever its length: the placebo of C36
+TREE = VerifiableTree(num_prompts=8, vocabulary=3, max_length=4)
+# The best of K against the worst, so that a prompt whose responses are all right or all wrong has no pair.
+DPO_PAIRS = DPO(pairing="best_worst")
+LEARNERS = {"dpo": DPO_PAIRS, "grpo": GRPO()}
+WHEN = {"online": None, "offline": math.inf}
+RATES = {"prompts": (0.003, 3.0), "length": (0.01, 10.0), "entropy": (0.01, 10.0)}
+NAMES = {"network": "prompts", "table": "length"}
+BETAS = (0.01, 0.1, 1.0, 10.0)
+POINTS = 6 * len(BETAS)
+
+UNSTABLE = {"held": claim("C35", "settings of s = 10"), "prompts": claim("C35", "each tuned")}
+LENGTH = claim("C36", "DPO, s = 10")
+ENTROPY = {(name, when): claim("C37", f"{name}, {when}") for name in LEARNERS for when in WHEN}
+
+
+def arms() -> dict[str, Experiment]:
+    """prompts/number/s; length/task/reference; entropy/algorithm/reward/when."""
+    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 12}
+    short, long = ({**shared, "updates": UPDATES[kind]} for kind in ("tree", "prompts"))
+    drawn = Schedule(batch_size=BATCH, num_generations=GENERATIONS)
+    found = {}
+    for number in (FEW, MANY):
+        prompts = Contextual(num_prompts=number, coverage=0.5, best_mass=0.02)
+        for s in (SEMI, RARE):
+            schedule = drawn.replace(sync_every_updates=s)
+            policy = MLP(hidden=(32,), fit_steps=200)
+            found[f"prompts/{number}/{s:g}"] = Experiment("few_prompts", prompts, policy, DPO(), schedule, **long)
+    semi = drawn.replace(sync_every_updates=SEMI)
+    references = {"fixed": semi, "copied": semi.replace(reference="copy", reference_every_updates=int(SEMI))}
+    for task, tree in {"short": TREE, "alike": TREE.replace(right_short=ALIKE, right_long=ALIKE)}.items():
+        for reference, schedule in references.items():
+            name = f"length/{task}/{reference}"
+            found[name] = Experiment("length_collapse", tree, Table(), DPO_PAIRS, schedule, **short)
+    for name, algorithm in LEARNERS.items():
+        for reward in ("verifiable", "dense"):
+            for when, s in WHEN.items():
+                schedule, tree = drawn.replace(sync_every_updates=s), TREE.replace(reward=reward)
+                key = f"entropy/{name}/{reward}/{when}"
+                found[key] = Experiment(f"entropy-{name}", tree, Table(), algorithm, schedule, **short)
+    return found
+
+
+def collect(lab: Lab) -> Records:
+    """Every arm tuned for itself; and the rare sync by the settings of the frequent one."""
+    chosen = arms()
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+    found = lab.tuned_records(chosen, grids, **TUNING)
+    held = {}
+    for number in (FEW, MANY):
+        spec = found[f"prompts/{number}/{SEMI:g}"].spec
+        like = {part: from_json(spec[part]) for part in ("algorithm", "optimiser")}
+        held[f"held/{number}/{RARE:g}"] = chosen[f"prompts/{number}/{RARE:g}"].replace(**like)
+    return {**found, **lab.records(held)}
+
+
+def fall(record: Record) -> np.ndarray:
+    """(runs,): how far the score at the end is below the best evaluation's."""
+    found = scores(record)
+    return np.asarray(found.max(-1) - found[:, -1])
+
+
+def at_the_end(record: Record, name: str) -> np.ndarray:
+    """(runs,): an array's last evaluation."""
+    return record.arrays[name][:, -1].astype(float)
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Scores on few and many prompts; lengths by reference; entropy by reward."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(2, 2, figsize=(10.5, 8.2), layout="constrained")
+        for axis, number in zip(axes[0], (FEW, MANY), strict=True):
+            _curves(axis, records, number)
+        for i, task in enumerate(("short", "alike")):
+            at = np.arange(2) + 0.08 * (i - 0.5)
+            ends = [at_the_end(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
+            points(axes[1, 0], at, ends, "dpo", task == "short")
+        start = float(records["length/short/fixed"].arrays["length"][:, 0].mean())
+        bound(axes[1, 0], start, "at the start")
+        axes[1, 0].set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
+        axes[1, 0].set(title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS")
+        _entropies(axes[1, 1], records)
+    return fig
+
+
+def _curves(axes: Axes, records: Records, number: int) -> None:
+    """Scores of DPO over the run; dashed the rare sync, dotted the same by the settings of the frequent one."""
+    arms = {f"s = {SEMI:g}": (f"prompts/{number}/{SEMI:g}", "-"), f"s = {RARE:g}": (f"prompts/{number}/{RARE:g}", "--")}
+    arms[f"s = {RARE:g}, settings of s = {SEMI:g}"] = (f"held/{number}/{RARE:g}", ":")
+    for label, (name, line) in arms.items():
+        record = records[name]
+        curve(axes, record.arrays["updates"], scores(record), "dpo", line, label)
+    bound(axes, 1.0, "largest reward", x=0.3)
+    axes.set(title=f"{number} prompts", xlabel="updates", ylabel="score of DPO", ylim=(-0.05, 1.12))
+    axes.legend(loc="lower right", fontsize=8.5)
+
+
+def _entropies(axes: Axes, records: Records) -> None:
+    x = np.arange(len(LEARNERS) * len(WHEN), dtype=float)
+    for i, reward in enumerate(("verifiable", "dense")):
+        for j, (name, when) in enumerate((n, w) for n in LEARNERS for w in WHEN):
+            end = at_the_end(records[f"entropy/{name}/{reward}/{when}"], "entropy")
+            points(axes, x[j : j + 1] + 0.1 * (i - 0.5), [end], name, reward == "verifiable")
+    start = float(records["entropy/dpo/dense/online"].arrays["entropy"][:, 0].mean())
+    bound(axes, start, "at the start")
+    axes.set_xticks(x, [f"{name}\n{when}" for name in LEARNERS for when in WHEN])
+    axes.set(title="filled: right or wrong; open: a reward that grows", ylabel="entropy at the end, nats")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    for name in LEARNERS:
+        axes.plot([], [], "o", color=colour(name), label=name)
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C35 by both settings of the rare sync, C36, and C37 of both algorithms, online and offline."""
+    rows = []
+    for which, tested in UNSTABLE.items():
+        rare, semi = (
+            [records[f"{folder}/{number}/{s:g}"] for number in (FEW, MANY)]
+            for folder, s in ((which, RARE), ("prompts", SEMI))
+        )
+        rows.append(_unstable(tested, rare, semi))
+    fixed, copied = (records[f"length/short/{reference}"] for reference in ("fixed", "copied"))
+    rows.append(_length(fixed, copied, [records[f"length/alike/{reference}"] for reference in ("copied", "fixed")]))
+    for (name, when), tested in ENTROPY.items():
+        dense, binary = (records[f"entropy/{name}/{reward}/{when}"] for reward in ("dense", "verifiable"))
+        rows.append(_entropy(tested, dense, binary))
+    return rows
+
+
+def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Verdict:
+    """Interaction: by how much more the rare sync falls than the frequent one on few prompts than on many."""
+    values = fall(rare[0]) - fall(semi[0]) - (fall(rare[1]) - fall(semi[1]))
+    diverged = [int((record.arrays["diverged_at"] >= 0).sum()) for record in rare]
+    why = f"s = {SEMI:g} and {MANY} prompts are the placebos: each takes away one of the two that the claim needs"
+    peaks = [scores(record).max(-1) for record in rare]
+    gates = [room(*peaks, 0.0, math.inf, tested.margin), placebo(None, tested.margin, why)]
+    gates.append(edges(tested.margin, *(rare if tested is UNSTABLE["prompts"] else ()), *semi))
+    note = (
+        f"Of {RUNS} runs with s = {RARE:g}, {diverged[0]} diverged on {FEW} prompts and {diverged[1]} on {MANY}. "
+        f"{UPDATES['prompts']} updates of {BATCH} prompts pass {FEW} prompts {MANY // FEW} times as often as {MANY}."
+    )
+    hashes = [record.hash for record in (*rare, *semi)]
+    return row_of(tested, "mlp", mean_interval(values), FIGURE.name, hashes, note, gates)
+
+
+def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
+    start, ends = fixed.arrays["length"][:, 0].astype(float), [at_the_end(x, "length") for x in (copied, fixed)]
+    collapse = positive_control(mean_interval(start - ends[1]), LENGTH.margin, only_above=True)
+    collapse = Gate("positive control", collapse.open, f"tokens that are lost with a fixed reference: {collapse.why}")
+    without = mean_interval(at_the_end(alike[0], "length") - at_the_end(alike[1], "length"))
+    gates = [collapse, placebo(without, LENGTH.margin), edges(LENGTH.margin, fixed, copied)]
+    note = (
+        f"The placebo: responses of every length are right with probability {ALIKE:g}. On {TREE.num_prompts} prompts, "
+        f"where a response has up to {TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds "
+        "the policy back less."
+    )
+    return row_of(
+        LENGTH, "token", mean_interval(ends[0] - ends[1]), FIGURE.name, [copied.hash, fixed.hash], note, gates
+    )
+
+
+def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
+    ends = [at_the_end(record, "entropy") for record in (dense, binary)]
+    effect: Interval = mean_interval(ends[0] - ends[1])
+    start = float(dense.arrays["entropy"][:, 0].mean())
+    why = "the same responses are right by both rewards, and the reference, which has not seen any, is the same"
+    gates = [
+        room(*ends, 0.0, start, tested.margin),
+        placebo(None, tested.margin, why),
+        edges(tested.margin, dense, binary),
+    ]
+    note = (
+        "Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own reward. "
+        "Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
+    )
+    return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    runs = len(records[f"prompts/{FEW}/{SEMI:g}"].arrays["gold"])
+    rates = ", ".join(f"{name} {RATES[of][0]:g} … {RATES[of][1]:g}" for name, of in NAMES.items())
+    return (
+        f"{runs} runs per arm, updates of {BATCH} prompts × {GENERATIONS} responses; mean and 95 % interval or band. "
+        f"Top, {UPDATES['prompts']} updates: DPO on a network of one hidden layer of 32, whose best response has a "
+        f"reference probability of 0.02. Bottom, {UPDATES['tree']} updates: tables on a token tree of "
+        f"{TREE.num_prompts} prompts and responses of up to {TREE.max_length} tokens, right with a probability of "
+        f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all); DPO takes the best and the worst of "
+        f"{GENERATIONS}. Left, its sampler is copied every {SEMI:g} updates; right, before every batch or never. Every "
+        f"arm but the dotted ones tuned for its score on other seeds, over {POINTS} points ({ROUNDS}) of learning rate "
+        f"({rates}) and β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels."
+    )
+
+
+FIGURE = Figure(
+    name="collapse",
+    title="What collapses between online and offline?",
+    tags=("contextual", "mlp", "token-tree", "online-offline"),
+    claims=("C35", "C36", "C37"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)
