@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,6 +22,8 @@ class LanguageModelSpec(LanguageModelSettings, kind="language_model"):
     >>> llm.LanguageModelSpec(model="mistral", lora_rank=4).decoding.max_new_tokens == llm.Decoding().max_new_tokens
     True
     """
+
+    largest_stack: ClassVar[int] = 64  # runs, one after another: what they have in common, such as a fit, is made once
 
     def check_environment(self, environment: Any) -> None:
         if not environment.text:
