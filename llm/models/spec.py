@@ -23,7 +23,7 @@ class LanguageModelSpec(LanguageModelSettings, kind="language_model"):
     True
     """
 
-    largest_stack: ClassVar[int] = 64  # runs, one after another: what they have in common, such as a fit, is made once
+    largest_stack: ClassVar[int] = 16  # runs, one after another: with more, some processes have nothing to do
 
     def check_environment(self, environment: Any) -> None:
         if not environment.text:
