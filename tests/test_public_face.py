@@ -149,7 +149,7 @@ def test_errors(changes: dict[str, object], message: str) -> None:
         (lambda: run_first(algorithm=sims.DPO(beta=torch.ones(2))), r"^beta = \[1.0, 1.0\]: must be one number"),
         (
             lambda: run_first(learning_rate=torch.tensor([2.0, 1.0])),
-            r"^learning_rate = \[2.0, 1.0\]: must be one number",
+            r"^learning_rate = \[2.0, 1.0\]: must be one",
         ),
         (lambda: run_first(results=""), r"^results = '': must name a folder"),
         (lambda: run_first(results=5), r"^results = 5: must name a folder"),
