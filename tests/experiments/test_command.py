@@ -178,3 +178,32 @@ def test_an_unknown_name_is_answered_with_the_nearest(
     err = capsys.readouterr().err
     assert status == 2 and err.count("\n") == 1
     assert f"did you mean {near}?" in err
+
+
+@pytest.mark.parametrize(
+    ("main", "line", "name"),
+    [
+        (sims.__main__.main, "--algorithm dpo --beta 0.1 --runs 2 --beta=0.2", "--beta"),
+        (sims.__main__.main, "--algorithm dpo --algorithm ppo", "--algorithm"),
+        (sims.__main__.main, "--learning-rate 1 --learning_rate 2", "--learning-rate"),
+        (sims.__main__.main, "check a:b --claim dpo --claim ipo", "--claim"),
+        (figures.__main__.main, "--jobs 1 --jobs 2", "--jobs"),
+        (llm.__main__.main, "train --preset tiny-sft --preset tiny-min-length", "--preset"),
+        (
+            llm.__main__.main,
+            "train --gradient-checkpointing --no-gradient-checkpointing",
+            "--no-gradient-checkpointing",
+        ),
+        (llm.__main__.main, "reward --output x --output y", "--output"),
+        (llm.__main__.main, "align run --cycles 1 --cycles 2", "--cycles"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(
+    main: Callable[[list[str]], int], line: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(line.split())
+    except SystemExit as stop:
+        status = stop.code
+    err = capsys.readouterr().err
+    assert status == 2 and err.startswith(f"error: argument {name}: must be given once, not twice")
