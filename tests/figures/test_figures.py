@@ -1,4 +1,4 @@
-"""Figures: they draw, they say what they drew, and they judge by the rule."""
+"""Figures: they draw, they say what they drew, and they give verdicts by the rule."""
 
 import html
 import json
@@ -30,6 +30,7 @@ from figures.report import page as report
 from figures.report.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
 from sims.environments import TokenBandit, TokenTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
@@ -74,7 +75,7 @@ def test_the_kl_of_the_best_response_by_hand() -> None:
     assert kl_of_best_response(record([[0.6]])) == pytest.approx(math.log(2))  # −log 0.5
 
 
-def test_tuning_runs_never_judge_and_budgets_are_equal(tmp_path: Path) -> None:
+def test_tuning_runs_never_test_and_budgets_are_equal(tmp_path: Path) -> None:
     lab = Lab(Store(tmp_path))
     grids = {"a": product(learning_rate=(1e-4, 0.3)), "b": product(learning_rate=(0.01, 0.1))}
     found = lab.tuned_records({"a": arm(), "b": arm(seed=5)}, grids, tuning_runs=2)
@@ -139,8 +140,17 @@ def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SpecError, match=r"must return a figure of matplotlib; raised at test_figures\.py"):
         run([broken], quickly(results=tmp_path / "r"), tmp_path)
+
+
+def test_quick_tells_that_verdicts_cannot_be_given(tmp_path: Path) -> None:
+    def verdicts(records: Records) -> list[Verdict]:
+        raise ZeroDivisionError
+
+    broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=lambda records: MatplotlibFigure())
+    with pytest.raises(SpecError, match=r"kl_dynamics.verdicts = ZeroDivisionError\(\): must return a list of rows"):
+        run([replace(broken, caption=str, verdicts=verdicts)], quickly(results=tmp_path / "r"), tmp_path)
 
 
 def test_what_was_drawn_by_this_code_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,7 +365,7 @@ def test_every_figure_runs_quick_and_draws(
     assert "data:image/webp;base64," in page and "://" not in page  # base64 has no colon
     size = (tmp_path / f"{name}.webp").stat().st_size
     assert size <= LARGEST, f"{name}.webp has {size} bytes: draw less in one picture, or the report exceeds 3 MB"
-    assert not (tmp_path / "claims.json").exists()  # four runs judge nothing
+    assert not (tmp_path / "claims.json").exists()  # four runs test nothing
 
 
 def test_the_report_reads_what_lies_there(tmp_path: Path) -> None:
