@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from figures.catalogue import NOT_JUDGED, Entry, catalogue
+from figures.catalogue import NOT_TESTED, Entry, catalogue
 from figures.entries import entries
 from figures.report.elsewhere import Lesson, lessons
 
@@ -54,7 +54,7 @@ REPORT = """# The report
 
 One page answers every claim: a grid of claims and settings, then for each claim its effects with their intervals, the
 figure, the number of runs, what the verdict does not show, and the command that makes it again. [The claims](claims.md)
-lists what is judged, without verdicts.
+lists what is tested, without verdicts.
 """
 HERE = '<a href="report.html"><strong>Open the report</strong></a>.'
 NOT_HERE = "`make reproduce` writes it to `figures/out/report.html`; this copy of the site was built without one."
@@ -183,17 +183,17 @@ def design() -> str:
 
 
 def claims() -> str:
-    """Every claim: what is judged of it, and where it can be seen."""
+    """Every claim: what is tested of it, and where it can be seen."""
     shown: dict[str, list[Lesson]] = {}
     for lesson in lessons():
         for id in lesson.claims:
             shown.setdefault(id, []).append(lesson)
-    judged = sum(bool(entry.rows) for entry in catalogue().values())
+    tested = sum(bool(entry.rows) for entry in catalogue().values())
     lines = [
         "# The claims",
         "",
         f"Each of these {len(catalogue())} claims states, before its runs, one scalar effect, its sign, and the margin "
-        f"that would matter; {judged} are judged today, and the others have the smallest honest test that would. This "
+        f"that would matter; {tested} are tested today, and the others have the smallest honest test that would. This "
         "page is made from `figures/claims.toml`. [The report](the-report.md) has the verdicts, with their intervals.",
         "",
     ]
@@ -211,7 +211,7 @@ def _claim(entry: Entry, shown: list[Lesson], titles: Mapping[str, str]) -> list
     lines += [f"Contradicts, or explains: {_md(entry.against)}."] if entry.against else []
     lines += [""]
     if not entry.rows:
-        lines += [f"*{NOT_JUDGED.capitalize()}.*", ""]
+        lines += [f"*{NOT_TESTED.capitalize()}.*", ""]
     else:
         for row in entry.rows:
             name, title = row.figure, titles.get(row.figure)
@@ -220,7 +220,7 @@ def _claim(entry: Entry, shown: list[Lesson], titles: Mapping[str, str]) -> list
                 f"{_md(row.claim.claimed)} {_md(row.claim.unit)}. Figure `{name}`{f': {_md(title)}' if title else ''}"
                 + ("" if title and title.endswith("?") else ".")
             )
-        lines += ["", f"Judged again by `python -m figures {entry.id}`.", ""]
+        lines += ["", f"Tested again by `python -m figures {entry.id}`.", ""]
     if shown:
         links = (f'<a href="explorer.html#lesson={lesson.id}">{lesson.title}</a>' for lesson in shown)
         lines += [f"In the explorer: {'; '.join(links)}.", ""]

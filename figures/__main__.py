@@ -1,4 +1,4 @@
-"""python -m figures: run what is missing, draw, and judge the claims."""
+"""python -m figures: run what is missing, draw, and test the claims."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   python -m figures                     every figure; what was run before is read, what takes long is the repository's
   python -m figures --list              names, tags and claims
   python -m figures online_offline      one figure by its name; a tag or a claim (C25) takes all that have it
-  python -m figures --quick             shrunken runs in seconds, to see the machinery; judges nothing
+  python -m figures --quick             shrunken runs in seconds, to see the machinery; no verdicts
   python -m figures C25 --set algorithm.beta=0.3 --margin 0.1   one thing changed, beside what is published
   python -m figures C25 --sensitivity   in which share of a stated list of changes a verdict holds
   python -m figures --full              tune and compute everything, also what is committed (hours; can be stopped)
@@ -57,7 +57,7 @@ def parser() -> OptionParser:
         "at least one arm a figure, unless it is 0; then whole rows, the cheapest first (default: 3)",
     )
     command.add_argument(
-        "--keep", action="store_true", help="write figures/records, to be committed: judged records, twins and tunings"
+        "--keep", action="store_true", help="write figures/records, to be committed: tested records, twins and tunings"
     )
     command.add_argument(
         "--set",
@@ -66,7 +66,7 @@ def parser() -> OptionParser:
         help="change one setting of every arm that has it, as tuned without it, and print the verdicts beside the "
         "published ones: algorithm.beta=0.3, updates=x2; may be given again; draws nothing",
     )
-    command.add_argument("--margin", type=float, metavar="NUMBER", help="judge by another margin; draws nothing")
+    command.add_argument("--margin", type=float, metavar="NUMBER", help="verdicts by another margin; draws nothing")
     command.add_argument(
         "--sensitivity",
         action="store_true",
@@ -76,8 +76,8 @@ def parser() -> OptionParser:
         "--again",
         type=float,
         metavar="MINUTES",
-        help="judge every tested row again, on other seeds within so many core-minutes and with other rounding, and "
-        "keep what comes out in figures/records/again.json, for the report to say; draws nothing",
+        help="test again every row that could be tested, on other seeds within so many core-minutes and with other "
+        "rounding, and keep what comes out in figures/records/again.json, for the report to say; draws nothing",
     )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=whole, help="independent runs per arm, instead of each figure's own number")
@@ -166,12 +166,12 @@ def what_if(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
 
 
 def again(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
-    """Judge rows once more and keep what comes out; returns the exit status."""
+    """Test rows once more and keep what comes out; returns the exit status."""
     from .figure import load
-    from .rejudge import judge_again
+    from .retest import retest
 
     with keeping(KEPT.format(options.results)):
-        for line in judge_again([load(entry) for entry in chosen], options):
+        for line in retest([load(entry) for entry in chosen], options):
             print(line, flush=True)
     return 0
 
@@ -238,7 +238,7 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     if options.again is not None and not 0 <= options.again < math.inf:
         raise SpecError("again", options.again, "must be float >= 0")
     if options.again is not None and (options.quick or options.keep or options.runs):
-        raise SpecError("again", options.again, "leave out --quick, --keep and --runs: published rows are judged again")
+        raise SpecError("again", options.again, "leave out --quick, --keep and --runs: published rows are tested again")
     if options.scale not in SCALES:
         raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}{nearest(options.scale, SCALES)}")
     without = [entry.name for entry in chosen if not entry.has_scale]

@@ -1,9 +1,9 @@
-"""Rows judged again: on other seeds, and on records whose last bits are changed. A state that flips is *fragile*.
+"""Rows tested again: on other seeds, and on records whose last bits are changed. A state that flips is *fragile*.
 
-`python -m figures NAME --again MINUTES` runs the judged arms with a second set of seeds, tuned as they are, judges
-every tested row on them, and once more on the published records with each number moved by up to the last bit of
-float32. What came out is kept in figures/records/again.json, and holds for a row for as long as its records are those
-that it was judged by.
+`python -m figures NAME --again MINUTES` runs the tested arms with a second set of seeds, tuned as they are, and tests
+every row on them that could be tested, and once more on the published records with each number moved by up to the last
+bit of float32. What came out is kept in figures/records/again.json, and holds for a row for as long as its records are
+those that it was tested by.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEEDS, ROUNDING = "other seeds", "other rounding"
 
 
 def fragile(row: Verdict, folder: Path = FOLDER) -> Verdict:
-    """The row as it stands after it was judged again, if its records are those that were."""
+    """The row as it stands after it was tested again, if its records are those that were."""
     found = _read(folder).get(name_of(row))
     if found is None or found["records"] != row.spec_hashes or row.verdict in ("no test", "theorem"):
         return row

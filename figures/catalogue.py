@@ -22,7 +22,7 @@ from sims.core.spec import nearest
 CATALOGUE = Path(__file__).with_name("claims.toml")
 Setting = Literal["bandit", "mlp", "token", "lm"]
 Kind = Literal["effect", "none", "theorem"]
-NOT_JUDGED = "not judged yet"
+NOT_TESTED = "not tested yet"
 
 
 class CatalogueError(ValueError):
@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Row:
-    """What is judged of a claim, by which figure and in which settings; each setting is a row of claims.json."""
+    """What is tested of a claim, by which figure and in which settings; each setting is a row of claims.json."""
 
     claim: Claim
     figure: str
@@ -111,7 +111,7 @@ def row(id: str, part: str, path: Path = CATALOGUE) -> Row:
         raise CatalogueError(f"claim = {id!r}: must be in {path.name}{nearest(id, claims)}")
     rows = {found.claim.part: found for found in claims[id].rows}
     if part not in rows:
-        parts = ", ".join(map(repr, rows)) or NOT_JUDGED
+        parts = ", ".join(map(repr, rows)) or NOT_TESTED
         raise CatalogueError(f"{id}: part = {part!r}: must be a [[claim.row]] of it in {path.name}: {parts}")
     return rows[part]
 
@@ -137,8 +137,8 @@ def claim(id: str, part: str, **measured: str) -> Claim:
 
 def table(claims_json: Path | None = None) -> str:
     """The catalogue for a terminal: id, text, states by setting where claims.json has them, and figure."""
-    judged = json.loads(claims_json.read_text(encoding="utf-8")) if claims_json and claims_json.exists() else []
-    states = {(r["id"], r["part"], r["setting"]): r["verdict"] for r in judged}
+    tested = json.loads(claims_json.read_text(encoding="utf-8")) if claims_json and claims_json.exists() else []
+    states = {(r["id"], r["part"], r["setting"]): r["verdict"] for r in tested}
     lines = []
     for entry in catalogue().values():
         lines.append(f"{entry.id:8}{entry.text}")
@@ -149,7 +149,7 @@ def table(claims_json: Path | None = None) -> str:
                 f"{'':8}  {found.figure:24}{found.claim.part} [{found.claim.claimed} {found.claim.unit}] {verdicts}"
             )
         if not entry.rows:
-            lines.append(f"{'':8}  {NOT_JUDGED}")
+            lines.append(f"{'':8}  {NOT_TESTED}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What the repository keeps of a figure: figures/records/<figure>.npz, every judged record and how arms were tuned.
+"""What the repository keeps of a figure: figures/records/<figure>.npz, every tested record and how arms were tuned.
 
 A record is drawn from there where computing it would take too long; its `source` is then "committed". Beside it lies a
 shrunken twin of itself. Where today's sources are not those that made the records, a twin of every kind of arm is run,
@@ -137,11 +137,11 @@ class Committed:
             raise DamagedRecord(self.path, f"a tuning cannot be read: {error}") from error
 
     def core_seconds(self) -> dict[str, float]:
-        """What each judged record cost to compute, by its key."""
+        """What each tested record cost to compute, by its key."""
         if self.file is None:
             return {}
-        judged = self.file.keys.keys() - self.twins.values()
-        costs = {key: self.file.provenance(key) for key in sorted(judged)}
+        tested = self.file.keys.keys() - self.twins.values()
+        costs = {key: self.file.provenance(key) for key in sorted(tested)}
         return {key: float(p.get("core_seconds", p["seconds"])) for key, p in costs.items()}
 
 
@@ -164,7 +164,7 @@ class Kept:
     rows: list[list[str]] = field(default_factory=list)
 
     def note_rows(self, rows: Iterable[Collection[str]]) -> None:
-        """Of each row, the hashes of the specs that it was judged by."""
+        """Of each row, the hashes of the specs that it was tested by."""
         self.rows = [sorted(key for key, record in self.records.items() if record.hash in hashes) for hashes in rows]
 
     def watch(self, key: str, record: Record) -> Record:
@@ -174,7 +174,7 @@ class Kept:
         return Record(record.spec, arrays, record.provenance, record.source)
 
     def write(self, figure: str, folder: Path | None = None) -> Path:
-        """figures/records/<figure>.npz, with the arrays that drawing and judging used, and no others."""
+        """figures/records/<figure>.npz, with the arrays that drawing and testing used, and no others."""
         path = (folder or FOLDER) / f"{figure}.npz"
         chosen = {}
         for key, record in self.records.items():

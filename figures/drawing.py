@@ -1,4 +1,4 @@
-"""Figures together: one queue computes what all need, and each is drawn and judged as soon as it has its own."""
+"""Figures together: one queue computes what all need; each is drawn and tested as soon as it has its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _artist = threading.Lock()  # matplotlib draws one figure at a time
 def run(
     chosen: Sequence[Figure], options: argparse.Namespace, out: Path, stamps: Mapping[str, str] | None = None
 ) -> list[float]:
-    """Compute, draw, judge and write figures; returns after how many seconds each was there."""
+    """Compute, draw, test and write figures; returns after how many seconds each was there."""
     committed = {figure.name: Committed(figure.name) for figure in chosen}
     costs = {name: found.core_seconds() for name, found in committed.items()}
     live = choose_live(costs, 60 * options.budget, {name: found.rows for name, found in committed.items()})
@@ -115,7 +115,7 @@ class _Work(threading.Thread):
 
 
 def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, stamps: Mapping[str, str]) -> list[str]:
-    """Draw, judge and write one figure; returns what there is to say of it."""
+    """Draw, test and write one figure; returns what there is to say of it."""
     fig = call(figure, "draw", records)
     caption = call(figure, "caption", records)
     details = call(figure, "details", records) if figure.details is not None else {}

@@ -32,7 +32,7 @@ RETURNS: dict[str, tuple[type, str]] = {
 class Figure:
     """One figure. Its module holds it under the name FIGURE.
 
-    name: of the files and of the command line. title: what a reader of the report sees. claims: ids of those it judges.
+    name: of the files and of the command line. title: what a reader of the report sees. claims: ids of those it tests.
     collect(lab) gets every record it needs, tuning included; draw(records), verdicts(records) and caption(records),
     which says what is drawn, over how many runs, and which optimum, are pure. arms(scale): the experiments on a
     language model at a scale of `figures.arms.language_model`; None where there are none, and the figure has no scale.

@@ -17,14 +17,14 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import deployed_scores, final_scores, mean_scores, part_scores
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
-from sims.experiments.runner import Progress, Runner, obtain, sources_of
+from sims.experiments.runner import Progress, Runner, find_or_run, sources_of
 from sims.experiments.store import Store, record_key
 
 from . import committed
 from .committed import Committed, Kept, Point, Tuned, tuning_key
 from .short_tuning import Short, tune
 
-TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these seeds; judged runs never do
+TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these seeds; test runs never do
 FINAL_RUNS = 12
 AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: about half an interval of 50 runs
 
@@ -80,11 +80,11 @@ class Lab:
     """What a figure asks for records.
 
     quick: shrunken runs, for looking at the machinery; no verdict follows from them. full: compute and tune
-    everything, though it be committed. runs: overrides the runs of judged arms. kept: where to note what is to be
+    everything, though it be committed. runs: overrides the runs of tested arms. kept: where to note what is to be
     committed, if anything. kept_before: what is committed. live: keys of committed records that are computed all the
     same. runner: a queue shared with other figures; without one, records are run as they are asked for. urgency: the
-    smaller, the sooner that queue serves this figure. change: what is changed on every judged arm.
-    Filled while working: tuned, every choice made by tuning; where each judged record is from, by its hash; compared,
+    smaller, the sooner that queue serves this figure. change: what is changed on every tested arm.
+    Filled while working: tuned, every choice made by tuning; where each tested record is from, by its hash; compared,
     what live arms came to beside their committed records.
     """
 
@@ -108,7 +108,7 @@ class Lab:
 
     @property
     def hashes(self) -> list[str]:
-        """Of the judged records."""
+        """Of the tested records."""
         return list(self.where_from)
 
     @property
@@ -118,7 +118,7 @@ class Lab:
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
-        return self._judged(self.sized(arms))
+        return self._tested(self.sized(arms))
 
     def tuned_records(
         self,
@@ -137,11 +137,11 @@ class Lab:
         grids: the points that each arm tries, as many for every arm: a comparison of unequal budgets is refused. The
         point with the largest mean final score is taken; with finalists, so many of each arm's best are first run
         again, FINAL_RUNS times on another seed, and these runs alone decide: of many points with a few runs each, the
-        one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: judged runs of arms
+        one that looks best was lucky. A tuning that is committed is read, and nothing is run. runs: test runs of arms
         that take another number than their own; tuning is the same. by: what is to be large, where that is
-        not the score at the end: the measure that judges the arms. short: tune by shorter runs and by the score over
-        the run; it goes with neither `by` nor finalists. tuning_seed: of the runs that choose; a figure that
-        tunes on several of them sees how far its verdicts hang on the choice.
+        not the score at the end: what arms are tested by. short: tune by shorter runs, and by the score over the run;
+        it goes with neither `by` nor finalists. tuning_seed: of the runs that choose; a figure that tunes on several
+        of them sees how far its verdicts hang on the choice.
         """
         if short is not None and (by != "end" or finalists):
             raise ValueError(f"short is by the score over the run: not with by={by!r}, finalists={finalists}")
@@ -196,7 +196,7 @@ class Lab:
                 check_size(arm)
         return arms
 
-    def _judged(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+    def _tested(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """Computed, or committed and proven; what is committed is stale if its twin disagrees.
 
         Of the arms of one kind the first one's twin is run, for it goes through the code of all; theirs, if it
@@ -208,14 +208,14 @@ class Lab:
         doubted = {n for n in drawn if not self.kept_before.proven(keys[n], sources_of(arms[n]))}  # type: ignore[union-attr]
         twinned = list(arms) if self.kept is not None else one_of_each_kind({n: arms[n] for n in arms if n in doubted})
         wanted = [arms[n] for n in arms if n not in drawn] + [committed.shrink(arms[n]) for n in twinned]
-        found = iter(self._obtain(wanted))
+        found = iter(self._find_or_run(wanted))
         records = {name: next(found) for name in arms if name not in drawn}
         twins = {name: next(found) for name in twinned}
         wrong = {committed.kind(arms[n]) for n in doubted & twins.keys() if not self._gives(arms[n], twins[n])}
         more = [n for n in arms if n in doubted - twins.keys() and committed.kind(arms[n]) in wrong]
         if more:
-            twins.update(zip(more, self._obtain([committed.shrink(arms[n]) for n in more]), strict=True))
-        judged = {}
+            twins.update(zip(more, self._find_or_run([committed.shrink(arms[n]) for n in more]), strict=True))
+        tested = {}
         for name, arm in arms.items():
             record = before[name] if name in drawn else records[name]
             assert record is not None
@@ -223,8 +223,8 @@ class Lab:
                 record = Record(record.spec, record.arrays, record.provenance, "stale")
             if self.kept is not None:
                 self._keep(keys[name], arm, record, twins[name])
-            judged[name] = self._note(name, keys[name], record, None if name in drawn else before[name])
-        return judged
+            tested[name] = self._note(name, keys[name], record, None if name in drawn else before[name])
+        return tested
 
     def _gives(self, arm: Experiment, twin: Record) -> bool:
         """Whether an arm's twin, run by this code, gives what it gave when the arm was committed."""
@@ -250,7 +250,7 @@ class Lab:
             self.kept.agreed[key] = [sources_of(arm)]
 
     def _note(self, name: str, key: str, record: Record, before: Record | None) -> Record:
-        """Remember where a judged record is from, and how it compares with the committed one."""
+        """Remember where a tested record is from, and how it compares with the committed one."""
         self.where_from[record.hash] = record.source
         if before is not None and record.source == "live" and record.hash not in {c.hash for c in self.compared}:
             self.compared.append(compare(name, record, before))
@@ -306,14 +306,14 @@ class Lab:
 
     def _means(self, runs: Mapping[Any, Experiment], measure: Callable[[Record], np.ndarray]) -> dict[Any, float]:
         """Mean score of each, at the end or over the run; what gives none is behind all that do."""
-        records = dict(zip(runs, self._obtain(list(runs.values())), strict=True))
+        records = dict(zip(runs, self._find_or_run(list(runs.values())), strict=True))
         means = {key: float(measure(record).mean()) for key, record in records.items()}
         return {key: -math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
-    def _obtain(self, arms: Sequence[Experiment]) -> list[Record]:
+    def _find_or_run(self, arms: Sequence[Experiment]) -> list[Record]:
         if self.runner is not None:
             return self.runner.records(arms, self.urgency)
-        return obtain(arms, self.store, self.jobs, self.force, self.progress)
+        return find_or_run(arms, self.store, self.jobs, self.force, self.progress)
 
 
 def one_of_each_kind(arms: Mapping[str, Experiment]) -> list[str]:

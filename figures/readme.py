@@ -39,8 +39,8 @@ def drawn_from(picture: Path) -> set[str]:
 def committed_hashes(name: str) -> set[str]:
     """Hashes of the specs of a figure's committed records, without those of twins."""
     found = Committed(name)
-    judged = found.file.keys.keys() - found.twins.values() if found.file is not None else set()
-    return {key.rpartition("-")[2] for key in judged}
+    tested = found.file.keys.keys() - found.twins.values() if found.file is not None else set()
+    return {key.rpartition("-")[2] for key in tested}
 
 
 def stale(root: Path = ROOT) -> list[str]:

@@ -155,7 +155,7 @@ def _verdicts(
 def collected(
     figure: Figure, runner: Runner, options: argparse.Namespace, change: Callable[[Experiment], Experiment] | None
 ) -> Records:
-    """The records of a figure, with its judged arms changed."""
+    """The records of a figure, with its tested arms changed."""
     lab = lab_of(options, runner, Committed(figure.name))
     lab.change = change
     outcome: list[Any] = []

@@ -129,8 +129,8 @@ exercises_03.preference_probability(answer)
 
 # %%
 beta, N = 0.5, 6
-problem = sims.BanditR1(num_actions=N, peak=4, width=1.5, label_temperature=1.0)
-logp_ref, rewards = problem.reference_logp()[0, 0], problem.rewards()[0]
+environment = sims.BanditR1(num_actions=N, peak=4, width=1.5, label_temperature=1.0)
+logp_ref, rewards = environment.reference_logp()[0, 0], environment.rewards()[0]
 optimum = exact.optimum(logp_ref, rewards, beta)
 
 # What DPO does on average: gradient descent on its expected loss, over every pair and label that could be drawn.
@@ -139,7 +139,7 @@ average = exact.follow_gradient(
 )
 # What it does on samples: the package's DPO, 20 runs.
 updates = 100 if QUICK else 400
-sampled = sims.run(sims.DPO(beta=beta), problem, updates=updates, runs=RUNS, learning_rate=0.02, batch_size=128)
+sampled = sims.run(sims.DPO(beta=beta), environment, updates=updates, runs=RUNS, learning_rate=0.02, batch_size=128)
 final = np.exp(sampled.logp_final[:, 0].astype(float))
 
 with picture(columns=2, width=5.5) as (_, (left, right)):

@@ -50,8 +50,8 @@ RUNS, UPDATES = (4, 64) if QUICK else (20, 320)
 # %% [markdown]
 # ## 1. What is in reach?
 #
-# Two problems of Tajwar et al. (2024), with one reference and a bump of reward: at response 20, where the reference often
-# goes (R2), or at 70, where it rarely goes (R1). A third problem, with a reference of its own that almost never goes to the
+# Two environments of Tajwar et al. (2024), with one reference and a bump of reward: at response 20, where the reference often
+# goes (R2), or at 70, where it rarely goes (R1). A third, with a reference of its own that almost never goes to the
 # bump, is in the right panel only.
 #
 # **Predict.** With β = 0.1, can the best policy collect R1's reward? With which β does it start to?
@@ -283,7 +283,7 @@ keep(tolerance=0.3, sized=True, **{f"reuse_{i}": x for i, x in enumerate(gain.va
 say(
     f"**Verdict.** Taking {passes[-1]} passes instead of {passes[0]} changes the score by "
     + ", ".join(f"{x:+.2f} ({name})" for name, x in gain.items())
-    + f", at the same {turns * 128:,} samples and {passes[-1]} times the updates: on this problem, with samples that dear, reuse pays. "
+    + f", at the same {turns * 128:,} samples and {passes[-1]} times the updates: in this environment, with samples that dear, reuse pays. "
     f"Nor does it start to hurt by then: {passes[-1]} passes end at most {hurt:.2f} below the best T, within the scatter of the runs. "
     "The clip takes a sample's push away once the policy has moved it by more than ε in the direction that its advantage "
     "asked for, so that many passes cannot run away with it. It does not take the push away in the *other* direction: what was moved wrongly can come "

@@ -57,9 +57,9 @@ RUNS, UPDATES = (6, 100) if QUICK else (20, 300)
 # **Predict.** Where will the twenty proxies agree with gold, and where with each other?
 
 # %%
-problem = sims.ProxyBandit(overlap=0.2, spread=10, label_temperature=0.25, num_pairs=512, num_features=8)
-logp_ref, gold = problem.reference_logp()[0, 0], problem.rewards()[0]
-proxies = problem.tables(Noise.of(0, 20))["scores"][:, 0]  # (20, 100)
+environment = sims.ProxyBandit(overlap=0.2, spread=10, label_temperature=0.25, num_pairs=512, num_features=8)
+logp_ref, gold = environment.reference_logp()[0, 0], environment.rewards()[0]
+proxies = environment.tables(Noise.of(0, 20))["scores"][:, 0]  # (20, 100)
 # A score is known up to a constant only; we choose it so that the reference has the same mean of proxy as of gold.
 proxies += float(exact.expected_reward(logp_ref, gold)) - exact.expected_reward(logp_ref, proxies)[:, None]
 responses = np.arange(100)
@@ -203,9 +203,9 @@ exercises_06.best_by_proxy(answer)
 # %%
 common = dict(runs=RUNS, updates=UPDATES, learning_rate=0.1, evaluations=12)
 learners = {
-    "RLOO, β = 0": sims.run(sims.RLOO(), problem, **common),
-    "RLOO, β = 0.1": sims.run(sims.RLOO(beta=0.1), problem, **common),
-    "DPO on the pairs": sims.run(sims.DPO(beta=0.1), problem, source="dataset", batch_size=64, **common),
+    "RLOO, β = 0": sims.run(sims.RLOO(), environment, **common),
+    "RLOO, β = 0.1": sims.run(sims.RLOO(beta=0.1), environment, **common),
+    "DPO on the pairs": sims.run(sims.DPO(beta=0.1), environment, source="dataset", batch_size=64, **common),
 }
 with picture(columns=2, width=5.8, height=4) as (_, (left, right)):
     left.plot(kl.T, true_reward.T, color="0.75", linestyle="-", linewidth=1)
@@ -261,7 +261,7 @@ keep(tolerance=0.06, sized=True, **{f"gold_{i}": g for i, (_, g) in enumerate(fi
 # %%
 sizes = (64, 256, 4096) if QUICK else (64, 256, 1024, 4096, 16384)
 repeats = 6 if QUICK else 20
-truth = exact.preference_matrix(gold, temperature=problem.label_temperature)
+truth = exact.preference_matrix(gold, temperature=environment.label_temperature)
 ordered = np.sign(gold[:, None] - gold)
 
 
@@ -282,7 +282,7 @@ for name, share in arms.items():
         for repeat in range(repeats):
             pairs = random.choice(100, p=draws_from, size=(size, 2))
             labels = (random.uniform(size=size) < truth[pairs[:, 0], pairs[:, 1]]).astype(float)
-            scores = problem.fit(np.zeros(size, dtype=int), pairs, labels)[0][0]
+            scores = environment.fit(np.zeros(size, dtype=int), pairs, labels)[0][0]
             at_home[name][i, repeat] = agreement(scores, np.exp(logp_ref))
             pushed[name][i, repeat] = exact.expected_reward(exact.optimum(logp_ref, scores, 0.01), gold)
 

@@ -58,6 +58,7 @@ from .core.algorithms.online_contrastive import NashMD as NashMD
 from .core.algorithms.reference_free import CPO as CPO
 from .core.algorithms.reference_free import SimPO as SimPO
 from .core.algorithms.reference_free import ORPO as ORPO
+from .core.algorithms.mixture import Mixture as Mixture
 
 # Environments.
 from .environments.bandit import BanditR1 as BanditR1

@@ -22,7 +22,7 @@ from .experiments.experiment import PARTS, Experiment
 from .experiments.folders import check_folder
 from .experiments.memory import check_size
 from .experiments.results import Result
-from .experiments.runner import Progress, compute, obtain, sources_of
+from .experiments.runner import Progress, compute, find_or_run, sources_of
 from .experiments.store import Record, Store
 from .policies import Table
 from .settings import Settings, changed
@@ -127,7 +127,7 @@ def run_experiments(
         def report(state: Progress) -> None:
             show(round(1000 * state.work_done / state.work) if state.work else 1000)
 
-        records = obtain(experiments, Store(folder), jobs, force, report, engine, engine_options)
+        records = find_or_run(experiments, Store(folder), jobs, force, report, engine, engine_options)
         return [Result(*pair) for pair in zip(experiments, records, strict=True)]
 
 
@@ -156,7 +156,7 @@ def run_experiment(
         def report(state: Progress) -> None:
             show(round(total * state.work_done / state.work) if state.work else total)
 
-        return Result(experiment, obtain([experiment], Store(folder), force=force, progress=report)[0])
+        return Result(experiment, find_or_run([experiment], Store(folder), force=force, progress=report)[0])
 
 
 def _checked_folder(experiments: Sequence[Experiment], results: str | Path) -> Path:

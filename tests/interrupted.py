@@ -138,6 +138,17 @@ def run(
     return os.waitstatus_to_exitcode(ended), log.read_text(errors="replace"), int(count.read_text() or 0)
 
 
+def start(line: str, folder: Path, log: Path) -> int:
+    """The process of a command in a folder, to be waited for; what it says goes to a file."""
+    count = log.with_suffix(".count")
+    count.write_text("0")
+    with log.open("w") as file:
+        child = os.fork()
+        if child == 0:
+            _child(line, folder, file.fileno(), count, None, None, None)
+    return child
+
+
 def _child(
     line: str, folder: Path, log: int, count: Path, kill_at: int | None, full_at: int | None, largest: int | None
 ) -> None:

@@ -239,7 +239,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins where each command's work begins: settings and files have been looked at, nothing was computed."""
     for place in (
-        "sims.api.obtain",
+        "sims.api.find_or_run",
         "sims.api.compute",
         "figures.figure.load",
         "llm.commands.train.train",

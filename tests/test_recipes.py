@@ -102,7 +102,7 @@ Own.__name__ = "{name}"
 
 @dataclass(frozen=True)
 class {name}(TwoArms, kind="two_arms_{kind}"):
-    '''Two actions, judged by an environment of its own.'''
+    '''Two actions, labelled by an environment of its own.'''
 
     def environment(self, tables, dtype, noise, labeller=Own):
         return labeller(self.space, torch.from_numpy(tables["rewards"]).to(dtype), self.labeller)
@@ -115,12 +115,12 @@ def own(kind: str, method: str) -> str:
 
 
 REWARD = "def reward(self, prompts, responses): return "
-JUDGE = "def label(self, *asked, **more):\n        said = super().label(*asked, **more)\n        return "
+LABEL = "def label(self, *asked, **more):\n        said = super().label(*asked, **more)\n        return "
 BROKEN_ENVIRONMENTS = {
     "late": own("late", f"{REWARD}super().reward(prompts, responses).mean(-1)"),
     "sick": own("sick", f"{REWARD}torch.where(responses[..., 0] == 1, torch.nan, super().reward(prompts, responses))"),
     "wide": own("wide", f"{REWARD}super().reward(prompts, responses).double()"),
-    "turned": own("turned", f"{JUDGE}said if said.pairs is None else replace(said, pair_label=1.0 - said.pair_label)"),
+    "turned": own("turned", f"{LABEL}said if said.pairs is None else replace(said, pair_label=1.0 - said.pair_label)"),
     "global_noise": own("global_noise", f"{REWARD}super().reward(prompts, responses) + torch.rand(1)"),
     "mixed_runs": own("mixed_runs", f"{REWARD}(lambda r: r - r.mean())(super().reward(prompts, responses))"),
     "unlisted": own("unlisted", f"{REWARD}2.0 * super().reward(prompts, responses)"),

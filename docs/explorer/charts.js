@@ -79,7 +79,7 @@
   const ACTION_TICKS = [0, 20, 40, 60, 80, 99];
 
   // Distributions over the actions; the reward lies behind them on a scale of its own, 0 to 1 over the whole height.
-  function drawPolicies(svg, scale, problem, curves) {
+  function drawPolicies(svg, scale, environment, curves) {
     const log = scale === "log";
     const place = log ? (p) => Math.log10(Math.max(p, LEAST)) : (p) => p;
     const top = log ? 0 : 1.06 * Math.max(...curves.map((curve) => Math.max(...curve.p)));
@@ -88,7 +88,7 @@
       ? [0, -3, -6, -9, -12].map((power) => [power, power ? "10" + superscript(power) : "1"])
       : ticks(0, top, 4).map((p) => [p, format(p)]);
     const chart = frame(svg, { x: [-0.5, N - 0.5], y: [floor, top], xTicks: ACTION_TICKS, yTicks });
-    area(chart, problem.reward.map((r) => floor + r * (top - floor)), floor, "reward");
+    area(chart, environment.reward.map((r) => floor + r * (top - floor)), floor, "reward");
     for (const curve of curves) {
       const values = Array.from(curve.p, place);
       if (curve.filled) area(chart, values, floor, `${curve.name} filled`);

@@ -11,7 +11,7 @@
       pref_ft: "SFT on the preferred",
       best_of_n: "SFT on the best of n",
     },
-    problem: {
+    environment: {
       bandit_overlap: "Gaussian, by overlap",
       bandit_r1: "Cauchy R1: reward far",
       bandit_r2: "Cauchy R2: reward near",
@@ -30,9 +30,9 @@
       say: (x) => (x === 1 ? "1: on-policy" : x === Infinity ? "∞: offline" : `${x} updates`),
       help: "The sampler is the policy as it was at the last sync.",
     },
-    { name: "problem", group: "Problem", label: "Reward and reference" },
+    { name: "environment", group: "Environment", label: "Reward and reference" },
     {
-      name: "overlap", group: "Problem", label: "Overlap", say: percent,
+      name: "overlap", group: "Environment", label: "Overlap", say: percent,
       help: "Mass of the reference within ±10 of the reward's peak.",
     },
     {
@@ -97,7 +97,7 @@
     parent.append(control);
     return (run) => {
       const unread =
-        onoff.UNUSED[run.algorithm].includes(name) || (name === "overlap" && run.problem !== "bandit_overlap");
+        onoff.UNUSED[run.algorithm].includes(name) || (name === "overlap" && run.environment !== "bandit_overlap");
       slider.value = nearest(stops, run[name]);
       slider.disabled = unread;
       control.classList.toggle("unread", unread);

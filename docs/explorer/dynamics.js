@@ -13,18 +13,18 @@
   // What a sampler μ fixes until the next sync: the part of w that the policy has no say in.
   const prepare = {
     // -μ(R - E_μ[R]) with R = r - β·log(μ/π_ref): the others' mean has expectation E_μ[R].
-    rloo(state, settings, problem) {
+    rloo(state, settings, environment) {
       let mean = 0;
       for (let a = 0; a < N; a++) {
-        state.fixed[a] = problem.reward[a] - settings.beta * (state.logMu[a] - problem.logReference[a]);
+        state.fixed[a] = environment.reward[a] - settings.beta * (state.logMu[a] - environment.logReference[a]);
         mean += state.mu[a] * state.fixed[a];
       }
       for (let a = 0; a < N; a++) state.fixed[a] = -state.mu[a] * (state.fixed[a] - mean);
     },
     // The same with nothing subtracted.
-    reinforce(state, settings, problem) {
+    reinforce(state, settings, environment) {
       for (let a = 0; a < N; a++) {
-        const gain = problem.reward[a] - settings.beta * (state.logMu[a] - problem.logReference[a]);
+        const gain = environment.reward[a] - settings.beta * (state.logMu[a] - environment.logReference[a]);
         state.fixed[a] = -state.mu[a] * gain;
       }
     },
@@ -32,8 +32,8 @@
     dpo: chanceToWin,
     ipo: chanceToWin,
     // -P(a is in the pair and preferred in it).
-    pref_ft(state, settings, problem) {
-      chanceToWin(state, settings, problem);
+    pref_ft(state, settings, environment) {
+      chanceToWin(state, settings, environment);
       for (let a = 0; a < N; a++) state.fixed[a] *= -2 * state.mu[a];
     },
     // -P(a is the best of n draws of μ), equally good draws sharing the win: by order statistics, from the least reward.
@@ -55,8 +55,8 @@
   };
 
   // fixed_a = Σ_b μ_b·P(a ≻ b), with P(b ≻ a) = 1 - P(a ≻ b).
-  function chanceToWin(state, settings, problem) {
-    const { mu, fixed } = state, { label } = problem;
+  function chanceToWin(state, settings, environment) {
+    const { mu, fixed } = state, { label } = environment;
     for (let a = 0; a < N; a++) {
       const mass = mu[a];
       let total = mass * label[a * N + a];
@@ -76,17 +76,17 @@
     pref_ft: copyFixed,
     best_of_n: copyFixed,
     // -2βμ_a·Σ_b μ_b·(P(a ≻ b) - σ(β(ρ_a - ρ_b))), ρ = log(π/π_ref); both slots of a pair are alike, hence the 2.
-    dpo(state, settings, problem) {
-      believed(state, settings.beta, problem);
+    dpo(state, settings, environment) {
+      believed(state, settings.beta, environment);
       for (let a = 0; a < N; a++) {
         state.weight[a] = -2 * settings.beta * state.mu[a] * (state.fixed[a] - state.work[a]);
       }
     },
     // 4μ_a·(ρ_a - E_μ[ρ] - (2P(a ≻ μ) - 1)/(2β)), from the slope 2(h - 1/(2β)) of the square.
-    ipo(state, settings, problem) {
+    ipo(state, settings, environment) {
       let mean = 0;
       for (let a = 0; a < N; a++) {
-        state.work[a] = state.logp[a] - problem.logReference[a];
+        state.work[a] = state.logp[a] - environment.logReference[a];
         mean += state.mu[a] * state.work[a];
       }
       for (let a = 0; a < N; a++) {
@@ -102,11 +102,11 @@
 
   // work_a = Σ_b μ_b·σ(β(ρ_a - ρ_b)), the chance to win that the policy's own log-ratios state. With e = exp(βρ),
   // σ(β(ρ_a - ρ_b)) = e_a/(e_a + e_b): one division a pair, and no exponential.
-  function believed(state, beta, problem) {
+  function believed(state, beta, environment) {
     const { work, mu, logp, exponent } = state;
     let low = Infinity, high = -Infinity;
     for (let a = 0; a < N; a++) {
-      exponent[a] = beta * (logp[a] - problem.logReference[a]);
+      exponent[a] = beta * (logp[a] - environment.logReference[a]);
       low = Math.min(low, exponent[a]);
       high = Math.max(high, exponent[a]);
     }
@@ -142,15 +142,15 @@
     return state;
   }
 
-  function sync(state, settings, problem) {
+  function sync(state, settings, environment) {
     state.logMu.set(state.logp);
     state.mu.set(state.p);
-    prepare[settings.algorithm](state, settings, problem);
+    prepare[settings.algorithm](state, settings, environment);
   }
 
   // The chain rule of a softmax: g_a = w_a - π_a·Σ_b w_b.
-  function gradient(state, settings, problem) {
-    weigh[settings.algorithm](state, settings, problem);
+  function gradient(state, settings, environment) {
+    weigh[settings.algorithm](state, settings, environment);
     let total = 0;
     for (let a = 0; a < N; a++) total += state.weight[a];
     for (let a = 0; a < N; a++) state.gradient[a] = state.weight[a] - state.p[a] * total;
@@ -162,14 +162,14 @@
   // it came.
   function simulate(given) {
     const settings = onoff.complete(given);
-    const problem = onoff.build(settings);
+    const environment = onoff.build(settings);
     const state = emptyState();
     const wanted = settings.updates;
     const logp = new Float64Array((wanted + 1) * N);
     const trace = { score: [], kl: [], entropy: [], chosen: [], rejected: [], unseen: [] };
-    const pairs = pairsOfReference(problem);
+    const pairs = pairsOfReference(environment);
     let done = 0, diverged = false;
-    state.logits.set(problem.logReference);
+    state.logits.set(environment.logReference);
     for (let t = 0; t <= wanted; t++) {
       onoff.logSoftmax(state.logits, state.logp, state.p);
       if (!state.logp.every((x) => x > -LIMIT)) {
@@ -178,32 +178,32 @@
       }
       done = t;
       logp.set(state.logp, t * N);
-      record(trace, state, problem, pairs);
+      record(trace, state, environment, pairs);
       if (t === wanted) break;
-      if (t % settings.sync === 0) sync(state, settings, problem); // t % Infinity is 0 at t = 0 alone
-      const step = gradient(state, settings, problem);
+      if (t % settings.sync === 0) sync(state, settings, environment); // t % Infinity is 0 at t = 0 alone
+      const step = gradient(state, settings, environment);
       for (let a = 0; a < N; a++) state.logits[a] -= settings.rate * step[a];
     }
-    return { settings, problem, updates: done, diverged, actions: N, logp: logp.subarray(0, (done + 1) * N), ...trace };
+    return { settings, environment, updates: done, diverged, actions: N, logp: logp.subarray(0, (done + 1) * N), ...trace };
   }
 
   // How often an action is the chosen, and the rejected, of a pair of the reference's draws.
-  function pairsOfReference(problem) {
-    const state = { mu: problem.reference, fixed: new Float64Array(N) };
-    chanceToWin(state, null, problem);
+  function pairsOfReference(environment) {
+    const state = { mu: environment.reference, fixed: new Float64Array(N) };
+    chanceToWin(state, null, environment);
     return {
-      chosen: onoff.vector((a) => 2 * problem.reference[a] * state.fixed[a]),
-      rejected: onoff.vector((a) => 2 * problem.reference[a] * (1 - state.fixed[a])),
+      chosen: onoff.vector((a) => 2 * environment.reference[a] * state.fixed[a]),
+      rejected: onoff.vector((a) => 2 * environment.reference[a] * (1 - state.fixed[a])),
     };
   }
 
-  function record(trace, { logp, p }, problem, pairs) {
-    const { score, kl, entropy } = onoff.measures(logp, p, problem);
+  function record(trace, { logp, p }, environment, pairs) {
+    const { score, kl, entropy } = onoff.measures(logp, p, environment);
     let chosen = 0, rejected = 0, unseen = 0;
     for (let a = 0; a < N; a++) {
       chosen += pairs.chosen[a] * logp[a];
       rejected += pairs.rejected[a] * logp[a];
-      unseen += p[a] * problem.unseen[a];
+      unseen += p[a] * environment.unseen[a];
     }
     trace.score.push(score);
     trace.kl.push(kl);
@@ -231,9 +231,9 @@
   function nextStep(run, update) {
     const state = emptyState();
     assume(state, samplerAt(run, update));
-    sync(state, run.settings, run.problem);
+    sync(state, run.settings, run.environment);
     assume(state, policyAt(run, update));
-    return gradient(state, run.settings, run.problem).map((g) => -run.settings.rate * g);
+    return gradient(state, run.settings, run.environment).map((g) => -run.settings.rate * g);
   }
 
   Object.assign(onoff, { simulate, policyAt, samplerAt, nextStep });

@@ -6,7 +6,7 @@
 (function (onoff) {
   const end = (values) => values.at(-1);
   const f = onoff.format;
-  const halfway = (run) => run.score.findIndex((score) => score > 0.5 * run.problem.atOptimum.score);
+  const halfway = (run) => run.score.findIndex((score) => score > 0.5 * run.environment.atOptimum.score);
   const likeliest = (run, update) => onoff.policyAt(run, update).reduce((best, x, a, logp) => (x > logp[best] ? a : best), 0);
   const largestGap = (a, b) => Math.max(...a.map((x, k) => Math.abs(x - b[k])));
 
@@ -24,13 +24,13 @@
         "optimum go, and does the policy get there?",
       answer: (a) => `The optimum multiplies the reference by exp(r/β) and normalises. With a small β it lies on the reward's ` +
         `peak, with a large one on the reference. The policy gradient ends on it: score ${f(end(a.score))}, the optimum's ` +
-        `${f(a.problem.atOptimum.score)}.`,
+        `${f(a.environment.atOptimum.score)}.`,
       limits: "Exact expectations and a table: nothing here says how many samples this takes.",
-      holds: (a) => Math.abs(end(a.score) - a.problem.atOptimum.score) < 0.01,
+      holds: (a) => Math.abs(end(a.score) - a.environment.atOptimum.score) < 0.01,
     },
     {
       id: "price", group: "1 · One prompt, a hundred answers", title: "Too high a β learns nothing (C51)",
-      run: { problem: "bandit_r2", beta: 1 }, compare: { beta: 0.1 },
+      run: { environment: "bandit_r2", beta: 1 }, compare: { beta: 0.1 },
       question: "β = 1 against β = 0.1, all else equal. Which scores more? And does an ever smaller β do harm?",
       answer: (a, b) => `With β = 1 the run stops at ${f(end(a.score))}, with 0.1 at ${f(end(b.score))}: each has reached its ` +
         `own optimum. Drag β down: here nothing collapses.`,
@@ -49,7 +49,7 @@
     },
     {
       id: "baseline", group: "2 · Following the gradient", title: "A baseline changes nothing in the mean",
-      run: { algorithm: "reinforce", problem: "bandit_r2" }, compare: { algorithm: "rloo" },
+      run: { algorithm: "reinforce", environment: "bandit_r2" }, compare: { algorithm: "rloo" },
       question: "REINFORCE without a baseline against leave-one-out. How do the two runs differ? Then move the sync period " +
         "to ∞.",
       answer: (a, b) => `On-policy not at all: the scores differ by ${f(largestGap(a.score, b.score))} at most, as ` +
@@ -59,23 +59,23 @@
     },
     {
       id: "derived", group: "3 · From reward to preference", title: "DPO finds the optimum, from Bradley–Terry labels",
-      run: { algorithm: "dpo", problem: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
+      run: { algorithm: "dpo", environment: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
       question: "Offline pairs of the reference, labelled with P(i ≻ j) = σ(rᵢ − rⱼ). DPO never sees a reward: where does it end?",
       answer: (a) => `On the very optimum of reward minus β·KL: score ${f(end(a.score))}, the optimum's ` +
-        `${f(a.problem.atOptimum.score)}. Now change the label temperature T: DPO goes to the optimum of β·T.`,
+        `${f(a.environment.atOptimum.score)}. Now change the label temperature T: DPO goes to the optimum of β·T.`,
       limits: "Every pair counts here, however rare. With a finite set of pairs most actions are in none.",
-      holds: (a) => Math.abs(end(a.score) - a.problem.atOptimum.score) < 0.01,
+      holds: (a) => Math.abs(end(a.score) - a.environment.atOptimum.score) < 0.01,
     },
     {
       id: "noiseless", group: "3 · From reward to preference", title: "Labels without noise have no optimum (C22)",
-      run: { algorithm: "dpo", problem: "bandit_r2", sync: Infinity, rate: 100 },
+      run: { algorithm: "dpo", environment: "bandit_r2", sync: Infinity, rate: 100 },
       question: "The better response of a pair always wins. Where does DPO stop? And what happens to the log-probability of " +
         "the chosen?",
       answer: (a) => `Nowhere: each pair wants an infinite margin. KL is ${f(end(a.kl))} and grows; the optimum's is ` +
-        `${f(a.problem.atOptimum.kl)}. The chosen first rise, then fall from ${f(a.chosen[0])} to ${f(end(a.chosen))}; the ` +
+        `${f(a.environment.atOptimum.kl)}. The chosen first rise, then fall from ${f(a.chosen[0])} to ${f(end(a.chosen))}; the ` +
         `rejected fall faster.`,
-      limits: "Most actions of this table are chosen in some pairs and rejected in others; C22 is judged on recorded pairs.",
-      holds: (a) => end(a.kl) > 1.5 * a.problem.atOptimum.kl && end(a.chosen) < a.chosen[0] - 1 &&
+      limits: "Most actions of this table are chosen in some pairs and rejected in others; C22 is tested on recorded pairs.",
+      holds: (a) => end(a.kl) > 1.5 * a.environment.atOptimum.kl && end(a.chosen) < a.chosen[0] - 1 &&
         Math.max(...a.chosen) > a.chosen[0] && end(a.rejected) < end(a.chosen),
     },
     {
@@ -90,7 +90,7 @@
     },
     {
       id: "imitation", group: "4 · A family portrait", title: "Imitation stops, a negative gradient goes on (C27)",
-      run: { algorithm: "pref_ft", problem: "bandit_r2", sync: Infinity, rate: 1 }, compare: { algorithm: "dpo", rate: 10 },
+      run: { algorithm: "pref_ft", environment: "bandit_r2", sync: Infinity, rate: 1 }, compare: { algorithm: "dpo", rate: 10 },
       question: "SFT on the preferred response of each of the reference's pairs, against DPO on the same pairs. Who gets further?",
       answer: (a, b) => `SFT copies the distribution of winners, 2μ(a)·P(a ≻ μ), and rests there with a score of ` +
         `${f(end(a.score))}. DPO pushes losers down without end, and has ${f(end(b.score))}.`,
@@ -99,11 +99,11 @@
     },
     {
       id: "first-step", group: "4 · A family portrait", title: "On-policy DPO begins as imitation (C71)",
-      run: { algorithm: "dpo", problem: "bandit_r2", rate: 10 }, compare: { algorithm: "pref_ft", rate: 1 }, at: 30,
+      run: { algorithm: "dpo", environment: "bandit_r2", rate: 10 }, compare: { algorithm: "pref_ft", rate: 1 }, at: 30,
       question: "Fresh pairs for both, and β·η of DPO equals η of SFT on the preferred. How long do they go together?",
       answer: (a, b) => `Their first steps are the same, and their scores never differ by more than ` +
         `${f(largestGap(a.score, b.score))}. In the mean the negative half of DPO adds nothing at the reference.`,
-      limits: "In the mean only. On few samples the negative half changes the noise, and that is where C27 is judged.",
+      limits: "In the mean only. On few samples the negative half changes the noise, and that is where C27 is tested.",
       holds: (a, b) => Math.abs(a.score[1] - b.score[1]) < 1e-12 && largestGap(a.score, b.score) < 0.1,
     },
     {
@@ -139,7 +139,7 @@
     },
     {
       id: "semi", group: "5 · On-policy, off-policy, in between", title: "Semi-online is nearly online (C32)",
-      run: { problem: "bandit_r1", sync: 10 }, compare: { sync: 1 },
+      run: { environment: "bandit_r1", sync: 10 }, compare: { sync: 1 },
       question: "The sampler is renewed only every 10 updates. What does that cost?",
       answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}: almost nothing, as a policy moves little in 10 updates.`,
       limits: "How many updates are few depends on the learning rate: raise it, and 10 is many.",
@@ -147,26 +147,26 @@
     },
     {
       id: "behind", group: "5 · On-policy, off-policy, in between", title: "Offline falls behind semi-online (C33)",
-      run: { algorithm: "ipo", problem: "bandit_r1", rate: 1, sync: 10 }, compare: { sync: Infinity },
+      run: { algorithm: "ipo", environment: "bandit_r1", rate: 1, sync: 10 }, compare: { sync: Infinity },
       question: "The sampler is renewed every 10 updates, or never. The reward is far: which is ahead, when, and by how much?",
       answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}. The first 10 updates are the same; after 50 it is ` +
         `${f(a.score[50])} against ${f(b.score[50])}. Never renewed, the pairs are of responses that the policy has left.`,
-      limits: "Semi-online overshoots first: look at its KL. The claim's size, at equal samples, is not judged here.",
+      limits: "Semi-online overshoots first: look at its KL. The claim's size, at equal samples, is not tested here.",
       holds: (a, b) => end(a.score) > end(b.score) + 0.2 && largestGap(a.score.slice(0, 11), b.score) < 1e-12 &&
         a.score[50] > b.score[50] + 0.5,
     },
     {
       id: "stale", group: "5 · On-policy, off-policy, in between", title: "Too stale: past the optimum",
-      run: { problem: "bandit_r1", sync: 100 }, compare: { sync: 1 },
+      run: { environment: "bandit_r1", sync: 100 }, compare: { sync: 1 },
       question: "The sampler is renewed only every 100 updates. Look at the score, and then at the KL.",
       answer: (a, b) => `The score is higher, ${f(end(a.score))} against ${f(end(b.score))}, and it is no success: the KL is ` +
-        `${f(end(a.kl))}, the optimum's ${f(a.problem.atOptimum.kl)}. Between syncs nothing pulls the policy back.`,
+        `${f(end(a.kl))}, the optimum's ${f(a.environment.atOptimum.kl)}. Between syncs nothing pulls the policy back.`,
       limits: "Score minus β·KL, in the table of numbers, is what was asked for.",
-      holds: (a, b) => end(a.score) > end(b.score) && end(a.kl) > a.problem.atOptimum.kl + 1,
+      holds: (a, b) => end(a.score) > end(b.score) && end(a.kl) > a.environment.atOptimum.kl + 1,
     },
     {
       id: "ranks", group: "5 · On-policy, off-policy, in between", title: "On-policy is not enough: who wins is not by how much",
-      run: { algorithm: "dpo", problem: "bandit_r1", rate: 20, updates: 300 }, compare: { temperature: 0.1 }, at: 100,
+      run: { algorithm: "dpo", environment: "bandit_r1", rate: 20, updates: 300 }, compare: { temperature: 0.1 }, at: 100,
       question: "On-policy DPO with noiseless labels, and with labels of temperature 0.1. Which finds the far reward first?",
       answer: (a, b) => `The noisy ones. After 100 updates the scores are ${f(a.score[100])} and ${f(b.score[100])}; the ` +
         `reference had ${f(a.score[0])}. Noiseless labels say who wins, not by how much: action ${likeliest(a, 100)}, where the ` +
@@ -176,17 +176,17 @@
     },
     {
       id: "falls", group: "9 · Why?", title: "Chosen log-probs fall, and nothing is wrong (C22)",
-      run: { algorithm: "dpo", problem: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
+      run: { algorithm: "dpo", environment: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
       question: "The score rises, and the mean log-probability of the chosen falls. Is it a bug? Look where the run ends.",
-      answer: (a) => `It ends on the exact optimum, score ${f(end(a.score))} of ${f(a.problem.atOptimum.score)}, with the chosen ` +
+      answer: (a) => `It ends on the exact optimum, score ${f(end(a.score))} of ${f(a.environment.atOptimum.score)}, with the chosen ` +
         `at ${f(end(a.chosen))}, from ${f(a.chosen[0])}. The chosen of the reference's pairs are spread like the reference; the ` +
         `optimum is not.`,
       limits: "In a network a fall can have another cause besides, shared parameters: see the notebook.",
-      holds: (a) => Math.abs(end(a.score) - a.problem.atOptimum.score) < 0.01 && end(a.chosen) < a.chosen[0] - 0.3,
+      holds: (a) => Math.abs(end(a.score) - a.environment.atOptimum.score) < 0.01 && end(a.chosen) < a.chosen[0] - 0.3,
     },
     {
       id: "flips", group: "Claims besides", title: "Wrong labels bound the margin",
-      run: { algorithm: "dpo", problem: "bandit_r2", flip: 0.2, sync: Infinity, rate: 100, updates: 1000 }, compare: { flip: 0 },
+      run: { algorithm: "dpo", environment: "bandit_r2", flip: 0.2, sync: Infinity, rate: 100, updates: 1000 }, compare: { flip: 0 },
       question: "One label in five is flipped, or none. Which run ends further from the reference? Does it score less?",
       answer: (a, b) => `KL ${f(end(a.kl))} against ${f(end(b.kl))}: with labels that are sometimes wrong an infinite margin costs ` +
         `infinitely much, so there is an optimum. The scores hardly differ: ${f(end(a.score))} and ${f(end(b.score))}.`,
@@ -198,14 +198,14 @@
       run: { overlap: 1e-6, beta: 0.05, rate: 100, updates: 1000 }, scale: "log",
       question: "One millionth of the reference lies near the reward, and the optimum at this β is well worth reaching. Will " +
         "1,000 on-policy updates get there?",
-      answer: (a) => `Not in sight: the score is ${f(end(a.score))}, the optimum's ${f(a.problem.atOptimum.score)}. An action's ` +
+      answer: (a) => `Not in sight: the score is ${f(end(a.score))}, the optimum's ${f(a.environment.atOptimum.score)}. An action's ` +
         `logit moves in proportion to its probability; drag the overlap up until it wakes.`,
       limits: "In a table. A network can reach an action through its neighbours.",
-      holds: (a) => end(a.score) < 0.01 && a.problem.atOptimum.score > 0.5,
+      holds: (a) => end(a.score) < 0.01 && a.environment.atOptimum.score > 0.5,
     },
     {
       id: "best-of-n", group: "Claims besides", title: "Best of n: a larger n stands in for fresh samples",
-      run: { algorithm: "best_of_n", problem: "bandit_r2", sync: Infinity, rate: 1, n: 4 }, compare: { n: 64 },
+      run: { algorithm: "best_of_n", environment: "bandit_r2", sync: Infinity, rate: 1, n: 4 }, compare: { n: 64 },
       question: "Offline, on the reference's samples: n = 4 against n = 64. How far can imitation go, and at what KL?",
       answer: (a, b) => `Scores ${f(end(a.score))} and ${f(end(b.score))}, at a KL of ${f(end(a.kl))} and ${f(end(b.kl))}. It ends ` +
         `on the distribution of the best of n, whatever β is.`,

@@ -55,39 +55,39 @@
 
   function drawMain() {
     const at = within(run);
-    const { problem } = run;
+    const { environment } = run;
     const curves = [
-      { name: "reference", p: problem.reference, filled: true },
-      { name: "optimum", p: problem.logOptimum.map(Math.exp) },
+      { name: "reference", p: environment.reference, filled: true },
+      { name: "optimum", p: environment.logOptimum.map(Math.exp) },
     ];
     if (other) curves.push({ name: "other", p: onoff.policyAt(other, within(other)).map(Math.exp) });
     if (state.run.sync > 1) curves.push({ name: "sampler", p: onoff.samplerAt(run, at).map(Math.exp) });
     curves.push({ name: "policy", p: onoff.policyAt(run, at).map(Math.exp) });
-    onoff.drawPolicies(find("policies"), state.scale, problem, curves);
+    onoff.drawPolicies(find("policies"), state.scale, environment, curves);
     const steps = onoff.nextStep(run, at);
     onoff.drawSteps(find("steps"), steps);
     describePictures(at, steps);
   }
 
   function drawTrends() {
-    const { problem } = run;
+    const { environment } = run;
     const both = (name) => [...(other ? [{ name: "other", values: other[name] }] : []), { name: "policy", values: run[name] }];
     const likelihoods = [{ name: "rejected", values: run.rejected }, { name: "chosen", values: run.chosen }];
     const trend = (id, curves, levels) => onoff.drawCurves(find(id), state.run.updates, state.at, curves, levels);
-    trend("score", both("score"), [problem.atOptimum.score]);
-    trend("kl", both("kl"), [problem.atOptimum.kl]);
+    trend("score", both("score"), [environment.atOptimum.score]);
+    trend("kl", both("kl"), [environment.atOptimum.kl]);
     trend("likelihoods", likelihoods, []);
     trend("unseen", both("unseen"), []);
   }
 
   function drawNumbers() {
     const at = within(run);
-    const { problem } = run;
+    const { environment } = run;
     const columns = [
       ["policy", run.score[at], run.kl[at], run.entropy[at]],
       ...(other ? [["comparison", ...["score", "kl", "entropy"].map((name) => other[name][within(other)])]] : []),
-      ["optimum", ...["score", "kl", "entropy"].map((name) => problem.atOptimum[name])],
-      ["reference", ...["score", "kl", "entropy"].map((name) => problem.atReference[name])],
+      ["optimum", ...["score", "kl", "entropy"].map((name) => environment.atOptimum[name])],
+      ["reference", ...["score", "kl", "entropy"].map((name) => environment.atReference[name])],
     ];
     find("numbers").replaceChildren(
       ...columns.map(([name, score, kl, entropy]) =>
@@ -97,7 +97,7 @@
         ),
       ),
     );
-    find("overlap-mass").textContent = `${format(100 * problem.overlap)} %`;
+    find("overlap-mass").textContent = `${format(100 * environment.overlap)} %`;
     const stopped = [run, other].filter((each) => each && each.diverged);
     find("diverged").hidden = !stopped.length;
     find("diverged").textContent = stopped.length
@@ -108,18 +108,18 @@
   // Alternative text: what the eye would read off.
   function describePictures(at, steps) {
     const likeliest = (p) => p.reduce((best, x, a) => (x > p[best] ? a : best), 0);
-    const policy = onoff.policyAt(run, at), { problem } = run;
+    const policy = onoff.policyAt(run, at), { environment } = run;
     const label = (id, words) => find(id).setAttribute("aria-label", words);
     label("policies", `After ${at} updates the policy is largest at action ${likeliest(policy)} with probability ` +
-      `${format(Math.exp(Math.max(...policy)))}; the reference at ${likeliest(problem.reference)}, the optimum at ` +
-      `${likeliest(problem.logOptimum)}; the reward peaks at action ${problem.peak}.`);
+      `${format(Math.exp(Math.max(...policy)))}; the reference at ${likeliest(environment.reference)}, the optimum at ` +
+      `${likeliest(environment.logOptimum)}; the reward peaks at action ${environment.peak}.`);
     label("steps", `The next update raises the logit of action ${likeliest(steps)} most, by ${format(Math.max(...steps))}, ` +
       `and lowers that of action ${likeliest(steps.map((x) => -x))} most, by ${format(-Math.min(...steps))}.`);
     const course = (name) => `from ${format(run[name][0])} to ${format(run[name].at(-1))}`;
     label("score", `Expected reward over ${run.updates} updates, ${course("score")}; the optimum's is ` +
-      `${format(problem.atOptimum.score)}.`);
+      `${format(environment.atOptimum.score)}.`);
     label("kl", `KL to the reference over ${run.updates} updates, ${course("kl")} nats; the optimum's is ` +
-      `${format(problem.atOptimum.kl)}.`);
+      `${format(environment.atOptimum.kl)}.`);
     label("likelihoods", `Mean log-probability of the chosen, ${course("chosen")}, and of the rejected, ` +
       `${course("rejected")}.`);
     label("unseen", `Mass on actions that ${onoff.UNSEEN_DRAWS} draws of the reference miss, ${course("unseen")}.`);
@@ -139,10 +139,10 @@
   }
 
   function readAddress() {
-    const { state: read, problems } = onoff.fromAddress(location.hash);
+    const { state: read, faults } = onoff.fromAddress(location.hash);
     state = read;
-    find("address-problems").hidden = !problems.length;
-    find("address-problems").textContent = problems.length ? `In the address: ${problems.join("; ")}.` : "";
+    find("address-faults").hidden = !faults.length;
+    find("address-faults").textContent = faults.length ? `In the address: ${faults.join("; ")}.` : "";
     showLesson();
     recompute();
   }
@@ -218,7 +218,7 @@
     }
     const claims = title.match(/C\d\d/g) ?? [];
     const links = claims.map((id) => element("a", { href: claim.replace("ID", id) }, id));
-    if (links.length) parts.push(["Judged, with samples: ", ...links.flatMap((link, k) => (k ? [", ", link] : [link])), "."]);
+    if (links.length) parts.push(["Tested, with samples: ", ...links.flatMap((link, k) => (k ? [", ", link] : [link])), "."]);
     more.replaceChildren(...parts.flat());
     more.hidden = !parts.length;
   }

@@ -30,7 +30,7 @@
   // Of one run. The order is that of the address bar.
   const RUN = {
     algorithm: choice("rloo", "reinforce", "dpo", "ipo", "pref_ft", "best_of_n"),
-    problem: choice("bandit_overlap", "bandit_r1", "bandit_r2"),
+    environment: choice("bandit_overlap", "bandit_r1", "bandit_r2"),
     overlap: number(1e-6, 0.7, [...logarithmic(1e-6, 0.6), 0.7]),
     beta: number(0.001, 10, logarithmic(0.001, 10)),
     sync: {
@@ -46,7 +46,7 @@
     updates: whole(1, 1000, [10, 20, 30, 50, 100, 150, 200, 300, 400, 500, 700, 1000]),
   };
   const DEFAULTS = {
-    algorithm: "rloo", problem: "bandit_overlap", overlap: 0.05, beta: 0.1, sync: 1, temperature: 0, flip: 0, n: 4,
+    algorithm: "rloo", environment: "bandit_overlap", overlap: 0.05, beta: 0.1, sync: 1, temperature: 0, flip: 0, n: 4,
     rate: 10, updates: 300,
   };
   // Of the page, beside the run.
@@ -99,12 +99,12 @@
   // The state that an address holds, and a line for each part of it that could not be read.
   function fromAddress(hash) {
     const state = { run: { ...DEFAULTS }, compare: null, ...VIEW_DEFAULTS };
-    const problems = [];
+    const faults = [];
     const attempt = (action) => {
       try {
         action();
       } catch (error) {
-        problems.push(error.message);
+        faults.push(error.message);
       }
     };
     const given = new URLSearchParams(hash.replace(/^#/, ""));
@@ -113,12 +113,12 @@
     if (given.has("lesson") && [...given.keys()].every((name) => name in VIEW)) {
       opened = onoff.LESSONS.find((each) => each.id === given.get("lesson"));
       if (opened) Object.assign(state, onoff.lessonState(opened));
-      else problems.push(`lesson = ${given.get("lesson")}: must be one of ${onoff.LESSONS.map((x) => x.id).join(", ")}`);
+      else faults.push(`lesson = ${given.get("lesson")}: must be one of ${onoff.LESSONS.map((x) => x.id).join(", ")}`);
     }
     for (const [name, value] of given) {
       if (name in RUN) attempt(() => (state.run[name] = checked(RUN, name, value)));
       else if (name in VIEW) attempt(() => (state[name] = checked(VIEW, name, value)));
-      else if (name !== "compare") problems.push(`${name}: no such setting`);
+      else if (name !== "compare") faults.push(`${name}: no such setting`);
     }
     if (!given.has("at") && !opened) state.at = state.run.updates;
     if (given.has("compare")) {
@@ -127,7 +127,7 @@
       attempt(() => (state.compare = complete({ ...state.run, ...Object.fromEntries(pairs) })));
     }
     state.at = Math.min(state.at, state.run.updates);
-    return { state, problems };
+    return { state, faults };
   }
 
   Object.assign(onoff, { RUN, DEFAULTS, USUAL_RATE, UNUSED, complete, toAddress, fromAddress });

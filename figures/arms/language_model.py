@@ -1,6 +1,6 @@
 """Arms on a language model at three scales: one function makes every experiment of every figure that has a scale.
 
-tiny is the embedded model, where arms are tuned and judged. The large scales take model, data, task and optimiser from
+tiny is the embedded model, where arms are tuned and tested. The large scales take model, data, task and optimiser from
 `llm.training.presets`, and the learning rates that they name for each algorithm; nothing is tuned there. What the
 presets leave open is chosen here: (1) mistral-7b has no preset with a length reward: the tasks' formulas on its data,
 and its one learning rate for all; (2) on pythia-1.4b rloo takes the rate of REINFORCE, and pref_ft the second of the

@@ -7,13 +7,13 @@ the reward's peak, and the same spread in units of that width. On skew the recor
 optimum alike, and the toy is a contextual bandit with the same two masses. No two tasks share an arm: each has a seed
 of its own, online and offline.
 
-Every arm is tuned on its task by runs as long as those that are judged, over five learning rates and ten runs on toys,
+Every arm is tuned on its task by runs as long as those that are tested, over five learning rates and ten runs on toys,
 three and one on the model; on toys three times, on three seeds, on the model once. Three were planned there too; the
 other two were begun and are not complete. The score over the run decides, and an arm whose best
 rate is at an end tries the next one beyond, three times at most.
 
 Before, the model was tuned once, by runs of half the length and one rate beyond an end: of 108 arms 29 did worse when
-judged than another rate had done in tuning, 7 stood at the end of their grid, and rankings did not repeat themselves
+tested than another rate had done in tuning, 7 stood at the end of their grid, and rankings did not repeat themselves
 from odd to even runs (τ .31 on-policy). Lengths 26, 3 and 23 were not computed.
 """
 
@@ -57,7 +57,7 @@ TUNING_RUNS = {"toy": 10, "lm": 1}
 TUNING_SEEDS = (TUNING_SEED, TUNING_SEED + 100, TUNING_SEED + 200)
 TUNINGS: dict[Scale, int] = {"toy": 3, "lm": 1}  # how many of the seeds rankings take
 SHORT = {scale: Short(UPDATES[scale], EVALUATIONS[scale], widen=3) for scale in UPDATES}
-SEEDS = 100  # the first of the block that judges; an earlier protocol had the one from 0
+SEEDS = 100  # the first of the block of tests; an earlier protocol had the one from 0
 BANDIT_SPREAD = 4.7  # of a data policy, in actions, where the peak's width is 10: as 2.5 tokens to 5
 
 
@@ -143,6 +143,6 @@ def records(lab: Lab, scale: Scale, task: str, methods: Collection[str] = METHOD
 def tuned_on(
     lab: Lab, scale: Scale, arms: Mapping[str, Experiment], seed: int, runs: Mapping[str, int] | None = None
 ) -> dict[str, Record]:
-    """Arms of a scale, tuned by runs of a seed. runs: of judged arms that take another number than RUNS."""
+    """Arms of a scale, tuned by runs of a seed. runs: of tested arms that take another number than RUNS."""
     grids = dict.fromkeys(arms, GRIDS[scale])
     return lab.tuned_records(arms, grids, TUNING_RUNS[scale], runs=runs, short=SHORT[scale], tuning_seed=seed)

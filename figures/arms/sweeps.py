@@ -87,7 +87,7 @@ def batch_schedule(samples: float) -> Schedule:
 def cut(effect: Interval) -> Interval:
     """How much is lost, 0 where something is gained: an interval cut off below 0.
 
-    max(x, 0) never falls as x grows, so the interval keeps its coverage. For claims that nothing is lost: judged as
+    max(x, 0) never falls as x grows, so the interval keeps its coverage. For claims that nothing is lost: tested as
     "none", a gain does not speak against them.
     """
     return replace(effect, estimate=max(effect.estimate, 0.0), low=max(effect.low, 0.0), high=max(effect.high, 0.0))

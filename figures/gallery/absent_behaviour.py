@@ -37,7 +37,7 @@ RARE = {"table": 5e-3, "many": 3e-3}  # at 1e-3 nobody is a margin above 0
 POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=500)}
 RATES = {"table": (0.03, 0.1, 0.3, 1.0, 3.0), "mlp": (0.003, 0.01, 0.03, 0.1, 0.3)}
 # A network that gives responses it never saw equal shares is at chance. With 8 responses that is beyond the margins,
-# with 104 within them: what is rare or lacking is judged there.
+# with 104 within them: what is rare or lacking is tested there.
 MANY = 104
 CONTROL = 1e-2  # where RLOO must find the best of them
 BETAS = (0.1, 2.0)  # of DPO; the others here have no penalty to weigh
@@ -103,7 +103,7 @@ def experiment(policy: str, environment: Contextual, arm: str) -> Experiment:
 
 def collect(lab: Lab) -> Records:
     """Every arm tuned over as many points, at each reference mass anew; at exactly 0, where none can be better, as at
-    the smallest. What is rare is tuned by the best response's probability, by which it is judged."""
+    the smallest. What is rare is tuned by the best response's probability, by which it is tested."""
     chosen = {name: arm for name, arm in arms().items() if name.split("/")[1] != "0"}
     more = {name: NEEDED for name in chosen if name.startswith(f"table/{LACKING:g}/")}
     tuned = lab.tuned_records(chosen, _grids(chosen), **TUNING, runs=more)
@@ -213,7 +213,7 @@ def _handles() -> list[Line2D]:
     return [*lines, Line2D([], [], color="0.4", linestyle=(0, (1, 3)), label="reference")]
 
 
-class Judged(NamedTuple):
+class Finds(NamedTuple):
     """A row of C49. other: what online RL is held against; masses: none where each policy has its own, RARE; policies:
     of the bandit's row and of the network's."""
 
@@ -225,23 +225,23 @@ class Judged(NamedTuple):
 
 
 FINDS = (
-    Judged(
+    Finds(
         "against offline DPO, within reach", "dpo_offline", WITHIN_REACH, ("table", "mlp"),
         "Online RL asks the gold reward of what it draws; with a reward learned from the data it finds nothing either, "
         "as the dotted line shows.",
     ),
-    Judged(
+    Finds(
         "against offline DPO, rare", "dpo_offline", (), ("table", "many"),
         f"{SAMPLES:,} samples were drawn; more samples, or a bonus for exploration, would move the edge of what is "
         "found.",
     ),
-    Judged(
+    Finds(
         "against online DPO, within reach", "dpo", WITHIN_REACH, ("mlp",),
-        "What finds it is drawing and judging fresh responses: where online DPO does as well, it does not take RL.",
+        "What finds it is drawing and labelling fresh responses: where online DPO does as well, it does not take RL.",
     ),
-    Judged(
+    Finds(
         "against online DPO, rare", "dpo", (), ("table", "many"),
-        "What finds it is drawing and judging fresh responses: where online DPO does as well, it does not take RL.",
+        "What finds it is drawing and labelling fresh responses: where online DPO does as well, it does not take RL.",
     ),
 )  # fmt: skip
 
@@ -268,49 +268,49 @@ def _setting(policy: str) -> Setting:
     return "bandit" if policy == "table" else "mlp"
 
 
-def _finds(records: Records, row: Judged, policy: str) -> Verdict:
+def _finds(records: Records, row: Finds, policy: str) -> Verdict:
     at = row.masses or (RARE[policy],)
     masses = {mass: reference_probability(records, policy, mass) for mass in at}
-    judged = claim("C49", row.part, masses=", ".join(f"{mass:.2g}" for mass in masses.values()))
+    tested = claim("C49", row.part, masses=", ".join(f"{mass:.2g}" for mass in masses.values()))
     ours = {arm: found(records, policy, arm, at) for arm in ONLINE_RL}
     theirs = found(records, policy, row.other, at)
     each = {arm: (Part(1.0, x, 0.0), Part(-1.0, theirs, 0.0)) for arm, x in ours.items()}
     effect = effect_of([*(Part(1.0 / len(ours), x, 0.0) for x in ours.values()), Part(-1.0, theirs, 0.0)])
     used = [records[f"{policy}/{mass:g}/{arm}"] for arm in (*ONLINE_RL, row.other) for mass in at]
     blind = mean_interval(found(records, policy, "ppo_learned", at) - np.mean(list(masses.values())))
-    without = placebo(blind, judged.margin)
+    without = placebo(blind, tested.margin)
     gates = [
-        room(np.mean(list(ours.values()), axis=0), theirs, 0.0, 1.0, judged.margin),
-        edges(judged.margin, *used),
+        room(np.mean(list(ours.values()), axis=0), theirs, 0.0, 1.0, tested.margin),
+        edges(tested.margin, *used),
         agree(each),
         replace(without, why=f"PPO on a reward learned from the pairs, against the reference: {without.why}"),
         _geometry(masses.values(), 0.9 * min(at), 1.1 * max(at)),
     ]
     hashes = [record.hash for record in used]
-    return row_of(judged, _setting(policy), effect, FIGURE.name, hashes, row.note, gates)
+    return row_of(tested, _setting(policy), effect, FIGURE.name, hashes, row.note, gates)
 
 
 def _lacks(records: Records, policy: str) -> Verdict:
     tried = {arm: found(records, policy, arm, (LACKING,)) for arm in ARMS}
     best = max(tried, key=lambda arm: float(tried[arm].mean()))
     mass = reference_probability(records, policy, LACKING)
-    judged = claim("C64", "all but lacking", mass=f"{mass:.2g}", best=best)
+    tested = claim("C64", "all but lacking", mass=f"{mass:.2g}", best=best)
     note = (
         "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A "
         "network may give mass to what it never drew nor saw, because its weights are shared."
     )
     masses = WITHIN_REACH if policy == "table" else (CONTROL,)
-    control = positive_control(mean_interval(found(records, policy, "rloo", masses)), judged.margin)
+    control = positive_control(mean_interval(found(records, policy, "rloo", masses)), tested.margin)
     where = ", ".join(f"{reference_probability(records, policy, mass):.2g}" for mass in masses)
     gates = [
         replace(control, why=f"RLOO at {where}: {control.why}"),
-        _chance(records[f"{policy}/{LACKING:g}/rloo"], judged.margin),
-        _enough(len(tried[best]), judged.margin),
+        _chance(records[f"{policy}/{LACKING:g}/rloo"], tested.margin),
+        _enough(len(tried[best]), tested.margin),
         _geometry([mass], 0.0, NEARLY_NONE),
     ]
     hashes = [records[f"{policy}/{LACKING:g}/{arm}"].hash for arm in ARMS]
     effect = effect_of([Part(1.0, tried[best], 0.0)])
-    return row_of(judged, _setting(policy), effect, FIGURE.name, hashes, note, gates)
+    return row_of(tested, _setting(policy), effect, FIGURE.name, hashes, note, gates)
 
 
 def _chance(record: Record, margin: float) -> Gate:

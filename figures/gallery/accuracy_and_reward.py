@@ -53,7 +53,7 @@ def sized() -> dict[str, Experiment]:
     return {
         f"size/{units}/{pairs}": Experiment(
             name="accuracy_and_reward-size",
-            environment=proxies.PROBLEM.replace(num_features=units, num_pairs=pairs, proxy_l2=SIZED_L2),
+            environment=proxies.ENVIRONMENT.replace(num_features=units, num_pairs=pairs, proxy_l2=SIZED_L2),
             policy=Table(),
             algorithm=find_algorithm("dpo")(),
             schedule=Schedule(batch_size=2),
@@ -125,11 +125,11 @@ def verdicts(records: Records) -> list[Verdict]:
 
 
 def _better(record: Record, name: str, where: str) -> Verdict:
-    judged = BETTER[name, where]
+    tested = BETTER[name, where]
     proxy, policy = (final(record, f"{who}_accuracy{WHERE[where]}") for who in ("proxy", "policy"))
     gates = [
-        room(proxy, policy, 0.0, 1.0, judged.margin),
-        placebo(None, judged.margin, "both have learned from the same pairs; of noise alone either would be at ½"),
+        room(proxy, policy, 0.0, 1.0, tested.margin),
+        placebo(None, tested.margin, "both have learned from the same pairs; of noise alone either would be at ½"),
         edges(proxies.ERRS.margin, record),
         trained({"the policy": final(record, "kl_policy_ref")}),
     ]
@@ -138,15 +138,15 @@ def _better(record: Record, name: str, where: str) -> Verdict:
         f"{proxies.UPDATES} updates and trains its hidden layer; the reward model has random units and is fitted to "
         "the end. The policy's implicit reward is β·log π/π_ref."
     )
-    return row_of(judged, "mlp", mean_interval(proxy - policy), FIGURE.name, [record.hash], note, gates)
+    return row_of(tested, "mlp", mean_interval(proxy - policy), FIGURE.name, [record.hash], note, gates)
 
 
 def _no_guide(records: Records, source: str) -> Verdict:
-    judged, arms = NO_GUIDE[source], settings(records, SOURCES[source])
+    tested, arms = NO_GUIDE[source], settings(records, SOURCES[source])
     accuracy = np.stack([final(record, "policy_accuracy") for record in arms])
     score = np.stack([final_scores(record) for record in arms]).astype(float)
     effect = mean_interval(chosen_by(accuracy, score) - score.mean(0))
-    control = positive_control(mean_interval(score.mean(0)), judged.margin)
+    control = positive_control(mean_interval(score.mean(0)), tested.margin)
     gates = [replace(control, why=f"all settings against the policy before training: {control.why}")]
     rho = within(accuracy, score)
     note = (
@@ -154,7 +154,7 @@ def _no_guide(records: Records, source: str) -> Verdict:
         f"Spearman's ρ of accuracy and score is {np.median(rho):+.2f} in the median, {rho.min():+.2f} … "
         f"{rho.max():+.2f}: problems differ in how hard they are, for both."
     )
-    return row_of(judged, "mlp", effect, FIGURE.name, [record.hash for record in arms], note, gates)
+    return row_of(tested, "mlp", effect, FIGURE.name, [record.hash for record in arms], note, gates)
 
 
 def chosen_by(measure: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -179,26 +179,26 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _labels(what: str, more: Record, less: Record, note: str) -> Verdict:
-    judged, low = OWN[what], proxies.lowest(more)
+    tested, low = OWN[what], proxies.lowest(more)
     parts = [Part(1.0, final_scores(more).astype(float), low), Part(-1.0, final_scores(less).astype(float), low)]
     gates: list[Gate] = [
-        room(parts[0].scores, parts[1].scores, low, 1.0, judged.margin),
-        placebo(None, judged.margin, "the arms differ in who labels, or in nothing before labels change hands"),
-        edges(judged.margin, more, less),
+        room(parts[0].scores, parts[1].scores, low, 1.0, tested.margin),
+        placebo(None, tested.margin, "the arms differ in who labels, or in nothing before labels change hands"),
+        edges(tested.margin, more, less),
         runs_at_a_bound({"one arm": parts[0].scores, "the other": parts[1].scores}, low, 1.0),
     ]
     note = f"{note} Own labels are the implicit reward of the policy itself, of the last update."
-    return row_of(judged, "mlp", effect_of(parts), FIGURE.name, [more.hash, less.hash], note, gates)
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [more.hash, less.hash], note, gates)
 
 
-def _sizes(judged: Claim, more: Record, less: Record, note: str) -> Verdict:
+def _sizes(tested: Claim, more: Record, less: Record, note: str) -> Verdict:
     one, other = (final(record, "proxy_accuracy") for record in (more, less))
     gates = [
-        room(one, other, 0.0, 1.0, judged.margin),
-        placebo(None, judged.margin, "the reward models differ in this alone, on the same problems"),
+        room(one, other, 0.0, 1.0, tested.margin),
+        placebo(None, tested.margin, "the reward models differ in this alone, on the same problems"),
     ]
     note = f"{note} Labels at temperature 1, an L2 penalty of {SIZED_L2:g} whatever the size; accuracy is exact."
-    return row_of(judged, "mlp", mean_interval(one - other), FIGURE.name, [more.hash, less.hash], note, gates)
+    return row_of(tested, "mlp", mean_interval(one - other), FIGURE.name, [more.hash, less.hash], note, gates)
 
 
 # Pictures

@@ -38,8 +38,8 @@ POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()),
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
-JUDGED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
-POINTS, JUDGED_POINTS = 7 * len(BETAS), 7 * len(JUDGED_BETAS)
+GATED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
+POINTS, GATED_POINTS = 7 * len(BETAS), 7 * len(GATED_BETAS)
 LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
 NATS = 1.0  # from the reference, where exploits are compared at equal KL
 COMPARISONS = 100
@@ -98,7 +98,7 @@ def arms() -> dict[str, Experiment]:
     return found
 
 
-def judged_arms() -> dict[str, Experiment]:
+def gated_arms() -> dict[str, Experiment]:
     """policy/judge/gate or none, to be tuned by the gold score of what users get."""
     return {
         f"{kind}/{judge}/{gate}": arms()[f"{kind}/honest"].replace(
@@ -117,7 +117,7 @@ def too_fast(tuned: Records) -> dict[str, Experiment]:
     found = {}
     for kind in POLICIES:
         spec = tuned[f"{kind}/right/none"].spec
-        arm, optimiser = judged_arms()[f"{kind}/right/none"], from_json(spec["optimiser"])
+        arm, optimiser = gated_arms()[f"{kind}/right/none"], from_json(spec["optimiser"])
         optimiser = optimiser.replace(learning_rate=TOO_FAST * optimiser.learning_rate)
         found[f"{kind}/too_fast"] = arm.replace(algorithm=from_json(spec["algorithm"]), optimiser=optimiser)
     return found
@@ -125,13 +125,13 @@ def too_fast(tuned: Records) -> dict[str, Experiment]:
 
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself over as many points."""
-    biased, judged = arms(), judged_arms()
+    biased, gated = arms(), gated_arms()
     grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in biased.items()}
     grids |= {
-        name: spread_grid(arm, *RATES[name.split("/")[0]], JUDGED_BETAS, JUDGED_POINTS) for name, arm in judged.items()
+        name: spread_grid(arm, *RATES[name.split("/")[0]], GATED_BETAS, GATED_POINTS) for name, arm in gated.items()
     }
     by_seen = lab.tuned_records(biased, {name: grids[name] for name in biased}, by="seen", **TUNING)
-    by_gold = lab.tuned_records(judged, {name: grids[name] for name in judged}, by="deployed", **TUNING)
+    by_gold = lab.tuned_records(gated, {name: grids[name] for name in gated}, by="deployed", **TUNING)
     return {**by_seen, **by_gold, **lab.records(too_fast(by_gold))}
 
 
@@ -223,31 +223,31 @@ def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
     """Over the run, and where each arm is a nat from the reference."""
     online, offline, honest = (_exploit(at[arm]) for arm in (name, "offline", "honest"))
     rows = []
-    for judged, one, other, note in (
+    for tested, one, other, note in (
         (FASTER[name], online[:, 1:].mean(1), offline[:, 1:].mean(1), "Over the run; both see as many pairs."),
         (PER_NAT[name], at_nats(at[name]), at_nats(at["offline"]), f"At a mean KL of {NATS:g} nat, interpolated."),
     ):  # fmt: skip
-        none = placebo(mean_interval(honest[:, 1:].mean(1)), judged.margin)
-        gates = [room(one, other, -1.7, 1.7, judged.margin), none, edges(judged.margin, at[name], at["offline"])]
+        none = placebo(mean_interval(honest[:, 1:].mean(1)), tested.margin)
+        gates = [room(one, other, -1.7, 1.7, tested.margin), none, edges(tested.margin, at[name], at["offline"])]
         gates.append(_trained(at[name], at["offline"]))
         hashes = [at[name].hash, at["offline"].hash]
         said = (
             f"{note} Tuned by the reward that the learner sees, as one would; the placebo is a labeller without bias."
         )
-        rows.append(row_of(judged, setting, mean_interval(one - other), FIGURE.name, hashes, said, gates))
+        rows.append(row_of(tested, setting, mean_interval(one - other), FIGURE.name, hashes, said, gates))
     return rows
 
 
 def _penalised(share: str, setting: Setting, fixed: Record, biased: Record) -> list[Verdict]:
-    judged = SHORTER[share]
-    control = positive_control(mean_interval(growth(biased)), judged.margin, only_above=True)
+    tested = SHORTER[share]
+    control = positive_control(mean_interval(growth(biased)), tested.margin, only_above=True)
     control = Gate(control.name, control.open, f"without a penalty: {control.why}")
     note = (
         "A penalty of just the bias's size would undo it; nobody knows that size. Short-but-right pairs are not tried."
     )
     rows = [
-        row_of(judged, setting, mean_interval(growth(fixed)), FIGURE.name, [fixed.hash], note,
-               [control, edges(judged.margin, fixed), _trained(fixed)])
+        row_of(tested, setting, mean_interval(growth(fixed)), FIGURE.name, [fixed.hash], note,
+               [control, edges(tested.margin, fixed), _trained(fixed)])
     ]  # fmt: skip
     gold = BETTER[share]
     one, other = final_scores(fixed), final_scores(biased)
@@ -260,27 +260,27 @@ def _penalised(share: str, setting: Setting, fixed: Record, biased: Record) -> l
     return [*rows, row_of(gold, setting, effect, FIGURE.name, [fixed.hash, biased.hash], note, gates)]
 
 
-def _told(judged: Claim, setting: Setting, wrong: Record, right: Record, alarm: Alarm, note: str) -> Verdict:
+def _told(tested: Claim, setting: Setting, wrong: Record, right: Record, alarm: Alarm, note: str) -> Verdict:
     """Share of the runs that raise the alarm, where something is wrong − where nothing is."""
     hits, false = alarm(wrong), alarm(right)
     effect: Interval = bounded_interval(hits - false, -1.0, 1.0)
-    gates = [placebo(None, judged.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(judged.margin, wrong, right), _trained(wrong, right)]
+    gates = [placebo(None, tested.margin, "the second arm is it: the same loop with nothing wrong")]
+    gates += [edges(tested.margin, wrong, right), _trained(wrong, right)]
     said = f"{note} Alarms: {hits.mean():.0%} where something is wrong, {false.mean():.0%} where nothing is."
-    return row_of(judged, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
+    return row_of(tested, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
 
 def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:
-    judged = GATED[judge]
+    tested = GATED[judge]
     one, other = (deployed_scores(r)[:, 1:].mean(1) for r in (gate, none))
-    gates = [room(one, other, -1.0, 1.0, judged.margin), edges(judged.margin, gate, none), _trained(gate, none)]
-    gates.append(placebo(None, judged.margin, "the arms differ in the gate alone"))
+    gates = [room(one, other, -1.0, 1.0, tested.margin), edges(tested.margin, gate, none), _trained(gate, none)]
+    gates.append(placebo(None, tested.margin, "the arms differ in the gate alone"))
     refused = float(gate.arrays["refused"][:, -1].mean())
     note = (
         f"{COMPARISONS} comparisons, half of which must be won; {refused:.1f} of {WEEKS - 1} weeks refused. The "
         "labeller of the pairs is the judge: the flaw of one is that of the other."
     )
-    return row_of(judged, setting, mean_interval(one - other), FIGURE.name, [gate.hash, none.hash], note, gates)
+    return row_of(tested, setting, mean_interval(one - other), FIGURE.name, [gate.hash, none.hash], note, gates)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -397,7 +397,7 @@ def caption(records: Records) -> str:
         f"is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points ({ROUNDS}) "
         f"of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network {RATES['network'][0]:g} … "
         f"{RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a gate "
-        f"{JUDGED_POINTS} points, up to {JUDGED_BETAS[-1]:g}), on other seeds."
+        f"{GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
     )
 
 

@@ -172,27 +172,27 @@ def verdicts(records: Records) -> list[Verdict]:
         "five tuning runs, and IPO's runs on R1 differ much from seed to seed. Another β might serve it better.",
     }
     rows = []
-    for (environment, condition), judged in GAPS.items():
+    for (environment, condition), tested in GAPS.items():
         used = [records[f"{environment}/{condition}/{algorithm}"].hash for algorithm in ALGORITHMS]
         effect = paired_effect(*gap(records, environment, condition))
         arms = [records[f"{environment}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
-        gates = [room(*gap(records, environment, condition), lowest_score(arms), 1.0, judged.margin)]
-        gates += [edges(judged.margin, *arms), placebo(None, judged.margin, NOTHING_TO_LEARN)]
-        rows.append(row_of(judged, "token", effect, FIGURE.name, used, notes[condition], gates))
+        gates = [room(*gap(records, environment, condition), lowest_score(arms), 1.0, tested.margin)]
+        gates += [edges(tested.margin, *arms), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        rows.append(row_of(tested, "token", effect, FIGURE.name, used, notes[condition], gates))
     note = "R1's optimum is unlikely, not absent. Ten passes over a batch make on-policy arms up to nine updates stale."
-    for name, judged in INTERACTION.items():
+    for name, tested in INTERACTION.items():
         arms = [records[f"{environment}/{c}/{name}"] for environment in ENVIRONMENTS for c in ("d", "offline")]
-        at, gate = last_with_room([sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])], judged.margin)
+        at, gate = last_with_room([sides(arms[:1], arms[1:2]), sides(arms[2:3], arms[3:])], tested.margin)
         effect = effect_of([part(times, r, at) for times, r in zip((1.0, -1.0, -1.0, 1.0), arms, strict=True)])
-        said = f"Judged after {arms[0].arrays['updates'][at]} updates, the last evaluation with room. {note}"
+        said = f"Tested after {arms[0].arrays['updates'][at]} updates, the last evaluation with room. {note}"
         masses = {environment: overlap(environment) for environment in ENVIRONMENTS}
         gates = [
             gate,
-            edges(judged.margin, *arms),
+            edges(tested.margin, *arms),
             geometry(masses, {"R1": "out", "R2": "in"}),
-            placebo(None, judged.margin, NOTHING_TO_LEARN),
+            placebo(None, tested.margin, NOTHING_TO_LEARN),
         ]
-        rows.append(row_of(judged, "token", effect, FIGURE.name, [r.hash for r in arms], said, gates))
+        rows.append(row_of(tested, "token", effect, FIGURE.name, [r.hash for r in arms], said, gates))
     return rows
 
 

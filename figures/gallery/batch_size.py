@@ -62,7 +62,7 @@ BATCHES = (16.0, 64.0, 256.0, 1024.0, math.inf)
 FRESH, STALE = BATCHES[0], BATCHES[-2]
 BUDGETS = {"short": 2048, "long": 8192}
 RUNS = 50
-NEEDED = 200  # runs on R2 where a claim of no loss is judged: nearly all arms are at the largest reward
+NEEDED = 200  # runs on R2 where a claim of no loss is tested: nearly all arms are at the largest reward
 
 SHORT, LONG = claim("C26", "R1, 2,048 samples"), claim("C26", "R1, 8,192 samples")
 NETWORK = claim("C26", "R1, 2,048 samples, network")
@@ -168,7 +168,7 @@ def _learning(axes: Axes, records: Records) -> None:
 def verdicts(records: Records) -> list[Verdict]:
     """C26 at both budgets on R1, and on the network; C31 on R2."""
     rows = []
-    for judged, environment, budget, names, note in (
+    for tested, environment, budget, names, note in (
         (
             SHORT,
             "R1",
@@ -186,20 +186,20 @@ def verdicts(records: Records) -> list[Verdict]:
         (NETWORK, "network", "short", ON_THE_NETWORK, "One small network on one prompt, and three of the algorithms."),
     ):
         fresh, stale = ([records[f"{environment}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE))
-        at, room = last_with_room([sides(fresh, stale)], judged.margin)
+        at, room = last_with_room([sides(fresh, stale)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(names, fresh, stale, strict=True)}
-        gates = [room, edges(judged.margin, *fresh, *stale), agree(each)]
-        gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
+        gates = [room, edges(tested.margin, *fresh, *stale), agree(each)]
+        gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
         setting: Literal["bandit", "mlp"] = "mlp" if environment == "network" else "bandit"
-        said = f"Judged after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
+        said = f"Tested after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
         hashes = [record.hash for record in (*fresh, *stale)]
-        rows.append(row_of(judged, setting, effect, FIGURE.name, hashes, said, gates))
-    rows += [_suffices(records, judged, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, judged in SUFFICES.items()]
+        rows.append(row_of(tested, setting, effect, FIGURE.name, hashes, said, gates))
+    rows += [_suffices(records, tested, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, tested in SUFFICES.items()]
     return [*rows, _suffices(records, LIKELIHOOD, "long", SUPERVISED)]
 
 
-def _suffices(records: Records, judged: Claim, budget: str, offline: tuple[str, ...]) -> Verdict:
+def _suffices(records: Records, tested: Claim, budget: str, offline: tuple[str, ...]) -> Verdict:
     online = {name: records[f"R2/{budget}/{name}/{FRESH:g}"] for name in ALGORITHMS}
     stale = {name: records[f"R2/{budget}/{name}/inf"] for name in offline}
     groups = [{name: final_scores(record) for name, record in group.items()} for group in (online, stale)]
@@ -207,8 +207,8 @@ def _suffices(records: Records, judged: Claim, budget: str, offline: tuple[str, 
     low = lowest_score([*online.values(), *stale.values()])
     lost = cut(effect_of([Part(t, _best(group), low) for t, group in zip((1.0, -1.0), groups, strict=True)]))
     gates = [
-        _control(records, budget, online[first], judged.margin),
-        edges(judged.margin, online[first], stale[second]),
+        _control(records, budget, online[first], tested.margin),
+        edges(tested.margin, online[first], stale[second]),
         likelihood({"in": stale[second]}),
     ]
     note = (
@@ -216,7 +216,7 @@ def _suffices(records: Records, judged: Claim, budget: str, offline: tuple[str, 
         "Offline means fresh responses of the reference for ever: a fixed pool may run dry." + cut_to_nothing(lost)
     )
     hashes = [record.hash for record in (*online.values(), *stale.values())]
-    return row_of(judged, "bandit", lost, FIGURE.name, hashes, note, gates)
+    return row_of(tested, "bandit", lost, FIGURE.name, hashes, note, gates)
 
 
 def _control(records: Records, budget: str, best: Record, margin: float) -> Gate:

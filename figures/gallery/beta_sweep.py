@@ -34,13 +34,13 @@ from sims.statistics.gates import placebo, room
 
 
 class Family(NamedTuple):
-    """Algorithms that are judged together. data: where their rewards or labels come from. ends: of β, that are judged;
-    each tuple of `judged` is a row's environments."""
+    """Algorithms that are tested together. data: where their rewards or labels come from. ends: of β, that are tested;
+    each tuple of `tested` is a row's environments."""
 
     algorithms: tuple[str, str]
     data: str
     environments: tuple[str, ...]
-    judged: tuple[tuple[str, ...], ...]
+    tested: tuple[tuple[str, ...], ...]
     ends: tuple[str, ...]
     schedule: Schedule
 
@@ -53,8 +53,8 @@ RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0, 300.0, 1000.0)  # a large β wants 
 UPDATES, RUNS = 400, 50
 POOLED = Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL)
 FRESH = Schedule(batch_size=4, num_generations=4)
-# The contrastive losses' effects differ between R1 and R2, and are judged at each. The true reward cannot be
-# over-optimised, so that too low a β is judged on a learned one.
+# The contrastive losses' effects differ between R1 and R2, and are tested at each. The true reward cannot be
+# over-optimised, so that too low a β is tested on a learned one.
 FAMILIES = {
     "contrastive": Family(("dpo", "ipo"), "noisy pool", ("R1", "R2"), (("R1",), ("R2",)), ("low", "high"), POOLED),
     "reinforcement": Family(("rloo", "ppo"), "on-policy", ("R1", "R2"), (("R1", "R2"),), ("high",), FRESH),
@@ -74,7 +74,7 @@ CLAIMS = {
     for name, family in FAMILIES.items()
     for end in family.ends
     for rate in RATES
-    for environments in family.judged
+    for environments in family.tested
 }
 NEAR = (0.03, USUAL, 0.3)  # the range within which β is chosen; Xu et al.'s goes from .05 to .2
 SENSITIVE = {
@@ -188,7 +188,7 @@ def _against_beta(top: Axes, bottom: Axes, records: Records, family: str, enviro
 def verdicts(records: Records) -> list[Verdict]:
     """Both ends of the axis, for each family and each way of setting the learning rate."""
     rows = []
-    for (family, end, rate, environments), judged in CLAIMS.items():
+    for (family, end, rate, environments), tested in CLAIMS.items():
         cells: dict[str, list[Record]] = {
             f"{algorithm} on {environment}": [records[f"{rate}/{environment}/{algorithm}/{beta:g}"] for beta in BETAS]
             for environment in environments
@@ -197,12 +197,12 @@ def verdicts(records: Records) -> list[Verdict]:
         parts = {name: _loss(tried, end) for name, tried in cells.items()}
         effect = effect_of([x._replace(times=x.times / len(parts)) for pair in parts.values() for x in pair])
         used = [r for tried in cells.values() for r in (*tried[1:-1], tried[BETAS.index(ENDS[end])])]
-        gates = [edges(judged.margin, *used), agree(parts), placebo(None, judged.margin, NOTHING_TO_LEARN)]
-        rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
-    return [*rows, *(_sensitive(records, *of, judged) for of, judged in SENSITIVE.items())]
+        gates = [edges(tested.margin, *used), agree(parts), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        rows.append(row_of(tested, "bandit", effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
+    return [*rows, *(_sensitive(records, *of, tested) for of, tested in SENSITIVE.items())]
 
 
-def _sensitive(records: Records, other: str, place: str, rate: str, judged: Claim) -> Verdict:
+def _sensitive(records: Records, other: str, place: str, rate: str, tested: Claim) -> Verdict:
     """How much further apart the scores of PPO lie, at the usual values of β, than another algorithm's."""
     used = {name: [records[f"{rate}/{place}/{name}/{beta:g}"] for beta in NEAR] for name in ("ppo", other)}
     every = [record for tried in used.values() for record in tried]
@@ -212,15 +212,15 @@ def _sensitive(records: Records, other: str, place: str, rate: str, judged: Clai
         parts += [Part(sign, crossfit_best(final), low), Part(-sign, -crossfit_best(-final), low)]
         means.append(final.mean(0))
     gates = [
-        room(means[0], means[1], low, 1.0, judged.margin),
-        edges(judged.margin, *every),
-        placebo(None, judged.margin, NOTHING_TO_LEARN),
+        room(means[0], means[1], low, 1.0, tested.margin),
+        edges(tested.margin, *every),
+        placebo(None, tested.margin, NOTHING_TO_LEARN),
     ]
     note = (
         f"β from {NEAR[0]:g} to {NEAR[-1]:g}; the best and the worst are chosen on the other half of the runs. PPO and "
         "RLOO draw fresh samples and see the true reward; DPO and IPO have a pool with flipped labels."
     )
-    return row_of(judged, "bandit", effect_of(parts), FIGURE.name, [r.hash for r in every], note, gates)
+    return row_of(tested, "bandit", effect_of(parts), FIGURE.name, [r.hash for r in every], note, gates)
 
 
 def _loss(tried: list[Record], end: str) -> tuple[Part, Part]:

@@ -86,7 +86,7 @@ def details(_: Records) -> dict[str, list[str]]:
 
 
 def verdicts(_: Records) -> list[Verdict]:
-    """None: it judges losses, and no claim."""
+    """None: it checks losses, and tests no claim."""
     return []
 
 

@@ -190,7 +190,7 @@ def _paths(panel: Axes, records: Records, algorithm: str) -> None:
             panel.plot(x, mean, line, color=shade, linewidth=1.8, marker=mark, markevery=4, ms=5)
             panel.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
     panel.axhline(0, color="0.3", linewidth=0.8)
-    for nats in NATS.values():  # between these the rows are judged
+    for nats in NATS.values():  # between these the rows are tested
         panel.axvline(nats, color="0.5", linewidth=0.8, linestyle=":")
     panel.set(xlabel="growth of the margin, log π(chosen) − log π(rejected), nats", xlim=(0, 4.6))
 
@@ -225,17 +225,17 @@ def verdicts(records: Records) -> list[Verdict]:
         "are in no pair. The answer turns with the margin: the figure shows the whole path.",
     }
     rows = []
-    for (name, prompts, nat), judged in CLAIMS.items():
+    for (name, prompts, nat), tested in CLAIMS.items():
         each = {a: in_nat(path(records, name, prompts, a), nat) for a in ALGORITHMS}
         effect = mean_interval(np.mean(list(each.values()), axis=0))
         gates = [
             reaches(records, [(name, prompts)], nat),
             estimand({a: mean_interval(x) for a, x in each.items()}),
-            placebo(None, judged.margin, MECHANISM),
+            placebo(None, tested.margin, MECHANISM),
         ]
         setting: Setting = "bandit" if name == "dense" else "mlp"
         hashes = [records[f"{name}/{prompts}/{a}"].hash for a in ALGORITHMS]
-        rows.append(row_of(judged, setting, effect, FIGURE.name, hashes, notes[name], gates))
+        rows.append(row_of(tested, setting, effect, FIGURE.name, hashes, notes[name], gates))
     each = {
         a: in_nat(path(records, "wide", MANY, a), "third") - in_nat(path(records, "wide", FEW, a), "third")
         for a in ALGORITHMS

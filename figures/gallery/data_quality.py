@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from figures.arms.effect_row import Terms, effect_row, settings
 from figures.arms.gating import Part, agree, effect_of, part
-from figures.arms.judging import Terms, effect_row, settings
 from figures.arms.sweeps import cut, cut_to_nothing, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -224,14 +224,14 @@ def _table(records: Records, algorithms: Sequence[str]) -> np.ndarray:
 def verdicts(records: Records) -> list[Verdict]:
     """One row for each claim and algorithm."""
     rows = [_not_behind(records), *(_variance(records, name) for name in VARIANCE)]
-    for name, judged in LABEL.items():
+    for name, tested in LABEL.items():
         note = (
             f"Two levels each, chosen before: no flips against {FLIPS:.0%}, and responses of the reference against "
             f"better ones (tilt {GOOD:g}). The main effects differ by clean labels of ordinary responses less flipped "
             "labels of better ones. At other levels the order may turn: a flip and a tilt have no common unit."
         )
-        rows.append(_effect(judged, [(1.0, f"sets/clean/{name}"), (-1.0, f"sets/good_noisy/{name}")], records, note))
-    rows += [_worth_at(judged, records, *place) for place, judged in WORTH.items()]
+        rows.append(_effect(tested, [(1.0, f"sets/clean/{name}"), (-1.0, f"sets/good_noisy/{name}")], records, note))
+    rows += [_worth_at(tested, records, *place) for place, tested in WORTH.items()]
     names = [f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor")]
     note = (
         f"{MODELS['poor']} or {MODELS['good']} pairs; hard is a reference that avoids what is good, easy one that "
@@ -243,19 +243,19 @@ def verdicts(records: Records) -> list[Verdict]:
         "Online, the reward model of the same pairs labels samples. One hidden layer; the problem's features are given."
     )
     rows.append(_effect(SIZE, list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True)), records, note))
-    for (name, how), judged in SYNTHETIC.items():
+    for (name, how), tested in SYNTHETIC.items():
         note = (
             f"Noise {LABELS['human'].rating_noise:g} and no bias against noise {BASE.rating_noise:g} and a bias of "
             f"{LABELS['number'].rating_bias:g}, in standard deviations of an aspect; a cost ratio of {CHEAPER}. These "
             "sizes are assumed: how noisy and how biased real raters are decides, and is not known here."
         )
-        rows.append(_effect(judged, [(1.0, f"labels/{how}/{name}"), (-1.0, f"labels/human/{name}")], records, note))
+        rows.append(_effect(tested, [(1.0, f"labels/{how}/{name}"), (-1.0, f"labels/human/{name}")], records, note))
     return rows
 
 
-def _effect(judged: Claim, terms: Terms, records: Records, note: str, more: Sequence[Gate] = ()) -> Verdict:
+def _effect(tested: Claim, terms: Terms, records: Records, note: str, more: Sequence[Gate] = ()) -> Verdict:
     why = "the arms differ in what the claim is about alone, and share problems and random numbers; equal arms give 0"
-    return effect_row(judged, "mlp", FIGURE.name, terms, records, note, why, more)
+    return effect_row(tested, "mlp", FIGURE.name, terms, records, note, why, more)
 
 
 def _not_behind(records: Records) -> Verdict:
@@ -273,7 +273,7 @@ def _not_behind(records: Records) -> Verdict:
 
 
 def _variance(records: Records, name: str) -> Verdict:
-    judged, algorithms = VARIANCE[name], PAPER if name == "DPO and PPO" else ALGORITHMS
+    tested, algorithms = VARIANCE[name], PAPER if name == "DPO and PPO" else ALGORITHMS
     used = [records[f"sets/{s}/{a}"] for s in SETS for a in algorithms]
     table = _table(records, algorithms)
     effect = _within(mean_interval(jackknife(table)))
@@ -284,8 +284,8 @@ def _variance(records: Records, name: str) -> Verdict:
     )
     spread = Gate("trained", bool(table.mean(0).std() > 0), "the cells' means differ")
     why = "the shares are of the same table, whose labels could be permuted: of unrelated cells both are small"
-    gates = [spread, placebo(None, judged.margin, why), *settings(judged.margin, used)]
-    return row_of(judged, "mlp", effect, FIGURE.name, [record.hash for record in used], note, gates)
+    gates = [spread, placebo(None, tested.margin, why), *settings(tested.margin, used)]
+    return row_of(tested, "mlp", effect, FIGURE.name, [record.hash for record in used], note, gates)
 
 
 def _within(effect: Interval) -> Interval:
@@ -294,19 +294,19 @@ def _within(effect: Interval) -> Interval:
     return replace(effect, estimate=estimate, low=low, high=high)
 
 
-def _worth_at(judged: Claim, records: Records, name: str, times: int) -> Verdict:
+def _worth_at(tested: Claim, records: Records, name: str, times: int) -> Verdict:
     """How far one overall label each of so many times the pairs is ahead, 0 where it is not."""
     more, aspects, equal = (records[f"aspects/{how}/{name}"] for how in (times, "all", 1))
     behind = cut(effect_of([part(1.0, more), part(-1.0, aspects)]))
-    found = positive_control(effect_of([part(1.0, more), part(-1.0, equal)]), judged.margin, only_above=True)
+    found = positive_control(effect_of([part(1.0, more), part(-1.0, equal)]), tested.margin, only_above=True)
     control = replace(found, why=f"{times} × the pairs against 1 ×: {found.why}")
     note = (
         f"{ASPECTS} aspects with independent errors: their mean has a {ASPECTS}th of an overall rating's error "
         f"variance, worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors "
         "that are shared, of a rater or of a response, make it less." + cut_to_nothing(behind)
     )
-    gates = [control, *settings(judged.margin, [more, aspects])]
-    return row_of(judged, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)
+    gates = [control, *settings(tested.margin, [more, aspects])]
+    return row_of(tested, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)
 
 
 def caption(records: Records) -> str:

@@ -42,7 +42,7 @@ ALGORITHMS = {"dpo": "DPO weekly", "best_of_n": "rejection sampling weekly", "rl
 GATED = ("dpo", "best_of_n")  # RLOO is online: there is no week at whose end it could be refused
 CLEAN, NOISY = 128, 6400
 FLIPS = (0.1, 0.2, 0.3, 0.4)
-JUDGED = (0.2, 0.4)
+TESTED = (0.2, 0.4)
 
 SKILLED = Drifting(updates_per_cycle=WEEK, cycles=WEEKS, preference_drift=0.0, gold_prompts=SKILLS)
 PLAIN = SKILLED.replace(gold_prompts=0)
@@ -51,7 +51,7 @@ FORGETS = {name: claim("C59", f"{name}: forgets") for name in ALGORITHMS}
 CATCHES = {name: claim("C59", f"{name}: gate, gold set") for name in GATED}
 COSTS = {name: claim("C59", f"{name}: gate, users") for name in GATED}
 CANCELS = claim("C60", "paired DPO")
-CLEANER = {flip: claim("C61", f"flips {flip:g}") for flip in JUDGED}
+CLEANER = {flip: claim("C61", f"flips {flip:g}") for flip in TESTED}
 
 
 def arms() -> dict[str, Experiment]:
@@ -168,13 +168,13 @@ def verdicts(records: Records) -> list[Verdict]:
         rows += [_catches(name, free, gate), _costs(name, free, gate)]
     errors = [float(x) for x in records["prompt"].arrays["excess"]]
     note = (
-        "The same prompt stands in both responses. Supervised fine-tuning on prompts is not judged: prompts of these "
+        "The same prompt stands in both responses. Supervised fine-tuning on prompts is not tested: prompts of these "
         "environments are numbers, without tokens to be trained on."
     )
     rows.append(theorem_of(CANCELS, "token", errors, FIGURE.name, [records["prompt"].hash], note))
     for kind, (setting, _) in POLICIES.items():
-        for flip, judged in CLEANER.items():
-            rows.append(_cleaner(judged, setting, records[f"{kind}/pool/0"], records[f"{kind}/pool/{flip:g}"]))
+        for flip, tested in CLEANER.items():
+            rows.append(_cleaner(tested, setting, records[f"{kind}/pool/0"], records[f"{kind}/pool/{flip:g}"]))
     return rows
 
 
@@ -188,46 +188,46 @@ def _trained(*records: Record) -> Gate:
 
 
 def _forgets(name: str, shared: Record, apart: Record) -> Verdict:
-    judged = FORGETS[name]
+    tested = FORGETS[name]
     effect, none = (mean_interval(_skills(r)[:, 0] - _skills(r)[:, -1]) for r in (shared, apart))
-    gates = [placebo(none, judged.margin), edges(judged.margin, shared), _trained(shared)]
+    gates = [placebo(none, tested.margin), edges(tested.margin, shared), _trained(shared)]
     note = "The placebo is a table, in which prompts share nothing. The gold set is never asked: no pair is of it."
-    return row_of(judged, "mlp", effect, FIGURE.name, [shared.hash], note, gates)
+    return row_of(tested, "mlp", effect, FIGURE.name, [shared.hash], note, gates)
 
 
 def _catches(name: str, free: Record, gate: Record) -> Verdict:
-    judged = CATCHES[name]
+    tested = CATCHES[name]
     effect = mean_interval(_skills(gate)[:, -1] - _skills(free)[:, -1])
-    gates = [room(_skills(gate)[:, -1], _skills(free)[:, -1], 0.0, 1.0, judged.margin), _trained(free, gate)]
-    gates += [placebo(None, judged.margin, "the arms differ in the gate alone"), edges(judged.margin, free)]
+    gates = [room(_skills(gate)[:, -1], _skills(free)[:, -1], 0.0, 1.0, tested.margin), _trained(free, gate)]
+    gates += [placebo(None, tested.margin, "the arms differ in the gate alone"), edges(tested.margin, free)]
     note = (
         f"A week is thrown away if the gold set loses more than {TOLERATED:g}; the settings are those without a gate."
     )
-    return row_of(judged, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, gates)
+    return row_of(tested, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, gates)
 
 
 def _costs(name: str, free: Record, gate: Record) -> Verdict:
-    judged = COSTS[name]
+    tested = COSTS[name]
     found = [deployed_scores(r)[:, 1:] for r in (free, gate)]
     effect = mean_interval(found[0].mean(1) - found[1].mean(1))
-    control = positive_control(mean_interval(found[0].mean(1)), judged.margin)
+    control = positive_control(mean_interval(found[0].mean(1)), tested.margin)
     gates = [Gate(control.name, control.open, f"a gate that refuses every week: {control.why}"), _trained(free, gate)]
     note = "Over all weeks, of what users get."
     return row_of(
-        judged, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, [*gates, edges(judged.margin, free)]
+        tested, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, [*gates, edges(tested.margin, free)]
     )
 
 
-def _cleaner(judged: Claim, setting: Setting, clean: Record, noisy: Record) -> Verdict:
-    at, left = last_with_room([sides([clean], [noisy])], judged.margin)
+def _cleaner(tested: Claim, setting: Setting, clean: Record, noisy: Record) -> Verdict:
+    at, left = last_with_room([sides([clean], [noisy])], tested.margin)
     effect = effect_of([part(1.0, clean, at), part(-1.0, noisy, at)])
     why = "flips alone: none is the other end of the same line, and the picture shows every share"
-    gates = [left, placebo(None, judged.margin, why), edges(judged.margin, clean, noisy), _trained(clean, noisy)]
+    gates = [left, placebo(None, tested.margin, why), edges(tested.margin, clean, noisy), _trained(clean, noisy)]
     note = (
         f"{CLEAN} against {NOISY:,} pairs of the first model, {NOISY // CLEAN} times as many, as 1,000 against 50,000; "
-        f"as many updates on both. Judged after {int(clean.arrays['updates'][at])} updates."
+        f"as many updates on both. Tested after {int(clean.arrays['updates'][at])} updates."
     )
-    return row_of(judged, setting, effect, FIGURE.name, [clean.hash, noisy.hash], note, gates)
+    return row_of(tested, setting, effect, FIGURE.name, [clean.hash, noisy.hash], note, gates)
 
 
 def caption(records: Records) -> str:

@@ -45,7 +45,7 @@ SWEEP_RUNS, RUNS, TREE_RUNS = 50, 200, 100
 CONVERGED, REGULARISED = 0.03, 10.0  # L2 penalty: next to none, and what held-out accuracy was largest with
 ALGORITHMS = ("ipo", "dpo")
 
-PROBLEM = ProxyFeatures(
+ENVIRONMENT = ProxyFeatures(
     label_temperature=1.0,
     num_pairs=PAIRS,
     reference_spread=3.0,
@@ -53,11 +53,11 @@ PROBLEM = ProxyFeatures(
     fresh_labels="noiseless",
 )
 ENVIRONMENTS = {
-    "offline": PROBLEM,
-    "pointwise": PROBLEM,
-    "pairwise": PROBLEM.replace(proxy_form="pairwise"),
-    "converged": PROBLEM.replace(proxy_l2=CONVERGED),
-    "gold": PROBLEM.replace(proxy="gold"),
+    "offline": ENVIRONMENT,
+    "pointwise": ENVIRONMENT,
+    "pairwise": ENVIRONMENT.replace(proxy_form="pairwise"),
+    "converged": ENVIRONMENT.replace(proxy_l2=CONVERGED),
+    "gold": ENVIRONMENT.replace(proxy="gold"),
 }
 POLICY = MLP(hidden=(32,), features="responses", fit_steps=150)
 TREE = ProxyTree(
@@ -155,7 +155,7 @@ def along() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """The sweep is judged whole; six arms are tuned besides."""
+    """The sweep is tested whole; six arms are tuned besides."""
     tuned = to_tune()
     grid = product(learning_rate=TUNED_RATES, beta=TUNED_BETAS)
     return {**lab.records(sweep() | along()), **lab.tuned_records(tuned, dict.fromkeys(tuned, grid), **TUNING)}
@@ -172,30 +172,30 @@ def verdicts(records: Records) -> list[Verdict]:
     """C11 of RLOO, C12 of offline DPO, C13 and C14 of both contrastive losses, and C42 of both online algorithms."""
     rows = [_exploits(records, source) for source in EXPLOITS]
     rows.append(_errs(records[f"steps/{PAIRS}"], records[f"steps/{MANY_PAIRS}"]))
-    for (how, name, source), judged in AHEAD.items():
+    for (how, name, source), tested in AHEAD.items():
         if how == "pooled":
-            rows.append(_ahead(judged, of_sweep(records, name, source), of_sweep(records, name, "offline")))
+            rows.append(_ahead(tested, of_sweep(records, name, source), of_sweep(records, name, "offline")))
         else:
-            rows.append(_tuned(judged, records[f"tuned/{name}/{source}"], records[f"tuned/{name}/offline"]))
+            rows.append(_tuned(tested, records[f"tuned/{name}/{source}"], records[f"tuned/{name}/offline"]))
     rows += [_falls(records, name, source) for name, source in FALLS]
     return [*rows, *(_longer(records, name) for name in LONGER)]
 
 
 def _exploits(records: Records, source: str) -> Verdict:
-    judged, record, gold = EXPLOITS[source], records[f"rl/{source}"], records["rl/gold"]
+    tested, record, gold = EXPLOITS[source], records[f"rl/{source}"], records["rl/gold"]
     proxy = record.arrays["reward"].astype(float)
     effect = mean_interval(fall(scores(record)[:, 1:]))
     gates = [
-        _no_fall(fall(scores(gold)[:, 1:]), judged.margin),
+        _no_fall(fall(scores(gold)[:, 1:]), tested.margin),
         trained({"the proxy": proxy[:, -1] - proxy[:, EVALUATIONS // 2]}),
-        _room(judged.margin, record),
+        _room(tested.margin, record),
     ]
     note = (
         f"From the evaluation at which gold peaks, on the other half of the problems, to update {UPDATES}; the placebo "
         "is the same run on gold, and the proxy must still rise in the second half. A stronger KL penalty, or "
         "stopping early, prevents it."
     )
-    return row_of(judged, "mlp", effect, FIGURE.name, [record.hash], note, gates)
+    return row_of(tested, "mlp", effect, FIGURE.name, [record.hash], note, gates)
 
 
 def _errs(few: Record, many: Record) -> Verdict:
@@ -209,13 +209,13 @@ def _errs(few: Record, many: Record) -> Verdict:
     return row_of(ERRS, "mlp", effect, FIGURE.name, [few.hash], note, gates)
 
 
-def _ahead(judged: Claim, online: list[Record], offline: list[Record]) -> Verdict:
+def _ahead(tested: Claim, online: list[Record], offline: list[Record]) -> Verdict:
     levels = shared(reached(online), reached(offline))
     one, other = (pooled(side)[:, levels] for side in (online, offline))
     effect = mean_interval((one - other).mean(1))
     gates = [
-        room(one.mean(1), other.mean(1), lowest(offline[0]), 1.0, judged.margin),
-        placebo(None, judged.margin, WHOLE),
+        room(one.mean(1), other.mean(1), lowest(offline[0]), 1.0, tested.margin),
+        placebo(None, tested.margin, WHOLE),
     ]
     note = (
         f"Mean over levels of KL from {LEVELS[levels][0]:.2g} to {LEVELS[levels][-1]:.2g} nats, on either side of "
@@ -223,16 +223,16 @@ def _ahead(judged: Claim, online: list[Record], offline: list[Record]) -> Verdic
         "pooled, as in the paper. The reward model has seen the very pairs that offline training has, and has a hidden "
         "layer that is not trained."
     )
-    return row_of(judged, "mlp", effect, FIGURE.name, [r.hash for r in (*online, *offline)], note, gates)
+    return row_of(tested, "mlp", effect, FIGURE.name, [r.hash for r in (*online, *offline)], note, gates)
 
 
-def _tuned(judged: Claim, online: Record, offline: Record) -> Verdict:
+def _tuned(tested: Claim, online: Record, offline: Record) -> Verdict:
     low = lowest(offline)
     parts = [Part(1.0, final_scores(online).astype(float), low), Part(-1.0, final_scores(offline).astype(float), low)]
     gates = [
-        room(parts[0].scores, parts[1].scores, low, 1.0, judged.margin),
-        placebo(None, judged.margin, WHOLE),
-        edges(judged.margin, online, offline),
+        room(parts[0].scores, parts[1].scores, low, 1.0, tested.margin),
+        placebo(None, tested.margin, WHOLE),
+        edges(tested.margin, online, offline),
         runs_at_a_bound({"online": parts[0].scores, "offline": parts[1].scores}, low, 1.0),
     ]
     one, other = (float(record.arrays["kl_policy_ref"][:, -1].mean()) for record in (online, offline))
@@ -240,17 +240,17 @@ def _tuned(judged: Claim, online: Record, offline: Record) -> Verdict:
         f"Each side tuned by gold on other problems, so that neither over-optimises, and not at equal KL: {one:.2g} "
         f"nats online, {other:.2g} offline. The reward model has seen the very pairs that offline training has."
     )
-    return row_of(judged, "mlp", effect_of(parts), FIGURE.name, [online.hash, offline.hash], note, gates)
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [online.hash, offline.hash], note, gates)
 
 
 def _falls(records: Records, name: str, source: str) -> Verdict:
-    judged, own = FALLS[name, source], of_sweep(records, name, source)
+    tested, own = FALLS[name, source], of_sweep(records, name, source)
     effect = mean_interval(fall(pooled_by_share(own)))
     if source == "offline":
         why = f"none over the sweep: with {MANY_PAIRS:,} pairs it is run over the updates of one setting (C12)"
-        check = placebo(None, judged.margin, why)
+        check = placebo(None, tested.margin, why)
     else:
-        check = _no_fall(fall(pooled_by_share(of_sweep(records, name, "gold"))), judged.margin)
+        check = _no_fall(fall(pooled_by_share(of_sweep(records, name, "gold"))), tested.margin)
     furthest = np.max([record.arrays["kl_policy_ref"].max(1) for record in own], axis=0)
     note = (
         "KL as a share of the largest that a problem's own sweep comes to, "
@@ -258,20 +258,20 @@ def _falls(records: Records, name: str, source: str) -> Verdict:
         "at which the mean over the other half of the problems peaks to the last. How much is lost depends on the "
         "reward model: with many more pairs there is little to exploit."
     )
-    gates = [check, _room(judged.margin, *own)]
-    return row_of(judged, "mlp", effect, FIGURE.name, [record.hash for record in own], note, gates)
+    gates = [check, _room(tested.margin, *own)]
+    return row_of(tested, "mlp", effect, FIGURE.name, [record.hash for record in own], note, gates)
 
 
 def _longer(records: Records, name: str) -> Verdict:
-    judged = LONGER[name]
+    tested = LONGER[name]
     biased, unbiased = (records[f"length/{name}/{labels}"] for labels in ("biased", "unbiased"))
     length = [record.arrays["length"].astype(float) for record in (biased, unbiased)]
     effect = mean_interval(length[0][:, -1] - length[1][:, -1])
     why = "the arms differ in the bias of the labeller alone, on the same problems and pairs"
     longest = TREE.max_length
     gates = [
-        room(length[0][:, -1], length[1][:, -1], 0.0, longest, judged.margin),
-        placebo(None, judged.margin, why),
+        room(length[0][:, -1], length[1][:, -1], 0.0, longest, tested.margin),
+        placebo(None, tested.margin, why),
     ]
     lost = mean_interval(final_scores(unbiased) - final_scores(biased))
     note = (
@@ -279,7 +279,7 @@ def _longer(records: Records, name: str) -> Verdict:
         f"{lost.estimate:+.2f} [{lost.low:+.2f}, {lost.high:+.2f}]. A labeller who likes length, {LENGTH_BIAS:g} in "
         "reward a token; reward models of language learn theirs from people."
     )
-    return row_of(judged, "token", effect, FIGURE.name, [biased.hash, unbiased.hash], note, gates)
+    return row_of(tested, "token", effect, FIGURE.name, [biased.hash, unbiased.hash], note, gates)
 
 
 def lowest(record: Record) -> float:
@@ -402,7 +402,7 @@ def caption(records: Records) -> str:
         drawn = frontier(records["tuned/dpo/pointwise"], "learned_rewards", family)
         errors[family] = gao_fit(drawn.kl, drawn.gold, family).error
     rates = ", ".join(f"{rate:g}" for rate in RATES)
-    size, points = PROBLEM, len(TUNED_RATES) * len(TUNED_BETAS)
+    size, points = ENVIRONMENT, len(TUNED_RATES) * len(TUNED_BETAS)
     return (
         f"Every run is a problem of its own: {size.num_prompts} prompts × {size.num_responses} responses, described by "
         f"{size.num_inputs} numbers, of which gold is a random network and the reference an exponential; the policy is "

@@ -43,7 +43,7 @@ from sims.statistics.intervals import mean_interval
 
 SAMPLES = 64  # a batch
 GROUP_SIZES = (1, 2, 4, 8, 16, 32)
-JUDGED = (4, 8, 16)  # group sizes at which the claim is judged
+TESTED = (4, 8, 16)  # group sizes at which the claim is tested
 LEVELS = 5  # of the rewards: 0, 1/4, 1/2, 3/4, 1
 PROMPTS, TABLE_SEED, TABLES = 8, 50, 50
 SPACES = {"actions": TokenSpace(16), "tokens": TokenSpace(3, 4, eos=True)}
@@ -80,7 +80,7 @@ ESTIMATORS = {
 }
 ORDER = list(ESTIMATORS)
 
-C50 = {size: claim("C50", f"RLOO against a perfect critic, K = {size}") for size in JUDGED}
+C50 = {size: claim("C50", f"RLOO against a perfect critic, K = {size}") for size in TESTED}
 
 
 def bandit(environment: BanditR1 | BanditR2) -> Answers:
@@ -158,7 +158,7 @@ def collect(lab: Lab) -> Records:
         found[name] = record(name, to_json(environment), compute, sizes)
     for name, space in SPACES.items():
         problem = {"vocabulary": space.vocabulary, "length": space.length, "eos": space.eos, "prompts": PROMPTS}
-        for key, count, group_sizes in ((name, 1, sizes), (f"{name}-tables", tables, JUDGED)):
+        for key, count, group_sizes in ((name, 1, sizes), (f"{name}-tables", tables, TESTED)):
             compute = _compute([drawn_table(space, i) for i in range(count)], space, group_sizes)
             seeds = {"seed": TABLE_SEED, "tables": count}
             found[key] = record(key, {**problem, **seeds}, compute, group_sizes)
@@ -252,16 +252,16 @@ def verdicts(records: Records) -> list[Verdict]:
     )
     for name, setting, note in settings:
         record = records[f"{name}-tables"]
-        for size, judged in C50.items():
+        for size, tested in C50.items():
             others = ", ".join(
                 f"{ESTIMATORS[other].label} {octaves(record, other, size).mean():+.2f}"
                 for other in ("running_mean", "grpo", "untrained")
             )
             said = f"{note} No real critic is perfect, and GRPO's mean is biased. The same effect of {others}."
-            control = positive_control(mean_interval(octaves(record, "none", size)), judged.margin)
+            control = positive_control(mean_interval(octaves(record, "none", size)), tested.margin)
             gates = [replace(control, why=f"REINFORCE without a baseline: {control.why}")]
             effect = mean_interval(octaves(record, "rloo", size))
-            rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash], said, gates))
+            rows.append(row_of(tested, setting, effect, FIGURE.name, [record.hash], said, gates))
     return rows
 
 
@@ -271,7 +271,7 @@ def caption(records: Records) -> str:
         f"Exact, no sampling, hence no bands: noise tr Cov(g)/|E g|² of the gradient of {SAMPLES} fresh samples by the "
         f"logits of a table, {SAMPLES}/K prompts drawn uniformly × K responses. Rewards have {LEVELS} levels (those of "
         "R1 and R2 are rounded to quarters). The two right columns are the first of the drawn tables, over all of "
-        "which the claim is judged. Halfway: π* at the β that gains half of the reward to be had. Running mean: at its "
+        "which the claim is tested. Halfway: π* at the β that gains half of the reward to be had. Running mean: at its "
         "limit, the mean over prompts. Dr. GRPO's gradient is (K−1)/K of RLOO's, which leaves the noise as it is. On "
         "single actions an untrained critic (V = 0) is no baseline; on tokens its traces (λ = 0.95) shrink the credit "
         "of early ones, a bias. Grey: noise from the choice of prompts, which share nothing in a table."

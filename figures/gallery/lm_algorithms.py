@@ -94,13 +94,13 @@ def verdicts(records: Records) -> list[Verdict]:
     """One row of each claim, over three tunings."""
     on, off = (("min/dpo/" + s, "min/best_of_n/" + s) for s in ("on", "off"))
     rows = []
-    for judged, names, times in ((FASTER, on, (1.0, -1.0)), (COMPOUND, on + off, (1.0, -1.0, -1.0, 1.0))):
+    for tested, names, times in ((FASTER, on, (1.0, -1.0)), (COMPOUND, on + off, (1.0, -1.0, -1.0, 1.0))):
         used = _used(records, names)
-        gates = [_room(records, names[i], names[i + 1], judged.margin) for i in range(0, len(names), 2)]
-        gates += [edges(judged.margin, *used), placebo(None, judged.margin, NOTHING_TO_LEARN)]
+        gates = [_room(records, names[i], names[i + 1], tested.margin) for i in range(0, len(names), 2)]
+        gates += [edges(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
         effect = _over(records, _difference(names, times))
-        rows.append(row_of(judged, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))
+        rows.append(row_of(tested, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))
     return [*rows, _suffices(records), _keeps_up(records)]
 
 

@@ -165,8 +165,8 @@ def verdicts(records: Records) -> list[Verdict]:
         ),
     )
     return [
-        row_of(judged, "lm", effect, FIGURE.name, [records[name].hash for name in used], note, gates)
-        for judged, effect, gates, used, note in rows
+        row_of(tested, "lm", effect, FIGURE.name, [records[name].hash for name in used], note, gates)
+        for tested, effect, gates, used, note in rows
     ]
 
 

@@ -29,7 +29,7 @@ from sims.statistics.verdicts import over_tunings
 
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
 METHODS = ("dpo/on", "dpo/off", "ppo/on", "rloo/on", "rwr/on", "best_of_n/on", "pref_ft/off")
-JUDGED_RUNS = 20  # of the arms that rows compare; the others are drawn only
+TESTED_RUNS = 20  # of the arms that rows compare; the others are drawn only
 TITLES = {
     "min": "Min length, r = −|y|",
     "mode": "Mode length, r = −| |y| − {mode} |",
@@ -69,12 +69,12 @@ def collect(
     chosen = {name: arm for name, arm in every.items() if not lab.quick or name.partition("/")[2] in wanted}
     if lab.scale != "tiny":
         return lab.records(chosen)
-    judged = {name: arm for name, arm in chosen.items() if "/dpo/" in name}
+    tested = {name: arm for name, arm in chosen.items() if "/dpo/" in name}
     first, *others = matched.TUNING_SEEDS
-    found = matched.tuned_on(lab, "lm", chosen, first, dict.fromkeys(judged, JUDGED_RUNS))
+    found = matched.tuned_on(lab, "lm", chosen, first, dict.fromkeys(tested, TESTED_RUNS))
     for k, seed in enumerate(others, 1):
-        again = {f"{name}/{k}": arm for name, arm in judged.items()}
-        found |= matched.tuned_on(lab, "lm", again, seed, dict.fromkeys(again, JUDGED_RUNS))
+        again = {f"{name}/{k}": arm for name, arm in tested.items()}
+        found |= matched.tuned_on(lab, "lm", again, seed, dict.fromkeys(again, TESTED_RUNS))
     return found
 
 

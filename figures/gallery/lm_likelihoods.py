@@ -28,7 +28,7 @@ COLOURS = {"chosen": BLUE, "rejected": VERMILION}
 ARRAYS = {"chosen": "first_logp_winner", "rejected": "first_logp_loser"}
 TITLES = lm_lengths.TITLES | {"mode": "Mode length"}
 
-JUDGED = {
+TESTED = {
     f"{task}/dpo/{sampler}": claim("C22", f"{SAMPLERS[sampler][0]} DPO, {task} length")
     for task in ("min", "mode")
     for sampler in SAMPLERS
@@ -120,7 +120,7 @@ def _handles() -> list[Line2D]:
 def verdicts(records: Records) -> list[Verdict]:
     """One row for each sampler on min and on mode."""
     rows = []
-    for name, judged in JUDGED.items():
+    for name, tested in TESTED.items():
         record = records[name]
         at, room = before_it_left(record)
         fall, grown = change(record, "chosen")[:, at], margin(record)[:, at]
@@ -131,9 +131,9 @@ def verdicts(records: Records) -> list[Verdict]:
             "first batch, drawn from the reference and seen in one update: what is trained on again may rise. "
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
-        gates = [room, trained({"the margin": grown}), placebo(None, judged.margin, "a claim about a mechanism")]
+        gates = [room, trained({"the margin": grown}), placebo(None, tested.margin, "a claim about a mechanism")]
         effect = mean_interval(per_nat(fall, grown))
-        rows.append(row_of(judged, "lm", effect, FIGURE.name, [record.hash], note, gates))
+        rows.append(row_of(tested, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows
 
 

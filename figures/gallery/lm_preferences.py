@@ -1,7 +1,7 @@
 """Preferences on a language model: a reward model stands between the policy and what people want. (C13, C14, C22, C33)
 
 SFT, a reward model fitted to noisy preferences, then DPO online and offline, PPO and Pref-FT: everything is trained by
-the reward model or on its pairs, and judged by the gold reward.
+the reward model or on its pairs, and tested by the gold reward.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ METHODS = ("dpo/on", "dpo/off", "dpo/semi", "dpo/stale", "ppo/on", "pref_ft/off"
 SYNC = {"semi": 4.0, "stale": math.inf}  # updates between two copies of the policy to the sampler
 BETAS, RATES = (0.1, 1.0), (3e-4, 1e-3, 3e-3)
 SWEPT = ("dpo/on", "dpo/off")  # over β too
-AT_KL = (*SWEPT, "ppo/on")  # judged along their path
+AT_KL = (*SWEPT, "ppo/on")  # tested along their path
 RUNS, SEED = 10, 1  # each with a reward model of its own
 SAMPLES, UPDATES, EVALUATIONS, PAIRS = 32, 24, 8, 512
 # Along a path: evaluated every second update, at the two smaller rates, on other seeds than those that it was seen on.
-PATH_EVALUATIONS, PATH_RATES, PATH_SEED = 12, RATES[:2], 101
+# Sixteen of them, as a run in eight or so never reaches the last level of KL.
+PATH_EVALUATIONS, PATH_RATES, PATH_SEED, PATH_RUNS = 12, RATES[:2], 101, 16
 LEVELS = (1.0, 2.0, 3.0, 4.0)  # nats of KL at which gold rewards are compared; among them the peak
-END = 8.0  # nats at which a fall is judged
+END = 8.0  # nats at which a fall is tested
 STEP = 1.0  # of √KL between two evaluations, beyond which a path is not interpolated
 
 EQUAL_KL = claim("C13", "online DPO against offline DPO, a reward model's preferences")
@@ -74,7 +75,8 @@ def _tiny(method: str, beta: float, rate: float) -> Experiment:
     from llm.tasks import ProxyReward
 
     base, name = lm.preset("tiny", "min"), method.split("/")[0]
-    evaluations, seed = (PATH_EVALUATIONS, PATH_SEED) if method in AT_KL else (EVALUATIONS, SEED)
+    path = (PATH_EVALUATIONS, PATH_RUNS, PATH_SEED)
+    evaluations, runs, seed = path if method in AT_KL else (EVALUATIONS, RUNS, SEED)
     return base.replace(
         name=f"lm_preferences-{name}",
         environment=ProxyReward(recorded_prompts=PAIRS, evaluation_prompts=128, proxy_seed=seed),
@@ -83,7 +85,7 @@ def _tiny(method: str, beta: float, rate: float) -> Experiment:
         optimiser=base.optimiser.replace(learning_rate=rate),
         updates=UPDATES,
         evaluations=evaluations,
-        runs=RUNS,
+        runs=runs,
         seed=seed,
     )
 
@@ -128,7 +130,7 @@ def _schedule(method: str, samples: int) -> Schedule:
 
 
 def collect(lab: Lab) -> Records:
-    """Nothing is tuned: each arm has the same sweep, and what is judged is at equal KL, or takes the rate that is best
+    """Nothing is tuned: each arm has the same sweep, and what is tested is at equal KL, or takes the rate that is best
     for the other half of the reward models."""
     chosen = arms(lab.scale)
     if lab.quick:
@@ -256,10 +258,10 @@ def _reached(known: np.ndarray) -> Gate:
     return Gate("matched KL", enough, measured if enough else f"{measured}; more updates or larger rates would open it")
 
 
-def _row(judged: Claim, effects: np.ndarray, used: Sequence[Record], note: str, gates: Sequence[Gate]) -> Verdict:
+def _row(tested: Claim, effects: np.ndarray, used: Sequence[Record], note: str, gates: Sequence[Gate]) -> Verdict:
     if len(effects) < 2:  # the gate is closed, and there is no interval
         effects = np.zeros(2)
-    return row_of(judged, "lm", mean_interval(effects), FIGURE.name, [record.hash for record in used], note, gates)
+    return row_of(tested, "lm", mean_interval(effects), FIGURE.name, [record.hash for record in used], note, gates)
 
 
 def _levels() -> str:

@@ -79,7 +79,7 @@ class Environment(NamedTuple):
 
 
 TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-# The shortest budgets want larger steps, and are judged: they have wider grids, and more runs.
+# The shortest budgets want larger steps, and are tested: they have wider grids, and more runs.
 SHORT, SHORT_RATES, NEEDED = 10, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), 200
 SHORT_BETAS, SHORT_WEIGHTS = (0.003, 0.03, 0.2, 1.0, 5.0, 25.0), (0.003, 0.05, 0.4, 3.0, 20.0, 100.0)
 BETAS, WEIGHTS = (0.03, 0.2, 1.0), (0.05, 0.4, 3.0)  # of contrastive losses, and of Best-of-N's negative gradients
@@ -100,12 +100,12 @@ SAMPLERS = {"off": math.inf, "on": None}
 PROMPTS, GENERATIONS, RUNS = 16, 4, 50
 
 
-# By whom C27 and C28 are judged. On R2 all are near the largest reward after three updates: one row there.
+# By whom C27 and C28 are tested. On R2 all are near the largest reward after three updates: one row there.
 FASTER = {"R1": (*CONTRASTIVE, *VARIANTS), "R2": ("dpo",), "network": (*CONTRASTIVE, "sum")}
 COMPOUND = {"R1": (*CONTRASTIVE, *VARIANTS), "R2": ("dpo",), "network": ("dpo",)}
 
 
-# After which budgets C27 is judged: what is gained turns with the budget.
+# After which budgets C27 is tested: what is gained turns with the budget.
 AFTER = {"R1": (3, 10), "R2": (2,), "network": (3, 10)}
 
 
@@ -189,8 +189,8 @@ def by_budget(records: Records, environment: str, name: str, sampler: str) -> np
     return np.stack(found, axis=-1)
 
 
-class Judged(NamedTuple):
-    """A row: the budget at which it is judged, in updates, its effect, its gates and its records."""
+class Tested(NamedTuple):
+    """A row: the budget at which it is tested, in updates, its effect, its gates and its records."""
 
     budget: int
     effect: Interval
@@ -198,10 +198,10 @@ class Judged(NamedTuple):
     used: tuple[Record, ...]
 
 
-def judge(records: Records, of: Row, margin: float) -> Judged:
+def tested_at_shortest(records: Records, of: Row, margin: float) -> Tested:
     """What an algorithm gains over Best-of-N on-policy, or with both samplers how much more it gains there than
     offline: at the shortest budget at which every gate is open, or the shortest of all."""
-    shortest: Judged | None = None
+    shortest: Tested | None = None
     _, environment, name, samplers, budgets = of
     for budget in budgets:
         pairs = [[records[f"{environment}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
@@ -217,7 +217,7 @@ def judge(records: Records, of: Row, margin: float) -> Judged:
         used = tuple(record for pair in pairs for record in pair)
         gates += [edges(margin, *used), placebo(None, margin, NOTHING_TO_LEARN)]
         effect = effect_of([part(t, record) for t, record in zip((1.0, -1.0, -1.0, 1.0), used, strict=False)])
-        row = Judged(budget, effect, tuple(gates), used)
+        row = Tested(budget, effect, tuple(gates), used)
         if all(gate.open for gate in gates):
             return row
         shortest = shortest or row
@@ -247,7 +247,7 @@ def draw(records: Records) -> MatplotlibFigure:
             _gains(axes[row, 2], records, environment)
         axes[0, 0].set_title("The same samples, of the reference")
         axes[0, 1].set_title("On-policy: each its own samples")
-        axes[0, 2].set_title("Gain over Best-of-N, as judged\nfilled: on-policy (C27); open: on-policy − offline (C28)")
+        axes[0, 2].set_title("Gain over Best-of-N, as tested\nfilled: on-policy (C27); open: on-policy − offline (C28)")
         handles = [
             Line2D([], [], color=colour(arm.key), marker=arm.marker, ms=5, linewidth=1.8, label=arm.label)
             for arm in ARMS.values()
@@ -284,7 +284,7 @@ def _gains(panel: Axes, records: Records, environment: str) -> None:
     for name in names:
         own, rows = colour(ARMS[name].key), [row for row in shown if row.name == name]
         for i, row in enumerate(rows):
-            found = judge(records, row, claims()[row].margin)
+            found = tested_at_shortest(records, row, claims()[row].margin)
             closed = not all(gate.open for gate in found.gates)
             y = len(names) - names.index(name) + 0.24 * ((len(rows) - 1) / 2 - i)
             panel.errorbar(
@@ -316,14 +316,14 @@ NOTES = {
 def verdicts(records: Records) -> list[Verdict]:
     """What a negative gradient gains on-policy, and whether it gains more there than offline."""
     rows = []
-    for of, judged in claims().items():
-        row = judge(records, of, judged.margin)
+    for of, tested in claims().items():
+        row = tested_at_shortest(records, of, tested.margin)
         chosen = "" if of.id == "C27" else ", the shortest budget at which every gate is open, or the shortest of all"
         kind = NOTES["contrastive" if of.name in CONTRASTIVE else "own"]
-        note = f"{ARMS[of.name].label}, judged after {row.budget} updates{chosen}. {kind}"
+        note = f"{ARMS[of.name].label}, tested after {row.budget} updates{chosen}. {kind}"
         hashes = [record.hash for record in row.used]
         rows.append(
-            row_of(judged, ENVIRONMENTS[of.environment].setting, row.effect, FIGURE.name, hashes, note, row.gates)
+            row_of(tested, ENVIRONMENTS[of.environment].setting, row.effect, FIGURE.name, hashes, note, row.gates)
         )
     return rows
 
@@ -336,7 +336,7 @@ def caption(records: Records) -> str:
         f"{runs} runs per arm, {PROMPTS} × {GENERATIONS} samples per update, noiseless labels. Every point is a run of "
         "that length, tuned for it (learning rate, and β where there is one; "
         f"{POINTS} points between the same ends, {ROUNDS}, other seeds, listed below; up to {SHORT} updates "
-        f"{len(SHORT_RATES) * len(SHORT_BETAS)} points of wider grids, and {NEEDED} runs to judge by). "
+        f"{len(SHORT_RATES) * len(SHORT_BETAS)} points of wider grids, and {NEEDED} runs to test by). "
         "Left: fresh draws of the reference, the very same in every arm. "
         "Mean and 95 % band over runs. The released code's two variants with log-ratios to the reference have the "
         "gradients of those without, and are not drawn again; all six are one algorithm here, "

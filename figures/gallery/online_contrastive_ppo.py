@@ -36,7 +36,7 @@ PROMPTS, GENERATIONS = 4, 4
 SAMPLES = {"R1": 2048, "R2": 128}  # on R2 all arms are at the largest reward soon after
 WIDER = (0.1, 300.0)  # learning rates for so short a run
 RUNS = 50
-NEEDED = 200  # judged runs: many arms are at the largest reward, of which no loss is claimed
+NEEDED = 200  # test runs: many arms are at the largest reward, of which no loss is claimed
 STYLES = {1: ONLINE, 4: OFFLINE}
 
 
@@ -68,7 +68,7 @@ def cost(algorithm: str, passes: int) -> Cost:
 # What online DPO without reuse takes for all samples, in passes.
 COMPUTE = {environment: n * cost("dpo", 1).total for environment, n in SAMPLES.items()}
 PANELS = tuple((environment, equal) for environment in ("R1", "R2") for equal in ("samples", "compute"))
-# On R2 it is judged, and tuned, over the run: at its end nothing can be told.
+# On R2 it is tested, and tuned, over the run: at its end nothing can be told.
 OVER_THE_RUN = "R2"
 CLAIMS = {
     (environment, equal, name): claim(
@@ -105,7 +105,7 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for its own environment, budget and number of passes, by what it is judged by."""
+    """Every arm tuned for its own environment, budget and number of passes, by what it is tested by."""
     found: dict[str, Record] = {}
     measures: tuple[Measure, ...] = ("end", "run")
     for by in measures:
@@ -176,7 +176,7 @@ def _measured(axes: Axes, records: Records) -> None:
     axes.grid(False)
 
 
-class Judged(NamedTuple):
+class Tested(NamedTuple):
     """A row: PPO's score minus the other's, 0 if negative; the passes that are better in the mean of all runs."""
 
     effect: Interval
@@ -185,7 +185,7 @@ class Judged(NamedTuple):
     used: tuple[Record, ...]
 
 
-def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
+def tested_at_better_passes(records: Records, environment: str, equal: str, name: str) -> Tested:
     """PPO against one contrastive algorithm, each at the better number of passes."""
     margin = CLAIMS[environment, equal, name].margin
     used = {n: {str(p): records[f"{environment}/{equal}/{n}/{p}"] for p in PASSES} for n in ("ppo", name)}
@@ -197,7 +197,7 @@ def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
     ours, theirs = (crossfit_best(np.stack(list(scored[n].values()))).astype(float) for n in ("ppo", name))
     lost = cut(effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)]))
     best = {n: used[n][passes[n]] for n in used}
-    return Judged(
+    return Tested(
         lost, (_control(environment, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
     )
 
@@ -205,8 +205,8 @@ def judge(records: Records, environment: str, equal: str, name: str) -> Judged:
 def verdicts(records: Records) -> list[Verdict]:
     """One row for each algorithm, environment and way of comparing; the claim falls where PPO is ahead in both ways."""
     rows = []
-    for (environment, equal, name), judged in CLAIMS.items():
-        row = judge(records, environment, equal, name)
+    for (environment, equal, name), tested in CLAIMS.items():
+        row = tested_at_better_passes(records, environment, equal, name)
         passes = ", ".join(f"{n} {p}" for n, p in row.passes.items())
         note = (
             f"Passes over a batch, the better of 1 and 4 in the mean of all runs: {passes}. The claim falls where PPO "
@@ -216,7 +216,7 @@ def verdicts(records: Records) -> list[Verdict]:
             + cut_to_nothing(row.effect)
         )
         hashes = [record.hash for record in row.used]
-        rows.append(row_of(judged, "bandit", row.effect, FIGURE.name, hashes, note, row.gates))
+        rows.append(row_of(tested, "bandit", row.effect, FIGURE.name, hashes, note, row.gates))
     return rows
 
 

@@ -44,13 +44,13 @@ OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
 UPDATES, RUNS = 500, 50
 NEEDED = 200  # runs of the contrastive arms on R2: a claim of no difference, at the largest reward
-# DPO is at the largest reward on R2 after its first evaluation: it is judged over runs short enough to see it rise.
+# DPO is at the largest reward on R2 after its first evaluation: it is tested over runs short enough to see it rise.
 SHORT, SHORT_UPDATES, SHORT_EVALUATIONS = ("dpo",), 10, 10
 SHORT_GRID = product(
     learning_rate=(0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0), beta=(0.0003, 0.003, 0.03, 0.3, 3.0)
 )
 WIDER = (0.03, 100.0)  # rwr's learning rates, whose best lay at the end of the others'
-UNLIKELY, LIKELY = 1e-2, 0.5  # judged along the axis: at 1e-4 and below nobody is more than a margin above the floor
+UNLIKELY, LIKELY = 1e-2, 0.5  # tested along the axis: at 1e-4 and below nobody is more than a margin above the floor
 
 R1_R2 = {name: claim("C25", f"{name}: R1 against R2{', short runs' * (name in SHORT)}") for name in ALGORITHMS}
 OVERLAP = {name: claim("C25", f"{name}: overlap axis{', short runs' * (name in SHORT)}") for name in ALGORITHMS}
@@ -93,7 +93,7 @@ def tuned(
     lab: Lab, bandits: Mapping[str, Bandit], short: Mapping[str, Bandit], runs: Mapping[str, int] | None = None
 ) -> Records:
     """Each arm tuned over as many points as the others: learning rate × β where the algorithm has one, else more
-    learning rates. The short ones by the score over the run, by which they are judged."""
+    learning rates. The short ones by the score over the run, by which they are tested."""
     chosen, brief = arms(bandits), short_arms(short)
     grids = {name: equal_grid(arm, *(WIDER if "/rwr/" in name else ())) for name, arm in chosen.items()}
     found: Records = {}
@@ -105,11 +105,11 @@ def tuned(
 
 
 def collect(lab: Lab) -> Records:
-    """All environments, and the judged ones in short runs too."""
+    """All environments, and the tested ones in short runs too."""
     bandits = environments()
-    judged = {name: bandits[name] for name in ("R1", "R2", f"{UNLIKELY:g}", f"{LIKELY:g}")}
+    tested = {name: bandits[name] for name in ("R1", "R2", f"{UNLIKELY:g}", f"{LIKELY:g}")}
     more = {f"R2/{name}/{sampler}": NEEDED for name in ("dpo", "ipo") for sampler in SAMPLERS}
-    return tuned(lab, bandits, judged, more)
+    return tuned(lab, bandits, tested, more)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -161,7 +161,7 @@ def arms_of(records: Records, names: Sequence[str], algorithm: str, end: str = "
 
 
 def interaction_row(
-    judged: Claim, records: Records, unlikely: str, likely: str, algorithm: str, figure: str, note: str
+    tested: Claim, records: Records, unlikely: str, likely: str, algorithm: str, figure: str, note: str
 ) -> Verdict:
     """(on-policy − offline where the optimum is unlikely) − (the same where it is likely), for one algorithm: at the
     last evaluation at which both differences have room; of an algorithm of SHORT over a short run."""
@@ -169,20 +169,20 @@ def interaction_row(
     used = arms_of(records, (unlikely, likely), algorithm, "/short" * short)
     found = list(used.values())
     pairs = [sides([on], [off]) for on, off in (found[:2], found[2:])]
-    at, room = (None, over_the_run(pairs, judged.margin)) if short else last_with_room(pairs, judged.margin)
+    at, room = (None, over_the_run(pairs, tested.margin)) if short else last_with_room(pairs, tested.margin)
     runs = min(len(record.arrays["gold"]) for record in found)  # the first runs are the same in longer records
     signs = (1.0, -1.0, -1.0, 1.0)
     effect = effect_of([part(sign, record, at, runs) for sign, record in zip(signs, found, strict=True)])
     updates = found[0].arrays["updates"]
     said = (
-        f"Judged over {SHORT_UPDATES} updates, as later all arms are at the largest reward where the optimum is likely."
+        f"Tested over {SHORT_UPDATES} updates, as later all arms are at the largest reward where the optimum is likely."
         if at is None
-        else f"Judged after {int(updates[at])} updates, the last evaluation at which the scores leave room."
+        else f"Tested after {int(updates[at])} updates, the last evaluation at which the scores leave room."
     )
-    gates = [room, edges(judged.margin, *found), likelihood({"out": found[0], "in": found[2]})]
-    gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
+    gates = [room, edges(tested.margin, *found), likelihood({"out": found[0], "in": found[2]})]
+    gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
     hashes = [record.hash for record in found]
-    return row_of(judged, "bandit", effect, figure, hashes, f"{said} {note}", gates)
+    return row_of(tested, "bandit", effect, figure, hashes, f"{said} {note}", gates)
 
 
 def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
@@ -243,17 +243,17 @@ def verdicts(records: Records) -> list[Verdict]:
     return rows
 
 
-def _otherwise(judged: Claim, records: Records, name: str) -> Verdict:
+def _otherwise(tested: Claim, records: Records, name: str) -> Verdict:
     used = arms_of(records, ("R2",), name)
     on, off = used.values()
     effect = effect_of([part(1.0, on), part(-1.0, off)])
     other = "rwr" if name == "best_of_n" else "best_of_n"
-    could = positive_control(mean_interval(gain(records, "R2", other)), judged.margin)
+    could = positive_control(mean_interval(gain(records, "R2", other)), tested.margin)
     control = replace(could, why=f"{other} in the same setting: {could.why}")
     hashes = [record.hash for record in used.values()]
-    gates = [control, edges(judged.margin, *used.values()), likelihood({"in": on})]
+    gates = [control, edges(tested.margin, *used.values()), likelihood({"in": on})]
     note = "At the end of the run; where an arm is slower on the way there, its curve shows it."
-    return row_of(judged, "bandit", effect, FIGURE.name, hashes, note, gates)
+    return row_of(tested, "bandit", effect, FIGURE.name, hashes, note, gates)
 
 
 def caption(records: Records) -> str:

@@ -180,7 +180,7 @@ def _label(axes: Axes, overlaps: list[float], periods: list[float], left: bool, 
 
 
 def no_verdicts(records: Records) -> list[Verdict]:
-    """A map to look at: the claims along its axes are judged by figures made for them."""
+    """A map to look at: the claims along its axes are tested by figures made for them."""
     return []
 
 
@@ -193,7 +193,7 @@ def caption(records: Records) -> str:
     return (
         f"1-D bandit, 100 actions, table policy, {int(ipo.arrays['samples'][-1]):,} samples per run, 16 (4 × 4) per "
         f"update, noiseless labels; {algorithms} algorithms × {len(overlaps)} overlaps × {len(periods)} sync periods, "
-        f"{runs} judged runs per cell: the map judges no claim, and figures that do have more. s: updates between "
+        f"{runs} test runs per cell: the map tests no claim, and figures that do have more. s: updates between "
         "copies of the policy to the sampler, which draws the 16·s samples between them at once. Every cell was tuned "
         f"for itself on other seeds, over {TRIED} and β or, where it does anything, clip range; "
         f"{at_the_edge(records, 'cells')} A run that diverged counts as the reference, a Gaussian, moved away from the "

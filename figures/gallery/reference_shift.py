@@ -31,7 +31,7 @@ from sims.statistics.intervals import Interval
 
 SHIFTS = (0.05, 0.35, 0.65, 0.95)
 NO_REWARD = -1.0  # a score no smaller than that of no reward at all: references earn .25 to .41 of 1
-NEAR, FAR = SHIFTS[0], SHIFTS[2]  # judged; at the largest shift arms took the ends of their grids
+NEAR, FAR = SHIFTS[0], SHIFTS[2]  # tested; at the largest shift arms took the ends of their grids
 POLICIES: dict[str, PolicySpec] = {"table": Table(), "mlp": MLP(hidden=(32, 32), fit_steps=200)}
 RATES = {"table": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), "mlp": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}
 BETAS = (0.1, 0.5, 2.0)
@@ -125,9 +125,9 @@ def verdicts(records: Records) -> list[Verdict]:
     for policy in POLICIES:
         setting: Literal["bandit", "mlp"] = "bandit" if policy == "table" else "mlp"
         near, far = ({arm: shifted(records, policy, shift, arm) for arm in ARMS} for shift in (NEAR, FAR))
-        judged = claim("C06", "near and far")
+        tested = claim("C06", "near and far")
         pairs = [Sides(x["ppo"], x["dpo"], NO_REWARD) for x in (near, far)]
-        at, room = last_with_room(pairs, judged.margin)
+        at, room = last_with_room(pairs, tested.margin)
         values = [far["ppo"], far["dpo"], near["ppo"], near["dpo"]]
         effect = _effect(values, at)
         used = [records[f"{policy}/{shift:g}/{arm}"] for shift in (FAR, NEAR) for arm in ("ppo", "dpo")]
@@ -135,25 +135,25 @@ def verdicts(records: Records) -> list[Verdict]:
             "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that knows "
             f"more of unseen responses would change it. {_when(used[0], at)}"
         )
-        gates = [room, edges(judged.margin, *used), placebo(None, judged.margin, NOTHING_TO_LEARN)]
-        rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
-        judged = claim("C07", "under shift")
+        gates = [room, edges(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        rows.append(row_of(tested, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
+        tested = claim("C07", "under shift")
         values = [far["dpo_after_sft"], far["dpo"]]
-        at, room = last_with_room([Sides(values[0], values[1], NO_REWARD)], judged.margin)
+        at, room = last_with_room([Sides(values[0], values[1], NO_REWARD)], tested.margin)
         used = [records[f"{policy}/{FAR:g}/{arm}"] for arm in ("dpo_after_sft", "dpo")]
         note = (
             f"The fine-tuned arm takes {SFT_UPDATES} updates more, on the same pairs; DPO alone for as many more "
             f"updates might close part of the gap. {_when(used[0], at)}"
         )
-        hurt = positive_control(_effect([near["dpo"], far["dpo"]], at), judged.margin, only_above=True)
+        hurt = positive_control(_effect([near["dpo"], far["dpo"]], at), tested.margin, only_above=True)
         gates = [
             room,
-            edges(judged.margin, *used),
+            edges(tested.margin, *used),
             replace(hurt, why=f"what the shift costs DPO, from {NEAR:g} to {FAR:g}: {hurt.why}"),
-            placebo(None, judged.margin, "fine-tuning on permuted labels takes as likely as not the rejected"),
+            placebo(None, tested.margin, "fine-tuning on permuted labels takes as likely as not the rejected"),
         ]
         effect = _effect(values, at)
-        rows.append(row_of(judged, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
+        rows.append(row_of(tested, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
     return rows
 
 
@@ -172,7 +172,7 @@ def _effect(values: list[np.ndarray], at: int) -> Interval:
 
 def _when(record: Record, at: int) -> str:
     last = record.arrays["gold"].shape[1] - 1
-    return f"Judged at evaluation {at} of {last}, the last at which the scores leave room."
+    return f"Tested at evaluation {at} of {last}, the last at which the scores leave room."
 
 
 def caption(records: Records) -> str:

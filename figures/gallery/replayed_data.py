@@ -145,18 +145,18 @@ def verdicts(records: Records) -> list[Verdict]:
         gap, ipos = (effect_of([part(1.0, x["online"]), part(-1.0, x["offline"])]) for x in (best, ipo))
         between = f"IPO's gap, online − offline, is {ipos.estimate:+.2f} [{ipos.low:+.2f}, {ipos.high:+.2f}]."
         rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
-        for source, judged in SHUFFLED.items():
+        for source, tested in SHUFFLED.items():
             note = f"A shuffled stream holds the late samples of a good policy. {between}"
-            rows.append(_none(judged, setting, ipo[source], ipo["offline"], _to_close(ipos, judged), note))
+            rows.append(_none(tested, setting, ipo[source], ipo["offline"], _to_close(ipos, tested), note))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
         rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _seen(gap, HARMLESS), note))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note))
         note = f"Both responses are the last policy's; pairs with one of the reference's are not run. {between}"
         rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
-        for source, judged in CLOSES.items():
+        for source, tested in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
-            rows.append(_none(judged, setting, best["online"], best[source], _seen(gap, judged), note))
+            rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note))
         note = "Imitating the better of two draws of the reference is bounded, however long it trains."
         control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
         rows.append(_none(NO_BETTER, setting, best["offline"], ipo["offline"], control, note))
@@ -171,35 +171,35 @@ def _in_order(setting: Setting, pairs: list[tuple[Record, Record]]) -> Verdict:
     return theorem_of(ORDER, setting, [float(x) for x in np.concatenate(errors)], FIGURE.name, hashes, note)
 
 
-def _none(judged: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str) -> Verdict:
+def _none(tested: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str) -> Verdict:
     """Nothing is lost, or gained: how far `more` is ahead, 0 where it is not."""
     ahead = cut(effect_of([part(1.0, more), part(-1.0, less)]))
-    gates = [control, *edges_and_bounds(judged.margin, more, less)]
-    return row_of(judged, setting, ahead, FIGURE.name, [more.hash, less.hash], note + cut_to_nothing(ahead), gates)
+    gates = [control, *edges_and_bounds(tested.margin, more, less)]
+    return row_of(tested, setting, ahead, FIGURE.name, [more.hash, less.hash], note + cut_to_nothing(ahead), gates)
 
 
 def _effect(
-    judged: Claim, setting: Setting, more: Record, less: Record, only: str, note: str, *more_gates: Gate
+    tested: Claim, setting: Setting, more: Record, less: Record, only: str, note: str, *more_gates: Gate
 ) -> Verdict:
-    at, room = last_with_room([sides([more], [less])], judged.margin)
+    at, room = last_with_room([sides([more], [less])], tested.margin)
     effect = effect_of([part(1.0, more, at), part(-1.0, less, at)])
     why = f"the arms differ in the {only} of their data alone, and a replay in order, which is none, gives 0 (C15)"
-    gates = [room, *more_gates, placebo(None, judged.margin, why), *edges_and_bounds(judged.margin, more, less)]
+    gates = [room, *more_gates, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, more, less)]
     when = (
-        f"Judged after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
+        f"Tested after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
     )
-    return row_of(judged, setting, effect, FIGURE.name, [more.hash, less.hash], f"{when} {note}", gates)
+    return row_of(tested, setting, effect, FIGURE.name, [more.hash, less.hash], f"{when} {note}", gates)
 
 
-def _seen(gap: Interval, judged: Claim) -> Gate:
+def _seen(gap: Interval, tested: Claim) -> Gate:
     """Best-of-2 loses offline, in the same setting: the test could have seen a loss."""
-    found = positive_control(gap, judged.margin)
+    found = positive_control(gap, tested.margin)
     return replace(found, why=f"Best-of-2 online against offline: {found.why}")
 
 
-def _to_close(gap: Interval, judged: Claim) -> Gate:
+def _to_close(gap: Interval, tested: Claim) -> Gate:
     """IPO online is ahead of IPO offline: else nothing is left that other data could close, or fail to."""
-    found = positive_control(gap, judged.margin, only_above=True)
+    found = positive_control(gap, tested.margin, only_above=True)
     opens = "" if found.open else "; a setting in which online is ahead would open it"
     return replace(found, why=f"IPO online against offline: {found.why}{opens}")
 

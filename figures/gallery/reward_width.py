@@ -18,7 +18,7 @@ from figures.lab import Lab
 from figures.report.style import RC, colour, key, points
 from sims.environments import Bandit, BanditR1, BanditR2
 
-WIDTHS = (10.0, 20.0, 30.0)  # the first is judged with the overlap axis, by online_offline
+WIDTHS = (10.0, 20.0, 30.0)  # the first is tested with the overlap axis, by online_offline
 CLAIMS = {
     (name, width): claim("C25", f"{name}: R1 against R2, width {width:g}{', short runs' * (name in SHORT)}")
     for name in ALGORITHMS
@@ -34,8 +34,8 @@ def environments() -> dict[str, Bandit]:
 def collect(lab: Lab) -> Records:
     """Each arm tuned anew for its width, over as many points."""
     bandits = environments()
-    judged = {name: bandit for name, bandit in bandits.items() if float(name.split("/")[1]) in WIDTHS[1:]}
-    return tuned(lab, bandits, judged)
+    tested = {name: bandit for name, bandit in bandits.items() if float(name.split("/")[1]) in WIDTHS[1:]}
+    return tuned(lab, bandits, tested)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -67,15 +67,15 @@ def _panel(axes: Axes, records: Records, environment: str) -> None:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """The interaction of R1 and R2, for each algorithm, at the widths that online_offline does not judge."""
+    """The interaction of R1 and R2, for each algorithm, at the widths that online_offline does not test."""
     rows = []
-    for (name, width), judged in CLAIMS.items():
+    for (name, width), tested in CLAIMS.items():
         mass = environments()[f"R1/{width:g}"].overlap_mass()
         note = (
             f"With this width {100 * mass:.0f} % of the reference's mass lies within R1's bump, whose optimum is then "
             "less unlikely than with width 10; the overlap axis of online_offline changes that mass alone."
         )
-        rows.append(interaction_row(judged, records, f"R1/{width:g}", f"R2/{width:g}", name, FIGURE.name, note))
+        rows.append(interaction_row(tested, records, f"R1/{width:g}", f"R2/{width:g}", name, FIGURE.name, note))
     return rows
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from figures.arms.effect_row import effect_row, settings
 from figures.arms.gating import agree, effect_of, part, part_of_gold
-from figures.arms.judging import effect_row, settings
 from figures.arms.sweeps import cut, cut_to_nothing, spread_grid
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -177,7 +177,7 @@ def verdicts(records: Records) -> list[Verdict]:
     why = "the arms differ in where pairs come from alone; offline DPO is the placebo"
     terms = [(1.0, "rounds/one/iterated"), (-1.0, "rounds/one/offline")]
     rows = [effect_row(GAINED, "mlp", FIGURE.name, terms, records, note, why), _closed(records), _second(records)]
-    for place, advantages, judged in HELPS.values():
+    for place, advantages, tested in HELPS.values():
         pairs = [pair for pair in _pairs(place) if pair[0].split("/")[1] in advantages]
         terms = [term for on, off in pairs for term in ((1 / len(pairs), on), (-1 / len(pairs), off))]
         each = {on: [part(1.0, records[on]), part(-1.0, records[off])] for on, off in pairs}
@@ -187,7 +187,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "makes fewer updates. The paper adds one detail to the other, so that its steps hold in one order alone."
         )
         why = "the arms differ in one detail; PPO without it is the placebo"
-        rows.append(effect_row(judged, "token", FIGURE.name, terms, records, note, why, [agree(each)]))
+        rows.append(effect_row(tested, "token", FIGURE.name, terms, records, note, why, [agree(each)]))
     names = [f"horizon/{length}/{name}" for length in (HORIZONS[-1], HORIZONS[0]) for name in ("ppo", "dpo")]
     note = (
         "Every token's worth is part of the reward, which is paid at the last one. A table has no prefix in common "

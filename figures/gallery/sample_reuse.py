@@ -136,24 +136,24 @@ def verdicts(records: Records) -> list[Verdict]:
         return records[f"{panel}/{algorithm}/{passes}"]
 
     rows = []
-    for panel, judged in C29.items():
+    for panel, tested in C29.items():
         once, *reused = (cell(panel, "ppo", passes) for passes in (1, *MODERATE))
         drop = largest([cut(effect_of([part(1.0, once), part(-1.0, record)])) for record in reused])
-        gates = [stopped_early([once], [reused[-1]], judged.margin), edges(judged.margin, once, *reused)]
+        gates = [stopped_early([once], [reused[-1]], tested.margin), edges(tested.margin, once, *reused)]
         note = NOTES[panel] + cut_to_nothing(drop)
         hashes = [record.hash for record in (once, *reused)]
-        rows.append(row_of(judged, "bandit", drop, FIGURE.name, hashes, note, gates))
-    for panel, judged in C30.items():
+        rows.append(row_of(tested, "bandit", drop, FIGURE.name, hashes, note, gates))
+    for panel, tested in C30.items():
         first, often = ([cell(panel, name, passes) for name in LIKELIHOOD] for passes in (1, MANY))
         ppo = [[cell(panel, "ppo", passes)] for passes in (1, MANY)]
-        at, room = last_with_room([sides(first, often), sides(*ppo)], judged.margin)
+        at, room = last_with_room([sides(first, often), sides(*ppo)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(LIKELIHOOD, first, often, strict=True)}
         used = [*first, *often, *ppo[0], *ppo[1]]
-        gates = [room, edges(judged.margin, *used), agree(each)]
-        gates.append(placebo(None, judged.margin, NOTHING_TO_LEARN))
+        gates = [room, edges(tested.margin, *used), agree(each)]
+        gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         terms = ((1.0, first), (-1.0, often), (-1.0, ppo[0]), (1.0, ppo[1]))
         effect = effect_of([x for times, group in terms for x in mean_of(times, group, at, RUNS)])
-        rows.append(row_of(judged, "bandit", effect, FIGURE.name, [r.hash for r in used], NOTES[panel], gates))
+        rows.append(row_of(tested, "bandit", effect, FIGURE.name, [r.hash for r in used], NOTES[panel], gates))
     return rows
 
 

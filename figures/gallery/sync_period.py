@@ -31,7 +31,7 @@ from sims.statistics.gates import Gate, placebo, positive_control
 
 ALGORITHMS = ("dpo", "ipo", "best_of_n", "grpo")
 PERIODS = (1.0, 5.0, 10.0, 100.0, math.inf)
-ONLINE, SEMI, RARE, OFFLINE = 1.0, 10.0, 100.0, math.inf  # judged
+ONLINE, SEMI, RARE, OFFLINE = 1.0, 10.0, 100.0, math.inf  # tested
 PROMPTS, GENERATIONS, UPDATES, EVALUATIONS = 8, 4, 300, 12
 RUNS = {"bandit": 200, "network": 100}  # many are at the largest reward, on the bandit nearly all
 WITH_NLL, LARGE_EPSILON = "dpo_nll", 1e-4
@@ -142,45 +142,45 @@ def verdicts(records: Records) -> list[Verdict]:
     for environment, (setting, _, _) in ENVIRONMENTS.items():
         at = {(n, s): records[f"{environment}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
         dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
-        for (name, s), judged in SAME.items():
-            control = _control(grpo, offline, judged.margin)
-            rows.append(_same(judged, setting, at[name, ONLINE], at[name, s], control))
-        for name, judged in BEHIND.items():
-            rows.append(_behind(judged, setting, at[name, SEMI], at[name, OFFLINE]))
+        for (name, s), tested in SAME.items():
+            control = _control(grpo, offline, tested.margin)
+            rows.append(_same(tested, setting, at[name, ONLINE], at[name, s], control))
+        for name, tested in BEHIND.items():
+            rows.append(_behind(tested, setting, at[name, SEMI], at[name, OFFLINE]))
         rows += [_not_behind(how, setting, dpo, grpo, offline) for how in NOT_BEHIND]
         rows.append(_nll(setting, records[f"{environment}/{WITH_NLL}/{SEMI:g}"], at["dpo", SEMI], offline))
     return [*rows, _epsilon(records[f"network/dpo_epsilon/{SEMI:g}"], records[f"network/dpo/{SEMI:g}"])]
 
 
-def _same(judged: Claim, setting: Setting, online: Record, semi: Record, control: Gate) -> Verdict:
+def _same(tested: Claim, setting: Setting, online: Record, semi: Record, control: Gate) -> Verdict:
     effect = effect_of([part(1.0, online), part(-1.0, semi)])
-    gates = [control, *edges_and_bounds(judged.margin, online, semi)]
+    gates = [control, *edges_and_bounds(tested.margin, online, semi)]
     note = (
         "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, "
         f"and an early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
     )
-    return row_of(judged, setting, effect, FIGURE.name, [online.hash, semi.hash], note, gates)
+    return row_of(tested, setting, effect, FIGURE.name, [online.hash, semi.hash], note, gates)
 
 
-def _behind(judged: Claim, setting: Setting, semi: Record, offline: Record) -> Verdict:
-    at, room = last_with_room([sides([semi], [offline])], judged.margin)
+def _behind(tested: Claim, setting: Setting, semi: Record, offline: Record) -> Verdict:
+    at, room = last_with_room([sides([semi], [offline])], tested.margin)
     effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
     why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
-    gates = [room, placebo(None, judged.margin, why), *edges_and_bounds(judged.margin, semi, offline)]
+    gates = [room, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, semi, offline)]
     note = (
-        f"Judged after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
+        f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
         "Offline is fresh draws from the reference for ever, more than a fixed data set has."
     )
-    return row_of(judged, setting, effect, FIGURE.name, [semi.hash, offline.hash], note, gates)
+    return row_of(tested, setting, effect, FIGURE.name, [semi.hash, offline.hash], note, gates)
 
 
 def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: Record) -> Verdict:
-    judged, at = NOT_BEHIND[how], None if how == "run" else -1
+    tested, at = NOT_BEHIND[how], None if how == "run" else -1
     lost = cut(effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)]))
-    control = _control(grpo, offline, judged.margin, at)
-    gates = [control, *edges_and_bounds(judged.margin, dpo, grpo)]
+    control = _control(grpo, offline, tested.margin, at)
+    gates = [control, *edges_and_bounds(tested.margin, dpo, grpo)]
     note = "Both are tuned for their score at the end." + cut_to_nothing(lost)
-    return row_of(judged, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
+    return row_of(tested, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
 
 
 def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
@@ -188,7 +188,7 @@ def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Ver
     gained = cut(effect_of([part(1.0, added, at), part(-1.0, plain, at)]))
     gates = [room, _control(added, offline, NLL.margin, at), *edges_and_bounds(NLL.margin, added, plain)]
     note = (
-        f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Judged after "
+        f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Tested after "
         f"{int(added.arrays['updates'][at])} updates, the last evaluation at which something could be gained."
         + cut_to_nothing(gained)
     )

@@ -34,7 +34,7 @@ RESAMPLES = 2000
 EDGE = 0.05  # a score that matters, where an arm took the end of its grid
 LEAST_TASKS, LEAST_ARMS = 8, {"on-policy": 15, "offline": 7}  # said before the runs to be enough for a verdict
 
-JUDGED = {(group, measure): claim("toy→lm", f"{group}, {measure}") for measure in MEASURES for group in GROUPS}
+TESTED = {(group, measure): claim("toy→lm", f"{group}, {measure}") for measure in MEASURES for group in GROUPS}
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H")
 
 
@@ -197,7 +197,7 @@ def _forest(axes: Axes, records: Records, group: str) -> None:
             face = BLACK if marker == "o" else "white"
             label = measure if last else None
             axes.plot(interval.estimate, y, marker, color=BLACK, mfc=face, ms=7 if last else 5, ls="none", label=label)
-    margin = JUDGED[group, "final score"].margin
+    margin = TESTED[group, "final score"].margin
     axes.axvline(0, color="0.5", lw=0.8)
     axes.axvline(margin, color=BLACK, lw=1, ls=":")
     axes.text(margin, len(labels) - 0.2, " margin", fontsize=8, va="center")
@@ -218,14 +218,14 @@ def _handles(records: Records) -> list[Line2D]:
 def verdicts(records: Records) -> list[Verdict]:
     """Within on-policy arms and within offline arms, by the score over the run and by that at the end."""
     rows = []
-    for (group, measure), judged in JUDGED.items():
+    for (group, measure), tested in TESTED.items():
         sides = sides_of(records, group, MEASURES[measure])
         effect = correlations(*sides)[-1]
         sampler = "on" if group == "on-policy" else "off"
         used = [record for key, record in records.items() if key.split("/")[3] == sampler]
         rows.append(
             row_of(
-                judged, "lm", effect, FIGURE.name, [r.hash for r in used], _note(records), _gates(group, sides, used)
+                tested, "lm", effect, FIGURE.name, [r.hash for r in used], _note(records), _gates(group, sides, used)
             )
         )
     return rows

@@ -130,43 +130,43 @@ def verdicts(records: Records) -> list[Verdict]:
 
 
 def _order(name: str, records: Records) -> Verdict:
-    judged, one, other = ORDER[name], records[f"{name}/rated_verifiable"], records[f"{name}/verifiable_rated"]
+    tested, one, other = ORDER[name], records[f"{name}/rated_verifiable"], records[f"{name}/verifiable_rated"]
     parts = [part_of_gold(times / 2, record, part) for times, record in ((1, one), (-1, other)) for part in PARTS]
     found = {part: effect_of([part_of_gold(1, one, part), part_of_gold(-1, other, part)]).estimate for part in PARTS}
     means = [sum(part_of_gold(1, record, part).scores for part in PARTS) / 2 for record in (one, other)]
     why = "the arms differ in the order alone"
     gates = [
-        room(means[0], means[1], min(p.low for p in parts), 1.0, judged.margin),
-        placebo(None, judged.margin, why),
-        *_settings(judged.margin, [("one", one), ("other", other)]),
+        room(means[0], means[1], min(p.low for p in parts), 1.0, tested.margin),
+        placebo(None, tested.margin, why),
+        *_settings(tested.margin, [("one", one), ("other", other)]),
     ]
     note = (
         f"Verifiable {found['first']:+.2f}, rated {found['second']:+.2f}: what comes last gains. The survey's "
         "statement is that of the paper's first version; the version found has no verifiable → rated arm and reports "
         "a trade-off."
     )
-    return row_of(judged, "mlp", effect_of(parts), FIGURE.name, [one.hash, other.hash], note, gates)
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [one.hash, other.hash], note, gates)
 
 
 def _joint(name: str, part: str, records: Records) -> Verdict:
     task = PARTS[part]
-    judged, alone, mixed = JOINT[name, task], records[f"{name}/{task}"], records[f"{name}/mixed"]
+    tested, alone, mixed = JOINT[name, task], records[f"{name}/{task}"], records[f"{name}/mixed"]
     lost = cut(effect_of([part_of_gold(1, alone, part), part_of_gold(-1, mixed, part)]))
     other = next(other for other in PARTS.values() if other != task)
     last, without = records[f"{name}/{other}_{task}"], records[f"{name}/{other}"]
     gained = effect_of([part_of_gold(1, last, part), part_of_gold(-1, without, part)])
-    control = positive_control(gained, judged.margin)
+    control = positive_control(gained, tested.margin)
     control = replace(control, why=f"this task last against the other alone: {control.why}")
     note = (
         "At equal updates mixed training has half of the samples of each task. The paper's first version has joint "
         "training do well on both; the version found reports a trade-off." + cut_to_nothing(lost)
     )
-    gates = [control, *_settings(judged.margin, [("alone", alone), ("mixed", mixed)])]
-    return row_of(judged, "mlp", lost, FIGURE.name, [alone.hash, mixed.hash], note, gates)
+    gates = [control, *_settings(tested.margin, [("alone", alone), ("mixed", mixed)])]
+    return row_of(tested, "mlp", lost, FIGURE.name, [alone.hash, mixed.hash], note, gates)
 
 
 def _own(name: str, records: Records) -> Verdict:
-    judged, mixed = OWN[name], records[f"{name}/mixed"]
+    tested, mixed = OWN[name], records[f"{name}/mixed"]
     parts, used = [], [("mixed", mixed)]
     for part, task in PARTS.items():
         targeted = records[f"{name}/{task}"]
@@ -175,25 +175,25 @@ def _own(name: str, records: Records) -> Verdict:
     why = "mixed prompts are the placebo: as many, of both domains"
     level = [sum(abs(p.times) * p.scores for p in parts if p.times * sign > 0) for sign in (1, -1)]
     gates = [
-        room(level[0], level[1], min(p.low for p in parts), 1.0, judged.margin),
-        placebo(None, judged.margin, why),
-        *_settings(judged.margin, used),
+        room(level[0], level[1], min(p.low for p in parts), 1.0, tested.margin),
+        placebo(None, tested.margin, why),
+        *_settings(tested.margin, used),
     ]
     note = (
         "Mean of both domains; a domain is a task here. At equal updates the mixture has half as many of its prompts."
     )
-    return row_of(judged, "mlp", effect_of(parts), FIGURE.name, [record.hash for _, record in used], note, gates)
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [record.hash for _, record in used], note, gates)
 
 
 def _other(name: str, records: Records) -> Verdict:
-    judged, mixed = OTHER[name], records[f"{name}/mixed"]
+    tested, mixed = OTHER[name], records[f"{name}/mixed"]
     used = [(task, records[f"{name}/{task}"]) for task in PARTS.values()]
     parts = [part_of_gold(0.5, record, part) for (_, record), part in zip(used, reversed(PARTS), strict=True)]
     trained = effect_of([part_of_gold(0.5, mixed, part) for part in PARTS])
-    control = replace(found := positive_control(trained, judged.margin), why=f"mixed prompts do move both: {found.why}")
+    control = replace(found := positive_control(trained, tested.margin), why=f"mixed prompts do move both: {found.why}")
     note = "Mean of both; 0 is the start, below it something is forgotten. The tasks' directions are at right angles."
-    gates = [control, *_settings(judged.margin, used)]
-    return row_of(judged, "mlp", effect_of(parts), FIGURE.name, [record.hash for _, record in used], note, gates)
+    gates = [control, *_settings(tested.margin, used)]
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [record.hash for _, record in used], note, gates)
 
 
 def _settings(margin: float, records: Sequence[tuple[str, Record]]) -> list[Gate]:

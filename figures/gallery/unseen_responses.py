@@ -60,7 +60,7 @@ def arms() -> dict[str, Experiment]:
                     "dpo": (environment, find_algorithm("dpo")(beta=BETA), pairs),  # type: ignore[call-arg]
                     "ppo": (learned, find_algorithm("ppo")(beta=BETA), draws),  # type: ignore[call-arg]
                 }
-                if tilt == "none" and coverage == 0.5:  # shown as a heat map, not judged
+                if tilt == "none" and coverage == 0.5:  # shown as a heat map, not tested
                     settings["ipo"] = (environment, find_algorithm("ipo")(beta=BETA), pairs)  # type: ignore[call-arg]
                 for algorithm, (where, chosen, schedule) in settings.items():
                     found[f"{cell}/{name}/{algorithm}"] = Experiment(
@@ -238,19 +238,19 @@ def verdicts(records: Records) -> list[Verdict]:
                     ("at one loss", of_tilt[i], at_one_loss),
                     ("at the end", at_the_end[i], hashes[i : i + 1]),
                 ):
-                    judged = claim("C03", f"{part}, reference: {tilt}, coverage {coverage:g}")
-                    gates = [placebo(None, judged.margin, MECHANISM)]
+                    tested = claim("C03", f"{part}, reference: {tilt}, coverage {coverage:g}")
+                    gates = [placebo(None, tested.margin, MECHANISM)]
                     note = "One β and one size of the problem; it rises at some coverages and falls at others."
-                    rows.append(row_of(judged, setting, mean_interval(values), FIGURE.name, of, note, gates))
+                    rows.append(row_of(tested, setting, mean_interval(values), FIGURE.name, of, note, gates))
             slope = of_tilt[-1] - of_tilt[0]
             note = "Responses that no pair shows are fewer at high coverage, and their mass at first is smaller."
-            judged = claim("C05", f"reference: {tilt}")
+            tested = claim("C05", f"reference: {tilt}")
             gates = [
                 _rises(mean_interval(of_tilt[0]), f"at coverage {COVERAGES[0]:g}"),
-                placebo(None, judged.margin, MECHANISM),
+                placebo(None, tested.margin, MECHANISM),
             ]
             used = _ends(records, tilt, policy)
-            rows.append(row_of(judged, setting, mean_interval(slope), FIGURE.name, used, note, gates))
+            rows.append(row_of(tested, setting, mean_interval(slope), FIGURE.name, used, note, gates))
             if policy == "table":
                 continue  # there the two are one policy, which is a row of its own
             for part, other, note in (
@@ -259,13 +259,13 @@ def verdicts(records: Records) -> list[Verdict]:
                 ("exact KL optimum", of_best, "The optimum of the learned reward, which no optimiser's failing blurs."),
             ):  # fmt: skip
                 effect = paired_effect(of_tilt.mean(0), other.mean(0))
-                judged = claim("C04", f"{part}, reference: {tilt}")
+                tested = claim("C04", f"{part}, reference: {tilt}")
                 gates = [
                     _rises(mean_interval(of_tilt.mean(0)), "in the mean"),
                     _alike(of_tilt - other),
-                    placebo(None, judged.margin, MECHANISM),
+                    placebo(None, tested.margin, MECHANISM),
                 ]
-                rows.append(row_of(judged, setting, effect, FIGURE.name, both, note, gates))
+                rows.append(row_of(tested, setting, effect, FIGURE.name, both, note, gates))
         if policy == "table":
             errors = np.abs(dpo - best).max((0, 1))
             everywhere = [
@@ -274,8 +274,8 @@ def verdicts(records: Records) -> list[Verdict]:
             note = (
                 "A table shares nothing: DPO's implicit reward takes the reward model's very steps. Read between steps."
             )
-            judged = claim("C04", "table")
-            rows.append(theorem_of(judged, setting, errors.tolist(), FIGURE.name, everywhere, note))
+            tested = claim("C04", "table")
+            rows.append(theorem_of(tested, setting, errors.tolist(), FIGURE.name, everywhere, note))
     return rows
 
 

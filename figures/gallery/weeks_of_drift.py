@@ -234,31 +234,31 @@ _NOTES = {
 def _references_rows(setting: Setting, at: Records) -> list[Verdict]:
     fixed, previous = at["fixed"], at["held/previous"]
     rows = []
-    for judged, name, sign in ((DRIFTS, "kl_policy_ref", 1.0), (COLLAPSES, "entropy", -1.0)):
+    for tested, name, sign in ((DRIFTS, "kl_policy_ref", 1.0), (COLLAPSES, "entropy", -1.0)):
         effect = mean_interval(sign * (previous.arrays[name][:, -1] - fixed.arrays[name][:, -1]).astype(float))
         note = "At the learning rate and β that are best with a fixed reference; one rate of drift, twenty weeks."
         rows.append(
-            row_of(judged, setting, effect, FIGURE.name, [fixed.hash, previous.hash], note,
-                   [_mechanism(judged), *_trained(fixed, previous)])
+            row_of(tested, setting, effect, FIGURE.name, [fixed.hash, previous.hash], note,
+                   [_mechanism(tested), *_trained(fixed, previous)])
         )  # fmt: skip
     note = "Both tuned: a fixed reference can be given a β so small that it hardly holds."
     return [*rows, _ahead(LOSES, setting, fixed, at["previous"], note)]
 
 
-def _mechanism(judged: Claim) -> Gate:
-    return placebo(None, judged.margin, "a claim about a mechanism; the fixed reference is the control")
+def _mechanism(tested: Claim) -> Gate:
+    return placebo(None, tested.margin, "a claim about a mechanism; the fixed reference is the control")
 
 
 def _trained(*records: Record) -> list[Gate]:
     return [trained({f"arm {i + 1}": r.arrays["kl_policy_ref"][:, -1].astype(float) for i, r in enumerate(records)})]
 
 
-def _ahead(judged: Claim, setting: Setting, more: Record, less: Record, note: str) -> Verdict:
+def _ahead(tested: Claim, setting: Setting, more: Record, less: Record, note: str) -> Verdict:
     effect = effect_of([part(1.0, more, None), part(-1.0, less, None)])
     why = "the arms differ in what the claim names alone, and share their problems and random numbers"
-    gates = [over_the_run([sides([more], [less])], judged.margin), placebo(None, judged.margin, why)]
-    gates += [edges(judged.margin, more, less), *_trained(more, less)]
-    return row_of(judged, setting, effect, FIGURE.name, [more.hash, less.hash], note, gates)
+    gates = [over_the_run([sides([more], [less])], tested.margin), placebo(None, tested.margin, why)]
+    gates += [edges(tested.margin, more, less), *_trained(more, less)]
+    return row_of(tested, setting, effect, FIGURE.name, [more.hash, less.hash], note, gates)
 
 
 def _gradients(setting: Setting, fresh: Record, stale: Record) -> Verdict:
@@ -307,21 +307,21 @@ def _deployed(record: Record) -> np.ndarray:
 def _trigger_rows(setting: Setting, at: dict[int, Record]) -> list[Verdict]:
     found = {pairs: _deployed(record) for pairs, record in at.items()}
 
-    def row(judged: Claim, more: int, less: int, note: str, gates: Sequence[Gate], none: bool) -> Verdict:
+    def row(tested: Claim, more: int, less: int, note: str, gates: Sequence[Gate], none: bool) -> Verdict:
         effect = mean_interval(found[more] - found[less])
         effect = cut(effect) if none else effect
-        every = [*gates, edges(judged.margin, at[more], at[less])]
+        every = [*gates, edges(tested.margin, at[more], at[less])]
         hashes = [at[more].hash, at[less].hash]
         said = note + (cut_to_nothing(effect) if none else "")
-        return row_of(judged, setting, effect, FIGURE.name, hashes, said, every)
+        return row_of(tested, setting, effect, FIGURE.name, hashes, said, every)
 
     note = f"{LONG_WEEK * PAIRS} pairs come in a week; retraining costs nothing here, and a gate nothing."
     rows = []
-    for pairs, judged in ENOUGH.items():
+    for pairs, tested in ENOUGH.items():
         late: Interval = mean_interval(found[64] - found[5120])
-        control = replace(positive_control(late, judged.margin), name="positive control")
+        control = replace(positive_control(late, tested.margin), name="positive control")
         gates = [replace(control, why=f"64 against 5,120 pairs: {control.why}")]
-        rows.append(row(judged, 64, pairs, note, gates, True))
+        rows.append(row(tested, 64, pairs, note, gates, True))
     gates = [room(found[512], found[5120], -1.0, 1.0, TOO_LATE.margin), _mechanism(TOO_LATE)]
     return [*rows, row(TOO_LATE, 512, 5120, note, gates, False)]
 

@@ -32,7 +32,7 @@ SCHEMA = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 whatever the checks find: this records, and judges nothing."""
+    """Exit status 0 whatever the checks find: this records, and gives no verdict."""
     parser = argparse.ArgumentParser(prog="python -m figures.libraries.run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("library", choices=LIBRARIES)
     parser.add_argument(

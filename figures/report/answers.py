@@ -18,7 +18,7 @@ UNANIMOUS = {
     "opposite": "No, the opposite",
     "too small": "No effect that matters",
     "inconclusive": "Undecided",
-    "no test": "Not tested",
+    "no test": "No test",
     "theorem": "Settled by proof",
 }
 

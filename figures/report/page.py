@@ -31,12 +31,12 @@ from sims.experiments.curves import SAVED
 from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
-from .judged import beside
+from .effects import beside
 from .lettering import alike, kept, read_words
 from .picture import picture, small
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
-from .states import NOT_JUDGED, STATES, state_of
+from .states import NOT_TESTED, STATES, state_of
 from .survey import survey
 
 PARTS = ("style.css", "script.js")
@@ -96,15 +96,15 @@ def write(out: Path) -> None:
         .get_template("page.html")
         .render(
             rows=rows,
-            judged=[section for section in found if section.rows],
-            unjudged=[section for section in found if not section.rows],
+            tested=[section for section in found if section.rows],
+            untested=[section for section in found if not section.rows],
             heads=dict(Counter(section.head for section in found if section.rows).most_common()),
             survey=survey(found),
             changed=changes(section for section in found if section.rows),
             figures=figures,
             by_name={figure["name"]: figure for figure in figures},
             states=[state for state in STATES.values() if any(row.state == state.word for row in rows)],
-            not_judged=NOT_JUDGED,
+            not_tested=NOT_TESTED,
             settings=SETTINGS,
             links=elsewhere.links(out),
             shown=elsewhere.in_the_explorer(out),

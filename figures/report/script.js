@@ -12,7 +12,7 @@
   const count = document.getElementById("count");
   const clear = document.getElementById("clear");
   const pictures = document.getElementById("pictures");
-  const unjudged = document.getElementById("unjudged-found");
+  const untested = document.getElementById("untested-found");
   const toggles = find(".toggle");
   const claims = find(".claim").map((article) => ({
     article,
@@ -30,7 +30,7 @@
     return copy.textContent;
   }
 
-  // A figure's caption stands where it is drawn first: with the first claim that it judges, or beside its name.
+  // A figure's caption stands where it is drawn first: with the first claim that it tests, or beside its name.
   function captionOf(article) {
     const caption = document.querySelector(`[data-caption="${article.dataset.name}"]`);
     return caption ? caption.textContent : "";
@@ -150,22 +150,22 @@
 
   // What a question asks and no row answers, in words; "" where a row has all of it, with its claim's heading.
   function unanswered(words) {
-    const judged = claims.filter(({ line }) => line);
-    const missing = words.filter((word) => !judged.some(({ text }) => says(text, word)));
-    if (missing.length) return `. No judged claim speaks of ${missing.map(({ word }) => `“${word}”`).join(" or ")}`;
+    const tested = claims.filter(({ line }) => line);
+    const missing = words.filter((word) => !tested.some(({ text }) => says(text, word)));
+    if (missing.length) return `. No tested claim speaks of ${missing.map(({ word }) => `“${word}”`).join(" or ")}`;
     const asks = ({ heading, rows }) =>
       rows.some(({ text }) => words.every((word) => says(text, word) || says(heading, word)));
-    return words.length < 2 || judged.some(asks) ? "" : ". No row has all of this: nearest first";
+    return words.length < 2 || tested.some(asks) ? "" : ". No row has all of this: nearest first";
   }
 
-  // Claims that are catalogued, and not judged, whose heading has a word that few have.
-  function listUnjudged(words, rare) {
+  // Claims that are catalogued, and not tested, whose heading has a word that few have.
+  function listUntested(words, rare) {
     const found = words.length ? claims.filter(({ line, article }) => !line && !article.hidden) : [];
     const named = found.filter(({ heading }) => has(heading, rare) > 0).slice(0, FEW);
-    links(unjudged, "Catalogued, and not judged yet: ", named.map(({ article }) => [article.id, article.querySelector("h3").textContent]));
+    links(untested, "Catalogued, and not tested yet: ", named.map(({ article }) => [article.id, article.querySelector("h3").textContent]));
   }
 
-  // Figures that have all of the words, also those of which no claim is judged.
+  // Figures that have all of the words, also those of which no claim is tested.
   function list(words) {
     const found = words.length ? drawn.filter(({ text }) => has(text, words) === words.length) : [];
     links(pictures, "Figures that speak of it: ", found.map(({ id, title }) => [id, title]));
@@ -208,11 +208,11 @@
     }
     const filtered = words.length + states.length + settings.length > 0;
     list(words);
-    const judged = shown && !claims.some((claim) => claim.line && !claim.line.hidden) ? ", none of them judged" : "";
+    const tested = shown && !claims.some((claim) => claim.line && !claim.line.hidden) ? ", none of them tested" : "";
     const some = shown && most < words.length ? `, with ${most} of ${words.length} words: none has all` : "";
     const without = words.length ? unanswered(words) : "";
-    listUnjudged(words, rare);
-    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}${judged}${without}` : "";
+    listUntested(words, rare);
+    count.textContent = filtered ? `${shown} of ${claims.length} claims${some}${tested}${without}` : "";
     clear.hidden = !filtered;
     order();
   }

@@ -16,7 +16,7 @@ from figures.catalogue import Entry, catalogue
 from .answers import answer, counts, join
 from .forest import Axis, Mark, axis, mark
 from .reading import SETTINGS, Row
-from .states import NOT_JUDGED, State, rank, state_of
+from .states import NOT_TESTED, State, rank, state_of
 
 Said = TypeVar("Said", bound=Hashable)
 
@@ -43,7 +43,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A claim. anchor: its address in the page. cells: (state, rows in it) by setting. plots: none where nothing judges
+    """A claim. anchor: its address in the page. cells: (state, rows in it) by setting. plots: none where nothing tests
     it here, and then command says what would; "" if nothing does yet. notes, gates, history: with the rows they hold
     for, where these are not all. closest: the row whose state hangs by least."""
 
@@ -70,7 +70,7 @@ class Section:
     def found(self) -> str:
         """State and setting of every row, for the filter: 'supported@bandit …'."""
         pairs = {f"{state_of(row.state).css}@{row.setting if row.setting in SETTINGS else ''}" for row in self.rows}
-        return " ".join(sorted(pairs)) or f"{NOT_JUDGED.css}@"
+        return " ".join(sorted(pairs)) or f"{NOT_TESTED.css}@"
 
     @property
     def contested(self) -> int:
@@ -223,10 +223,10 @@ def _place(setting: str) -> int:
 
 
 def described(title: str, figure: str, rows: Sequence[Row]) -> str:
-    """A figure's alternative text: its title, and what the rows that it judges came to, which stand above it."""
+    """A figure's alternative text: its title, and what the rows that it tests came to, which stand above it."""
     found = counts([row for row in rows if row.figure == figure])
     came = join([f"{count} {state}" for state, count in found.items()])
-    return f"Chart: {title} " + (f"Of the rows above, {came}." if came else "No claim is judged by it.")
+    return f"Chart: {title} " + (f"Of the rows above, {came}." if came else "No claim is tested by it.")
 
 
 def remarks(figure: Mapping[str, Any]) -> tuple[list[str], list[str]]:

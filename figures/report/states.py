@@ -41,7 +41,7 @@ STATES = {
         State("theorem", "∎", "theorem", "An identity or a proof, checked on random instances."),
     )
 }
-NOT_JUDGED = State("not judged", "○", "not-judged", "Catalogued, with its smallest honest test; no run judges it here.")
+NOT_TESTED = State("not tested", "○", "not-tested", "Catalogued, with its smallest honest test; no run tests it here.")
 
 
 def state_of(word: str) -> State:

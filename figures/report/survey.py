@@ -110,13 +110,13 @@ def _states(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _ends(rows: Sequence[Row]) -> str:
-    """Where these rows were judged."""
+    """Where these rows were tested."""
     toys = sum(row.setting in TOYS for row in rows)
     settings = join(sorted({row.setting for row in rows if row.setting in TOYS}))
     models = [row for row in rows if row.setting == "lm"]
     decided = sum(row.state not in ("inconclusive", "no test") for row in models)
     if not models:
-        return f"All {toys} rows are of toys ({settings}); no language model was judged here."
+        return f"All {toys} rows are of toys ({settings}); no language model was tested here."
     return (
         f"{toys} of these {len(rows)} rows are of toys ({settings}), with known rewards and tables or networks of a "
         f"few thousand parameters. {len(models)} are of a language model of this package's own, {decided} of them "

@@ -1,13 +1,6 @@
 """Pairs for people: tasks for Label Studio's pairwise comparison, and the annotations that it exports.
 
-    <View>
-      <Header value="$prompt"/>
-      <Pairwise name="better" toName="left,right"/>
-      <Text name="left" value="$left"/>  <Text name="right" value="$right"/>
-      <Choices name="neither" toName="left"><Choice value="neither is better"/></Choices>
-    </View>
-
-Which response stands on the left is drawn for each pair. A pair that several people have judged has the mean of their
+Which response stands on the left is drawn for each pair. A pair that several people have labelled has the mean of their
 answers as its label, where "neither is better" counts ½; one that was skipped stays open.
 """
 
@@ -27,10 +20,13 @@ from .context import Context
 from .label import Answer, Pair, unanswered, write_answer
 
 CONFIG = """<View>
-  <Header value="$prompt"/>
+  <Text name="prompt" value="$prompt"/>
+  <Header size="5" value="Which response is better? Click on it, or tick the box below them."/>
   <Pairwise name="better" toName="left,right"/>
-  <Text name="left" value="$left"/>
-  <Text name="right" value="$right"/>
+  <View style="display: grid; grid-template-columns: 1fr 1fr; gap: 2em">
+    <View style="border: 1px solid gray; padding: 1em"><Text name="left" value="$left"/></View>
+    <View style="border: 1px solid gray; padding: 1em"><Text name="right" value="$right"/></View>
+  </View>
   <Choices name="neither" toName="left"><Choice value="neither is better"/></Choices>
 </View>
 """
@@ -96,7 +92,8 @@ def read_task(each: Mapping[str, Any], where: str, file: Path) -> tuple[str, Ans
     """The pair that a task is about, and what people say; None where nobody has answered."""
     data = each.get("data")
     if not isinstance(data, Mapping) or not isinstance(data.get("row"), str):
-        raise SpecError("import", str(file), f"{where}: must have data with the row that `align label --export` wrote")
+        rule = "must have data with the row that `align label --export` wrote, as in Label Studio's format JSON"
+        raise SpecError("import", str(file), f"{where}: {rule}")
     row, votes = data["row"], []
     for annotation in each.get("annotations") or []:
         if isinstance(annotation, Mapping) and not annotation.get("was_cancelled"):

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llm.judges import Judge
 from llm.reward_models.calibration import wilson
+from llm.tasks import JudgeReward
+from llm.training.evaluation import EvaluatedSamples
 from llm.training.run import Run
 from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser
@@ -18,7 +21,10 @@ from .sample import evaluated, run_of
 def main(arguments: Sequence[str]) -> int:
     """Print means over samples of a model and of a reference, on the same prompts and uniforms."""
     parser = OptionParser(
-        "python -m llm evaluate", description="Reward, length, KL and win rate of a model against a reference."
+        "python -m llm evaluate",
+        description="Reward, length, KL and win rate of a model against a reference, on the same prompts and uniforms. "
+        "The win rate compares the gold rewards of two responses to a prompt; with --task judge --judge-mode pairwise "
+        "the judge compares the responses themselves, in both orders.",
     )
     parser.add_argument(
         "--against",
@@ -42,12 +48,19 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{'':16}{'model':>10}{'reference':>12}    on {count} prompts")
     for key, value in own.shown.items():
         print(f"{key:16}{value:10.3f}{other.numbers[key]:12.3f}")
-    difference = np.array(own.golds) - np.array(other.golds)
-    wins = (np.sign(difference) + 1) / 2
-    judge = "gold" if own.has_gold else "reward"
-    low, high = wilson(float(wins.mean()), len(wins))  # ties make it a little too wide
-    print(f"{'win rate':16}{wins.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by {judge}, ties one half")
+    won, by = wins(run.experiment.environment, own, other)
+    low, high = wilson(float(won.mean()), len(won))  # ties make it a little too wide
+    print(f"{'win rate':16}{won.mean():10.3f}    95 % [{low:.3f}, {high:.3f}], by {by}, ties one half")
     return 0
+
+
+def wins(task: object, own: EvaluatedSamples, other: EvaluatedSamples) -> tuple[np.ndarray, str]:
+    """(N,): 1 where the model's response is better than the reference's, ½ for a tie; and by what."""
+    if isinstance(task, JudgeReward) and task.judge_mode == "pairwise":
+        prompts, texts = own.drawn.prompts, (own.drawn.texts, other.drawn.texts)
+        return np.array(Judge(task).labels(prompts, *texts)), "the judge's comparisons in both orders"
+    difference = np.array(own.golds) - np.array(other.golds)
+    return (np.sign(difference) + 1) / 2, "gold" if own.has_gold else "reward"
 
 
 def preset_model(preset: str) -> str:

@@ -17,12 +17,13 @@ from llm.tasks import RewardFunction, Task
 from llm.training.learning_rate import ScheduledOptimiser
 from llm.training.presets import PRESETS
 from sims.core.algorithms import Algorithm, find_algorithm
+from sims.core.algorithms.mixture import Mixture
 from sims.core.loop.labelling import Labelling
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import Spec, SpecError, find_kind, kinds_of, nearest, to_json
 from sims.experiments.experiment import PARTS, Experiment
-from sims.experiments.options import OptionParser, add_options, given, kind_name, whole
+from sims.experiments.options import OptionParser, add_options, given, kind_name, show, whole
 
 S = TypeVar("S", bound=Spec)
 _NESTED = ("decoding", "scoring")
@@ -107,6 +108,8 @@ def as_options(experiment: Experiment) -> dict[str, Any]:
         skipped = {*PARTS, *_NESTED} | ({"precision"} if part is spec.scoring else set())
         offered = {f.name for f in dataclasses.fields(part) if f.metadata.get("help") is not None} - skipped
         found |= {name: value for name, value in to_json(part).items() if name in offered}
+    if isinstance(experiment.algorithm, Mixture):
+        found["losses"] = [show(loss) for loss in experiment.algorithm.losses]
     return found
 
 

@@ -135,8 +135,8 @@ TRL_NAMES: Mapping[str, str] = {
     "torch_compile": _NOT_HERE,
     "use_liger_kernel": "use --logits-at-a-time, which bounds the memory of logits",
     # losses
-    "loss_type": "use --algorithm: dpo, ipo, slic, robust-dpo, …; grpo, dapo, dr-grpo, cispo, … are algorithms",
-    "loss_weights": "use --algorithm dpo-nll for DPO with a likelihood term",
+    "loss_type": "use --algorithm: dpo, ipo, slic, robust-dpo, …; grpo, dapo, dr-grpo, cispo, … are algorithms; "
+    "several: --algorithm mixture, with --losses dpo,pref-ft --loss-weights 1,0.2",
     "cliprange": "use --epsilon",
     **dict.fromkeys(
         (
@@ -166,7 +166,6 @@ TRL_NAMES: Mapping[str, str] = {
     "per_device_eval_batch_size": "use --score-batch-size and --sample-batch-size",
     "save_steps": "use --save-every",
     "save_strategy": "use --save-every",
-    "load_best_model_at_end": "use --metric-for-best-model; python -m llm export writes the checkpoint's model",
     "resume_from_checkpoint": "use --resume",
     "push_to_hub": "nothing is uploaded; the folder model/ is in transformers' format",
     "data_seed": "use --seed",

@@ -17,6 +17,7 @@ from llm.data import Example, TextEncoder, collate
 from llm.data.recorded import relabel
 from llm.data.whole import check_lengths, digest
 from llm.tasks import LANGUAGE, Completions, Reward, Task
+from llm.tasks.learned import reward_models_on
 from sims.core.loop.protocols import Labels, Prompts
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, pick
@@ -61,12 +62,13 @@ class TextEnvironment:
         self.encoder = TextEncoder(tokenizer, eos_token_ids, stop_strings)
         self.eos_token_ids = tuple(eos_token_ids) or (self.encoder.eos,)
         self.labeller, self.max_new_tokens = task.labeller, max_new_tokens
-        self._reward: Reward = _reward_of(task)
-        self._gold: Reward | None = task.gold()
         self._is_shaped = task.is_shaped
         self.split = split or task.data_split
-        self.examples = task.load(self.encoder, self.split)
-        task.check_data(self.examples)
+        with reward_models_on(str(device) if device.type != "meta" else "cpu"):
+            self._reward: Reward = _reward_of(task)
+            self._gold: Reward | None = task.gold()
+            self.examples = task.load(self.encoder, self.split)
+            task.check_data(self.examples)
         self._recorded: Sequence[Example] | None = None
         self._drawn = False  # recorded responses come without labels
         self._labels: Tensor | None = None  # of the recorded pairs, where they are not the rows' own

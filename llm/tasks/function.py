@@ -36,10 +36,10 @@ class RewardFunction(Task, kind="function"):
 
     Each is called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, and must return
     N finite numbers. Completions are texts, or [{"role": "assistant", "content": text}] where prompts are
-    conversations. An `async` function is awaited. None for a row means that the function does not judge it, and adds
-    nothing; one function at least must judge each row.
+    conversations. An `async` function is awaited. None for a row means that the function does not reward it, and adds
+    nothing; one function at least must reward each row.
 
-    Differences from TRL: (1) a row that no function judges is refused: TRL rewards it with 0 and warns; (2) there is no
+    Differences from TRL: (1) a row that no function rewards is refused: TRL gives it 0 and warns; (2) there is no
     `trainer_state`; (3) all rows of a batch come in one call; (4) weights are not normalised, as in TRL.
 
     >>> llm.RewardFunction(reward_funcs=("my_rewards:brevity", "my_rewards:right"), reward_weights=(0.1, 1.0)).kind
@@ -113,14 +113,14 @@ def weighted_sums(
     rewards: Sequence[Sequence[float | None]],
     completions: Completions,
 ) -> list[float]:
-    """Σ_i w_i·r_i over the functions that judge a row. rewards: N of each function. SpecError for a row without any."""
+    """Σ_i w_i·r_i over the functions that reward a row. rewards: N of each function. SpecError for a row of Nones."""
     sums = []
-    for row, judged in enumerate(zip(*rewards, strict=True)):
-        if all(value is None for value in judged):
+    for row, values in enumerate(zip(*rewards, strict=True)):
+        if all(value is None for value in values):
             prompt = _shown(completions.prompts[row])
             rule = f"must return a number: None of every function for row {row}, whose prompt is {prompt}"
             raise SpecError("reward_funcs", ",".join(names), rule)
-        sums.append(sum(w * r for w, r in zip(weights, judged, strict=True) if r is not None))
+        sums.append(sum(w * r for w, r in zip(weights, values, strict=True) if r is not None))
     return sums
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -78,6 +80,20 @@ class LearnedReward(Task, kind="learned_reward"):
         return _load(field, name, Limits() if self.data == LANGUAGE else self.prompt_limits)
 
 
+_DEVICE: ContextVar[str | None] = ContextVar("device of reward models", default=None)
+
+
+@contextmanager
+def reward_models_on(device: str) -> Iterator[None]:
+    """Reward models that a task opens within are put on a device ("cpu", "cuda", "cuda:1"): the policy's, which the
+    user may have chosen. Outside: a GPU where there is one."""
+    token = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(token)
+
+
 # One model is in memory once: for training, for evaluation, and for the gold reward where it is the same.
 _LOADED: weakref.WeakValueDictionary[tuple[str, str], RewardModel] = weakref.WeakValueDictionary()
 
@@ -92,9 +108,9 @@ def _open(field: str, name: str) -> tuple[RewardModel, TextEncoder]:
     from llm.reward_models.model import load_reward_model
 
     try:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = _DEVICE.get() or ("cuda" if torch.cuda.is_available() else "cpu")
         # It is not trained: on a GPU, half the memory is enough.
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         model = _LOADED.get((name, device))
         if model is None:
             model = _LOADED[name, device] = load_reward_model(name, dtype=dtype, field=field).to(device)

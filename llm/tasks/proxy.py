@@ -136,7 +136,8 @@ def _fit(pairs: _Pairs, count: int, epochs: int, learning_rate: float) -> Reward
     from llm.reward_models.scoring import preference_batch
 
     rows = _annotated(pairs, count, _encoder(), "train")
-    model = new_reward_model("pythia", pairs.seed)
+    # In float64, as a fit magnifies rounding: on another processor the scores would differ by 2e-3.
+    model = new_reward_model("pythia", pairs.seed, dtype=torch.float64)
     training = RewardTraining(epochs=epochs, learning_rate=learning_rate, seed=pairs.seed)
     for _ in fit(model, preference_batch(rows, _encoder().pad), training=training):
         pass

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm.tasks import Completions
 from llm.tasks.environment import TextEnvironment, response_lengths
 from sims.core.loop.protocols import Policy, SampleRequest
 from sims.core.loop.train import Training, Update
@@ -31,17 +32,26 @@ class EvaluatedSamples:
     numbers: means over responses of reward, gold, length (tokens before EOS), finished (ended by EOS or a stop
     string), kl_policy_ref (log π − log π_ref of whole responses, nats; it can be negative, and is unbiased while
     top_p = 1), entropy (summed over a response's tokens, nats), token_entropy (nats per token, over all tokens), and
-    what the task measures (`Task.measure`). prompts, completions, rewards, golds, lengths: one entry per response.
-    has_gold: whether gold is another reward than the one that is trained by.
+    what the task measures (`Task.measure`). drawn: the responses, as rewards receive them. rewards, golds, lengths: one
+    entry per response. has_gold: whether gold is another reward than the one that is trained by.
     """
 
     numbers: dict[str, float]
-    prompts: list[str]
-    completions: list[str]
+    drawn: Completions
     rewards: list[float]
     golds: list[float]
     lengths: list[int]
     has_gold: bool
+
+    @property
+    def prompts(self) -> list[str]:
+        """As text; of a conversation, its last message."""
+        return [prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in self.drawn.prompts]
+
+    @property
+    def completions(self) -> list[str]:
+        """As text, without special tokens."""
+        return list(self.drawn.texts)
 
     @property
     def shown(self) -> dict[str, float]:
@@ -80,8 +90,7 @@ def evaluate(
         numbers[name] = torch.tensor(values, dtype=torch.float64)
     return EvaluatedSamples(
         numbers={name: float(x.double().mean()) for name, x in numbers.items()},
-        prompts=[prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) for prompt in completions.prompts],
-        completions=list(completions.texts),
+        drawn=completions,
         rewards=rewards.flatten().tolist(),
         golds=gold.flatten().tolist(),
         lengths=lengths.flatten().tolist(),

@@ -34,7 +34,7 @@ class Drifting(EnumerableSpec, kind="drifting"):
     do not drift: together they are asked with probability `gold_share`.
 
     Each response has a length of 100·e^{z/2} tokens and a style z', z and z' standard normal and independent of gold.
-    What the learner sees and labellers judge by is gold + bias·(z or z') − length_penalty·z. The reference's logits
+    What the learner sees and labellers go by is gold + bias·(z or z') − length_penalty·z. The reference's logits
     are skill·u of the first cycle, plus noise.
 
     >>> run = sims.run(sims.DPO(), sims.Drifting(), sims.MLP(hidden=(16,)), updates=20, runs=2, sync_every_updates=10)

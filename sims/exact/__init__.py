@@ -4,7 +4,7 @@ quantities    value, entropy, KL both ways, the KL-regularised optimum, best-of-
               weights
 tables        log-probs of a table policy, and the chain rule from weights on responses to its logits
 population    expected gradient of an algorithm: weight ∂L/∂ℓ on each response; the algorithms by family in
-              population_likelihood, population_policy_gradient and population_contrastive
+              population_likelihood, population_policy_gradient, population_contrastive and population_mixture
 dynamics      gradient descent on such a population loss, update by update, without sampling
 kl_dynamics   gradient descent on either direction of the KL, in three coordinate systems
 variance      exact variance of policy-gradient estimators
@@ -12,7 +12,12 @@ variance      exact variance of policy-gradient estimators
 Written from the equations and not from the code of `sims.core`, which is tested against it.
 """
 
-from . import population_contrastive, population_likelihood, population_policy_gradient
+from . import (
+    population_contrastive,
+    population_likelihood,
+    population_mixture,
+    population_policy_gradient,
+)
 from .dynamics import follow_gradient, one_prompt, preference_matrix
 from .population import Population, has_population_weights, population_weights
 from .quantities import (
@@ -47,6 +52,7 @@ __all__ = [
     "optimum",
     "population_contrastive",
     "population_likelihood",
+    "population_mixture",
     "population_policy_gradient",
     "population_weights",
     "preference_matrix",

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-from sims.core.spec import LARGEST, Spec, SpecError, describe, nearest, type_name
+from sims.core.spec import LARGEST, Spec, SpecError, describe, find_kind, nearest, type_name
 
 from .command import REFUSED, short, tell
 from .config_file import as_arguments, check_names, read_config
@@ -167,6 +167,8 @@ def convert(text: str, field: Field[Any], hint: Any) -> Any:
     for option in sorted(options, key=lambda each: each is not type(None)):  # 'none' is no text
         try:
             return _convert_to(text, option)
+        except SpecError:
+            raise
         except ValueError:
             continue
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
@@ -187,16 +189,43 @@ def _convert_to(text: str, hint: Any) -> Any:
         return tuple(_convert_to(part, get_args(hint)[0]) for part in text.split(","))
     if hint in (int, float, str):
         return hint(text)
+    if isinstance(hint, type) and issubclass(hint, Spec):
+        return _spec_of(text, hint)
     raise ValueError(text)
+
+
+def _spec_of(text: str, base: type[S]) -> S:
+    """dpo:beta=0.1:pairing=all → DPO(beta=0.1, pairing="all")"""
+    kind, *settings = text.split(":")
+    cls = find_kind(kind_name(kind), base, base.__name__.lower())
+    fields, found = {field.name: field for field in dataclasses.fields(cls)}, {}
+    for each in settings:
+        name, equals, value = each.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in fields:
+            raise SpecError(name, value, f"{cls.kind} has no such field; it has {', '.join(fields)}")
+        if not equals:
+            raise SpecError(name, "", f"must be given as {cls.kind}:{name}=VALUE")
+        found[name] = convert(value, fields[name], cls.hints()[name])
+    return cls(**found)
 
 
 def show(value: Any) -> str:
     """A value as one would type it."""
     if isinstance(value, tuple):
         return ",".join(map(show, value)) or "none"
+    if isinstance(value, Spec):
+        return _text_of(value)
     if isinstance(value, float) and not math.isinf(value):
         return f"{value:g}"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _text_of(spec: Spec) -> str:
+    """The inverse of `_spec_of`, to the last digit: DPO(beta=0.1, pairing="all") → dpo:pairing=all"""
+    changed = {f.name: value for f in dataclasses.fields(spec) if (value := getattr(spec, f.name)) != f.default}
+    exact = {name: repr(value) if isinstance(value, float) else show(value) for name, value in changed.items()}
+    return ":".join([spec.kind, *(f"{name}={text}" for name, text in exact.items())])
 
 
 def from_options(options: argparse.Namespace, cls: type[S], fixed: Mapping[str, Any] | None = None) -> S:

@@ -53,7 +53,7 @@ def sources_of(experiment: Experiment) -> str:
     return hashlib.sha256("".join([digest, *foreign]).encode()).hexdigest() if foreign else digest
 
 
-def obtain(
+def find_or_run(
     experiments: Sequence[Experiment],
     store: Store,
     jobs: int = 1,

@@ -83,7 +83,7 @@ def outcome(
 
 
 def stands(found: Outcome, again: Mapping[str, State]) -> Outcome:
-    """The state of a row that was judged again: where its state differs it is fragile, and so inconclusive.
+    """The state of a row that was tested again: where its state differs it is fragile, and so inconclusive.
 
     again: its state by what was changed, such as "other seeds". A row that is no answer stays what it is.
     """
@@ -120,7 +120,7 @@ def p_value(interval: Interval, margin: float, sign: int = 1, kind: Kind = "effe
     implies: so it follows any kind of interval, and for Student's it is the paired test. The boundary is the margin on
     the claimed side, or for "opposite" the one on the other side; for a claim of none inside the margins it is
     whichever is told apart worse (two one-sided tests), and outside the one that is exceeded. An interval of width 0
-    gives 1: runs that are all equal have no spread to judge by.
+    gives 1: runs that are all equal have no spread to tell by.
     """
     quantile = student_quantile(interval.runs - 1, interval.level)
 

@@ -214,7 +214,7 @@ def diagnostics(policy: PlainPolicy, reference: PlainPolicy, prompts: list[int],
 def loop_step(
     policy: PlainPolicy, reference: PlainPolicy, optimiser: torch.optim.Optimizer, algorithm: str, of_token: Tensor
 ) -> dict[str, float]:
-    """Draw, judge, descend, look: all one at a time."""
+    """Draw, label, update, evaluate: all one at a time."""
     prompts = list(range(PROMPTS))
     responses = [[policy.sample(prompt) for _ in range(RESPONSES)] for prompt in prompts]
     rewards = [[float(of_token[response].mean()) for response in drawn] for drawn in responses]

@@ -30,7 +30,7 @@ OTHER_FIELDS = ("prompts", "prompt_mask", "pairs", "pair_label", "pair_weight", 
 
 def examples(number: int) -> settings:
     """So many examples where the long tests run too, and else half as many; the same each time."""
-    fewer = number if settings.get_current_profile_name() == "every example" else -(-number // 2)
+    fewer = number if settings.default is settings.get_profile("every example") else -(-number // 2)
     return settings(max_examples=fewer, derandomize=True, deadline=None)
 
 

@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "explorer.html").as_uri()
 DESKTOP, PHONE = (1280, 900), (390, 844)
 ARROW_RIGHT = "\ue014"  # as WebDriver writes the key
 PARTS = ("question", "answer", "limits")  # of a lesson
-PROBLEMS = {
+ENVIRONMENTS = {
     "bandit_overlap": lambda settings: sims.BanditOverlap(overlap=settings["overlap"]),
     "bandit_r1": lambda settings: sims.BanditR1(),
     "bandit_r2": lambda settings: sims.BanditR2(),
@@ -56,7 +56,7 @@ def drawn_settings(count: int) -> list[dict[str, Any]]:
         drawn.append(
             {
                 "algorithm": algorithm,
-                "problem": list(PROBLEMS)[int(generator.integers(len(PROBLEMS)))],
+                "environment": list(ENVIRONMENTS)[int(generator.integers(len(ENVIRONMENTS)))],
                 "overlap": float(10 ** generator.uniform(-2.0, math.log10(0.7))),
                 "beta": beta,
                 "sync": [1, 3, 10, "inf"][int(generator.integers(4))],
@@ -79,9 +79,10 @@ def labels(rewards: np.ndarray, temperature: float, flip: float) -> np.ndarray:
 
 def exact_run(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Descent along `sims.exact`'s gradient: log π after every update, (updates + 1, N), rewards, log π_ref."""
-    problem, algorithm = PROBLEMS[settings["problem"]](settings), ALGORITHMS[settings["algorithm"]](settings["beta"])
+    environment = ENVIRONMENTS[settings["environment"]](settings)
+    algorithm = ALGORITHMS[settings["algorithm"]](settings["beta"])
     generations = settings["n"] if settings["algorithm"] == "best_of_n" else 2
-    rewards, logits = problem.rewards(), problem.reference_logp()
+    rewards, logits = environment.rewards(), environment.reference_logp()
     actions = rewards.shape[-1]
     responses, mask = np.arange(actions)[:, None], np.ones((actions, 1), bool)
     reference = token_logp(logits, responses, mask)
@@ -97,7 +98,9 @@ def exact_run(settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndar
     return np.stack(course), rewards[0], reference[0, :, 0]
 
 
-@pytest.mark.parametrize("settings", drawn_settings(20), ids=lambda s: f"{s['algorithm']}-{s['problem']}-{s['sync']}")
+@pytest.mark.parametrize(
+    "settings", drawn_settings(20), ids=lambda s: f"{s['algorithm']}-{s['environment']}-{s['sync']}"
+)
 def test_a_run_is_that_of_the_exact_gradient(page: Any, settings: dict[str, Any]) -> None:
     open_page(page)
     code = "const run = onoff.simulate(arguments[0]); return [Array.from(run.logp), run.score, run.kl, run.entropy]"
@@ -112,10 +115,10 @@ def test_a_run_is_that_of_the_exact_gradient(page: Any, settings: dict[str, Any]
 
 def test_the_optimum_that_is_drawn_is_the_exact_one(page: Any) -> None:
     open_page(page)
-    settings = {"problem": "bandit_overlap", "overlap": 1e-3, "beta": 0.07}
+    settings = {"environment": "bandit_overlap", "overlap": 1e-3, "beta": 0.07}
     drawn = page.execute_script("return Array.from(onoff.build(onoff.complete(arguments[0])).logOptimum)", settings)
-    problem = sims.BanditOverlap(overlap=1e-3)
-    exact = sims.exact.optimum(problem.reference_logp()[0, 0], problem.rewards()[0], 0.07)
+    environment = sims.BanditOverlap(overlap=1e-3)
+    exact = sims.exact.optimum(environment.reference_logp()[0, 0], environment.rewards()[0], 0.07)
     np.testing.assert_allclose(drawn, exact, atol=1e-9)
 
 
@@ -153,7 +156,7 @@ def test_the_address_bar_holds_the_whole_state(page: Any) -> None:
     })"""
     opened = page.execute_script(code)
     for _, state, read in opened:
-        assert read == {"state": state, "problems": []}
+        assert read == {"state": state, "faults": []}
     address, state, _ = opened[3]  # of one with a comparison
     assert "compare=" in address
     open_page(page, address)
@@ -179,7 +182,7 @@ def test_moving_a_control_reaches_the_address_and_the_run(page: Any) -> None:
 
 def test_an_address_that_makes_no_sense_is_named(page: Any) -> None:
     open_page(page, "#beta=-1&rat=3&sync=inf")
-    said = page.find_element("id", "address-problems").text
+    said = page.find_element("id", "address-faults").text
     assert said == "In the address: beta = -1: must be a number from 0.001 to 10; rat: no such setting."
     run = page.execute_script("const { run } = onoff.state(); return [run.beta, run.sync === Infinity]")
     assert run == [0.1, True]
@@ -238,9 +241,9 @@ def test_an_address_with_a_lesson_alone_opens_it_as_it_was_written(page: Any) ->
         open_page(page, f"#lesson={lesson}")
         opened = page.execute_script("return onoff.state()")
         assert opened == page.execute_script("onoff.openLesson(arguments[0]); return onoff.state()", lesson)
-    assert page.find_element("id", "address-problems").text == ""
+    assert page.find_element("id", "address-faults").text == ""
     open_page(page, "#lesson=nowhere")
-    assert "lesson = nowhere: must be one of optimum" in page.find_element("id", "address-problems").text
+    assert "lesson = nowhere: must be one of optimum" in page.find_element("id", "address-faults").text
     assert console_errors(page) == []
 
 

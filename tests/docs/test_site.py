@@ -215,10 +215,10 @@ def test_the_claims_page_has_every_claim_and_its_lessons() -> None:
         assert text.count(f"explorer.html#lesson={lesson.id}") == len(lesson.claims)
 
 
-def test_the_figure_of_the_recipe_is_drawn_and_judges_the_claim_of_the_other(tmp_path: Path) -> None:
+def test_the_figure_of_the_recipe_is_drawn_and_tests_the_claim_of_the_other(tmp_path: Path) -> None:
     """Both followed to the letter: the module is added to the gallery, the claim to the catalogue."""
     figure = _block("add-a-figure.md", "python")
-    rows, judge = _block("add-a-claim.md", "toml"), _block("add-a-claim.md", "python")
+    rows, verdicts = _block("add-a-claim.md", "toml"), _block("add-a-claim.md", "python")
     script = f"""
 import sys, types
 import numpy as np
@@ -228,7 +228,7 @@ copy = {str(tmp_path / "claims.toml")!r}
 catalogue.catalogue.__wrapped__.__defaults__ = catalogue.row.__defaults__ = (__import__("pathlib").Path(copy),)
 module = types.ModuleType("two_betas")
 exec({figure!r}, module.__dict__)
-exec({judge!r}, module.__dict__)
+exec({verdicts!r}, module.__dict__)
 class Lab:
     def records(self, arms):
         from sims.experiments.runner import compute

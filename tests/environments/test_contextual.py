@@ -135,11 +135,11 @@ def test_the_learner_sees_the_learned_reward_and_gold_is_kept() -> None:
     spec, environment = built(reward_model="table")
     prompts = torch.arange(8).expand(4, 8)
     responses = torch.arange(8).expand(4, 8, 8).unsqueeze(-1)
-    judged = environment.label(Prompts(prompts), responses, torch.ones_like(responses, dtype=torch.bool), "all", RUNS)
-    np.testing.assert_allclose(judged.rewards, environment.learned.scores)
-    np.testing.assert_allclose(judged.gold, np.broadcast_to(spec.rewards(), (4, 8, 8)))
-    first, second = (judged.rewards.gather(-1, judged.pairs[..., side]) for side in (0, 1))
-    assert (judged.pair_label == (torch.sign(first - second) + 1) / 2).all()
+    labels = environment.label(Prompts(prompts), responses, torch.ones_like(responses, dtype=torch.bool), "all", RUNS)
+    np.testing.assert_allclose(labels.rewards, environment.learned.scores)
+    np.testing.assert_allclose(labels.gold, np.broadcast_to(spec.rewards(), (4, 8, 8)))
+    first, second = (labels.rewards.gather(-1, labels.pairs[..., side]) for side in (0, 1))
+    assert (labels.pair_label == (torch.sign(first - second) + 1) / 2).all()
 
 
 def arm(algorithm: str, environment: Contextual, source: str = "dataset", **changes: object) -> Experiment:

@@ -44,7 +44,7 @@ def random_responses(spec: ToyEnvironment, noise: Noise, prompts: int, generatio
     return torch.where(mask, tokens, 0) if space.eos else tokens, mask
 
 
-def judged(
+def labelled(
     spec: ToyEnvironment,
     noise: Noise,
     prompts: int = 6,
@@ -89,7 +89,7 @@ def test_prompts_are_numbers_each_as_likely_as_the_others(kind: str) -> None:
 def test_rewards_are_one_finite_number_per_response(kind: str, dtype: torch.dtype) -> None:
     """Of the precision that was asked for: another would be carried into the losses."""
     spec, noise = ENVIRONMENTS[kind](), Noise.of(1, 3)
-    _, responses, said = judged(spec, noise, dtype=dtype)
+    _, responses, said = labelled(spec, noise, dtype=dtype)
     check_labels(kind, said, responses)
     assert said.rewards.dtype == dtype, f"{kind}: rewards are {said.rewards.dtype} in an experiment of {dtype}"
     assert said.gold is None or said.gold.dtype == dtype
@@ -101,7 +101,7 @@ def test_rewards_are_one_finite_number_per_response(kind: str, dtype: torch.dtyp
 def test_noiseless_labels_follow_the_rewards(kind: str, pairing: Pairing) -> None:
     """Shapes and places of pairs; 1 where the first earns more, ½ for a tie; who won, for KTO."""
     spec, noise = ENVIRONMENTS[kind](), Noise.of(1, 3)
-    _, responses, said = judged(spec, noise, pairing=pairing)
+    _, responses, said = labelled(spec, noise, pairing=pairing)
     check_labels(kind, said, responses, pairing)
     assert said.pairs is not None and said.pair_label is not None
     assert said.pairs.shape == (3, 6, count_pairs(4, pairing), 2) and said.pairs.dtype == torch.int64
@@ -119,9 +119,9 @@ def test_noiseless_labels_follow_the_rewards(kind: str, pairing: Pairing) -> Non
 def test_labels_are_bradley_terry_at_their_temperature(kind: str) -> None:
     """At a temperature of the rewards' own spread. Two means, of label − probability and of that towards the better
     response, which a wrong temperature moves."""
-    spread = float(judged(ENVIRONMENTS[kind](), Noise.of(2, 3), 200, 4)[2].rewards.std())
+    spread = float(labelled(ENVIRONMENTS[kind](), Noise.of(2, 3), 200, 4)[2].rewards.std())
     spec, noise = ENVIRONMENTS[kind](label_temperature=spread), Noise.of(3, 5)
-    _, _, said = judged(spec, noise, 2000, 4, "drawn")
+    _, _, said = labelled(spec, noise, 2000, 4, "drawn")
     assert said.pairs is not None and said.pair_label is not None
     first, second = (said.rewards.gather(-1, said.pairs[..., side]) for side in (0, 1))
     assert ((said.pair_label == 0) | (said.pair_label == 1)).all()
@@ -133,7 +133,7 @@ def test_labels_are_bradley_terry_at_their_temperature(kind: str) -> None:
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_so_many_labels_are_flipped(kind: str) -> None:
     noise = Noise.of(3, 5)
-    _, _, said = judged(ENVIRONMENTS[kind](flip_rate=0.2), noise, 2000, 4, "drawn")
+    _, _, said = labelled(ENVIRONMENTS[kind](flip_rate=0.2), noise, 2000, 4, "drawn")
     assert said.pairs is not None and said.pair_label is not None
     first, second = (said.rewards.gather(-1, said.pairs[..., side]) for side in (0, 1))
     flipped = (said.pair_label != (first > second))[first != second].double()
@@ -143,7 +143,7 @@ def test_so_many_labels_are_flipped(kind: str) -> None:
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_global_generators_are_untouched_and_one_seed_gives_one_result(kind: str) -> None:
     before = (torch.get_rng_state().clone(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
-    first, again = (judged(ENVIRONMENTS[kind](flip_rate=0.1), Noise.of(4, 3), pairing="drawn") for _ in range(2))
+    first, again = (labelled(ENVIRONMENTS[kind](flip_rate=0.1), Noise.of(4, 3), pairing="drawn") for _ in range(2))
     after = (torch.get_rng_state(), str(np.random.get_state()), random.getstate())  # noqa: NPY002
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:], f"{kind}: draws from a global generator"
     assert torch.equal(first[0], again[0])
@@ -157,8 +157,8 @@ def test_a_run_alone_is_the_run_among_many(kind: str) -> None:
     spec = ENVIRONMENTS[kind](label_temperature=0.3, flip_rate=0.1)
     many, alone = Noise.of(5, 4), Noise([(5, 2)])
     for dtype in (torch.float32, torch.float64):
-        together = judged(spec, many, pairing="all", dtype=dtype)
-        single = judged(spec, alone, pairing="all", dtype=dtype)
+        together = labelled(spec, many, pairing="all", dtype=dtype)
+        single = labelled(spec, alone, pairing="all", dtype=dtype)
         assert torch.equal(together[0][2:3], single[0])
         for name, value in parts(single[2]).items():
             assert torch.equal(parts(together[2])[name][2:3], value), f"{kind}: {name} of a run depends on other runs"
@@ -206,7 +206,7 @@ def test_no_response_exceeds_the_best(kind: str) -> None:
         answers = environment.best_responses().unsqueeze(1).expand(3, -1, -1, -1)
         prompts = torch.arange(spec.num_prompts).expand(3, -1)
         best = environment.label(Prompts(prompts), answers, spec.space.mask(answers), None, noise).rewards[..., 0]
-    asked, _, said = judged(spec, noise, 500, 4)
+    asked, _, said = labelled(spec, noise, 500, 4)
     gold = said.rewards if said.gold is None else said.gold
     assert (gold.amax(-1) <= best.gather(-1, asked) + 1e-12).all()
 

@@ -151,7 +151,7 @@ def test_looking_changes_no_run() -> None:
         assert np.array_equal(once[name][:, -1], wide[name][:, -1])
 
 
-def test_what_is_judged_was_not_trained_on() -> None:
+def test_what_is_evaluated_was_not_trained_on() -> None:
     runs = [(0, 0), (0, 1)]
     training, looking = Noise(runs).uniforms("responses", 3), EvaluationNoise(runs).uniforms("responses", 3)
     assert not torch.isclose(training, looking).any()

@@ -291,7 +291,7 @@ def test_estimators_per_token_descend(problem: Problem) -> None:
 
 
 def bradley_terry(problem: Problem) -> Problem:
-    """The same problem with a judge whose scale is 1."""
+    """The same problem with a labeller whose scale is 1."""
     difference = problem.rewards[:, :, None] - problem.rewards[:, None, :]
     return replace(problem, label=1.0 / (1.0 + np.exp(-difference)))
 
@@ -306,12 +306,12 @@ def at(problem: Problem, logp: np.ndarray) -> Problem:
 def test_dpo_is_minimised_by_the_kl_optimum(problem: Problem, pairing: str) -> None:
     """Under Bradley–Terry labels of scale 1, whatever distribution draws the pairs: zero gradient at
     π_ref·e^{r/β}/Z."""
-    judged, dpo = bradley_terry(problem), DPO(beta=0.5, pairing=pairing)
-    best = optimum(judged.logp(judged.reference), judged.rewards, 0.5)
-    every = enumerate_batches(at(judged, best), dpo, 2)
+    labelled, dpo = bradley_terry(problem), DPO(beta=0.5, pairing=pairing)
+    best = optimum(labelled.logp(labelled.reference), labelled.rewards, 0.5)
+    every = enumerate_batches(at(labelled, best), dpo, 2)
     np.testing.assert_allclose(every.expected_gradient(), 0.0, **EXACT)
     np.testing.assert_allclose(every.population_gradient(), 0.0, **EXACT)
-    other = enumerate_batches(judged, dpo, 2)
+    other = enumerate_batches(labelled, dpo, 2)
     assert np.abs(other.expected_gradient()).max() > 1e-3
     losses = [e.probability @ e.losses_and_gradients()[0] for e in (every, other)]
     assert losses[0] < losses[1]
@@ -320,24 +320,24 @@ def test_dpo_is_minimised_by_the_kl_optimum(problem: Problem, pairing: str) -> N
 @both
 def test_dpo_descends_to_the_kl_optimum(problem: Problem) -> None:
     """A zero gradient could be a saddle: quasi-Newton steps from another policy end at the optimum."""
-    judged, beta = bradley_terry(problem), 0.5
-    shape, distribution = judged.policy.shape, np.exp(judged.logp(judged.sampler))
-    pairs = judged.label * distribution[:, :, None] * distribution[:, None, :]
-    template = enumerate_batches(judged, DPO(beta=beta), 2)
+    labelled, beta = bradley_terry(problem), 0.5
+    shape, distribution = labelled.policy.shape, np.exp(labelled.logp(labelled.sampler))
+    pairs = labelled.label * distribution[:, :, None] * distribution[:, None, :]
+    template = enumerate_batches(labelled, DPO(beta=beta), 2)
 
     def loss_and_gradient(logits: np.ndarray) -> tuple[float, np.ndarray]:
-        moved = replace(judged, policy=logits.reshape(shape))
+        moved = replace(labelled, policy=logits.reshape(shape))
         ratio = moved.logp(moved.policy) - moved.logp(moved.reference)
         margin = ratio[:, :, None] - ratio[:, None, :]
         # Σ p·f(h) + (1 − p)·f(−h) over ordered pairs is twice the sum of p·f(h), as p(j, i) = 1 − p(i, j).
-        loss = 2.0 * (pairs * np.logaddexp(0.0, -beta * margin)).sum() / judged.prompts
+        loss = 2.0 * (pairs * np.logaddexp(0.0, -beta * margin)).sum() / labelled.prompts
         return loss, replace(template, problem=moved).population_gradient().ravel()
 
     options = {"gtol": 1e-10, "maxiter": 500}
-    end = optimize.minimize(loss_and_gradient, judged.policy.ravel(), jac=True, method="BFGS", options=options)
-    best = optimum(judged.logp(judged.reference), judged.rewards, beta)
+    end = optimize.minimize(loss_and_gradient, labelled.policy.ravel(), jac=True, method="BFGS", options=options)
+    best = optimum(labelled.logp(labelled.reference), labelled.rewards, beta)
     # The gradient is exact to 1e-10, what is found with it to its square root or so.
-    np.testing.assert_allclose(judged.logp(end.x.reshape(shape)), best, atol=1e-5)
+    np.testing.assert_allclose(labelled.logp(end.x.reshape(shape)), best, atol=1e-5)
 
 
 @both

@@ -36,7 +36,7 @@ ROW: Mapping[str, Any] = {
 }
 
 
-FIGURES = ("audit", "kl_dynamics", "phase_map")  # the last judges no row
+FIGURES = ("audit", "kl_dynamics", "phase_map")  # the last tests no row
 
 
 def row(**changes: Any) -> dict[str, Any]:

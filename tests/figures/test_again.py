@@ -1,4 +1,4 @@
-"""Rows that are judged again: what flips is fragile, and what is no longer the same record is not taken for it."""
+"""Rows that are tested again: what flips is fragile, and what is no longer the same record is not taken for it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from figures.again import fragile, keep, name_of
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
-from figures.rejudge import LAST_BIT, moved, within
+from figures.retest import LAST_BIT, moved, within
 from sims.experiments.store import Record
 from sims.statistics.intervals import Interval
 
 
 def row(low: float = 0.1, hashes: tuple[str, ...] = ("a", "b")) -> Verdict:
-    judged = claim("C06", "near and far")
-    return row_of(judged, "mlp", Interval(low + 0.1, low, low + 0.2, 0.95, 50, ""), "reference_shift", hashes, "None.")
+    tested = claim("C06", "near and far")
+    return row_of(tested, "mlp", Interval(low + 0.1, low, low + 0.2, 0.95, 50, ""), "reference_shift", hashes, "None.")
 
 
 def entry(state: str, *records: str) -> dict[str, object]:

@@ -16,11 +16,11 @@ from figures.figure import RETURNS, Figure, call
 from sims.core.spec import SpecError
 from sims.statistics.intervals import Interval
 
-JUDGED = claim("C06", "near and far")
+TESTED = claim("C06", "near and far")
 
 
 def a_row(**changes: str) -> Verdict:
-    row = row_of(JUDGED, "bandit", Interval(0.0, -0.1, 0.1, 0.95, 20, "exact"), "reference_shift", ["0" * 12], "")
+    row = row_of(TESTED, "bandit", Interval(0.0, -0.1, 0.1, 0.95, 20, "exact"), "reference_shift", ["0" * 12], "")
     return dataclasses.replace(row, **changes)
 
 

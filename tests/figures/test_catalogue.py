@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from figures.__main__ import main
-from figures.catalogue import NOT_JUDGED, CatalogueError, catalogue, claim, row, table
+from figures.catalogue import NOT_TESTED, CatalogueError, catalogue, claim, row, table
 from figures.figure import all_figures
 from figures.gallery import (
     batch_size,
@@ -103,9 +103,9 @@ def test_a_look_up_that_finds_nothing_says_what_there_is() -> None:
         claim("C100", "here")
     with pytest.raises(CatalogueError, match=r"C06: part = 'slop': must be .*: 'near and far'"):
         claim("C06", "slop")
-    unjudged = next(entry.id for entry in catalogue().values() if not entry.rows)
-    with pytest.raises(CatalogueError, match=rf"{unjudged}: part = 'here': must be .*: not judged yet"):
-        claim(unjudged, "here")
+    untested = next(entry.id for entry in catalogue().values() if not entry.rows)
+    with pytest.raises(CatalogueError, match=rf"{untested}: part = 'here': must be .*: not tested yet"):
+        claim(untested, "here")
 
 
 def test_the_braces_of_an_effect_are_filled_and_nothing_else() -> None:
@@ -124,13 +124,13 @@ def test_every_claim_is_there_once_and_in_order() -> None:
 
 
 def test_figures_and_catalogue_name_the_same_claims() -> None:
-    """A figure names the ids that it judges; the catalogue names the figure of each row."""
-    judged: dict[str, set[str]] = {name: set() for name in all_figures()}
+    """A figure names the ids that it tests; the catalogue names the figure of each row."""
+    tested: dict[str, set[str]] = {name: set() for name in all_figures()}
     for entry in catalogue().values():
         for found in entry.rows:
-            assert found.figure in judged, f"{entry.id}, {found.claim.part}: figure = {found.figure!r}"
-            judged[found.figure].add(entry.id)
-    assert judged == {name: set(figure.claims) for name, figure in all_figures().items()}
+            assert found.figure in tested, f"{entry.id}, {found.claim.part}: figure = {found.figure!r}"
+            tested[found.figure].add(entry.id)
+    assert tested == {name: set(figure.claims) for name, figure in all_figures().items()}
 
 
 def test_what_an_effect_says_is_what_its_figure_runs() -> None:
@@ -161,7 +161,7 @@ def test_what_an_effect_says_is_what_its_figure_runs() -> None:
     says("C29", "R1, equal samples", listed(sample_reuse.MODERATE))
     says("C30", "R1, equal samples", f"at {sample_reuse.MANY})")
     says("C30", "min length", f"at {lm_batch_and_reuse.PASSES[-1]})")
-    for size in gradient_variance.JUDGED:
+    for size in gradient_variance.TESTED:
         says("C50", f"RLOO against a perfect critic, K = {size}", f"groups of {size},")
     for end, beta in beta_sweep.ENDS.items():
         says(
@@ -185,8 +185,8 @@ def test_the_table_has_every_claim_and_the_states_that_there_are(tmp_path: Path)
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalogue())
     slope = next(line for line in lines if "reference_shift" in line and "near and far" in line)
     assert slope.endswith("near and far [> 0.05 score] bandit: no verdict here, mlp: opposite")
-    unjudged = next(entry.id for entry in catalogue().values() if not entry.rows)
-    assert lines[lines.index(next(line for line in lines if line.startswith(unjudged))) + 1].strip() == NOT_JUDGED
+    untested = next(entry.id for entry in catalogue().values() if not entry.rows)
+    assert lines[lines.index(next(line for line in lines if line.startswith(untested))) + 1].strip() == NOT_TESTED
 
 
 def test_the_command_prints_it_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

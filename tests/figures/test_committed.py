@@ -18,7 +18,7 @@ from sims.environments import TokenBanditSmall, TokenTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.record_file import DamagedRecord, Record
-from sims.experiments.runner import obtain
+from sims.experiments.runner import find_or_run
 from sims.experiments.store import Store, record_key
 from sims.policies import Table, Transformer
 
@@ -81,7 +81,7 @@ def test_full_and_live_compute_it_again_and_compare(tmp_path: Path, options: dic
 
 def test_what_was_computed_here_before_is_live(tmp_path: Path) -> None:
     keep(tmp_path, {"x": ARM})
-    obtain([ARM], Store(tmp_path / "b"))
+    find_or_run([ARM], Store(tmp_path / "b"))
     assert drawn(tmp_path)[0].source == "live"
 
 
@@ -92,7 +92,7 @@ def test_live_numbers_that_are_others_are_told(tmp_path: Path) -> None:
 
 
 def test_agreement_is_of_mean_final_scores(tmp_path: Path) -> None:
-    record = obtain([ARM], Store(tmp_path))[0]
+    record = find_or_run([ARM], Store(tmp_path))[0]
     span = float(record.arrays["best_reward"][0] - record.arrays["reference_reward"][0])
     for shift, agrees in ((0.5 * AGREEMENT, True), (2 * AGREEMENT, False)):
         moved = Record(record.spec, dict(record.arrays) | {"gold": record.arrays["gold"] + shift * span}, {})

@@ -1,4 +1,4 @@
-"""Figures: they draw, they say what they drew, and they judge by the rule."""
+"""Figures: they draw, they say what they drew, and they give verdicts by the rule."""
 
 import html
 import json
@@ -74,7 +74,7 @@ def test_the_kl_of_the_best_response_by_hand() -> None:
     assert kl_of_best_response(record([[0.6]])) == pytest.approx(math.log(2))  # −log 0.5
 
 
-def test_tuning_runs_never_judge_and_budgets_are_equal(tmp_path: Path) -> None:
+def test_tuning_runs_never_test_and_budgets_are_equal(tmp_path: Path) -> None:
     lab = Lab(Store(tmp_path))
     grids = {"a": product(learning_rate=(1e-4, 0.3)), "b": product(learning_rate=(0.01, 0.1))}
     found = lab.tuned_records({"a": arm(), "b": arm(seed=5)}, grids, tuning_runs=2)
@@ -355,7 +355,7 @@ def test_every_figure_runs_quick_and_draws(
     assert "data:image/webp;base64," in page and "://" not in page  # base64 has no colon
     size = (tmp_path / f"{name}.webp").stat().st_size
     assert size <= LARGEST, f"{name}.webp has {size} bytes: draw less in one picture, or the report exceeds 3 MB"
-    assert not (tmp_path / "claims.json").exists()  # four runs judge nothing
+    assert not (tmp_path / "claims.json").exists()  # four runs test nothing
 
 
 def test_the_report_reads_what_lies_there(tmp_path: Path) -> None:

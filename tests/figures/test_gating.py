@@ -78,7 +78,7 @@ def test_the_lowest_score_is_that_of_the_smallest_reward() -> None:
     assert lowest_score([record([0.0], decoding=48)]) == pytest.approx(-1.0)  # (−48 + 24)/(0 + 24)
 
 
-def test_an_effect_is_judged_at_the_last_evaluation_with_room() -> None:
+def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:
     one, other = np.tile([0.0, 0.5, 0.9, 1.0], (20, 1)), np.tile([0.0, 0.4, 0.95, 1.0], (20, 1))
     assert last_with_room([Sides(one, other, 0.0)], 0.05)[0] == 2
     at, gate = last_with_room([Sides(one, other, 0.0), Sides(one[:, [0, 1, 3, 3]], other, 0.0)], 0.05)

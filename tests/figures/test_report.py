@@ -67,7 +67,7 @@ class Tags(HTMLParser):
         (["opposite"], ("No, the opposite", "opposite in its one row (bandit).")),
         (["too small"], ("No effect that matters", "too small in its one row (bandit).")),
         (["theorem"], ("Settled by proof", "theorem in its one row (bandit).")),
-        (["no test"], ("Not tested", "no test in its one row (bandit).")),
+        (["no test"], ("No test", "no test in its one row (bandit).")),
         (
             ["inconclusive", "supported"],
             ("Yes, where decided", "supported for “1” (bandit); inconclusive for “0” (bandit)."),
@@ -108,8 +108,8 @@ def test_the_page_shows_every_claim_of_the_catalogue_once_with_its_answer_or_its
     assert len(anchors) == len(set(anchors)) == len(catalogue())
     for entry in catalogue().values():
         assert str(escape(entry.text)) in text
-    unjudged = [entry for id, entry in catalogue().items() if id not in {r["id"] for r in ROWS}]
-    assert text.count("Smallest honest test:") == len(unjudged)
+    untested = [entry for id, entry in catalogue().items() if id not in {r["id"] for r in ROWS}]
+    assert text.count("Smallest honest test:") == len(untested)
     links = {str(tag["href"])[1:] for tag in tags.all("a")}
     ids = {tag.get("id") for _, tag in tags.found}
     assert links and links <= ids

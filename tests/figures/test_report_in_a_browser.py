@@ -13,7 +13,7 @@ from tests.browser import browser, console_errors, set_window
 from tests.figures.small_report import ROWS, lay, row
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
-JUDGED = sorted({str(r["id"]) for r in ROWS}, key=list(catalogue()).index)
+TESTED = sorted({str(r["id"]) for r in ROWS}, key=list(catalogue()).index)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def press(driver: Any, *values: str) -> None:
 def test_it_opens_on_an_answer_for_each_claim_and_a_grid(driver: Any, address: str) -> None:
     driver.get(address)
     assert console_errors(driver) == []
-    assert shown(driver, "[data-of]") == JUDGED
+    assert shown(driver, "[data-of]") == TESTED
     assert len(shown(driver, ".claim")) == len(catalogue())
     text = driver.find_element("css selector", '[data-of="C27"]').text
     assert "It depends: supported for “a part” (bandit); opposite for “another part” (token)." in text
@@ -75,8 +75,8 @@ def test_it_filters_by_the_state_and_setting_of_one_row_and_by_words(driver: Any
     driver.find_element("id", "search").send_keys("CEILING arms")  # in a gate, in any order and case
     assert shown(driver, ".claim") == ["C50"]
     driver.find_element("id", "clear").click()
-    press(driver, "not-judged")
-    assert shown(driver, "[data-of]") == [] and len(shown(driver, ".claim")) == len(catalogue()) - len(JUDGED)
+    press(driver, "not-tested")
+    assert shown(driver, "[data-of]") == [] and len(shown(driver, ".claim")) == len(catalogue()) - len(TESTED)
     assert console_errors(driver) == []
 
 
@@ -87,7 +87,7 @@ def test_a_question_is_answered_by_its_words_and_where_none_has_all_by_most_of_t
     assert driver.find_element("id", "count").text == f"{len(shown(driver, '.claim'))} of {len(catalogue())} claims"
     driver.find_element("id", "search").send_keys(" For zebras, on-policy?")
     assert driver.find_element("id", "count").text.endswith(
-        "claims, with 2 of 3 words: none has all. No judged claim speaks of “zebras”"
+        "claims, with 2 of 3 words: none has all. No tested claim speaks of “zebras”"
     )
     assert "C25" in shown(driver, ".claim")
     press(driver, "theorem")  # of C01, which has none of the words
@@ -176,16 +176,16 @@ def test_what_no_row_answers_is_said_plainly(driver: Any, address: str) -> None:
     open_page(driver, address)
     search, count = (driver.find_element("id", id) for id in ("search", "count"))
     said = {
-        "Is clipping a negative gradient?": "No judged claim speaks of “clipping”",
+        "Is clipping a negative gradient?": "No tested claim speaks of “clipping”",
         "Does a negative gradient help ceiling arms?": "No row has all of this: nearest first",
-        "Does overoptimization happen?": ", none of them judged. No judged claim speaks of “overoptimization”",
+        "Does overoptimization happen?": ", none of them tested. No tested claim speaks of “overoptimization”",
     }
     for question, answer in said.items():
         search.clear()
         search.send_keys(question)
         assert count.text.endswith(answer), question
-    named = driver.find_element("id", "unjudged-found").text
-    assert named.startswith("Catalogued, and not judged yet: C14 Gold reward rises then falls with KL")
+    named = driver.find_element("id", "untested-found").text
+    assert named.startswith("Catalogued, and not tested yet: C14 Gold reward rises then falls with KL")
     search.clear()
     search.send_keys("a critic, and a network?")  # each in the one row or its setting
     assert "No " not in count.text and shown(driver, "[data-of]") == ["C50"]
@@ -208,7 +208,7 @@ def test_it_sorts(driver: Any, address: str) -> None:
     driver.find_element("css selector", '#sort [value="contested"]').click()
     assert shown(driver, "[data-of]")[:2] == shown(driver, ".claim")[:2] == ["C25", "C27"]
     driver.find_element("css selector", '#sort [value="order"]').click()
-    assert shown(driver, "[data-of]") == JUDGED
+    assert shown(driver, "[data-of]") == TESTED
     assert console_errors(driver) == []
 
 

@@ -27,13 +27,13 @@ def test_the_report_is_small_and_has_room_for_more_figures(tmp_path: Path) -> No
     rows: list[Verdict] = []
     for figure in all_figures().values():
         records = committed_records(figure)
-        drawn, judged = call(figure, "draw", records), call(figure, "verdicts", records)
+        drawn, tested = call(figure, "draw", records), call(figure, "verdicts", records)
         details = call(figure, "details", records) if figure.details is not None else {}
         lab = Lab(Store(tmp_path), kept_before=Committed(figure.name))
         lab.tuned = [tuned for key in lab.kept_before.tunings for tuned in lab.kept_before.tuning(key) or ()]
-        page.save_figure(figure, drawn, call(figure, "caption", records), lab, tmp_path, {}, details, judged)
+        page.save_figure(figure, drawn, call(figure, "caption", records), lab, tmp_path, {}, details, tested)
         plt.close(drawn)
-        rows += judged
+        rows += tested
     write_claims(rows, tmp_path)
     page.write(tmp_path)
     size, sizes = sizes_of(tmp_path / "report.html")

@@ -94,7 +94,7 @@ def test_offline_suffices_by_arms_that_were_chosen_where_they_are_not_scored() -
     assert row.effect == pytest.approx(0.1)  # each half is scored at the other's choice: 0.4, not 0.6
 
 
-def test_the_published_width_is_the_arm_that_the_overlap_figure_judges() -> None:
+def test_the_published_width_is_the_arm_that_the_overlap_figure_tests() -> None:
     wide = online_offline.arms(reward_width.environments())
     published = online_offline.arms(online_offline.environments())
     assert len(wide) == 2 * len(reward_width.WIDTHS) * len(online_offline.ALGORITHMS) * 2

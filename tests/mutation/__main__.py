@@ -112,7 +112,7 @@ def outcomes(mutants: list[Mutant], slots: list[Slot], cpu_seconds: int) -> Iter
 
 
 def known_equivalents() -> dict[tuple[str, str, str], str]:
-    """(file, line before, line after) of the mutants that were judged to change nothing, with the reason."""
+    """(file, line before, line after) of the mutants that were found to change nothing, with the reason."""
     entries = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text()).get("equivalent", [])
     for entry in entries:
         if entry["before"] not in [line.strip() for line in (ROOT / entry["file"]).read_text().splitlines()]:

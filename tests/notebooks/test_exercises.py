@@ -49,7 +49,7 @@ def asked(source: Path) -> list[tuple[str, str]]:
     return found
 
 
-def judge(call: str, answer: Any) -> Verdict:
+def verdict_on(call: str, answer: Any) -> Verdict:
     """What the checker says of an answer. call: such as exercises_01.optimum(answer)."""
     module = importlib.import_module(f"sims.teaching.{call.partition('.')[0]}")
     return eval(call, {call.partition(".")[0]: module, "answer": answer})  # type: ignore[no-any-return]
@@ -68,7 +68,7 @@ def test_each_notebook_has_three_exercises(source: Path) -> None:
 def test_the_folded_solution_is_right(call: str, solution: str) -> None:
     names: dict[str, Any] = {"np": np, "torch": torch, "sims": sims}
     exec(solution, names)
-    verdict = judge(call, names["answer"])
+    verdict = verdict_on(call, names["answer"])
     assert verdict.right, verdict
 
 
@@ -83,7 +83,7 @@ def test_each_fault_is_told_from_what_is_right_and_from_the_others(call: str, so
 
 @pytest.mark.parametrize(("call", "solution"), [case[1:] for case in CASES], ids=NAMES)
 def test_no_answer_is_no_mistake(call: str, solution: str) -> None:
-    assert judge(call, ...).right is None
+    assert verdict_on(call, ...).right is None
 
 
 def exercise_of(call: str) -> Exercise:

@@ -10,6 +10,7 @@ filtering            rejection sampling, RAFT, ReST
 reward_weighted      RWR, AWR
 online_contrastive   XPO, Nash-MD
 reference_free       CPO, SimPO, ORPO
+mixture              a weighted sum of several losses
 reward_model         settings of a reward model's loss
 table                the table of algorithms in the README
 """
@@ -21,6 +22,7 @@ from sims.core.spec import find_kind, kinds_of
 from . import policy_gradient, clipped, contrastive
 from . import likelihood, best_of_n, filtering, reward_weighted
 from . import online_contrastive, reference_free, reward_model
+from . import mixture
 
 # isort: on
 from .base import Algorithm, PairAlgorithm, SlotDistribution, State, Targets
@@ -40,6 +42,7 @@ __all__ = [
     "filtering",
     "find_algorithm",
     "likelihood",
+    "mixture",
     "online_contrastive",
     "policy_gradient",
     "reference_free",

@@ -42,7 +42,7 @@ def leave_one_out(rewards: Tensor, weight: Tensor | None = None) -> Tensor:
         if count < 2:
             raise ValueError(f"leave_one_out: {count} response per prompt: must be at least 2")
         return centred(rewards) * (count / (count - 1))
-    count_present = (weight > 0).sum(-1, keepdim=True)
+    count_present = (weight > 0).sum(-1, keepdim=True).to(rewards.dtype)  # a ratio of integers would be float32
     factor = count_present / (count_present - 1).clamp(min=1)
     return torch.where(count_present > 1, centred(rewards, weight) * factor, 0.0)
 

@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 
 from sims.core.algorithms import Algorithm, all_algorithms
+from sims.core.algorithms.clipped import GRPO, PPO
+from sims.core.algorithms.contrastive import DPO, KTO
+from sims.core.algorithms.filtering import ReST
+from sims.core.algorithms.policy_gradient import Reinforce
 from sims.core.objectives.preferences import count_pairs
 from sims.core.spec import SpecError
 from sims.environments.space import TokenSpace
@@ -62,6 +66,10 @@ TOGETHER: dict[str, list[dict[str, Any]]] = {
     "rest": [{"quantiles": (0.25, 0.5)}],
     "awr": [{"beta": 0.5, "weight_clip": 1.5}, {"beta": 0.5, "weight_clip": 1.5, "baseline": "group_mean"}],
     "ipo": [{"length_normalised": True, "pairing": "all"}],
+    "mixture": [
+        {"losses": (PPO(beta=0.3, target_kl=0.4), DPO(), ReST()), "loss_weights": (0.7, 2.0, 0.3)},
+        {"losses": (KTO(), Reinforce(), GRPO()), "loss_weights": (0.7, 2.0, 1.0)},
+    ],
     "kto": [{"beta": 1.5, "desirable_weight": 1.3, "undesirable_weight": 0.6}],
 }
 
@@ -129,7 +137,7 @@ def test_expected_gradient_is_the_population_gradient(algorithm: Algorithm) -> N
 
 @pytest.mark.parametrize("kind", [kind for kind, cls in ALGORITHMS.items() if cls().label_pairing is not None])
 def test_drawn_labels_average_to_their_probability(kind: str) -> None:
-    """A judge answers yes or no: summing over its answers too gives the gradient of the soft labels."""
+    """A labeller answers yes or no: summing over its answers too gives the gradient of the soft labels."""
     problem, generations = PROBLEMS["table of 3, 2 prompts"]
     soft, hard = (enumerate_batches(problem, ALGORITHMS[kind](), generations, hard_labels=h) for h in (False, True))
     assert len(hard.probability) > len(soft.probability)

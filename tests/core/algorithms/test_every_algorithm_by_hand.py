@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm
+from sims.core.algorithms.clipped import GRPO
+from sims.core.algorithms.contrastive import DPO
 from sims.core.objectives.batch import Batch, Outputs
 from tests.core.algorithms.test_every_algorithm import ALGORITHMS, CASES
 
@@ -84,6 +86,8 @@ A = 0.5 / (math.sqrt(0.5) + 1e-4)
 # Generalised advantages at λ = 0.95. b, backwards: δ_2 = 0 − 0.75, δ_1 = 0.75 − 0.25; a: 1 − 0.5.
 B_1 = 0.5 + 0.95 * -0.75
 RETURN_B_1 = B_1 + 0.25
+# β = 0.04; tokens are averaged within their response.
+OF_GRPO = (-1.2 * A + 0.04 * k3(0.5)) / 2 + (A + 0.8 * A + 0.04 * (k3(0.0) + k3(-1.0))) / 4
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,7 @@ BY_HAND: dict[str, list[ByHand]] = {
             / 2
         )
     ],
-    # β = 0.04; tokens are averaged within their response.
-    "grpo": [ByHand((-1.2 * A + 0.04 * k3(0.5)) / 2 + (A + 0.8 * A + 0.04 * (k3(0.0) + k3(-1.0))) / 4)],
+    "grpo": [ByHand(OF_GRPO)],
     # A = ±½; tokens are summed.
     "dr_grpo": [ByHand((-1.2 * 0.5 + 0.5 + 0.8 * 0.5) / 2)],
     # One mean over three tokens, clipped at 1.28 above.
@@ -153,6 +156,10 @@ BY_HAND: dict[str, list[ByHand]] = {
     "nash_md": [ByHand(-(1 - 0.5) * -1 + 0.1 * 0.5**2 / 2)],
     "cpo": [ByHand(softplus(-0.1 * (-1 - -3)) + 1 / 1)],
     "simpo": [ByHand(softplus(-(2 * (-1 - -1.5) - 1)))],  # means per token −1 and −1.5
+    "mixture": [
+        ByHand(softplus(-0.15) + 1.0),
+        ByHand(0.5 * softplus(-0.15) + 2 * OF_GRPO, losses=(DPO(), GRPO()), loss_weights=(0.5, 2.0)),
+    ],
     "orpo": [ByHand(1 / 1 + 0.1 * softplus(-(log_odds(-1) - log_odds(-1.5))))],
 }  # fmt: skip
 

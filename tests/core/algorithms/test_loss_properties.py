@@ -16,10 +16,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from sims.core.algorithms import Algorithm
+from sims.core.algorithms import Algorithm, all_algorithms
 from sims.core.loop.learner import narrow
 from sims.core.objectives.batch import Batch
+from tests.core.algorithms.test_every_algorithm import variants
 from tests.core.drawn_batches import (
     KINDS,
     OTHER_FIELDS,
@@ -27,6 +30,8 @@ from tests.core.drawn_batches import (
     TOKEN_FIELDS,
     Case,
     Found,
+    Shape,
+    Style,
     aim,
     algorithms,
     all_same,
@@ -35,6 +40,7 @@ from tests.core.drawn_batches import (
     examples,
     found,
     later_state,
+    make_case,
     same,
     update,
     with_nan,
@@ -297,3 +303,26 @@ def test_row_51_float32_is_float64_rounded(kind: str, data: st.DataObject) -> No
     narrow = found(algorithm, case.to(torch.float32))
     wide = found(algorithm, case)
     all_same(Found(*(x.double() for x in (narrow.loss, *narrow.gradients))), wide, 1e-4)
+
+
+class WatchForFloat32(TorchDispatchMode):
+    """Notes the operations that give a float32 tensor: between integers a division does, whatever else is float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen += [str(func) for x in tree_leaves(out) if isinstance(x, Tensor) and x.dtype == torch.float32]
+        return out
+
+
+@every_algorithm
+def test_nothing_in_float64_is_computed_in_float32(kind: str) -> None:
+    style = Style(3, "ragged", "real", 1.0, False, "0 or 1", "0 or 1", True, torch.float64)
+    case = make_case(Shape((2,), 3, 4, 5), style)
+    for name, algorithm in variants(all_algorithms()[kind]).items():
+        with WatchForFloat32() as watch:
+            found(algorithm, case)
+        assert not watch.seen, f"{name}: {watch.seen}"

@@ -39,13 +39,13 @@ def others(cls: type[Spec], name: str) -> list[Any]:
     (field,) = (f for f in dataclasses.fields(cls) if f.name == name)
     value = getattr(cls(), name)
     if isinstance(value, tuple):
-        return [value[1:]]
+        return [tuple(0.5 * x for x in value) if isinstance(value[0], float) else value[:1] * len(value)]
     fewer = [value - 1] if isinstance(value, int) and not isinstance(value, bool) else []
     return other_values(field, cls.hints()[name], value) + fewer
 
 
-def judged(algorithm: Algorithm) -> Case:
-    """The case with the pairs that the algorithm asks for, labelled by a judge who is not sure."""
+def labelled(algorithm: Algorithm) -> Case:
+    """The case with the pairs that the algorithm asks for, labelled by one who is not sure."""
     batch = CASE.batch.replace(rewards=REWARDS)
     if algorithm.label_pairing is not None:
         pairs, weight = choose_pairs(REWARDS, algorithm.label_pairing, 0.0)
@@ -57,7 +57,7 @@ def judged(algorithm: Algorithm) -> Case:
 
 def effects(algorithm: Algorithm) -> list[Any]:
     """All that a setting can change: what is drawn, and losses and gradients of two batches, two passes each."""
-    case = judged(algorithm)
+    case = labelled(algorithm)
     state = algorithm.initial_state((), torch.float64, torch.device("cpu"))
     seen: list[Any] = [algorithm.slot_distributions(4)]
     for _ in range(2):
@@ -140,13 +140,13 @@ def test_row_20_every_field_of_the_labeller(name: str) -> None:
     rewards = torch.rand(20, 2, generator=generator)
     uniforms = torch.rand(20, 1, 2, generator=generator)
 
-    def judge(labeller: Labeller) -> list[Any]:
+    def labels_of(labeller: Labeller) -> list[Any]:
         _, weight = choose_pairs(rewards, "correct_incorrect", labeller.correct_above)
         assert weight is not None
         return [labeller.label(rewards[:, :1], rewards[:, 1:], uniforms).tolist(), weight.tolist()]
 
     for value in others(Labeller, name):
-        assert judge(Labeller(**{name: value})) != judge(Labeller())
+        assert labels_of(Labeller(**{name: value})) != labels_of(Labeller())
 
 
 @pytest.mark.parametrize("name", RewardModelLoss.names())

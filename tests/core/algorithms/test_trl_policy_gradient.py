@@ -1,6 +1,6 @@
 """GRPO, Dr. GRPO, DAPO, GSPO, CISPO and RLOO against TRL 1.16: from rewards and log-probs to the loss and its gradient.
 
-TRL's trainers are made without their constructors, and what would generate, judge or run a model is replaced by numbers
+TRL's trainers are made without their constructors, and what would sample, reward or run a model is replaced by numbers
 looked up: its own code does the rest, advantages included. Both sides read the same float64 log-probs, so that losses
 and gradients agree to 1e-6 relative. Where TRL differs, on purpose or by mistake, the test says so and pins it.
 """

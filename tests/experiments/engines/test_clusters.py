@@ -20,7 +20,7 @@ from sims.core.spec import SpecError
 from sims.experiments import engines
 from sims.experiments import runner as room
 from sims.experiments.engines import Engine, TaskDied, hire
-from sims.experiments.runner import Progress, obtain
+from sims.experiments.runner import Progress, find_or_run
 from sims.experiments.store import Store
 from tests.experiments.engines.short_tasks import die, die_once, fail, talk
 from tests.experiments.engines.tasks import arms, assert_same, experiments
@@ -61,13 +61,13 @@ def test_a_cluster_gives_the_same_records(tmp_path: Path, cluster: tuple[str, di
     def see(progress: Progress) -> None:
         shares.append(progress.work_done / progress.work if progress.work else 0.0)
 
-    alone = obtain(experiments(0), Store(tmp_path / "alone"))
+    alone = find_or_run(experiments(0), Store(tmp_path / "alone"))
     store = Store(tmp_path / "cluster")
-    there = obtain(experiments(0), store, jobs=2, engine=name, engine_options=options, progress=see)
+    there = find_or_run(experiments(0), store, jobs=2, engine=name, engine_options=options, progress=see)
     assert_same(alone, there)
     assert shares[-1] == pytest.approx(1) and shares == sorted(shares)
     # What is there is not submitted again.
-    assert_same(alone, obtain(experiments(0), store, jobs=2, engine=name, engine_options={"cluster": "nonsense"}))
+    assert_same(alone, find_or_run(experiments(0), store, jobs=2, engine=name, engine_options={"cluster": "nonsense"}))
 
 
 def test_what_a_task_raises_is_raised_here(engine: Engine) -> None:
@@ -108,7 +108,7 @@ if __name__ == "__main__":
     def show(progress):
         if progress.work_done:
             print("begun", flush=True)
-    room.obtain(arms(), Store(sys.argv[1]), jobs=2, engine=sys.argv[2], engine_options=options, progress=show)
+    room.find_or_run(arms(), Store(sys.argv[1]), jobs=2, engine=sys.argv[2], engine_options=options, progress=show)
 """
 
 
@@ -127,8 +127,8 @@ def test_a_killed_run_is_resumed(tmp_path: Path, cluster: tuple[str, dict[str, s
     assert line == "begun\n", parent.stderr.read()
     parent.wait()
     store = Store(tmp_path / "results")
-    resumed = obtain(arms(), store, jobs=2, engine=name, engine_options=options)
-    assert_same(resumed, obtain(arms(), Store(tmp_path / "alone")))
+    resumed = find_or_run(arms(), store, jobs=2, engine=name, engine_options=options)
+    assert_same(resumed, find_or_run(arms(), Store(tmp_path / "alone")))
     assert len(list((tmp_path / "results").glob("*.npz"))) == 2
 
 

@@ -15,7 +15,7 @@ from sims.experiments import runner as room
 from sims.experiments.engines import TaskDied
 from sims.experiments.engines.processes import Processes
 from sims.experiments.experiment import Experiment
-from sims.experiments.runner import Progress, Runner, obtain, stacks
+from sims.experiments.runner import Progress, Runner, find_or_run, stacks
 from sims.experiments.store import Store
 from sims.policies import Table
 from tests.experiments.engines.short_tasks import die, die_once, fail
@@ -29,19 +29,19 @@ def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_give_the_same_records_and_stay_for_the_next_call(tmp_path: Path) -> None:
-    alone = obtain(experiments(0), Store(tmp_path / "alone"))
-    assert_same(alone, obtain(experiments(0), Store(tmp_path / "together"), jobs=2))
+    alone = find_or_run(experiments(0), Store(tmp_path / "alone"))
+    assert_same(alone, find_or_run(experiments(0), Store(tmp_path / "together"), jobs=2))
     first = room._hired["processes", 2].processes
     seen = []
 
     def see(progress: Progress) -> None:
         seen.append(progress.work_done / progress.work if progress.work else 0.0)
 
-    obtain(experiments(1), Store(tmp_path / "together"), jobs=2, progress=see)
+    find_or_run(experiments(1), Store(tmp_path / "together"), jobs=2, progress=see)
     assert room._hired["processes", 2].processes == first
     assert seen[0] == 0 and seen[-1] == pytest.approx(1) and seen == sorted(seen)
     cached = []
-    assert_same(obtain(experiments(0), Store(tmp_path / "together"), jobs=2, progress=cached.append), alone)
+    assert_same(find_or_run(experiments(0), Store(tmp_path / "together"), jobs=2, progress=cached.append), alone)
     assert (cached[-1].cached, cached[-1].done, cached[-1].work) == (2, 0, 0)
 
 
@@ -51,9 +51,9 @@ def test_an_interruption_ends_the_workers_and_the_next_call_has_new_ones(tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        obtain(experiments(2), Store(tmp_path), jobs=2, progress=interrupt)
+        find_or_run(experiments(2), Store(tmp_path), jobs=2, progress=interrupt)
     assert ("processes", 2) not in room._hired
-    assert len(obtain(experiments(2), Store(tmp_path), jobs=2)) == 2
+    assert len(find_or_run(experiments(2), Store(tmp_path), jobs=2)) == 2
 
 
 def test_what_a_worker_raises_is_raised_here() -> None:
@@ -143,7 +143,7 @@ def test_all_who_ask_are_served_from_one_queue_and_in_one_stack(tmp_path: Path) 
     runner.serve(lambda: not any(thread.is_alive() for thread in threads))
     assert len(list(tmp_path.glob("*.npz"))) == 1
     assert [r.spec["seed"] for r in found["b"]] == [1, 0, 1]
-    assert_same(found["a"] + found["b"], obtain([first, second, first, second], Store(tmp_path / "other")))
+    assert_same(found["a"] + found["b"], find_or_run([first, second, first, second], Store(tmp_path / "other")))
 
 
 def test_what_stops_the_runner_is_told_to_all_who_wait(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_what_stops_the_runner_is_told_to_all_who_wait(tmp_path: Path) -> None:
 
 
 def test_force_runs_again_what_is_there_but_once(tmp_path: Path) -> None:
-    first = obtain(experiments(0), Store(tmp_path))
+    first = find_or_run(experiments(0), Store(tmp_path))
     runner = Runner(Store(tmp_path), force=True)
     for _ in range(2):
         asked = runner.ask(experiments(0))

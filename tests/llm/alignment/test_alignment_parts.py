@@ -215,7 +215,15 @@ def test_what_people_say_is_turned_back_into_the_order_of_the_pair() -> None:
             abs(first - 1 / 3)
         )
         assert label() is None and label(better("left") | {"was_cancelled": True}) is None
-        assert label(better("sideways")) is None
+        assert label(better("sideways")) is None and label({"result": []}) is None
+        both = {"result": better("left")["result"] + NEITHER["result"]}
+        assert label(both) == 0.5  # a box that was ticked after a click
+
+
+def test_an_export_without_data_is_told_which_format_is_read() -> None:
+    flat = {"row": "r", "left": "one", "right": "two", "better": [{"selected": "left"}]}  # JSON-MIN
+    with pytest.raises(SpecError, match=r"task 1: must have data .* Label Studio's format JSON"):
+        read_task(flat, "task 1", Path("export.json"))
 
 
 @pytest.mark.parametrize("prompt", ["hi", [{"role": "user", "content": "hi"}]])

@@ -348,7 +348,7 @@ def test_what_cannot_be_is_one_line_and_status_2(arguments, field, valid, tmp_pa
 
 
 def test_reward_models_count_in_the_estimate(tmp_path):
-    """7.1 billion parameters in bfloat16 beside the policy; a folder's own shape; twice where two judge."""
+    """7.1 billion parameters in bfloat16 beside the policy; a folder's own shape; twice where two reward."""
     paper = estimate(PRESETS["pythia-1.4b-alpacafarm"])
     assert paper.held["reward models"] / 2 == pytest.approx(7.11e9, rel=1e-3)  # 7.24 less its head of 32,000 x 4,096
     assert "reward models" not in estimate(PRESETS["pythia-1.4b-min-length"]).held

@@ -9,10 +9,12 @@ import threading
 import pytest
 
 from llm.__main__ import main
+from llm.commands.evaluate import wins
 from llm.judges import Judge, JudgeSettings
 from llm.judges.messages import read_comparison, read_score
 from llm.reward_models.data import RewardData
 from llm.tasks import Completions, JudgeReward
+from llm.training.evaluation import EvaluatedSamples
 from sims.core.spec import SpecError
 from tests.llm.judge_server import JudgeServer, serving
 
@@ -128,6 +130,23 @@ def test_what_the_settings_say_is_sent(tmp_path):
     assert "The shorter, the better {prompt}." in first["messages"][0]["content"]
     assert first["max_tokens"] == 3 and "temperature" not in first
     assert second["temperature"] == 0 and "max_tokens" not in second and second["model"] == "m"
+
+
+def test_a_win_rate_is_of_the_judges_comparisons():
+    """Of the responses themselves, in pairwise mode; of the grades' differences else."""
+
+    def samples(texts: list[str], golds: list[float]) -> EvaluatedSamples:
+        count = len(texts)
+        drawn = Completions([f"p{i}" for i in range(count)], texts, [[0]] * count, [1] * count, {})
+        return EvaluatedSamples({}, drawn, golds, golds, [1] * count, has_gold=False)
+
+    own, other = samples(["longer", "aa", "b"], [0.0, 0.0, 1.0]), samples(["short", "bb", "long"], [0.0, 1.0, 0.0])
+    with serving() as server:
+        task = JudgeReward(judge_model="m", judge_url=server.url, judge_mode="pairwise")
+        assert wins(task, own, other)[0].tolist() == [0.0, 0.5, 1.0]  # the shorter ones
+        assert {json.loads(x["messages"][1]["content"])["prompt"] for x in server.asked} == {"p0", "p1", "p2"}
+        assert len(server.asked) == 6
+    assert wins(task.replace(judge_mode="score"), own, other)[0].tolist() == [0.5, 0.0, 1.0]
 
 
 def test_settings_that_cannot_be_are_refused_in_a_line(tmp_path, monkeypatch):

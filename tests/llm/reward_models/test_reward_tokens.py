@@ -107,6 +107,19 @@ def test_the_score_in_training_is_the_reward(made, tmp_path, ends):
     torch.testing.assert_close(torch.tensor(found).view(2, 2), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("made", ["EOS, then a line break"], indirect=True)
+def test_a_reward_model_is_where_the_policy_is(made, tmp_path, monkeypatch):
+    """`--device cpu` on a machine with a GPU: nothing is put on it."""
+    tokenizer, model = made
+    task = LearnedReward(data=written(tmp_path, ROWS), data_kind="preference", reward_model=model)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    env = TextEnvironment(task, tokenizer, torch.device("cpu"))
+    assert env.score(env.examples[:1], torch.tensor([[[5], [6]]]), torch.ones(1, 2, 1, dtype=torch.bool))[0].shape == (
+        1,
+        2,
+    )
+
+
 @pytest.mark.parametrize("most", [3, 5])
 def test_long_prompts_are_cut_as_the_policys_are(made, tmp_path, most):
     tokenizer, model = made

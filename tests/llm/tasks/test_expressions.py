@@ -105,7 +105,7 @@ def test_what_is_put_between_dollars() -> None:
         assert delimited(text) == text
 
 
-def judged(task: Verifiable, truth: str, *completions: str) -> list[float]:
+def rewards(task: Verifiable, truth: str, *completions: str) -> list[float]:
     """Rewards of completions of one prompt."""
     count = len(completions)
     blank: list[list[int]] = [[]] * count
@@ -119,12 +119,12 @@ def test_the_reward_looks_behind_the_marker() -> None:
     task = Verifiable(data="x.jsonl", checker="math_verify", answer_column="solution")
     truth = "Each of 4 boxes holds 6 eggs, 4 * 6 = <<4*6=24>>24, of which 5 break: 24 - 5 = <<24-5=19>>19.\n#### 19"
     right = ("#### 19", "24 less 5.\n#### 38/2", "That leaves 19 eggs.", "#### 19 eggs", r"\boxed{19}", truth)
-    assert judged(task, truth, *right) == [1.0] * len(right)
+    assert rewards(task, truth, *right) == [1.0] * len(right)
     wrong = ("#### 24", "First 19, then\n#### 20", "19 of 24", "", "#### ", truth + "\n#### 23")
-    assert judged(task, truth, *wrong) == [0.0] * len(wrong)
-    assert judged(task.replace(answer_marker="Answer:"), r"\frac{3}{4}", "Answer: 0.75", "Answer: 0.7") == [1, 0]
+    assert rewards(task, truth, *wrong) == [0.0] * len(wrong)
+    assert rewards(task.replace(answer_marker="Answer:"), r"\frac{3}{4}", "Answer: 0.75", "Answer: 0.7") == [1, 0]
     exact = task.replace(checker="exact")
-    assert judged(exact, truth, "#### 19", "#### 19.0", "That leaves 19 eggs.") == [1, 0, 0]
+    assert rewards(exact, truth, "#### 19", "#### 19.0", "That leaves 19 eggs.") == [1, 0, 0]
 
 
 def test_where_the_library_is_missing_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

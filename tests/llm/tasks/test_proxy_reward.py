@@ -1,4 +1,4 @@
-"""A proxy reward: what it is fitted to, what it is judged by, and that runs have proxies of their own."""
+"""A proxy reward: what it is fitted to, what it is measured by, and that runs have proxies of their own."""
 
 from __future__ import annotations
 

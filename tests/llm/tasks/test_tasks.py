@@ -39,7 +39,7 @@ def responses_of(*groups: list[str], eos: bool = True, width: int = 12) -> tuple
     return tokens, mask
 
 
-def judged(task: Task, *groups: list[str], eos: bool = True, **settings) -> list[list[float]]:
+def rewards(task: Task, *groups: list[str], eos: bool = True, **settings) -> list[list[float]]:
     env = environment(task, **settings)
     asked = env.prompts(len(groups), single())
     tokens, mask = responses_of(*groups, eos=eos)
@@ -52,10 +52,10 @@ def judged(task: Task, *groups: list[str], eos: bool = True, **settings) -> list
 @pytest.mark.parametrize("eos", [True, False])
 def test_length_counts_tokens_before_eos(eos):
     texts = ["they sleep .", "answer two ."]
-    assert judged(MinLength(), texts, eos=eos) == [[-3, -3]]
+    assert rewards(MinLength(), texts, eos=eos) == [[-3, -3]]
     if eos:
-        assert judged(MinLength(), ["", "let us look ."]) == [[0, -4]]
-    assert judged(ModeLength(mode=4), ["they sleep .", "the cats are red ."], eos=eos) == [[-1, -1]]
+        assert rewards(MinLength(), ["", "let us look ."]) == [[0, -4]]
+    assert rewards(ModeLength(mode=4), ["they sleep .", "the cats are red ."], eos=eos) == [[-1, -1]]
 
 
 def test_length_looks_at_the_mask_and_not_at_the_padding_id():
@@ -84,9 +84,9 @@ def test_verifiable_reward_on_a_column(tmp_path):
     task = Verifiable(data=_jsonl(tmp_path, rows), answer_marker="answer")
     rows[0]["answer"] = "so the answer four"
     task = task.replace(data=_jsonl(tmp_path, rows))
-    assert judged(task, ["the answer four", "answer two"]) == [[1.0, 0.0]]
+    assert rewards(task, ["the answer four", "answer two"]) == [[1.0, 0.0]]
     with pytest.raises(SpecError, match=r"answer_column = 'solution'.*which has answer"):
-        judged(task.replace(answer_column="solution"), ["the answer four"])
+        rewards(task.replace(answer_column="solution"), ["the answer four"])
 
 
 def _jsonl(folder, rows) -> str:
@@ -109,7 +109,7 @@ def returns_too_few(prompts, **columns):
 def test_a_function_in_trls_signature(tmp_path):
     rows = [{"prompt": "two plus two cats :", "level": 1}, {"prompt": "one plus two cats :", "level": 1}]
     task = RewardFunction(reward_funcs=("tests.llm.tasks.test_tasks:trl_style",), data=_jsonl(tmp_path, rows))
-    assert judged(task, ["", "they sleep ."], ["answer two .", ""]) == [[1.0, 4.0], [4.0, 1.0]]
+    assert rewards(task, ["", "they sleep ."], ["answer two .", ""]) == [[1.0, 4.0], [4.0, 1.0]]
     for name, words in (
         ("tests.llm.tasks.test_tasks:returns_too_few", "must return a number for each of 2 completions, not 1"),
         ("tests.llm.tasks.test_tasks:absent", "cannot be imported"),
@@ -117,19 +117,19 @@ def test_a_function_in_trls_signature(tmp_path):
         ("my_rewards.right", 'must be "module:function"; did you mean my_rewards:right'),
     ):
         with pytest.raises(SpecError, match=words):
-            judged(task.replace(reward_funcs=(name,)), ["", ""])
+            rewards(task.replace(reward_funcs=(name,)), ["", ""])
 
 
-def test_a_response_that_was_cut_off_is_charged_and_judged_as_it_is(tmp_path):
+def test_a_response_that_was_cut_off_is_charged_and_rewarded_as_it_is(tmp_path):
     """A reward model reads both as if they had ended; only what the learner sees of the one without EOS is less."""
     new_reward_model("pythia", seed=1).save(tmp_path / "judge", TOKENIZER)
     group = ["let us look .", "they run ."]
     plain = LearnedReward(reward_model=str(tmp_path / "judge"))
     charged = plain.replace(missing_eos_penalty=2.5)
-    scores = judged(plain, group)
-    assert judged(plain, group, eos=False) == judged(charged, group) == scores
+    scores = rewards(plain, group)
+    assert rewards(plain, group, eos=False) == rewards(charged, group) == scores
     assert scores[0][0] != scores[0][1]
-    assert judged(charged, group, eos=False) == [[pytest.approx(score - 2.5, abs=1e-6) for score in scores[0]]]
+    assert rewards(charged, group, eos=False) == [[pytest.approx(score - 2.5, abs=1e-6) for score in scores[0]]]
     env = environment(charged)
     gold = env.label(env.prompts(1, single()), *responses_of(group, eos=False), None, single()).gold
     assert gold.tolist() == scores

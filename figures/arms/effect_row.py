@@ -1,4 +1,4 @@
-"""A row whose effect is a sum of scores, judged at the last evaluation that leaves room."""
+"""A row whose effect is a sum of scores, tested at the last evaluation that leaves room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Terms = Sequence[tuple[float, str]]  # how many times the score of which record
 
 
 def effect_row(
-    judged: Claim,
+    tested: Claim,
     setting: Setting,
     figure: str,
     terms: Terms,
@@ -28,12 +28,12 @@ def effect_row(
 ) -> Verdict:
     """The row of a claimed effect, Σ times · score. more: gates of its own."""
     ups, downs = ([records[name] for times, name in terms if times * sign > 0] for sign in (1, -1))
-    at, room = last_with_room([sides(ups, downs)], judged.margin)
+    at, room = last_with_room([sides(ups, downs)], tested.margin)
     effect = effect_of([part(times, records[name], at) for times, name in terms])
     points = len(ups[0].arrays["updates"]) - 1
-    when = f"Judged at evaluation {at % (points + 1)} of {points}, the last that leaves room. "
-    gates = [room, placebo(None, judged.margin, why_no_placebo), *more, *settings(judged.margin, [*ups, *downs])]
-    return row_of(judged, setting, effect, figure, [x.hash for x in (*ups, *downs)], when + note, gates)
+    when = f"Tested at evaluation {at % (points + 1)} of {points}, the last that leaves room. "
+    gates = [room, placebo(None, tested.margin, why_no_placebo), *more, *settings(tested.margin, [*ups, *downs])]
+    return row_of(tested, setting, effect, figure, [x.hash for x in (*ups, *downs)], when + note, gates)
 
 
 def settings(margin: float, records: Sequence[Record]) -> list[Gate]:

@@ -1,4 +1,4 @@
-// The problem: a line of 100 actions, a bump of reward on it, a reference policy, and who labels pairs.
+// The environment: a line of 100 actions, a bump of reward on it, a reference policy, and who labels pairs.
 // The same numbers as sims/environments/bandit.py and sims/exact/quantities.py. Classic scripts, not modules: a page
 // opened from disk may not load modules. Distributions are Float64Array of length ACTIONS; everything is in nats.
 "use strict";
@@ -98,11 +98,11 @@ globalThis.onoff = globalThis.onoff || {};
   }
 
   // E_π[r], KL(π‖π_ref) and the entropy of π.
-  function measures(logp, p, problem) {
+  function measures(logp, p, environment) {
     let score = 0, kl = 0, entropy = 0;
     for (let a = 0; a < ACTIONS; a++) {
-      score += p[a] * problem.reward[a];
-      kl += p[a] * (logp[a] - problem.logReference[a]);
+      score += p[a] * environment.reward[a];
+      kl += p[a] * (logp[a] - environment.logReference[a]);
       entropy -= p[a] * logp[a];
     }
     return { score, kl, entropy };
@@ -117,25 +117,25 @@ globalThis.onoff = globalThis.onoff || {};
     };
   }
 
-  const referenceOf = remembering((problem, overlap) =>
-    problem === "bandit_overlap" ? shiftedReference(PEAKS[problem], overlap) : cauchyReference(),
+  const referenceOf = remembering((environment, overlap) =>
+    environment === "bandit_overlap" ? shiftedReference(PEAKS[environment], overlap) : cauchyReference(),
   );
   const labelsOf = remembering((peak, temperature, flip) => labels(bump(peak), temperature, flip));
 
-  // All that the dynamics need to know of the settings' problem.
+  // All that the dynamics need to know of the settings' environment.
   function build(settings) {
-    const peak = PEAKS[settings.problem];
+    const peak = PEAKS[settings.environment];
     const reward = bump(peak);
-    const reference = referenceOf(settings.problem, settings.overlap);
+    const reference = referenceOf(settings.environment, settings.overlap);
     const logReference = reference.map(Math.log);
     const label = labelsOf(peak, settings.temperature, settings.flip);
-    const problem = { peak, reward, reference, logReference, label, overlap: massNear(reference, peak) };
-    problem.byReward = Array.from(reward.keys()).sort((a, b) => reward[a] - reward[b]);
-    problem.unseen = reference.map((p) => (1 - p) ** UNSEEN_DRAWS); // P(no draw of so many shows the action)
-    problem.logOptimum = optimum(logReference, reward, settings.beta);
-    problem.atOptimum = measures(problem.logOptimum, problem.logOptimum.map(Math.exp), problem);
-    problem.atReference = measures(logReference, reference, problem);
-    return problem;
+    const environment = { peak, reward, reference, logReference, label, overlap: massNear(reference, peak) };
+    environment.byReward = Array.from(reward.keys()).sort((a, b) => reward[a] - reward[b]);
+    environment.unseen = reference.map((p) => (1 - p) ** UNSEEN_DRAWS); // P(no draw of so many shows the action)
+    environment.logOptimum = optimum(logReference, reward, settings.beta);
+    environment.atOptimum = measures(environment.logOptimum, environment.logOptimum.map(Math.exp), environment);
+    environment.atReference = measures(logReference, reference, environment);
+    return environment;
   }
 
   Object.assign(onoff, { ACTIONS, WIDTH, UNSEEN_DRAWS, build, labels, logSoftmax, measures, optimum, sigmoid, vector });

@@ -1,4 +1,4 @@
-"""What a figure's rows say, drawn beside it: each judged effect with its interval, in margins."""
+"""What a figure's rows say, drawn beside it: each effect with its interval, in margins."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
         panel.set_xticks(sorted({step for step in steps if low <= step <= high}))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
-        panel.set(ylim=(0.7 - len(shown), 0.8), yticks=[], xlabel="judged effect, in margins")
+        panel.set(ylim=(0.7 - len(shown), 0.8), yticks=[], xlabel="effect, in margins")
         panel.spines["left"].set_visible(False)
-        panel.set_title("As judged: effect, 95 % interval, ±1 margin", fontsize=10)
+        panel.set_title("As tested: effect, 95 % interval, ±1 margin", fontsize=10)

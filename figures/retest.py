@@ -1,4 +1,4 @@
-"""Judge rows again: on other seeds, and on records whose last bits are changed (`figures.again`)."""
+"""Test rows again: on other seeds, and on records whose last bits are changed (`figures.again`)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .figure import Figure, Records, call
 from .progress import Bar
 from .what_if import collected
 
-SECOND = 500_000  # added to the seed of every judged arm; tuning's seeds lie above
+SECOND = 500_000  # added to the seed of every tested arm; tuning's seeds lie above
 LAST_BIT = 2.0**-23  # of float32, in which nearly all runs are
 
 
-def judge_again(figures: Sequence[Figure], options: argparse.Namespace, folder: Path = FOLDER) -> Iterator[str]:
-    """Judge the tested rows of figures again, and keep what came out; lines that say it. options.again: core-minutes
-    for runs with other seeds, as on the machine that made the records; the cheapest rows come first, and what is beyond
-    is judged with other rounding alone."""
+def retest(figures: Sequence[Figure], options: argparse.Namespace, folder: Path = FOLDER) -> Iterator[str]:
+    """Test rows of figures again, those that could be tested, and keep what came out; lines that say it. options.again:
+    core-minutes for runs with other seeds, as on the machine that made the records; the cheapest rows come first, and
+    what is beyond is tested with other rounding alone."""
     budget = 60.0 * options.again
     with Bar(len(figures)) as bar:
         runner = runner_of(options, bar.show)
@@ -39,8 +39,8 @@ def judge_again(figures: Sequence[Figure], options: argparse.Namespace, folder: 
             costs = {spec_hash(s): c for s, c in _costs(figure.name)}
             chosen, spent = within(rows, costs, budget)
             budget -= spent
-            judged = {h for r in rows if name_of(r) in chosen for h in r.spec_hashes}
-            second = call(figure, "verdicts", collected(figure, runner, options, partial(_reseeded, judged)))
+            tested = {h for r in rows if name_of(r) in chosen for h in r.spec_hashes}
+            second = call(figure, "verdicts", collected(figure, runner, options, partial(_reseeded, tested)))
             rounded = call(figure, "verdicts", moved(records))
             found = {}
             for row in rows:
@@ -83,8 +83,8 @@ def moved(records: Records) -> dict[str, Record]:
     return found
 
 
-def _reseeded(judged: set[str], arm: Experiment) -> Experiment:
-    return arm.replace(seed=arm.seed + SECOND) if spec_hash(arm.to_json()) in judged else arm
+def _reseeded(tested: set[str], arm: Experiment) -> Experiment:
+    return arm.replace(seed=arm.seed + SECOND) if spec_hash(arm.to_json()) in tested else arm
 
 
 def _costs(figure: str) -> Iterator[tuple[Mapping[str, Any], float]]:
