@@ -465,8 +465,7 @@ say(
     + "\n".join(lines)
     + "\n\n**Verdict.** "
     + "; ".join(
-        f"{id} on {NAMES[where]}: "
-        + ", ".join(f"{found.count(state)} {state}" for state in dict.fromkeys(found))
+        f"{id} on {NAMES[where]}: " + ", ".join(f"{found.count(state)} {state}" for state in dict.fromkeys(found))
         for (id, where), found in states.items()
     )
     + "."
