@@ -75,8 +75,8 @@ TEXTS = {"texts.jsonl": '{"prompt": "a cat", "chosen": "sat on the mat", "reject
 TRAIN = f"llm train {LONGER} --output out"
 OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --output out"
 SFT = (
-    f"llm sft {TINY} --num-generations 1 --recorded-prompts 8 --output out --save-total-limit 1 --metric-for-best-model eval_reward "
-    "--no-greater-is-better --load-best-model-at-end"
+    f"llm sft {TINY} --num-generations 1 --recorded-prompts 8 --output out --save-total-limit 1 "
+    "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end"
 )
 REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
 SHAPE = "--hidden 16 --layers 1 --heads 2"
