@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,12 @@ def test_every_dependency_of_the_package_has_a_lower_bound() -> None:
     assert "datasets==3" in found and len(found) == len(set(found))
     assert all("==" in requirement for requirement in found)
     assert not any(requirement.startswith(("trl", "ruff")) for requirement in found)
+
+
+def test_only_tests_of_that_name_compare_with_trl() -> None:
+    """`make test-oldest` leaves out test_trl_*.py, and TRL with them."""
+    tests = Path(__file__).parent
+    importing = [
+        path.name for path in tests.rglob("test_*.py") if re.search(r"(?m)^(from|import) trl\b", path.read_text())
+    ]
+    assert importing and all(name.startswith("test_trl_") for name in importing), importing

@@ -17,7 +17,7 @@ from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, from_options
 
-from .saving import add_saving, config_of, saving_of, settings_of
+from .saving import add_saving, config_of, kept_of, parsed, saving_of, settings_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_saving(parser, load_best=False)
     add_options(parser, pretraining.PretrainConfig, "pretraining")
-    options = parser.parse_strictly(arguments)
+    options = parsed(parser, arguments)
     torch.set_num_threads(1)
     if options.check is not None:
         try:
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     _check(config, folder)
     settings = {config.kind: to_json(config)}
     text = config_of("pretrain", options, [config])
-    progress = Unfinished(folder, settings, text, "eval_loss", saving_of(options), options.resume, options.overwrite)
+    again = (options.resume, options.overwrite, options.evaluations, kept_of(options))
+    progress = Unfinished(folder, settings, text, saving_of(options, "eval_loss"), *again)
     try:
         with keeping(progress.kept):
             fit = pretraining.Pretraining(config)

@@ -37,7 +37,7 @@ from sims.experiments.folders import check_new, path
 from sims.experiments.memory import check_fits, check_steps, sizes_of
 from sims.experiments.options import OptionParser, add_options, whole
 
-from .saving import add_saving, config_of, saving_of, settings_of
+from .saving import add_saving, config_of, kept_of, parsed, saving_of, settings_of
 
 EXAMPLES = """examples:
   python -m llm reward --output gold                           the language's own responses, shorter ones preferred
@@ -52,7 +52,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Fit a reward model as the options say."""
-    return run(parser().parse_strictly(arguments))
+    return run(parsed(parser(), arguments))
 
 
 def parser() -> OptionParser:
@@ -89,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         specs = (data, labeller, loss, training, scoring)
         settings, text = {spec.kind: to_json(spec) for spec in specs}, config_of("reward", options, specs)
-        saving, again = saving_of(options), (options.resume, options.overwrite)
-        progress = Unfinished(options.output, settings, text, "eval_log_loss", saving, *again)
+        again = (options.resume, options.overwrite, options.evaluations, kept_of(options))
+        progress = Unfinished(options.output, settings, text, saving_of(options, "eval_log_loss"), *again)
         with keeping(progress.kept), joined(options.processes, device) as ranks:
             _run(data, labeller, loss, training, scoring, progress, device, ranks)
     except FloatingPointError as error:
@@ -135,10 +135,11 @@ def _run(
     before = held_out(model, test)
     if held is not None:
         fitting.load_state_dict(held.tensors, held.numbers)
-    found: dict[int, HeldOut] = {}
+    found: dict[int, HeldOut] = {0: before}
 
     def evaluate() -> dict[str, float]:
-        found[fitting.updates] = measured = held_out(model, test)
+        done = fitting.updates
+        found[done] = measured = found.get(done) or held_out(model, test)
         return {"eval_log_loss": measured.log_loss, "eval_accuracy": measured.accuracy}
 
     progress.run(fitting, evaluate, "reward", ranks.first)

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from tqdm import tqdm
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.models.loading import check_attention
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
-from llm.training.best import Best
 from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, CheckpointError
 from llm.training.folder import (
     MODEL,
@@ -28,16 +25,15 @@ from llm.training.folder import (
     begin,
     closing_table,
     held_in,
-    show,
     stored,
     try_to_save,
 )
-from llm.training.held_out import RecordedEvaluation
-from llm.training.loggers import JsonLines, Logger, Silent, TensorBoard, WeightsAndBiases
+from llm.training.loggers import JsonLines, Logger, TensorBoard, WeightsAndBiases
+from llm.training.loop import Loop
 from llm.training.memory import check_memory, estimate
-from llm.training.metrics import UpdateMetrics, WatchedSampler
+from llm.training.metrics import WatchedSampler
 from llm.training.run import Run, RunError
-from sims.core.loop.train import Update
+from llm.training.run_fit import RunFit
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.config_file import config_text
@@ -45,9 +41,9 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.folders import check_folder, path
 from sims.experiments.memory import check_size
 from sims.experiments.options import OptionParser, whole
-from sims.experiments.record_loop import Diverged, Hooks, Recorder
 
 from .options import add_device, as_options, device_of, parse
+from .saving import add_checkpoints, saving_of
 from .trl_names import TRL_NAMES
 
 EXAMPLES = """examples:
@@ -68,16 +64,16 @@ SFT_EXAMPLES = """examples:
   python -m llm sft --model base --data pairs.jsonl --data-kind prompt_completion --completion-column chosen \\
     --max-prompt-length 128 --max-completion-length 256 --on-too-long truncate --held-out-share 0.1
 """
-_LOGGED = (  # options of the run that its files depend on
+_KEPT = (  # options of what the run logs and keeps, which a resumed one goes on with
     "log_every",
     "log_kl",
     "log_sampler_mismatch",
     "save_every",
     "save_total_limit",
+    "load_best_model_at_end",
     "metric_for_best_model",
     "greater_is_better",
     "report_to",
-    "sharding",
 )
 _BAR = {
     "loss": "loss",
@@ -123,12 +119,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         action=argparse.BooleanOptionalAction,
         help="score every draw again under the model that drew it, and log the difference (default: with vLLM only)",
     )
-    group.add_argument(
-        "--save-every", type=whole, metavar="INT", help="least updates between checkpoints (default: at evaluations)"
-    )
-    group.add_argument(
-        "--save-total-limit", type=whole, default=2, metavar="INT", help="checkpoints that are kept (default 2)"
-    )
+    add_checkpoints(group, "at evaluations", "of the best value of --metric-for-best-model")
     group.add_argument(
         "--metric-for-best-model",
         metavar="NAME",
@@ -161,7 +152,8 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         "gather all weights for sampling, which is faster if they fit; none: each process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
-    held = _resumed(arguments)
+    held, before = _resumed(arguments)
+    parser.set_defaults(**{name: before[name] for name in _KEPT if name in before})
     experiment, options = parse(
         parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length", held and held[0]
     )
@@ -194,22 +186,26 @@ def _left(folder: Path) -> str:
     return "there was no checkpoint yet: the same command with --resume starts again"
 
 
-def _resumed(arguments: Sequence[str]) -> tuple[Experiment, int] | None:
-    """Of a run that is resumed, the settings stored in its folder; None where a preset is named, or where a command
-    that says more than the folder finds none: it was stopped before it wrote them, and starts."""
+def _resumed(arguments: Sequence[str]) -> tuple[tuple[Experiment, int] | None, dict[str, Any]]:
+    """Of a run that is resumed, what is stored in its folder: its settings, and what it logs and keeps. Settings are
+    None where a preset is named, or where a command that says more than the folder finds none: it was stopped before
+    it wrote them, and starts."""
     first = OptionParser("python -m llm", True, add_help=False)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--output", type=path)
     first.add_argument("--preset")
     options, more = first.parse_known_args(list(arguments))
-    if not options.resume or options.output is None or options.preset is not None:
-        return None
-    if more and not (options.output / SPEC).exists():
-        return None
-    return stored(options.output)
+    if not options.resume or options.output is None:
+        return None, {}
+    before = checkpoint.stored_options(options.output)
+    if options.preset is not None or (more and not (options.output / SPEC).exists()):
+        return None, before
+    return stored(options.output), before
 
 
 def _check(experiment: Experiment, options: argparse.Namespace) -> None:
+    if options.load_best_model_at_end and options.metric_for_best_model is None:
+        raise SpecError("load_best_model_at_end", True, "needs --metric-for-best-model")
     for name in ("log_every", "save_every", "save_total_limit", "threads", "processes"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -229,9 +225,14 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
 
 def _config(experiment: Experiment, options: argparse.Namespace) -> str:
     """The file beside a run that reproduces it, and only it: no default of ours enters."""
-    values = {name: getattr(options, name) for name in ("run", *_LOGGED) if getattr(options, name) is not None}
+    values = {"run": options.run, "sharding": options.sharding} | _options(options)
     header = "python -m llm train --config run.yaml --output FOLDER makes this run again"
     return config_text(as_options(experiment) | values, header)
+
+
+def _options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the run logs and keeps, by option."""
+    return {name: getattr(options, name) for name in _KEPT if getattr(options, name) is not None}
 
 
 def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
@@ -264,11 +265,13 @@ def _train(
         run.load_state_dict(held.tensors, held.numbers)
     done = run.training.updates if held is not None else -1  # the rows that stay; without a checkpoint none
     loggers: list[Logger] = []
-    samples: Logger = Silent()
+    samples = Logger()
     numbers = held.numbers if held is not None else {}
     if ranks.first:
         try_to_save(run)
-        begin(experiment, folder, options.run, options.overwrite)  # from here on the folder holds a run
+        begin(
+            experiment, folder, options.run, options.overwrite, _options(options)
+        )  # from here on the folder holds a run
         checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))
@@ -276,75 +279,15 @@ def _train(
             loggers.append(WeightsAndBiases(folder, experiment.name, experiment.to_json()))
         loggers.append(JsonLines(folder / METRICS, done, numbers))
         samples = JsonLines(folder / SAMPLES, done, numbers)
-    try:
-        _loop(run, folder, options, loggers, samples, ranks.first)
-    except OSError as error:
-        raise CheckpointError(f"update {run.training.updates}: could not be written: {error}") from error
-    finally:
-        for logger in (*loggers, samples):
-            logger.close()
+    fit, points = RunFit(run, samples, options.log_kl), set(experiment.evaluated_at)
+    saving = saving_of(options, options.metric_for_best_model, options.greater_is_better)
+    settings = experiment.to_json()
+    loop = Loop(folder, settings, saving, points, loggers, [samples], options.log_every, ranks.first)
+    loop.run(fit, fit.evaluate, experiment.name, fit.row, _BAR)
     weights = run.model_weights()
     if ranks.first:
         write_model(folder / MODEL, run.policy.model, run.tokenizer, weights=weights)
         print(closing_table(folder))
+        if fit.updates < experiment.updates:
+            print(f"the model is that of update {fit.updates}, which was best")
         print(f"reward: {experiment.environment.description} (--task {experiment.environment.kind})")  # type: ignore[attr-defined]
-
-
-def _loop(
-    run: Run, folder: Path, options: argparse.Namespace, loggers: list[Logger], samples: Logger, first: bool
-) -> None:
-    """Train to the end; metrics, samples and checkpoints are written along the way."""
-    experiment, training = run.experiment, run.training
-    points = set(experiment.evaluated_at)
-    saved, tokens, since = training.updates, 0, time.perf_counter()
-    evaluation, recorded = run.sample_evaluation(), RecordedEvaluation(run)
-    metrics = UpdateMetrics(run, options.log_kl)
-    best = Best(options.metric_for_best_model, options.greater_is_better, folder / METRICS)
-
-    def log(row: dict[str, Any]) -> None:
-        for logger in loggers:
-            logger.log(row)
-
-    def updated(update: Update) -> None:
-        nonlocal tokens, since
-        tokens += int(update.batch.mask.sum())
-        if update.number % options.log_every == 0 or update.number in points:
-            seconds = time.perf_counter() - since
-            row = metrics.row(update) | {"tokens_per_second": tokens / seconds}
-            tokens, since = 0, time.perf_counter()
-            log(row)
-            bar.set_postfix({short: f"{row[name]:.3g}" for name, short in _BAR.items() if name in row})
-        metrics.forget()
-        bar.update()
-
-    def evaluated(updates: int) -> None:
-        nonlocal since
-        assert evaluation.last is not None
-        row = show(evaluation.last, updates, samples) | {f"eval_{name}": x for name, x in recorded.last.items()}
-        best.see(row)
-        log(row)
-        since = time.perf_counter()
-
-    def completed(update: Update) -> None:
-        nonlocal saved
-        due = update.number in points if options.save_every is None else update.number - saved >= options.save_every
-        if training.between_batches and (due or update.number == experiment.updates):
-            tensors, numbers = run.state_dict()
-            if first:
-                for lines in (*loggers, samples):
-                    numbers |= getattr(lines, "checksums", {})
-                keep, also = options.save_total_limit, best.updates
-                checkpoint.save(folder, update.number, tensors, numbers, experiment.to_json(), keep, also)
-            saved = update.number
-
-    def diverged(error: Diverged) -> None:
-        raise error
-
-    with tqdm(
-        total=experiment.updates, initial=training.updates, desc=experiment.name, unit="update", disable=not first
-    ) as bar:
-        Recorder(training, experiment, [evaluation, recorded], Hooks(updated, evaluated, completed, diverged)).run(
-            run.train()
-        )
-    if first:  # a process that was killed while it saved its last checkpoint left one more than is kept
-        checkpoint.prune(folder, options.save_total_limit, best.updates)

@@ -166,7 +166,6 @@ TRL_NAMES: Mapping[str, str] = {
     "per_device_eval_batch_size": "use --score-batch-size and --sample-batch-size",
     "save_steps": "use --save-every",
     "save_strategy": "use --save-every",
-    "load_best_model_at_end": "use --metric-for-best-model; python -m llm export writes the checkpoint's model",
     "resume_from_checkpoint": "use --resume",
     "push_to_hub": "nothing is uploaded; the folder model/ is in transformers' format",
     "data_seed": "use --seed",

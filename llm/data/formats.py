@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
+from sims.experiments.command import one_line, short
+
 Kind = Literal["preference", "prompt_only", "prompt_completion", "unpaired_preference", "language_modeling"]
 Message: TypeAlias = Mapping[str, Any]
 Conversation: TypeAlias = Sequence[Message]
@@ -39,13 +41,16 @@ Reason = Literal[
     "prompt_too_long",
     "completion_too_long",
 ]
+LONGEST = 300  # characters of a detail
 TOO_LONG: tuple[Reason, ...] = ("prompt_too_long", "completion_too_long")
 
 
 class RowError(ValueError):
-    """Why one row cannot be used: a reason, by which reports count, and a detail for the message."""
+    """Why one row cannot be used: a reason, by which reports count, and a detail for the message, kept to a line."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
+        detail = one_line(detail)
+        detail = detail if len(detail) <= LONGEST else short(detail)
         super().__init__(f"{reason}: {detail}")
         self.reason: Reason = reason
         self.detail = detail
@@ -178,7 +183,8 @@ def shared_words(first: str, second: str) -> int:
 
 
 def check_text(name: str, value: Any) -> Text:
-    """A string, or a list of messages that each have a known role and a string as content."""
+    """A string, or a list of messages that each have a known role and a string as content; without fields that are
+    null, as Parquet has them where another message has a value: a chat template would write None."""
     if isinstance(value, str):
         check_encodable(name, value)
         return value
@@ -192,7 +198,7 @@ def check_text(name: str, value: Any) -> Text:
         if not isinstance(message["content"], str):
             raise RowError("wrong_type", f"{name}[{number}].content is {type(message['content']).__name__}, not text")
         check_encodable(f"{name}[{number}].content", message["content"])
-    return value
+    return [{key: held for key, held in message.items() if held is not None} for message in value]
 
 
 def check_encodable(name: str, text: str) -> None:

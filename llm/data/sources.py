@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,22 @@ def read_rows(
 
 
 def split_files(folder: Path, split: str | None) -> list[Path]:
-    """The files of one split, in order of their names."""
+    """The files of one split, in order of their names: one, or all shards of one number of them."""
     held = sorted(file for parent in (folder, folder / "data") if parent.is_dir() for file in parent.iterdir())
     held = [file for file in held if file.name.endswith(SUFFIXES)]
     if split is not None:
-        pattern = re.compile(re.escape(split) + r"(-\d+-of-\d+(-\w+)?)?\.(?P<suffix>jsonl\.gz|jsonl|parquet)")
+        shard = r"(-(?P<number>\d+)-of-(?P<shards>\d+)(-\w+)?)?"
+        pattern = re.compile(re.escape(split) + shard + r"\.(?P<suffix>jsonl\.gz|jsonl|parquet)")
         matches = {file: match for file in held if (match := pattern.fullmatch(file.name))}
-        if len({(file.parent, match["suffix"]) for file, match in matches.items()}) > 1:
+        if len({(file.parent, match["suffix"], match["shards"]) for file, match in matches.items()}) > 1:
             raise ValueError(f"split={split!r} is there more than once: {', '.join(map(str, matches))}")
         if matches:
+            shards = next(iter(matches.values()))["shards"]
+            numbers = sorted(int(match["number"] or 0) for match in matches.values())
+            if shards is not None and numbers != list(range(int(shards))):
+                there = ", ".join(file.name for file in matches)
+                rule = f"must hold all of {int(shards)} shards, each once"
+                raise ValueError(f"split={split!r}: {folder} holds {there}, and {rule}")
             return list(matches)
     names = ", ".join(file.name for file in held) or "no .jsonl, .jsonl.gz or .parquet file"
     raise ValueError(f"split={split!r}: no such split in {folder}, which holds {names}")
@@ -86,7 +94,8 @@ def read_jsonl(path: Path, name: str) -> Located:
 def parse_json(line: bytes) -> Any:
     """The value of a line, or a RowError; a byte-order mark before it is ignored."""
     try:
-        return foreign_text.parse_json(line.removeprefix(codecs.BOM_UTF8).strip())
+        # As text: of bytes, json guesses the encoding, and half of the lines of a file in UTF-16 would be read.
+        return foreign_text.parse_json(line.removeprefix(codecs.BOM_UTF8).strip().decode())
     except json.JSONDecodeError as error:
         return RowError("broken_json", f"{error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:  # not UTF-8, a key twice, 5,000 digits, 1,000 brackets
@@ -102,6 +111,9 @@ def read_parquet(path: Path, name: str) -> Located:
     number = 0
     try:
         with ParquetFile(path) as file:
+            twice = [column for column, count in Counter(file.schema_arrow.names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{path}: has the column {twice[0]!r} twice: which one counts is unknown")
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jinja2 import TemplateError
 
-from llm.data.formats import Reason, Row, RowError, Text
+from llm.data.formats import Reason, Row, RowError, Text, check_encodable
 from llm.data.stops import up_to_stop
+from sims.experiments.command import raised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnTooLong = Literal["refuse", "drop", "truncate"]
+CALLS, THOUGHTS = ("tool_calls", "function_call"), ("reasoning_content", "thinking")  # of a message, beside its content
 _PROBE = "PROBE"  # stands for a response, to find what a chat template writes around one
 
 
@@ -58,7 +60,12 @@ class Example:
         found = hashlib.blake2b(digest_size=16)
         for ids in (self.prompt_ids, *self.completion_ids, *(self.chosen_by_policy or ())):
             found.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-        found.update(json.dumps([self.label, dict(self.extra)], default=str, sort_keys=True).encode(errors="replace"))
+        beside = [self.label, dict(self.extra)]
+        try:
+            said = json.dumps(beside, default=str, sort_keys=True)
+        except (TypeError, ValueError):  # keys that are no text, or a list in itself, of rows that Python code gives
+            said = repr(beside)
+        found.update(said.encode(errors="replace"))
         return found.digest()
 
 
@@ -140,14 +147,33 @@ class TextEncoder:
             return row.prompt, [str(completion) for completion in row.completions]
         if self.tokenizer.chat_template is None:
             raise ValueError("the data are conversational and tokenizer.chat_template is not set")
-        try:
-            prompt = self.template(row.prompt, add_generation_prompt=True)
-            whole = [self.template([*row.prompt, *completion]) for completion in row.completions]  # type: ignore[list-item]
-        except TemplateError as error:
-            raise RowError("malformed", f"the chat template refuses the conversation: {error}") from error
+        prompt = self.template(row.prompt, add_generation_prompt=True)
+        conversations: list[list[Any]] = [[*row.prompt, *completion] for completion in row.completions]
+        whole = [self.template(messages) for messages in conversations]
+        for messages, text in zip(conversations or [list(row.prompt)], whole or [prompt], strict=True):
+            self._check_all_is_written(messages, text, bool(conversations))
         if any(not text.startswith(prompt) for text in whole):
             raise RowError("malformed", "the chat template writes the prompt otherwise once a response follows")
         return prompt, [text[len(prompt) :] for text in whole]
+
+    def _check_all_is_written(self, messages: Sequence[Mapping[str, Any]], text: str, answered: bool) -> None:
+        """RowError for what a message says beside its content, if the text would be the same without it. Thoughts of
+        earlier turns are left out by many templates, on purpose. answered: whether the last is the response."""
+        for at, message in enumerate(messages):
+            last = answered and at == len(messages) - 1
+            for name in (*CALLS, *(THOUGHTS if last else ())):
+                if not message.get(name):
+                    continue
+                without = {key: held for key, held in message.items() if key != name}
+                if (
+                    self.template([*messages[:at], without, *messages[at + 1 :]], add_generation_prompt=not answered)
+                    == text
+                ):
+                    raise RowError("malformed", f"{name} of message {at + 1} is not written by the chat template")
+            if message.get("weight", 1) != 1:
+                raise RowError(
+                    "malformed", f"weight = {message['weight']!r} of message {at + 1}: must be 1, or left out"
+                )
 
     def turns(self, prompt: Text, completion: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
         """Ids of a completion of several messages, and which of them are the assistant's: its words and its ends.
@@ -204,9 +230,16 @@ class TextEncoder:
         return (self.decode(self.encode(opening)), self.decode(closing_ids)) if found else ("", "")
 
     def template(self, messages: Any, add_generation_prompt: bool = False) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        """A conversation as text. RowError where the template, which may be anybody's, fails, and for what it writes
+        that is no text."""
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            said = error if isinstance(error, TemplateError) else raised(error)
+            raise RowError("malformed", f"the chat template refuses the conversation: {said}") from error
+        check_encodable("what the chat template writes", str(rendered))
         return str(rendered)
 
 

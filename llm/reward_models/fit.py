@@ -76,6 +76,8 @@ class Fit:
     minibatch; all must have the same arguments. Raises ValueError for a batch without pairs.
     """
 
+    between_batches = True  # at every moment that a caller sees: an update has a minibatch of its own
+
     def __init__(
         self,
         model: RewardModel,

@@ -10,7 +10,10 @@ folder          the files of a run, how it is started or resumed
 metrics         metrics of an update, under TRL's names
 loggers         JSON lines, TensorBoard, Weights & Biases
 memory          estimated memory of a run
-unfinished      the loop of fits that end in a model, and their folder until then
+loop            the training loop of every command: metrics, held-out numbers, checkpoints
+best            the best evaluation, whose checkpoint is kept
+run_fit         a run as the loop sees it
+unfinished      the folder of fits that end in a model, until then
 pretrain_fit    the updates of pretraining
 pretrain        training of the embedded models
 """

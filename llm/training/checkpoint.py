@@ -31,6 +31,7 @@ _PARTIAL = ".checkpoint-"
 _REPLACED = re.compile(r"\.replaced-(checkpoint-\d{8})")
 TENSORS, NUMBERS = "state.safetensors", "state.json"
 SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"  # of a run, beside its checkpoints
+OPTIONS = "options"  # in SPEC: what the run logs and keeps
 
 
 class CheckpointError(RuntimeError):
@@ -53,6 +54,12 @@ def found(folder: Path) -> list[tuple[int, Path]]:
         return []
     matches = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     return sorted((int(match[1]), path) for match, path in matches)
+
+
+def last_good(folder: Path) -> str:
+    """What an error says of the checkpoints that are left."""
+    left = found(folder)
+    return f"the last good checkpoint is {left[-1][1]}" if left else "there is no checkpoint"
 
 
 def save(
@@ -86,9 +93,8 @@ def save(
         shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        left = found(folder)
-        rest = f"the last good one is {left[-1][1]}" if left else "there is none before it"
-        raise CheckpointError(f"update {update}: its checkpoint could not be written: {error}; {rest}") from error
+        left = last_good(folder)
+        raise CheckpointError(f"update {update}: its checkpoint could not be written: {error}; {left}") from error
     prune(folder, keep, also)
     return final
 
@@ -162,6 +168,15 @@ def read_spec(path: Path) -> dict[str, Any]:
     if expected is not None and expected != _sum_of(found):  # None: of a run before there were checksums
         raise ValueError("it is not what was written (its checksum differs)")
     return found
+
+
+def stored_options(folder: Path) -> dict[str, Any]:
+    """What the run in a folder logs and keeps, by option; nothing where that cannot be read."""
+    try:
+        found = read_spec(folder / SPEC).get(OPTIONS, {})
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _sum_of(held: Mapping[str, Any]) -> str:

@@ -16,13 +16,11 @@ from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
 
 from . import checkpoint
-from .checkpoint import CONFIG, METRICS, SPEC, Checkpoint
-from .evaluation import EvaluatedSamples
-from .loggers import Logger, read_json_lines
+from .checkpoint import CONFIG, METRICS, OPTIONS, SPEC, Checkpoint
+from .loggers import read_json_lines
 from .run import Run
 
 SAMPLES, MODEL = "samples.jsonl", "model"
-SHOWN = 4  # completions kept of each evaluation
 
 
 def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -36,6 +34,7 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     if not resume:
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     before = _without_end(_read(file))
+    before.pop(OPTIONS, None)
     if before != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
     held = checkpoint.load(folder, tell)
@@ -44,8 +43,11 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     return held
 
 
-def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> None:
-    """Write the spec into the folder; overwrite: and delete the run that it holds."""
+def begin(
+    experiment: Experiment, folder: Path, run: int, overwrite: bool, options: Mapping[str, Any] | None = None
+) -> None:
+    """Write the spec into the folder; overwrite: and delete the run that it holds. options: JSON of what is logged and
+    kept of the run, to go on likewise."""
     file = folder / SPEC
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
@@ -53,7 +55,7 @@ def begin(experiment: Experiment, folder: Path, run: int, overwrite: bool) -> No
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_spec(file, {"experiment": experiment.to_json(), "run": run})
+    checkpoint.write_spec(file, {"experiment": experiment.to_json(), "run": run, OPTIONS: dict(options or {})})
 
 
 def stored(folder: Path) -> tuple[Experiment, int]:
@@ -83,14 +85,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"experiment": spec["experiment"] | {"updates": 0, "evaluations": 0}}
-
-
-def show(evaluation: EvaluatedSamples, update: int, samples: Logger) -> dict[str, Any]:
-    """The row of metrics of an evaluation; its first completions are logged as samples."""
-    rows = zip(evaluation.prompts, evaluation.completions, evaluation.rewards, evaluation.lengths, strict=True)
-    for prompt, completion, reward, length in list(rows)[:SHOWN]:
-        samples.log({"update": update, "reward": reward, "length": length, "prompt": prompt, "completion": completion})
-    return {"update": update} | {f"eval_{name}": value for name, value in evaluation.shown.items()}
 
 
 def try_to_save(run: Run) -> None:

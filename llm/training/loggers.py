@@ -5,37 +5,44 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sims.core.spec import SpecError
 from sims.experiments.command import tell
 
-from .checkpoint import write_text
+from .checkpoint import CheckpointError, last_good, write_text
 
 CLOCKS = ("tokens_per_second",)
 
 
-class Logger(Protocol):
-    """Writes rows of metrics."""
+class Logger:
+    """Where rows of metrics go: nowhere, for processes that write no files; see below for others."""
 
-    def log(self, row: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Silent:
-    """Discards rows, for processes that write no files."""
+    @property
+    def checksums(self) -> dict[str, int]:
+        """The checksum of all rows so far, for a checkpoint's numbers, of those that can be read again."""
+        return {}
 
     def log(self, row: dict[str, Any]) -> None:
-        pass
+        """Write a row."""
 
     def close(self) -> None:
-        pass
+        """See to it that all rows are on disk."""
 
 
-class JsonLines:
+@contextmanager
+def closing_all(loggers: Iterable[Logger]) -> Iterator[None]:
+    """Close them at the end, however it comes."""
+    with ExitStack() as stack:
+        for logger in loggers:
+            stack.callback(logger.close)
+        yield
+
+
+class JsonLines(Logger):
     """Rows in a file, one JSON object per line, flushed after each row.
 
     keep_until: rows after this update are removed, because a resumed run repeats them. numbers: of the checkpoint that
@@ -63,18 +70,29 @@ class JsonLines:
 
     @property
     def checksums(self) -> dict[str, int]:
-        """The checksum of all rows so far, for a checkpoint's numbers."""
         return {self._name: self.checksum}
 
     def log(self, row: dict[str, Any]) -> None:
+        """Raises CheckpointError for a row that cannot be written."""
         self._note(row)
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        with self._told(f"update {row['update']}"):
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
 
     def close(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        """Raises CheckpointError for rows that cannot be written."""
+        with self._told("the last rows"):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            left = last_good(self.path.parent)
+            raise CheckpointError(f"{what}: {self.path} could not be written: {error}; {left}") from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -93,7 +111,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-class TensorBoard:
+class TensorBoard(Logger):
     """Scalars for TensorBoard, in an event file.
 
     keep_until: later updates in earlier event files of the folder are hidden, because a resumed run repeats them.
@@ -115,7 +133,7 @@ class TensorBoard:
         self.writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Logger):
     """A run of Weights & Biases, its files in the folder. WANDB_MODE=offline keeps it on this machine."""
 
     def __init__(self, folder: Path, name: str, spec: dict[str, Any]) -> None:

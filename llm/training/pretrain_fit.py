@@ -32,6 +32,8 @@ class PretrainFit:
     The rate rises linearly over 5 % of the `total` updates, then falls along a cosine to 0.
     """
 
+    between_batches = True  # at every moment that a caller sees: an update has a batch of its own
+
     def __init__(
         self,
         model: PreTrainedModel,

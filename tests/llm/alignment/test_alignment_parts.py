@@ -222,7 +222,7 @@ def test_what_people_say_is_turned_back_into_the_order_of_the_pair() -> None:
 
 def test_an_export_without_data_is_told_which_format_is_read() -> None:
     flat = {"row": "r", "left": "one", "right": "two", "better": [{"selected": "left"}]}  # JSON-MIN
-    with pytest.raises(SpecError, match="task 1: must have data .* Label Studio's format JSON"):
+    with pytest.raises(SpecError, match=r"task 1: must have data .* Label Studio's format JSON"):
         read_task(flat, "task 1", Path("export.json"))
 
 

@@ -14,24 +14,25 @@ from llm.reward_models.fit import Fit, RewardTraining
 from llm.reward_models.model import new_reward_model
 from llm.training import checkpoint
 from llm.training.loggers import read_json_lines
+from llm.training.loop import Loop
 from llm.training.unfinished import Unfinished
 from tests.llm.reward_models.test_reward_training import length_pairs
 
 LINE = ["reward", "--pairs", "48", "--batch-size", "8", "--labels", "min_length", "--save-every", "2"]
 
 
-def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> int:
+def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, *more: str) -> int:
     """The command, interrupted by Ctrl-C after so many updates."""
-    log = Unfinished.log
+    log = Loop.log
 
-    def interrupted(self: Unfinished, row: dict[str, float]) -> None:
+    def interrupted(self: Loop, row: dict[str, float]) -> None:
         log(self, row)
         if row["update"] == at:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Unfinished, "log", interrupted)
-        return main([*LINE, "--output", str(folder)])
+        patched.setattr(Loop, "log", interrupted)
+        return main([*LINE, "--output", str(folder), *more])
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -53,16 +54,17 @@ def test_a_restored_fit_goes_on_bit_for_bit(epochs: int) -> None:
 def test_the_command_goes_on_after_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*LINE, "--output", str(tmp_path / "whole")]) == 0
-    assert stopped(tmp_path / "stopped", monkeypatch, at=5) == 130
+    more = ["--no-load-best-model-at-end", "--evaluations", "3"]
+    assert main([*LINE, "--output", str(tmp_path / "whole"), *more]) == 0
+    assert stopped(tmp_path / "stopped", monkeypatch, 5, *more) == 130
     left = tmp_path / "stopped.unfinished"
     assert f"{left}/checkpoint-00000004 is kept: the same command with --resume goes on" in capsys.readouterr().err
     assert main([*LINE, "--output", str(tmp_path / "stopped")]) == 2
     assert "a fit was stopped: --resume goes on" in capsys.readouterr().err
     assert main([*LINE, "--learning-rate", "0.5", "--output", str(tmp_path / "stopped"), "--resume"]) == 2
     assert "is a fit of other settings or rows" in capsys.readouterr().err
-    assert main(["reward", "--save-every", "2", "--output", str(tmp_path / "stopped"), "--resume"]) == 0
-    names = ("model.safetensors", "metrics.jsonl")
+    assert main(["reward", "--output", str(tmp_path / "stopped"), "--resume"]) == 0
+    names = ("model.safetensors", "metrics.jsonl", "run.yaml")  # what is evaluated and kept was stored, too
     assert all((tmp_path / "stopped" / x).read_bytes() == (tmp_path / "whole" / x).read_bytes() for x in names)
     assert not left.exists()
 
@@ -70,10 +72,11 @@ def test_the_command_goes_on_after_a_stop(
 def test_metrics_have_every_update_and_held_out_numbers(tmp_path: Path) -> None:
     assert main([*LINE, "--output", str(tmp_path / "model"), "--evaluations", "2"]) == 0
     rows = read_json_lines(tmp_path / "model" / "metrics.jsonl")
-    assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert [row["update"] for row in rows if "eval_log_loss" in row] == [3, 6]
+    assert [row["update"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    held_out = {row["update"]: row["eval_log_loss"] for row in rows if "eval_log_loss" in row}
     report = json.loads((tmp_path / "model" / "report.json").read_text())
-    assert rows[report["update"] - 1]["eval_log_loss"] == report["held_out"]["log_loss"]
+    assert list(held_out) == [0, 3, 6]
+    assert (held_out[0], held_out[report["update"]]) == (report["before"]["log_loss"], report["held_out"]["log_loss"])
     again = ["--config", str(tmp_path / "model" / "run.yaml"), "--output", str(tmp_path / "again")]
     assert main(["reward", *again]) == 0
     assert read_json_lines(tmp_path / "again" / "metrics.jsonl") == rows
@@ -110,7 +113,7 @@ def test_a_fit_that_was_killed_after_its_model_stood_is_finished(
     with monkeypatch.context() as patched:
         patched.setattr(Unfinished, "finish", killed)
         assert main([*LINE, "--output", str(tmp_path / "model")]) == 130
-    assert len(read_json_lines(tmp_path / "model" / "metrics.jsonl")) == 6
+    assert len([row for row in read_json_lines(tmp_path / "model" / "metrics.jsonl") if "loss" in row]) == 6
     assert main([*LINE, "--output", str(tmp_path / "model"), "--resume"]) == 0
     assert "was finished already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,28 +1,18 @@
-"""What a response's length adds to its reward: against TRL's function on every length, and never to the gold reward."""
+"""What a response's length adds to its reward, and never to the gold reward."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from trl.rewards import get_soft_overlong_punishment
 
 from llm.models.sampling import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
 from llm.tasks.environment import TextEnvironment
-from llm.tasks.shaping import Shaping, soft_overlong
+from llm.tasks.shaping import Shaping
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
 from tests.llm.tiny_data import WORDS
-
-
-@pytest.mark.parametrize(("longest", "over"), [(20, 4), (20, 1), (20, 20), (7, 3)])
-def test_it_is_trls_soft_overlong_punishment(longest, over):
-    lengths = range(longest + 3)
-    theirs = get_soft_overlong_punishment(longest, over)(completion_ids=[[0] * length for length in lengths])
-    found = soft_overlong(torch.tensor(lengths), longest, over)
-    torch.testing.assert_close(found, torch.tensor(theirs, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert found[longest - over] == 0 and found[longest] == -1
 
 
 def test_training_rewards_are_shaped_and_gold_ones_are_not():

@@ -236,9 +236,9 @@ def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, 
     best = ["--metric-for-best-model", "eval_length", "--no-greater-is-better", "--save-total-limit", "1"]
     assert main(arguments(tmp_path / "run", *best, updates="6", evaluations="6", learning_rate="0.01")) == 0
     lengths = {int(row["update"]): row["eval_length"] for row in rows(tmp_path / "run") if "eval_length" in row}
-    shortest = min(lengths, key=lambda update: (lengths[update], update))
+    shortest = min(lengths.keys() - {0}, key=lambda update: (lengths[update], update))
     kept = [update for update, _ in checkpoint.found(tmp_path / "run")]
-    assert kept == sorted({shortest, 6} - {0})
+    assert kept == sorted({shortest, 6})
     assert main(["export", str(tmp_path / "run"), "--update", "6", "--output", str(tmp_path / "model")]) == 0
     assert all(
         (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
@@ -250,6 +250,27 @@ def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, 
     assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "last")]) == 0  # the last checkpoint
     assert main(["export", str(tmp_path / "run"), "--update", "99", "--output", str(tmp_path / "x")]) == 2
     assert f"must be that of a checkpoint: {', '.join(map(str, kept))}" in capsys.readouterr().err
+
+
+def test_a_run_ends_with_its_best_weights_and_goes_on_from_its_folder_alone_with_what_it_kept(tmp_path, capsys):
+    best = ["--metric-for-best-model", "eval_length", "--no-greater-is-better", "--load-best-model-at-end"]
+    whole = arguments(
+        tmp_path / "whole", *best, updates="6", evaluations="6", learning_rate="0.01", save_total_limit="1"
+    )
+    assert main(whole) == 0
+    lengths = {int(row["update"]): row["eval_length"] for row in rows(tmp_path / "whole") if "eval_length" in row}
+    taken = min(lengths.keys() - {0}, key=lambda update: (lengths[update], update))
+    assert taken < 6 and f"the model is that of update {taken}, which was best" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "whole"), "--update", str(taken), "--output", str(tmp_path / "model")]) == 0
+    weights = "model.safetensors"
+    assert (tmp_path / "model" / weights).read_bytes() == (tmp_path / "whole" / "model" / weights).read_bytes()
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoint-00000006")
+    assert main(["train", "--resume", "--output", str(tmp_path / "stopped")]) == 0
+    for name in (f"checkpoint-{taken:08d}/{checkpoint.TENSORS}", f"model/{weights}", "run.yaml", "spec.json"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert main(arguments(tmp_path / "none", "--load-best-model-at-end")) == 2
+    assert "load_best_model_at_end = True: needs --metric-for-best-model" in capsys.readouterr().err
 
 
 def test_an_unknown_best_metric_names_those_there_are(tmp_path, capsys):
