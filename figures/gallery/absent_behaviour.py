@@ -334,7 +334,9 @@ def _geometry(masses: Iterable[float], least: float, most: float) -> Gate:
     given = list(masses)
     said = f"the reference gives the best response {', '.join(f'{mass:.2g}' for mass in given)}"
     inside = least <= min(given) and max(given) <= most
-    return Gate("geometry", inside, said if inside else f"{said}, and should {least:.2g} to {most:.2g}")
+    return Gate(
+        "geometry", inside, said if inside else f"{said}, and should {least:.2g} to {most:.2g}, which would open it"
+    )
 
 
 def caption(records: Records) -> str:

@@ -201,12 +201,13 @@ def best_rate(records: Records, method: str) -> np.ndarray:
 def verdicts(records: Records) -> list[Verdict]:
     """C13 at equal KL, C14 for each method, C22 offline, C33, and C51 at both ends of β."""
     rows = [_equal_kl(records), *(_falls(records, method) for method in FALLS), _chosen(records)]
-    return [*rows, _behind(records), *(_extreme(records, end) for end in ENDS)]
+    swept = all(at_beta(beta) in records for beta in ALL_BETAS)  # not by --quick
+    return [*rows, _behind(records), *(_extreme(records, end) for end in ENDS if swept)]
 
 
-def at_beta(records: Records, beta: float) -> Record:
-    """Online DPO at a β, at the one rate that all have."""
-    return records[f"{'dpo' if beta in BETAS else 'beta'}/on/{beta:g}/{HELD_RATE:g}"]
+def at_beta(beta: float) -> str:
+    """The name of online DPO at a β, at the one rate that all have."""
+    return f"{'dpo' if beta in BETAS else 'beta'}/on/{beta:g}/{HELD_RATE:g}"
 
 
 def gold_at_the_end(record: Record) -> np.ndarray:
@@ -215,10 +216,10 @@ def gold_at_the_end(record: Record) -> np.ndarray:
 
 
 def _extreme(records: Records, end: str) -> Verdict:
-    tested, used = EXTREME[end], [at_beta(records, beta) for beta in (*ALL_BETAS[1:-1], ENDS[end])]
+    tested, used = EXTREME[end], [records[at_beta(beta)] for beta in (*ALL_BETAS[1:-1], ENDS[end])]
     *between, last = map(gold_at_the_end, used)
     why = "β is all that the arms differ in; the data, the reward models and the first updates' samples are the same"
-    moved = between[0] - records[f"dpo/on/{BETAS[0]:g}/{HELD_RATE:g}"].arrays["gold"][:, 0]
+    moved = between[0] - used[0].arrays["gold"][:, 0]
     gates = [trained({f"gold reward at β = {BETAS[0]:g}": moved}), placebo(None, tested.margin, why)]
     note = (
         f"At one learning rate, {HELD_RATE:g}, and after {UPDATES} updates: with a smaller rate, or fewer updates, a "
@@ -367,16 +368,16 @@ def _at_equal_kl(axes: Axes, records: Records) -> None:
 
 
 def _against_beta(axes: Axes, records: Records) -> None:
-    shown = [beta for beta in ALL_BETAS if f"{'dpo' if beta in BETAS else 'beta'}/on/{beta:g}/{HELD_RATE:g}" in records]
+    shown = [beta for beta in ALL_BETAS if at_beta(beta) in records]
     if not shown:  # at large scales β is not swept
         axes.set_axis_off()
         return
-    found = [band(gold_at_the_end(at_beta(records, beta))[:, None], resamples=None) for beta in shown]
+    found = [band(gold_at_the_end(records[at_beta(beta)])[:, None], resamples=None) for beta in shown]
     mean, low, high = (np.concatenate(x) for x in zip(*found, strict=True))
     axes.errorbar(
         shown, mean, [mean - low, high - mean], fmt=marker("dpo"), ls=ONLINE, color=colour("dpo"), ms=6, lw=1.6
     )
-    start = records[f"dpo/on/{BETAS[0]:g}/{HELD_RATE:g}"].arrays["gold"][:, 0].mean()
+    start = records[at_beta(shown[0])].arrays["gold"][:, 0].mean()
     bound(axes, float(start), "the reference's", x=0.3)
     axes.set(xscale="log", xlabel="β of online DPO", ylabel="gold reward, tokens", title="Too low a β, too high a β")
 

@@ -58,9 +58,8 @@ def positive_control(control: Interval | None, margin: float, only_above: bool =
     if control is None:
         return Gate(name, False, "none was run; an arm whose effect exceeds the margin would open it")
     passes = control.low > margin or (control.high < -margin and not only_above)
-    return Gate(
-        name, passes, f"its effect is {control}{'' if passes else f', which does not exceed the margin {margin:g}'}"
-    )
+    closed = f", which does not exceed the margin {margin:g}; an arm or a setting whose effect does would open it"
+    return Gate(name, passes, f"its effect is {control}{'' if passes else closed}")
 
 
 def runs_at_a_bound(arms: Mapping[str, ArrayLike], low: float, high: float, least: int = RUNS_AT_A_BOUND) -> Gate:
@@ -102,11 +101,15 @@ def placebo(effect: Interval | None, margin: float, none_because: str = "", only
     none, as where a fall is claimed and the placebo rises.
     """
     if effect is None:
-        why = f"none: {none_because}" if none_because else "none was run, and no reason was given"
+        why = f"none: {none_because}" if none_because else "none was run, and no reason was given; either would open it"
         return Gate("placebo", bool(none_because), why)
     gone = effect.high <= margin and (only_above or -margin <= effect.low)
     limit = f"at most {margin:g}" if only_above else f"within ±{margin:g}"
-    return Gate("placebo", gone, f"its effect is {effect}{'' if gone else f', not {limit}'}")
+    return Gate(
+        "placebo",
+        gone,
+        f"its effect is {effect}{'' if gone else f', not {limit}; a setting in which it vanishes would open it'}",
+    )
 
 
 def shared_arms(a: Sequence[str], b: Sequence[str], c: Sequence[str], d: Sequence[str]) -> Gate:
@@ -136,7 +139,7 @@ def geometry(masses: Mapping[str, float], claimed: Mapping[str, Overlap]) -> Gat
         if overlap(masses[e]) != side
     ]
     if wrong:
-        return Gate("geometry", False, "; ".join(wrong))
+        return Gate("geometry", False, f"{'; '.join(wrong)}; an environment with that overlap would open it")
     return Gate("geometry", True, "; ".join(f"{e} is {side} ({masses[e]:.2g})" for e, side in claimed.items()))
 
 

@@ -1,0 +1,39 @@
+"""The page of verdicts before and after: what it reads from histories, and that every claim with rows is on it."""
+
+import datetime
+
+from docs.verdicts import PAGE, first_said, known_rows, moves, page
+from figures.catalogue import Change, Claim, Row
+from figures.claims import row_of
+from sims.statistics.gates import Gate
+from sims.statistics.intervals import Interval
+
+DAY = datetime.date(2026, 1, 31)
+
+
+def row(*changes: str) -> Row:
+    claim = Claim("C01", "here", "Something matters.", "a − b", margin=0.1)
+    return Row(claim, "somewhere", ("bandit",), tuple(Change(DAY, change) for change in changes))
+
+
+def test_the_first_state_is_the_first_that_a_history_names() -> None:
+    found = row("first catalogued", "gates; before: refuted, +0.02", "wider; before: no test, grid edge")
+    assert first_said(found) == "refuted, +0.02" and first_said(row("first catalogued, before its runs")) == ""
+    now = row_of(found.claim, "bandit", Interval(0.2, 0.15, 0.25, 0.95, 20, ""), "somewhere", ["h"], "n.")
+    assert moves(found, [now]) == [("refuted", "supported")]
+    assert moves(row("gates; before: bandit: supported; mlp: opposite"), [now]) == []
+
+
+def test_a_closed_gate_is_listed_with_what_would_open_it() -> None:
+    known = known_rows()[0]
+    closed = Gate("room", False, "no room; a shorter budget would open it")
+    effect = Interval(0.2, 0.15, 0.25, 0.95, 20, "")
+    claim = Claim(known.claim.id, known.claim.part, "Something.", "a − b", margin=0.1)
+    text = page([row_of(claim, "bandit", effect, known.figure, ["h"], "n.", [closed])], ["another"])
+    assert "1 rows: 1 no test." in text and "a shorter budget would open it" in text and "left out: another" in text
+
+
+def test_every_claim_with_rows_has_a_heading() -> None:
+    """Made again by `python -m docs.verdicts`."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(f"\n## {known.claim.id}\n" in text for known in known_rows())
