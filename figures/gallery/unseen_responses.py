@@ -196,7 +196,7 @@ def _against_updates(axis: Axes, records: Records, tilt: str, policy: str) -> No
         for algorithm in ("dpo", "ppo"):
             record = records[f"{tilt}-{coverage:g}/{policy}/{algorithm}"]
             curve(axis, record.arrays["updates"], change(record), algorithm, line)
-    axis.axhline(0, color="0.4", linewidth=0.8)
+    _zero(axis)
     axis.set(title=TILTS[tilt], xlabel="updates", ylim=(-0.8, 0.65))
 
 
@@ -210,8 +210,14 @@ def _against_coverage(axis: Axes, records: Records, policy: str) -> None:
         shift = {"dpo": -0.012, "ppo": 0.0, "optimum": 0.012}[measure]
         ink, mark = (BLACK, "x") if measure == "optimum" else (colour(measure), marker(measure))
         axis.errorbar(x + shift, mean, spread, fmt=f"{mark}-", ms=5, color=ink, linewidth=1.3, capsize=2)
-    axis.axhline(0, color="0.4", linewidth=0.8)
+    _zero(axis)
     axis.set(title="at one training loss, mean of the three", xlabel="coverage", ylabel="change of unseen mass")
+
+
+def _zero(axis: Axes) -> None:
+    """No change, and changes within the margin of a row."""
+    axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.axhspan(-RISE, RISE, color="0.5", alpha=0.2, linewidth=0)
 
 
 def _handles() -> list[Line2D]:
@@ -308,7 +314,7 @@ def caption(records: Records) -> str:
         f"policy's own kind) stops at the first step with a Bradley–Terry loss of {MATCHED_LOSS:g} or less, and "
         "DPO is read at the loss at which the same run's reward model stopped, linear between two points (mean losses "
         f"read, of DPO and of the reward model: {losses}). PPO draws 32 × 4 fresh responses per update. Mean and 95 % "
-        "band over runs."
+        f"band over runs; the grey band around 0 is ±{RISE:g}, the margin of C03's rows."
     )
 
 
