@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,13 +13,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges
+from figures.arms.gating import Sides, edges, last_with_room, sides
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, curve, points
+from figures.report.style import RC, bound, curve, points
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
@@ -29,7 +30,7 @@ from sims.experiments.measures import scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.gates import Gate, placebo, positive_control, room
-from sims.statistics.intervals import Interval, mean_interval
+from sims.statistics.intervals import mean_interval
 
 RUNS, EVALUATIONS, BATCH, GENERATIONS = 100, 20, 8, 4
 UPDATES = {"prompts": 400, "tree": 200}
@@ -42,7 +43,7 @@ LEARNERS = {"dpo": DPO_PAIRS, "grpo": GRPO()}
 WHEN = {"online": None, "offline": math.inf}
 RATES = {"prompts": (0.003, 3.0), "length": (0.01, 10.0), "entropy": (0.01, 10.0)}
 NAMES = {"network": "prompts", "table": "length"}
-BETAS = (0.01, 0.1, 1.0, 10.0)
+BETAS, GRPO_BETAS, HELD_BETA = (0.01, 0.1, 1.0, 10.0), (1e-4, 1e-3, 0.01, 0.1), 1.0
 POINTS = 6 * len(BETAS)
 
 UNSTABLE = {"held": claim("C35", "settings of s = 10"), "prompts": claim("C35", "each tuned")}
@@ -52,7 +53,7 @@ ENTROPY = {(name, when): claim("C37", f"{name}, {when}") for name in LEARNERS fo
 
 def arms() -> dict[str, Experiment]:
     """prompts/number/s; length/task/reference; entropy/algorithm/reward/when."""
-    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 12}
+    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 13}
     short, long = ({**shared, "updates": UPDATES[kind]} for kind in ("tree", "prompts"))
     drawn = Schedule(batch_size=BATCH, num_generations=GENERATIONS)
     found = {}
@@ -78,9 +79,13 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for itself; and the rare sync by the settings of the frequent one."""
+    """Every arm tuned for itself, C36's at one β: where it is small, a reference does nothing. And the rare sync by the
+    settings of the frequent one."""
     chosen = arms()
-    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+    grids = {}
+    for name, arm in chosen.items():
+        betas = (HELD_BETA,) if name.startswith("length/") else GRPO_BETAS if "/grpo/" in name else BETAS
+        grids[name] = spread_grid(arm, *RATES[name.split("/")[0]], betas, POINTS)
     found = lab.tuned_records(chosen, grids, **TUNING)
     held = {}
     for number in (FEW, MANY):
@@ -96,9 +101,9 @@ def fall(record: Record) -> np.ndarray:
     return np.asarray(found.max(-1) - found[:, -1])
 
 
-def at_the_end(record: Record, name: str) -> np.ndarray:
-    """(runs,): an array's last evaluation."""
-    return record.arrays[name][:, -1].astype(float)
+def measured(record: Record, name: str, at: int = -1) -> np.ndarray:
+    """(runs,): an array at an evaluation."""
+    return np.asarray(record.arrays[name][:, at].astype(float))
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -109,11 +114,12 @@ def draw(records: Records) -> MatplotlibFigure:
             _curves(axis, records, number)
         for i, task in enumerate(("short", "alike")):
             at = np.arange(2) + 0.08 * (i - 0.5)
-            ends = [at_the_end(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
+            ends = [measured(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
             points(axes[1, 0], at, ends, "dpo", task == "short")
         start = float(records["length/short/fixed"].arrays["length"][:, 0].mean())
         bound(axes[1, 0], start, "at the start")
         axes[1, 0].set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
+        axes[1, 0].set_xlim(-0.5, 1.5)
         axes[1, 0].set(title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS")
         _entropies(axes[1, 1], records)
     return fig
@@ -135,15 +141,13 @@ def _entropies(axes: Axes, records: Records) -> None:
     x = np.arange(len(LEARNERS) * len(WHEN), dtype=float)
     for i, reward in enumerate(("verifiable", "dense")):
         for j, (name, when) in enumerate((n, w) for n in LEARNERS for w in WHEN):
-            end = at_the_end(records[f"entropy/{name}/{reward}/{when}"], "entropy")
+            end = measured(records[f"entropy/{name}/{reward}/{when}"], "entropy")
             points(axes, x[j : j + 1] + 0.1 * (i - 0.5), [end], name, reward == "verifiable")
     start = float(records["entropy/dpo/dense/online"].arrays["entropy"][:, 0].mean())
     bound(axes, start, "at the start")
     axes.set_xticks(x, [f"{name}\n{when}" for name in LEARNERS for when in WHEN])
     axes.set(title="filled: right or wrong; open: a reward that grows", ylabel="entropy at the end, nats")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    for name in LEARNERS:
-        axes.plot([], [], "o", color=colour(name), label=name)
 
 
 def verdicts(records: Records) -> list[Verdict]:
@@ -180,34 +184,37 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
 
 
 def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
-    start, ends = fixed.arrays["length"][:, 0].astype(float), [at_the_end(x, "length") for x in (copied, fixed)]
-    collapse = positive_control(mean_interval(start - ends[1]), LENGTH.margin, only_above=True)
+    at, left = last_with_room([sides([copied], [fixed])], LENGTH.margin)
+    start = fixed.arrays["length"][:, 0].astype(float)
+    one, other = (measured(x, "length", at) for x in (copied, fixed))
+    collapse = positive_control(mean_interval(start - other), LENGTH.margin, only_above=True)
     collapse = Gate("positive control", collapse.open, f"tokens that are lost with a fixed reference: {collapse.why}")
-    without = mean_interval(at_the_end(alike[0], "length") - at_the_end(alike[1], "length"))
-    gates = [collapse, placebo(without, LENGTH.margin), edges(LENGTH.margin, fixed, copied)]
+    without = mean_interval(measured(alike[0], "length", at) - measured(alike[1], "length", at))
+    gates = [left, collapse, placebo(without, LENGTH.margin), edges(LENGTH.margin, fixed, copied)]
     note = (
-        f"The placebo: responses of every length are right with probability {ALIKE:g}. On {TREE.num_prompts} prompts, "
-        f"where a response has up to {TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds "
-        "the policy back less."
+        f"Tested after {int(fixed.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
+        f"The placebo: responses of every length are right with probability {ALIKE:g}. A response has up to "
+        f"{TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds the policy back less."
     )
-    return row_of(
-        LENGTH, "token", mean_interval(ends[0] - ends[1]), FIGURE.name, [copied.hash, fixed.hash], note, gates
-    )
+    effect, hashes = mean_interval(one - other), [copied.hash, fixed.hash]
+    return row_of(LENGTH, "token", effect, FIGURE.name, hashes, note, gates)
 
 
 def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
-    ends = [at_the_end(record, "entropy") for record in (dense, binary)]
-    effect: Interval = mean_interval(ends[0] - ends[1])
     start = float(dense.arrays["entropy"][:, 0].mean())
+    shares = Sides(*(record.arrays["entropy"] / start for record in (dense, binary)), 0.0)
+    at, left = last_with_room([shares], tested.margin / start)
+    effect = mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at))
     why = "the same responses are right by both rewards, and the reference, which has not seen any, is the same"
     gates = [
-        room(*ends, 0.0, start, tested.margin),
+        replace(left, why=f"as shares of the start's entropy, {left.why}"),
         placebo(None, tested.margin, why),
         edges(tested.margin, dense, binary),
     ]
     note = (
-        "Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own reward. "
-        "Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
+        f"Tested after {int(dense.arrays['updates'][at])} updates, the last evaluation at which the entropies leave "
+        "room. Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own "
+        "reward. Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
     )
     return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
 
@@ -224,7 +231,8 @@ def caption(records: Records) -> str:
         f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all); DPO takes the best and the worst of "
         f"{GENERATIONS}. Left, its sampler is copied every {SEMI:g} updates; right, before every batch or never. Every "
         f"arm but the dotted ones tuned for its score on other seeds, over {POINTS} points ({ROUNDS}) of learning rate "
-        f"({rates}) and β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels."
+        f"({rates}) and β (DPO {BETAS[0]:g} … {BETAS[-1]:g}, GRPO {GRPO_BETAS[0]:g} … {GRPO_BETAS[-1]:g}; bottom left "
+        f"{HELD_BETA:g}), listed below. Noiseless labels."
     )
 
 
