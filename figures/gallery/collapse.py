@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,15 +13,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges
+from figures.arms.gating import Sides, edges, last_with_room, sides
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, curve, points
+from figures.report.style import RC, bound, curve, points
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
+from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
 from sims.environments import Contextual, VerifiableTree
@@ -29,7 +31,7 @@ from sims.experiments.measures import scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.gates import Gate, placebo, positive_control, room
-from sims.statistics.intervals import Interval, mean_interval
+from sims.statistics.intervals import mean_interval
 
 RUNS, EVALUATIONS, BATCH, GENERATIONS = 100, 20, 8, 4
 UPDATES = {"prompts": 400, "tree": 200}
@@ -38,11 +40,12 @@ ALIKE = 0.35  # probability that a response is right, whatever its length: the p
 TREE = VerifiableTree(num_prompts=8, vocabulary=3, max_length=4)
 # The best of K against the worst, so that a prompt whose responses are all right or all wrong has no pair.
 DPO_PAIRS = DPO(pairing="best_worst")
-LEARNERS = {"dpo": DPO_PAIRS, "grpo": GRPO()}
+LEARNERS = {"dpo": DPO_PAIRS, "grpo": GRPO(beta=0.0)}
 WHEN = {"online": None, "offline": math.inf}
-RATES = {"prompts": (0.003, 3.0), "length": (0.01, 10.0), "entropy": (0.01, 10.0)}
-NAMES = {"network": "prompts", "table": "length"}
+RATES = {"prompts": (0.003, 3.0), "entropy": (0.01, 10.0)}
+NAMES = {"network": "prompts", "table": "entropy"}
 BETAS = (0.01, 0.1, 1.0, 10.0)
+HELD = Optimiser(learning_rate=0.05)  # of C36, with β = 1: tuned for their score, both arms end before a length falls
 POINTS = 6 * len(BETAS)
 
 UNSTABLE = {"held": claim("C35", "settings of s = 10"), "prompts": claim("C35", "each tuned")}
@@ -52,8 +55,10 @@ ENTROPY = {(name, when): claim("C37", f"{name}, {when}") for name in LEARNERS fo
 
 def arms() -> dict[str, Experiment]:
     """prompts/number/s; length/task/reference; entropy/algorithm/reward/when."""
-    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 12}
-    short, long = ({**shared, "updates": UPDATES[kind]} for kind in ("tree", "prompts"))
+    # Seeds: a setting that was changed after its runs takes fresh ones (the history in claims.toml).
+    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 13}
+    again = {**shared, "updates": UPDATES["tree"], "seed": 14}
+    long = {**shared, "updates": UPDATES["prompts"]}
     drawn = Schedule(batch_size=BATCH, num_generations=GENERATIONS)
     found = {}
     for number in (FEW, MANY):
@@ -67,22 +72,30 @@ def arms() -> dict[str, Experiment]:
     for task, tree in {"short": TREE, "alike": TREE.replace(right_short=ALIKE, right_long=ALIKE)}.items():
         for reference, schedule in references.items():
             name = f"length/{task}/{reference}"
-            found[name] = Experiment("length_collapse", tree, Table(), DPO_PAIRS, schedule, **short)
+            found[name] = Experiment(
+                "length_collapse", tree, Table(), DPO_PAIRS.replace(beta=1.0), schedule, optimiser=HELD, **again
+            )
     for name, algorithm in LEARNERS.items():
         for reward in ("verifiable", "dense"):
             for when, s in WHEN.items():
                 schedule, tree = drawn.replace(sync_every_updates=s), TREE.replace(reward=reward)
                 key = f"entropy/{name}/{reward}/{when}"
-                found[key] = Experiment(f"entropy-{name}", tree, Table(), algorithm, schedule, **short)
+                seed = again["seed"] if name == "grpo" else shared["seed"]
+                found[key] = Experiment(
+                    f"entropy-{name}", tree, Table(), algorithm, schedule, **{**again, "seed": seed}
+                )
     return found
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for itself; and the rare sync by the settings of the frequent one."""
+    """Every arm but C36's tuned for itself; and the rare sync by the settings of the frequent one."""
     chosen = arms()
-    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+    held = {name: chosen.pop(name) for name in list(chosen) if name.startswith("length/")}
+    grids = {}
+    for name, arm in chosen.items():
+        betas = (0.0,) if "/grpo/" in name else BETAS
+        grids[name] = spread_grid(arm, *RATES[name.split("/")[0]], betas, POINTS)
     found = lab.tuned_records(chosen, grids, **TUNING)
-    held = {}
     for number in (FEW, MANY):
         spec = found[f"prompts/{number}/{SEMI:g}"].spec
         like = {part: from_json(spec[part]) for part in ("algorithm", "optimiser")}
@@ -96,9 +109,9 @@ def fall(record: Record) -> np.ndarray:
     return np.asarray(found.max(-1) - found[:, -1])
 
 
-def at_the_end(record: Record, name: str) -> np.ndarray:
-    """(runs,): an array's last evaluation."""
-    return record.arrays[name][:, -1].astype(float)
+def measured(record: Record, name: str, at: int = -1) -> np.ndarray:
+    """(runs,): an array at an evaluation."""
+    return np.asarray(record.arrays[name][:, at].astype(float))
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -109,11 +122,12 @@ def draw(records: Records) -> MatplotlibFigure:
             _curves(axis, records, number)
         for i, task in enumerate(("short", "alike")):
             at = np.arange(2) + 0.08 * (i - 0.5)
-            ends = [at_the_end(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
+            ends = [measured(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
             points(axes[1, 0], at, ends, "dpo", task == "short")
         start = float(records["length/short/fixed"].arrays["length"][:, 0].mean())
         bound(axes[1, 0], start, "at the start")
         axes[1, 0].set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
+        axes[1, 0].set_xlim(-0.5, 1.5)
         axes[1, 0].set(title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS")
         _entropies(axes[1, 1], records)
     return fig
@@ -135,15 +149,13 @@ def _entropies(axes: Axes, records: Records) -> None:
     x = np.arange(len(LEARNERS) * len(WHEN), dtype=float)
     for i, reward in enumerate(("verifiable", "dense")):
         for j, (name, when) in enumerate((n, w) for n in LEARNERS for w in WHEN):
-            end = at_the_end(records[f"entropy/{name}/{reward}/{when}"], "entropy")
+            end = measured(records[f"entropy/{name}/{reward}/{when}"], "entropy")
             points(axes, x[j : j + 1] + 0.1 * (i - 0.5), [end], name, reward == "verifiable")
     start = float(records["entropy/dpo/dense/online"].arrays["entropy"][:, 0].mean())
     bound(axes, start, "at the start")
     axes.set_xticks(x, [f"{name}\n{when}" for name in LEARNERS for when in WHEN])
     axes.set(title="filled: right or wrong; open: a reward that grows", ylabel="entropy at the end, nats")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    for name in LEARNERS:
-        axes.plot([], [], "o", color=colour(name), label=name)
 
 
 def verdicts(records: Records) -> list[Verdict]:
@@ -180,34 +192,39 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
 
 
 def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
-    start, ends = fixed.arrays["length"][:, 0].astype(float), [at_the_end(x, "length") for x in (copied, fixed)]
-    collapse = positive_control(mean_interval(start - ends[1]), LENGTH.margin, only_above=True)
+    at, left = last_with_room([sides([copied], [fixed])], LENGTH.margin)
+    start = fixed.arrays["length"][:, 0].astype(float)
+    one, other = (measured(x, "length", at) for x in (copied, fixed))
+    collapse = positive_control(mean_interval(start - other), LENGTH.margin, only_above=True)
     collapse = Gate("positive control", collapse.open, f"tokens that are lost with a fixed reference: {collapse.why}")
-    without = mean_interval(at_the_end(alike[0], "length") - at_the_end(alike[1], "length"))
-    gates = [collapse, placebo(without, LENGTH.margin), edges(LENGTH.margin, fixed, copied)]
+    without = mean_interval(measured(alike[0], "length", at) - measured(alike[1], "length", at))
+    gates = [left, collapse, placebo(without, LENGTH.margin)]
     note = (
-        f"The placebo: responses of every length are right with probability {ALIKE:g}. On {TREE.num_prompts} prompts, "
-        f"where a response has up to {TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds "
-        "the policy back less."
+        f"Both with learning rate {HELD.learning_rate:g} and β = 1: tuned for their score, both are at the largest "
+        f"reward before a reference matters. Tested after {int(fixed.arrays['updates'][at])} updates, the last "
+        "evaluation at which the scores leave room. "
+        f"The placebo: responses of every length are right with probability {ALIKE:g}. A response has up to "
+        f"{TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds the policy back less."
     )
-    return row_of(
-        LENGTH, "token", mean_interval(ends[0] - ends[1]), FIGURE.name, [copied.hash, fixed.hash], note, gates
-    )
+    effect, hashes = mean_interval(one - other), [copied.hash, fixed.hash]
+    return row_of(LENGTH, "token", effect, FIGURE.name, hashes, note, gates)
 
 
 def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
-    ends = [at_the_end(record, "entropy") for record in (dense, binary)]
-    effect: Interval = mean_interval(ends[0] - ends[1])
     start = float(dense.arrays["entropy"][:, 0].mean())
+    shares = Sides(*(record.arrays["entropy"] / start for record in (dense, binary)), 0.0)
+    at, left = last_with_room([shares], tested.margin / start)
+    effect = mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at))
     why = "the same responses are right by both rewards, and the reference, which has not seen any, is the same"
     gates = [
-        room(*ends, 0.0, start, tested.margin),
+        replace(left, why=f"as shares of the start's entropy, {left.why}"),
         placebo(None, tested.margin, why),
         edges(tested.margin, dense, binary),
     ]
     note = (
-        "Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own reward. "
-        "Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
+        f"Tested after {int(dense.arrays['updates'][at])} updates, the last evaluation at which the entropies leave "
+        "room. Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own "
+        "reward. Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
     )
     return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
 
@@ -223,8 +240,9 @@ def caption(records: Records) -> str:
         f"{TREE.num_prompts} prompts and responses of up to {TREE.max_length} tokens, right with a probability of "
         f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all); DPO takes the best and the worst of "
         f"{GENERATIONS}. Left, its sampler is copied every {SEMI:g} updates; right, before every batch or never. Every "
-        f"arm but the dotted ones tuned for its score on other seeds, over {POINTS} points ({ROUNDS}) of learning rate "
-        f"({rates}) and β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels."
+        f"arm but the dotted ones and those bottom left (learning rate {HELD.learning_rate:g}, β = 1) tuned for its "
+        f"score on other seeds, over {POINTS} points ({ROUNDS}) of learning rate ({rates}) and of DPO's β "
+        f"({BETAS[0]:g} … {BETAS[-1]:g}; GRPO has no KL penalty), listed below. Noiseless labels."
     )
 
 
