@@ -3,8 +3,9 @@
     python -m tests.interrupted --kills 200 --seed 0      a record of so many kills over all commands
 
 Each command is forked from a process that has loaded its libraries, so that a kill falls into its work: after a random
-time, or at a random one of the moments at which it opens a file to write, makes, renames or removes something. What it
-has written at its end must be what an undisturbed run writes, byte for byte but for clocks.
+time, or at a random one of the moments at which it opens a file to write, makes, renames or removes something. Where it
+has worker processes, all, one of these alone, or their parent alone is killed. What it has written at its end must be
+what an undisturbed run writes, byte for byte but for clocks.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tqdm
 
@@ -49,12 +50,17 @@ CHANGES = (*WRITES, "os.remove", "os.rmdir")
 CLOCKS = ("tokens_per_second", "seconds", "cpu_seconds", "computed", "at")  # fields that differ between equal runs
 UNSURE = ("costs.json",)  # predictions of seconds
 TINY = "--max-new-tokens 6 --batch-size 4 --num-generations 2 --evaluation-prompts 2 --updates 3 --evaluations 3"
+LONGER = TINY.replace(
+    "tokens 6", "tokens 20"
+)  # some responses end, so that their lengths differ and there is a gradient
+Killed = Literal["all", "parent", "worker"]
+KILLED: tuple[Killed, ...] = get_args(Killed)
 
 
 @dataclass(frozen=True)
 class Case:
     """A command. go_on: what a user types after a stop; None, the same. before: commands that make what it reads.
-    output: the folder that must not be there yet, of commands that refuse one."""
+    output: the folder that must not be there yet, of commands that refuse one. workers: whether it has any."""
 
     name: str
     line: str
@@ -62,12 +68,16 @@ class Case:
     before: tuple[str, ...] = ()
     output: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    workers: bool = False
 
 
 TEXTS = {"texts.jsonl": '{"prompt": "a cat", "chosen": "sat on the mat", "rejected": "no"}\n' * 4}
-TRAIN = f"llm train {TINY} --output out"
+TRAIN = f"llm train {LONGER} --output out"
 OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --output out"
-SFT = f"llm sft {TINY} --num-generations 1 --output out"
+SFT = (
+    f"llm sft {TINY} --num-generations 1 --recorded-prompts 8 --output out --save-total-limit 1 "
+    "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end"
+)
 REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
 SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
@@ -102,7 +112,7 @@ CASES = [
     ),
     Case("sims", "sims --algorithm dpo --updates 20 --runs 4 --results out"),
     Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
-    Case("figures", "figures kl_dynamics --quick --results out --out pictures"),
+    Case("figures", "figures kl_dynamics --quick --jobs 2 --results out --out pictures", workers=True),
 ]
 
 
@@ -111,12 +121,14 @@ def run(
     folder: Path,
     kill_at: int | None = None,
     kill_after: float | None = None,
+    killed: Killed = "all",
     full_at: int | None = None,
     largest: int | None = None,
 ) -> tuple[int, str, int]:
     """(exit status, −9 for a killed one; standard output and error; moments counted) of a command in a folder.
 
-    kill_at: the moment of change at which it is killed, from 0. kill_after: seconds. full_at: the moment of writing
+    kill_at: the moment of change at which it is killed, from 0. kill_after: seconds; of those from when there is one
+    where killed says that it is a worker. full_at: the moment of writing
     from which on the disk is full. largest: bytes that a file may have.
     """
     log, count = folder.parent / "log", folder.parent / "count"
@@ -133,9 +145,37 @@ def run(
                 file.write(said.read())
     if kill_after is not None:
         time.sleep(kill_after)
-        os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
+        _kill(child, killed)
     _, ended = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(ended), log.read_text(errors="replace"), int(count.read_text() or 0)
+
+
+def _kill(child: int, killed: Killed) -> None:
+    """Kill a command with its workers, it alone, or the first of its workers that there is before it ends."""
+    if killed == "worker":
+        while not (there := workers_of(child)) and _state(child) != "Z":
+            time.sleep(0.005)
+        for worker in there[:1]:
+            os.kill(worker, signal.SIGKILL)
+    elif killed == "all" and os.getpgid(child) == child:
+        os.killpg(child, signal.SIGKILL)
+    else:
+        os.kill(child, signal.SIGKILL)
+
+
+def _state(process: int) -> str:
+    """Its state, as in proc(5): Z for one that has ended."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def workers_of(process: int) -> list[int]:
+    """The worker processes that a process has."""
+    found = []
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 def start(line: str, folder: Path, log: Path) -> int:
@@ -342,16 +382,23 @@ def kill(
     while done["kills"] < kills:
         work, told = prepared(case, folder), []
         for _ in range(min(rng.randint(1, 3), kills - done["kills"])):
-            line = case.line if not told else None
-            if rng.random() < 0.6 and moments:
+            line = case.line if not told else _next(case, work)
+            if rng.random() < (0.25 if case.workers else 0.6) and moments:
                 at, how = rng.randrange(moments), "moment"
-                status, said, _ = run(line or _next(case, work), work, kill_at=at)
+                status, said, _ = run(line, work, kill_at=at)
             else:
-                at, how = rng.uniform(0, seconds), "second"
-                status, said, _ = run(line or _next(case, work), work, kill_after=at)
+                at, killed = rng.uniform(0, seconds), rng.choice(KILLED if case.workers else KILLED[:1])
+                how = f"{killed}, second"
+                status, said, _ = run(line, work, kill_after=at, killed=killed)
             told.append(f"{how} {at:.3g}")
-            done["kills"] += status == -signal.SIGKILL
-            done["ended before"] += status >= 0
+            if how.startswith("worker"):
+                done["kills"] += 1
+                done["of workers"] += 1
+                if status > 0:
+                    problems.append(f"killed at {told}: {said[-700:]}")
+            else:
+                done["kills"] += status == -signal.SIGKILL
+                done["ended before"] += status >= 0
             if "Traceback" in said:
                 problems.append(f"killed at {told}: {said[-700:]}")
             if status >= 0:
