@@ -1,5 +1,5 @@
-"""Is it the data that make online training better, or their order? (C15–C19, C23, C69) The batches of an online run are
-replayed to the initial policy in order or shuffled; or its last policy draws the data, or one response of each pair."""
+"""Is it the data that make online training better, or their order? (C15, C16, C17, C18, C23, C69) The batches of an
+online run are replayed to the initial policy in order or shuffled; or its last policy draws the data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import RC, bound, colour, key, points
 from sims.core.algorithms import find_algorithm
-from sims.core.algorithms.contrastive import DPO
-from sims.core.algorithms.online_contrastive import XPO
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
@@ -45,7 +43,6 @@ ENVIRONMENTS: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
 TITLES = {"bandit": "bandit, a table · 100 actions", "network": "network · 8 prompts × 8 responses"}
 RATES = {"bandit": (0.01, 100.0), "network": (0.003, 3.0)}
 BETAS = (1e-4, 1e-3, 0.01, 0.1, 1.0)
-DPO_BETAS = (1e-3, 0.01, 0.1, 1.0, 10.0)
 POINTS = 7 * len(BETAS)
 SHOWN = {
     "online": "online",
@@ -64,7 +61,6 @@ HARMLESS, SHARP = claim("C17", "IPO: within 4 batches"), claim("C17", "IPO: then
 LAST = claim("C18", "IPO: the last policy's data")
 CLOSES = {"held/shuffled": claim("C23", "settings of online"), "shuffled": claim("C23", "tuned")}
 NO_BETTER = claim("C69", "offline")
-NEAR = {"mixed": claim("C19", "DPO: one of the two"), "offline": claim("C19", "DPO: both")}
 
 
 def arms() -> dict[str, Experiment]:
@@ -93,22 +89,6 @@ def arms() -> dict[str, Experiment]:
     }
 
 
-def near() -> dict[str, Experiment]:
-    """environment/dpo/who draws a pair: the reference both, the last policy of an online run both, or each one.
-
-    XPO without its bonus is DPO on pairs of the policy and the reference; the online run before it has such pairs, too.
-    """
-    like, xpo = arms(), XPO(alpha=0.0)
-    sources = {"offline": ("offline", DPO()), "final": ("final", DPO()), "mixed": ("final", xpo)}
-    return {
-        f"{environment}/dpo/{source}": like[f"{environment}/ipo/{schedule}"].replace(
-            name=f"replayed_data-{algorithm.kind}", algorithm=algorithm
-        )
-        for environment in ENVIRONMENTS
-        for source, (schedule, algorithm) in sources.items()
-    }
-
-
 def held(tuned: Records) -> dict[str, Experiment]:
     """Replays by the settings that were best online: the same data, and no other change than their order."""
     found = {}
@@ -124,10 +104,9 @@ def held(tuned: Records) -> dict[str, Experiment]:
 
 def collect(lab: Lab) -> Records:
     """Online, offline, shuffled and final are tuned; replays are also run as online was tuned."""
-    tuned: Records = {}
-    for chosen, betas in ((arms(), BETAS), (near(), DPO_BETAS)):
-        grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], betas, POINTS) for name, arm in chosen.items()}
-        tuned = {**tuned, **lab.tuned_records(chosen, grids, **TUNING)}
+    chosen = arms()
+    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+    tuned = lab.tuned_records(chosen, grids, **TUNING)
     return {**tuned, **lab.records(held(tuned))}
 
 
@@ -138,8 +117,8 @@ def draw(records: Records) -> MatplotlibFigure:
         for axis, environment in zip(axes, ENVIRONMENTS, strict=True):
             _scores(axis, records, environment)
             axis.set_title(TITLES[environment])
-        lines: list[Line2D] = [key(name, label, linestyle="") for name, label in {**ALGORITHMS, "dpo": "DPO"}.items()]
-        fig.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=9.5)
+        lines: list[Line2D] = [key(name, label, linestyle="") for name, label in ALGORITHMS.items()]
+        fig.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=9.5)
     return fig
 
 
@@ -151,11 +130,8 @@ def _scores(axes: Axes, records: Records, environment: str) -> None:
         points(axes, at, final, name)
         for y, where in ((final[0].mean(), "online"), (final[-1].mean(), "offline")):
             axes.axhline(float(y), color=colour(name), linewidth=0.9, linestyle="-" if where == "online" else "--")
-    beside = {"offline": len(SHOWN) - 1, "final": len(SHOWN) - 2, "mixed": len(SHOWN)}
-    at = np.array(list(beside.values()), dtype=float)
-    points(axes, at, [final_scores(records[f"{environment}/dpo/{source}"]) for source in beside], "dpo")
     bound(axes, 1.0, "largest reward")
-    axes.set_xticks(range(len(SHOWN) + 1), [*SHOWN.values(), "one of\neach"])
+    axes.set_xticks(x, list(SHOWN.values()))
     axes.set(ylabel="score at the end", ylim=(-0.05, 1.12))
 
 
@@ -176,15 +152,11 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _seen(gap, HARMLESS), note))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note))
-        note = f"Both responses are the last policy's. {between}"
+        note = f"Both responses are the last policy's; pairs with one of the reference's are not run. {between}"
         rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
         for source, tested in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
             rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note))
-        dpo = {source: records[f"{environment}/dpo/{source}"] for source in ("final", *NEAR)}
-        for source, tested in NEAR.items():
-            note = "Each tuned, the online run whose last policy draws them with it."
-            rows.append(_effect(tested, setting, dpo[source], dpo["final"], "source", note))
         note = "Imitating the better of two draws of the reference is bounded, however long it trains."
         control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
         rows.append(_none(NO_BETTER, setting, best["offline"], ipo["offline"], control, note))
@@ -240,11 +212,9 @@ def caption(records: Records) -> str:
         f"a reference probability of 0.02), {UPDATES} updates of {PROMPTS} pairs; mean and 95 % interval; lines: "
         "online, and dashed offline, fresh pairs of the reference. Replays have the batches of an online run with the "
         "same settings, in whole batches: as online was tuned, or tuned for themselves, the online run before them "
-        f"with them. Last policy's: {PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with; one "
-        "of each: the second response of every pair is the reference's. "
-        f"Tuned on other seeds, over {POINTS} points ({ROUNDS}) of learning rate and β (IPO {BETAS[0]:g} … "
-        f"{BETAS[-1]:g}, DPO {DPO_BETAS[0]:g} … {DPO_BETAS[-1]:g}), listed below. Labels are noiseless and by gold: "
-        "here nobody can exploit a reward model."
+        f"with them. Last policy's: {PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with. "
+        f"Tuned on other seeds, over {POINTS} points ({ROUNDS}) of learning rate and, for IPO, β ({BETAS[0]:g} … "
+        f"{BETAS[-1]:g}), listed below. Labels are noiseless and by gold: here nobody can exploit a reward model."
     )
 
 
@@ -252,7 +222,7 @@ FIGURE = Figure(
     name="replayed_data",
     title="Is it the data, or their order?",
     tags=("bandit", "contextual", "mlp", "online-offline"),
-    claims=("C15", "C16", "C17", "C18", "C19", "C23", "C69"),
+    claims=("C15", "C16", "C17", "C18", "C23", "C69"),
     collect=collect,
     draw=draw,
     verdicts=verdicts,

@@ -489,9 +489,6 @@ def replayed_data() -> list[Planted]:
         ):
             loses = f"{ipo}/offline" if id == "C18" else None
             found.append(Planted("replayed_data", id, part, setting, 1, difference(more, less), weaker=loses))
-        for part, source in (("one of the two", "mixed"), ("both", "offline")):
-            terms = difference(f"{where}/dpo/{source}", f"{where}/dpo/final")
-            found.append(Planted("replayed_data", "C19", f"DPO: {part}", setting, 1, terms))
         terms = difference(f"{best}/offline", f"{ipo}/offline")
         found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, cut=True))
     return found
@@ -589,13 +586,10 @@ def sync_period() -> list[Planted]:
         grpo, nll = (
             difference(f"{where}/{a}", f"{where}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
         )
-        pairs, both = (difference(f"{where}/{a}/10", f"{where}/dpo/10") for a in ("group_dpo", "dpo_grpo"))
         for id, part, terms in (
             ("C34", "at the end", grpo),
             ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
-            ("C39", "all pairs of right and wrong, s = 10", pairs),
-            ("C39", "DPO + GRPO, s = 10", both),
         ):
             found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
