@@ -224,7 +224,8 @@ def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
     note = (
         f"Tested after {int(dense.arrays['updates'][at])} updates, the last evaluation at which the entropies leave "
         "room. Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own "
-        "reward. Right or wrong leaves all right responses equal, a reward that grows has one best response per prompt."
+        "reward, so that learning rates differ, and with them how fast entropy falls. Right or wrong leaves all right "
+        "responses equal, a reward that grows has one best response per prompt."
     )
     return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
 
