@@ -54,11 +54,13 @@ from sims.statistics.gates import Gate, placebo, positive_control
 
 ALGORITHMS = ("rloo", "ppo", "best_of_n", "rwr", "dpo", "ipo")
 ON_THE_NETWORK = ("rloo", "best_of_n", "dpo")
+LIKELY_NETWORK = "network R2"  # apart from the others, with which it is not tuned
 OFFLINE_ONLY = "pref_ft"
 SUPERVISED = ("best_of_n", "rwr", OFFLINE_ONLY)
 BATCHES = (16.0, 64.0, 256.0, 1024.0, math.inf)
 FRESH, STALE = BATCHES[0], BATCHES[-2]
 BUDGETS = {"short": 2048, "long": 8192}
+NETWORK_RATES = (0.001, 3.0)
 RUNS = 50
 NEEDED = 200  # runs on R2 where a claim of no loss is tested: nearly all arms are at the largest reward
 
@@ -66,23 +68,27 @@ SHORT, LONG = claim("C26", "R1, 2,048 samples"), claim("C26", "R1, 8,192 samples
 NETWORK = claim("C26", "R1, 2,048 samples, network")
 SUFFICES = {"short": claim("C31", "R2, 2,048 samples"), "long": claim("C31", "R2, 8,192 samples")}
 LIKELIHOOD = claim("C31", "R2, 8,192 samples, supervised alone")
+SUFFICES_NETWORK = claim("C31", "R2, 2,048 samples, network")
 
 
 def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
-    """environment/budget/algorithm/samples per batch; the network on R1, for the short budget alone."""
+    """environment/budget/algorithm/samples per batch; the networks for the short budget alone."""
     found = {}
-    for environment in ("R1", "R2", "network"):
+    for environment in ("R1", "R2", "network", LIKELY_NETWORK):
+        likely, network = environment.endswith("R2"), environment.startswith("network")
         for budget, samples in BUDGETS.items():
-            if environment == "network" and budget == "long":
+            if network and budget == "long":
                 continue
-            for algorithm in ON_THE_NETWORK if environment == "network" else (*ALGORITHMS, OFFLINE_ONLY):
+            for algorithm in (*(ON_THE_NETWORK if network else ALGORITHMS), OFFLINE_ONLY):
+                if environment == "network" and algorithm == OFFLINE_ONLY:
+                    continue
                 for batch in batches:
                     if algorithm == OFFLINE_ONLY and not math.isinf(batch):
                         continue
                     found[f"{environment}/{budget}/{algorithm}/{batch:g}"] = Experiment(
                         name=f"batch_size-{algorithm}",
-                        environment=BanditR2() if environment == "R2" else BanditR1(),
-                        policy=MLP(hidden=(32,)) if environment == "network" else Table(),
+                        environment=(BanditR2 if likely else BanditR1)(num_prompts=4 if network and likely else 1),
+                        policy=MLP(hidden=(32,)) if network else Table(),
                         algorithm=find_algorithm(algorithm)(),
                         schedule=batch_schedule(batch),
                         updates=samples // SAMPLES_AN_UPDATE,
@@ -95,23 +101,34 @@ def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself: a stale batch may want another learning rate, and a longer run too."""
     chosen = arms((FRESH, STALE, math.inf)) if lab.quick else arms()
-    grids = {name: equal_grid(arm) for name, arm in chosen.items()}
-    more = {name: NEEDED for name in chosen if name.startswith("R2") and name.split("/")[-1] in (f"{FRESH:g}", "inf")}
-    return lab.tuned_records(chosen, grids, **TUNING, runs=more)
+    found: dict[str, Record] = {}
+    for apart, ends in ((False, ()), (True, NETWORK_RATES)):
+        group = {name: arm for name, arm in chosen.items() if name.startswith(LIKELY_NETWORK) == apart}
+        grids = {name: equal_grid(arm, *ends) for name, arm in group.items()}
+        tested = [name for name in group if "R2" in name and name.split("/")[-1] in (f"{FRESH:g}", "inf")]
+        found |= lab.tuned_records(group, grids, **TUNING, runs=dict.fromkeys(tested, NEEDED))
+    return found
+
+
+TITLES = {
+    "R1": "R1: optimum unlikely",
+    "network": "R1, a network",
+    "R2": "R2: optimum likely",
+    LIKELY_NETWORK: "R2, a network, 4 prompts",
+}
 
 
 def draw(records: Records) -> MatplotlibFigure:
     """Final score against the batch's size, a row a budget; and two learning curves of each arm on R1."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 3, figsize=(13.5, 7.6), layout="constrained")
+        fig, axes = plt.subplots(2, 4, figsize=(17.5, 7.6), layout="constrained")
         for row, (budget, samples) in enumerate(BUDGETS.items()):
-            for column, environment in ((0, "R1"), (1, "network"), (2, "R2")):
-                if (environment, budget) != ("network", "long"):
+            for column, environment in enumerate(TITLES):
+                if f"{environment}/{budget}/dpo/{FRESH:g}" in records:
                     _against_batch(axes[row, column], records, environment, budget)
-                    likely = "likely" if environment == "R2" else "unlikely"
-                    name = "R1, a network" if environment == "network" else f"{environment}: optimum {likely}"
-                    axes[row, column].set_title(f"{name} · {samples:,} samples")
+                    axes[row, column].set_title(f"{TITLES[environment]} · {samples:,} samples")
         _learning(axes[1, 1], records)
+        axes[1, 3].set_axis_off()
         fig.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
     return fig
 
@@ -119,14 +136,14 @@ def draw(records: Records) -> MatplotlibFigure:
 def _handles() -> list[Line2D]:
     lines = [key(name) for name in ALGORITHMS]
     supervised = key(OFFLINE_ONLY, f"{OFFLINE_ONLY} (offline)", linestyle="")
-    styles = ((ONLINE, "16 samples per batch"), (OFFLINE, "1,024 samples per batch (bottom centre)"))
+    styles = ((ONLINE, "16 samples per batch"), (OFFLINE, "1,024 samples per batch (the way there)"))
     return [*lines, supervised, *(Line2D([], [], color="0.3", linestyle=s, label=label) for s, label in styles)]
 
 
 def _against_batch(axes: Axes, records: Records, environment: str, budget: str) -> None:
     batches = [b for b in BATCHES if f"R1/short/dpo/{b:g}" in records]
     x = np.arange(len(batches), dtype=float)
-    shown = ON_THE_NETWORK if environment == "network" else ALGORITHMS
+    shown = ON_THE_NETWORK if environment.startswith("network") else ALGORITHMS
     for i, algorithm in enumerate(shown):
         final = [final_scores(records[f"{environment}/{budget}/{algorithm}/{b:g}"]) for b in batches]
         at = x + 0.05 * (i - (len(shown) - 1) / 2)  # side by side, where they would cover one another
@@ -193,19 +210,29 @@ def verdicts(records: Records) -> list[Verdict]:
         said = f"Tested after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
         hashes = [record.hash for record in (*fresh, *stale)]
         rows.append(row_of(tested, setting, effect, FIGURE.name, hashes, said, gates))
-    rows += [_suffices(records, tested, budget, (*ALGORITHMS, OFFLINE_ONLY)) for budget, tested in SUFFICES.items()]
-    return [*rows, _suffices(records, LIKELIHOOD, "long", SUPERVISED)]
+    for budget, tested in SUFFICES.items():
+        rows.append(_suffices(records, tested, f"R2/{budget}", ALGORITHMS, (*ALGORITHMS, OFFLINE_ONLY)))
+    rows.append(_suffices(records, LIKELIHOOD, "R2/long", ALGORITHMS, SUPERVISED))
+    where, offline = f"{LIKELY_NETWORK}/short", (*ON_THE_NETWORK, OFFLINE_ONLY)
+    return [*rows, _suffices(records, SUFFICES_NETWORK, where, ON_THE_NETWORK, offline, "mlp")]
 
 
-def _suffices(records: Records, tested: Claim, budget: str, offline: tuple[str, ...]) -> Verdict:
-    online = {name: records[f"R2/{budget}/{name}/{FRESH:g}"] for name in ALGORITHMS}
-    stale = {name: records[f"R2/{budget}/{name}/inf"] for name in offline}
+def _suffices(
+    records: Records,
+    tested: Claim,
+    where: str,
+    fresh: tuple[str, ...],
+    offline: tuple[str, ...],
+    setting: Literal["bandit", "mlp"] = "bandit",
+) -> Verdict:
+    online = {name: records[f"{where}/{name}/{FRESH:g}"] for name in fresh}
+    stale = {name: records[f"{where}/{name}/inf"] for name in offline}
     groups = [{name: final_scores(record) for name, record in group.items()} for group in (online, stale)]
     first, second = (best_arm(group) for group in groups)
     low = lowest_score([*online.values(), *stale.values()])
     lost = effect_of([Part(t, _best(group), low) for t, group in zip((1.0, -1.0), groups, strict=True)])
     gates = [
-        _control(records, budget, online[first], tested.margin),
+        _control(records[f"{where}/{OFFLINE_ONLY}/inf"], online[first], tested.margin),
         edges(tested.margin, online[first], stale[second]),
         likelihood({"in": stale[second]}),
     ]
@@ -214,13 +241,12 @@ def _suffices(records: Records, tested: Claim, budget: str, offline: tuple[str, 
         "Offline means fresh responses of the reference for ever: a fixed pool may run dry."
     )
     hashes = [record.hash for record in (*online.values(), *stale.values())]
-    return row_of(tested, "bandit", lost, FIGURE.name, hashes, note, gates)
+    return row_of(tested, setting, lost, FIGURE.name, hashes, note, gates)
 
 
-def _control(records: Records, budget: str, best: Record, margin: float) -> Gate:
+def _control(loses: Record, best: Record, margin: float) -> Gate:
     """An arm in the same setting that does lose: preference fine-tuning offline, which can learn the preferred of two
     responses and no more."""
-    loses = records[f"R2/{budget}/{OFFLINE_ONLY}/inf"]
     runs = min(len(record.arrays["gold"]) for record in (best, loses))
     found = positive_control(
         effect_of([part(1.0, best, runs=runs), part(-1.0, loses, runs=runs)]), margin, only_above=True
@@ -239,7 +265,7 @@ def caption(records: Records) -> str:
         f"1-D bandit, 100 actions, {runs} runs per arm, mean and 95 % interval or band. All arms of a panel draw "
         "equally many samples, 4 per prompt, and take one step on every 16: a batch of B "
         "samples is drawn by one policy and used once, so that at its end it is B/16 − 1 updates old. Offline: all by "
-        "the reference. Table policy, but for the top centre: a network with one hidden layer of 32. Noiseless labels. "
+        "the reference. Table policy, or a network with one hidden layer of 32. Noiseless labels. "
         "Black ticks, exact: the best of 4 and of 2 responses of the reference, which is all that imitating the best "
         "of 4, or the preferred of 2, can learn offline. "
         f"Every cell was tuned for itself on other seeds, over {TRIED} and β or, "

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms.gating import NOTHING_TO_LEARN, Part, agree, edges, effect_of, lowest_score
 from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
-from figures.catalogue import Claim, claim
+from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
@@ -29,7 +29,7 @@ from sims.environments.enumerable import EnumerableSpec
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
-from sims.policies import Table
+from sims.policies import MLP, Table
 from sims.statistics.gates import placebo, room
 
 
@@ -50,22 +50,39 @@ ENDS = {"low": BETAS[0], "high": BETAS[-1]}
 USUAL = 0.1  # the β whose learning rate is held for all others
 POOL, FLIPS = 64, 0.2
 RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0, 300.0, 1000.0)  # a large β wants steps that leap away from the penalty
+NETWORK_RATES = (1e-4, 3e-4, 1e-3, *LEARNING_RATES, 30.0)
 UPDATES, RUNS = 400, 50
 POOLED = Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL)
 FRESH = Schedule(batch_size=4, num_generations=4)
 # The contrastive losses' effects differ between R1 and R2, and are tested at each. The true reward cannot be
 # over-optimised, so that too low a β is tested on a learned one.
 FAMILIES = {
-    "contrastive": Family(("dpo", "ipo"), "noisy pool", ("R1", "R2"), (("R1",), ("R2",)), ("low", "high"), POOLED),
+    "contrastive": Family(
+        ("dpo", "ipo"),
+        "noisy pool",
+        ("R1", "R2", "network"),
+        (("R1",), ("R2",), ("network",)),
+        ("low", "high"),
+        POOLED,
+    ),
     "reinforcement": Family(("rloo", "ppo"), "on-policy", ("R1", "R2"), (("R1", "R2"),), ("high",), FRESH),
-    "proxy": Family(("rloo", "ppo"), "learned reward", ("learned",), (("learned",),), ("low", "high"), FRESH),
+    "proxy": Family(
+        ("rloo", "ppo"),
+        "learned reward",
+        ("learned", "learned network"),
+        (("learned",), ("learned network",)),
+        ("low", "high"),
+        FRESH,
+    ),
 }
+NETWORKS = {"network": MLP(hidden=(32, 32), features="uniform"), "learned network": MLP(hidden=(32,))}
+TITLES = {"network": "R1, network", "learned": "8 × 8", "learned network": "8 × 8, network"}
 RATES = {"tuned": "learning rate tuned for each β", "held": f"learning rate of β = {USUAL:g}"}
 
 
 def _called(family: str, environments: tuple[str, ...]) -> str:
     if family == "proxy":
-        return "reinforcement, learned reward"
+        return f"reinforcement, {' and '.join(environments).replace('learned', 'learned reward').replace(' n', ', n')}"
     return f"{family}, {FAMILIES[family].data} on {' and '.join(environments)}"
 
 
@@ -87,9 +104,11 @@ SENSITIVE = {
 
 def environment_of(family: str, name: str) -> EnumerableSpec:
     """The bandits; learned: 8 prompts × 8 responses, a reward model that is a table, fitted to pairs with flips."""
-    if name == "learned":
+    if name.startswith("learned"):
         return Contextual(reward_model="table", flip_rate=FLIPS)
     flips = FLIPS if family == "contrastive" else 0.0
+    if name == "network":
+        return BanditR1(num_prompts=4, flip_rate=flips)
     return BanditR1(flip_rate=flips) if name == "R1" else BanditR2(flip_rate=flips)
 
 
@@ -99,7 +118,7 @@ def arms() -> dict[str, Experiment]:
         f"{environment}/{algorithm}/{beta:g}": Experiment(
             name=f"beta_sweep-{algorithm}",
             environment=environment_of(name, environment),
-            policy=Table(),
+            policy=NETWORKS.get(environment, Table()),
             algorithm=find_algorithm(algorithm)().replace(beta=beta),
             schedule=family.schedule,
             updates=UPDATES,
@@ -116,7 +135,10 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Each β with the learning rate that is best for it, and all with the one that is best for the usual β."""
     chosen = arms()
-    tuned = lab.tuned_records(chosen, dict.fromkeys(chosen, product(learning_rate=RATES_TRIED)), **TUNING)
+    tuned: dict[str, Record] = {}
+    for network, rates in ((False, RATES_TRIED), (True, NETWORK_RATES)):
+        group = {name: arm for name, arm in chosen.items() if (name.split("/")[0] in NETWORKS) == network}
+        tuned |= lab.tuned_records(group, dict.fromkeys(group, product(learning_rate=rates)), **TUNING)
     usual = {name: f"{name.rpartition('/')[0]}/{USUAL:g}" for name in chosen}
     held = {
         name: arm.replace(optimiser=from_json(tuned[usual[name]].spec["optimiser"])) for name, arm in chosen.items()
@@ -135,10 +157,10 @@ def draw(records: Records) -> MatplotlibFigure:
     """Gold score and entropy at the end against β, one column for each family and environment."""
     columns = [(name, environment) for name, family in FAMILIES.items() for environment in family.environments]
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, len(columns), figsize=(18, 7.4), layout="constrained", sharex=True, sharey="row")
+        fig, axes = plt.subplots(2, len(columns), figsize=(24, 7.4), layout="constrained", sharex=True, sharey="row")
         for column, (family, environment) in enumerate(columns):
             _against_beta(axes[0, column], axes[1, column], records, family, environment)
-            where = environment if environment != "learned" else "8 × 8"
+            where = TITLES.get(environment, environment)
             axes[0, column].set_title(f"{where} · {', '.join(FAMILIES[family].algorithms)}\n{_data(family)}")
         axes[0, 0].set(ylabel="gold score at the end", ylim=(-0.2, 1.12))
         axes[1, 0].set(ylabel="entropy at the end, nats", ylim=(-0.15, 4.6))
@@ -198,7 +220,8 @@ def verdicts(records: Records) -> list[Verdict]:
         effect = effect_of([x._replace(times=x.times / len(parts)) for pair in parts.values() for x in pair])
         used = [r for tried in cells.values() for r in (*tried[1:-1], tried[BETAS.index(ENDS[end])])]
         gates = [edges(tested.margin, *used), agree(parts), placebo(None, tested.margin, NOTHING_TO_LEARN)]
-        rows.append(row_of(tested, "bandit", effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
+        setting: Setting = "mlp" if environments[0] in NETWORKS else "bandit"
+        rows.append(row_of(tested, setting, effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
     return [*rows, *(_sensitive(records, *of, tested) for of, tested in SENSITIVE.items())]
 
 
@@ -249,7 +272,8 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["tuned/R1/dpo/0.1"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, but for the right column; table policy, {runs} runs per arm, {UPDATES} updates; "
+        f"1-D bandit, 100 actions, but for the two columns on the right; table policy, or a network where it is said, "
+        f"{runs} runs per arm, {UPDATES} updates; "
         f"mean and 95 % interval at the end. DPO and IPO: a pool of {POOL} prompts × 4 responses of the reference, "
         f"drawn once and gone through again and again, {FLIPS:.0%} of its labels flipped. RLOO and PPO (KL in the "
         "reward): 16 fresh samples per update; the true reward on the bandits, and on the right, where 8 prompts have "
@@ -266,7 +290,7 @@ def caption(records: Records) -> str:
 FIGURE = Figure(
     name="beta_sweep",
     title="How β should be chosen: what too low and too high do",
-    tags=("bandit", "sweep"),
+    tags=("bandit", "mlp", "sweep"),
     claims=("C51", "C90"),
     collect=collect,
     draw=draw,

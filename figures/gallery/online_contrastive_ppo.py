@@ -1,5 +1,5 @@
-"""Does online contrastive training match PPO at a lower cost? (C68) The 1-D bandit, at equal samples and at equal
-compute."""
+"""Does online contrastive training match PPO at a lower cost? (C68) The 1-D bandit and a network, at equal samples and
+at equal compute."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from matplotlib.lines import Line2D
 
 from figures.arms.gating import Part, edges, effect_of, lowest_score, part, stopped_early
 from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, equal_grid
-from figures.catalogue import claim
+from figures.catalogue import Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Measure
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, curve, key
 from sims.core.algorithms import find_algorithm
+from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
-from sims.environments import BanditR1, BanditR2
+from sims.environments import Bandit, BanditR1, BanditR2
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, mean_scores, scores
 from sims.experiments.store import Record
-from sims.policies import Table
+from sims.policies import MLP, Table
 from sims.statistics.gates import Gate, positive_control
 from sims.statistics.intervals import Interval
 
@@ -33,7 +34,14 @@ ALGORITHMS = ("ppo", "dpo", "ipo")
 CONTRASTIVE = ALGORITHMS[1:]
 PASSES = (1, 4)
 PROMPTS, GENERATIONS = 4, 4
-SAMPLES = {"R1": 2048, "R2": 128}  # on R2 all arms are at the largest reward soon after
+SAMPLES = {"R1": 2048, "R2": 128, "network": 2048}  # on R2 all arms are at the largest reward soon after
+ON: dict[str, tuple[Setting, Bandit, PolicySpec]] = {
+    "R1": ("bandit", BanditR1(), Table()),
+    "R2": ("bandit", BanditR2(), Table()),
+    "network": ("mlp", BanditR1(num_prompts=4), MLP(hidden=(32, 32), features="uniform")),
+}
+TITLES = {"network": "R1, network, 4 prompts"}
+NETWORK_RATES = (0.001, 3.0)
 WIDER = (0.1, 300.0)  # learning rates for so short a run
 RUNS = 50
 NEEDED = 200  # test runs: many arms are at the largest reward, of which no loss is claimed
@@ -67,7 +75,7 @@ def cost(algorithm: str, passes: int) -> Cost:
 
 # What online DPO without reuse takes for all samples, in passes.
 COMPUTE = {environment: n * cost("dpo", 1).total for environment, n in SAMPLES.items()}
-PANELS = tuple((environment, equal) for environment in ("R1", "R2") for equal in ("samples", "compute"))
+PANELS = tuple((environment, equal) for environment in SAMPLES for equal in ("samples", "compute"))
 # On R2 it is tested, and tuned, over the run: at its end nothing can be told.
 OVER_THE_RUN = "R2"
 CLAIMS = {
@@ -90,8 +98,8 @@ def arms() -> dict[str, Experiment]:
     return {
         f"{environment}/{equal}/{algorithm}/{passes}": Experiment(
             name=f"online_contrastive_ppo-{algorithm}",
-            environment=BanditR1() if environment == "R1" else BanditR2(),
-            policy=Table(),
+            environment=ON[environment][1],
+            policy=ON[environment][2],
             algorithm=find_algorithm(algorithm)(),
             schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS, epochs=passes),
             updates=passes * batches(environment, algorithm, passes, equal),
@@ -107,10 +115,14 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every arm tuned for its own environment, budget and number of passes, by what it is tested by."""
     found: dict[str, Record] = {}
-    measures: tuple[Measure, ...] = ("end", "run")
-    for by in measures:
-        chosen = {name: arm for name, arm in arms().items() if (name[:2] == OVER_THE_RUN) == (by == "run")}
-        grids = {name: equal_grid(arm, *(WIDER if by == "run" else ())) for name, arm in chosen.items()}
+    groups: tuple[tuple[str, Measure, tuple[float, ...]], ...] = (
+        ("R1", "end", ()),
+        (OVER_THE_RUN, "run", WIDER),
+        ("network", "end", NETWORK_RATES),
+    )
+    for environment, by, ends in groups:
+        chosen = {name: arm for name, arm in arms().items() if name.split("/")[0] == environment}
+        grids = {name: equal_grid(arm, *ends) for name, arm in chosen.items()}
         runs = dict.fromkeys(chosen, NEEDED)
         found |= lab.tuned_records(chosen, grids, **TUNING, runs=runs, by=by)
     return found
@@ -119,11 +131,12 @@ def collect(lab: Lab) -> Records:
 def draw(records: Records) -> MatplotlibFigure:
     """Score against samples, and against compute; what a sample costs, counted and measured."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained", width_ratios=(1, 1, 0.85))
-        for panel, (environment, equal) in zip((axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]), PANELS, strict=True):
+        fig, axes = plt.subplots(3, 3, figsize=(14, 11.0), layout="constrained", width_ratios=(1, 1, 0.85))
+        for panel, (environment, equal) in zip(axes[:, :2].flat, PANELS, strict=True):
             _against(panel, records, environment, equal)
         _counted(axes[0, 2])
-        _measured(axes[1, 2], records)
+        _measured(axes[1, 2], records, "R1", "… measured on this bandit")
+        _measured(axes[2, 2], records, "network", "… and on this network")
         lines = [key(name) for name in ALGORITHMS]
         lines += [
             Line2D([], [], color="0.3", linestyle=style, label=f"{passes} pass{'es' * (passes > 1)} over a batch")
@@ -142,7 +155,7 @@ def _against(axes: Axes, records: Records, environment: str, equal: str) -> None
     bound(axes, 1.0, "largest reward")
     label = "samples drawn" if equal == "samples" else "passes of a network, counted"
     axes.set(xlabel=f"{label} (thousands)", ylabel="score", ylim=(-0.05, 1.12))
-    axes.set_title(f"{environment} · equal {equal}")
+    axes.set_title(f"{TITLES.get(environment, environment)} · equal {equal}")
 
 
 def _rows() -> list[tuple[str, int]]:
@@ -165,14 +178,14 @@ def _counted(axes: Axes) -> None:
     axes.grid(False)
 
 
-def _measured(axes: Axes, records: Records) -> None:
-    rows = [records[f"R1/samples/{name}/{passes}"] for name, passes in _rows()]
+def _measured(axes: Axes, records: Records, environment: str, title: str) -> None:
+    rows = [records[f"{environment}/samples/{name}/{passes}"] for name, passes in _rows()]
     width = [1e6 * r.provenance["seconds"] / (len(r.arrays["reward"]) * r.arrays["samples"][-1]) for r in rows]
     axes.barh(range(len(rows)), width, color=[colour(name) for name, _ in _rows()])
     for at, total in enumerate(width):
         axes.text(total + 0.01 * max(width), at, f"{total:.2f}", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [f"{name}, {passes}×" for name, passes in _rows()])
-    axes.set(xlabel="core-microseconds a sample", xlim=(0, 1.15 * max(width)), title="… and measured on this bandit")
+    axes.set(xlabel="core-microseconds a sample", xlim=(0, 1.15 * max(width)), title=title)
     axes.grid(False)
 
 
@@ -215,7 +228,7 @@ def verdicts(records: Records) -> list[Verdict]:
             + ("" if environment == OVER_THE_RUN else " The score at the end is blind to who rises first.")
         )
         hashes = [record.hash for record in row.used]
-        rows.append(row_of(tested, "bandit", row.effect, FIGURE.name, hashes, note, row.gates))
+        rows.append(row_of(tested, ON[environment][0], row.effect, FIGURE.name, hashes, note, row.gates))
     return rows
 
 
@@ -231,7 +244,8 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["R1/samples/ppo/1"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, table policy, {runs} runs per arm, mean and 95 % band. Batches of 16 samples "
+        f"1-D bandit, 100 actions, {runs} runs per arm, mean and 95 % band; a table policy, and below a network of two "
+        "hidden layers of 32 on four prompts. Batches of 16 samples "
         f"(4 × 4), all on-policy, gone through once or four times. Equal samples: {SAMPLES['R1']:,} on R1 and "
         f"{SAMPLES['R2']:,} on R2, where later all are at the largest reward. Equal compute: {COMPUTE['R1']:,.0f} and "
         f"{COMPUTE['R2']:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a "
@@ -247,7 +261,7 @@ def caption(records: Records) -> str:
 FIGURE = Figure(
     name="online_contrastive_ppo",
     title="Online contrastive training against PPO, at equal samples and at equal compute",
-    tags=("bandit", "sweep"),
+    tags=("bandit", "mlp", "sweep"),
     claims=("C68",),
     collect=collect,
     draw=draw,

@@ -172,7 +172,9 @@ def batch_size() -> list[Planted]:
         terms = difference(f"R2/{budget}/.*/16", f"R2/{budget}/{offline}/inf")
         loses = f"R2/{budget}/pref_ft/inf"
         found.append(Planted("batch_size", "C31", part, "bandit", 0, terms, at_most=True, weaker=loses))
-    return found
+    where, part = "network R2/short", "R2, 2,048 samples, network"
+    terms = difference(f"{where}/.*/16", f"{where}/.*/inf")
+    return [*found, Planted("batch_size", "C31", part, "mlp", 0, terms, at_most=True, weaker=f"{where}/pref_ft/inf")]
 
 
 def beta_sweep() -> list[Planted]:
@@ -183,6 +185,8 @@ def beta_sweep() -> list[Planted]:
         ("contrastive, noisy pool on R2", "R2/(dpo|ipo)", ("low", "high")),
         ("reinforcement, on-policy on R1 and R2", "R[12]/(rloo|ppo)", ("high",)),
         ("reinforcement, learned reward", "learned/(rloo|ppo)", ("low", "high")),
+        ("contrastive, noisy pool on network", "network/(dpo|ipo)", ("low", "high")),
+        ("reinforcement, learned reward, network", "learned network/(rloo|ppo)", ("low", "high")),
     )
     # Of three values of β one is planted, above the two others by as much for both algorithms.
     spread = []
@@ -203,7 +207,7 @@ def beta_sweep() -> list[Planted]:
             "beta_sweep",
             "C51",
             f"{family}: too {end}, {words}",
-            "bandit",
+            "mlp" if "network" in family else "bandit",
             1,
             difference(f"{rate}/{arms}/{interior}", f"{rate}/{arms}/{'0.0001' if end == 'low' else '10'}"),
         )
@@ -406,12 +410,12 @@ def online_contrastive_ppo() -> list[Planted]:
             "online_contrastive_ppo",
             "C68",
             f"{name}: {where}, equal {equal}{', over the run' if where == 'R2' else ''}",
-            "bandit",
+            "mlp" if where == "network" else "bandit",
             0,
             difference(f"{where}/{equal}/ppo/.*", f"{where}/{equal}/{name}/.*"),
             at_most=True,
         )
-        for where in ("R1", "R2")
+        for where in ("R1", "R2", "network")
         for equal in ("samples", "compute")
         for name in ("dpo", "ipo")
     ]
