@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import NOTHING_TO_LEARN, edges, last_with_room, sides
+from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, last_with_room, part, sides
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -39,6 +39,12 @@ ROWS = {
     "length": "completion length, tokens",
     "reward": "reward, tokens",
     "kl_policy_ref": "KL(policy ‖ reference), nats",
+}
+
+PEAKS = {
+    "mode": "peak likely, data overlap (mode length)",
+    "min": "peak unlikely, data overlap (min length)",
+    "skew": "peak unlikely, data do not overlap (skew length)",
 }
 
 SKEW, MODE = claim("C25", "skew against min length"), claim("C25", "mode length")
@@ -96,20 +102,23 @@ def cells(records: Records) -> dict[str, dict[str, str]]:
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Length, reward and KL against updates, one column per task."""
+    """Length, reward and KL against updates, and reward against KL, one column per task."""
     tasks = cells(records)
     with plt.rc_context(RC):
         fig, axes = plt.subplots(
-            3, len(tasks), figsize=(4.6 * len(tasks), 9.6), layout="constrained", squeeze=False, sharex=True
+            4, len(tasks), figsize=(4.6 * len(tasks), 12.8), layout="constrained", squeeze=False, sharex="row"
         )
         for column, (task, keys) in enumerate(tasks.items()):
             for row, name in enumerate(ROWS):
                 _curves(axes[row, column], records, keys, name)
-            _bounds(axes[:, column], records, task)
+            _bounds(axes[:3, column], records, task)
+            _over_kl(axes[3, column], records, keys)
             axes[0, column].set_title(TITLES[task].format(mode=_mode(records)))
-            axes[-1, column].set_xlabel("updates")
+            axes[2, column].set_xlabel(f"updates, {_queries(records)} queries of the reward each")
+            axes[3, column].set_xlabel(ROWS["kl_policy_ref"])
         for row, label in enumerate(ROWS.values()):
             axes[row, 0].set_ylabel(label)
+        axes[3, 0].set_ylabel(ROWS["reward"])
         fig.legend(handles=_handles(tasks), loc="outside lower center", ncols=8, fontsize=9.5)
     return fig
 
@@ -126,6 +135,38 @@ def _curves(axes: Axes, records: Records, keys: Mapping[str, str], name: str) ->
         style: dict[str, Any] = {"marker": marker(algorithm), "ms": 5, "mfc": face, "color": colour(algorithm)}
         axes.plot(arrays["updates"], mean, line, linewidth=1.8, **style)
         axes.fill_between(arrays["updates"], low, high, color=colour(algorithm), alpha=0.18, linewidth=0)
+
+
+def _over_kl(axes: Axes, records: Records, keys: Mapping[str, str]) -> None:
+    """What is gained for the distance that is gone: means over runs, evaluation by evaluation."""
+    for method, cell in keys.items():
+        algorithm, _, sampler = method.partition("/")
+        distance, reward = (lm.carried_on(records[cell].arrays[name]).mean(0) for name in ("kl_policy_ref", "reward"))
+        face, line = (colour(algorithm), ONLINE) if sampler == "on" else ("white", OFFLINE)
+        style: dict[str, Any] = {"marker": marker(algorithm), "ms": 5, "mfc": face, "color": colour(algorithm)}
+        axes.plot(np.maximum(distance, 0.0), reward, line, linewidth=1.4, **style)
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlim(left=0)
+
+
+def _queries(records: Records) -> int:
+    schedule = next(iter(records.values())).spec["schedule"]
+    return int(schedule["batch_size"] * schedule["num_generations"])
+
+
+def details(records: Records) -> dict[str, list[str]]:
+    """What on-policy sampling adds to DPO, by where the reward's peak lies and what the recorded data overlap with, as
+    in the table of Tajwar et al. 2024; the first tuning."""
+    lines = []
+    for task, where in PEAKS.items():
+        names = [f"{'min' if task == 'skew' and sampler == 'on' else task}/dpo/{sampler}" for sampler in ("on", "off")]
+        if f"{task}/dpo/on" in records:
+            names[0] = f"{task}/dpo/on"
+        if all(name in records for name in names):
+            online, offline = (records[name] for name in names)
+            gain = effect_of([part(1.0, online), part(-1.0, offline)])
+            lines.append(f"{where}: DPO on-policy − offline {gain} in score")
+    return {"Where the peak is, and what the data overlap": lines} if lines else {}
 
 
 def _bounds(column: np.ndarray, records: Records, task: str) -> None:
@@ -231,7 +272,8 @@ def caption(records: Records) -> str:
         how = "Settings are those of the presets."
     return (
         f"{lm.model_of(record)}, {runs} runs per arm or more, {samples} samples per update. Means over fresh samples, "
-        f"with a 95 % band over runs. Offline: fresh draws from the reference for ever{skew}. {how}"
+        "with a 95 % band over runs; below, reward against KL, means alone. Offline: fresh draws from the reference "
+        f"for ever{skew}. {how}"
     )
 
 
@@ -245,4 +287,5 @@ FIGURE = Figure(
     verdicts=verdicts,
     caption=caption,
     arms=arms,
+    details=details,
 )
