@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sims.core.loop.protocols import Prompts
+from sims.core.numerics.log_softmax import log_softmax
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
 
@@ -131,11 +132,11 @@ class RatedResponses(Proxy, kind="rated_responses"):
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         noise = given(noise, "this environment draws a reference per run")
-        return _log_softmax(self.reference_tilt * _standardised(self.gold(noise)))[..., None, :]
+        return log_softmax(self.reference_tilt * _standardised(self.gold(noise)))[..., None, :]
 
     def recorded_probabilities(self, noise: Noise) -> np.ndarray:
         tilt = self.reference_tilt + self.pair_tilt
-        return np.asarray(np.exp(_log_softmax(tilt * _standardised(self.gold(noise)))))
+        return np.asarray(np.exp(log_softmax(tilt * _standardised(self.gold(noise)))))
 
     def recorded_labels(self, noise: Noise, gold: np.ndarray, prompts: Tensor, drawn: Tensor) -> Tensor:
         problem = self.drawn(noise)
@@ -275,8 +276,3 @@ def _standardised(gold: np.ndarray) -> np.ndarray:
     """Per prompt, with mean 0 and variance 1 over the responses. (..., N)."""
     centred = gold - gold.mean(-1, keepdims=True)
     return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True)))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

@@ -12,6 +12,8 @@ variance      exact variance of policy-gradient estimators
 Written from the equations and not from the code of `sims.core`, which is tested against it.
 """
 
+from sims.core.numerics.log_softmax import log_softmax
+
 from . import (
     population_contrastive,
     population_likelihood,
@@ -32,7 +34,7 @@ from .quantities import (
     optimum,
     win_rate,
 )
-from .tables import chain_rule, log_softmax, token_logp
+from .tables import chain_rule, token_logp
 
 __all__ = [
     "Population",

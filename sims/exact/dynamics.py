@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sims.core.numerics.log_softmax import log_softmax
+
 from .population import Population, population_weights, sigmoid
-from .tables import log_softmax
 
 Weights = Callable[[Population], np.ndarray]
 

@@ -20,8 +20,9 @@ from typing import Literal
 
 import numpy as np
 
+from sims.core.numerics.log_softmax import log_softmax
+
 from .quantities import kl_policy_ref
-from .tables import log_softmax
 
 Divergence = Literal["forward", "reverse"]
 Coordinates = Literal["logits", "probabilities", "natural"]

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log of the softmax over the last axis. Any shape, returns the same.
-
-    >>> np.exp(sims.exact.log_softmax(np.array([0.0, np.log(3)]))).round(12)
-    array([0.25, 0.75])
-    """
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+from sims.core.numerics.log_softmax import log_softmax
 
 
 def prefix_nodes(responses: np.ndarray, vocabulary: int) -> np.ndarray:

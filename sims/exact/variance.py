@@ -20,7 +20,9 @@ from math import comb
 import numpy as np
 from scipy.special import gammaln
 
-from .tables import log_softmax, prefix_nodes, token_logp
+from sims.core.numerics.log_softmax import log_softmax
+
+from .tables import prefix_nodes, token_logp
 
 MOST_COMPOSITIONS = 1_000_000
 
