@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sims.experiments.whole import written_whole
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval
@@ -102,7 +104,7 @@ def theorem_of(
     claim: Claim, setting: Setting, errors: Sequence[float], figure: str, hashes: Sequence[str], note: str
 ) -> Verdict:
     """The row of an identity or a proof. errors: one for each random instance, at most the claim's margin."""
-    worst = max(map(float, errors))
+    worst = float(np.max(errors))  # NaN if one is
     found = theorem(worst, claim.margin, len(errors))
     row = _named(claim, setting, figure, hashes, note)
     return Verdict(**row, verdict=found.state, effect=worst, low=None, high=None, runs=len(errors), why=found.why)

@@ -77,7 +77,7 @@ def fall(paths: np.ndarray) -> np.ndarray:
     """
     found = np.empty(len(paths))
     for half in (0, 1):
-        peak = int(paths[1 - half :: 2, :-1].mean(0).argmax())
+        peak = int(paths[1 - half :: 2, : max(1, paths.shape[1] - 1)].mean(0).argmax())
         found[half::2] = paths[half::2, peak] - paths[half::2, -1]
     return found
 

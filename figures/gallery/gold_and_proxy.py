@@ -187,7 +187,7 @@ def _exploits(records: Records, source: str) -> Verdict:
     effect = mean_interval(fall(scores(record)[:, 1:]))
     gates = [
         _no_fall(fall(scores(gold)[:, 1:]), tested.margin),
-        trained({"the proxy": proxy[:, -1] - proxy[:, EVALUATIONS // 2]}),
+        trained({"the proxy": proxy[:, -1] - proxy[:, proxy.shape[1] // 2]}),
         _room(tested.margin, record),
     ]
     note = (

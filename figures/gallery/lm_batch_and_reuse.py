@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
@@ -108,9 +107,14 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...]) -> list[int]:
-    tried = sorted({int(name.split("/")[2]) for name in records if name.startswith(part)})
+    tried = _tried(records, part)
     side_by_side(axes, {a: [final_scores(records[f"{part}/{a}/{times}"]) for times in tried] for a in algorithms})
     return tried
+
+
+def _tried(records: Records, part: str) -> list[int]:
+    """The B or T that were run."""
+    return sorted({int(name.split("/")[2]) for name in records if name.startswith(part)})
 
 
 def _samples(records: Records) -> int:
@@ -121,9 +125,10 @@ def _samples(records: Records) -> int:
 def verdicts(records: Records) -> list[Verdict]:
     """C26, C29 and C30, beside the rows that toys give them."""
     final = {name: final_scores(record) for name, record in records.items()}
-    fresh, stale = ([records[f"batch/{name}/{batches}"] for name in STALE] for batches in (BATCHES[0], BATCHES[-1]))
-    once, often = ([records[f"reuse/{name}/{passes}"] for name in LIKELIHOOD] for passes in (1, PASSES[-1]))
-    ppo = [records[f"reuse/ppo/{passes}"] for passes in PASSES]
+    sizes, passes = _tried(records, "batch"), _tried(records, "reuse")
+    fresh, stale = ([records[f"batch/{name}/{size}"] for name in STALE] for size in (sizes[0], sizes[-1]))
+    once, often = ([records[f"reuse/{name}/{times}"] for name in LIKELIHOOD] for times in (1, passes[-1]))
+    ppo = [records[f"reuse/ppo/{times}"] for times in passes]
     each = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(STALE, fresh, stale, strict=True)}
     likelihoods = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(LIKELIHOOD, once, often, strict=True)}
     terms = ((1.0, once), (-1.0, often), (-1.0, ppo[:1]), (1.0, ppo[-1:]))
@@ -139,14 +144,14 @@ def verdicts(records: Records) -> list[Verdict]:
                 edges(C26.margin, *fresh, *stale),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
             ],
-            [f"batch/{name}/{batches}" for name in STALE for batches in (BATCHES[0], BATCHES[-1])],
-            f"{tuned} {_each(final)}",
+            [f"batch/{name}/{size}" for name in STALE for size in (sizes[0], sizes[-1])],
+            f"{tuned} {_each(fresh, stale)}",
         ),
         (
             C29,
             largest([cut(effect_of([part(1.0, ppo[0]), part(-1.0, reused)])) for reused in ppo[1:]]),
             [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, edges(C29.margin, *ppo)],
-            [f"reuse/ppo/{passes}" for passes in PASSES],
+            [f"reuse/ppo/{times}" for times in passes],
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
             "from the optimum. Equal steps would show what fresh samples are worth.",
         ),
@@ -160,7 +165,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 edges(C30.margin, *once, *often, ppo[0], ppo[-1]),
                 placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
-            [f"reuse/{name}/{passes}" for name in REUSED for passes in (1, PASSES[-1])],
+            [f"reuse/{name}/{times}" for name in REUSED for times in (1, passes[-1])],
             tuned,
         ),
     )
@@ -170,11 +175,9 @@ def verdicts(records: Records) -> list[Verdict]:
     ]
 
 
-def _each(final: Mapping[str, np.ndarray]) -> str:
+def _each(fresh: Sequence[Record], stale: Sequence[Record]) -> str:
     """What each algorithm loses, for those whose mean is of unlike things."""
-    losses = (
-        paired_effect(final[f"batch/{name}/{BATCHES[0]}"], final[f"batch/{name}/{BATCHES[-1]}"]) for name in STALE
-    )
+    losses = (paired_effect(final_scores(one), final_scores(other)) for one, other in zip(fresh, stale, strict=True))
     parts = (f"{name} {x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]" for name, x in zip(STALE, losses, strict=True))
     return f"Each by itself: {', '.join(parts)}."
 

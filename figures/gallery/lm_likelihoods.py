@@ -59,7 +59,9 @@ def margin(record: Record) -> np.ndarray:
 
 def per_nat(fall: np.ndarray, grown: np.ndarray) -> np.ndarray:
     """(runs,) whose mean is mean(fall)/mean(grown), and whose spread is that of this ratio, to first order in 1/runs
-    (the delta method). fall, grown: (runs,)."""
+    (the delta method). fall, grown: (runs,). Zeros where nothing grew, of which there is no ratio."""
+    if grown.mean() == 0.0:
+        return np.zeros(len(grown))
     ratio = fall.mean() / grown.mean()
     return np.asarray(ratio + (fall - ratio * grown) / grown.mean())
 

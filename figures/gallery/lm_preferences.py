@@ -218,7 +218,7 @@ def _falls(records: Records, method: str) -> Verdict:
     known = np.isfinite(found)
     why = "the fall is from the peak of the same path; a reward model without error would be one, and none was run"
     gates = [_reached(known), placebo(None, FALLS[method].margin, why)]
-    gates.append(trained({f"gold reward up to {LEVELS[-1]:g} nats": rise[np.isfinite(rise)]}))
+    gates.append(trained({f"gold reward up to {LEVELS[-1]:g} nats": _two(rise[np.isfinite(rise)])}))
     note = (
         f"From the peak among {_levels()} nats, chosen on the other half of the reward models, to {END:g}. The fall is "
         "of coverage: recorded responses are longer than the gold optimum, and the reward model, which saw none that "
@@ -259,9 +259,12 @@ def _reached(known: np.ndarray) -> Gate:
 
 
 def _row(tested: Claim, effects: np.ndarray, used: Sequence[Record], note: str, gates: Sequence[Gate]) -> Verdict:
-    if len(effects) < 2:  # the gate is closed, and there is no interval
-        effects = np.zeros(2)
-    return row_of(tested, "lm", mean_interval(effects), FIGURE.name, [record.hash for record in used], note, gates)
+    return row_of(tested, "lm", mean_interval(_two(effects)), FIGURE.name, [x.hash for x in used], note, gates)
+
+
+def _two(effects: np.ndarray) -> np.ndarray:
+    """The effects, or two of nothing where they are fewer: a gate is closed, and there is no interval."""
+    return effects if len(effects) > 1 else np.zeros(2)
 
 
 def _levels() -> str:

@@ -101,7 +101,7 @@ def held(panel: str, tuned: Records) -> dict[str, Experiment]:
 
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself, but for the panel that holds on to what was best for T = 1."""
-    passes = (1, MANY) if lab.quick else PASSES
+    passes = (1, MODERATE[0], MANY) if lab.quick else PASSES
     chosen = {name: arm for panel in PANELS if panel != "R1/held" for name, arm in arms(panel, passes).items()}
     more = {name: NEEDED for name in chosen if name.split("/")[2] == "ppo" and int(name.split("/")[3]) <= max(MODERATE)}
     tuned = lab.tuned_records(chosen, {name: equal_grid(arm) for name, arm in chosen.items()}, **TUNING, runs=more)
@@ -137,7 +137,8 @@ def verdicts(records: Records) -> list[Verdict]:
 
     rows = []
     for panel, tested in C29.items():
-        once, *reused = (cell(panel, "ppo", passes) for passes in (1, *MODERATE))
+        moderate = [passes for passes in MODERATE if f"{panel}/ppo/{passes}" in records]
+        once, *reused = (cell(panel, "ppo", passes) for passes in (1, *moderate))
         drop = largest([cut(effect_of([part(1.0, once), part(-1.0, record)])) for record in reused])
         gates = [stopped_early([once], [reused[-1]], tested.margin), edges(tested.margin, once, *reused)]
         note = NOTES[panel] + cut_to_nothing(drop)

@@ -284,18 +284,27 @@ def _against_ppo(setting: Setting, at: Records) -> list[Verdict]:
     note = "PPO is online and sees rewards; DPO sees which of two is better, once a week from new samples."
     rows = [row_of(LIKE_PPO, setting, effect, FIGURE.name, [ppo.hash, fixed.hash], note, gates)]
     one, other = at["spread/ppo"], at["spread/fixed"]
-    effect = mean_interval(_log_spread(one) - _log_spread(other))
+    lacking = _lacking(one)
+    effect = mean_interval(np.zeros(2) if lacking else _log_spread(one) - _log_spread(other))
     note = (
         f"Of the score over the run, over {SPREAD_RUNS // PROBLEMS} runs each of {PROBLEMS} problems: what the "
         "problems contribute is left out."
     )
-    gates = [_mechanism(STEADIER), *_trained(one, other)]
+    gates = [*lacking, _mechanism(STEADIER), *_trained(one, other)]
     return [*rows, row_of(STEADIER, setting, effect, FIGURE.name, [one.hash, other.hash], note, gates)]
 
 
+def _lacking(record: Record) -> list[Gate]:
+    """A closed gate where --runs leaves problems that have one run or none, and no spread."""
+    if (runs := len(record.arrays["gold"])) >= 2 * PROBLEMS:
+        return []
+    return [Gate("repeats", False, f"{runs} runs of {PROBLEMS} problems; {2 * PROBLEMS} runs would open it")]
+
+
 def _log_spread(record: Record) -> np.ndarray:
-    """(problems,): log2 of the standard deviation over the runs of each."""
-    found = scores(record)[:, 1:].mean(1).reshape(-1, PROBLEMS)  # run r has problem r mod PROBLEMS
+    """(problems,): log2 of the standard deviation over the runs of each, as many of each."""
+    found = scores(record)[:, 1:].mean(1)
+    found = found[: len(found) // PROBLEMS * PROBLEMS].reshape(-1, PROBLEMS)  # run r has problem r mod PROBLEMS
     return np.asarray(np.log2(found.std(0, ddof=1)))
 
 

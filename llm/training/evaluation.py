@@ -16,6 +16,7 @@ from sims.core.loop.protocols import Policy, SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, OutputRequest, pick, sequence_sum
+from sims.core.objectives.reductions import shares
 from sims.experiments.evaluation import (
     Evaluation,
     Row,
@@ -180,7 +181,11 @@ def _winners_and_losers(logp: Tensor, batch: Batch) -> Row:
     if batch.pairs is None:  # responses that are labelled one by one
         return dict.fromkeys(("first_logp_winner", "first_logp_loser"), logp.new_tensor(torch.nan))
     winner, loser = by_label(*pick(sequence_sum(logp, batch.mask), batch.need("pairs")), batch.need("pair_label"))
-    return {"first_logp_winner": winner.mean(), "first_logp_loser": loser.mean()}
+    if batch.pair_weight is None:
+        return {"first_logp_winner": winner.mean(), "first_logp_loser": loser.mean()}
+    share = shares(batch.pair_weight, winner)  # pairs of weight 0 are none
+    share = share / share.sum()
+    return {"first_logp_winner": (share * winner).sum(), "first_logp_loser": (share * loser).sum()}
 
 
 def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,10 @@ SCHEMA: dict[str, Array] = {
     # Where the evaluations lie
     "updates": Array(EVALUATIONS, "updates", "updates done"),
     "samples": Array(
-        EVALUATIONS, "responses", "responses drawn so far, per run; those of a pool or of a replayed run all at once"
+        EVALUATIONS,
+        "responses",
+        "responses drawn so far, per run; those of a pool or of a replayed run all at once. Those to prompts of which "
+        "no pair was labelled (label_candidates) are left out",
     ),
     "staleness": Array(
         EVALUATIONS,
@@ -112,8 +115,8 @@ SCHEMA: dict[str, Array] = {
     "first_logp_winner": Array(
         CURVE,
         "nats",
-        "log π of the whole response of label ≥ ½, of a tie the first, mean over the pairs of the first batch; at the "
-        "start log π_ref (language models)",
+        "log π of the whole response of label ≥ ½, of a tie the first, mean over the pairs of the first batch by their "
+        "weight; at the start log π_ref (language models)",
     ),
     "first_logp_loser": Array(CURVE, "nats", "the same of the other response (language models)"),
     # The run as a whole

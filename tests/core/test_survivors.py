@@ -213,6 +213,8 @@ def test_half_a_token_is_all_there_is() -> None:
     """Of a mean, whatever its total: the shares of one token of weight ½ are those of the whole."""
     weight, mask = tensor([0.5, 0.0]), torch.tensor([[[True, False], [True, True]]])
     assert token_shares(weight, mask, mask.double(), "token_mean").tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
+    weight, mask = tensor([0.5, 1.0]), torch.tensor([[[True, True], [True, False]]])  # half of two tokens, and one
+    assert token_shares(weight, mask, mask.double(), "token_mean").tolist() == [[[0.25, 0.25], [0.5, 0.0]]]
 
 
 def test_pairs_count_if_both_responses_are_there() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.catalogue import CatalogueError, check_row, claim
-from figures.claims import Verdict, row_of
+from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import RETURNS, Figure, call
 from sims.core.spec import SpecError
-from sims.statistics.intervals import Interval
+from sims.experiments.command import in_a_line
+from sims.statistics.intervals import Interval, mean_interval
 
 TESTED = claim("C06", "near and far")
 
@@ -45,9 +48,15 @@ def test_what_a_function_raises_says_whose_it_is(name: str) -> None:
     def broken(argument: object) -> object:
         raise KeyError("dpo")
 
-    with pytest.raises(KeyError, match="dpo") as caught:
+    with pytest.raises(KeyError if name == "collect" else SpecError) as caught:  # what it calls to run may be at fault
         call(figure(**{name: broken}), name, None)
-    assert caught.value.__notes__ == [f"in `{name}` of the figure mine (figures/gallery)"]
+    line = broken.__code__.co_firstlineno + 1
+    if name == "collect":
+        assert caught.value.__notes__ == [f"in `{name}` of the figure mine (figures/gallery)"]
+    else:
+        assert in_a_line(caught.value) == (
+            f"mine.{name} = KeyError('dpo'): must return {RETURNS[name][1]}; raised at test_broken_figures.py:{line}"
+        )
 
 
 @pytest.mark.parametrize("name", RETURNS)
@@ -69,6 +78,28 @@ def test_a_row_that_the_catalogue_does_not_have_is_refused(changes: dict[str, st
     with pytest.raises(CatalogueError) as caught:
         call(figure(verdicts=lambda records: [a_row(**changes)]), "verdicts", None)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["effect", "low", "high"])
+def test_a_row_that_is_no_number_is_refused(name: str) -> None:
+    row = dataclasses.replace(a_row(), **{name: float("nan")})
+    with pytest.raises(SpecError, match=r"mine.verdicts = .*nan.*: must be finite, of C06, near and far \(bandit\)"):
+        call(figure(verdicts=lambda records: [row]), "verdicts", None)
+
+
+def test_an_interval_of_nan_is_told_with_the_line_that_asked_for_it() -> None:
+    def verdicts(records: object) -> list[Verdict]:
+        return [row_of(TESTED, "bandit", mean_interval(np.full(20, np.nan)), "reference_shift", ["0" * 12], "")]
+
+    with pytest.raises(SpecError) as caught:
+        call(figure(verdicts=verdicts), "verdicts", None)
+    line = verdicts.__code__.co_firstlineno + 1
+    assert f"raised at test_broken_figures.py:{line}, in " in in_a_line(caught.value)
+
+
+def test_the_error_of_a_proof_that_is_nan_is_not_passed_over() -> None:
+    proof = dataclasses.replace(TESTED, kind="theorem")
+    assert math.isnan(theorem_of(proof, "bandit", [0.0, math.nan], "reference_shift", [], "").effect)
 
 
 def test_every_row_of_the_catalogue_passes() -> None:

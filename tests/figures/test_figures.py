@@ -30,6 +30,7 @@ from figures.report import page as report
 from figures.report.style import COLOURS, colour
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
 from sims.environments import TokenBandit, TokenTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, kl_of_best_response, scores
@@ -139,8 +140,17 @@ def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SpecError, match=r"must return a figure of matplotlib; raised at test_figures\.py"):
         run([broken], quickly(results=tmp_path / "r"), tmp_path)
+
+
+def test_quick_tells_that_verdicts_cannot_be_given(tmp_path: Path) -> None:
+    def verdicts(records: Records) -> list[Verdict]:
+        raise ZeroDivisionError
+
+    broken = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=lambda records: MatplotlibFigure())
+    with pytest.raises(SpecError, match=r"kl_dynamics.verdicts = ZeroDivisionError\(\): must return a list of rows"):
+        run([replace(broken, caption=str, verdicts=verdicts)], quickly(results=tmp_path / "r"), tmp_path)
 
 
 def test_what_was_drawn_by_this_code_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,9 +106,13 @@ class RLOO(PolicyGradient, kind="rloo"):
     def targets(self, batch: Batch, state: State) -> tuple[Targets, State]:
         return {"advantages": leave_one_out(self.penalised(batch), batch.weight)}, state
 
+    def log_ratio(self, logp: Tensor, batch: Batch) -> Tensor:
+        """log w of each response, the sum over its tokens, the same for each. Shape of logp, (..., B, K, L)."""
+        return sequence_sum(logp - batch.need("logp_sampler"), batch.mask).unsqueeze(-1).expand_as(logp)
+
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         if self.epsilon is None:
             return super().loss(outputs, batch, targets)
-        log_ratio = sequence_sum(outputs.logp - batch.need("logp_sampler"), batch.mask)
+        log_ratio = self.log_ratio(outputs.logp, batch)[..., 0]
         loss = clipped_loss(log_ratio, targets["advantages"], self.epsilon, self.epsilon)
         return (targets["share"] * loss).sum(-1)

@@ -93,3 +93,25 @@ def test_a_wide_distribution_is_drawn_from_by_blocks_as_in_one_piece() -> None:
     found = inverse_cdf(probabilities, uniforms)
     assert torch.equal(found[4:], expected[4:]) and found[:2].tolist() == [[4999, 4999], [0, 0]]
     assert (probabilities.gather(-1, found) > 0).all()  # at the ends, too
+
+
+@pytest.mark.parametrize("tokens", [3, 5000])
+@pytest.mark.parametrize("draws", [1, 8])
+def test_sums_are_finer_than_float32(tokens: int, draws: int) -> None:
+    """A token of probability 2⁻⁴⁰ after one of ½ has a place of its own, which no sum in float32 has."""
+    tiny = 2.0**-40
+    probabilities = torch.zeros(1, tokens, dtype=torch.float64)
+    probabilities[0, :3] = torch.tensor([0.5, tiny, 0.5 - tiny], dtype=torch.float64)
+    uniforms = torch.full((1, draws), 0.5 + tiny / 2, dtype=torch.float64)
+    assert inverse_cdf(probabilities, uniforms).tolist() == [[1] * draws]
+    rows = torch.zeros(1, draws, dtype=torch.int64)
+    assert inverse_cdf(probabilities[:, None], uniforms, rows).tolist() == [[1] * draws]
+
+
+@pytest.mark.parametrize("likeliest", [0, 1, 2])
+def test_every_token_is_drawn_whichever_is_the_likeliest(likeliest: int) -> None:
+    probabilities = torch.full((1, 3), 0.2, dtype=torch.float64)
+    probabilities[0, likeliest] = 0.6
+    uniforms = (torch.arange(10, dtype=torch.float64) + 0.5)[None] / 10
+    drawn = inverse_cdf(probabilities, uniforms)[0].bincount(minlength=3)
+    assert drawn.tolist() == [6 if token == likeliest else 2 for token in range(3)]

@@ -121,3 +121,12 @@ def test_what_a_language_model_measures_of_its_samples_is_the_exact_expectation(
     for name, value in row.items():
         assert found[name] == pytest.approx(float(value), rel=1e-10, abs=1e-10), name
     assert found["kl_policy_ref"] > 0.1 and found["entropy"] > 1.2 * found["token_entropy"]
+    responses, mask = environment.all_responses()
+    drawn = table.all_log_probs()[0].exp().mean(0)
+    by_hand = {
+        "finished": ((responses == EOS) & mask).any(-1),
+        "length": (mask & (responses != EOS)).sum(-1),
+    }
+    for name, values in by_hand.items():
+        assert found[name] == pytest.approx(float((drawn * values).sum()), rel=1e-10), name
+    assert found["token_entropy"] == pytest.approx(found["entropy"] / float((drawn * mask.sum(-1)).sum()), rel=1e-10)

@@ -1,0 +1,120 @@
+"""What is logged of an update, and of the first batch's pairs, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sims
+from llm.tasks import ModeLength
+from llm.training.evaluation import _winners_and_losers
+from llm.training.metrics import UpdateMetrics
+from sims.core.objectives.batch import Batch
+
+EOS = 0
+
+
+def tensor(*values: Any) -> Tensor:
+    return torch.tensor([values], dtype=torch.float64)
+
+
+# One prompt with a response of two tokens and EOS, and one of three that was cut.
+BATCH = Batch(
+    prompts=torch.tensor([[9]]),
+    responses=torch.tensor([[[5, 6, EOS], [7, 7, 7]]]),
+    mask=torch.ones(1, 2, 3, dtype=torch.bool),
+    rewards=tensor(1.0, 4.0),
+    gold=tensor(0.0, 2.0),
+    logp_sampler=tensor([-1.0, -2.0, -0.5], [-1.0, -1.0, -1.0]),
+    logp_ref=tensor([-2.0, -2.0, -0.5], [-1.0, -1.0, -4.0]),
+)
+LOGP = tensor([-0.9, -2.0, -0.5], [-1.0, -1.5, -1.0])  # of the policy: log-ratios 0.1 and −0.5 of two of the tokens
+
+
+def logged(algorithm: sims.Algorithm, batch: Batch = BATCH) -> dict[str, float]:
+    environment = SimpleNamespace(
+        eos_token_ids=(EOS,), has_gold=True, ended=lambda responses, mask: (responses == EOS).any(-1)
+    )
+    learner = SimpleNamespace(optimiser=SimpleNamespace(spec=SimpleNamespace(learning_rate=0.1)))
+    training = SimpleNamespace(learner=learner, collector=SimpleNamespace(sampler=None))
+    experiment = SimpleNamespace(algorithm=algorithm)
+    ranks = SimpleNamespace(sum=lambda tensors: None)
+    run: Any = SimpleNamespace(environment=environment, training=training, experiment=experiment, ranks=ranks)
+    metrics = UpdateMetrics(run)
+    metrics.parts = [(batch, LOGP)]
+    stats = SimpleNamespace(loss=torch.tensor(0.5), grad_norm=torch.tensor(2.0))
+    update: Any = SimpleNamespace(batch=batch, stats=stats, number=3, samples=8, staleness=1)
+    return metrics.row(update)
+
+
+def test_of_a_batch() -> None:
+    found = logged(sims.RLOO())
+    expected = {
+        "update": 3,
+        "samples": 8,
+        "staleness": 1,
+        "loss": 0.5,
+        "grad_norm": 2.0,
+        "learning_rate": 0.1,
+        "reward": 2.5,
+        "reward_std": 1.5,
+        "gold": 1.0,
+        "completions/mean_length": 2.5,
+        "completions/min_length": 2,
+        "completions/max_length": 3,
+        "completions/clipped_ratio": 0.5,
+        "entropy": (3.5 + 3.0) / 6,
+        "kl": (1.0 + 3.0) / 2,
+    }
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "share"),
+    [
+        (sims.GRPO(), 1 / 6),  # e^−.5 = .61 is below .8, e^.1 = 1.11 within 1.2
+        (sims.PPO(), 1 / 6),
+        (sims.RLOO(epsilon=0.2), 3 / 6),  # the second response's ratio is e^−.5, for each of its tokens
+        (sims.RLOO(epsilon=0.05), 1.0),
+        (sims.GSPO(), 1.0),  # e^{.1/3} and e^{−.5/3}: both are out of 1 ± .0004
+    ],
+)
+def test_what_is_clipped_is_what_the_loss_clips(algorithm: sims.Algorithm, share: float) -> None:
+    assert logged(algorithm)["clip_ratio/region_mean"] == pytest.approx(share)
+
+
+def pairs(weight: list[float] | None) -> Batch:
+    """0 over 1, of which 1 is preferred, and a tie of 1 and 0."""
+    weights = None if weight is None else tensor(*weight)
+    return replace(BATCH, pairs=torch.tensor([[[0, 1], [1, 0]]]), pair_label=tensor(0.0, 0.5), pair_weight=weights)
+
+
+@pytest.mark.parametrize(
+    ("weight", "chosen", "rejected"), [(None, -3.5, -3.4), ([1, 0], -3.5, -3.4), ([0.5, 0.5], -3.5, -3.4)]
+)
+def test_of_pairs(weight: list[float] | None, chosen: float, rejected: float) -> None:
+    """ℓ is −3.4 and −3.5 of the two, −3.5 and −7 under the reference but for the last token: ρ is 1.1 and 2.5."""
+    found = logged(sims.DPO(beta=2.0), pairs(weight))
+    assert (found["logps/chosen"], found["logps/rejected"]) == pytest.approx((chosen, rejected))
+    assert (found["rewards/chosen"], found["rewards/rejected"]) == pytest.approx((2 * 2.5, 2 * 1.1))
+    assert (found["rewards/margins"], found["rewards/accuracies"]) == pytest.approx((2 * 1.4, 1.0))
+
+
+def test_first_pairs_weigh_as_in_the_loss() -> None:
+    """0 over 1 with weight 1, where 1 is preferred; 0 over 1 again with weight 3, where 0 is."""
+    given = replace(BATCH, pairs=torch.tensor([[[0, 1], [0, 1]]]), pair_label=tensor(0.0, 1.0))
+    for weight, winner in ((None, -3.45), ([1.0, 0.0], -3.5), ([1.0, 3.0], -3.425)):
+        weighed = replace(given, pair_weight=None if weight is None else tensor(*weight))
+        found = _winners_and_losers(LOGP, weighed)
+        assert float(found["first_logp_winner"]) == pytest.approx(winner)
+        assert float(found["first_logp_loser"]) == pytest.approx(-6.9 - winner)
+
+
+def test_distance_is_that_of_lengths_to_the_mode() -> None:
+    completions: Any = SimpleNamespace(lengths=[1, 3, 5, 4])
+    assert ModeLength(mode=3).measure(completions) == {"distance": [2, 0, 2, 1]}
