@@ -82,9 +82,8 @@ def parsed(parser: OptionParser, arguments: Sequence[str]) -> argparse.Namespace
 def config_of(command: str, options: argparse.Namespace, specs: Sequence[Spec]) -> str:
     """The file beside a model that makes it again."""
     values = {name: value for spec in specs for name, value in to_json(spec).items() if hasattr(options, name)}
-    return config_text(
-        values | kept_of(options), f"python -m llm {command} --config run.yaml --output FOLDER makes this model again"
-    )
+    header = f"python -m llm {command} --config run.yaml --output FOLDER makes this model again"
+    return config_text(values | kept_of(options), header)
 
 
 def settings_of(options: argparse.Namespace, cls: type[S], stored: dict[str, Spec]) -> S:
