@@ -3,7 +3,6 @@ length, or a style; alarms of length and of entropy; a length penalty; a head-to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -12,6 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import edges
+from figures.arms.monitors import (
+    FLATTER,
+    LONGER,
+    NATS,
+    Alarm,
+    at_nats,
+    exploit,
+    falls_at,
+    growth,
+    has_grown,
+    roc,
+    warned,
+)
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -40,8 +52,6 @@ RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
 GATED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
 POINTS, GATED_POINTS = 7 * len(BETAS), 7 * len(GATED_BETAS)
-LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
-NATS = 1.0  # from the reference, where exploits are compared at equal KL
 COMPARISONS = 100
 TOO_FAST = 10.0
 
@@ -135,56 +145,6 @@ def collect(lab: Lab) -> Records:
     return {**by_seen, **by_gold, **lab.records(too_fast(by_gold))}
 
 
-Alarm = Callable[[Record], np.ndarray]  # (runs,) 0 or 1
-
-
-# What a monitor looks at, and what it says.
-
-
-def growth(record: Record) -> np.ndarray:
-    """(runs,): by how much responses have grown at the end, as a share of their length at the start."""
-    length = record.arrays["length"].astype(float)
-    return np.asarray(length[:, -1] / length[:, 0] - 1.0)
-
-
-def has_grown(record: Record) -> np.ndarray:
-    """(runs,) 0 or 1: responses 30 % longer at the end, at a higher reward as the learner sees it."""
-    reward = record.arrays["reward"]
-    return ((growth(record) >= LONGER) & (reward[:, -1] > reward[:, 0])).astype(float)
-
-
-def warned(record: Record) -> np.ndarray:
-    """(runs,) 0 or 1: entropy below half of its start, a week or more before the score first fell by a tenth below its
-    best so far; where it never does, at any time."""
-    entropy, found = record.arrays["entropy"].astype(float), scores(record)
-    points = np.arange(found.shape[1])
-    never = found.shape[1]
-    low = np.where(entropy < FLATTER * entropy[:, :1], points, never).min(1)
-    return (low + _points_a_week(record) <= np.minimum(falls_at(record), never - 1)).astype(float)
-
-
-def falls_at(record: Record) -> np.ndarray:
-    """(runs,): the first evaluation at which the score is a tenth below its best so far; one beyond the last: never."""
-    found = scores(record)
-    fallen = found < np.maximum.accumulate(found, axis=1) - FALLEN
-    return np.where(fallen, np.arange(found.shape[1]), found.shape[1]).min(1)
-
-
-def _points_a_week(record: Record) -> int:
-    return max(1, (len(record.arrays["updates"]) - 1) // WEEKS)
-
-
-def at_nats(record: Record) -> np.ndarray:
-    """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it; at the
-    end where it never is."""
-    kl, found = record.arrays["kl_policy_ref"].astype(float).mean(0), _exploit(record)
-    if kl.max() < NATS:
-        return np.asarray(found[:, -1])
-    after = int((kl >= NATS).argmax())
-    share = (NATS - kl[after - 1]) / (kl[after] - kl[after - 1])
-    return np.asarray((1.0 - share) * found[:, after - 1] + share * found[:, after])
-
-
 def verdicts(records: Records) -> list[Verdict]:
     """C55 to C58 and C63, of the table and of the network."""
     rows = []
@@ -215,13 +175,9 @@ def _trained(*records: Record) -> Gate:
     return trained({f"arm {i + 1}": r.arrays["kl_policy_ref"][:, -1].astype(float) for i, r in enumerate(records)})
 
 
-def _exploit(record: Record) -> np.ndarray:
-    return np.asarray(record.arrays["exploit"].astype(float))
-
-
 def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
     """Over the run, and where each arm is a nat from the reference."""
-    online, offline, honest = (_exploit(at[arm]) for arm in (name, "offline", "honest"))
+    online, offline, honest = (exploit(at[arm]) for arm in (name, "offline", "honest"))
     rows = []
     for tested, one, other, note in (
         (FASTER[name], online[:, 1:].mean(1), offline[:, 1:].mean(1), "Over the run; both see as many pairs."),
@@ -310,7 +266,7 @@ def _exploits(axes: Axes, at: Records) -> None:
         ("offline", "DPO offline", ORANGE, "-"),
         ("honest", "weekly, no bias", BLACK, ":"),
     ):
-        mean, low, high = band(_exploit(at[name]), resamples=None)
+        mean, low, high = band(exploit(at[name]), resamples=None)
         x = at[name].arrays["updates"]
         axes.plot(x, mean, line, color=shade, linewidth=1.6, label=label)
         axes.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
@@ -323,9 +279,7 @@ def _roc(axes: Axes, at: Records) -> None:
     honest = growth(at["honest"])
     for name, label, shade in (("length", "hacks about length", VERMILION), ("style", "hacks about style", PURPLE)):
         found = growth(at[name])
-        steps = np.concatenate([[np.inf], np.unique(np.concatenate([found, honest]))[::-1], [-np.inf]])
-        rates = [((honest >= t).mean(), (found >= t).mean()) for t in steps]
-        area = float((found[:, None] > honest).mean() + 0.5 * (found[:, None] == honest).mean())
+        rates, area = roc(found, honest)
         axes.plot(*zip(*rates, strict=True), color=shade, label=f"{label}: area {area:.2f}")
         axes.plot((honest >= LONGER).mean(), (found >= LONGER).mean(), "o", color=shade, ms=6, clip_on=False)
     axes.plot([0, 1], [0, 1], ":", color=BLACK, linewidth=1)

@@ -62,7 +62,7 @@ def make_pairs(context: Context) -> str:
     different = 0
     with store.transaction():
         for row, second, vector in zip(rows, drawn, vectors, strict=True):
-            if second == row["response"] or not second:
+            if second == row["response"] or not second.strip():
                 continue  # nothing to compare, or nothing to train on
             different += 1
             store.insert(

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from llm.__main__ import main
 from llm.alignment import label, loop, registry
 from llm.alignment.context import STEPS, Context, keep_settings
 from llm.alignment.gate import Check, held_out_prompts, report_of
+from llm.alignment.generation import Drawn, Model
 from llm.alignment.imported import import_log
 from llm.alignment.label import Answer, Pair
 from llm.alignment.labellers import labeller_of
@@ -115,6 +117,13 @@ def test_a_step_that_comes_too_early_is_refused_in_a_line(store: Store) -> None:
     context = loop.context_of(store)
     with pytest.raises(ValueError, match="step = 'gate': must come after log, which is not done in cycle 1"):
         loop.perform(context, "gate")
+
+
+def test_a_blank_response_makes_no_pair(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = until(store, "label")  # training refuses a row with a blank text
+    blank = Drawn(" \n", np.zeros(1, np.int32), np.zeros(1, np.float32), True, 0.0)
+    monkeypatch.setattr(Model, "draw", lambda model, prompts, use, cycle: [blank] * len(prompts))
+    assert label.make_pairs(context) == "0 pairs"
 
 
 class Moody:

@@ -1,0 +1,75 @@
+"""What a monitor of a weekly loop looks at, and what it says: growth of length, fall of entropy, exploits of a flaw in
+the labels, and the ROC curve of an alarm. Records are of runs on `Drifting`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sims.core.spec import from_json
+from sims.experiments.measures import scores
+from sims.experiments.store import Record
+
+LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
+NATS = 1.0  # from the reference, where exploits are compared at equal KL
+
+Alarm = Callable[[Record], np.ndarray]  # (runs,) 0 or 1
+
+
+def exploit(record: Record) -> np.ndarray:
+    """(runs, points): what the labellers' flaw likes, of what is sampled."""
+    return np.asarray(record.arrays["exploit"].astype(float))
+
+
+def growth(record: Record) -> np.ndarray:
+    """(runs,): by how much responses have grown at the end, as a share of their length at the start."""
+    length = record.arrays["length"].astype(float)
+    return np.asarray(length[:, -1] / length[:, 0] - 1.0)
+
+
+def has_grown(record: Record) -> np.ndarray:
+    """(runs,) 0 or 1: responses 30 % longer at the end, at a higher reward as the learner sees it."""
+    reward = record.arrays["reward"]
+    return ((growth(record) >= LONGER) & (reward[:, -1] > reward[:, 0])).astype(float)
+
+
+def warned(record: Record) -> np.ndarray:
+    """(runs,) 0 or 1: entropy below half of its start, a week or more before the score first fell by a tenth below its
+    best so far; where it never does, at any time."""
+    entropy, found = record.arrays["entropy"].astype(float), scores(record)
+    points = np.arange(found.shape[1])
+    never = found.shape[1]
+    low = np.where(entropy < FLATTER * entropy[:, :1], points, never).min(1)
+    return (low + _points_a_week(record) <= np.minimum(falls_at(record), never - 1)).astype(float)
+
+
+def falls_at(record: Record) -> np.ndarray:
+    """(runs,): the first evaluation at which the score is a tenth below its best so far; one beyond the last: never."""
+    found = scores(record)
+    fallen = found < np.maximum.accumulate(found, axis=1) - FALLEN
+    return np.where(fallen, np.arange(found.shape[1]), found.shape[1]).min(1)
+
+
+def _points_a_week(record: Record) -> int:
+    weeks = from_json(record.spec["environment"]).cycles
+    return max(1, (len(record.arrays["updates"]) - 1) // weeks)
+
+
+def at_nats(record: Record) -> np.ndarray:
+    """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it; at the
+    end where it never is."""
+    kl, found = record.arrays["kl_policy_ref"].astype(float).mean(0), exploit(record)
+    if kl.max() < NATS:
+        return np.asarray(found[:, -1])
+    after = int((kl >= NATS).argmax())
+    share = (NATS - kl[after - 1]) / (kl[after] - kl[after - 1])
+    return np.asarray((1.0 - share) * found[:, after - 1] + share * found[:, after])
+
+
+def roc(wrong: np.ndarray, right: np.ndarray) -> tuple[list[tuple[float, float]], float]:
+    """The rates (false alarms, alarms) of every threshold of a number per run, where something is wrong and where
+    nothing is; and the area below them, the probability that the first number is larger, ties by half."""
+    steps = np.concatenate([[np.inf], np.unique(np.concatenate([wrong, right]))[::-1], [-np.inf]])
+    rates = [(float((right >= t).mean()), float((wrong >= t).mean())) for t in steps]
+    return rates, float((wrong[:, None] > right).mean() + 0.5 * (wrong[:, None] == right).mean())
