@@ -64,8 +64,8 @@
   // A question may be typed as it is asked: words that every question has say nothing.
   const idle = new Set(
     ("a algorithm algorithms allowed an and any are as at be best better between both by can compute computes correct " +
-      "did do does enough for from good happen happens has have help helps how i if in instead is it its many matter " +
-      "matters more most much need needed needs of on or out over really right same should suffice suffices than that " +
+      "did do does enough for from good happen happens has have help helps how hurt hurts i if in instead is it its many matter " +
+      "matters more most much need needed needs of on or out over really result results right same should suffice suffices than that " +
       "the then there this to true use was what when where which who why will with work works worse would").split(" "),
   );
   // Longer ones first, so that each mention is counted once.
@@ -78,6 +78,9 @@
     "outside absent unseen",
     "transfer carry predict predicts",
     "semi-online sync syncs synced",
+    "llms llm lm language",
+    "rollouts rollout samples",
+    "rounds round cycles cycle",
     "collapse collapses falls fall drops",
     "noisy noise flipped flips",
     "over-optimisation overoptimisation over-optimization overoptimization hacking",
