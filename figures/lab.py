@@ -352,8 +352,15 @@ def product(**values: Sequence[float]) -> list[Point]:
 
 
 def apply(arm: Experiment, point: Point) -> Experiment:
-    """The arm with a grid point's settings, each a field of its optimiser or of its algorithm."""
+    """The arm with a grid point's settings, each a field of its optimiser or of its algorithm; "dpo.beta" is one of the
+    loss of that kind in a mixture."""
     for name, value in point.items():
+        kind, dot, own = name.partition(".")
+        if dot:
+            mixture: Any = arm.algorithm
+            losses = tuple(x.replace(**{own: value}) if x.kind == kind else x for x in mixture.losses)
+            arm = arm.replace(algorithm=mixture.replace(losses=losses))
+            continue
         part = "optimiser" if name in arm.optimiser.hints() else "algorithm"
         arm = arm.replace(**{part: getattr(arm, part).replace(**{name: value})})
     return arm

@@ -13,6 +13,7 @@ from figures.committed import Point
 from figures.lab import FINAL_RUNS, product
 from sims import exact
 from sims.core.algorithms.clipped import PPO
+from sims.core.algorithms.mixture import Mixture
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import best_reward
@@ -54,9 +55,12 @@ def spread_grid(arm: Experiment, lowest: float, highest: float, betas: Sequence[
 
     With three values or more, β has ends too, and `gating.edges` sees an arm that took one.
     """
-    if not hasattr(arm.algorithm, "beta"):
+    names = ["beta"] if hasattr(arm.algorithm, "beta") else []
+    if isinstance(arm.algorithm, Mixture):  # of the first loss that has one
+        names = [f"{loss.kind}.beta" for loss in arm.algorithm.losses if hasattr(loss, "beta")][:1]
+    if not names:
         return product(learning_rate=_spread(lowest, highest, count))
-    return product(learning_rate=_spread(lowest, highest, count // len(betas)), beta=betas)
+    return product(learning_rate=_spread(lowest, highest, count // len(betas)), **{names[0]: betas})
 
 
 def _spread(lowest: float, highest: float, count: int) -> tuple[float, ...]:

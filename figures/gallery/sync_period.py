@@ -18,7 +18,10 @@ from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import RC, bound, colour, curve, key, side_by_side
-from sims.core.algorithms import find_algorithm
+from sims.core.algorithms import Algorithm, find_algorithm
+from sims.core.algorithms.clipped import GRPO
+from sims.core.algorithms.contrastive import DPO, GroupDPO
+from sims.core.algorithms.mixture import Mixture
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
 from sims.core.schedule import Schedule
@@ -35,6 +38,7 @@ ONLINE, SEMI, RARE, OFFLINE = 1.0, 10.0, 100.0, math.inf  # tested
 PROMPTS, GENERATIONS, UPDATES, EVALUATIONS = 8, 4, 300, 12
 RUNS = {"bandit": 200, "network": 100}  # many are at the largest reward, on the bandit nearly all
 WITH_NLL, LARGE_EPSILON = "dpo_nll", 1e-4
+OTHERS: dict[str, Algorithm] = {"group_dpo": GroupDPO(), "dpo_grpo": Mixture((DPO(), GRPO(beta=0.0)))}
 
 ENVIRONMENTS: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
     "bandit": ("bandit", BanditR1(), Table()),
@@ -48,11 +52,23 @@ TITLES = {
     "network": "network · 8 prompts × 8 responses",
 }
 
+# Drawn beside DPO at s = 10: marker, how far aside, label.
+BESIDE = {
+    WITH_NLL: ("s", 0.2, "dpo with NLL"),
+    "group_dpo": ("^", 0.28, "dpo, all pairs of right and wrong"),
+    "dpo_grpo": ("D", 0.36, "dpo + grpo"),
+    "dpo_epsilon": ("o", 0.44, f"dpo, Adam's ε = {LARGE_EPSILON:g}"),
+}
+
 SAME = {(name, s): claim("C32", f"{name}: s = {s:g}") for name in ALGORITHMS for s in (SEMI, RARE)}
 BEHIND = {name: claim("C33", name) for name in ALGORITHMS}
 NOT_BEHIND = {"end": claim("C34", "at the end"), "run": claim("C34", "over the run")}
 EPSILON = claim("C38", "network, s = 10")
-NLL = claim("C39", "NLL, s = 10")
+ADDED = {
+    WITH_NLL: claim("C39", "NLL, s = 10"),
+    "group_dpo": claim("C39", "all pairs of right and wrong, s = 10"),
+    "dpo_grpo": claim("C39", "DPO + GRPO, s = 10"),
+}
 
 
 def arms(periods: tuple[float, ...] = PERIODS) -> dict[str, Experiment]:
@@ -76,11 +92,24 @@ def arms(periods: tuple[float, ...] = PERIODS) -> dict[str, Experiment]:
     return found | {f"network/dpo_epsilon/{SEMI:g}": same.replace(optimiser=Optimiser(adam_epsilon=LARGE_EPSILON))}
 
 
+def others() -> dict[str, Experiment]:
+    """environment/addition/10: what else is added to DPO at s = 10."""
+    like, named = arms((SEMI,)), [(e, name) for e in ENVIRONMENTS for name in OTHERS]
+    return {
+        f"{environment}/{name}/{SEMI:g}": like[f"{environment}/dpo/{SEMI:g}"].replace(
+            name=f"sync_period-{name}", algorithm=OTHERS[name]
+        )
+        for environment, name in named
+    }
+
+
 def collect(lab: Lab) -> Records:
     """Every cell tuned for itself: a stale sampler may want another learning rate."""
-    chosen = arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms()
-    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
-    return lab.tuned_records(chosen, grids, **TUNING)
+    found: Records = {}
+    for chosen in (arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms(), others()):
+        grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
+        found = {**found, **lab.tuned_records(chosen, grids, **TUNING)}
+    return found
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -94,9 +123,9 @@ def draw(records: Records) -> MatplotlibFigure:
         lines = [key(name) for name in ALGORITHMS]
         added = [
             Line2D([], [], color=colour("dpo"), marker=shape, linestyle="", mfc="white", label=label)
-            for shape, label in (("s", "dpo with NLL"), ("o", f"dpo, Adam's ε = {LARGE_EPSILON:g}"))
+            for shape, _, label in BESIDE.values()
         ]
-        fig.legend(handles=[*lines, *added], loc="outside lower center", ncols=6, fontsize=9.5)
+        fig.legend(handles=[*lines, *added], loc="outside lower center", ncols=4, fontsize=9.5)
     return fig
 
 
@@ -104,7 +133,7 @@ def _against_period(axes: Axes, records: Records, environment: str) -> None:
     tried = [s for s in PERIODS if f"{environment}/dpo/{s:g}" in records]
     finals = {name: [final_scores(records[f"{environment}/{name}/{s:g}"]) for s in tried] for name in ALGORITHMS}
     side_by_side(axes, finals, apart=0.07)
-    for name, shape, aside in ((WITH_NLL, "s", 0.22), ("dpo_epsilon", "o", 0.3)):
+    for name, (shape, aside, _) in BESIDE.items():
         if f"{environment}/{name}/{SEMI:g}" in records:
             mean = final_scores(records[f"{environment}/{name}/{SEMI:g}"]).mean()
             axes.plot(tried.index(SEMI) + aside, mean, shape, color=colour("dpo"), mfc="white", ms=5.5)
@@ -148,7 +177,7 @@ def verdicts(records: Records) -> list[Verdict]:
         for name, tested in BEHIND.items():
             rows.append(_behind(tested, setting, at[name, SEMI], at[name, OFFLINE]))
         rows += [_not_behind(how, setting, dpo, grpo, offline) for how in NOT_BEHIND]
-        rows.append(_nll(setting, records[f"{environment}/{WITH_NLL}/{SEMI:g}"], at["dpo", SEMI], offline))
+        rows += [_added(n, setting, records[f"{environment}/{n}/{SEMI:g}"], at["dpo", SEMI], offline) for n in ADDED]
     return [*rows, _epsilon(records[f"network/dpo_epsilon/{SEMI:g}"], records[f"network/dpo/{SEMI:g}"])]
 
 
@@ -183,16 +212,20 @@ def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: 
     return row_of(tested, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
 
 
-def _nll(setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
-    at, room = last_with_room([sides([added], [plain])], NLL.margin)
+def _added(name: str, setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
+    tested, note = ADDED[name], ""
+    at, room = last_with_room([sides([added], [plain])], tested.margin)
     gained = cut(effect_of([part(1.0, added, at), part(-1.0, plain, at)]))
-    gates = [room, _control(added, offline, NLL.margin, at), *edges_and_bounds(NLL.margin, added, plain)]
-    note = (
-        f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. Tested after "
-        f"{int(added.arrays['updates'][at])} updates, the last evaluation at which something could be gained."
-        + cut_to_nothing(gained)
+    gates = [room, _control(added, offline, tested.margin, at), *edges_and_bounds(tested.margin, added, plain)]
+    if name == WITH_NLL:
+        note = f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. "
+    if name == "dpo_grpo":
+        note = "The two losses with equal weights, GRPO's without a KL penalty. "
+    note += (
+        f"Tested after {int(added.arrays['updates'][at])} updates, the last evaluation at which something could be "
+        "gained." + cut_to_nothing(gained)
     )
-    return row_of(NLL, setting, gained, FIGURE.name, [added.hash, plain.hash], note, gates)
+    return row_of(tested, setting, gained, FIGURE.name, [added.hash, plain.hash], note, gates)
 
 
 def _epsilon(large: Record, small: Record) -> Verdict:

@@ -586,10 +586,13 @@ def sync_period() -> list[Planted]:
         grpo, nll = (
             difference(f"{where}/{a}", f"{where}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
         )
+        pairs, both = (difference(f"{where}/{a}/10", f"{where}/dpo/10") for a in ("group_dpo", "dpo_grpo"))
         for id, part, terms in (
             ("C34", "at the end", grpo),
             ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
+            ("C39", "all pairs of right and wrong, s = 10", pairs),
+            ("C39", "DPO + GRPO, s = 10", both),
         ):
             found.append(Planted("sync_period", id, part, setting, 0, terms, cut=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
