@@ -118,8 +118,9 @@ def run_experiments(
     >>> [result.score.shape for result in sims.run_experiments(sweep, "results")]
     [(4, 21), (4, 21), (4, 21)]
     """
-    if jobs < 1:
+    if not isinstance(jobs, int) or jobs < 1:
         raise SpecError("jobs", jobs, "must be int >= 1")
+    experiments = [experiments] if isinstance(experiments, Experiment) else list(experiments)
     check_engine(engine, engine_options or {})
     folder = _checked_folder(experiments, results)
     with _bar(f"{len(experiments)} experiments", 1000, progress) as show:
@@ -161,8 +162,12 @@ def run_experiment(
 
 def _checked_folder(experiments: Sequence[Experiment], results: str | Path) -> Path:
     """A folder that can hold the records of experiments, else SpecError."""
+    if not isinstance(results, str | Path) or results == "":
+        raise SpecError("results", results, "must name a folder")
     check_folder("results", Path(results))
     for experiment in experiments:
+        if not isinstance(experiment, Experiment):
+            raise SpecError("experiments", experiment, "must be a list of sims.Experiment")
         try:
             sources_of(experiment)
         except (OSError, TypeError) as error:

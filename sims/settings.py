@@ -49,6 +49,7 @@ class Settings(TypedDict, total=False):
 
     generator: Literal["pcg64", "philox"]
     device: Literal["cpu", "cuda"]
+    capture: bool
 
 
 def changed(

@@ -74,10 +74,8 @@ class Case:
 TEXTS = {"texts.jsonl": '{"prompt": "a cat", "chosen": "sat on the mat", "rejected": "no"}\n' * 4}
 TRAIN = f"llm train {LONGER} --output out"
 OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --output out"
-SFT = (
-    f"llm sft {TINY} --num-generations 1 --recorded-prompts 8 --output out --save-total-limit 1 "
-    "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end"
-)
+BEST = "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end --save-total-limit 1"
+SFT = f"llm sft {TINY} --num-generations 1 --recorded-prompts 8 {BEST} --output out"
 REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
 SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
@@ -352,6 +350,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("how", nargs="?", default="kill", choices=("kill", "fill", "flip"))
     parser.add_argument("--kills", type=int, default=50, help="of each case")
+    parser.add_argument(
+        "--fills", type=int, help="at so many of the writes of each case, drawn at random (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", default=",".join(case.name for case in CASES))
     options = parser.parse_args()
@@ -362,7 +363,7 @@ def main() -> int:
             expected, seconds, moments = undisturbed(case, Path(scratch) / "whole")
             rng, folder = random.Random(f"{options.seed} {case.name}"), Path(scratch) / case.name
             if options.how == "fill":
-                done, problems = fill(case, folder, expected)
+                done, problems = fill(case, folder, expected, rng, options.fills)
             elif options.how == "flip":
                 done, problems = flip(case, folder, expected, moments, rng)
             else:
@@ -417,12 +418,15 @@ def _next(case: Case, work: Path) -> str:
     return case.go_on or case.line
 
 
-def fill(case: Case, folder: Path, expected: dict[str, Any]) -> tuple[str, list[str]]:
+def fill(
+    case: Case, folder: Path, expected: dict[str, Any], rng: random.Random, most: int | None
+) -> tuple[str, list[str]]:
     """Let the disk be full from each write on, and files be too large: a summary, and what went wrong."""
     problems, tries = [], 0
     work = prepared(case, folder)
     _, _, writes = run(case.line, work, full_at=10**9)
-    for how, values in (("full_at", range(writes)), ("largest", (0, 10, 300, 5000, 100_000))):
+    drawn = range(writes) if most is None else sorted(rng.sample(range(writes), min(most, writes)))
+    for how, values in (("full_at", drawn), ("largest", (0, 10, 300, 5000, 100_000))):
         for value in values:
             work, tries = prepared(case, folder), tries + 1
             status, said, _ = run(case.line, work, **{how: value})  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -13,6 +14,7 @@ from typing import get_type_hints
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 import llm
 import sims
@@ -139,6 +141,30 @@ def test_errors(changes: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message) as error:
         sims.run(**given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: run_first(algorithm=sims.DPO(beta=torch.ones(2))), r"^beta = \[1.0, 1.0\]: must be one number"),
+        (
+            lambda: run_first(learning_rate=torch.tensor([2.0, 1.0])),
+            r"^learning_rate = \[2.0, 1.0\]: must be one",
+        ),
+        (lambda: run_first(results=""), r"^results = '': must name a folder"),
+        (lambda: run_first(results=5), r"^results = 5: must name a folder"),
+        (lambda: sims.run_experiments([5], "results"), r"^experiments = 5: must be a list of sims.Experiment"),
+        (lambda: sims.run_experiments([], "results", jobs="2"), r"^jobs = '2': must be int >= 1"),
+        (lambda: run_first(updates=1, runs=1).plot(figure=5), r"^figure = 5: must be a figure that `plot` returned"),
+    ],
+)
+def test_what_python_gives_and_no_option_can(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        call()
+
+
+def run_first(**changes: object) -> sims.Result:
+    return sims.run(**{"algorithm": sims.DPO(), "environment": sims.BanditR1()} | changes)
 
 
 def test_settings_by_name_are_the_fields_of_the_specs() -> None:

@@ -13,7 +13,8 @@
   // By the number that a group begins with.
   onoff.NOTEBOOKS = {
     1: "01_one_prompt", 2: "02_following_the_gradient", 3: "03_from_reward_to_preference", 4: "04_a_family_portrait",
-    5: "05_on_and_off_policy", 9: "09_why",
+    5: "05_on_and_off_policy", 6: "06_proxy_reward", 7: "07_a_transformer", 8: "08_five_bugs", 9: "09_why",
+    10: "10_monday_to_monday",
   };
 
   onoff.LESSONS = [
@@ -175,6 +176,38 @@
       holds: (a, b) => a.score[100] < a.score[0] && b.score[100] > a.score[0] && likeliest(a, 100) === 99,
     },
     {
+      id: "best-of-n", group: "6 · A reward model is not the reward", title: "Pushing harder: best of n",
+      run: { algorithm: "best_of_n", environment: "bandit_r2", sync: Infinity, rate: 1, n: 4 }, compare: { n: 64 },
+      question: "Offline, on the reference's samples: n = 4 against n = 64. How far can imitation go, and at what KL?",
+      answer: (a, b) => `Scores ${f(end(a.score))} and ${f(end(b.score))}, at a KL of ${f(end(a.kl))} and ${f(end(b.kl))}. It ends ` +
+        `on the distribution of the best of n, whatever β is.`,
+      limits: "The reward that picks is the true one, so nothing turns: a learned reward, whose errors a large n finds, is in " +
+        "the notebook alone. And n samples per update are not free.",
+      holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
+    },
+    {
+      id: "reach", group: "7 · The same code, a transformer", title: "As far as the shortest response",
+      run: { algorithm: "dpo", overlap: 1e-5 }, compare: { overlap: 0.27 }, scale: "log",
+      question: "The notebook asks a language model for responses of 9 tokens, which 27 % of its samples are near, and of none, " +
+        "which one in 100,000 is near. A table with the same overlaps, and online DPO: how far does each get?",
+      answer: (a, b) => `To ${f(end(a.score))}, and to ${f(end(b.score))}. What is near in one sample of 100,000 is in next to no ` +
+        `pair, and the table stays. The language model came to 0.8: see there why one overlap is not one difficulty.`,
+      limits: "There is no language model in this page. A length falls evenly, and a bump is flat where the reference is.",
+      holds: (a, b) => end(a.score) < 0.01 && end(b.score) > 0.9,
+    },
+    {
+      id: "sampler", group: "8 · Five bugs", title: "A sampler that is not the policy",
+      run: { algorithm: "reinforce", environment: "bandit_r2", sync: Infinity }, compare: { sync: 1 },
+      question: "The sampler is never given the new weights; beside it, always. Would you see the bug in the curve, if it were " +
+        "all that you had?",
+      answer: (a, b) => `Hardly: it rises smoothly, from ${f(a.score[0])} to ${f(end(a.score))}, as one does whose learning rate is ` +
+        `low. Only beside the right run, at ${f(end(b.score))}, or beside the exact optimum, is it wrong.`,
+      limits: "One bug of five, in another form: the notebook's sampler has a temperature. Masks, denominators and padding need " +
+        "sequences, which a table has not.",
+      holds: (a, b) => end(a.score) > a.score[0] + 0.3 && end(b.score) > end(a.score) + 0.15 &&
+        a.score.every((x, k) => k === 0 || x >= a.score[k - 1]),
+    },
+    {
       id: "falls", group: "9 · Why?", title: "Chosen log-probs fall, and nothing is wrong (C22)",
       run: { algorithm: "dpo", environment: "bandit_r2", beta: 0.3, temperature: 1, sync: Infinity, rate: 100 },
       question: "The score rises, and the mean log-probability of the chosen falls. Is it a bug? Look where the run ends.",
@@ -183,6 +216,17 @@
         `optimum is not.`,
       limits: "In a network a fall can have another cause besides, shared parameters: see the notebook.",
       holds: (a) => Math.abs(end(a.score) - a.environment.atOptimum.score) < 0.01 && end(a.chosen) < a.chosen[0] - 0.3,
+    },
+    {
+      id: "week", group: "10 · Monday to Monday", title: "Pairs of last week's model",
+      run: { algorithm: "dpo", overlap: 0.1, temperature: 0.25, sync: 50 }, compare: { sync: 1 },
+      question: "In a loop of weeks the labelled pairs are of the model that was live when they were logged: here 50 updates go by " +
+        "before it is replaced. What does that cost after six weeks, against fresh pairs for every update?",
+      answer: (a, b) => `${f(end(a.score))} against ${f(end(b.score))}: less than one might fear. Set the sync period to ∞, a model ` +
+        `that is never replaced, to see what the weekly exchange is worth.`,
+      limits: "Users ask the same for ever here, labels are right in the mean, and no gate refuses a week: drift, a wrong answer " +
+        "key and the rollback are in the notebook alone.",
+      holds: (a, b) => end(b.score) > end(a.score) && end(b.score) - end(a.score) < 0.1,
     },
     {
       id: "flips", group: "Claims besides", title: "Wrong labels bound the margin",
@@ -202,15 +246,6 @@
         `logit moves in proportion to its probability; drag the overlap up until it wakes.`,
       limits: "In a table. A network can reach an action through its neighbours.",
       holds: (a) => end(a.score) < 0.01 && a.environment.atOptimum.score > 0.5,
-    },
-    {
-      id: "best-of-n", group: "Claims besides", title: "Best of n: a larger n stands in for fresh samples",
-      run: { algorithm: "best_of_n", environment: "bandit_r2", sync: Infinity, rate: 1, n: 4 }, compare: { n: 64 },
-      question: "Offline, on the reference's samples: n = 4 against n = 64. How far can imitation go, and at what KL?",
-      answer: (a, b) => `Scores ${f(end(a.score))} and ${f(end(b.score))}, at a KL of ${f(end(a.kl))} and ${f(end(b.kl))}. It ends ` +
-        `on the distribution of the best of n, whatever β is.`,
-      limits: "n samples per update are not free: at equal samples this comparison is another.",
-      holds: (a, b) => end(b.score) > end(a.score) + 0.1 && end(b.kl) > end(a.kl),
     },
   ];
 

@@ -32,6 +32,7 @@ from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
 from .effects import beside
+from .lettering import alike, kept, read_words
 from .picture import picture, small
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
@@ -52,11 +53,12 @@ def save_figure(
     rows: Sequence[Verdict] = (),
 ) -> None:
     """<name>.png and .svg, with the rows beside what is drawn and the hashes of the specs in their metadata; and for
-    the report, which has the rows as text, <name>.webp without them and <name>.json.
+    the report, which has rows and words as text, <name>.webp without them and <name>.json.
 
     Two equal figures give equal bytes, and an SVG's text is text.
     """
-    _write_bytes(out / f"{figure.name}.webp", picture(fig))
+    drawn, words = picture(fig)
+    _write_bytes(out / f"{figure.name}.webp", drawn)
     beside(fig, rows)
     hashes = sorted(set(lab.hashes))
     about = {"Title": figure.title, "Description": f"onoff figure {figure.name}; specs {' '.join(hashes)}"}
@@ -76,6 +78,7 @@ def save_figure(
         "compared": [asdict(compared) for compared in lab.compared],
         "stamps": dict(stamps),
         "tuned": [asdict(tuned) for tuned in lab.tuned],
+        "words": kept(words),
     }
     write_text(out / f"{figure.name}.json", json.dumps(data, indent=1, default=float) + "\n")
 
@@ -121,6 +124,7 @@ def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
     name = figure["name"]
     webp, png = out / f"{name}.webp", out / f"{name}.png"
     data = webp.read_bytes() if webp.exists() else small(png.read_bytes()) if png.exists() else b""
+    words = read_words(figure.get("words", []) if webp.exists() else [], f"{name}.json")
     width = height = 0
     if data:
         with Image.open(io.BytesIO(data)) as image:
@@ -135,6 +139,7 @@ def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
         "data": base64.b64encode(data).decode(),
         "width": width,
         "height": height,
+        "words": alike(words),
         "said": said,
         "warnings": warnings,
         "details": figure.get("details", {}),

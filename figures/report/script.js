@@ -6,7 +6,7 @@
   if (!controls) return;
   controls.hidden = false;
   // On a phone the first answer comes first.
-  document.getElementById("filters").open = !matchMedia("(max-width: 46rem)").matches;
+  for (const id of ["filters", "numbers"]) document.getElementById(id).open = !matchMedia("(max-width: 46rem)").matches;
   const search = document.getElementById("search");
   const sort = document.getElementById("sort");
   const count = document.getElementById("count");

@@ -269,9 +269,8 @@ def _train(
     numbers = held.numbers if held is not None else {}
     if ranks.first:
         try_to_save(run)
-        begin(
-            experiment, folder, options.run, options.overwrite, _options(options)
-        )  # from here on the folder holds a run
+        # From here on the folder holds a run.
+        begin(experiment, folder, options.run, options.overwrite, _options(options))
         checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))

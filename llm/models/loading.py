@@ -150,7 +150,9 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
             under = load_weights(spec.replace(model=base, revision=None), dtype, field)
             check_written(field, Path(source))
             return merged(field, Path(source), under)
-    load_config(spec, field)
+    kinds = load_config(spec, field).architectures or ()
+    if local and kinds and all("SequenceClassification" in kind for kind in kinds):
+        raise SpecError(field, spec.model, f"is a reward model ({kinds[0]}): must be a model that writes responses")
     # Missing weights are drawn, then refused.
     with (
         loading(field, spec.model, _held(local, "weights")),

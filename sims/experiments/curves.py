@@ -41,6 +41,8 @@ def draw(result: RecordArrays, names: Sequence[str], figure: Figure | None, labe
             known = ", ".join(name for name, axes in result.axes.items() if axes == ("run", "evaluation"))
             raise SpecError("names", name, f"must be among the arrays over runs and evaluations: {known}")
     first = figure is None
+    if figure is not None and not isinstance(figure, Figure):
+        raise SpecError("figure", figure, "must be a figure that `plot` returned")
     figure = figure or _empty(result, names)
     if len(figure.axes) != len(names):
         raise SpecError("figure", figure, f"must have {len(names)} panels, one for each of {', '.join(names)}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sims.core.loop.captured import train_captured
 from sims.core.loop.learner import Learner
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
@@ -61,7 +62,8 @@ def execute(experiments: Sequence[Experiment], progress: Progress = lambda updat
         if isinstance(environment, EnumerableEnvironment) and has_pool_of_pairs(training):
             evaluations.append(PoolEvaluation(training, environment))
         recorder = Recorder(training, first, evaluations, Hooks(evaluated=progress))
-        recorder.run(training.train(first.updates))
+        train = train_captured if first.computation.capture else Training.train
+        recorder.run(train(training, first.updates))
         arrays = recorder.arrays()
     ends = np.cumsum(runs)
     slices = [slice(end - count, end) for end, count in zip(ends, runs, strict=True)]

@@ -108,6 +108,9 @@ def check_range(spec: Spec, precision: str = "float32") -> None:
         value = getattr(spec, name)
         if isinstance(value, Spec):
             check_range(value, precision)
+        elif isinstance(value, torch.Tensor):
+            rule = "must be one number: experiments with one value each are trained together (`sims.run_experiments`)"
+            raise SpecError(name, value.tolist(), rule)
         elif isinstance(value, float) and math.isfinite(value) and value:
             if abs(value) > limits.max:
                 raise SpecError(name, value, f"must be at most {limits.max:.1e} in {precision}")

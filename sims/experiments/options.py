@@ -44,9 +44,23 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = [_with_dashes(word) for word in (sys.argv[1:] if args is None else args)]
+        self._check_once(words)
         if "--config" in self._option_string_actions and (file := _value_of("--config", words)) is not None:
             words = [*as_arguments(read_config(Path(file)), self._actions, words), *words]
         return super().parse_known_args(words, namespace)
+
+    def _check_once(self, words: Sequence[str]) -> None:
+        """Refuse an option that is given twice, of which argparse would silently take the last."""
+        seen: dict[str, str] = {}
+        for word in words:
+            name = word.partition("=")[0]
+            action = self._option_string_actions.get(name) if name.startswith("--") else None
+            if action is None or isinstance(action, argparse._AppendAction):
+                continue
+            if action.dest in seen:
+                both = name if seen[action.dest] == name else f"{seen[action.dest]} and {name}"
+                self.error(f"argument {name}: must be given once, not twice ({both}): which one counts is unknown")
+            seen[action.dest] = name
 
     def error(self, message: str) -> NoReturn:
         tell(f"error: {message}")

@@ -5,8 +5,9 @@
 Sections, each of which may fail without the others: `bits`, uniforms of both generators, on the device and by NumPy;
 `records`, an experiment on a table and one on an MLP, on the device and on the CPU; `waits`, that no update waits for
 the device; `kernels`, how many there are in an update and how long they take; `updates`, microseconds of wall time per
-update of all runs, and per run, of the cases of `beside_jax`; `graph`, the same update as one CUDA graph; `jax`, the
-same in JAX on its default device, where many updates are one compiled loop.
+update of all runs, and per run, of the cases of `beside_jax`; `captured`, the same with updates captured as CUDA
+graphs, and whether their numbers are the same; `jax`, the same in JAX on its default device, where many updates are one
+compiled loop.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,12 @@ import numpy as np
 import torch
 
 import sims
+from sims.core.algorithms import Algorithm
+from sims.core.loop.captured import train_captured
+from sims.core.loop.train import Training
 from sims.core.numerics.noise import Generator, Noise
+from sims.core.spec import kinds_of
+from sims.environments import TokenTree
 
 from . import beside_jax
 from .beside_jax import CASES, in_jax
@@ -175,55 +182,55 @@ def updates(device: str, runs: tuple[int, ...]) -> Found:
     return found
 
 
-def graph(device: str, runs: tuple[int, ...]) -> Found:
-    """Wall time of an update that was captured once as a CUDA graph, with uniforms copied in before each replay. A time
-    and no training: Adam's count of steps and what an algorithm remembers stay as they were captured."""
+def captured(device: str, runs: tuple[int, ...]) -> Found:
+    """Wall time of an update that is captured as a CUDA graph; how far the parameters of 50 updates are from those of
+    the training loop, at R = 32; and the same of every algorithm on token trees, after 10 updates."""
     if device != "cuda":
         return {"left out": "graphs are CUDA's"}
     found: Found = {}
     for name in NAMES:
+        found[name] = {"apart": apart(CASES[name], 50)}
+        print(f"  {name}: apart by {found[name]['apart']}", flush=True)
         for count in runs:
             try:
-                seconds = captured_seconds(name, count)
+                going = train_captured(CASES[name].training(count, generator="philox", device="cuda"), 100_000)
+                found[name][count] = timed(name, count, going)
             except Exception:  # another size or case may still work
-                found.setdefault(name, {})[count] = traceback.format_exc().splitlines()[-6:]
-                continue
-            found.setdefault(name, {})[count] = {"us": 1e6 * seconds, "us per run": 1e6 * seconds / count}
-            print(f"  {name}, R = {count}: {1e6 * seconds:.0f} µs, {1e6 * seconds / count:.3g} per run", flush=True)
+                found[name][count] = traceback.format_exc().splitlines()[-6:]
+                print(*found[name][count], sep="\n", flush=True)
             torch.cuda.empty_cache()
+    found["algorithms"] = {}
+    for kind, algorithm in kinds_of(Algorithm).items():
+        case = replace(CASES["table, dpo"], algorithm=algorithm(), environment=TokenTree(num_prompts=2), prompts=8)
+        try:
+            found["algorithms"][kind] = apart(case, 10)
+        except Exception as error:  # such as one that waits for the device
+            found["algorithms"][kind] = str(error)[:200]
     return found
 
 
-def captured_seconds(name: str, runs: int) -> float:
-    """Seconds per replay, uniforms included."""
-    training = CASES[name].training(runs, generator="philox", device="cuda")
-    draw, held = training.noise.uniforms, {}
+def apart(case: beside_jax.Case, updates: int) -> float:
+    """Largest difference of a parameter, captured and not; 0: the same bits."""
+    both = [case.training(32, generator="philox", device="cuda") for _ in range(2)]
+    for way, training in zip((Training.train, train_captured), both, strict=True):
+        for _ in way(training, updates):
+            pass
+    pairs = zip(*(training.policy.parameters() for training in both), strict=True)
+    return max(float((x - y).abs().max()) for x, y in pairs)
 
-    def uniforms(stream: str, *shape: int) -> torch.Tensor:
-        if (stream, shape) not in held:
-            held[stream, shape] = draw(stream, *shape)
-        return held[stream, shape]
 
-    training.noise.uniforms = uniforms  # type: ignore[method-assign]
-    going, beside = training.train(10**9), torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        for _ in range(3):
-            next(going)
-    torch.cuda.current_stream().wait_stream(beside)
-    one = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(one):
-        next(going)
+def timed(name: str, runs: int, going: Any) -> Found:
+    """Microseconds per update: of all runs, and of one."""
 
     def several() -> int:
         for _ in range(20):
-            for (stream, shape), held_numbers in held.items():
-                held_numbers.copy_(draw(stream, *shape))
-            one.replay()
+            next(going)
         torch.cuda.synchronize()
         return 20
 
-    return beside_jax.per_update(several, time.perf_counter)
+    seconds = beside_jax.per_update(several, time.perf_counter)
+    print(f"  {name}, R = {runs}: {1e6 * seconds:.0f} µs, {1e6 * seconds / runs:.3g} per run", flush=True)
+    return {"us": 1e6 * seconds, "us per run": 1e6 * seconds / runs}
 
 
 def jax(device: str, runs: tuple[int, ...]) -> Found:
@@ -268,7 +275,7 @@ def main() -> int:
         "waits": lambda: waits(device),
         "records": lambda: records(device),
         "updates": lambda: updates(device, runs),
-        "graph": lambda: graph(device, runs),
+        "captured": lambda: captured(device, runs),
         "kernels": lambda: kernels(device),
         "jax": lambda: jax(device, runs),
     }

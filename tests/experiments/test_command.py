@@ -1,6 +1,7 @@
 """How commands end, whatever ends them: an exit status, and one line on standard error that says what is kept."""
 
 import errno
+import importlib
 import io
 import os
 import signal
@@ -16,7 +17,7 @@ import llm.__main__
 import sims.__main__
 from sims.core.spec import SpecError
 from sims.experiments.command import Stopped, keeping, run_command, short, write_anywhere
-from tests.processes import wait_until
+from tests.processes import Fork, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,28 +117,38 @@ def test_a_terminal_without_unicode_is_written_to() -> None:
     assert (process.returncode, err) == (0, "") and "+-" in out and out.isascii()
 
 
+def command(module: str, arguments: list[str]) -> int:
+    """A command in a process of its own, which hears a Ctrl-C: see `python`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main: Callable[[list[str]], int] = importlib.import_module(module).main
+    return main(arguments)
+
+
+def stopped(process: Fork, number: int, status: int) -> str:
+    """Send it a signal; the last line that it prints."""
+    os.kill(process.pid, number)
+    assert process.wait() == status, process.printed()
+    assert "Traceback" not in process.printed()
+    return process.printed().replace("\r", "\n").strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("number", "status", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
 )
 def test_an_experiment_that_is_stopped_says_what_is_kept(tmp_path: Path, number: int, status: int, name: str) -> None:
-    process = python("sims", "--updates", "100000000", "--results", str(tmp_path))
+    process = Fork(command, "sims.__main__", ["--updates", "100000000", "--results", str(tmp_path)])
     wait_until(lambda: bool(list(tmp_path.glob(".claims/*.keys"))), process)
-    process.send_signal(number)
-    _, err = process.communicate()
-    last = err.replace("\r", "\n").strip().splitlines()[-1]
-    assert process.returncode == status and "Traceback" not in err
+    last = stopped(process, number, status)
     assert last == f"stopped by {name}; this experiment was not finished; those that were are kept in {tmp_path}"
     assert not list(tmp_path.glob(".claims/*.keys"))
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = python("llm", "train", "--output", str(folder), "--updates", "1000", "--save-every", "1")
+    arguments = ["train", "--output", str(folder), "--updates", "1000", "--save-every", "1"]
+    process = Fork(command, "llm.__main__", arguments)
     wait_until(lambda: bool(list(folder.glob("checkpoint-*"))), process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
-    last = err.replace("\r", "\n").strip().splitlines()[-1]
-    assert process.returncode == 143 and "Traceback" not in err
+    last = stopped(process, signal.SIGTERM, 143)
     assert last.startswith(f"stopped by SIGTERM; {folder}/checkpoint-") and "--resume goes on from there" in last
 
 
@@ -178,3 +189,32 @@ def test_an_unknown_name_is_answered_with_the_nearest(
     err = capsys.readouterr().err
     assert status == 2 and err.count("\n") == 1
     assert f"did you mean {near}?" in err
+
+
+@pytest.mark.parametrize(
+    ("main", "line", "name"),
+    [
+        (sims.__main__.main, "--algorithm dpo --beta 0.1 --runs 2 --beta=0.2", "--beta"),
+        (sims.__main__.main, "--algorithm dpo --algorithm ppo", "--algorithm"),
+        (sims.__main__.main, "--learning-rate 1 --learning_rate 2", "--learning-rate"),
+        (sims.__main__.main, "check a:b --claim dpo --claim ipo", "--claim"),
+        (figures.__main__.main, "--jobs 1 --jobs 2", "--jobs"),
+        (llm.__main__.main, "train --preset tiny-sft --preset tiny-min-length", "--preset"),
+        (
+            llm.__main__.main,
+            "train --gradient-checkpointing --no-gradient-checkpointing",
+            "--no-gradient-checkpointing",
+        ),
+        (llm.__main__.main, "reward --output x --output y", "--output"),
+        (llm.__main__.main, "align run --cycles 1 --cycles 2", "--cycles"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(
+    main: Callable[[list[str]], int], line: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(line.split())
+    except SystemExit as stop:
+        status = stop.code
+    err = capsys.readouterr().err
+    assert status == 2 and err.startswith(f"error: argument {name}: must be given once, not twice")

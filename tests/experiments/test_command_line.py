@@ -75,7 +75,8 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
 )
 def test_errors(options: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     try:
-        status = main(["--results", str(tmp_path / "results"), *options.split()])
+        elsewhere = [] if "--results" in options else ["--results", str(tmp_path / "results")]
+        status = main([*elsewhere, *options.split()])
     except SystemExit as stop:
         status = stop.code
     printed = capsys.readouterr()

@@ -49,7 +49,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Collector, "_check", lambda self, *arguments, **options: setattr(self, "checked", True))
     monkeypatch.setattr(Collector, "read_rewards", lambda self: None)
 
-    def train(environment: Any, policy: Any, algorithm: Algorithm, schedule: Schedule) -> None:
+    def train(environment: Any, policy: Any, algorithm: Algorithm, schedule: Schedule, updates: int) -> None:
         noise, dtype = Noise.of(0, 2, "philox"), torch.float32
         built, made = (
             policy.build(environment, noise, algorithm.needs_critic, dtype),
@@ -60,24 +60,24 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Any:
         learner = Learner(built, optimiser, noise.lead)
         training = Training(built, made, algorithm, schedule, learner, noise)
         training.collector.checked = True
-        experiment = sims.Experiment("x", environment, policy, sims.RLOO(), evaluations=1, updates=4)
+        experiment = sims.Experiment("x", environment, policy, sims.RLOO(), evaluations=1, updates=updates)
         evaluations = [evaluation_of(training, made, environment), PairEvaluation(training)]
         recorder = Recorder(training, experiment, evaluations)
-        recorder.run(training.train(4))
+        recorder.run(training.train(updates))
 
     return train
 
 
 @pytest.mark.parametrize("kind", kinds_of(Algorithm))
 def test_no_update_of_an_algorithm_reads_a_number_or_uses_the_cpu(kind: str, trained: Any) -> None:
-    trained(*TREE, kinds_of(Algorithm)[kind](), FRESH)
+    trained(*TREE, kinds_of(Algorithm)[kind](), FRESH, updates=2)
 
 
 @pytest.mark.parametrize(("environment", "policy", "algorithm", "schedule"), OTHERS)
 def test_no_update_of_a_schedule_reads_a_number_or_uses_the_cpu(
     environment: Any, policy: Any, algorithm: Algorithm, schedule: Schedule, trained: Any
 ) -> None:
-    trained(environment, policy, algorithm, schedule)
+    trained(environment, policy, algorithm, schedule, updates=4)
 
 
 def test_rewards_that_are_read_later_are_refused_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

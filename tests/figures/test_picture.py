@@ -9,8 +9,10 @@ import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
+from figures.report.lettering import Words, alike, kept, lettered, read_words
 from figures.report.picture import ALIKE, EDGE, few_colours, picture, small
 from figures.report.style import COLOURS
+from sims.core.spec import SpecError
 
 
 def drawn(*hues: str) -> MatplotlibFigure:
@@ -51,3 +53,54 @@ def test_a_picture_of_more_colours_than_a_palette_holds_is_still_one() -> None:
 @pytest.mark.parametrize("hues", [("#0072B2",), tuple(COLOURS.values())])
 def test_equal_figures_have_equal_bytes(hues: tuple[str, ...]) -> None:
     assert picture(drawn(*hues)) == picture(drawn(*hues))
+
+
+def placed() -> MatplotlibFigure:
+    """Two words that are set, and three that stay in the picture."""
+    fig = MatplotlibFigure(figsize=(4, 3))
+    fig.text(0.25, 0.5, "which", fontsize=18, color="#0072B2", fontweight="bold")
+    fig.text(
+        0.5,
+        0.2,
+        "turned",
+        fontsize=9,
+        rotation=90,
+        ha="center",
+        va="bottom",
+        color="red",
+        alpha=0.5,
+        fontstyle="italic",
+    )
+    fig.text(0.6, 0.8, "$x^2$")
+    axes = fig.add_axes((0.6, 0.1, 0.3, 0.3), xticks=[], yticks=[])
+    axes.text(0.5, 0.5, "cut off at the edge", clip_on=True)
+    return fig
+
+
+def test_words_are_where_they_were_drawn_and_not_in_the_picture_any_more() -> None:
+    """In pixels at 100 per inch: 400 wide and 300 high; the height of a letter is some .73 of a font's size."""
+    pixels, (which, turned) = lettered(placed(), 100)
+    assert (which.x, which.y, which.text, which.size, which.colour) == (100, 150, "which", 25.0, "#0072b2")
+    assert which.bold and not which.italic and which.angle == 0 and 70 < which.width < 100
+    assert turned.italic and not turned.bold and turned.angle == 90 and turned.colour == "#ff8080"
+    assert turned.y == 240 and 200 < turned.x <= 200 + turned.size / 2
+    inked = (pixels != 255).any(-1)
+    assert not inked[:200, :230].any(), "words that are set are not drawn"
+    assert inked[40:80, 230:300].any(), "a formula is"
+    assert inked[200:240, 280:350].any(), "and a text that is cut off"
+    assert pixels.shape == (300, 400, 3)
+
+
+def test_words_come_back_from_a_file_and_others_are_refused() -> None:
+    words = lettered(placed(), 100)[1]
+    assert read_words(kept(words), "audit.json") == words
+    plain = Words(1, 2, 30, "plain", 12.5)
+    assert kept([plain]) == [[1, 2, 30, "plain", 12.5]] and read_words(kept([plain]), "") == [plain]
+    for line in ([1, 2], ["x", 2, 30, "text", 12], [1, 2, 30, "text", 12, 0, '"><script>'], 7):
+        with pytest.raises(SpecError, match=r"audit\.json: words"):
+            read_words([line], "audit.json")  # type: ignore[list-item]
+
+
+def test_neighbours_of_one_face_share_it() -> None:
+    one, two, other = (Words(0, 0, 1, "a", size) for size in (10, 10, 12))
+    assert alike([one, two, other, one]) == [(one, [one, two]), (other, [other]), (one, [one])]

@@ -9,4 +9,5 @@ collect     batches: sampling, pools, replay, recorded data
 optimise    SGD and Adam, one learning rate per run
 learner     one update
 train       the training loop
+captured    the same, its updates captured as CUDA graphs
 """

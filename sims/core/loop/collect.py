@@ -61,7 +61,7 @@ class Collector:
         self.checked = False
         # Sums of rewards that are looked at later, many at once: each look would wait for the device.
         self._read_later = noise.device.type != "cpu"
-        self._unread: list[Tensor] = []
+        self.unread: list[Tensor] = []
 
     @torch.no_grad()
     def next_batch(self, updates: int) -> Batch:
@@ -74,7 +74,7 @@ class Collector:
             self._deploy()
             self.synced_at = updates
         self.drawn_at = self.synced_at
-        if len(self._unread) == 256:
+        if len(self.unread) == 256:
             self.read_rewards()
         if schedule.source == "policy":
             batch = self.draw(schedule.batch_size, updates)
@@ -127,7 +127,7 @@ class Collector:
         # Shapes and ranges are checked once. NaN is looked for in every batch: noiseless labels would make ties of it.
         total = labels.rewards.sum()
         if self._read_later and self.checked:
-            self._unread += [] if given else [total]
+            self.unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
         self.samples += candidates * self.schedule.num_generations
@@ -180,7 +180,7 @@ class Collector:
 
     def read_rewards(self) -> None:
         """SpecError if a reward was not finite in a batch whose sum was not read yet."""
-        unread, self._unread = self._unread, []
+        unread, self.unread = self.unread, []
         if unread and not math.isfinite(torch.stack(unread).sum()):
             rule = f"must be finite, and was not in one of the last {len(unread)} batches; device = cpu names it"
             raise SpecError(f"{type(self.environment).__name__}.label: rewards", math.nan, rule)

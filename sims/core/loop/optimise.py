@@ -61,6 +61,9 @@ class PerRunOptimiser:
         # One kernel per update instead of a dozen passes over all weights. Not on the CPU, nor for runs side by side,
         # whose bits would depend on how many there are.
         self.fused = bool(self.mean) and not lead and all(p.is_cuda for p in self.parameters)
+        self._count: Tensor | None = None  # steps, where a tensor counts them
+        self._corrections: Tensor | None = None  # by this count
+        self._multiplied = False  # whether they have the divisor's inverse
         self._cut_into_blocks()
 
     @torch.no_grad()
@@ -105,6 +108,11 @@ class PerRunOptimiser:
             self._fused_step(gradients, clip)
             return
         beta1, beta2 = self.spec.adam_beta1, self.spec.adam_beta2
+        divisor: float | Tensor = (1.0 - beta2**self.steps) ** 0.5
+        factor: float | Tensor = 1.0 - beta1**self.steps
+        if self._count is not None and self._corrections is not None:
+            self._count += 1
+            divisor, factor = self._corrections.index_select(0, self._count.view(1))[0].unbind()
         for gradient, blocks in zip(gradients, self._blocks, strict=True):
             for runs, parameter, mean, square, learning_rate, epsilon, weight_decay in blocks:
                 change = gradient if runs is None else gradient[runs]
@@ -117,12 +125,33 @@ class PerRunOptimiser:
                 if mean is not None and square is not None:
                     mean.lerp_(change, 1.0 - beta1)
                     square.mul_(beta2).addcmul_(change, change, value=1.0 - beta2)
-                    root = square.sqrt().div_((1.0 - beta2**self.steps) ** 0.5).add_(epsilon)
-                    change = mean.div(root.mul_(1.0 - beta1**self.steps))
+                    root = square.sqrt()
+                    root = root.mul_(divisor) if self._multiplied else root.div_(divisor)
+                    change = mean.div(root.add_(epsilon).mul_(factor))
                 change = change * learning_rate
                 if weight_decay is not None:
                     change += weight_decay * learning_rate * parameter
                 parameter.sub_(change if going_on is None else torch.where(going_on, change, 0.0))
+
+    def count_on_device(self, most: int) -> None:
+        """From now on a tensor counts the steps, at most so many: for a step that is captured as a graph, in which a
+        number of Python would stay what it was. The numbers are the same."""
+        if self.spec.method == "adam":
+            beta1, beta2, like = self.spec.adam_beta1, self.spec.adam_beta2, self.parameters[0]
+            steps = range(most + 1)
+            pairs = [((1.0 - beta2**step) ** 0.5 or 1.0, 1.0 - beta1**step) for step in steps]
+            table = torch.tensor(pairs, dtype=like.dtype)
+            # A GPU divides by a number as it multiplies by its inverse, and by a tensor as one divides.
+            self._multiplied = not like.is_cpu
+            if self._multiplied:
+                table[:, 0] = 1.0 / table[:, 0]
+            self._corrections = table.to(like.device)
+            self._count = torch.tensor(self.steps, device=like.device)
+
+    def count_here(self) -> None:
+        """`steps` alone counts again."""
+        self._count = self._corrections = None
+        self._multiplied = False
 
     def _fused_step(self, gradients: Sequence[Tensor], clip: Tensor | None) -> None:
         """torch's AdamW, fused; its numbers are those of `step` up to rounding. Scales the gradients in place."""

@@ -319,6 +319,14 @@ def test_too_few_positions_for_the_proof_are_named():
         prove(tiny_policy(tiny_model("gpt2", n_positions=8)).language_model, "model", "tiny")
 
 
+def test_a_reward_model_is_no_policy(tmp_path: Path):
+    new_reward_model("pythia").save(tmp_path / "scores", load_tokenizer(LanguageModelSpec()))
+    with pytest.raises(
+        SpecError, match=r"is a reward model \(GPTNeoXForSequenceClassification\): must be a model that w"
+    ):
+        policy_of(tmp_path / "scores")
+
+
 def test_a_reward_model_of_two_labels_is_refused(tmp_path: Path):
     config = transformers.GPTNeoXConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=2
