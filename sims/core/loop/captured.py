@@ -2,8 +2,9 @@
 
 Up to a thousand runs, an update on a GPU takes as long as Python needs to start its kernels. Updates that make the same
 kernels with the same shapes need that once: they are recorded, one graph per update of a period after which a schedule
-repeats itself, and replayed. The numbers are those of `Training.train`, which stays the oracle (tests/core/loop/
-test_captured.py): what differs between two updates is kept out of the graphs, or in tensors that they read:
+repeats itself, and replayed. The numbers are those of `Training.train`, on a GPU but for rounding; it stays the oracle
+(tests/core/loop/test_captured.py). What differs between two updates is kept out of the graphs, or in tensors that they
+read:
 
 random numbers       drawn before each replay, from the same streams, and copied to where the graph reads them
 Adam's count         a tensor, with its bias corrections in a table (`PerRunOptimiser.count_on_device`)

@@ -39,5 +39,5 @@ def exponential_weights(rewards: Tensor, beta: float | Tensor, largest: float | 
     >>> sims.losses.exponential_weights(torch.tensor([0.0, 1.0, 9.0]), beta=1.0, largest=20.0)  # 1, e, clipped
     tensor([ 1.0000,  2.7183, 20.0000])
     """
-    limit = largest if isinstance(largest, Tensor) else rewards.new_tensor(largest)
-    return torch.minimum(torch.exp(rewards / beta), limit)
+    weights = torch.exp(rewards / beta)
+    return torch.minimum(weights, largest) if isinstance(largest, Tensor) else weights.clamp(max=largest)

@@ -7,6 +7,7 @@ and rounds, is tested where there is a GPU.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,10 +89,11 @@ def no_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
 def training_of(
     algorithm: Algorithm, environment: Any, policy: Any, schedule: Schedule, device: str = "cpu"
 ) -> Training:
+    """In float32; on a GPU in float64, where rounding decides neither draws nor the signs of Adam's steps."""
     from sims.experiments.computation import move
     from sims.experiments.experiment import stack_specs
 
-    noise, dtype = Noise.of(0, 3, "philox"), torch.float32
+    noise, dtype = Noise.of(0, 3, "philox"), torch.float32 if device == "cpu" else torch.float64
     built = policy.build(environment, noise, algorithm.needs_critic, dtype)
     made = move(environment.build(dtype, noise), device)
     algorithm, optimiser = (stack_specs([x], [3], dtype, device) for x in (algorithm, Optimiser(learning_rate=0.1)))
@@ -102,7 +104,8 @@ def training_of(
 def same(
     algorithm: Algorithm, environment: Any, policy: Any, schedule: Schedule, device: str = "cpu", **graph: Any
 ) -> bool:
-    """Whether both ways yield the same, and end in the same state."""
+    """Whether both ways yield the same, and end in the same state: the same bits; on a GPU, to 1e-8."""
+    equal = torch.equal if device == "cpu" else functools.partial(torch.allclose, rtol=0, atol=1e-8, equal_nan=True)
     kinds = [training_of(algorithm, environment, policy, schedule, device) for _ in range(2)]
     updates = 4 * period(kinds[0]) + 4 * schedule.updates_per_batch
     updates -= updates % schedule.updates_per_batch
@@ -114,10 +117,10 @@ def same(
             parameters = [p.detach().clone() for p in training.policy.parameters()]
             seen.append((numbers, [*vars(update.stats).values(), update.batch.responses.clone(), *parameters]))
     for (numbers, tensors), (again, others) in zip(*found, strict=True):
-        if numbers != again or not all(map(torch.equal, tensors, others)):
+        if numbers != again or not all(map(equal, tensors, others)):
             return False
     (left, counts), (right, others) = (training.state_dict() for training in kinds)
-    return counts == others and all(torch.equal(left[name], right[name]) for name in left.keys() | right.keys())
+    return counts == others and all(equal(left[name], right[name]) for name in left.keys() | right.keys())
 
 
 @pytest.mark.parametrize("kind", OF_EACH_KIND)
@@ -163,6 +166,6 @@ def test_a_cpu_has_no_graphs() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's graphs need a GPU")
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_on_a_gpu_tables_keep_their_bits(name: str) -> None:
+def test_on_a_gpu_tables_keep_their_numbers(name: str) -> None:
     for algorithm in (sims.DPO(), sims.RLOO()):
         assert same(algorithm, TREE, sims.Table(), SCHEDULES[name], device="cuda")
