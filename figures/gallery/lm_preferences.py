@@ -1,4 +1,5 @@
-"""Preferences on a language model: a reward model stands between the policy and what people want. (C13, C14, C22, C33)
+"""Preferences on a language model: a reward model stands between the policy and what people want. (C13, C14, C22, C33,
+C51)
 
 SFT, a reward model fitted to noisy preferences, then DPO online and offline, PPO and Pref-FT: everything is trained by
 the reward model or on its pairs, and tested by the gold reward.
@@ -36,6 +37,8 @@ SYNC = {"semi": 4.0, "stale": math.inf}  # updates between two copies of the pol
 BETAS, RATES = (0.1, 1.0), (3e-4, 1e-3, 3e-3)
 SWEPT = ("dpo/on", "dpo/off")  # over β too
 AT_KL = (*SWEPT, "ppo/on")  # tested along their path
+# Too low and too high a β, of online DPO at one rate; those between are among BETAS, or are run too.
+ALL_BETAS, HELD_RATE = (0.01, 0.1, 1.0, 10.0, 100.0), 1e-3
 RUNS, SEED = 10, 1  # each with a reward model of its own
 SAMPLES, UPDATES, EVALUATIONS, PAIRS = 32, 24, 8, 512
 # Along a path: evaluated every second update, at the two smaller rates, on other seeds than those that it was seen on.
@@ -52,6 +55,8 @@ FALLS = {
     for name, sampler in [method.split("/")]
 }
 CHOSEN = claim("C22", "offline DPO, an annotator's pairs")
+ENDS = {"low": ALL_BETAS[0], "high": ALL_BETAS[-1]}
+EXTREME = {end: claim("C51", f"online DPO, a reward model's preferences: too {end}") for end in ENDS}
 BEHIND = claim("C33", "dpo, a reward model's preferences")
 
 
@@ -68,6 +73,9 @@ def arms(scale: str) -> dict[str, Experiment]:
         for beta, rate in product(BETAS if method in SWEPT else (None,), PATH_RATES if method in AT_KL else RATES):
             name = f"{method}/{'–' if beta is None else format(beta, 'g')}/{rate:g}"
             found[name] = _tiny(method, BETAS[0] if beta is None else beta, rate)
+    for beta in ALL_BETAS:
+        if beta not in BETAS:
+            found[f"beta/on/{beta:g}/{HELD_RATE:g}"] = _tiny("dpo/on", beta, HELD_RATE)
     return found
 
 
@@ -191,9 +199,33 @@ def best_rate(records: Records, method: str) -> np.ndarray:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """C13 at equal KL, C14 for each method, C22 offline, and C33."""
+    """C13 at equal KL, C14 for each method, C22 offline, C33, and C51 at both ends of β."""
     rows = [_equal_kl(records), *(_falls(records, method) for method in FALLS), _chosen(records)]
-    return [*rows, _behind(records)]
+    swept = all(at_beta(beta) in records for beta in ALL_BETAS)  # not by --quick
+    return [*rows, _behind(records), *(_extreme(records, end) for end in ENDS if swept)]
+
+
+def at_beta(beta: float) -> str:
+    """The name of online DPO at a β, at the one rate that all have."""
+    return f"{'dpo' if beta in BETAS else 'beta'}/on/{beta:g}/{HELD_RATE:g}"
+
+
+def gold_at_the_end(record: Record) -> np.ndarray:
+    """(reward models,): gold reward at the end; of a run that diverged, where it was last evaluated."""
+    return np.asarray(lm.carried_on(record.arrays["gold"])[:, -1], dtype=float)
+
+
+def _extreme(records: Records, end: str) -> Verdict:
+    tested, used = EXTREME[end], [records[at_beta(beta)] for beta in (*ALL_BETAS[1:-1], ENDS[end])]
+    *between, last = map(gold_at_the_end, used)
+    why = "β is all that the arms differ in; the data, the reward models and the first updates' samples are the same"
+    moved = between[0] - used[0].arrays["gold"][:, 0]
+    gates = [trained({f"gold reward at β = {BETAS[0]:g}": moved}), placebo(None, tested.margin, why)]
+    note = (
+        f"At one learning rate, {HELD_RATE:g}, and after {UPDATES} updates: with a smaller rate, or fewer updates, a "
+        "low β does less harm. DPO's gradient is in proportion to β, and Adam takes that out."
+    )
+    return _row(tested, crossfit_best(np.stack(between)) - last, used, note, gates)
 
 
 def _equal_kl(records: Records) -> Verdict:
@@ -275,7 +307,7 @@ def _levels() -> str:
 def draw(records: Records) -> MatplotlibFigure:
     """The reward model's score and the gold reward against KL, and the gold reward at equal KL."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(1, 3, figsize=(14.0, 4.9), layout="constrained")
+        fig, axes = plt.subplots(1, 4, figsize=(18.0, 4.9), layout="constrained")
         for panel, reward in zip(axes, ("reward", "gold"), strict=False):
             for method in METHODS:
                 _paths(panel, records, method, reward)
@@ -286,6 +318,7 @@ def draw(records: Records) -> MatplotlibFigure:
         axes[1].set(ylabel="gold reward, tokens", title="What is wanted rises, and falls")
         bound(axes[1], 0.0, "largest gold reward")
         _at_equal_kl(axes[2], records)
+        _against_beta(axes[3], records)
         fig.legend(handles=_handles(), loc="outside lower center", ncols=8, fontsize=9.5)
     return fig
 
@@ -334,6 +367,21 @@ def _at_equal_kl(axes: Axes, records: Records) -> None:
     )
 
 
+def _against_beta(axes: Axes, records: Records) -> None:
+    shown = [beta for beta in ALL_BETAS if at_beta(beta) in records]
+    if not shown:  # at large scales β is not swept
+        axes.set_axis_off()
+        return
+    found = [band(gold_at_the_end(records[at_beta(beta)])[:, None], resamples=None) for beta in shown]
+    mean, low, high = (np.concatenate(x) for x in zip(*found, strict=True))
+    axes.errorbar(
+        shown, mean, [mean - low, high - mean], fmt=marker("dpo"), ls=ONLINE, color=colour("dpo"), ms=6, lw=1.6
+    )
+    start = records[at_beta(shown[0])].arrays["gold"][:, 0].mean()
+    bound(axes, float(start), "the reference's", x=0.3)
+    axes.set(xscale="log", xlabel="β of online DPO", ylabel="gold reward, tokens", title="Too low a β, too high a β")
+
+
 def _handles() -> list[Line2D]:
     lines = [key(name) for name in ("dpo", "ppo", "pref_ft")]
     return lines + [
@@ -358,7 +406,8 @@ def caption(records: Records) -> str:
         f"{start}{models} reward models with a run each; right, 95 % intervals over them. Gold: −| |y| − "
         f"{task['mode']} |. Each reward model is the same network with a new head, fitted to {PAIRS} pairs of its own, "
         "which an annotator labelled by Bradley-Terry on gold, at a temperature of 2 tokens; offline methods train on "
-        "these pairs. Swept: "
+        "these pairs. Right: online DPO at the end, at rate "
+        f"{HELD_RATE:g}. Swept: "
         f"learning rate {', '.join(f'{rate:g}' for rate in PATH_RATES)} (Pref-FT: {RATES[-1]:g} too), and of DPO β "
         f"{BETAS[0]:g} and {BETAS[1]:g}."
     )
@@ -368,7 +417,7 @@ FIGURE = Figure(
     name="lm_preferences",
     title="Preferences on a language model: the reward model's score, and what is wanted",
     tags=("lm", "online-offline", "overoptimisation"),
-    claims=("C13", "C14", "C22", "C33"),
+    claims=("C13", "C14", "C22", "C33", "C51"),
     collect=collect,
     draw=draw,
     verdicts=verdicts,

@@ -382,6 +382,13 @@ def lm_preferences() -> list[Planted]:
             name, "C22", "offline DPO, an annotator's pairs", "lm", -1, (Term("dpo/off/0.1/0.001", 0.5, "chosen"),)
         ),
         Planted(name, "C33", f"dpo, {part}", "lm", 1, (semi, stale)),
+        *(
+            Planted(
+                *(name, "C51", f"online DPO, {part}: too {end}", "lm", 1),
+                (Term("(dpo/on/(0.1|1)|beta/on/10)/0.001", tokens), Term(f"beta/on/{beta}/0.001", -tokens)),
+            )
+            for end, beta in (("low", "0.01"), ("high", "100"))
+        ),
     ]
 
 
