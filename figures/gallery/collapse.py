@@ -63,10 +63,10 @@ def arms() -> dict[str, Experiment]:
     found = {}
     for number in (FEW, MANY):
         prompts = Contextual(num_prompts=number, coverage=0.5, best_mass=0.02)
-        for s in (SEMI, RARE):
-            schedule = drawn.replace(sync_every_updates=s)
+        for period in (SEMI, RARE):
+            schedule = drawn.replace(sync_every_updates=period)
             policy = MLP(hidden=(32,), fit_steps=200)
-            found[f"prompts/{number}/{s:g}"] = Experiment("few_prompts", prompts, policy, DPO(), schedule, **long)
+            found[f"prompts/{number}/{period:g}"] = Experiment("few_prompts", prompts, policy, DPO(), schedule, **long)
     semi = drawn.replace(sync_every_updates=SEMI)
     references = {"fixed": semi, "copied": semi.replace(reference="copy", reference_every_updates=int(SEMI))}
     for task, tree in {"short": TREE, "alike": TREE.replace(right_short=ALIKE, right_long=ALIKE)}.items():
@@ -180,8 +180,8 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
     values = fall(rare[0]) - fall(semi[0]) - (fall(rare[1]) - fall(semi[1]))
     diverged = [int((record.arrays["diverged_at"] >= 0).sum()) for record in rare]
     why = f"s = {SEMI:g} and {MANY} prompts are the placebos: each takes away one of the two that the claim needs"
-    peaks = [scores(record).max(-1) for record in rare]
-    gates = [room(*peaks, 0.0, math.inf, tested.margin), placebo(None, tested.margin, why)]
+    few, many = (scores(record).max(-1) for record in rare)
+    gates = [room(few, many, 0.0, math.inf, tested.margin), placebo(None, tested.margin, why)]
     gates.append(edges(tested.margin, *(rare if tested is UNSTABLE["prompts"] else ()), *semi))
     note = (
         f"Of {RUNS} runs with s = {RARE:g}, {diverged[0]} diverged on {FEW} prompts and {diverged[1]} on {MANY}. "
@@ -212,7 +212,7 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
 
 def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
     start = float(dense.arrays["entropy"][:, 0].mean())
-    shares = Sides(*(record.arrays["entropy"] / start for record in (dense, binary)), 0.0)
+    shares = Sides(dense.arrays["entropy"] / start, binary.arrays["entropy"] / start, 0.0)
     at, left = last_with_room([shares], tested.margin / start)
     effect = mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at))
     why = "the same responses are right by both rewards, and the reference, which has not seen any, is the same"
