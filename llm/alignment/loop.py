@@ -74,8 +74,13 @@ def run(store: Store, cycles: int, tell: Callable[[str], None]) -> None:
                 tell(f"cycle {context.cycle}  {step:8}{perform(context, step)}")
 
 
-def rollback(context: Context, why: str) -> str:
-    """Return to the version that the live one replaced."""
+def rollback(context: Context, why: str, version: int | None = None) -> str:
+    """Return to the version that the live one replaced. version: the one to take back; where it is not live, as when a
+    command that was killed had taken it back already, nothing is done."""
     with context.store.transaction():
+        standing = registry.live(context.store)
+        if version is not None and version != standing.version:
+            registry.find(context.store, version)  # SpecError for one that there is not
+            return f"v{version} is not live: nothing to take back; {standing.name} is live"
         taken, back = registry.roll_back(context.store, context.cycle, why)
     return f"{taken.name} is taken back; {back.name} is live"

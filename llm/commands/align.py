@@ -42,7 +42,7 @@ EXAMPLES = """examples:
   python -m llm align run --cycles 8 --labels judge --judge-url http://127.0.0.1:8000/v1 --judge-model judge
   python -m llm align log --store support --model base --from server.jsonl
   python -m llm align label --store support --export pairs.json
-  python -m llm align rollback --why "complaints about tone"
+  python -m llm align rollback --version 3 --why "complaints about tone"
 """
 
 
@@ -58,6 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--import", type=path, metavar="FILE", help="label: read an export of Label Studio")
     parser.add_argument("--finish", action="store_true", help="label: leave open pairs unlabelled")
     parser.add_argument("--why", default="by hand", metavar="TEXT", help="rollback: the reason, which is recorded")
+    parser.add_argument(
+        "--version", type=whole, metavar="INT", help="rollback: the version to take back, so that twice is as once"
+    )
     parser.add_argument("--output", type=path, metavar="FILE", help=f"the page (default {PAGE} in the store)")
     parts = [type(getattr(Settings(), name)) for name in Settings.names()]
     for part in parts:
@@ -84,8 +87,9 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: argparse.Namespace) -> None:
     if options.cycles < 1:
         raise SpecError("cycles", options.cycles, "must be int >= 1")
-    for name, action in (("from", "log"), ("export", "label"), ("import", "label"), ("finish", "label")):
-        if getattr(options, name) and options.action != action:
+    only = {"from": "log", "export": "label", "import": "label", "finish": "label", "version": "rollback"}
+    for name, action in only.items():
+        if getattr(options, name) not in (None, False) and options.action != action:
             raise SpecError(name, _shown(getattr(options, name)), f"only means something with {action}")
 
 
@@ -99,7 +103,7 @@ def _act(store: Store, options: argparse.Namespace) -> int:
         return _show(store, options)
     context = loop.context_of(store)
     if options.action == "rollback":
-        print(loop.rollback(context, options.why))
+        print(loop.rollback(context, options.why, options.version))
     elif options.action == "log" and getattr(options, "from") is not None:
         print(imported.import_log(context, getattr(options, "from")))
     elif options.action == "label" and context.settings.labelling.labels == "people":

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llm.alignment import registry
+from llm.alignment import loop, registry
+from llm.alignment.context import Context
+from llm.alignment.settings import Settings
 from llm.alignment.store import FILE, Store, opened, read_only
 from sims.core.spec import SpecError
 
@@ -145,6 +147,18 @@ def test_a_rollback_returns_to_what_was_replaced_again_and_again(store: Store) -
     with store.transaction():
         assert registry.roll_back(store, 9, "worse")[1].version == 1
     assert [v.version for v in registry.lineage(store, 3)] == [1, 2, 3]
+
+
+def test_a_rollback_that_names_its_version_is_done_once(store: Store) -> None:
+    for version in (2, 3):
+        add(store, version, passed=True)
+        go_live(store, version)
+    context = Context(store, Settings())
+    assert loop.rollback(context, "worse", 3) == "v3 is taken back; v2 is live"
+    assert loop.rollback(context, "worse", 3) == "v3 is not live: nothing to take back; v2 is live"
+    with pytest.raises(SpecError, match="version = 9: must be a registered version: 1 to 3"):
+        loop.rollback(context, "worse", 9)
+    assert registry.live(store).version == 2
 
 
 def test_weights_that_were_changed_are_refused(store: Store) -> None:
