@@ -32,9 +32,9 @@ the committed records, without a run.
 
 {count} rows: {states}. Of {tested} rows with a p-value {survive} survive Benjamini and Hochberg's correction at a false
 discovery rate of 5 %. {fragile} rows came out otherwise on other seeds or with other rounding, and are *inconclusive*
-for that reason. *No test* is {share:.0%} of the rows.{missing}
+for that reason. *No test* is {share:.0f} % of the rows{untested}.{missing}
 
-## Where rows with another state before went
+## Where rows went, by the state before
 
 By the first state that a row's history names, where it names one for all its settings. *Refuted* was a word of an older
 rule, which meant both *too small* and *opposite*.
@@ -75,6 +75,8 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
     for row in found:
         by_row.setdefault((row.id, row.part), []).append(row)
     moved = Counter(pair for known in known_rows() for pair in moves(known, by_row.get(_name(known), [])))
+    ids = dict.fromkeys(row.id for row in found)
+    untested = [id for id in ids if all(row.verdict == "no test" for row in found if row.id == id)]
     without = f" Without records of today's settings, and left out: {', '.join(missing)}." if missing else ""
     return TEXT.format(
         rule=textwrap.fill(" ".join(RULE), 120),
@@ -84,7 +86,8 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
         tested=len(p_values),
         survive=int(survive(p_values).sum()),
         fragile=sum(row.why.startswith("fragile") for row in found),
-        share=states["no test"] / len(found),
+        share=100 * states["no test"] / len(found),
+        untested=f", and all rows of {', '.join(untested)}" if untested else "",
         moves=moves_table(moved),
         closed=table(("claim", "part", "setting", "closed gate"), _closed(found)),
         claims="\n\n".join(_claims(by_row)),
@@ -151,7 +154,8 @@ def _now(row: Verdict) -> str:
     if row.verdict == "theorem":
         gates = ""
     ends = "" if row.low is None else f" {row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}] {_md(row.unit)}"
-    return f"{row.setting}: **{row.verdict}**{ends}{f'; {gates}' if gates else ''}"
+    said = f" ({row.why.partition(';')[0]})" if row.why.startswith("fragile") else ""
+    return f"{row.setting}: **{row.verdict}**{said}{ends}{f'; {gates}' if gates else ''}"
 
 
 def _md(text: str) -> str:

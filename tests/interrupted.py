@@ -50,9 +50,8 @@ CHANGES = (*WRITES, "os.remove", "os.rmdir")
 CLOCKS = ("tokens_per_second", "seconds", "cpu_seconds", "computed", "at")  # fields that differ between equal runs
 UNSURE = ("costs.json",)  # predictions of seconds
 TINY = "--max-new-tokens 6 --batch-size 4 --num-generations 2 --evaluation-prompts 2 --updates 3 --evaluations 3"
-LONGER = TINY.replace(
-    "tokens 6", "tokens 20"
-)  # some responses end, so that their lengths differ and there is a gradient
+# With longer responses some end: their lengths differ, and there is a gradient.
+LONGER = TINY.replace("tokens 6", "tokens 20")
 Killed = Literal["all", "parent", "worker"]
 KILLED: tuple[Killed, ...] = get_args(Killed)
 
@@ -125,9 +124,9 @@ def run(
 ) -> tuple[int, str, int]:
     """(exit status, −9 for a killed one; standard output and error; moments counted) of a command in a folder.
 
-    kill_at: the moment of change at which it is killed, from 0. kill_after: seconds; of those from when there is one
-    where killed says that it is a worker. full_at: the moment of writing
-    from which on the disk is full. largest: bytes that a file may have.
+    kill_at: the moment of change at which it is killed, from 0. kill_after: seconds after its start; where killed is
+    worker, then as soon as there is one. full_at: the moment of writing from which on the disk is full. largest: bytes
+    that a file may have.
     """
     log, count = folder.parent / "log", folder.parent / "count"
     count.write_text("0")

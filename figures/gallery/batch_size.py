@@ -262,13 +262,15 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["R1/long/dpo/16"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, {runs} runs per arm, mean and 95 % interval or band. All arms of a panel draw "
+        f"1-D bandit, 100 actions, {runs} runs per arm, {NEEDED} of those of R2 that are tested, mean and 95 % "
+        f"interval or band. All arms of a panel draw "
         "equally many samples, 4 per prompt, and take one step on every 16: a batch of B "
         "samples is drawn by one policy and used once, so that at its end it is B/16 − 1 updates old. Offline: all by "
         "the reference. Table policy, or a network with one hidden layer of 32. Noiseless labels. "
         "Black ticks, exact: the best of 4 and of 2 responses of the reference, which is all that imitating the best "
         "of 4, or the preferred of 2, can learn offline. "
-        f"Every cell was tuned for itself on other seeds, over {TRIED} and β or, "
+        f"Every cell was tuned for itself on other seeds, over {TRIED}, on R2's network {NETWORK_RATES[0]:g} … "
+        f"{NETWORK_RATES[1]:g}, and β or, "
         "where it does anything, clip range, because a stale batch wants smaller steps than a fresh one; listed below."
     )
 

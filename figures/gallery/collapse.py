@@ -1,5 +1,5 @@
 """What goes wrong between online and offline? (C35, C36, C37) A stale sampler on few prompts, the length of responses
-when the reference follows the policy, and entropy under a reward that is right or wrong against one that grows."""
+when the reference follows the policy, and entropy under a reward that is right or wrong against a dense one."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ def draw(records: Records) -> MatplotlibFigure:
         bound(axes[1, 0], start, "at the start")
         axes[1, 0].set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
         axes[1, 0].set_xlim(-0.5, 1.5)
-        axes[1, 0].set(title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS")
+        axes[1, 0].set(
+            title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS at the end"
+        )
         _entropies(axes[1, 1], records)
     return fig
 
@@ -154,7 +156,7 @@ def _entropies(axes: Axes, records: Records) -> None:
     start = float(records["entropy/dpo/dense/online"].arrays["entropy"][:, 0].mean())
     bound(axes, start, "at the start")
     axes.set_xticks(x, [f"{name}\n{when}" for name in LEARNERS for when in WHEN])
-    axes.set(title="filled: right or wrong; open: a reward that grows", ylabel="entropy at the end, nats")
+    axes.set(title="filled: right or wrong; open: dense", ylabel="entropy at the end, nats")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
 
 
@@ -204,7 +206,8 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
         f"reward before a reference matters. Tested after {int(fixed.arrays['updates'][at])} updates, the last "
         "evaluation at which the scores leave room. "
         f"The placebo: responses of every length are right with probability {ALIKE:g}. A response has up to "
-        f"{TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds the policy back less."
+        f"{TREE.max_length} tokens; a reference that is copied every {SEMI:g} updates holds the policy back "
+        f"less. One draw of the tree for all runs: the interval does not cover trees."
     )
     effect, hashes = mean_interval(one - other), [copied.hash, fixed.hash]
     return row_of(LENGTH, "token", effect, FIGURE.name, hashes, note, gates)
@@ -215,7 +218,10 @@ def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
     shares = Sides(dense.arrays["entropy"] / start, binary.arrays["entropy"] / start, 0.0)
     at, left = last_with_room([shares], tested.margin / start)
     effect = mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at))
-    why = "the same responses are right by both rewards, and the reference, which has not seen any, is the same"
+    why = (
+        "none takes the effect away: a reward without information leaves both at the reference; the same responses "
+        "are right by both rewards"
+    )
     gates = [
         replace(left, why=f"as shares of the start's entropy, {left.why}"),
         placebo(None, tested.margin, why),
@@ -225,7 +231,8 @@ def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
         f"Tested after {int(dense.arrays['updates'][at])} updates, the last evaluation at which the entropies leave "
         "room. Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own "
         "reward, so that learning rates differ, and with them how fast entropy falls. Right or wrong leaves all right "
-        "responses equal, a reward that grows has one best response per prompt."
+        "responses equal, a dense reward has one best response per prompt. One draw of the tree for all runs: the "
+        "interval does not cover trees."
     )
     return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
 
@@ -243,7 +250,8 @@ def caption(records: Records) -> str:
         f"{GENERATIONS}. Left, its sampler is copied every {SEMI:g} updates; right, before every batch or never. Every "
         f"arm but the dotted ones and those bottom left (learning rate {HELD.learning_rate:g}, β = 1) tuned for its "
         f"score on other seeds, over {POINTS} points ({ROUNDS}) of learning rate ({rates}) and of DPO's β "
-        f"({BETAS[0]:g} … {BETAS[-1]:g}; GRPO has no KL penalty), listed below. Noiseless labels."
+        f"({BETAS[0]:g} … {BETAS[-1]:g}; GRPO has no KL penalty), listed below. Noiseless labels. Bottom: at the end; "
+        "rows are tested at the last evaluation that leaves room."
     )
 
 

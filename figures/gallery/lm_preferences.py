@@ -37,12 +37,12 @@ SYNC = {"semi": 4.0, "stale": math.inf}  # updates between two copies of the pol
 BETAS, RATES = (0.1, 1.0), (3e-4, 1e-3, 3e-3)
 SWEPT = ("dpo/on", "dpo/off")  # over β too
 AT_KL = (*SWEPT, "ppo/on")  # tested along their path
-# Too low and too high a β, of online DPO at one rate; those between are among BETAS, or are run too.
+# Too low and too high a β, of online DPO at one rate; those of BETAS are the arms above, the others are run besides.
 ALL_BETAS, HELD_RATE = (0.01, 0.1, 1.0, 10.0, 100.0), 1e-3
 RUNS, SEED = 10, 1  # each with a reward model of its own
 SAMPLES, UPDATES, EVALUATIONS, PAIRS = 32, 24, 8, 512
 # Along a path: evaluated every second update, at the two smaller rates, on other seeds than those that it was seen on.
-# Sixteen of them, as a run in eight or so never reaches the last level of KL.
+# Sixteen, the ten of before among them, as a run in eight or so never reaches the last level of KL.
 PATH_EVALUATIONS, PATH_RATES, PATH_SEED, PATH_RUNS = 12, RATES[:2], 101, 16
 LEVELS = (1.0, 2.0, 3.0, 4.0)  # nats of KL at which gold rewards are compared; among them the peak
 END = 8.0  # nats at which a fall is tested
@@ -403,13 +403,14 @@ def caption(records: Records) -> str:
         return f"{start}{models} runs with one reward model."
     task = spec["environment"]
     return (
-        f"{start}{models} reward models with a run each; right, 95 % intervals over them. Gold: −| |y| − "
-        f"{task['mode']} |. Each reward model is the same network with a new head, fitted to {PAIRS} pairs of its own, "
+        f"{start}{models} reward models with a run each ({RUNS} for semi, stale and Pref-FT); third panel, 95 % "
+        f"intervals over them. Gold: −| |y| − {task['mode']} |. Each reward model is the same network with a "
+        f"new head, fitted to {PAIRS} pairs of its own, "
         "which an annotator labelled by Bradley-Terry on gold, at a temperature of 2 tokens; offline methods train on "
-        "these pairs. Right: online DPO at the end, at rate "
-        f"{HELD_RATE:g}. Swept: "
-        f"learning rate {', '.join(f'{rate:g}' for rate in PATH_RATES)} (Pref-FT: {RATES[-1]:g} too), and of DPO β "
-        f"{BETAS[0]:g} and {BETAS[1]:g}."
+        "these pairs. Fourth panel: online DPO at the end, β "
+        f"{ALL_BETAS[0]:g} … {ALL_BETAS[-1]:g}, at rate {HELD_RATE:g}. Swept: "
+        f"learning rate {', '.join(f'{rate:g}' for rate in PATH_RATES)} (semi, stale and Pref-FT: {RATES[-1]:g} "
+        f"too), and of DPO β {BETAS[0]:g} and {BETAS[1]:g}."
     )
 
 

@@ -42,6 +42,7 @@ ON: dict[str, tuple[Setting, Bandit, PolicySpec]] = {
 }
 TITLES = {"network": "R1, network, 4 prompts"}
 NETWORK_RATES = (0.001, 3.0)
+CRITIC = {"R1": "a bandit's is one number", "network": "this one is one more output of its last layer"}
 WIDER = (0.1, 300.0)  # learning rates for so short a run
 RUNS = 50
 NEEDED = 200  # test runs: many arms are at the largest reward, of which no loss is claimed
@@ -224,7 +225,7 @@ def verdicts(records: Records) -> list[Verdict]:
         note = (
             f"Passes over a batch, the better of 1 and 4 in the mean of all runs: {passes}. The claim falls where PPO "
             "is ahead at both equal samples and equal compute. Compute is counted as for language models, where a "
-            "critic is as large as the policy; a bandit's critic is one number."
+            f"critic is as large as the policy; {CRITIC.get(environment, CRITIC['R1'])}."
             + ("" if environment == OVER_THE_RUN else " The score at the end is blind to who rises first.")
         )
         hashes = [record.hash for record in row.used]
@@ -247,11 +248,13 @@ def caption(records: Records) -> str:
         f"1-D bandit, 100 actions, {runs} runs per arm, mean and 95 % band; a table policy, and below a network of two "
         "hidden layers of 32 on four prompts. Batches of 16 samples "
         f"(4 × 4), all on-policy, gone through once or four times. Equal samples: {SAMPLES['R1']:,} on R1 and "
-        f"{SAMPLES['R2']:,} on R2, where later all are at the largest reward. Equal compute: {COMPUTE['R1']:,.0f} and "
+        f"the network, and {SAMPLES['R2']:,} on R2, where later all are at the largest reward. Equal compute: "
+        f"{COMPUTE['R1']:,.0f} and "
         f"{COMPUTE['R2']:,.0f} passes of a network as large as the policy, what DPO pays for these samples; a "
         "sample costs 1 to draw, 1 to score under the reference (contrastive), 1 for its value (PPO), and for each "
         "pass over it 3 for the policy and 3 for PPO's critic. Each arm was tuned for its own budget on other seeds, "
-        f"on R1 by the score at the end and on R2 over the run, over {TRIED} "
+        f"on R1 and the network by the score at the end and on R2 over the run, over {TRIED} "
+        f"(network {NETWORK_RATES[0]:g} … {NETWORK_RATES[1]:g}, R2 {WIDER[0]:g} … {WIDER[1]:g}) "
         "and β or, in four passes, clip range, "
         "listed below. Noiseless labels; PPO sees the rewards themselves. The measured seconds are of stacked runs, "
         "and other work on the machine shows in them."

@@ -183,7 +183,7 @@ def verdicts(records: Records) -> list[Verdict]:
             rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note))
         dpo = {source: records[f"{environment}/dpo/{source}"] for source in ("final", *NEAR)}
         for source, tested in NEAR.items():
-            note = "Each tuned, the online run whose last policy draws them with it."
+            note = "Each is tuned, and with it the online run whose last policy draws its pairs."
             rows.append(_effect(tested, setting, dpo[source], dpo["final"], "source", note))
         note = "Imitating the better of two draws of the reference is bounded, however long it trains."
         control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
@@ -211,7 +211,10 @@ def _effect(
 ) -> Verdict:
     at, room = last_with_room([sides([more], [less])], tested.margin)
     effect = effect_of([part(1.0, more, at), part(-1.0, less, at)])
-    why = f"the arms differ in the {only} of their data alone, and a replay in order, which is none, gives 0 (C15)"
+    why = (
+        f"the arms differ in the {only} of their data, and in settings where each is tuned; a replay in order, which "
+        "changes nothing, gives 0 (C15)"
+    )
     gates = [room, *more_gates, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, more, less)]
     when = (
         f"Tested after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."

@@ -18,10 +18,10 @@ MISSING = {
     "a learned reward model": (
         "C01", "C02", "C04", "C11", "C12", "C13", "C14", "C20", "C21", "C43", "C47", "C55", "C57", "C67", "C70",
     ),
-    "responses of several tokens": ("C42", "C56", "C60", "C65", "audit"),
+    "responses of several tokens": ("C36", "C37", "C42", "C56", "C60", "C65", "audit"),
     "recorded pairs, of which some responses are in none": ("C05", "C06", "C07"),
     "finitely many labelled pairs": ("C44", "C45", "C46", "C61", "C89"),
-    "a replay of recorded batches": ("C15", "C16", "C17", "C18", "C23", "C53", "C69"),
+    "a replay of recorded batches": ("C15", "C16", "C17", "C18", "C19", "C23", "C53", "C69"),
     "the noise of finitely many samples": ("C26", "C29", "C30", "C34", "C50", "C68"),
     "PPO": ("C10", "C54", "C90"),
     "a reference that is replaced": ("C08", "C09", "C52"),
@@ -29,7 +29,7 @@ MISSING = {
     "users whose wishes change from week to week": ("C58", "C59", "C62", "C63", "C66"),
     "more than two runs side by side": ("C28",),
     "Adam, or a second loss beside the first": ("C38", "C39"),
-    "a network": ("C24",),
+    "a network": ("C24", "C35"),
     "a language model": ("toy→lm",),
 }  # fmt: skip
 

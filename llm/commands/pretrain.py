@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from sims.experiments.options import OptionParser, add_options, from_options
 from .saving import add_saving, config_of, kept_of, parsed, saving_of, settings_of
 
 
+def _folder(options: argparse.Namespace) -> Path:
+    """Where the model is kept."""
+    name = from_options(options, pretraining.PretrainConfig).architecture
+    return options.output or Path("runs") / f"pretrain-{name}"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Train an embedded model, or check a saved one."""
     parser = OptionParser("python -m llm pretrain", True, description="Train a tiny model on the embedded language.")
@@ -31,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_saving(parser, load_best=False)
     add_options(parser, pretraining.PretrainConfig, "pretraining")
-    options = parsed(parser, arguments)
+    options = parsed(parser, arguments, _folder)
     torch.set_num_threads(1)
     if options.check is not None:
         try:
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{row.quantity:22}{row.committed:10.4f}{row.rerun:10.4f}   within {row.tolerance:.4f}: {mark}")
         return 0 if all(row.holds for row in rows) else 1
     config = from_options(options, pretraining.PretrainConfig)
-    folder = options.output or Path("runs") / f"pretrain-{config.architecture}"
+    folder = _folder(options)
     if options.resume and was_finished(folder):
         return 0
     config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})

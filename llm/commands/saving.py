@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from llm.training.loop import Saving
@@ -11,7 +12,6 @@ from llm.training.unfinished import options_of
 from sims.core.spec import Spec, to_json
 from sims.experiments.config_file import config_text
 from sims.experiments.experiment import check_range
-from sims.experiments.folders import path
 from sims.experiments.options import OptionParser, from_options, given, whole
 
 S = TypeVar("S", bound=Spec)
@@ -66,15 +66,16 @@ def kept_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("evaluations", *SAVING)}
 
 
-def parsed(parser: OptionParser, arguments: Sequence[str]) -> argparse.Namespace:
+def parsed(
+    parser: OptionParser,
+    arguments: Sequence[str],
+    folder_of: Callable[[argparse.Namespace], Path | None] = lambda options: options.output,
+) -> argparse.Namespace:
     """The options of `reward` or `pretrain`; of a fit that is resumed what it evaluates and keeps is as before, unless
-    it is given."""
-    first = OptionParser("python -m llm", add_help=False)
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--output", type=path)
-    asked, _ = first.parse_known_args(list(arguments))
-    if asked.resume and asked.output is not None:
-        before = options_of(asked.output)
+    it is given. folder_of: where the fit that the options describe is kept."""
+    asked = parser.parse_strictly(arguments)
+    if asked.resume and (folder := folder_of(asked)) is not None:
+        before = options_of(folder)
         parser.set_defaults(**{name: before[name] for name in ("evaluations", *SAVING) if name in before})
     return parser.parse_strictly(arguments)
 

@@ -134,7 +134,6 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     group.add_argument(
         "--report-to",
         action="append",
-        default=[],
         choices=("none", "tensorboard", "wandb"),
         help="log metrics there, beside metrics.jsonl (default none)",
     )
@@ -153,10 +152,12 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
     )
     add_device(group)  # type: ignore[arg-type]
     held, before = _resumed(arguments)
-    parser.set_defaults(**{name: before[name] for name in _KEPT if name in before})
+    parser.set_defaults(**{name: before[name] for name in _KEPT if name in before and name != "report_to"})
     experiment, options = parse(
         parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length", held and held[0]
     )
+    if options.report_to is None:  # as no default: what is given is added to a default
+        options.report_to = before.get("report_to", [])
     if options.run is None:
         options.run = held[1] if held else 0
     _check(experiment, options)

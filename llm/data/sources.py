@@ -62,9 +62,9 @@ def split_files(folder: Path, split: str | None) -> list[Path]:
             shards = next(iter(matches.values()))["shards"]
             numbers = sorted(int(match["number"] or 0) for match in matches.values())
             if shards is not None and numbers != list(range(int(shards))):
-                there = ", ".join(file.name for file in matches)
-                rule = f"must hold all of {int(shards)} shards, each once"
-                raise ValueError(f"split={split!r}: {folder} holds {there}, and {rule}")
+                missing = sorted(set(range(int(shards))) - set(numbers))[:5]
+                found = f"of which {', '.join(map(str, missing))} are missing" if missing else "and holds some twice"
+                raise ValueError(f"split={split!r}: {folder} must hold all of {int(shards)} shards, each once, {found}")
             return list(matches)
     names = ", ".join(file.name for file in held) or "no .jsonl, .jsonl.gz or .parquet file"
     raise ValueError(f"split={split!r}: no such split in {folder}, which holds {names}")

@@ -52,7 +52,7 @@ class JsonLines(Logger):
 
     def __init__(self, path: Path, keep_until: int, numbers: Mapping[str, int] | None = None) -> None:
         rows = [row for row in (read_json_lines(path) if path.exists() else []) if row["update"] <= keep_until]
-        self.path, self.checksum = path, 0
+        self.path, self.checksum, self.lost = path, 0, False
         for row in rows:
             self._note(row)
         if (numbers or {}).get(self._name, self.checksum) != self.checksum:
@@ -80,7 +80,9 @@ class JsonLines(Logger):
             self.file.flush()
 
     def close(self) -> None:
-        """Raises CheckpointError for rows that cannot be written."""
+        """Raises CheckpointError for rows that cannot be written, unless that was told of an update."""
+        if self.lost:
+            return
         with self._told("the last rows"):
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -91,6 +93,7 @@ class JsonLines(Logger):
         try:
             yield
         except OSError as error:
+            self.lost = True
             left = last_good(self.path.parent)
             raise CheckpointError(f"{what}: {self.path} could not be written: {error}; {left}") from error
 

@@ -37,8 +37,8 @@ class Computation(Spec, kind="computation"):
     device: Literal["cpu", "cuda"] = setting("cpu", "where to compute; cuda, a GPU, pays for many runs at a time")
     capture: bool = setting(
         False,
-        "capture an update as a CUDA graph and replay it, with the same numbers but for rounding: a tenth of the time "
-        "for up to a thousand runs (device = cuda)",
+        "capture an update as a CUDA graph and replay it, with the same numbers but for rounding: a fifth of the time "
+        "or less for up to a thousand runs (device = cuda)",
         omit_default=True,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -104,8 +104,7 @@ PARTS: dict[str, type[Spec]] = {
 def check_range(spec: Spec, precision: str = "float32") -> None:
     """Refuse, with SpecError, a number that the precision of the computation cannot hold: it would be 0 or infinite."""
     limits: torch.finfo = torch.finfo(getattr(torch, precision))
-    for name in spec.names():
-        value = getattr(spec, name)
+    for name, value in _parts(spec):
         if isinstance(value, Spec):
             check_range(value, precision)
         elif isinstance(value, torch.Tensor):
@@ -116,6 +115,14 @@ def check_range(spec: Spec, precision: str = "float32") -> None:
                 raise SpecError(name, value, f"must be at most {limits.max:.1e} in {precision}")
             if abs(value) < limits.smallest_normal:
                 raise SpecError(name, value, f"must be 0, or at least {limits.smallest_normal:.1e} in {precision}")
+
+
+def _parts(spec: Spec) -> Iterator[tuple[str, Any]]:
+    """Fields by name; of a tuple, each part."""
+    for name in spec.names():
+        value = getattr(spec, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            yield name, each
 
 
 def stack_key(experiment: Experiment) -> str:

@@ -57,7 +57,7 @@ class OptionParser(argparse.ArgumentParser):
             action = self._option_string_actions.get(name) if name.startswith("--") else None
             if action is None or isinstance(action, argparse._AppendAction):
                 continue
-            if action.dest in seen:
+            if action.dest in seen and not (action.nargs == 0 and seen[action.dest] == name):
                 both = name if seen[action.dest] == name else f"{seen[action.dest]} and {name}"
                 self.error(f"argument {name}: must be given once, not twice ({both}): which one counts is unknown")
             seen[action.dest] = name
@@ -203,13 +203,15 @@ def _convert_to(text: str, hint: Any) -> Any:
         return tuple(_convert_to(part, get_args(hint)[0]) for part in text.split(","))
     if hint in (int, float, str):
         return hint(text)
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if isinstance(hint, type) and issubclass(hint, Spec):
         return _spec_of(text, hint)
     raise ValueError(text)
 
 
 def _spec_of(text: str, base: type[S]) -> S:
-    """dpo:beta=0.1:pairing=all → DPO(beta=0.1, pairing="all")"""
+    """dpo:beta=0.1:pairing=all → DPO(beta=0.1, pairing="all"); within it the parts of a tuple are parted by /."""
     kind, *settings = text.split(":")
     cls = find_kind(kind_name(kind), base, base.__name__.lower())
     fields, found = {field.name: field for field in dataclasses.fields(cls)}, {}
@@ -220,7 +222,9 @@ def _spec_of(text: str, base: type[S]) -> S:
             raise SpecError(name, value, f"{cls.kind} has no such field; it has {', '.join(fields)}")
         if not equals:
             raise SpecError(name, "", f"must be given as {cls.kind}:{name}=VALUE")
-        found[name] = convert(value, fields[name], cls.hints()[name])
+        if name in found:
+            raise SpecError(name, value, f"must be given once, not twice, of {cls.kind}")
+        found[name] = convert(value.replace("/", ","), fields[name], cls.hints()[name])
     return cls(**found)
 
 
@@ -239,6 +243,7 @@ def _text_of(spec: Spec) -> str:
     """The inverse of `_spec_of`, to the last digit: DPO(beta=0.1, pairing="all") → dpo:pairing=all"""
     changed = {f.name: value for f in dataclasses.fields(spec) if (value := getattr(spec, f.name)) != f.default}
     exact = {name: repr(value) if isinstance(value, float) else show(value) for name, value in changed.items()}
+    exact = {name: text.replace(",", "/") for name, text in exact.items()}
     return ":".join([spec.kind, *(f"{name}={text}" for name, text in exact.items())])
 
 

@@ -56,13 +56,13 @@ class Mixture(Algorithm, kind="mixture"):
             raise SpecError("loss_weights", self.loss_weights, rule)
         if min(self.loss_weights) < 0 or max(self.loss_weights) == 0:
             raise SpecError("loss_weights", self.loss_weights, "must be numbers >= 0, and one above 0")
-        pairings = {loss.kind: loss.label_pairing for loss in self.losses if loss.label_pairing is not None}
-        if len(set(pairings.values())) > 1:
-            found = ", ".join(f"{kind} has {pairing}" for kind, pairing in pairings.items())
+        pairings = [(loss.kind, loss.label_pairing) for loss in self.losses if loss.label_pairing is not None]
+        if len({pairing for _, pairing in pairings}) > 1:
+            found = ", ".join(f"{kind} has {pairing}" for kind, pairing in pairings)
             raise SpecError("losses", self._listed(), f"must agree on the pairing of responses: {found}")
-        distributions = {loss.kind: loss.slot_distributions(2) for loss in self.losses}
-        if len(set(distributions.values())) > 1:
-            found = ", ".join(f"{kind} {_drawn(slots)}" for kind, slots in distributions.items())
+        distributions = [(loss.kind, loss.slot_distributions(2)) for loss in self.losses]
+        if len({slots for _, slots in distributions}) > 1:
+            found = ", ".join(f"{kind} {_drawn(slots)}" for kind, slots in distributions)
             raise SpecError("losses", self._listed(), f"must agree on who draws the responses of a pair: {found}")
         for name, of in _OF_THE_LOSSES.items():
             object.__setattr__(self, name, of(getattr(loss, name) for loss in self.losses))
@@ -112,7 +112,7 @@ class Mixture(Algorithm, kind="mixture"):
 
     def loss(self, outputs: Outputs, batch: Batch, targets: Targets) -> Tensor:
         parts = [self.loss_weights[i] * loss.loss(outputs, batch, own) for i, loss, own in self.each(targets)]
-        return torch.stack(parts).sum(0)
+        return sum(parts[1:], start=parts[0])
 
 
 _OF_THE_LOSSES: dict[str, Callable[..., Any]] = {

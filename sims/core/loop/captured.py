@@ -64,12 +64,14 @@ def period(training: Training) -> int:
     for field, value, captured in (
         ("source", schedule.source, ("policy", "pool")),
         ("labels", collector.labelling.labels, ("environment",)),
-        ("gates", collector.deployment.gates, (False,)),
     ):
         if value not in captured:
             raise SpecError(field, value, f"must be {' or '.join(map(str, captured))} where updates are captured")
+    if collector.deployment.gates:
+        rule = "must be 0, and gate_gold_loss none, where updates are captured"
+        raise SpecError("gate_comparisons", collector.deployment.gate_comparisons, rule)
     if training.advance is not None or hasattr(collector.environment, "state_dict"):
-        rule = "must not change with time where updates are captured"
+        rule = "must not change with time, as drifting does, where updates are captured"
         raise SpecError("environment", type(collector.environment).__name__, rule)
     lengths = [schedule.updates_per_batch, schedule.reference_every_updates or 1]
     if schedule.source == "pool":
@@ -134,12 +136,14 @@ def _capture(
 
     try:
         made.capture(work)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         name, cause = type(training.algorithm).__name__, error
         while isinstance(cause.__context__, RuntimeError):  # the end of a capture that failed fails too
             cause = cause.__context__
         why = str(cause).partition("\n")[0]
-        raise SpecError("capture", True, f"must be false: {name} waits for the device ({why})") from error
+        raise SpecError("capture", True, f"must be false: an update of {name} cannot be captured ({why})") from error
     return made, found[0]
 
 

@@ -182,7 +182,7 @@ class Collector:
         """SpecError if a reward was not finite in a batch whose sum was not read yet."""
         unread, self.unread = self.unread, []
         if unread and not math.isfinite(torch.stack(unread).sum()):
-            rule = f"must be finite, and was not in one of the last {len(unread)} batches; device = cpu names it"
+            rule = "must be finite, and was not in one of the last 256 updates or fewer; device = cpu names the batch"
             raise SpecError(f"{type(self.environment).__name__}.label: rewards", math.nan, rule)
 
     def _check(self, method: str, labels: Labels | Batch, responses: Tensor, rewarded: bool = True) -> None:

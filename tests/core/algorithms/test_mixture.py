@@ -72,6 +72,15 @@ def test_it_needs_what_any_of_them_needs(losses: tuple[Algorithm, ...], needs: t
             "losses = 'nash_md, xpo': must agree on who draws the responses of a pair: nash_md policy and mixture 0.3, "
             "xpo policy and reference",
         ),
+        (
+            {"losses": (DPO(pairing="drawn"), DPO(pairing="all"))},  # of one kind
+            "losses = 'dpo, dpo': must agree on the pairing of responses: dpo has drawn, dpo has all",
+        ),
+        (
+            {"losses": (NashMD(mixture_coef=0.1), NashMD(mixture_coef=0.5))},
+            "losses = 'nash_md, nash_md': must agree on who draws the responses of a pair: nash_md policy and mixture "
+            "0.1, nash_md policy and mixture 0.5",
+        ),
         ({"loss_weights": (1.0,)}, "loss_weights = (1.0,): must have 2 numbers, one for each of dpo, pref_ft"),
         ({"loss_weights": (1.0, -1.0)}, "loss_weights = (1.0, -1.0): must be numbers >= 0, and one above 0"),
         ({"losses": (), "loss_weights": ()}, "losses = (): must have at least one algorithm"),

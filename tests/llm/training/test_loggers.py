@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llm.__main__ import main
+from llm.training.checkpoint import stored_options
 from llm.training.loggers import TensorBoard, WeightsAndBiases, read_json_lines
 from sims.core.spec import SpecError
 
@@ -54,6 +55,7 @@ def test_event_files_hold_the_metrics_under_trls_names(tmp_path):
     assert [step for step, _ in events(tmp_path)["loss"]] == [1, 2]
     assert main([*line, "--updates", "4", "--resume"]) == 0
     assert [step for step, _ in events(tmp_path)["loss"]] == [1, 2, 3, 4]
+    assert stored_options(tmp_path)["report_to"] == ["tensorboard"]  # not once more for each time
 
 
 def test_what_is_done_again_is_shown_once(tmp_path):
