@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,11 +67,11 @@ TREE = ProxyTree(
 )
 LENGTH_BIAS = 0.3  # in rewards, which lie in [0, 1], a token
 WHOLE = "all that online training does is compared with all that offline training does; the order of data is C16's"
-LOOKS = {
+LOOKS: dict[str, tuple[str, Any, str]] = {  # colour, line, label
     "offline": (BLACK, "-", "offline, recorded pairs"),
-    "pointwise": (VERMILION, "-", "online, pointwise reward model"),
-    "pairwise": (PURPLE, "-", "online, pairwise reward model"),
-    "converged": (ORANGE, "-", "online, reward model fitted to convergence"),
+    "pointwise": (VERMILION, (0, (6, 1)), "online, pointwise reward model"),
+    "pairwise": (PURPLE, "-.", "online, pairwise reward model"),
+    "converged": (ORANGE, (0, (4, 1, 1, 1, 1, 1)), "online, reward model fitted to convergence"),
     "gold": (SKY, "--", "online, labels by gold"),
 }
 
@@ -314,7 +316,7 @@ def draw(records: Records) -> MatplotlibFigure:
         _finals(axes[1, 1], records)
         _lengths(axes[1, 2], records)
         lines = [
-            Line2D([], [], color=colour, linestyle=line, linewidth=2, label=label)  # type: ignore[arg-type]
+            Line2D([], [], color=colour, linestyle=line, linewidth=2, label=label)
             for colour, line, label in LOOKS.values()
         ]
         lines.append(Line2D([], [], color=BLACK, linestyle=":", label="exact frontier: nothing is above"))
@@ -322,7 +324,7 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _mean(axes: Axes, x: np.ndarray, runs: np.ndarray, colour: str, line: str = "-", label: str = "") -> None:
+def _mean(axes: Axes, x: np.ndarray, runs: np.ndarray, colour: str, line: Any = "-", label: str = "") -> None:
     mean, low, high = band(runs, resamples=None)
     axes.plot(x, mean, color=colour, linestyle=line, linewidth=1.8, label=label or None)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -363,7 +365,7 @@ def _over_updates(axes: Axes, records: Records) -> None:
         _mean(axes, record.arrays["updates"], scores(record), *LOOKS[source][:2])
     for pairs, line in ((PAIRS, "-"), (MANY_PAIRS, (0, (1, 1)))):
         record = records[f"steps/{pairs}"]
-        _mean(axes, record.arrays["updates"], scores(record), BLACK, line)  # type: ignore[arg-type]
+        _mean(axes, record.arrays["updates"], scores(record), BLACK, line)
         at = (record.arrays["updates"][-1], scores(record)[:, -1].mean())
         axes.annotate(f"{pairs:,} pairs", at, xytext=(0, 9), textcoords="offset points", fontsize=8, ha="right")
     axes.set(xlabel="updates", ylabel="gold score", title="RLOO online, and DPO offline", ylim=(0, 1.05))

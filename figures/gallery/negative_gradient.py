@@ -273,7 +273,8 @@ def _against_budget(panel: Axes, records: Records, environment: str, sampler: st
             ha="right", va="top", fontsize=8,
         )  # fmt: skip
     panel.set(xscale="log", ylim=(ENVIRONMENTS[environment].lowest, 1.1), xlabel="budget, samples drawn")
-    panel.set_xticks(samples, [f"{n:,}" for n in samples])
+    near = [i > 0 and n < 2 * samples[i - 1] for i, n in enumerate(samples)]  # two labels would stand on one another
+    panel.set_xticks(samples, ["" if close else f"{n:,}" for n, close in zip(samples, near, strict=True)])
     panel.minorticks_off()
     panel.set_ylabel(f"score ({ENVIRONMENTS[environment].title})")
 
