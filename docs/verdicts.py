@@ -30,9 +30,7 @@ the committed records, without a run.
 
 {rule}
 
-{count} rows: {states}. Of {tested} rows with a p-value {survive} survive Benjamini and Hochberg's correction at a false
-discovery rate of 5 %. {fragile} rows came out otherwise on other seeds or with other rounding, and are *inconclusive*
-for that reason. *No test* is {share:.0f} % of the rows{untested}.{missing}
+{counts}
 
 ## Where rows went, by the state before
 
@@ -78,16 +76,18 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
     ids = dict.fromkeys(row.id for row in found)
     untested = [id for id in ids if all(row.verdict == "no test" for row in found if row.id == id)]
     without = f" Without records of today's settings, and left out: {', '.join(missing)}." if missing else ""
+    all_rows = f", and all rows of {', '.join(sorted(untested))}" if untested else ""
+    fragile = sum(row.why.startswith("fragile") for row in found)
+    counts = (
+        f"{len(found)} rows: {', '.join(f'{states[state]} {state}' for state in STATES if states[state])}. Of "
+        f"{len(p_values)} rows with a p-value {int(survive(p_values).sum())} survive Benjamini and Hochberg's "
+        f"correction at a false discovery rate of 5 %. {fragile} rows came out otherwise on other seeds or with other rounding, "
+        f"and are *inconclusive* for that reason. *No test* is {100 * states['no test'] / len(found):.0f} % of the rows"
+        f"{all_rows}.{without}"
+    )
     return TEXT.format(
         rule=textwrap.fill(" ".join(RULE), 120),
-        missing=without,
-        count=len(found),
-        states=", ".join(f"{states[state]} {state}" for state in STATES if states[state]),
-        tested=len(p_values),
-        survive=int(survive(p_values).sum()),
-        fragile=sum(row.why.startswith("fragile") for row in found),
-        share=100 * states["no test"] / len(found),
-        untested=f", and all rows of {', '.join(untested)}" if untested else "",
+        counts=textwrap.fill(counts, 120),
         moves=moves_table(moved),
         closed=table(("claim", "part", "setting", "closed gate"), _closed(found)),
         claims="\n\n".join(_claims(by_row)),

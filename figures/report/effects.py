@@ -54,15 +54,16 @@ def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
                 mfc=face,
                 elinewidth=1.2,
             )
-            said = textwrap.shorten(f"{row.id} {row.part} ({row.setting})", 66, placeholder=" …")
             state = "fragile" if row.why.startswith("fragile") else row.verdict
+            said = textwrap.shorten(f"{row.id} {row.part} ({row.setting})", 72 - len(state), placeholder=" …")
             panel.text(0.0, 0.22 - i, said, transform=across, fontsize=7, va="bottom")
             panel.text(1.0, 0.22 - i, state, transform=across, fontsize=7, va="bottom", ha="right", style="italic")
         panel.axvspan(-1, 1, color="0.5", alpha=0.12, linewidth=0)
         panel.axvline(0, color="0.3", linewidth=0.8)
         panel.set_xscale("symlog", linthresh=2.0)
         low, high = panel.get_xlim()
-        steps = [sign * step for step in (0, 1, 2, 5, 10, 20, 50) for sign in (-1, 1)]
+        steps = (0, 1, 2, 5, 10, 20, 50) if max(-low, high) < 20 else (0, 1, 5, 20, 100, 500)  # apart on the axis
+        steps = [sign * step for step in steps for sign in (-1, 1)]
         panel.set_xticks(sorted({step for step in steps if low <= step <= high}))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
