@@ -81,9 +81,9 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
     counts = (
         f"{len(found)} rows: {', '.join(f'{states[state]} {state}' for state in STATES if states[state])}. Of "
         f"{len(p_values)} rows with a p-value {int(survive(p_values).sum())} survive Benjamini and Hochberg's "
-        f"correction at a false discovery rate of 5 %. {fragile} rows came out otherwise on other seeds or with other rounding, "
-        f"and are *inconclusive* for that reason. *No test* is {100 * states['no test'] / len(found):.0f} % of the rows"
-        f"{all_rows}.{without}"
+        f"correction at a false discovery rate of 5 %. {fragile} rows came out otherwise on other seeds or "
+        f"with other rounding, and are *inconclusive* for that reason. *No test* is "
+        f"{100 * states['no test'] / len(found):.0f} % of the rows{all_rows}.{without}"
     )
     return TEXT.format(
         rule=textwrap.fill(" ".join(RULE), 120),
