@@ -277,11 +277,10 @@ def caption(records: Records) -> str:
         "pairs of two draws of the reference (held-out) or of the policy (on-policy), unequal by gold, that are "
         f"ordered as gold does; exact. Top left: offline IPO and DPO, {runs} problems, tuned by gold, and the reward "
         f"model of the same {proxies.PAIRS} noisy pairs; mean and 95 % interval. Top right: means over {swept_} "
-        f"problems of "
-        "each setting of the sweep of β and learning rate. Bottom left: pairs drawn by the policy and labelled "
-        "by gold, by the "
-        f"reward model, or after {FIRST} updates on its labels by the policy's implicit reward; {runs} problems, each "
-        f"arm tuned over {len(RATES) * len(BETAS)} points ({ROUNDS}). Bottom right: {SIZED_RUNS} problems, random "
+        "problems of each setting of the sweep of β and learning rate. Bottom left: pairs drawn by the policy and "
+        f"labelled by gold, by the reward model, or after {FIRST} updates on its labels by the policy's implicit "
+        f"reward; {runs} problems, each arm tuned over {len(RATES) * len(BETAS)} points ({ROUNDS}). Bottom right: "
+        f"{SIZED_RUNS} problems, random "
         f"units beside a linear model, L2 penalty {SIZED_L2:g}."
     )
 
