@@ -62,8 +62,8 @@ def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
         panel.axvline(0, color="0.3", linewidth=0.8)
         panel.set_xscale("symlog", linthresh=2.0)
         low, high = panel.get_xlim()
-        steps = (0, 1, 2, 5, 10, 20, 50) if max(-low, high) < 20 else (0, 1, 5, 20, 100, 500)  # apart on the axis
-        steps = [sign * step for step in steps for sign in (-1, 1)]
+        sizes = (0, 1, 2, 5, 10, 20, 50) if max(-low, high) < 20 else (0, 1, 5, 20, 100, 500)  # apart on the axis
+        steps = [sign * size for size in sizes for sign in (-1, 1)]
         panel.set_xticks(sorted({step for step in steps if low <= step <= high}))
         panel.xaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()

@@ -59,7 +59,7 @@ STUDENTS = mock.patch.object(statistics, "mean_bounds", students)
 Rows = Mapping[tuple[str, str, str], Verdict]
 
 
-def tested(figure: str, records: Mapping[str, Record]) -> Rows:
+def rows_of(figure: str, records: Mapping[str, Record]) -> Rows:
     """Rows by id, part and setting."""
     with STUDENTS, mock.patch.object(toy_to_lm, "RESAMPLES", 100):
         return _rows(figure, records)
@@ -81,7 +81,7 @@ def matching(figure: str, arms: str) -> list[str]:
 
 @pytest.mark.parametrize("name", WITH_CLAIMS)
 def test_a_figure_gives_the_rows_of_the_catalogue(name: str) -> None:
-    found = tested(name, level(name, 0.01))
+    found = rows_of(name, level(name, 0.01))
     listed = {
         (entry.id, r.claim.part, setting)
         for entry in catalogue().values()
@@ -149,7 +149,7 @@ def planted(
         levels: Levels = {**start, **(weak if key in weaker_ones else {}), **lifted.get(key, {})}
         assert moved is not None
         records[key] = filled(empty(figure)[key], {**levels, moved[1]: levels[moved[1]] + by}, noise)
-    return tested(figure, records)
+    return rows_of(figure, records)
 
 
 def expected(line: Planted, effect: float, margin: float) -> str:
@@ -212,7 +212,7 @@ def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
     start = level(name, 1e-3)
     if name == RANKED:  # one of its tasks shows as much as all, in a fraction of the time
         start = {key: record for key, record in start.items() if key.split("/")[1] == "min"}
-    before = tested(name, start)
+    before = rows_of(name, start)
     found = {address: (set(r.spec_hashes), set[str]()) for address, r in before.items()}
     apart = {key: 0.05 * (0.618 * i % 1.0) for i, key in enumerate(start, 1)}
     for line in PLANTED:
@@ -222,10 +222,10 @@ def movers(name: str) -> dict[tuple[str, str, str], tuple[set[str], set[str]]]:
     @functools.cache
     def lying_apart() -> tuple[Mapping[str, Record], Rows]:
         records = {key: filled(empty(name)[key], {}, 1e-3, x) for key, x in apart.items()}
-        return records, tested(name, records)
+        return records, rows_of(name, records)
 
     def moved(by: Mapping[str, float], of: Mapping[str, Record], was: Rows) -> set[tuple[str, str, str]]:
-        after = tested(name, {**of, **{key: filled(empty(name)[key], {}, 1e-3, x) for key, x in by.items()}})
+        after = rows_of(name, {**of, **{key: filled(empty(name)[key], {}, 1e-3, x) for key, x in by.items()}})
         return {address for address in was if _interval(after[address]) != _interval(was[address])}
 
     def still(key: str, addresses: set[tuple[str, str, str]]) -> bool:
@@ -286,7 +286,7 @@ def ranked(order: str, noise: float = 1e-3) -> Rows:
         rank = matched.ONLINE.index(name)
         records[key] = filled(record, {"score": 0.02 * (rank if scale == "toy" else ORDERS[order][rank])}, noise)
     with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1):
-        return tested(RANKED, records)
+        return rows_of(RANKED, records)
 
 
 @pytest.mark.parametrize(("order", "tau", "said"), [("same", 1, "supported"), ("reversed", -1, "opposite")])
@@ -308,7 +308,7 @@ def test_a_ranking_of_its_own_is_not_supported_and_one_of_noise_is_no_test() -> 
 
 def test_fewer_tasks_than_were_asked_for_are_no_test() -> None:
     with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1 + len(toy_to_lm.TASKS)):
-        found = tested(RANKED, level(RANKED, 1e-3))
+        found = rows_of(RANKED, level(RANKED, 1e-3))
     assert {row_found.verdict for row_found in found.values()} == {"no test"}
     assert all("size" in str(row_found.why) for row_found in found.values())
 

@@ -90,7 +90,7 @@ def test_offline_suffices_by_arms_that_were_chosen_where_they_are_not_scored() -
 
     records = {f"R2/short/{name}/16": record(values) for name, values in score.items()}
     records |= {f"R2/short/{name}/inf": record(np.full(20, 0.3)) for name in (*batch_size.ALGORITHMS, "pref_ft")}
-    row = batch_size._suffices(records, batch_size.SUFFICES["short"], "short", ("dpo",))
+    row = batch_size._suffices(records, batch_size.SUFFICES["short"], "R2/short", batch_size.ALGORITHMS, ("dpo",))
     assert row.effect == pytest.approx(0.1)  # each half is scored at the other's choice: 0.4, not 0.6
 
 
