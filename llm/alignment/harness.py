@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sims.core.spec import SpecError
 
 FIELD = "gold_tasks"
+LIBRARIES = ("lm_eval", "accelerate", "peft")  # the harness, and what its models in transformers' format need
 METRICS = ("acc", "exact_match")  # the score of an item: the first of them that the task has
 FORMATS = ("json", "csv", "text", "parquet", "arrow")  # of data in local files, as `datasets` names them
 
@@ -47,7 +48,7 @@ def task_names(text: str | None) -> list[str]:
     if text is None:
         return []
     folder, names = named(text)
-    if find_spec("lm_eval") is None:
+    if any(find_spec(name) is None for name in LIBRARIES):
         raise SpecError(FIELD, text, "needs the library: pip install 'lm-eval[hf]'")
     found = tasks_in(folder)
     for name in names:
