@@ -20,6 +20,7 @@ labellers     what answers: the simulated preference, a reward model, a judge
 people        pairs for Label Studio, and its annotations
 update        step 5: training on the new pairs and a share of old ones
 gold          the gold set: prompts by skill, and what a response is worth
+harness       more skills: tasks of lm-evaluation-harness
 gate          step 6: head-to-head, gold set, alarms; a verdict with its reasons
 promote       step 7: the candidate goes live, or is refused
 settings      the settings of all steps

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.data import Text
+from llm.embedded import find_folder
 from sims.core.spec import SpecError
 from sims.statistics import paired_effect
 from sims.statistics.bounded import bounded_interval
 
-from . import registry, users
+from . import harness, registry, users
 from .context import Context
 from .generation import Drawn
 from .gold import gold_items, guarded
@@ -81,7 +82,7 @@ def gate(context: Context) -> str:
 
 def gold_scores(context: Context, version: Version) -> dict[str, Scores]:
     """Gold scores of one response to each gold prompt, by skill, as the gate's answer key has them and as they are: the
-    same prompts and uniforms for every version."""
+    same prompts and uniforms for every version. Of a task of lm-evaluation-harness, of each item: no key is wrong."""
     settings, found = context.settings.gating, {}
     keys = [gold_items(settings, context.simulated, key) for key in (context.settings.labelling.wrong_key, False)]
     for skill, items in keys[0].items():
@@ -91,6 +92,10 @@ def gold_scores(context: Context, version: Version) -> dict[str, Scores]:
             np.array([key[skill][i][1](text) for i, text in zip(picked, texts, strict=True)]) for key in keys
         )
         found[skill] = believed, true
+    if settings.gold_tasks is not None:
+        folder = find_folder(registry.model_of(context.store, version))
+        tasks = harness.task_scores(settings.gold_tasks, folder, settings.gold_prompts)
+        found |= {name: (scores, scores) for name, scores in tasks.items()}
     return found
 
 
@@ -104,7 +109,7 @@ def checked(
     won = outcomes(context, prompts, mine, theirs)
     longer = np.array([len(a.tokens) - len(b.tokens) for a, b in zip(mine, theirs, strict=True)], np.float64)
     found = [win_rate(won, settings.least_win_rate), controlled_win_rate(won, longer, settings.least_win_rate)]
-    for skill in guarded(settings, gold_items(settings, context.simulated)):
+    for skill in guarded(settings, gold):
         effect = paired_effect(gold[skill][0], live_gold[skill][0])
         passed = effect.estimate >= -settings.skill_margin and effect.high >= 0
         said = f"{effect.estimate:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}], allowed −{settings.skill_margin:g}"

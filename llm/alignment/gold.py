@@ -2,13 +2,13 @@
 
 That of the simulated users has the held-out prompts of each skill, and their preference as the score. A file of one's
 own has JSON lines {"prompt": ..., "skill": ..., "answer": ...}: the score is 1 where the response has the answer as
-whole words, and 0 elsewhere.
+whole words, and 0 elsewhere. Tasks of lm-evaluation-harness are more skills: see `harness`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from llm.data import Text
 from sims.core.spec import SpecError
 from sims.experiments.foreign_text import parse_json
 
-from . import users
+from . import harness, users
 from .imported import lines_of
 from .settings import Gating
 
@@ -25,7 +25,7 @@ Item = tuple[Text, Callable[[str], float]]  # a prompt, and the score of a respo
 
 def gold_items(settings: Gating, simulated: bool, wrong_key: bool = False) -> dict[str, list[Item]]:
     """The gold set by skill; {} for real users without a file. wrong_key: of simulated users, see `users.gold`.
-    SpecError for a guarded skill that it does not have."""
+    SpecError for a guarded skill that neither it nor the tasks have, and for a task that cannot be."""
     if settings.gold_set is not None:
         found = read_gold_set(Path(settings.gold_set))
     elif simulated:
@@ -35,16 +35,20 @@ def gold_items(settings: Gating, simulated: bool, wrong_key: bool = False) -> di
         }
     else:
         found = {}
-    for name in guarded(settings, found):
-        if name not in found:
-            rule = f"must be all, or skills of the gold set: {', '.join(found) or 'there is none, gold_set names one'}"
+    skills = [*found, *harness.task_names(settings.gold_tasks)]
+    for name in skills[len(found) :]:
+        if name in found:
+            raise SpecError("gold_tasks", name, "must have another name than the skills of the gold set")
+    for name in guarded(settings, skills):
+        if name not in skills:
+            rule = f"must be all, or skills of the gold set: {', '.join(skills) or 'there is none, gold_set names one'}"
             raise SpecError("guarded", settings.guarded, rule)
     return found
 
 
-def guarded(settings: Gating, items: dict[str, list[Item]]) -> list[str]:
+def guarded(settings: Gating, skills: Iterable[str]) -> list[str]:
     """The skills that must not get worse."""
-    return list(items) if settings.guarded == "all" else [name.strip() for name in settings.guarded.split(",")]
+    return list(skills) if settings.guarded == "all" else [name.strip() for name in settings.guarded.split(",")]
 
 
 def read_gold_set(file: Path) -> dict[str, list[Item]]:

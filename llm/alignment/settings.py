@@ -109,9 +109,15 @@ class Gating(Spec, kind="gating"):
     least_win_rate: float = setting(
         0.5, "the interval of the win rate, and of the length-controlled one, must lie above this", at_least=0, below=1
     )
-    gold_prompts: int = setting(96, "gold prompts per skill", at_least=8)
+    gold_prompts: int = setting(96, "gold prompts per skill, at most so many of a task", at_least=8)
     gold_set: str | None = setting(
         None, "JSON lines with prompt, skill and answer; none: the simulated users' held-out prompts"
+    )
+    gold_tasks: str | None = setting(
+        None,
+        "FOLDER:TASK,TASK: more skills, which are tasks of lm-evaluation-harness in a folder of YAML files, whose data "
+        "are local files (pip install 'lm-eval[hf]')",
+        omit_default=True,
     )
     guarded: str = setting("all", "skills whose gold score must not fall, separated by commas, or all")
     skill_margin: float = setting(0.1, "largest fall of a guarded skill's mean gold score", at_least=0)

@@ -24,6 +24,7 @@ import torch
 
 from llm.alignment import imported, label, loop, people
 from llm.alignment.context import STEPS, Context, keep_settings, settings_of
+from llm.alignment.harness import task_names
 from llm.alignment.page import page
 from llm.alignment.report import status
 from llm.alignment.settings import Settings
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   python -m llm align run --cycles 8 --labels judge --judge-url http://127.0.0.1:8000/v1 --judge-model judge
   python -m llm align log --store support --model base --from server.jsonl
   python -m llm align label --store support --export pairs.json
+  python -m llm align gate --store support --gold-tasks tasks:capitals,sums
   python -m llm align rollback --version 3 --why "complaints about tone"
 """
 
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_strictly(arguments)
     changes = {name: value for part in parts for name, value in given(options, part).items()}
     _check(options)
+    task_names(changes.get("gold_tasks"))  # refused before any work, not when the gate comes to it
     torch.set_num_threads(1)
     if options.action in ("status", "report"):
         with read_only(options.store) as store:
