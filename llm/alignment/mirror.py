@@ -132,13 +132,13 @@ def bring(store: Store, client: Any, name: str, remote: bool) -> int:
 
 
 def source_of(store: Store, version: Version, remote: bool) -> str:
-    """Where the weights lie, as a URI. An MLflow server refuses the path of a folder that it does not own, so that it
-    is told the machine too, as MLflow's SFTP store reads it."""
+    """Where the weights lie, as a URI. A server refuses paths outside its artifact store, and schemes by which it would
+    connect to another host: what it is given is a name, align://MACHINE/FOLDER, which MLflow does not download."""
     folder = find_folder(version.folder) if version.parent is None else store.folder / version.folder
     if not folder.is_dir():
-        return f"https://huggingface.co/{version.folder}"
+        return f"hf://{version.folder}"
     path = folder.resolve().as_uri()
-    return path.replace("file://", f"sftp://{socket.gethostname()}", 1) if remote else path
+    return path.replace("file://", f"align://{socket.gethostname()}", 1) if remote else path
 
 
 def _held(client: Any, name: str) -> dict[int, Any]:

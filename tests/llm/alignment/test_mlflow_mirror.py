@@ -204,9 +204,9 @@ def test_the_commands_mirror_and_a_server_that_fails_is_a_line(
 def test_sources_are_where_the_weights_lie(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "here")
     first, second = (registry.find(store, number) for number in (1, 2))
-    assert source_of(store, first, True) == "https://huggingface.co/someone/base"
+    assert source_of(store, first, True) == "hf://someone/base"
     path = (store.folder / "models/v2").resolve()
-    assert source_of(store, second, True) == f"sftp://here{path}"
+    assert source_of(store, second, True) == f"align://here{path}"
     assert source_of(store, second, False) == f"file://{path}"
 
 
