@@ -8,6 +8,7 @@ five that its script tries; (3) three runs per arm, as in Tajwar et al. 2024."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,7 @@ PYTHIA_RATES = {
 }
 
 
+@functools.cache  # an experiment is frozen; figures ask for the same ones again and again
 def preset(scale: str, task: TaskName) -> Experiment:
     """The preset of a task at a scale. Raises KeyError for a scale that is none."""
     # Not at the top: transformers takes seconds to load, which figures of toys should not wait for.
