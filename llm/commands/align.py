@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         with keeping(kept), opened(options.store, options.wait) as store:
             keep_settings(store, (settings_of(store, store.cycle) or Settings()).changed(**changes))
             code = _act(store, options, mirror)
-            _tell(mirror and mirror(store))
+            _bring(mirror, store)
             return code
     except (RunError, CheckpointError) as error:
         return failed(error, FAILED, f"; {kept}")
@@ -111,8 +111,8 @@ def _shown(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _tell(line: str | None) -> None:
-    if line:
+def _bring(mirror: Mirror | None, store: Store) -> None:
+    if mirror is not None and (line := mirror(store)):
         print(line, flush=True)
 
 
@@ -120,8 +120,8 @@ def _act(store: Store, options: argparse.Namespace, mirror: Mirror | None) -> in
     if options.action == "run":
 
         def done(line: str) -> None:
-            _tell(line)
-            _tell(mirror and mirror(store))  # at once: `watch` may have rolled back
+            print(line, flush=True)
+            _bring(mirror, store)  # at once: `watch` may have rolled back
 
         loop.run(store, options.cycles, done)
         return _show(store, options)
