@@ -25,6 +25,7 @@ import torch
 from llm.alignment import imported, label, loop, people
 from llm.alignment.context import STEPS, Context, keep_settings, settings_of
 from llm.alignment.harness import task_names
+from llm.alignment.mirror import Mirror, mlflow_mirror
 from llm.alignment.page import page
 from llm.alignment.report import status
 from llm.alignment.settings import Settings
@@ -36,7 +37,7 @@ from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, given, whole
 
-PAGE = "report.html"
+PAGE, MODEL = "report.html", "aligned"
 ACTIONS = ("run", *STEPS, "rollback", "status", "report")
 EXAMPLES = """examples:
   python -m llm align run --cycles 5
@@ -63,6 +64,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--version", type=whole, metavar="INT", help="rollback: the version to take back, so that twice is as once"
     )
+    parser.add_argument(
+        "--mlflow-uri", metavar="URI", help="mirror the versions to this MLflow server or sqlite:///FILE"
+    )
+    parser.add_argument(
+        "--mlflow-model", metavar="NAME", help=f"the registered model there (default {MODEL}): one per store"
+    )
     parser.add_argument("--output", type=path, metavar="FILE", help=f"the page (default {PAGE} in the store)")
     parts = [type(getattr(Settings(), name)) for name in Settings.names()]
     for part in parts:
@@ -71,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     changes = {name: value for part in parts for name, value in given(options, part).items()}
     _check(options)
     task_names(changes.get("gold_tasks"))  # refused before any work, not when the gate comes to it
+    mirror = None if options.mlflow_uri is None else mlflow_mirror(options.mlflow_uri, options.mlflow_model or MODEL)
     torch.set_num_threads(1)
     if options.action in ("status", "report"):
         with read_only(options.store) as store:
@@ -82,7 +90,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with keeping(kept), opened(options.store, options.wait) as store:
             keep_settings(store, (settings_of(store, store.cycle) or Settings()).changed(**changes))
-            return _act(store, options)
+            code = _act(store, options, mirror)
+            _bring(mirror, store)
+            return code
     except (RunError, CheckpointError) as error:
         return failed(error, FAILED, f"; {kept}")
 
@@ -94,15 +104,29 @@ def _check(options: argparse.Namespace) -> None:
     for name, action in only.items():
         if getattr(options, name) not in (None, False) and options.action != action:
             raise SpecError(name, _shown(getattr(options, name)), f"only means something with {action}")
+    if options.mlflow_uri is not None and options.action in ("status", "report"):
+        raise SpecError("mlflow_uri", options.mlflow_uri, "only means something with run, a step, or rollback")
+    if options.mlflow_model is not None and options.mlflow_uri is None:
+        raise SpecError("mlflow_model", options.mlflow_model, "only means something with mlflow_uri")
 
 
 def _shown(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _act(store: Store, options: argparse.Namespace) -> int:
+def _bring(mirror: Mirror | None, store: Store) -> None:
+    if mirror is not None and (line := mirror(store)):
+        print(line, flush=True)
+
+
+def _act(store: Store, options: argparse.Namespace, mirror: Mirror | None) -> int:
     if options.action == "run":
-        loop.run(store, options.cycles, lambda line: print(line, flush=True))
+
+        def done(line: str) -> None:
+            print(line, flush=True)
+            _bring(mirror, store)  # at once: `watch` may have rolled back
+
+        loop.run(store, options.cycles, done)
         return _show(store, options)
     context = loop.context_of(store)
     if options.action == "rollback":
