@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from llm.embedded import find_folder
 from sims.core.spec import SpecError
@@ -68,7 +69,7 @@ def mlflow_mirror(uri: str, name: str) -> Mirror:
     try:
         from mlflow import MlflowClient
     except ImportError as error:
-        raise SpecError("mlflow_uri", uri, "needs the library: pip install 'onoff-sims[mlflow]'") from error
+        raise SpecError("mlflow_uri", uri, "needs the library: pip install mlflow-skinny sqlalchemy alembic") from error
     return Mirror(lambda: MlflowClient(uri, uri), name, not uri.startswith("sqlite:"))
 
 
@@ -137,8 +138,8 @@ def source_of(store: Store, version: Version, remote: bool) -> str:
     folder = find_folder(version.folder) if version.parent is None else store.folder / version.folder
     if not folder.is_dir():
         return f"hf://{version.folder}"
-    path = folder.resolve().as_uri()
-    return path.replace("file://", f"align://{socket.gethostname()}", 1) if remote else path
+    path = folder.resolve()
+    return f"align://{socket.gethostname()}{quote(path.as_posix())}" if remote else path.as_uri()
 
 
 def _held(client: Any, name: str) -> dict[int, Any]:

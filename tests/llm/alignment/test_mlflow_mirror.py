@@ -16,7 +16,7 @@ from sims.core.spec import SpecError
 
 NAME, SPEC = "support", {"a": 1}
 REPORT = '[{"name": "win rate", "passed": true, "said": "0.6", "value": 0.6}]'
-MISSING = r"mlflow_uri = 'http://x': needs the library: pip install 'onoff-sims\[mlflow\]'"
+MISSING = r"mlflow_uri = 'http://x': needs the library: pip install mlflow-skinny sqlalchemy alembic"
 
 
 class Page(list):
@@ -207,7 +207,7 @@ def test_sources_are_where_the_weights_lie(store: Store, monkeypatch: pytest.Mon
     assert source_of(store, first, True) == "hf://someone/base"
     path = (store.folder / "models/v2").resolve()
     assert source_of(store, second, True) == f"align://here{path}"
-    assert source_of(store, second, False) == f"file://{path}"
+    assert source_of(store, second, False) == Path(path).as_uri()
 
 
 def test_what_cannot_be_mirrored_is_told_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
