@@ -46,7 +46,7 @@ def test_the_report_is_small_and_has_room_for_more_figures(tmp_path: Path) -> No
 def sizes_of(report: Path) -> tuple[int, dict[str, int]]:
     """Bytes of a report; and kB of its text and of each picture, the largest first."""
     text = report.read_text()
-    pictures = dict(re.findall(r'id="picture-(\w+)"[^>]*base64,([^"]*)"', text))
+    pictures = dict(re.findall(r'id="picture-(\w+)"><image [^>]*base64,([^"]*)"', text))
     assert pictures and all(base64.b64decode(data).startswith(b"RIFF") for data in pictures.values())
     size = len(text.encode())
     parts = {name: len(data) // 1000 for name, data in pictures.items()}
