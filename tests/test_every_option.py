@@ -32,6 +32,7 @@ from sims.environments import ToyEnvironment
 from sims.experiments.folders import path as path_type
 from sims.experiments.options import OptionParser
 from sims.listings import toy_policies
+from tests.exits import exit_status
 
 FEW = 3  # values of each option that the fast tests try
 VALUES = {
@@ -201,11 +202,9 @@ def attempt(main: Callable[[list[str]], int], arguments: list[str]) -> tuple[int
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            status: int | None = main(arguments)
+            status: int | None = exit_status(main, arguments)
         except Accepted:
             status = None
-        except SystemExit as stop:
-            status = int(stop.code or 0)
     return status, out.getvalue(), err.getvalue()
 
 

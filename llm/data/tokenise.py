@@ -165,15 +165,12 @@ class TextEncoder:
                 if not message.get(name):
                     continue
                 without = {key: held for key, held in message.items() if key != name}
-                if (
-                    self.template([*messages[:at], without, *messages[at + 1 :]], add_generation_prompt=not answered)
-                    == text
-                ):
+                rest = [*messages[:at], without, *messages[at + 1 :]]
+                if self.template(rest, add_generation_prompt=not answered) == text:
                     raise RowError("malformed", f"{name} of message {at + 1} is not written by the chat template")
             if message.get("weight", 1) != 1:
-                raise RowError(
-                    "malformed", f"weight = {message['weight']!r} of message {at + 1}: must be 1, or left out"
-                )
+                said = f"weight = {message['weight']!r} of message {at + 1}: must be 1, or left out"
+                raise RowError("malformed", said)
 
     def turns(self, prompt: Text, completion: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
         """Ids of a completion of several messages, and which of them are the assistant's: its words and its ends.

@@ -111,7 +111,7 @@ def _of_a_part(part: Batch, logp: Tensor, algorithm: Algorithm) -> dict[str, tup
     found: dict[str, tuple[Tensor, Tensor]] = {}
     epsilon = getattr(algorithm, "epsilon", None)
     if epsilon is not None and part.logp_sampler is not None:
-        own_ratio = getattr(algorithm, "log_ratio", None)  # GSPO's is the response's
+        own_ratio = getattr(algorithm, "log_ratio", None)  # GSPO's and RLOO's are the response's
         log_ratio = logp - part.logp_sampler if own_ratio is None else own_ratio(logp, part)
         high = getattr(algorithm, "epsilon_high", None) or epsilon
         out = (log_ratio.exp() < 1 - epsilon) | (log_ratio.exp() > 1 + high)

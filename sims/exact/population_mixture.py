@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 def mixture_weights(algorithm: Mixture, problem: Population) -> np.ndarray:
     """Σ_i w_i·(weights of the i-th loss), each with its own part of the state: (X, N, L)."""
     total = np.zeros((*problem.rewards.shape, problem.mask.shape[-1]))
-    for i, (weight, loss) in enumerate(zip(algorithm.loss_weights, algorithm.losses, strict=True)):
-        state = {name.removeprefix(f"{i}."): x for name, x in problem.state.items() if name.startswith(f"{i}.")}
+    for i, loss, state in algorithm.each(dict(problem.state)):
         own = population_weights(loss, replace(problem, state=state))
         # A weight on ℓ, the sum over a response's tokens, is that weight on each of them.
-        total += weight * (own if own.ndim == 3 else own[..., None] * problem.mask)
+        total += algorithm.loss_weights[i] * (own if own.ndim == 3 else own[..., None] * problem.mask)
     return total

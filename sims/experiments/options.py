@@ -241,10 +241,12 @@ def show(value: Any) -> str:
 
 def _text_of(spec: Spec) -> str:
     """The inverse of `_spec_of`, to the last digit: DPO(beta=0.1, pairing="all") → dpo:pairing=all"""
-    changed = {f.name: value for f in dataclasses.fields(spec) if (value := getattr(spec, f.name)) != f.default}
-    exact = {name: repr(value) if isinstance(value, float) else show(value) for name, value in changed.items()}
-    exact = {name: text.replace(",", "/") for name, text in exact.items()}
-    return ":".join([spec.kind, *(f"{name}={text}" for name, text in exact.items())])
+    words = [spec.kind]
+    for field in dataclasses.fields(spec):
+        if (value := getattr(spec, field.name)) != field.default:
+            text = repr(value) if isinstance(value, float) else show(value).replace(",", "/")
+            words.append(f"{field.name}={text}")
+    return ":".join(words)
 
 
 def from_options(options: argparse.Namespace, cls: type[S], fixed: Mapping[str, Any] | None = None) -> S:

@@ -17,6 +17,7 @@ import llm.__main__
 import sims.__main__
 from sims.core.spec import SpecError
 from sims.experiments.command import Stopped, keeping, run_command, short, write_anywhere
+from tests.exits import exit_status
 from tests.processes import Fork, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -182,10 +183,7 @@ def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path: Path) -> None:
 def test_an_unknown_name_is_answered_with_the_nearest(
     main: Callable[[list[str]], int], line: str, near: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        status = main(line.split())
-    except SystemExit as stop:
-        status = stop.code
+    status = exit_status(main, line.split())
     err = capsys.readouterr().err
     assert status == 2 and err.count("\n") == 1
     assert f"did you mean {near}?" in err
@@ -212,9 +210,6 @@ def test_an_unknown_name_is_answered_with_the_nearest(
 def test_an_option_that_is_given_twice_is_refused(
     main: Callable[[list[str]], int], line: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        status = main(line.split())
-    except SystemExit as stop:
-        status = stop.code
+    status = exit_status(main, line.split())
     err = capsys.readouterr().err
     assert status == 2 and err.startswith(f"error: argument {name}: must be given once, not twice")

@@ -13,6 +13,7 @@ from sims.environments import ToyEnvironment
 from sims.experiments.measures import optima, target_beta
 from sims.experiments.store import Store
 from sims.listings import toy_policies
+from tests.exits import exit_status
 
 QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", "4"]
 
@@ -74,11 +75,8 @@ QUICK = ["--updates", "4", "--evaluations", "2", "--runs", "3", "--batch-size", 
     ],
 )
 def test_errors(options: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    try:
-        elsewhere = [] if "--results" in options else ["--results", str(tmp_path / "results")]
-        status = main([*elsewhere, *options.split()])
-    except SystemExit as stop:
-        status = stop.code
+    elsewhere = [] if "--results" in options else ["--results", str(tmp_path / "results")]
+    status = exit_status(main, [*elsewhere, *options.split()])
     printed = capsys.readouterr()
     assert status == 2
     assert message in printed.err

@@ -27,6 +27,7 @@ from sims.core.spec import from_json
 from sims.experiments.experiment import Experiment
 from sims.experiments.options import OptionParser
 from sims.experiments.store import Store, spec_hash
+from tests.exits import exit_status
 
 LARGE = [name for name in PRESETS if not name.startswith("tiny")]
 
@@ -336,11 +337,7 @@ def test_what_cannot_be_is_one_line_and_status_2(arguments, field, valid, tmp_pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for library in ("math_verify", "tensorboard", "torch.utils.tensorboard"):
         monkeypatch.setitem(__import__("sys").modules, library, None)
-    try:
-        status = main(["train", "--output", str(tmp_path), *arguments])
-    except SystemExit as stop:  # argparse's own
-        status = stop.code
-    assert status == 2
+    assert exit_status(main, ["train", "--output", str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.split("\n")) == 1
     assert field in error
