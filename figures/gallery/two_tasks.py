@@ -17,7 +17,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Measure
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION
+from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
@@ -28,7 +28,7 @@ from sims.experiments.measures import part_scores
 from sims.experiments.store import Record
 from sims.policies import ResponseMLP
 from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound
-from sims.statistics.intervals import band
+from sims.statistics.intervals import band, student_interval
 
 UPDATES, EVALUATIONS, RUNS, PROMPTS, GENERATIONS = 200, 20, 250, 8, 4
 TASKS = TwoTasks(num_responses=8, num_pairs=128, rating_noise=0.3, switch_after=UPDATES // 2)
@@ -41,12 +41,12 @@ ORDERS: dict[str, Measure] = {
     "rated_verifiable": "parts",
     "mixed": "parts",
 }
-SHOWN = {
-    "verifiable": ("verifiable alone", BLUE),
-    "rated": ("rated alone", ORANGE),
-    "verifiable_rated": ("verifiable, then rated", PURPLE),
-    "rated_verifiable": ("rated, then verifiable", GREEN),
-    "mixed": ("mixed", VERMILION),
+SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
+    "verifiable": ("verifiable alone", BLUE, "-", "o"),
+    "rated": ("rated alone", ORANGE, "-", "s"),
+    "verifiable_rated": ("verifiable, then rated", PURPLE, "--", "v"),
+    "rated_verifiable": ("rated, then verifiable", GREEN, "-.", "^"),
+    "mixed": ("mixed", VERMILION, "-", "D"),
 }
 PARTS = {"first": "verifiable", "second": "rated"}
 RATES, BETAS, POINTS = (0.001, 1.0), (0.001, 0.01, 0.1, 1.0), 16
@@ -94,28 +94,30 @@ def draw(records: Records) -> MatplotlibFigure:
             for axis, part in zip(row, PARTS, strict=False):
                 _learning(axis, records, name, part)
             _both(row[2], records, name)
-        lines = [Line2D([], [], color=shade, linewidth=2, label=label) for label, shade in SHOWN.values()]
+        lines = [
+            Line2D([], [], color=shade, linestyle=line, marker=shape, linewidth=2, label=label)
+            for label, shade, line, shape in SHOWN.values()
+        ]
         fig.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=9.5)
     return fig
 
 
 def _learning(axes: Axes, records: Records, name: str, part: str) -> None:
-    for order, (_, shade) in SHOWN.items():
+    for order, (_, shade, line, shape) in SHOWN.items():
         record = records[f"{name}/{order}"]
         mean, low, high = band(part_scores(record, part), resamples=None)
-        axes.plot(record.arrays["updates"], mean, color=shade, linewidth=1.8)
+        axes.plot(record.arrays["updates"], mean, line, marker=shape, ms=4.5, markevery=4, color=shade, linewidth=1.8)
         axes.fill_between(record.arrays["updates"], low, high, color=shade, alpha=0.18, linewidth=0)
     axes.axvline(UPDATES // 2, color="0.6", linewidth=0.8, linestyle=":")
     axes.set(xlabel="updates", ylabel="score", title=f"{name}: the {PARTS[part]} task")
 
 
 def _both(axes: Axes, records: Records, name: str) -> None:
-    for order, (label, shade) in SHOWN.items():
-        x, y = (float(part_scores(records[f"{name}/{order}"], part)[:, -1].mean()) for part in PARTS)
-        axes.plot(x, y, "o", color=shade, ms=7)
-        below = -14 if order == "verifiable_rated" else 6
-        offset, side = ((-8, below), "right") if x > 0.6 else ((8, -3), "left")
-        axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+    for order, (_, shade, _, shape) in SHOWN.items():
+        found = [student_interval(part_scores(records[f"{name}/{order}"], part)[:, -1]) for part in PARTS]
+        x, y = (each.estimate for each in found)
+        across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
+        axes.errorbar(x, y, up, across, fmt=shape, color=shade, ms=7, elinewidth=1.2)
     axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
 
