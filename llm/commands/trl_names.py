@@ -12,7 +12,7 @@ _VLLM = "vLLM runs in the training process here (--use-vllm), not as a server"
 _ADAPTERS = "adapters are plain LoRA, without dropout, so that an on-policy ratio is 1"
 _CORRECTION = "use --log-sampler-mismatch to see how far vLLM is off; there is no correction"
 _PRECISION = "use --precision for trained weights, --base-precision under adapters, --compute-precision for passes"
-_QUANTISED = "use --base-precision bfloat16: bases are not quantised"
+_QUANTISED = "use --base-precision nf4: NF4 in blocks of 64, whose scales are not quantised again"
 _PACKING = "rows are padded, not packed; --group-by-length saves some of the padding"
 _NOT_HERE = "there is no such thing here"
 _VARIANT = "a variant of the loss that is not among the algorithms; --algorithm lists them"
@@ -50,8 +50,8 @@ TRL_NAMES: Mapping[str, str] = {
     "use_dora": _ADAPTERS,
     "lora_target_parameters": "use --lora-target-modules",
     "lora_modules_to_save": "use --lora-target-modules; all else of the base stays as it is",
-    "load_in_8bit": _QUANTISED,
-    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": "use --base-precision nf4: 8 bits (LLM.int8) depend on what else is in the batch",
+    "load_in_4bit": "use --base-precision nf4",
     "lora_task_type": "every model here is a causal language model",
     **dict.fromkeys(("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), _QUANTISED),
     "model_init_kwargs": "--model, --revision, --weights and --precision are what can be said of how a model is made",

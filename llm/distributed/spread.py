@@ -133,12 +133,14 @@ def check_processes(expected: int | None) -> int:
     return running
 
 
-def check_sharding(sharding: Sharding, processes: int) -> None:
-    """SpecError for sharding over one process."""
+def check_sharding(sharding: Sharding, processes: int, base_precision: str = "as_run") -> None:
+    """SpecError for sharding over one process, or of a quantised base."""
     if sharding != "none" and processes == 1:
         raise SpecError(
             "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
         )
+    if sharding != "none" and base_precision == "nf4":
+        raise SpecError("sharding", sharding, "must be none with base_precision = nf4, whose weights cannot be split")
 
 
 @contextmanager
