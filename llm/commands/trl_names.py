@@ -13,7 +13,7 @@ _ADAPTERS = "adapters are plain LoRA, without dropout, so that an on-policy rati
 _CORRECTION = "use --log-sampler-mismatch to see how far vLLM is off; there is no correction"
 _PRECISION = "use --precision for trained weights, --base-precision under adapters, --compute-precision for passes"
 _QUANTISED = "use --base-precision nf4: NF4 in blocks of 64, whose scales are not quantised again"
-_PACKING = "rows are padded, not packed; --group-by-length saves some of the padding"
+_PACKING = "use --padding-free: the rows of a pass are one sequence, whatever their lengths"
 _NOT_HERE = "there is no such thing here"
 _VARIANT = "a variant of the loss that is not among the algorithms; --algorithm lists them"
 
@@ -82,7 +82,7 @@ TRL_NAMES: Mapping[str, str] = {
     "truncation_mode": "use --on-too-long truncate: prompts keep their end, completions their start",
     "completion_only_loss": "use --data-kind prompt_completion, whose prompts are not trained on",
     "assistant_only_loss": "use --data-kind language_modeling: only the assistant's messages are trained on",
-    **dict.fromkeys(("packing", "packing_strategy", "eval_packing", "padding_free"), _PACKING),
+    **dict.fromkeys(("packing", "packing_strategy", "eval_packing"), _PACKING),
     "shuffle_dataset": "rows are in a new order every epoch, by --seed",
     # rewards
     "reward_model_name_or_path": "use --task learned-reward --reward-model",
