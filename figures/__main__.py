@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   python -m figures C25 --sensitivity   in which share of a stated list of changes a verdict holds
   python -m figures --full              tune and compute everything, also what is committed (hours; can be stopped)
   python -m figures --full --engine submitit --jobs 50 --engine-option slurm_partition=cpu   on a Slurm cluster
+  python -m figures phase_map --device cuda           one figure's runs on a GPU; what is committed is not read
   python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
   python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
 """
@@ -90,6 +91,13 @@ def parser() -> OptionParser:
         help=f"of language models: {', '.join(SCALES)} (default: tiny)",
     )
     command.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="where arms are run: cpu or cuda, a GPU (default: cpu). Committed records are a CPU's, so on a GPU all "
+        "arms are run, with the committed settings; language models take a GPU by themselves where there is one",
+    )
+    command.add_argument(
         "--dry-run",
         action="store_true",
         help="print each language-model arm's spec, parameters and memory; run nothing",
@@ -119,7 +127,7 @@ def parser() -> OptionParser:
         type=path,
         default=None,
         help="where figures are drawn (default: figures/out; figures/quick with --quick or --runs; a folder "
-        "there for a scale other than tiny)",
+        "there for a scale other than tiny or a device other than cpu)",
     )
     return command
 
@@ -181,7 +189,8 @@ def again(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
 def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int:
     """Draw what is not drawn yet; returns the exit status."""
     now = stamps(
-        (options.quick, options.runs, options.scale, options.full), (options.budget, [entry.name for entry in chosen])
+        (options.quick, options.runs, options.scale, options.full, options.device),
+        (options.budget, [entry.name for entry in chosen]),
     )
     again = options.force or options.keep
     due = [entry for entry in chosen if again or not is_fresh(entry.name, now, out)]
@@ -250,6 +259,22 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     if without and options.dry_run:
         raise SpecError("dry_run", True, f"{without[0]} runs no language model; these do: {scaled}")
     check_engine(options.engine, dict(options.engine_option))
+    if options.device != "cpu":
+        check_device(options)
+
+
+def check_device(options: argparse.Namespace) -> None:
+    """Refuse, with SpecError, a device that there is not, and what is compared with or kept as a CPU's numbers."""
+    from sims.experiments.computation import Computation
+
+    computation = Computation(device=options.device)
+    if options.engine == "processes":  # other engines compute elsewhere
+        computation.check_here()
+    if options.set or options.sensitivity or options.margin is not None:
+        rule = "leave it out beside --set, --margin and --sensitivity; --set computation.device=cuda changes it in arms"
+        raise SpecError("device", options.device, rule)
+    if options.keep or options.again is not None:
+        raise SpecError("device", options.device, "leave it out beside --keep and --again: a CPU's records are kept")
 
 
 def engine_option(text: str) -> tuple[str, str]:
@@ -261,11 +286,13 @@ def engine_option(text: str) -> tuple[str, str]:
 
 
 def folder(options: argparse.Namespace) -> Path:
-    """Where to draw: what was run shorter than figures ask for, or at another scale, never replaces their verdicts."""
+    """Where to draw: what was run shorter than figures ask for, at another scale or elsewhere never replaces their
+    verdicts."""
     if options.out is not None:
         return Path(options.out)
     folder = Path("figures") / ("quick" if options.quick or options.runs else "out")
-    return folder if options.scale == SCALES[0] else folder / options.scale
+    folder = folder if options.scale == SCALES[0] else folder / options.scale
+    return folder if options.device == "cpu" else folder / options.device
 
 
 if __name__ == "__main__":

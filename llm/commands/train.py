@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
-from llm.models.loading import check_attention
+from llm.models.loading import check_libraries
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
@@ -211,13 +211,15 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
-    check_sharding(options.sharding, options.processes or check_processes(None))
+    base_precision = experiment.policy.base_precision  # type: ignore[attr-defined]
+    check_sharding(options.sharding, options.processes or check_processes(None), base_precision)
     if not 0 <= options.run < experiment.runs:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
-    check_attention(experiment.policy)  # type: ignore[arg-type]
+    if not options.dry_run:
+        check_libraries(experiment.policy)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
         check_size(experiment)

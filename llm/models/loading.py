@@ -32,6 +32,7 @@ from .gate import (
 )
 from .policy import CausalLMPolicy
 from .proof import prove
+from .quantised import check_library, quantise
 from .settings import LanguageModelSettings
 from .shapes import SHAPES
 from .steps import check_static
@@ -100,8 +101,10 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
         )
 
 
-def check_attention(spec: LanguageModelSettings) -> None:
-    """SpecError for an attention implementation whose library is not installed."""
+def check_libraries(spec: LanguageModelSettings) -> None:
+    """SpecError for an attention implementation, or a quantised base, whose library is not installed."""
+    if spec.base_precision == "nf4":
+        check_library()
     name = spec.attn_implementation or ""
     library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
     if library is not None and importlib.util.find_spec(library) is None:
@@ -112,10 +115,10 @@ def check_attention(spec: LanguageModelSettings) -> None:
 def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
-    check_attention(spec)
     if device.type == "meta":
         return meta_model(spec, dtype)
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
+    check_libraries(spec)
+    stored = spec.base_dtype(dtype)
     if spec.weights == "random":
         config = load_config(spec)
         generators = [device] if device.type == "cuda" else []
@@ -124,7 +127,8 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
             with attention_of(spec) as chosen:
                 model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False, **chosen)
     else:
-        model = load_weights(spec, stored).to(device)
+        model = load_weights(spec, stored)
+    model = quantise(model, device) if spec.base_precision == "nf4" else model.to(device)
     return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 
@@ -177,9 +181,12 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
 
 def meta_model(spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
     """The model on the device `meta`: shapes without memory."""
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False).eval()
+        model = AutoModelForCausalLM.from_config(
+            load_config(spec), dtype=spec.base_dtype(dtype), trust_remote_code=False
+        ).eval()
+        if spec.base_precision == "nf4":
+            model = quantise(model, torch.device("meta"))
         return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 

@@ -47,6 +47,12 @@ class Scoring(Spec, kind="scoring"):
         "responses of like length in one pass, in updates too, which saves padding; rounding differs",
         omit_default=True,
     )
+    padding_free: bool = setting(
+        False,
+        "score the responses of a pass as one sequence without padding (TRL's packing); saves time with "
+        "flash_attention_2 or flex_attention, and costs it with others",
+        omit_default=True,
+    )
     score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
     precision: Literal["stored", "bfloat16"] = setting(
         "stored",
@@ -144,28 +150,32 @@ class LanguageModel(nn.Module):
         responses, mask: (N, L). Values and entropies are those of the prefix before each token.
         """
         with self._ready(tokens):
-            start = tokens.shape[1] - mask.shape[1]
-            states = self._hidden(self.backbone, tokens, attention)[:, start:][mask]
+            states = self._hidden(self.backbone, tokens, attention, mask)
             logp, entropies = chunked_log_probs(
                 self.logits, states, responses[mask], self._chunk(), temperature=temperature, entropy=entropy
             )
-            value = self._values(tokens, attention, start, mask, states) if values else None
+            value = self._values(tokens, attention, mask, states) if values else None
         return Outputs(
             logp=_at(mask, logp),
             values=None if value is None else _at(mask, value),
             entropy=None if entropies is None else _at(mask, entropies),
         )
 
-    def _values(self, tokens: Tensor, attention: Tensor, start: int, mask: Tensor, states: Tensor) -> Tensor:
+    def _values(self, tokens: Tensor, attention: Tensor, mask: Tensor, states: Tensor) -> Tensor:
         if self.critic is None:
             raise ValueError("values: this policy has no critic; make it with critic='shared' or critic='own'")
         if self.critic.backbone is not None:
-            states = self._hidden(self.critic.backbone, tokens, attention)[:, start:][mask]
+            states = self._hidden(self.critic.backbone, tokens, attention, mask)
         return self.critic(states)  # type: ignore[no-any-return]
 
-    def _hidden(self, backbone: nn.Module, tokens: Tensor, attention: Tensor) -> Tensor:
+    def _hidden(self, backbone: nn.Module, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+        """States before the tokens where mask (N, L) is True: (T, H)."""
+        start = tokens.shape[1] - mask.shape[1]
         with checkpointed_layers(backbone, self.scoring.gradient_checkpointing and torch.is_grad_enabled()):
-            return hidden_states(backbone, tokens, attention)
+            if not self.scoring.padding_free:
+                return hidden_states(backbone, tokens, attention)[:, start:][mask]
+            place = attention.flatten().cumsum(0).view_as(attention) - 1
+            return padding_free_states(backbone, tokens, attention)[place[:, start:][mask]]
 
     def _chunk(self) -> int:
         return max(1, self.scoring.logits_at_a_time // self.core.config.vocab_size)
@@ -219,6 +229,20 @@ def hidden_states(
         use_cache=cache is not None,
         **({} if cache is None else {cache_keyword(backbone): cache}),
     ).last_hidden_state
+
+
+def padding_free_states(backbone: nn.Module, tokens: Tensor, attention: Tensor) -> Tensor:
+    """The last layer's states of the tokens that are there, row after row: (T, H), T = attention.sum().
+
+    tokens, attention: (N, S), attention False on padding. The rows are one sequence in which positions start again with
+    each; transformers keeps the rows apart by that, where an architecture is written so (`proof` looks). ValueError for
+    one that takes no positions.
+    """
+    if not takes(backbone, "position_ids"):
+        raise ValueError(f"{type(backbone).__name__} takes no positions: must be scored with padding_free = False")
+    positions = (attention.long().cumsum(-1) - 1)[attention]
+    found = backbone(input_ids=tokens[attention].unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False)
+    return found.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
 def _is_recurrent(cache: DynamicCache) -> bool:
