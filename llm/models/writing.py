@@ -43,7 +43,7 @@ def write_model(
 
 
 def weights_digest(name: str | Path) -> str:
-    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name that is no folder here."""
+    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name of no folder here."""
     folder = find_folder(name)
     if not folder.is_dir():
         return ""
