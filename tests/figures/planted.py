@@ -235,12 +235,20 @@ def chosen_likelihood() -> list[Planted]:
 def data_quality() -> list[Planted]:
     """C44 is of shares of variance: `test_data_quality.py`."""
     figure = "data_quality"
-    sets = "sets/(clean|noisy|good|good_noisy|few)"
-    ahead = (Term(f"{sets}/ppo", 1.0), Term(f"{sets}/dpo", -1.0))
+    sets = {
+        "clean": "clean pairs",
+        "noisy": "flipped labels",
+        "good": "better responses",
+        "good_noisy": "better responses, flipped labels",
+        "few": "few pairs",
+    }
     width = (f"width/{w}/{source}" for w in (2, 32) for source in ("online", "offline"))
     model = (f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor"))
     found = [
-        Planted(figure, "C43", "five preference sets", "mlp", 1, ahead),
+        *(
+            Planted(figure, "C43", said, "mlp", 1, difference(f"sets/{s}/ppo", f"sets/{s}/dpo"))
+            for s, said in sets.items()
+        ),
         Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
         Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
     ]
@@ -482,17 +490,22 @@ def replayed_data() -> list[Planted]:
     found = []
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         ipo, best = f"{where}/ipo", f"{where}/best_of_n"
-        exact = difference(f"{where}/.*/online", f"{where}/.*/held/ordered")
+        exact = difference(f"{where}/(ipo|best_of_n)/online", f"{where}/.*/held/ordered")
         found.append(Planted("replayed_data", "C15", "in order", setting, 0, exact))
         for id, part, more, less in (
             ("C16", "IPO, settings of online", f"{ipo}/held/shuffled", f"{ipo}/offline"),
             ("C16", "IPO, tuned", f"{ipo}/shuffled", f"{ipo}/offline"),
+            ("C16", "IPO, every arm by the settings of online", f"{ipo}/same/shuffled", f"{ipo}/same/offline"),
             ("C17", "IPO: within 4 batches", f"{ipo}/online", f"{ipo}/held/window_4"),
             ("C23", "settings of online", f"{best}/online", f"{best}/held/shuffled"),
             ("C23", "tuned", f"{best}/online", f"{best}/shuffled"),
         ):
             terms = difference(more, less)
-            loses = f"{ipo}/(held/shuffled|shuffled|offline)" if id == "C16" else f"{best}/offline"
+            loses = {
+                "C16": f"{ipo}/(held/shuffled|shuffled|offline|same/shuffled|same/offline)",
+                "C17": f"{ipo}/held/shuffled",
+                "C23": f"{best}/offline",
+            }[id]
             found.append(Planted("replayed_data", id, part, setting, 0, terms, at_most=True, weaker=loses))
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
