@@ -37,10 +37,10 @@ from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, room
 from sims.statistics.intervals import Interval, mean_interval
 
-RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS = 20, 400, 24, 6, 8, 4
+RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS = 12, 400, 24, 6, 8, 4
 ONLINE, SEMI, RARE, OFFLINE = None, 4.0, 12.0, math.inf  # updates between two copies of the policy to the sampler
 FEW = 8  # prompts
-GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3)), 2
+GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3)), 1
 SHORT = Short(UPDATES, EVALUATIONS, widen=2)
 
 # The best of four against the worst, so that a prompt whose responses are all right or all wrong has no pair.
@@ -261,7 +261,7 @@ def caption(records: Records) -> str:
         f"{GENERATIONS} responses; mean and 95 % band or interval. Reward 1 for a response without a verb, else 0, or −"
         "(number of verbs). Score: (reward − reference's) / (largest − reference's), on prompts that are not trained "
         f"on; over the run: {means}. DPO with β = {PLAIN.beta:g}, of the best of {GENERATIONS} against the worst. Arms "
-        f"are tuned by {TUNING_RUNS} runs of other seeds at each of three rates, {GRID[0]['learning_rate']:g} … "
+        f"are tuned by a run of another seed at each of three rates, {GRID[0]['learning_rate']:g} … "
         f"{GRID[-1]['learning_rate']:g}, and up to two beyond an end, for the score over the run; they took {rates}. "
         "What is on few prompts, at s = 12 or with another reference has the rate of s = 4."
     )
