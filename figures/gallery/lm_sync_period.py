@@ -37,8 +37,8 @@ from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, room
 from sims.statistics.intervals import Interval, mean_interval
 
-RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS = 12, 400, 24, 6, 8, 4
-ONLINE, SEMI, RARE, OFFLINE = None, 4.0, 12.0, math.inf  # updates between two copies of the policy to the sampler
+RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS = 10, 400, 16, 4, 8, 4
+ONLINE, SEMI, RARE, OFFLINE = None, 4.0, 8.0, math.inf  # updates between two copies of the policy to the sampler
 FEW = 8  # prompts
 GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3)), 1
 SHORT = Short(UPDATES, EVALUATIONS, widen=2)
@@ -117,10 +117,10 @@ def draw(records: Records) -> MatplotlibFigure:
     """Scores by sync period, on few prompts and with additions; lengths by reference, entropies by reward."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 2, figsize=(10.5, 8.2), layout="constrained")
-        lines = {"online": ("s = 1", "-"), "semi": ("s = 4", "--"), "rare": ("s = 12", "-."), "offline": ("never", ":")}
+        lines = {"online": ("s = 1", "-"), "semi": ("s = 4", "--"), "rare": ("s = 8", "-."), "offline": ("never", ":")}
         for name, (label, line) in lines.items():
             _path(axes[0, 0], records[name], "dpo", line, label)
-        for name, label in (("few/semi", f"{FEW} prompts, s = 4"), ("few/rare", f"{FEW} prompts, s = 12")):
+        for name, label in (("few/semi", f"{FEW} prompts, s = 4"), ("few/rare", f"{FEW} prompts, s = 8")):
             _path(axes[0, 0], records[name], "ipo", lines[name[4:]][1], label)
         _path(axes[0, 1], records["semi"], "dpo", "-", "dpo")
         for name, label in SHOWN.items():
@@ -263,7 +263,7 @@ def caption(records: Records) -> str:
         f"on; over the run: {means}. DPO with β = {PLAIN.beta:g}, of the best of {GENERATIONS} against the worst. Arms "
         f"are tuned by a run of another seed at each of three rates, {GRID[0]['learning_rate']:g} … "
         f"{GRID[-1]['learning_rate']:g}, and up to two beyond an end, for the score over the run; they took {rates}. "
-        "What is on few prompts, at s = 12 or with another reference has the rate of s = 4."
+        "What is on few prompts, at s = 8 or with another reference has the rate of s = 4."
     )
 
 

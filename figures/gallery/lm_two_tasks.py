@@ -17,8 +17,8 @@ from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 
-UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 32, 4, 12, 401, 8, 4
-MODE, PAIRS, TEMPERATURE = 16, 512, 1.0  # of the rated task: most recorded responses are on either side of the mode
+UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 24, 4, 10, 401, 8, 4
+MODE, PAIRS, TEMPERATURE = 16, 256, 1.0  # of the rated task: most recorded responses are on either side of the mode
 GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 2
 
 ORDER = claim("C40", "dpo, a language model: both tasks")

@@ -363,7 +363,7 @@ def lm_likelihoods() -> list[Planted]:
 
 
 def lm_sync_period() -> list[Planted]:
-    """Scores of s = 12 and s = 4 fall at the end, and lengths from 1."""
+    """Scores of s = 8 and s = 4 fall at the end, and lengths from 1."""
     figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
     interacting = (
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
