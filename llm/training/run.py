@@ -215,7 +215,8 @@ class Run:
     def sample_evaluation(self) -> SampleEvaluation:
         """`evaluate`, as a part of the recording loop."""
         task: Task = self.experiment.environment  # type: ignore[assignment]
-        return SampleEvaluation(self.evaluate, task.best_reward())
+        bounds = task.bounds_of_parts(self.policy.decoding.max_new_tokens)
+        return SampleEvaluation(self.evaluate, {"best_reward": task.best_reward(), **bounds})
 
 
 def is_out_of_memory(error: BaseException) -> bool:

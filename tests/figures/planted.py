@@ -235,12 +235,20 @@ def chosen_likelihood() -> list[Planted]:
 def data_quality() -> list[Planted]:
     """C44 is of shares of variance: `test_data_quality.py`."""
     figure = "data_quality"
-    sets = "sets/(clean|noisy|good|good_noisy|few)"
-    ahead = (Term(f"{sets}/ppo", 1.0), Term(f"{sets}/dpo", -1.0))
+    sets = {
+        "clean": "clean pairs",
+        "noisy": "flipped labels",
+        "good": "better responses",
+        "good_noisy": "better responses, flipped labels",
+        "few": "few pairs",
+    }
     width = (f"width/{w}/{source}" for w in (2, 32) for source in ("online", "offline"))
     model = (f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor"))
     found = [
-        Planted(figure, "C43", "five preference sets", "mlp", 1, ahead),
+        *(
+            Planted(figure, "C43", said, "mlp", 1, difference(f"sets/{s}/ppo", f"sets/{s}/dpo"))
+            for s, said in sets.items()
+        ),
         Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
         Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
     ]
@@ -360,6 +368,54 @@ def lm_likelihoods() -> list[Planted]:
         for task in ("min", "mode")
         for sampler in ("online", "offline")
     ]
+
+
+def lm_sync_period() -> list[Planted]:
+    """Scores of s = 8 and s = 4 fall at the end, and lengths from 1."""
+    figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
+    interacting = (
+        *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
+        *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
+    )
+    shorter = (Term("semi|copied", -1.9, "length"),)
+    found = [
+        Planted(figure, "C32", f"{short}: s = 4", "lm", 0, difference("online", "semi"), weaker="offline"),
+        Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
+        Planted(figure, "C35", "forbidden words, settings of s = 4", "lm", 1, interacting, raised=falling),
+        Planted(
+            figure,
+            "C36",
+            "DPO, forbidden words, s = 4",
+            "lm",
+            1,
+            difference("copied", "semi", "length"),
+            raised=shorter,
+        ),
+    ]
+    for when in ("online", "offline"):
+        terms = difference(f"dense/{when}", when, "entropy")
+        found.append(Planted(figure, "C37", f"{short}, {when}", "lm", 1, terms))
+    for name, label in (
+        ("dpo_nll", "dpo with NLL"),
+        ("group_dpo", "dpo, all pairs of right and wrong"),
+        ("dpo_grpo", "dpo + grpo"),
+    ):
+        terms, part = difference(f"added/{name}", "semi"), f"forbidden words, s = 4: {label}"
+        found.append(Planted(figure, "C39", part, "lm", 0, terms, at_most=True, weaker="offline"))
+    return found
+
+
+def lm_two_tasks() -> list[Planted]:
+    figure, where = "lm_two_tasks", "dpo, a language model"
+    one, other, mixed = (f"dpo/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+    own = {"verifiable": "first", "rated": "second"}
+    parts = tuple(Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values())
+    found = [Planted(figure, "C40", f"{where}: both tasks", "lm", 1, parts)]
+    for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+        terms = difference(f"dpo/{task}", mixed, quantity)
+        loses = f"dpo/{weaker}"
+        found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
+    return found
 
 
 def lm_preferences() -> list[Planted]:
@@ -482,17 +538,22 @@ def replayed_data() -> list[Planted]:
     found = []
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         ipo, best = f"{where}/ipo", f"{where}/best_of_n"
-        exact = difference(f"{where}/.*/online", f"{where}/.*/held/ordered")
+        exact = difference(f"{where}/(ipo|best_of_n)/online", f"{where}/.*/held/ordered")
         found.append(Planted("replayed_data", "C15", "in order", setting, 0, exact))
         for id, part, more, less in (
             ("C16", "IPO, settings of online", f"{ipo}/held/shuffled", f"{ipo}/offline"),
             ("C16", "IPO, tuned", f"{ipo}/shuffled", f"{ipo}/offline"),
+            ("C16", "IPO, every arm by the settings of online", f"{ipo}/same/shuffled", f"{ipo}/same/offline"),
             ("C17", "IPO: within 4 batches", f"{ipo}/online", f"{ipo}/held/window_4"),
             ("C23", "settings of online", f"{best}/online", f"{best}/held/shuffled"),
             ("C23", "tuned", f"{best}/online", f"{best}/shuffled"),
         ):
             terms = difference(more, less)
-            loses = f"{ipo}/(held/shuffled|shuffled|offline)" if id == "C16" else f"{best}/offline"
+            loses = {
+                "C16": f"{ipo}/(held/shuffled|shuffled|offline|same/shuffled|same/offline)",
+                "C17": f"{ipo}/held/shuffled",
+                "C23": f"{best}/offline",
+            }[id]
             found.append(Planted("replayed_data", id, part, setting, 0, terms, at_most=True, weaker=loses))
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
@@ -719,6 +780,8 @@ PLANTED = [
         lm_lengths,
         lm_likelihoods,
         lm_preferences,
+        lm_sync_period,
+        lm_two_tasks,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,
