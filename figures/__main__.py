@@ -21,7 +21,7 @@ from .entries import SCALES, Entry, choose, entries
 from .freshness import is_fresh, stamps
 
 EXAMPLES = """examples:
-  python -m figures                     every figure; what was run before is read, what takes long is the repository's
+  python -m figures                     every figure; what would take long is drawn from committed records
   python -m figures --list              names, tags and claims
   python -m figures online_offline      one figure by its name; a tag or a claim (C25) takes all that have it
   python -m figures --quick             shrunken runs in seconds, to see the machinery; no verdicts
@@ -45,7 +45,7 @@ def parser() -> OptionParser:
         epilog=EXAMPLES,
     )
     command.add_argument("figures", nargs="*", metavar="NAME", help="names, tags or claims of figures; none: all")
-    command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    command.add_argument("--list", action="store_true", help="list figures, their tags and claims, and run nothing")
     command.add_argument("--claims", action="store_true", help="print the catalogue of claims, and run nothing")
     command.add_argument("--quick", action="store_true", help="shrunken runs, in seconds; no verdicts follow from them")
     command.add_argument("--full", action="store_true", help="tune and compute everything, also what is committed")
@@ -58,7 +58,9 @@ def parser() -> OptionParser:
         "at least one arm a figure, unless it is 0; then whole rows, the cheapest first (default: 3)",
     )
     command.add_argument(
-        "--keep", action="store_true", help="write figures/records, to be committed: tested records, twins and tunings"
+        "--keep",
+        action="store_true",
+        help="write figures/records, to be committed: tested records, their shrunken twins, and tuned settings",
     )
     command.add_argument(
         "--set",

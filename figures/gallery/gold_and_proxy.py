@@ -36,7 +36,7 @@ from sims.environments import ProxyFeatures, ProxyTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
-from sims.policies import MLP, Table
+from sims.policies import ResponseMLP, Table
 from sims.statistics.gates import Gate, placebo, room, runs_at_a_bound, trained
 from sims.statistics.intervals import Interval, band, mean_interval
 
@@ -61,7 +61,7 @@ ENVIRONMENTS = {
     "converged": ENVIRONMENT.replace(proxy_l2=CONVERGED),
     "gold": ENVIRONMENT.replace(proxy="gold"),
 }
-POLICY = MLP(hidden=(32,), features="responses", fit_steps=150)
+POLICY = ResponseMLP(hidden=(32,), fit_steps=150)
 TREE = ProxyTree(
     vocabulary=4, max_length=4, table_seed=None, label_temperature=0.3, num_pairs=512, fresh_labels="noiseless"
 )
