@@ -102,10 +102,8 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
         )
 
 
-def check_libraries(spec: LanguageModelSettings) -> None:
-    """SpecError for an attention implementation, or a quantised base, whose library is not installed."""
-    if spec.base_precision == "nf4":
-        check_library()
+def check_attention(spec: LanguageModelSettings) -> None:
+    """SpecError for an attention implementation whose library is not installed."""
     name = spec.attn_implementation or ""
     library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
     if library is not None and importlib.util.find_spec(library) is None:
@@ -116,11 +114,13 @@ def check_libraries(spec: LanguageModelSettings) -> None:
 def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
+    check_attention(spec)
     if device.type == "meta":
         return meta_model(spec, dtype)
-    check_libraries(spec)
     _check_base(spec)
     stored = spec.base_dtype(dtype)
+    if spec.base_precision == "nf4":
+        check_library()
     if spec.weights == "random":
         config = load_config(spec)
         generators = [device] if device.type == "cuda" else []

@@ -41,9 +41,9 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.spec import SpecError, setting
 from sims.experiments.experiment import Experiment
 
+from .forward import max_positions
 from .policy import CausalLMPolicy
 from .sampling import Decoding
-from .scoring import max_positions
 
 _LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
 
