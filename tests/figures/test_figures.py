@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -436,7 +437,8 @@ def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixtu
 
 def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert "online_offline" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "online_offline" in listed and re.search(r"\n\d+\.\d core-minutes with --full", listed)
 
 
 def test_an_algorithm_has_one_colour_and_no_two_share_it() -> None:
