@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early
+from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
@@ -234,7 +234,8 @@ def _effect(
         f"the arms differ in the {only} of their data, and in settings where each is tuned; a replay in order, which "
         "changes nothing, gives 0 (C15)"
     )
-    gates = [room, *more_gates, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, more, less)]
+    gates = [room, tuned_for(at, more, less), *more_gates, placebo(None, tested.margin, why)]
+    gates += edges_and_bounds(tested.margin, more, less)
     when = (
         f"Tested after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
     )

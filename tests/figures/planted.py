@@ -487,22 +487,19 @@ def online_contrastive_ppo() -> list[Planted]:
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 
 
-def between_environments(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
-    end = "/short" if name == "dpo" else ""
+def between_environments(unlikely: str, likely: str, name: str, short: bool) -> tuple[Term, ...]:
+    end = "/short" * short
     keys = (f"{where}/{name}/{sampler}{end}" for where in (unlikely, likely) for sampler in ("on", "off"))
     return interaction(*keys)
-
-
-def ran(name: str) -> str:
-    return ", short runs" if name == "dpo" else ""
 
 
 def online_offline() -> list[Planted]:
     found = []
     for name in ALGORITHMS:
         for part, unlikely, likely in (("R1 against R2", "R1", "R2"), ("overlap axis", "0.01", "0.5")):
-            terms = between_environments(unlikely, likely, name)
-            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran(name)}", "bandit", 1, terms))
+            short = name in ("dpo", "ipo")
+            terms, ran = between_environments(unlikely, likely, name, short), ", short runs" * short
+            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran}", "bandit", 1, terms))
         terms = difference(f"R2/{name}/on", f"R2/{name}/off")
         control = f"R2/{'rwr' if name == 'best_of_n' else 'best_of_n'}/off"
         found.append(Planted("online_offline", "C25", f"{name}: not otherwise", "bandit", 0, terms, weaker=control))
@@ -598,15 +595,27 @@ def reward_width() -> list[Planted]:
         Planted(
             "reward_width",
             "C25",
-            f"{name}: R1 against R2, width {width}{ran(name)}",
+            f"{name}: R1 against R2, width {width}{', short runs' * (name == 'dpo')}",
             "bandit",
             1,
-            between_environments(f"R1/{width}", f"R2/{width}", name),
+            between_environments(f"R1/{width}", f"R2/{width}", name, name == "dpo"),
             closed=True,  # the wider bump makes R1's optimum likely too
         )
         for name in ALGORITHMS
         for width in (20, 30)
     ]
+
+
+def peaks_and_data() -> list[Planted]:
+    found = []
+    for name in ("dpo", "ipo", "pref_ft"):
+        for part, one, other in (
+            ("peak unlikely against likely, data overlap", "unlikely/with", "likely/with"),
+            ("data without the peak against with it, peak unlikely", "unlikely/without", "unlikely/with"),
+        ):
+            cells = (f"{cell}/{name}/{sampler}" for cell in (one, other) for sampler in ("fresh", "recorded"))
+            found.append(Planted("peaks_and_data", "C25", f"{name}: {part}", "bandit", 1, interaction(*cells)))
+    return found
 
 
 def rounds_and_horizon() -> list[Planted]:
@@ -786,6 +795,7 @@ PLANTED = [
         online_contrastive_ppo,
         online_offline,
         reachable_policies,
+        peaks_and_data,
         reference_shift,
         replayed_data,
         reward_width,
