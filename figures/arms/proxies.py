@@ -10,7 +10,7 @@ from sims.core.schedule import Schedule
 from sims.environments import ProxyFeatures
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
-from sims.policies import MLP
+from sims.policies import ResponseMLP
 
 PAIRS, BATCH, UPDATES, EVALUATIONS = 128, 32, 160, 16
 BETAS, RATES = (0.01, 0.03, 0.1, 0.3, 1.0), (0.01, 0.03)
@@ -33,7 +33,7 @@ ENVIRONMENTS = {
     "converged": ENVIRONMENT.replace(proxy_l2=CONVERGED),
     "gold": ENVIRONMENT.replace(proxy="gold"),
 }
-POLICY = MLP(hidden=(32,), features="responses", fit_steps=150)
+POLICY = ResponseMLP(hidden=(32,), fit_steps=150)
 
 
 def arm(name: str, source: str, beta: float, runs: int) -> Experiment:

@@ -7,17 +7,19 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
 from figures import committed
 from figures.__main__ import main, parser
+from figures.arms import language_model
 from figures.catalogue import Claim
 from figures.claims import Verdict, as_markdown, row_of, theorem_of, write_claims
 from figures.committed import Tuned, shrink
@@ -217,6 +219,44 @@ def test_listing_loads_neither_torch_nor_matplotlib() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "online_offline" in said
     assert not [heavy for heavy in ("torch", "matplotlib", "scipy", "transformers") if f"'{heavy}'" in said]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--device gpu", "device = 'gpu': must be one of cpu, cuda"),
+        pytest.param(
+            "--device cuda",
+            "device = 'cuda': there is no GPU here: must be cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ("--device cuda --set updates=x2 --engine submitit", "--set computation.device=cuda changes it in arms"),
+        ("--device cuda --keep --engine submitit", "leave it out beside --keep and --again"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["online_offline", *line.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_arms_are_tuned_and_tested_on_the_device_but_language_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(self: Lab, arms: Sequence[Experiment]) -> None:
+        devices.append([a.computation.device for a in arms])
+        raise InterruptedError
+
+    monkeypatch.setattr(Lab, "_find_or_run", note)
+    devices: list[list[str]] = []
+    lab, point = Lab(Store(tmp_path), device="cuda"), {"learning_rate": 0.1}
+    for ask in (
+        lambda: lab.records({"a": arm(), "lm": language_model.arm("f", "tiny", "min", "dpo")}),
+        lambda: lab.tuned_records({"a": arm()}, {"a": [point]}),
+    ):
+        with pytest.raises(InterruptedError):
+            ask()
+    assert devices == [["cuda", "cpu"], ["cuda"]]
 
 
 def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_first() -> None:

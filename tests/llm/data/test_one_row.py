@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import llm.data
 from llm.data import TextEncoder
 from llm.tasks import MinLength
 from llm.training.presets import PRESETS
@@ -45,3 +46,5 @@ def test_a_preference_row_passes_few_files_from_its_line_to_the_step(tmp_path: P
 
     files = [{path for path, _ in functions} for functions in (reading, updating, reading | updating)]
     assert [len(each) for each in files] == [READING, UPDATING, TOGETHER], listed([*sorted(reading), *sorted(updating)])
+    left_out = [path for path in files[-1] if path.rpartition("/")[2] not in (llm.data.__doc__ or "")]
+    assert not left_out, "the walk of a row in llm/data/__init__.py names each file"
