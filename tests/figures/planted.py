@@ -377,7 +377,7 @@ def lm_sync_period() -> list[Planted]:
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter = (Term("semi|copied", -1.9, "length"),)
+    shorter = (Term("semi|copied", -8.0, "length"),)
     found = [
         Planted(figure, "C32", f"{short}: s = 4", "lm", 0, difference("online", "semi"), weaker="offline"),
         Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
