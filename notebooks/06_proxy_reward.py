@@ -155,7 +155,7 @@ with picture(columns=2, width=5.8, height=4) as (_, (left, right)):
     left.set_ylabel("proxy reward")
     right.set_ylabel("gold reward")
     left.legend(loc="lower right")
-    right.legend(loc="upper right", fontsize=9)
+    right.legend(loc="lower center", fontsize=9)
 
 # %%
 turns = true_reward.argmax(1)
