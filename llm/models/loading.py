@@ -33,6 +33,7 @@ from .gate import (
 )
 from .policy import CausalLMPolicy
 from .proof import prove
+from .quantised import check_library, quantise
 from .settings import LanguageModelSettings
 from .shapes import SHAPES
 from .steps import check_static
@@ -122,7 +123,9 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
     if device.type == "meta":
         return meta_model(spec, dtype)
     _check_base(spec)
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
+    stored = spec.base_dtype(dtype)
+    if spec.base_precision == "nf4":
+        check_library()
     if spec.weights == "random":
         config = load_config(spec)
         generators = [device] if device.type == "cuda" else []
@@ -131,7 +134,8 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
             with attention_of(spec) as chosen:
                 model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False, **chosen)
     else:
-        model = load_weights(spec, stored).to(device)
+        model = load_weights(spec, stored)
+    model = quantise(model, device) if spec.base_precision == "nf4" else model.to(device)
     if spec.lora_rank is None:
         return model.eval()
     source, local = locate(spec.model)
@@ -199,9 +203,12 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
 def meta_model(spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
     """The model on the device `meta`: shapes without memory."""
     _check_base(spec)
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False).eval()
+        model = AutoModelForCausalLM.from_config(
+            load_config(spec), dtype=spec.base_dtype(dtype), trust_remote_code=False
+        ).eval()
+        if spec.base_precision == "nf4":
+            model = quantise(model, torch.device("meta"))
         return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 
