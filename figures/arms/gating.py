@@ -157,6 +157,19 @@ def edges(margin: float, *records: Record) -> Gate:
     return grid_edge(chosen, grids, plateaus)
 
 
+def tuned_for(at: int | None, *records: Record) -> Gate:
+    """Whether arms that were tuned by their score at the end are tested there. Where several settings come to the same
+    end, tuning takes any of them, and which arm is ahead on the way there is then a matter of that choice. at: the
+    evaluation at which they are tested; None for over the run."""
+    last = scores(records[0]).shape[1] - 1
+    if at in (-1, last) or not any("tuning" in record.provenance for record in records):
+        return Gate("tuned for", True, "every arm that was tuned was tuned by what is tested")
+    what, other = (
+        ("over the run", "tuning by that") if at is None else (f"at evaluation {at} of {last}", "shorter runs")
+    )
+    return Gate("tuned for", False, f"tuned by the score at the end and tested {what}; {other} would open it")
+
+
 def edges_and_bounds(margin: float, one: Record, other: Record) -> list[Gate]:
     """`edges` of two arms, and whether their runs end at the lowest or the largest score."""
     ends = {"the first arm": final_scores(one), "the second arm": final_scores(other)}

@@ -62,6 +62,9 @@ HORIZONS = (1, 2, 4, 6)
 STEPWISE = {"ppo": PPO(), "dpo": DPO(), "rloo": RLOO()}
 RATES = {"network": (0.003, 0.3), "table": (0.01, 3.0)}
 BETAS, PPO_BETAS, POINTS = (0.01, 0.1, 1.0, 10.0), (0.0003, 0.003, 0.03, 0.3), 16
+# With two objectives, where iterated DPO stood at the end of the others' learning rates.
+WIDER: dict[str, Any] = {"lowest": 0.003, "highest": 3.0, "count": 24}
+WIDER_TRIED, SEED_OF = 24, {"one": 10, "two": 20}
 
 GAINED, CLOSED = claim("C08", "what the rounds gain"), claim("C08", "what PPO is still ahead")
 SECOND = claim("C09", "two objectives")
@@ -77,13 +80,14 @@ CREDIT = claim("C65", "horizon 6 against 1")
 
 def arms() -> dict[str, Experiment]:
     """rounds/objectives/learner; ladder/advantages/batch/reference; horizon/tokens/algorithm."""
-    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 10}
+    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": SEED_OF["one"]}
     found = {}
     for objectives, environment in OBJECTIVES.items():
         for name, (algorithm, schedule) in LEARNERS.items():
-            found[f"rounds/{objectives}/{name}"] = Experiment(
+            arm = Experiment(
                 f"rounds-{name}", environment, ResponseMLP(), algorithm, schedule, updates=UPDATES, **shared
             )
+            found[f"rounds/{objectives}/{name}"] = arm.replace(seed=SEED_OF[objectives])
     for white, batch, reference in LADDER:
         size = LARGE if batch == "large" else SMALL
         moving: dict[str, Any] = {"reference": "ema", "reference_rate": 0.05} if reference == "ema" else {}
@@ -104,11 +108,16 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself."""
     chosen = arms()
-    grids = {}
+    grids, wider = {}, {}
     for name, arm in chosen.items():
-        rates = RATES["network" if name.startswith("rounds/") else "table"]
-        grids[name] = spread_grid(arm, *rates, BETAS if arm.algorithm.kind == "dpo" else PPO_BETAS, POINTS)
-    return lab.tuned_records(chosen, grids, tuning_runs=TRIED)
+        betas = BETAS if arm.algorithm.kind == "dpo" else PPO_BETAS
+        if name.startswith("rounds/two/"):
+            wider[name] = spread_grid(arm, betas=betas, **WIDER)
+        else:
+            rates = RATES["network" if name.startswith("rounds/") else "table"]
+            grids[name] = spread_grid(arm, *rates, betas, POINTS)
+    found = lab.tuned_records({name: chosen[name] for name in grids}, grids, tuning_runs=TRIED)
+    return found | lab.tuned_records({name: chosen[name] for name in wider}, wider, tuning_runs=WIDER_TRIED)
 
 
 def draw(records: Records) -> MatplotlibFigure:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides
+from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -195,7 +195,8 @@ def _behind(tested: Claim, setting: Setting, semi: Record, offline: Record) -> V
     at, room = last_with_room([sides([semi], [offline])], tested.margin)
     effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
     why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
-    gates = [room, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, semi, offline)]
+    gates = [room, tuned_for(at, semi, offline), placebo(None, tested.margin, why)]
+    gates += edges_and_bounds(tested.margin, semi, offline)
     note = (
         f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
         "Offline is fresh draws from the reference for ever, more than a fixed data set has."
@@ -207,7 +208,7 @@ def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: 
     tested, at = NOT_BEHIND[how], None if how == "run" else -1
     lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
     control = _control(grpo, offline, tested.margin, at)
-    gates = [control, *edges_and_bounds(tested.margin, dpo, grpo)]
+    gates = [control, tuned_for(at, dpo, grpo), *edges_and_bounds(tested.margin, dpo, grpo)]
     note = "Both are tuned for their score at the end."
     return row_of(tested, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
 
@@ -216,7 +217,8 @@ def _added(name: str, setting: Setting, added: Record, plain: Record, offline: R
     tested, note = ADDED[name], ""
     at, room = last_with_room([sides([added], [plain])], tested.margin)
     gained = effect_of([part(1.0, added, at), part(-1.0, plain, at)])
-    gates = [room, _control(added, offline, tested.margin, at), *edges_and_bounds(tested.margin, added, plain)]
+    gates = [room, tuned_for(at, added, plain), _control(added, offline, tested.margin, at)]
+    gates += edges_and_bounds(tested.margin, added, plain)
     if name == WITH_NLL:
         note = f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. "
     if name == "dpo_grpo":
@@ -232,7 +234,8 @@ def _epsilon(large: Record, small: Record) -> Verdict:
     at, room = last_with_room([sides([large], [small])], EPSILON.margin)
     effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
     why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
-    gates = [room, placebo(None, EPSILON.margin, why), *edges_and_bounds(EPSILON.margin, large, small)]
+    gates = [room, tuned_for(at, large, small), placebo(None, EPSILON.margin, why)]
+    gates += edges_and_bounds(EPSILON.margin, large, small)
     note = "Nothing diverges here that a larger ε could save: what the paper saw, loss spikes of a large model, may be."
     return row_of(EPSILON, "mlp", effect, FIGURE.name, [large.hash, small.hash], note, gates)
 

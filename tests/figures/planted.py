@@ -235,12 +235,20 @@ def chosen_likelihood() -> list[Planted]:
 def data_quality() -> list[Planted]:
     """C44 is of shares of variance: `test_data_quality.py`."""
     figure = "data_quality"
-    sets = "sets/(clean|noisy|good|good_noisy|few)"
-    ahead = (Term(f"{sets}/ppo", 1.0), Term(f"{sets}/dpo", -1.0))
+    sets = {
+        "clean": "clean pairs",
+        "noisy": "flipped labels",
+        "good": "better responses",
+        "good_noisy": "better responses, flipped labels",
+        "few": "few pairs",
+    }
     width = (f"width/{w}/{source}" for w in (2, 32) for source in ("online", "offline"))
     model = (f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor"))
     found = [
-        Planted(figure, "C43", "five preference sets", "mlp", 1, ahead),
+        *(
+            Planted(figure, "C43", said, "mlp", 1, difference(f"sets/{s}/ppo", f"sets/{s}/dpo"))
+            for s, said in sets.items()
+        ),
         Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
         Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
     ]
@@ -362,6 +370,54 @@ def lm_likelihoods() -> list[Planted]:
     ]
 
 
+def lm_sync_period() -> list[Planted]:
+    """Scores of s = 8 and s = 4 fall at the end, and lengths from 1."""
+    figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
+    interacting = (
+        *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
+        *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
+    )
+    shorter = (Term("semi|copied", -8.0, "length"),)
+    found = [
+        Planted(figure, "C32", f"{short}: s = 4", "lm", 0, difference("online", "semi"), weaker="offline"),
+        Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
+        Planted(figure, "C35", "forbidden words, settings of s = 4", "lm", 1, interacting, raised=falling),
+        Planted(
+            figure,
+            "C36",
+            "DPO, forbidden words, s = 4",
+            "lm",
+            1,
+            difference("copied", "semi", "length"),
+            raised=shorter,
+        ),
+    ]
+    for when in ("online", "offline"):
+        terms = difference(f"dense/{when}", when, "entropy")
+        found.append(Planted(figure, "C37", f"{short}, {when}", "lm", 1, terms))
+    for name, label in (
+        ("dpo_nll", "dpo with NLL"),
+        ("group_dpo", "dpo, all pairs of right and wrong"),
+        ("dpo_grpo", "dpo + grpo"),
+    ):
+        terms, part = difference(f"added/{name}", "semi"), f"forbidden words, s = 4: {label}"
+        found.append(Planted(figure, "C39", part, "lm", 0, terms, at_most=True, weaker="offline"))
+    return found
+
+
+def lm_two_tasks() -> list[Planted]:
+    figure, where = "lm_two_tasks", "dpo, a language model"
+    one, other, mixed = (f"dpo/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+    own = {"verifiable": "first", "rated": "second"}
+    parts = tuple(Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values())
+    found = [Planted(figure, "C40", f"{where}: both tasks", "lm", 1, parts)]
+    for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+        terms = difference(f"dpo/{task}", mixed, quantity)
+        loses = f"dpo/{weaker}"
+        found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
+    return found
+
+
 def lm_preferences() -> list[Planted]:
     """The largest response, of 33 tokens, has a score of −1: a score is 16.5 tokens."""
     tokens, name = 16.5, "lm_preferences"
@@ -431,22 +487,19 @@ def online_contrastive_ppo() -> list[Planted]:
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 
 
-def between_environments(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
-    end = "/short" if name == "dpo" else ""
+def between_environments(unlikely: str, likely: str, name: str, short: bool) -> tuple[Term, ...]:
+    end = "/short" * short
     keys = (f"{where}/{name}/{sampler}{end}" for where in (unlikely, likely) for sampler in ("on", "off"))
     return interaction(*keys)
-
-
-def ran(name: str) -> str:
-    return ", short runs" if name == "dpo" else ""
 
 
 def online_offline() -> list[Planted]:
     found = []
     for name in ALGORITHMS:
         for part, unlikely, likely in (("R1 against R2", "R1", "R2"), ("overlap axis", "0.01", "0.5")):
-            terms = between_environments(unlikely, likely, name)
-            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran(name)}", "bandit", 1, terms))
+            short = name in ("dpo", "ipo")
+            terms, ran = between_environments(unlikely, likely, name, short), ", short runs" * short
+            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran}", "bandit", 1, terms))
         terms = difference(f"R2/{name}/on", f"R2/{name}/off")
         control = f"R2/{'rwr' if name == 'best_of_n' else 'best_of_n'}/off"
         found.append(Planted("online_offline", "C25", f"{name}: not otherwise", "bandit", 0, terms, weaker=control))
@@ -482,17 +535,22 @@ def replayed_data() -> list[Planted]:
     found = []
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         ipo, best = f"{where}/ipo", f"{where}/best_of_n"
-        exact = difference(f"{where}/.*/online", f"{where}/.*/held/ordered")
+        exact = difference(f"{where}/(ipo|best_of_n)/online", f"{where}/.*/held/ordered")
         found.append(Planted("replayed_data", "C15", "in order", setting, 0, exact))
         for id, part, more, less in (
             ("C16", "IPO, settings of online", f"{ipo}/held/shuffled", f"{ipo}/offline"),
             ("C16", "IPO, tuned", f"{ipo}/shuffled", f"{ipo}/offline"),
+            ("C16", "IPO, every arm by the settings of online", f"{ipo}/same/shuffled", f"{ipo}/same/offline"),
             ("C17", "IPO: within 4 batches", f"{ipo}/online", f"{ipo}/held/window_4"),
             ("C23", "settings of online", f"{best}/online", f"{best}/held/shuffled"),
             ("C23", "tuned", f"{best}/online", f"{best}/shuffled"),
         ):
             terms = difference(more, less)
-            loses = f"{ipo}/(held/shuffled|shuffled|offline)" if id == "C16" else f"{best}/offline"
+            loses = {
+                "C16": f"{ipo}/(held/shuffled|shuffled|offline|same/shuffled|same/offline)",
+                "C17": f"{ipo}/held/shuffled",
+                "C23": f"{best}/offline",
+            }[id]
             found.append(Planted("replayed_data", id, part, setting, 0, terms, at_most=True, weaker=loses))
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
@@ -537,15 +595,27 @@ def reward_width() -> list[Planted]:
         Planted(
             "reward_width",
             "C25",
-            f"{name}: R1 against R2, width {width}{ran(name)}",
+            f"{name}: R1 against R2, width {width}{', short runs' * (name == 'dpo')}",
             "bandit",
             1,
-            between_environments(f"R1/{width}", f"R2/{width}", name),
+            between_environments(f"R1/{width}", f"R2/{width}", name, name == "dpo"),
             closed=True,  # the wider bump makes R1's optimum likely too
         )
         for name in ALGORITHMS
         for width in (20, 30)
     ]
+
+
+def peaks_and_data() -> list[Planted]:
+    found = []
+    for name in ("dpo", "ipo", "pref_ft"):
+        for part, one, other in (
+            ("peak unlikely against likely, data overlap", "unlikely/with", "likely/with"),
+            ("data without the peak against with it, peak unlikely", "unlikely/without", "unlikely/with"),
+        ):
+            cells = (f"{cell}/{name}/{sampler}" for cell in (one, other) for sampler in ("fresh", "recorded"))
+            found.append(Planted("peaks_and_data", "C25", f"{name}: {part}", "bandit", 1, interaction(*cells)))
+    return found
 
 
 def rounds_and_horizon() -> list[Planted]:
@@ -719,10 +789,13 @@ PLANTED = [
         lm_lengths,
         lm_likelihoods,
         lm_preferences,
+        lm_sync_period,
+        lm_two_tasks,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,
         reachable_policies,
+        peaks_and_data,
         reference_shift,
         replayed_data,
         reward_width,
