@@ -21,17 +21,19 @@ from .entries import SCALES, Entry, choose, entries
 from .freshness import is_fresh, stamps
 
 EXAMPLES = """examples:
-  python -m figures                     every figure; what was run before is read, what takes long is the repository's
-  python -m figures --list              names, tags and claims
+  python -m figures                     every figure; what would take long is drawn from committed records
+  python -m figures --list              names, core-minutes, claims and tags
   python -m figures online_offline      one figure by its name; a tag or a claim (C25) takes all that have it
   python -m figures --quick             shrunken runs in seconds, to see the machinery; no verdicts
   python -m figures C25 --set algorithm.beta=0.3 --margin 0.1   one thing changed, beside what is published
   python -m figures C25 --sensitivity   in which share of a stated list of changes a verdict holds
   python -m figures --full              tune and compute everything, also what is committed (hours; can be stopped)
   python -m figures --full --engine submitit --jobs 50 --engine-option slurm_partition=cpu   on a Slurm cluster
+  python -m figures phase_map --device cuda           one figure's runs on a GPU; what is committed is not read
   python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
   python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
 """
+RESTORE = "; restore it from version control, or run with --full --keep"
 KEPT = "finished records are kept in {}, and the same command goes on from there"
 JOBS_PER_CORE = 8  # more processes only wait for each other, each in a quarter of a gigabyte
 
@@ -44,7 +46,7 @@ def parser() -> OptionParser:
         epilog=EXAMPLES,
     )
     command.add_argument("figures", nargs="*", metavar="NAME", help="names, tags or claims of figures; none: all")
-    command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    command.add_argument("--list", action="store_true", help="list figures, their tags and claims, and run nothing")
     command.add_argument("--claims", action="store_true", help="print the catalogue of claims, and run nothing")
     command.add_argument("--quick", action="store_true", help="shrunken runs, in seconds; no verdicts follow from them")
     command.add_argument("--full", action="store_true", help="tune and compute everything, also what is committed")
@@ -57,7 +59,9 @@ def parser() -> OptionParser:
         "at least one arm a figure, unless it is 0; then whole rows, the cheapest first (default: 3)",
     )
     command.add_argument(
-        "--keep", action="store_true", help="write figures/records, to be committed: tested records, twins and tunings"
+        "--keep",
+        action="store_true",
+        help="write figures/records, to be committed: tested records, their shrunken twins, and tuned settings",
     )
     command.add_argument(
         "--set",
@@ -86,6 +90,13 @@ def parser() -> OptionParser:
         default=SCALES[0],
         metavar="NAME",
         help=f"of language models: {', '.join(SCALES)} (default: tiny)",
+    )
+    command.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="where arms are run: cpu or cuda, a GPU (default: cpu). Committed records are a CPU's, so on a GPU all "
+        "arms are run, with the committed settings; language models take a GPU by themselves where there is one",
     )
     command.add_argument(
         "--dry-run",
@@ -117,7 +128,7 @@ def parser() -> OptionParser:
         type=path,
         default=None,
         help="where figures are drawn (default: figures/out; figures/quick with --quick or --runs; a folder "
-        "there for a scale other than tiny)",
+        "there for a scale other than tiny or a device other than cpu)",
     )
     return command
 
@@ -135,9 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = choose(options.figures)
     check(chosen, options)
     if options.list:
-        for entry in chosen:
-            print(f"{entry.name:24} {', '.join(entry.claims):24} {', '.join(entry.tags):28} {entry.title}")
-        return 0
+        return list_figures(chosen)
     if options.claims:
         print(catalogue.table(folder(options) / "claims.json"))
         return 0
@@ -150,6 +159,23 @@ def run(arguments: Sequence[str]) -> int:
         return again(chosen, options)
     check_folder("out", folder(options))
     return draw(chosen, options, folder(options))
+
+
+def list_figures(chosen: Sequence[Entry]) -> int:
+    """Print what there is, and what its committed records took; returns the exit status."""
+    from .recorded_costs import cost
+
+    total = 0.0
+    for entry in chosen:
+        try:
+            found = cost(entry.name)
+        except DamagedRecord as damage:
+            return failed(damage, FAILED, RESTORE)
+        total += sum(found or ())
+        minutes = f"{found.tested:.1f} + {found.tuning:.1f} min" if found else ""
+        print(f"{entry.name:24} {minutes:>14}  {', '.join(entry.claims):24} {', '.join(entry.tags):28} {entry.title}")
+    print(f"\n{total:.1f} core-minutes with --full, from recorded seconds: of tested records + of tuning, estimated")
+    return 0
 
 
 def what_if(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
@@ -179,7 +205,8 @@ def again(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
 def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int:
     """Draw what is not drawn yet; returns the exit status."""
     now = stamps(
-        (options.quick, options.runs, options.scale, options.full), (options.budget, [entry.name for entry in chosen])
+        (options.quick, options.runs, options.scale, options.full, options.device),
+        (options.budget, [entry.name for entry in chosen]),
     )
     again = options.force or options.keep
     due = [entry for entry in chosen if again or not is_fresh(entry.name, now, out)]
@@ -193,7 +220,7 @@ def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int
 
                 done = run([load(entry) for entry in due], options, out, now)
         except DamagedRecord as damage:
-            return failed(damage, FAILED, "; restore it from version control, or run with --full --keep")
+            return failed(damage, FAILED, RESTORE)
         print(f"\n{'figure':28}{'after':>8} s")
         for entry, seconds in zip(due, done, strict=True):
             print(f"{entry.name:28}{seconds:8.1f}")
@@ -248,6 +275,22 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
     if without and options.dry_run:
         raise SpecError("dry_run", True, f"{without[0]} runs no language model; these do: {scaled}")
     check_engine(options.engine, dict(options.engine_option))
+    if options.device != "cpu":
+        check_device(options)
+
+
+def check_device(options: argparse.Namespace) -> None:
+    """Refuse, with SpecError, a device that there is not, and what is compared with or kept as a CPU's numbers."""
+    from sims.experiments.computation import Computation
+
+    computation = Computation(device=options.device)
+    if options.engine == "processes":  # other engines compute elsewhere
+        computation.check_here()
+    if options.set or options.sensitivity or options.margin is not None:
+        rule = "leave it out beside --set, --margin and --sensitivity; --set computation.device=cuda changes it in arms"
+        raise SpecError("device", options.device, rule)
+    if options.keep or options.again is not None:
+        raise SpecError("device", options.device, "leave it out beside --keep and --again: a CPU's records are kept")
 
 
 def engine_option(text: str) -> tuple[str, str]:
@@ -259,11 +302,13 @@ def engine_option(text: str) -> tuple[str, str]:
 
 
 def folder(options: argparse.Namespace) -> Path:
-    """Where to draw: what was run shorter than figures ask for, or at another scale, never replaces their verdicts."""
+    """Where to draw: what was run shorter than figures ask for, at another scale or elsewhere never replaces their
+    verdicts."""
     if options.out is not None:
         return Path(options.out)
     folder = Path("figures") / ("quick" if options.quick or options.runs else "out")
-    return folder if options.scale == SCALES[0] else folder / options.scale
+    folder = folder if options.scale == SCALES[0] else folder / options.scale
+    return folder if options.device == "cpu" else folder / options.device
 
 
 if __name__ == "__main__":

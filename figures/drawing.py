@@ -66,7 +66,7 @@ def runner_of(options: argparse.Namespace, show: Callable[[Progress], None]) -> 
 
 def jobs_of(options: argparse.Namespace) -> int:
     """Worker processes: as many as asked for, else 2, and 1 where a GPU is shared."""
-    return int(options.jobs or (2 if options.scale == SCALES[0] else 1))
+    return int(options.jobs or (2 if options.scale == SCALES[0] and options.device == "cpu" else 1))
 
 
 def lab_of(
@@ -85,6 +85,7 @@ def lab_of(
         force=o.force,
         runs=o.runs,
         scale=o.scale,
+        device=o.device,
         kept_before=committed,
         kept=Kept() if o.keep else None,
         live=live or set(),

@@ -83,7 +83,8 @@ class Lab:
     everything, though it be committed. runs: overrides the runs of tested arms. kept: where to note what is to be
     committed, if anything. kept_before: what is committed. live: keys of committed records that are computed all the
     same. runner: a queue shared with other figures; without one, records are run as they are asked for. urgency: the
-    smaller, the sooner that queue serves this figure. change: what is changed on every tested arm.
+    smaller, the sooner that queue serves this figure. change: what is changed on every tested arm. device: where arms
+    are tuned and tested, but language models, which find their own; what is committed was computed on a CPU.
     Filled while working: tuned, every choice made by tuning; where each tested record is from, by its hash; compared,
     what live arms came to beside their committed records.
     """
@@ -102,6 +103,7 @@ class Lab:
     runner: Runner | None = None
     urgency: float = 0.0
     change: Callable[[Experiment], Experiment] | None = None
+    device: str = "cpu"
     tuned: list[Tuned] = field(default_factory=list)
     where_from: dict[str, str] = field(default_factory=dict)
     compared: list[Compared] = field(default_factory=list)
@@ -118,7 +120,7 @@ class Lab:
 
     def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
         """The record of each arm."""
-        return self._tested(self.sized(arms))
+        return self._tested(self.sized(self._on_device(arms)))
 
     def tuned_records(
         self,
@@ -157,7 +159,7 @@ class Lab:
         key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **how)
         tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
         if tuned is None:
-            tuned = self._tune(arms, grids, tuning_runs, finalists, MEASURES[by], short, tuning_seed)
+            tuned = self._tune(self._on_device(arms), grids, tuning_runs, finalists, MEASURES[by], short, tuning_seed)
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
@@ -182,6 +184,14 @@ class Lab:
             with _one_at_a_time:
                 record = self.store.get_or_run(name, spec, compute, sources, force=self.force)
         return self._note(name, key, record, before)
+
+    def _on_device(self, arms: Mapping[str, Experiment]) -> Mapping[str, Experiment]:
+        def there(arm: Experiment) -> Experiment:
+            return arm.replace(computation=arm.computation.replace(device=self.device))
+
+        if self.device == "cpu":
+            return arms
+        return {name: arm if arm.environment.text else there(arm) for name, arm in arms.items()}
 
     def sized(self, arms: Mapping[str, Experiment]) -> Mapping[str, Experiment]:
         """The arms with as many runs and updates as are asked for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -90,20 +91,30 @@ class Change:
         field = next(f for f in dataclasses.fields(kind) if f.name == self.field)
         return convert(self.value, field, kind.hints()[self.field])
 
-    def apply(self, arm: Experiment) -> Experiment:
-        """The arm with the change; as it is where it has no such field. A number of updates is rounded up to whole
-        batches, as a schedule wants it."""
-        if self.part is None:
-            value = self.of(Experiment, getattr(arm, self.field))
-            if self.field == "updates":
+
+def apply(changes: Sequence[Change], arm: Experiment) -> Experiment:
+    """The arm with all changes, without those of settings that it has not. Those of one part are made at once, since
+    some are possible only together: computation.capture with computation.device. A number of updates is rounded up to
+    whole batches, as a schedule wants it."""
+    for part in dict.fromkeys(change.part for change in changes if change.part is not None):
+        spec = getattr(arm, part)
+        new: dict[str, Any] = {}
+        for change in changes:
+            if change.part == part and change.field in spec.names():
+                now = new.get(change.field, getattr(spec, change.field))
+                new[change.field] = change.of(type(spec), now)
+        if new:
+            arm = arm.replace(**{part: spec.replace(**new)})
+    for change in changes:
+        if change.part is None:
+            value = change.of(Experiment, getattr(arm, change.field))
+            if change.field == "updates":
                 turn = arm.schedule.updates_per_batch
                 value = max(turn, -(-value // turn) * turn)
-                return arm.replace(updates=value, evaluations=min(arm.evaluations, value))
-            return arm.replace(**{self.field: value})
-        spec = getattr(arm, self.part)
-        if self.field not in spec.names():
-            return arm
-        return arm.replace(**{self.part: spec.replace(**{self.field: self.of(type(spec), getattr(spec, self.field))})})
+                arm = arm.replace(updates=value, evaluations=min(arm.evaluations, value))
+            else:
+                arm = arm.replace(**{change.field: value})
+    return arm
 
 
 def compare(figures: Sequence[Figure], options: argparse.Namespace) -> Iterator[str]:
@@ -120,19 +131,10 @@ def compare(figures: Sequence[Figure], options: argparse.Namespace) -> Iterator[
             bar.drawn += 1
             changed = []
             for several in changes:
-                rows = _verdicts(figure, runner, options, _together(several), options.margin)
+                rows = _verdicts(figure, runner, options, functools.partial(apply, several), options.margin)
                 changed.append({(r.id, r.setting, r.part): r for r in rows} if rows is not None else None)
                 bar.drawn += 1
             yield from _lines(figure, published or [], changes, changed, options.sensitivity)
-
-
-def _together(changes: Sequence[Change]) -> Callable[[Experiment], Experiment]:
-    def change(arm: Experiment) -> Experiment:
-        for one in changes:
-            arm = one.apply(arm)
-        return arm
-
-    return change
 
 
 def _verdicts(

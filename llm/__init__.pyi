@@ -14,6 +14,8 @@ from .tasks import ModeLength as ModeLength
 from .tasks import ProxyReward as ProxyReward
 from .tasks import SkewLength as SkewLength
 from .tasks import Verifiable as Verifiable
+from .tasks import ForbiddenWords as ForbiddenWords
+from .tasks import VerifiableAndRated as VerifiableAndRated
 from .tasks import RewardFunction as RewardFunction
 from .tasks import LearnedReward as LearnedReward
 from .tasks import JudgeReward as JudgeReward

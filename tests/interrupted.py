@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
@@ -74,7 +75,7 @@ TEXTS = {"texts.jsonl": '{"prompt": "a cat", "chosen": "sat on the mat", "reject
 TRAIN = f"llm train {LONGER} --output out"
 OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --output out"
 BEST = "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end --save-total-limit 1"
-SFT = f"llm sft {TINY} --num-generations 1 --recorded-prompts 8 {BEST} --output out"
+SFT = f"llm sft {TINY.replace('generations 2', 'generations 1')} --recorded-prompts 8 {BEST} --output out"
 REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
 SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
@@ -334,11 +335,14 @@ def undisturbed(case: Case, folder: Path) -> tuple[dict[str, Any], float, int]:
     program, *words = case.line.split()
     with (
         contextlib.chdir(prepared(case, folder)),
-        open(os.devnull, "w") as null,
-        contextlib.redirect_stdout(null),
-        contextlib.redirect_stderr(null),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as said,
     ):
-        MAIN[program](words)
+        try:
+            status: Any = MAIN[program](words)
+        except SystemExit as stop:
+            status = stop.code
+        assert status == 0, f"{case.name}: {said.getvalue()}"
     work, started = prepared(case, folder), time.perf_counter()
     status, said, moments = run(case.line, work)
     assert status == 0, f"{case.name}: {said}"

@@ -20,6 +20,13 @@ def test_a_killed_command_goes_on_to_the_same_end() -> None:
     check("kill", "--kills", "2", "--cases", "pretrain,new,sims")
 
 
+def test_no_command_that_is_interrupted_is_refused_for_an_option_given_twice() -> None:
+    for case in CASES:
+        for line in (case.line, case.go_on or "", *case.before):
+            options = [word for word in line.split() if word.startswith("--")]
+            assert len(options) == len(set(options)), line
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["kill", "fill", "flip"])
 @pytest.mark.parametrize("case", [case.name for case in CASES])

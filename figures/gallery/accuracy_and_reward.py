@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
+from figures.arms import proxies
 from figures.arms.gating import Part, edges, effect_of
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.gallery import gold_and_proxy as proxies
+from figures.gallery.gold_and_proxy import ERRS
 from figures.lab import Lab, product
 from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VERMILION
 from sims.core.algorithms import find_algorithm
@@ -31,7 +32,7 @@ from sims.policies import Table
 from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound, trained
 from sims.statistics.intervals import Interval, mean_interval
 
-SOURCES = {"offline": "offline", "online": "pointwise"}  # as the sweep of `gold_and_proxy` calls them
+SOURCES = {"offline": "offline", "online": "pointwise"}  # as the sweep of `figures.arms.proxies` calls them
 WHERE = {"held-out": "", "on-policy": "_on_policy"}  # pairs of two draws of the reference, or of the policy
 UNITS, PAIRS, SIZED_RUNS, SIZED_L2 = (0, 8, 32, 128), (32, 128, 512, 1024), 100, 1.0
 FIRST = 40  # updates on the reward model's labels, before the policy's own replace them
@@ -130,7 +131,7 @@ def _better(record: Record, name: str, where: str) -> Verdict:
     gates = [
         room(proxy, policy, 0.0, 1.0, tested.margin),
         placebo(None, tested.margin, "both have learned from the same pairs; of noise alone either would be at ½"),
-        edges(proxies.ERRS.margin, record),
+        edges(ERRS.margin, record),
         trained({"the policy": final(record, "kl_policy_ref")}),
     ]
     note = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import Sides, edges, last_with_room, sides
+from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured
+from figures.arms.gating import edges, last_with_room, sides
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -103,17 +103,6 @@ def collect(lab: Lab) -> Records:
     return {**found, **lab.records(held)}
 
 
-def fall(record: Record) -> np.ndarray:
-    """(runs,): how far the score at the end is below the best evaluation's."""
-    found = scores(record)
-    return np.asarray(found.max(-1) - found[:, -1])
-
-
-def measured(record: Record, name: str, at: int = -1) -> np.ndarray:
-    """(runs,): an array at an evaluation."""
-    return np.asarray(record.arrays[name][:, at].astype(float))
-
-
 def draw(records: Records) -> MatplotlibFigure:
     """Scores on few and many prompts; lengths by reference; entropy by reward."""
     with plt.rc_context(RC):
@@ -179,7 +168,7 @@ def verdicts(records: Records) -> list[Verdict]:
 
 def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Verdict:
     """Interaction: by how much more the rare sync falls than the frequent one on few prompts than on many."""
-    values = fall(rare[0]) - fall(semi[0]) - (fall(rare[1]) - fall(semi[1]))
+    values = interaction_of_falls(rare, semi)
     diverged = [int((record.arrays["diverged_at"] >= 0).sum()) for record in rare]
     why = f"s = {SEMI:g} and {MANY} prompts are the placebos: each takes away one of the two that the claim needs"
     few, many = (scores(record).max(-1) for record in rare)
@@ -214,16 +203,14 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
 
 
 def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
-    start = float(dense.arrays["entropy"][:, 0].mean())
-    shares = Sides(dense.arrays["entropy"] / start, binary.arrays["entropy"] / start, 0.0)
-    at, left = last_with_room([shares], tested.margin / start)
+    at, left = entropy_with_room(dense, binary, tested.margin)
     effect = mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at))
     why = (
         "none takes the effect away: a reward without information leaves both at the reference; the same responses "
         "are right by both rewards"
     )
     gates = [
-        replace(left, why=f"as shares of the start's entropy, {left.why}"),
+        left,
         placebo(None, tested.margin, why),
         edges(tested.margin, dense, binary),
     ]

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from llm.models.writing import weights_digest
 from sims.core.spec import SpecError, from_json, to_json
 
 from . import registry
@@ -76,9 +77,7 @@ def begin(store: Store, settings: Settings) -> None:
     """Register the first version, which is live from the start; nothing where there is one."""
     if store.one("SELECT count(*) FROM versions"):
         return
-    from llm.embedded import find_folder
-
     model = settings.serving.model
     with store.transaction():
-        registry.register(store, 1, None, 0, model, registry.weights_digest(find_folder(model)), None, {"model": model})
+        registry.register(store, 1, None, 0, model, weights_digest(model), None, {"model": model})
         registry.promote(store, 1, 0, "the model that the loop began with")

@@ -12,11 +12,11 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from llm.models.writing import weights_digest
 from sims.core.spec import SpecError
-from sims.experiments.whole import changed, checksum
+from sims.experiments.whole import changed
 
 from .store import MODELS, Store
 
@@ -41,11 +41,6 @@ class Version:
 def folder_of(version: int) -> str:
     """Where the weights of a version lie, below the store's folder."""
     return f"{MODELS}/v{version:04d}"
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 over the weights of a folder; "" for a name that is no folder here."""
-    return ", ".join(checksum(file) for file in sorted(folder.glob("*.safetensors"))) if folder.is_dir() else ""
 
 
 def register(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.models.aside import Aside
-from llm.models.writing import write_model
+from llm.models.writing import weights_digest, write_model
 from llm.tasks import MinLength
 from llm.training import checkpoint
 from llm.training.run import Run
@@ -61,7 +61,7 @@ def update(context: Context) -> str:
     spec["environment"]["data"] = pairs.name
     spec["policy"]["model"] = parent.name
     with store.transaction():
-        weights = registry.weights_digest(folder)
+        weights = weights_digest(folder)
         registry.register(store, number, parent.version, cycle, registry.folder_of(number), weights, digest, spec)
         for rows, is_new in ((new, 1), (old, 0)):
             for row in rows:

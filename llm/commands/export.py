@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llm.models.loading import build_policy, load_tokenizer
+from llm.models.quantised import restored
 from llm.models.spec import LanguageModelSpec
 from llm.models.writing import write_model
 from llm.training import checkpoint
@@ -36,7 +37,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=path, metavar="DIR", help="new folder for model and tokenizer; none: list the checkpoints"
     )
-    parser.add_argument("--merge", action="store_true", help="add LoRA adapters to the weights of their base")
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="add LoRA adapters to the weights of their base; of a quantised one, to those that it computed with",
+    )
     options = parser.parse_strictly(arguments)
     experiment, _ = stored(options.folder)
     there: dict[int, Path] = dict(checkpoint.found(options.folder))
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.merge:
         if not hasattr(model, "merge_and_unload"):
             raise SpecError("merge", True, "the run has no adapters: lora_rank = none")
-        model = model.merge_and_unload()
+        model = restored(model).merge_and_unload()  # type: ignore[operator]
     write_model(options.output, model, tokenizer)
     print(options.output)
     return 0

@@ -15,6 +15,7 @@ import torch
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
 from llm.models.loading import check_attention
+from llm.models.quantised import check_library
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
@@ -211,7 +212,8 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
-    check_sharding(options.sharding, options.processes or check_processes(None))
+    base_precision = experiment.policy.base_precision  # type: ignore[attr-defined]
+    check_sharding(options.sharding, options.processes or check_processes(None), base_precision)
     if not 0 <= options.run < experiment.runs:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:
@@ -220,6 +222,8 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     check_attention(experiment.policy)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
+        if base_precision == "nf4":
+            check_library()
         check_size(experiment)
         check_memory(experiment, device, options.processes or check_processes(None), options.sharding)
 

@@ -12,8 +12,8 @@ _VLLM = "vLLM runs in the training process here (--use-vllm), not as a server"
 _ADAPTERS = "adapters are plain LoRA, without dropout, so that an on-policy ratio is 1"
 _CORRECTION = "use --log-sampler-mismatch to see how far vLLM is off; there is no correction"
 _PRECISION = "use --precision for trained weights, --base-precision under adapters, --compute-precision for passes"
-_QUANTISED = "use --base-precision bfloat16: bases are not quantised"
-_PACKING = "rows are padded, not packed; --group-by-length saves some of the padding"
+_QUANTISED = "use --base-precision nf4: NF4 in blocks of 64, whose scales are not quantised again"
+_PACKING = "use --padding-free: the rows of a pass are one sequence, whatever their lengths"
 _NOT_HERE = "there is no such thing here"
 _VARIANT = "a variant of the loss that is not among the algorithms; --algorithm lists them"
 
@@ -50,8 +50,8 @@ TRL_NAMES: Mapping[str, str] = {
     "use_dora": _ADAPTERS,
     "lora_target_parameters": "use --lora-target-modules",
     "lora_modules_to_save": "use --lora-target-modules; all else of the base stays as it is",
-    "load_in_8bit": _QUANTISED,
-    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": "use --base-precision nf4: 8 bits (LLM.int8) depend on what else is in the batch",
+    "load_in_4bit": "use --base-precision nf4",
     "lora_task_type": "every model here is a causal language model",
     **dict.fromkeys(("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), _QUANTISED),
     "model_init_kwargs": "--model, --revision, --weights and --precision are what can be said of how a model is made",
@@ -82,7 +82,7 @@ TRL_NAMES: Mapping[str, str] = {
     "truncation_mode": "use --on-too-long truncate: prompts keep their end, completions their start",
     "completion_only_loss": "use --data-kind prompt_completion, whose prompts are not trained on",
     "assistant_only_loss": "use --data-kind language_modeling: only the assistant's messages are trained on",
-    **dict.fromkeys(("packing", "packing_strategy", "eval_packing", "padding_free"), _PACKING),
+    **dict.fromkeys(("packing", "packing_strategy", "eval_packing"), _PACKING),
     "shuffle_dataset": "rows are in a new order every epoch, by --seed",
     # rewards
     "reward_model_name_or_path": "use --task learned-reward --reward-model",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Generic, Literal, Self, TypeVar
@@ -29,6 +29,8 @@ from sims.core.loop.protocols import Policy, Prompts, SampleRequest, Samples
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.spec import SpecError
+
+from .gradient_sum import GradientSum
 
 P = TypeVar("P", bound=Policy)
 T = TypeVar("T")
@@ -133,12 +135,14 @@ def check_processes(expected: int | None) -> int:
     return running
 
 
-def check_sharding(sharding: Sharding, processes: int) -> None:
-    """SpecError for sharding over one process."""
+def check_sharding(sharding: Sharding, processes: int, base_precision: str = "as_run") -> None:
+    """SpecError for sharding over one process, or of a quantised base."""
     if sharding != "none" and processes == 1:
         raise SpecError(
             "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
         )
+    if sharding != "none" and base_precision == "nf4":
+        raise SpecError("sharding", sharding, "must be none with base_precision = nf4, whose weights cannot be split")
 
 
 @contextmanager
@@ -184,7 +188,8 @@ class DistributedLearner(Learner):
         group_by_length: bool = False,
     ) -> None:
         super().__init__(policy, optimiser, (), micro_batch_size, group_by_length)
-        self.ranks = ranks
+        self.ranks, self.adds_up = ranks, not ranks.alone
+        self._sum = GradientSum(self.parameters, ranks.group)
         self.check_parameters()
 
     def check_parameters(self) -> None:
@@ -204,13 +209,18 @@ class DistributedLearner(Learner):
         if length > 0:
             gradients, loss = super().gradient(algorithm, *narrow(batch, targets, start, length))
         else:
-            gradients = [torch.zeros_like(p) for p in self.parameters]
-            loss = self.parameters[0].new_zeros(())
-        for i, gradient in enumerate(gradients):
-            gradients[i] = gradient.clone(memory_format=torch.contiguous_format)  # two may be one tensor in memory
+            gradients, loss = self.take_gradients(), self.parameters[0].new_zeros(())
         loss = loss.double()  # one dtype on all processes, an idle one included
-        self.ranks.sum([*gradients, loss])
+        self.ranks.sum([loss])
         return gradients, loss
+
+    def add_gradient(self, loss: Tensor, last: bool) -> None:
+        with self._sum.sending() if last and self.adds_up else nullcontext():
+            super().add_gradient(loss, last)
+
+    def take_gradients(self) -> list[Tensor]:
+        """The sums over all processes; those of the last part were sent while it was computed."""
+        return self._sum.finish() if self.adds_up else super().take_gradients()
 
     def score_probes(self, batch: Batch) -> Tensor:
         if batch.probes is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from safetensors import safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from llm.embedded import find_folder
 from sims.core.spec import SpecError
 
 from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
 from .settings import LanguageModelSettings
+
+MERGE = "python -m llm export RUN --output whole --merge writes one"
 
 
 def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
@@ -50,14 +55,38 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
 
 
 def base_of(field: str, folder: Path) -> str | None:
-    """The base model that a folder of adapters names; None for a folder that is none."""
-    if not (folder / ADAPTER).is_file():
+    """The base model that a folder of adapters names; None for a folder that is none.
+
+    SpecError where the base has adapters itself: peft and transformers put both into one model under one name, and take
+    one of them for the other."""
+    if not is_of_adapters(folder):
         return None
     base = read_json(field, folder, ADAPTER).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         rule = f"{ADAPTER}: base_model_name_or_path = {json.dumps(base)}: must name the model under the adapters"
         raise SpecError(field, str(folder), rule)
+    if is_of_adapters(find_folder(base)):
+        rule = f"must be a whole model, and has adapters itself: {MERGE}"
+        raise SpecError(field, str(folder), f"{ADAPTER}: base_model_name_or_path = {json.dumps(base)}: {rule}")
     return base
+
+
+def is_of_adapters(folder: Path) -> bool:
+    """Whether a folder holds adapters instead of a model."""
+    try:
+        return (folder / ADAPTER).is_file()
+    except OSError:  # too long for a path
+        return False
+
+
+@contextmanager
+def base_named(field: str, folder: Path, base: str) -> Iterator[None]:
+    """Say of a base that is refused which folder of adapters names it."""
+    try:
+        yield
+    except SpecError as error:
+        rule = f"{ADAPTER}: base_model_name_or_path = {json.dumps(base)}: {error.valid}"
+        raise SpecError(field, str(folder), rule) from error
 
 
 def merged(field: str, folder: Path, base: Any) -> nn.Module:
@@ -77,4 +106,6 @@ def merged(field: str, folder: Path, base: Any) -> nn.Module:
         if held != wanted:
             raise ValueError(f"{ADAPTER_WEIGHTS} has tensors for {len(held & wanted)} of {len(wanted)} adapters")
         check_finite(field, str(folder), adapted)
-        return adapted.merge_and_unload().requires_grad_(True)  # type: ignore[no-any-return, operator]  # peft froze it
+        whole: Any = adapted.merge_and_unload()  # type: ignore[operator]
+        check_finite(field, str(folder), whole)  # their scale, lora_alpha / r, may be no number
+        return whole.requires_grad_(True)  # type: ignore[no-any-return]  # peft froze it

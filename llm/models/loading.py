@@ -17,7 +17,7 @@ from llm.data.tokenise import whole_text
 from llm.embedded import EMBEDDED, find_folder
 from sims.core.spec import SpecError
 
-from .adapters import add_adapters, base_of, merged
+from .adapters import MERGE, add_adapters, base_named, base_of, is_of_adapters, merged
 from .gate import (
     CONFIG,
     check_config,
@@ -32,6 +32,7 @@ from .gate import (
 )
 from .policy import CausalLMPolicy
 from .proof import prove
+from .quantised import check_library, quantise
 from .settings import LanguageModelSettings
 from .shapes import SHAPES
 from .steps import check_static
@@ -78,7 +79,8 @@ def load_config(spec: LanguageModelSettings, field: str = "model") -> Pretrained
         return AutoConfig.for_model(kind, **sizes)
     if local:
         if (base := base_of(field, Path(source))) is not None:
-            return load_config(spec.replace(model=base, revision=None), field)
+            with base_named(field, Path(source), base):
+                return load_config(spec.replace(model=base, revision=None), field)
         check_sizes(field, Path(source))
     with loading(field, spec.model, _held(local, "a configuration")):
         config = AutoConfig.from_pretrained(source, revision=spec.revision, **from_here(local))
@@ -115,7 +117,10 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
     check_attention(spec)
     if device.type == "meta":
         return meta_model(spec, dtype)
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
+    _check_base(spec)
+    stored = spec.base_dtype(dtype)
+    if spec.base_precision == "nf4":
+        check_library()
     if spec.weights == "random":
         config = load_config(spec)
         generators = [device] if device.type == "cuda" else []
@@ -124,8 +129,22 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
             with attention_of(spec) as chosen:
                 model = AutoModelForCausalLM.from_config(config, dtype=stored, trust_remote_code=False, **chosen)
     else:
-        model = load_weights(spec, stored).to(device)
-    return model.eval() if spec.lora_rank is None else add_adapters(model, spec, dtype)
+        model = load_weights(spec, stored)
+    model = quantise(model, device) if spec.base_precision == "nf4" else model.to(device)
+    if spec.lora_rank is None:
+        return model.eval()
+    source, local = locate(spec.model)
+    if local:  # what is saved of the adapters names their base, and may be read from another folder
+        model.name_or_path = str(Path(source).absolute())
+    return add_adapters(model, spec, dtype)
+
+
+def _check_base(spec: LanguageModelSettings) -> None:
+    """SpecError for new adapters on a folder of adapters."""
+    source, local = locate(spec.model)
+    if spec.lora_rank is not None and local and is_of_adapters(Path(source)):
+        rule = "holds adapters, on which no others can be put (lora_rank): must be a whole model"
+        raise SpecError("model", spec.model, f"{rule}: {MERGE}")
 
 
 @contextmanager
@@ -147,7 +166,8 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
     if local:
         check_folder(field, Path(source))
         if (base := base_of(field, Path(source))) is not None:
-            under = load_weights(spec.replace(model=base, revision=None), dtype, field)
+            with base_named(field, Path(source), base):
+                under = load_weights(spec.replace(model=base, revision=None), dtype, field)
             check_written(field, Path(source))
             return merged(field, Path(source), under)
     kinds = load_config(spec, field).architectures or ()
@@ -177,9 +197,13 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
 
 def meta_model(spec: LanguageModelSettings, dtype: torch.dtype) -> nn.Module:
     """The model on the device `meta`: shapes without memory."""
-    stored = torch.bfloat16 if spec.base_precision == "bfloat16" else dtype
+    _check_base(spec)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(spec), dtype=stored, trust_remote_code=False).eval()
+        model = AutoModelForCausalLM.from_config(
+            load_config(spec), dtype=spec.base_dtype(dtype), trust_remote_code=False
+        ).eval()
+        if spec.base_precision == "nf4":
+            model = quantise(model, torch.device("meta"))
         return model if spec.lora_rank is None else add_adapters(model, spec, dtype)
 
 

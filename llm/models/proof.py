@@ -14,7 +14,9 @@ from torch.nn.functional import pad
 
 from sims.core.spec import SpecError
 
-from .scoring import LanguageModel, hidden_states, log_distribution, max_positions
+from .forward import hidden_states, max_positions, padding_free_states
+from .log_probs import log_distribution
+from .scoring import LanguageModel
 from .steps import STEPS, CacheKind
 
 _PROMPTS, _DRAWN, _LEAVES = (5, 2, 3), 4, (1, 2)  # lengths in tokens, tokens drawn, and (row, step) that leaves
@@ -40,6 +42,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
         raise SpecError(field, name, f"has {most} positions: must have at least {max(_PROMPTS) + _DRAWN}")
     model.eval()
     rows = _rows(model.head.weight.shape[0], parameter.device)  # type: ignore[union-attr, index, arg-type]
+    free = model.scoring.padding_free
     dtype = torch.bfloat16 if model.scoring.precision == "bfloat16" else parameter.dtype
     try:
         with model.autocast(parameter.device):
@@ -48,6 +51,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
                 raise SpecError(field, name, f"its logits are not finite ({architecture}): must be numbers")
             expected = [log_distribution(logits, 1.0) for logits in plain]
             found = {
+                **({"scores rows without padding between them": _apart(model, rows, expected)} if free else {}),
                 "attends to tokens that come after": _causality(model, rows, expected),
                 "scores a response to a padded prompt": _scoring(model, rows, expected),
                 f"decodes from its {'static ' * (cache == 'static')}cache": _decoding(model, rows, expected, cache),
@@ -105,6 +109,16 @@ def _scoring(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -
     logp = log_distribution(model.logits(states[:, -_DRAWN:]), 1.0)
     wanted = torch.stack([x[-_DRAWN - 1 : -1] for x in expected])
     return _difference(logp, wanted)
+
+
+def _apart(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -> float:
+    """Every log-prob of all rows, from one pass over one sequence."""
+    width = max(map(len, rows))
+    tokens = torch.stack([pad(row, (width - len(row), 0)) for row in rows])
+    there = torch.stack([pad(torch.ones_like(row), (width - len(row), 0)) for row in rows]).bool()
+    return _difference(
+        log_distribution(model.logits(padding_free_states(model.backbone, tokens, there)), 1.0), torch.cat(expected)
+    )
 
 
 def _decoding(model: LanguageModel, rows: list[Tensor], expected: list[Tensor], cache: CacheKind) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from sims.core.loop.protocols import PolicySpec
 from sims.core.spec import SpecError, setting
 
@@ -24,8 +26,10 @@ class LanguageModelSettings(PolicySpec):
     weights: Literal["pretrained", "random"] = setting(
         "pretrained", "load the weights, or draw them at random, to measure speed"
     )
-    base_precision: Literal["as_run", "bfloat16"] = setting(
-        "as_run", "precision of the frozen base under LoRA adapters; trained weights have that of the run"
+    base_precision: Literal["as_run", "bfloat16", "nf4"] = setting(
+        "as_run",
+        "precision of the frozen base under LoRA adapters; nf4: 4 bits in its linear layers (QLoRA), the rest as it is "
+        "computed with; trained weights have that of the run",
     )
     lora_rank: int | None = setting(None, "rank of LoRA adapters; none: train all weights", at_least=1)
     lora_alpha: float = setting(16.0, "adapters are scaled by lora_alpha / lora_rank", above=0)
@@ -43,6 +47,11 @@ class LanguageModelSettings(PolicySpec):
     )
     decoding: Decoding = setting(Decoding(), "the distribution that tokens are drawn from")
     scoring: Scoring = setting(Scoring(), "how log-probs are computed")
+
+    def base_dtype(self, run: torch.dtype) -> torch.dtype:
+        """Precision in which the frozen base is loaded, given that of the run: nf4 quantises it after that."""
+        halved = self.base_precision == "nf4" and self.scoring.precision == "bfloat16"
+        return torch.bfloat16 if halved or self.base_precision == "bfloat16" else run
 
     def check(self) -> None:
         if self.base_precision != "as_run" and self.lora_rank is None:

@@ -41,9 +41,9 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.spec import SpecError, setting
 from sims.experiments.experiment import Experiment
 
+from .forward import max_positions
 from .policy import CausalLMPolicy
 from .sampling import Decoding
-from .scoring import max_positions
 
 _LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
 
@@ -89,6 +89,8 @@ def check_sampler(experiment: Experiment, device: torch.device | str | None = No
         raise SpecError("precision", "float64", "must be float32 with use_vllm")
     if sharding != "none":
         raise SpecError("sharding", sharding, "must be none with use_vllm: each process's vLLM needs the full weights")
+    if (base := experiment.policy.base_precision) == "nf4":  # type: ignore[attr-defined]
+        raise SpecError("base_precision", base, "must be as_run or bfloat16 with use_vllm, which holds whole weights")
     if device is None:
         return
     try:

@@ -11,7 +11,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sims.experiments.whole import folder_written_whole
+from llm.embedded import find_folder
+from sims.experiments.whole import checksum, folder_written_whole
+
+from .adapters import base_of
 
 REPORT = "report.json"
 
@@ -37,6 +40,16 @@ def write_model(
             (new / REPORT).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         for file in beside:
             shutil.copyfile(file, new / file.name)
+
+
+def weights_digest(name: str | Path) -> str:
+    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name of no folder here."""
+    folder = find_folder(name)
+    if not folder.is_dir():
+        return ""
+    sums = [checksum(file) for file in sorted(folder.glob("*.safetensors"))]
+    base = base_of("model", folder)
+    return ", ".join(sums if base is None else [*sums, weights_digest(base)])
 
 
 def _name_class(file: Path) -> None:

@@ -17,10 +17,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from llm.embedded import find_folder
 from llm.models.adapters import base_of
+from llm.models.forward import hidden_states, max_positions
 from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
+from llm.models.layers import checkpoint_layers, checkpointed_layers
 from llm.models.loading import CHECKED, from_here, load_config, load_weights
 from llm.models.proof import tolerance
-from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
+from llm.models.scoring import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.models.writing import write_model
 from sims.core.objectives.batch import up_to_last

@@ -7,10 +7,12 @@
     task           base class: these settings, and the methods that a task defines
     length         rewards that are functions of the number of tokens
     verifiable     1 for right answers, else 0
+    forbidden      1 for responses without some words, else 0
     expressions    comparison of mathematical answers
     function       a user's Python function
     learned        a reward model
     proxy          a reward model fitted to preferences of a known gold reward
+    two_tasks      right answers for some prompts, lengths for the others
     judged         a language model behind an endpoint
     environment    prompts and labelled responses for the training loop
     table          what `python -m llm --tasks` prints
@@ -60,6 +62,7 @@ default, such as a file, gets a value in `SETTINGS` of the tests.
 
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
+from llm.tasks.forbidden import ForbiddenWords
 from llm.tasks.function import RewardFunction
 from llm.tasks.judged import JudgeReward
 from llm.tasks.labels import Labels
@@ -68,12 +71,14 @@ from llm.tasks.length import MinLength, ModeLength, SkewLength
 from llm.tasks.proxy import ProxyReward
 from llm.tasks.table import task_table
 from llm.tasks.task import Task
+from llm.tasks.two_tasks import VerifiableAndRated
 from llm.tasks.verifiable import Verifiable
 
 __all__ = [
     "LANGUAGE",
     "Completions",
     "DataSource",
+    "ForbiddenWords",
     "JudgeReward",
     "Labels",
     "LearnedReward",
@@ -85,5 +90,6 @@ __all__ = [
     "SkewLength",
     "Task",
     "Verifiable",
+    "VerifiableAndRated",
     "task_table",
 ]

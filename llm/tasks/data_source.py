@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,9 @@ class DataSource(Spec):
     stream_data: bool = setting(
         False, "read rows of one .jsonl file when they are needed: for files larger than memory", omit_default=True
     )
-    data_split: str | None = setting(None, "split of a folder or a hub data set; none: train, for the language")
+    data_split: str | None = setting(
+        None, "split of a folder or a hub data set; of the language train, held_out, or train[:8]; none: train"
+    )
     data_config: str | None = setting(None, "configuration (subset) of a hub data set")
     evaluation_split: str | None = setting(
         None,
@@ -100,8 +103,9 @@ class DataSource(Spec):
 
     def _check_language(self) -> None:
         for name in ("data_split", "evaluation_split"):
-            if getattr(self, name) not in (None, "train", "held_out"):
-                raise SpecError(name, getattr(self, name), "must be train or held_out of the language, or none")
+            if _language_split(getattr(self, name)) is None:
+                rule = "must be train, held_out, or the first few prompts of one, train[:8], of the language; or none"
+                raise SpecError(name, getattr(self, name), rule)
         if self.held_out_share:
             raise SpecError("held_out_share", self.held_out_share, "has no effect with data = language: leave it at 0")
         if self.stream_data:
@@ -137,7 +141,9 @@ class DataSource(Spec):
 
     def _all_rows(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
         if self.data == LANGUAGE:
-            texts = language.all_prompts("held_out" if split == "held_out" else "train")
+            found = _language_split(split)
+            assert found is not None, "`check` has refused other names"
+            texts = language.all_prompts(found[0])[: found[1]]
             return [
                 Example(f"prompt {i}", text, np.array(encoder.prompt(text), dtype=np.int32), ())
                 for i, text in enumerate(texts)
@@ -164,3 +170,12 @@ class DataSource(Spec):
             stop_strings=encoder.stop_strings,
         )
         return examples
+
+
+def _language_split(name: str | None) -> tuple[language.Split, int | None] | None:
+    """The split of the language that a setting names, and how many of its prompts are taken, from the first on (None:
+    all); None for a name of none."""
+    found = re.fullmatch(r"(train|held_out)(?:\[:([1-9][0-9]{0,5})\])?", name or "train")
+    if found is None:
+        return None
+    return ("held_out" if found[1] == "held_out" else "train"), None if found[2] is None else int(found[2])

@@ -35,7 +35,8 @@ class TextPrompts(Prompts):
 
 
 class TextEnvironment:
-    """Draws prompts in a new order each epoch, and rewards responses by a task.
+    """Draws prompts, in a new order each epoch or in that of the rows (`Task.in_order`), and rewards responses by a
+    task.
 
     Epoch e's order is a function of the runs' seed and e alone, so that `state_dict` is a few numbers. generations: K
     of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the
@@ -87,7 +88,7 @@ class TextEnvironment:
 
     def prompts(self, batch_size: int, noise: Noise) -> TextPrompts:
         """The next prompts, each once per epoch: (B, P) both, padded on the left."""
-        chosen = [self.examples[i] for i in self._next("prompts", len(self.examples), batch_size, noise)]
+        chosen = [self.examples[i] for i in self._next_prompts(batch_size, noise)]
         found = collate([Example(e.where, e.prompt, e.prompt_ids, (), extra=e.extra) for e in chosen], self.encoder.pad)
         return TextPrompts(found.prompts.to(self.device), found.prompt_mask.to(self.device), examples=found.examples)
 
@@ -231,6 +232,14 @@ class TextEnvironment:
         texts = [self.task.recorded_response(str(example.prompt), rng) for _ in range(self.generations)]
         ids = tuple(np.array(self.encoder.completion(text, may_be_empty=True), dtype=np.int32) for text in texts)
         return Example(example.where, example.prompt, example.prompt_ids, ids)
+
+    def _next_prompts(self, batch_size: int, noise: Noise) -> list[int]:
+        """Indices of the next prompts."""
+        count, first = len(self.examples), self.given["prompts"]
+        if not self.task.in_order:
+            return self._next("prompts", count, batch_size, noise)
+        self.given["prompts"] += batch_size
+        return [i % count for i in range(first, first + batch_size)]
 
     def _next(self, name: str, count: int, batch_size: int, noise: Noise) -> list[int]:
         """The next indices without replacement; a batch may extend into the next epoch."""

@@ -38,6 +38,7 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
     description: ClassVar[str] = ""  # the reward in one line
     optimum: ClassVar[str] = "unknown"  # the best response, and its reward
     needs: ClassVar[str] = "–"  # settings without a default
+    in_order: ClassVar[bool] = False  # prompts are drawn in the order of the rows, and not in a new one each epoch
 
     def reward(self) -> Reward:
         """The reward function; loads what it needs."""
@@ -50,6 +51,11 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
     def best_reward(self) -> float:
         """The largest gold reward that a response can have; NaN if unknown."""
         return math.nan
+
+    def bounds_of_parts(self, max_new_tokens: int) -> Mapping[str, float]:
+        """Where gold is the mean of two parts, which `measure` gives as gold_first and gold_second: the largest and the
+        smallest that each can have, best_first, worst_first and so on, of responses of so many tokens at most."""
+        return {}
 
     def measure(self, completions: Completions) -> Mapping[str, Sequence[float]]:
         """Further numbers of an evaluation by name, N values each; their means are recorded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,11 +128,11 @@ def single_noise(seed: int, run: int) -> Noise:
 
 
 class SampleEvaluation(Evaluation):
-    """The numbers of `evaluate()`, on the same prompts and uniforms at every point. best_reward: the largest that the
-    task has, NaN where it is not known. last: the latest samples."""
+    """The numbers of `evaluate()`, on the same prompts and uniforms at every point. bounds: best_reward, the largest
+    that the task has, NaN where it is not known; and those of the parts of gold. last: the latest samples."""
 
-    def __init__(self, evaluate: Callable[[], EvaluatedSamples], best_reward: float) -> None:
-        self.evaluate, self.best_reward = evaluate, best_reward
+    def __init__(self, evaluate: Callable[[], EvaluatedSamples], bounds: Mapping[str, float]) -> None:
+        self.evaluate, self.bounds = evaluate, bounds
         self.last: EvaluatedSamples | None = None
         self.reference_reward: Tensor | None = None
 
@@ -144,10 +144,10 @@ class SampleEvaluation(Evaluation):
         return row
 
     def closing(self) -> Row:
-        """reference_reward, the gold reward at the start; best_reward, NaN where it is not known."""
+        """reference_reward, the gold reward at the start; and `bounds`."""
         assert self.reference_reward is not None, "closing needs the row of update 0"
-        best = torch.tensor(self.best_reward, dtype=torch.float64)
-        return {"reference_reward": self.reference_reward, "best_reward": best}
+        bounds = {name: torch.tensor(reward, dtype=torch.float64) for name, reward in self.bounds.items()}
+        return {"reference_reward": self.reference_reward, **bounds}
 
 
 class FirstPairEvaluation(Evaluation):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm.models.writing import weights_digest
 from sims.core.spec import SpecError, from_json
 from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
@@ -21,6 +22,7 @@ from .loggers import read_json_lines
 from .run import Run
 
 SAMPLES, MODEL = "samples.jsonl", "model"
+WEIGHTS = "weights"  # in SPEC: digests of those that the run was started with
 
 
 def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -34,7 +36,8 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     if not resume:
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     before = _without_end(_read(file))
-    before.pop(OPTIONS, None)
+    for name in (OPTIONS, WEIGHTS):
+        before.pop(name, None)
     if before != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
     held = checkpoint.load(folder, tell)
@@ -47,15 +50,33 @@ def begin(
     experiment: Experiment, folder: Path, run: int, overwrite: bool, options: Mapping[str, Any] | None = None
 ) -> None:
     """Write the spec into the folder; overwrite: and delete the run that it holds. options: JSON of what is logged and
-    kept of the run, to go on likewise."""
-    file = folder / SPEC
+    kept of the run, to go on likewise. SpecError for a run that goes on with other weights than it was started with."""
+    file, weights = folder / SPEC, _weights_read(experiment)
+    if file.exists() and not overwrite:
+        _check_weights(experiment, _read(file).get(WEIGHTS, {}), weights)
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_spec(file, {"experiment": experiment.to_json(), "run": run, OPTIONS: dict(options or {})})
+    held = {"experiment": experiment.to_json(), "run": run, OPTIONS: dict(options or {}), WEIGHTS: weights}
+    checkpoint.write_spec(file, held)
+
+
+def _weights_read(experiment: Experiment) -> dict[str, str]:
+    """A digest of the weights in each folder that the run reads, by the setting that names it."""
+    names = {"model": getattr(experiment.policy, "model", None)}
+    names |= {field: getattr(experiment.environment, field, None) for field in ("reward_model", "gold_reward_model")}
+    return {field: weights_digest(name) for field, name in names.items() if name is not None}
+
+
+def _check_weights(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for field, weights in now.items():
+        if before.get(field, weights) != weights:
+            name = getattr(experiment.policy if field == "model" else experiment.environment, field)
+            rule = "has other weights than those that the run was started with: must be the same, to resume"
+            raise SpecError(field, name, rule)
 
 
 def stored(folder: Path) -> tuple[Experiment, int]:

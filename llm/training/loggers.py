@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sims.core.spec import SpecError
-from sims.experiments.command import tell
+from sims.experiments.command import FOREIGN, raised, tell
 
 from .checkpoint import CheckpointError, last_good, write_text
 
@@ -19,7 +19,14 @@ CLOCKS = ("tokens_per_second",)
 
 
 class Logger:
-    """Where rows of metrics go: nowhere, for processes that write no files; see below for others."""
+    """Where rows of metrics go: nowhere, for processes that write no files; see below for others.
+
+    what: its name in an error. folder: of the run. errors: what its library may raise."""
+
+    what = ""
+    folder = Path()
+    errors: tuple[type[BaseException], ...] = (OSError,)
+    lost = False
 
     @property
     def checksums(self) -> dict[str, int]:
@@ -27,10 +34,30 @@ class Logger:
         return {}
 
     def log(self, row: dict[str, Any]) -> None:
-        """Write a row."""
+        """Write a row. Raises CheckpointError, with its update, for one that cannot be written."""
+        with self._told(f"update {row['update']}"):
+            self._write(row)
 
     def close(self) -> None:
-        """See to it that all rows are on disk."""
+        """See to it that all rows are on disk. Raises CheckpointError for rows that cannot be written, unless that was
+        told of an update."""
+        if not self.lost:
+            with self._told("the last rows"):
+                self._close()
+
+    def _write(self, row: dict[str, Any]) -> None: ...
+
+    def _close(self) -> None: ...
+
+    @contextmanager
+    def _told(self, when: str) -> Iterator[None]:
+        try:
+            yield
+        except self.errors as error:
+            self.lost = True
+            said = str(error) if isinstance(error, OSError) else raised(error)
+            left = last_good(self.folder)
+            raise CheckpointError(f"{when}: {self.what} could not be written: {said}; {left}") from error
 
 
 @contextmanager
@@ -52,7 +79,7 @@ class JsonLines(Logger):
 
     def __init__(self, path: Path, keep_until: int, numbers: Mapping[str, int] | None = None) -> None:
         rows = [row for row in (read_json_lines(path) if path.exists() else []) if row["update"] <= keep_until]
-        self.path, self.checksum, self.lost = path, 0, False
+        self.what, self.folder, self.path, self.checksum = str(path), path.parent, path, 0
         for row in rows:
             self._note(row)
         if (numbers or {}).get(self._name, self.checksum) != self.checksum:
@@ -72,30 +99,15 @@ class JsonLines(Logger):
     def checksums(self) -> dict[str, int]:
         return {self._name: self.checksum}
 
-    def log(self, row: dict[str, Any]) -> None:
-        """Raises CheckpointError for a row that cannot be written."""
+    def _write(self, row: dict[str, Any]) -> None:
         self._note(row)
-        with self._told(f"update {row['update']}"):
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
 
-    def close(self) -> None:
-        """Raises CheckpointError for rows that cannot be written, unless that was told of an update."""
-        if self.lost:
-            return
-        with self._told("the last rows"):
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.lost = True
-            left = last_good(self.path.parent)
-            raise CheckpointError(f"{what}: {self.path} could not be written: {error}; {left}") from error
+    def _close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -120,24 +132,29 @@ class TensorBoard(Logger):
     keep_until: later updates in earlier event files of the folder are hidden, because a resumed run repeats them.
     """
 
+    what, errors = "TensorBoard's event file", FOREIGN
+
     def __init__(self, folder: Path, keep_until: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise SpecError("report_to", "tensorboard", "needs the library: pip install tensorboard") from error
         self.writer = SummaryWriter(str(folder), purge_step=keep_until + 1 if keep_until > 0 else None)
+        self.folder = folder
 
-    def log(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if name != "update":
                 self.writer.add_scalar(name, value, int(row["update"]))
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.writer.close()
 
 
 class WeightsAndBiases(Logger):
     """A run of Weights & Biases, its files in the folder. WANDB_MODE=offline keeps it on this machine."""
+
+    what, errors = "the run of Weights & Biases", FOREIGN
 
     def __init__(self, folder: Path, name: str, spec: dict[str, Any]) -> None:
         try:
@@ -145,9 +162,10 @@ class WeightsAndBiases(Logger):
         except ImportError as error:
             raise SpecError("report_to", "wandb", "needs the library: pip install wandb") from error
         self.run = wandb.init(name=name, config=spec, dir=str(folder))
+        self.folder = folder
 
-    def log(self, row: dict[str, Any]) -> None:
+    def _write(self, row: dict[str, Any]) -> None:
         self.run.log(row, step=int(row["update"]))
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.run.finish()

@@ -12,8 +12,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
+from llm.models.copies import cast_at_each_call
+from llm.models.layers import checkpoint_layers
 from llm.models.loading import load_config, locate, meta_model
-from llm.models.scoring import cast_at_each_call, checkpoint_layers
+from llm.models.quantised import largest_layer, parameter_count
 from llm.models.shapes import SHAPES
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
@@ -104,8 +106,9 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     compute = 2 if scoring.precision == "bfloat16" else experiment.dtype.itemsize
     if spec.base_precision == "bfloat16":
         compute = 2
-    # Autocast keeps a half-precision copy of the weights that it casts.
-    cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision != "bfloat16" else 0
+    # Autocast keeps a half-precision copy of the weights that it casts; of quantised ones a layer's are made at a time.
+    cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision == "as_run" else 0
+    cast += largest_layer(model) * compute
     gathered = {"weights cast": cast}, {"weights cast": cast}
     if sharding != "none":
         gathered = _gathered(model, compute, whole_to_sample=sharding == "update")
@@ -134,7 +137,7 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
         "logits": block * (compute + 3 * 4),  # logits, their float32 copy, log-distribution, gradient
         **gathered[1],
     }
-    return Estimate(sum(p.numel() for p in every), sum(p.numel() for p in trained), held, sampling, updating, processes)
+    return Estimate(parameter_count(model), sum(p.numel() for p in trained), held, sampling, updating, processes)
 
 
 def check_memory(experiment: Experiment, device: str, processes: int = 1, sharding: Sharding = "none") -> None:
@@ -213,7 +216,7 @@ def _bytes(parameters: list[nn.Parameter]) -> int:
 def _activations(config: PretrainedConfig, tokens: int, compute: int, checkpointing: bool) -> int:
     """Bytes kept for the backward pass: 17 times the hidden width, at 2 bytes the 34 of the paper."""
     wide = config.intermediate_size / (4 * config.hidden_size)
-    gated = 1.5 if config.model_type in ("mistral", "llama") else 1.0  # a third matrix in each MLP
+    gated = 1.5 if config.model_type in ("mistral", "llama", "qwen2") else 1.0  # a third matrix in each MLP
     layer = tokens * config.hidden_size * compute * (9 + 8 * wide * gated)
     layers = config.num_hidden_layers
     return int(layers * tokens * config.hidden_size * compute + layer if checkpointing else layers * layer)

@@ -31,12 +31,15 @@ from llm.models.sampling import Decoding
 from llm.models.scoring import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import LearnedReward, MinLength, ModeLength, SkewLength, Task, Verifiable
+from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.likelihood import SFT
 from sims.core.algorithms.policy_gradient import RLOO
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
+
+from .learning_rate import ScheduledOptimiser
 
 _TINY = LanguageModelSpec(
     model="pythia", decoding=Decoding(max_new_tokens=MAX_RESPONSE_TOKENS + 1, sample_batch_size=256)
@@ -57,6 +60,22 @@ _MISTRAL = LanguageModelSpec(
     decoding=Decoding(max_new_tokens=512, temperature=1.0, sample_batch_size=64),
     scoring=Scoring(gradient_checkpointing=True, precision="bfloat16", score_batch_size=8),
 )
+_QWEN = LanguageModelSpec(
+    model="Qwen/Qwen2.5-1.5B-Instruct",
+    micro_batch_size=2,
+    decoding=Decoding(max_new_tokens=1024, temperature=1.0, sample_batch_size=64),
+    scoring=Scoring(gradient_checkpointing=True, precision="bfloat16", score_batch_size=16),
+)
+_ULTRAFEEDBACK: dict[str, Any] = {
+    "data": "HuggingFaceH4/ultrafeedback_binarized",
+    "data_split": "train_prefs",
+    "evaluation_split": "test_prefs",
+    "data_kind": "preference",
+    "max_prompt_length": 512,
+    "max_completion_length": 512,
+    "on_too_long": "truncate",
+    "on_bad_rows": "drop",
+}
 _ALPACA_PROMPTS: dict[str, Any] = {
     "data": "tatsu-lab/alpaca_farm",
     "data_config": "alpaca_instructions",
@@ -79,6 +98,13 @@ _ALPACA_PAIRS: dict[str, Any] = _ALPACA_PROMPTS | {
     "relabel": True,
 }
 _GOLD = "Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback"
+
+
+def _cosine(learning_rate: float) -> ScheduledOptimiser:
+    """Rising over a tenth of all updates, then falling to 0: the handbook's and Open-R1's."""
+    return ScheduledOptimiser(
+        learning_rate=learning_rate, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=0.1
+    )
 
 
 def _tiny(task: Task) -> Experiment:
@@ -155,20 +181,48 @@ PRESETS: dict[str, Experiment] = {
             name="dpo",
             environment=LearnedReward(
                 reward_model=_GOLD,
-                data="HuggingFaceH4/ultrafeedback_binarized",
-                data_split="train_prefs",
-                evaluation_split="test_prefs",
-                data_kind="preference",
-                max_prompt_length=512,
-                max_completion_length=512,
-                on_too_long="truncate",
-                on_bad_rows="drop",
+                **_ULTRAFEEDBACK,
             ),
             policy=_MISTRAL,
             algorithm=DPO(beta=0.1),
             schedule=Schedule(batch_size=32, num_generations=2),
             optimiser=Optimiser(learning_rate=5e-6, max_grad_norm=1.0),
             updates=1000,
+            evaluations=10,
+            runs=1,
+        ),
+        # The alignment handbook's recipe zephyr-7b-beta/dpo/config_qlora.yaml: 4 pairs on each of 8 GPUs, one epoch of
+        # 61,135 pairs. Its base had adapters of its own, and its adapters a dropout of .05.
+        "zephyr-7b-dpo-qlora": Experiment(
+            name="dpo",
+            environment=MinLength(**_ULTRAFEEDBACK),
+            policy=_MISTRAL.replace(base_precision="nf4", lora_rank=16, lora_alpha=16.0),
+            algorithm=DPO(beta=0.01),
+            schedule=Schedule(batch_size=32, num_generations=2, source="dataset"),
+            optimiser=_cosine(5e-6),
+            updates=1910,
+            evaluations=19,
+            runs=1,
+        ),
+        # Open-R1's recipe Qwen2.5-1.5B-Instruct/grpo/config_demo.yaml, with its reward for the right answer alone: 16
+        # responses, 16 times accumulated, on each of 7 GPUs; one epoch of 72,441 problems; TRL's β at that time.
+        "qwen2.5-1.5b-numinamath": Experiment(
+            name="grpo",
+            environment=Verifiable(
+                data="AI-MO/NuminaMath-TIR",
+                data_split="train",
+                evaluation_split="test",
+                prompt_template="<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n",
+                max_prompt_length=512,
+                on_too_long="drop",
+                checker="math_verify",
+                answer_column="solution",
+            ),
+            policy=_QWEN,
+            algorithm=GRPO(beta=0.04),
+            schedule=Schedule(batch_size=256, num_generations=7),
+            optimiser=_cosine(2e-5),
+            updates=283,
             evaluations=10,
             runs=1,
         ),

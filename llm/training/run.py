@@ -14,9 +14,9 @@ from llm.data.whole import repeated
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
 from llm.models.aside import Aside
+from llm.models.forward import max_positions
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.models.steps import check_static
 from llm.models.vllm_sampler import check_sampler
@@ -62,7 +62,7 @@ class Run:
         spec, algorithm = experiment.policy, experiment.algorithm
         task = experiment.environment.of_run(index)  # type: ignore[attr-defined]
         self.ranks = ranks = ranks or Ranks()
-        check_sharding(sharding, ranks.count)
+        check_sharding(sharding, ranks.count, spec.base_precision)
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
         # Of a sharded model the first process reads the weights, on the CPU, and the others get their parts from it.
@@ -215,7 +215,8 @@ class Run:
     def sample_evaluation(self) -> SampleEvaluation:
         """`evaluate`, as a part of the recording loop."""
         task: Task = self.experiment.environment  # type: ignore[assignment]
-        return SampleEvaluation(self.evaluate, task.best_reward())
+        bounds = task.bounds_of_parts(self.policy.decoding.max_new_tokens)
+        return SampleEvaluation(self.evaluate, {"best_reward": task.best_reward(), **bounds})
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sims.core.numerics.noise import Noise
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, pick
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import SpecError, setting
 
@@ -225,6 +225,8 @@ class ProxyEnvironment(RecordedEnvironment):
     ) -> None:
         super().__init__(space, gold, labeller, covered, data, learned)
         self.margins, self.parts = margins, parts
+        if margins is not None:
+            self.compared = self._by_margins
 
     def facts(self) -> dict[str, Tensor]:
         """And the smallest expected gold, worst_reward; and of each part the same, and the largest, best_NAME: (R,)."""
@@ -233,10 +235,10 @@ class ProxyEnvironment(RecordedEnvironment):
             found |= {f"best_{name}": part.amax(-1).mean(-1), f"worst_{name}": part.amin(-1).mean(-1)}
         return super().facts() | found
 
-    def compared(self, prompts: Tensor, responses: Tensor, rewards: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        if self.margins is None:
-            return super().compared(prompts, responses, rewards, pairs)
-        first, second = (responses[..., 0].gather(-1, pairs[..., side]) for side in (0, 1))
+    def _by_margins(self, prompts: Tensor, responses: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """By how much the proxy prefers the first of each pair, and 0: (..., B, Q) both."""
+        assert self.margins is not None
+        first, second = pick(responses[..., 0], pairs)
         width = self.margins.shape[-1]
         cells = (prompts.unsqueeze(-1) * width + first) * width + second  # (R, B, Q)
         margin = self.margins.flatten(1).gather(1, cells.flatten(1)).view(cells.shape)

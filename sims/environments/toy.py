@@ -65,7 +65,7 @@ from sims.core.algorithms import Algorithm
 from sims.core.loop.checks import PER_RESPONSE, check_shape
 from sims.core.loop.protocols import EnvironmentSpec, Labels, Prompts
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch
+from sims.core.objectives.batch import Batch, pick
 from sims.core.objectives.preferences import Labeller, Pairing, choose_pairs
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, setting, undefined
@@ -117,11 +117,13 @@ class RewardLabeller:
     """Draws prompts uniformly, rewards responses, and labels pairs by those rewards.
 
     A subclass defines `reward`; and `gold` with the same arguments, where the learner's reward is a proxy of the one
-    that it is evaluated by.
+    that it is evaluated by. compared: where its labels are not drawn from the rewards of the two responses of a pair,
+    what is compared instead, (prompts, responses, pairs (..., B, Q, 2)) → of the first, of the second, (..., B, Q).
     """
 
     num_prompts: int
     gold: Callable[[Tensor, Tensor], Tensor] | None = None
+    compared: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __init__(self, labeller: Labeller) -> None:
         self.labeller = labeller
@@ -151,26 +153,16 @@ class RewardLabeller:
         if own.shape != responses.shape[:-1]:
             check_shape(f"{type(self).__name__}.reward", own, tuple(responses.shape[:-1]), PER_RESPONSE)
         gold = own if self.gold is None else self.gold(prompts.tokens, responses)
-        compared = self.compared if rewards is None else by_rewards
+        compared = self.compared if rewards is None else None
         rewards = own if rewards is None else rewards
         if pairing is None:
             return Labels(rewards=rewards, gold=gold)
         pairs, weight = choose_pairs(rewards, pairing, self.labeller.correct_above)
-        first, second = compared(prompts.tokens, responses, rewards, pairs)
+        first, second = pick(rewards, pairs) if compared is None else compared(prompts.tokens, responses, pairs)
         # Drawn even if unused, so that noiseless and noisy labellers share the random numbers of a stream.
         uniforms = noise.uniforms("labels", *pairs.shape[len(noise.lead) :])
         return Labels(rewards, gold, pairs, self.labeller.label(first, second, uniforms), weight)
 
-    def compared(self, prompts: Tensor, responses: Tensor, rewards: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """What its labeller compares, of the first and of the second response of each pair: (..., B, Q) both. Their
-        rewards, unless the environment compares two responses otherwise. pairs: (..., B, Q, 2)."""
-        return by_rewards(prompts, responses, rewards, pairs)
-
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded pairs; SpecError for environments without."""
         raise SpecError("source", "dataset", "must be policy, pool or replay: there are no recorded data here")
-
-
-def by_rewards(prompts: Tensor, responses: Tensor, rewards: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """The rewards (..., B, Q) of both responses of each pair. rewards: (..., B, K); pairs: (..., B, Q, 2)."""
-    return rewards.gather(-1, pairs[..., 0]), rewards.gather(-1, pairs[..., 1])

@@ -28,6 +28,7 @@ from sims.core.spec import SpecError
 from tests.checks import right
 from tests.checks.planted import GETS_AWAY, NOT_A_LOSS, PLANTED, Planted
 from tests.checks.right import RIGHT
+from tests.core.drawn_batches import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,17 @@ ROOT = Path(__file__).parents[2]
 # --- no false alarm
 
 
+@pytest.fixture
+def half_of_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the long tests run, which draw hundreds, all; but as many of what must be seen in some batch."""
+    for name, found in PROPERTIES.items():
+        if not found.some:
+            fewer = replace(found, examples=examples(found.examples).max_examples)
+            monkeypatch.setitem(PROPERTIES, name, fewer)
+
+
 @pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.usefixtures("half_of_the_examples")
 def test_a_right_loss_passes(name: str) -> None:
     report = check_loss(**RIGHT[name])
     assert report.ok, str(report)

@@ -52,8 +52,14 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray], runs: slice 
         assert np.array_equal(value, other, equal_nan=True), name
 
 
-# One algorithm of each kind is enough for the slowest policy.
-CASES = [(a, p) for a in all_algorithms() for p in ENVIRONMENTS if p != "paper_mlp" or a in ("ppo", "dpo")]
+# Every algorithm on one environment, and every environment with one algorithm of each kind; the others are long.
+OF_EACH_KIND = ("ppo", "dpo", "kto", "awr")
+CASES = [
+    pytest.param(a, p, marks=[] if p == "tree" or a in OF_EACH_KIND else pytest.mark.long)
+    for a in all_algorithms()
+    for p in ENVIRONMENTS
+    if p != "paper_mlp" or a in ("ppo", "dpo")
+]
 
 
 @pytest.mark.parametrize(("algorithm", "where"), CASES)

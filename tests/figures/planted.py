@@ -371,6 +371,54 @@ def lm_likelihoods() -> list[Planted]:
     ]
 
 
+def lm_sync_period() -> list[Planted]:
+    """Scores of s = 8 and s = 4 fall at the end, and lengths from 1."""
+    figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
+    interacting = (
+        *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
+        *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
+    )
+    shorter = (Term("semi|copied", -8.0, "length"),)
+    found = [
+        Planted(figure, "C32", f"{short}: s = 4", "lm", 0, difference("online", "semi"), weaker="offline"),
+        Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
+        Planted(figure, "C35", "forbidden words, settings of s = 4", "lm", 1, interacting, raised=falling),
+        Planted(
+            figure,
+            "C36",
+            "DPO, forbidden words, s = 4",
+            "lm",
+            1,
+            difference("copied", "semi", "length"),
+            raised=shorter,
+        ),
+    ]
+    for when in ("online", "offline"):
+        terms = difference(f"dense/{when}", when, "entropy")
+        found.append(Planted(figure, "C37", f"{short}, {when}", "lm", 1, terms))
+    for name, label in (
+        ("dpo_nll", "dpo with NLL"),
+        ("group_dpo", "dpo, all pairs of right and wrong"),
+        ("dpo_grpo", "dpo + grpo"),
+    ):
+        terms, part = difference(f"added/{name}", "semi"), f"forbidden words, s = 4: {label}"
+        found.append(Planted(figure, "C39", part, "lm", 0, terms, at_most=True, weaker="offline"))
+    return found
+
+
+def lm_two_tasks() -> list[Planted]:
+    figure, where = "lm_two_tasks", "dpo, a language model"
+    one, other, mixed = (f"dpo/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+    own = {"verifiable": "first", "rated": "second"}
+    parts = tuple(Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values())
+    found = [Planted(figure, "C40", f"{where}: both tasks", "lm", 1, parts)]
+    for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+        terms = difference(f"dpo/{task}", mixed, quantity)
+        loses = f"dpo/{weaker}"
+        found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
+    return found
+
+
 def lm_preferences() -> list[Planted]:
     """The largest response, of 33 tokens, has a score of −1: a score is 16.5 tokens."""
     tokens, name = 16.5, "lm_preferences"
@@ -742,6 +790,8 @@ PLANTED = [
         lm_lengths,
         lm_likelihoods,
         lm_preferences,
+        lm_sync_period,
+        lm_two_tasks,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,

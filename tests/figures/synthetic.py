@@ -156,9 +156,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
     distance = np.linspace(0.0, 1.0, points)
-    if longest is None:
-        score[:, -1] += level["late"]
-    elif points > 8:
+    score[:, -1] += level["late"]
+    if longest is not None and points > 8:
         distance[-4:] = (2.0, 4.0, 8.0, 12.0)
         score[:, -2:] += level["fall"][:, None]
     gold = reference + scale * score
@@ -177,6 +176,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "reward": gold,
         "kl_policy_ref": path(0.0, level["kl"]) if longest is None else np.tile(distance, (runs, 1)),
         "entropy": path(1.0, level["entropy"]),
+        "token_entropy": path(1.0, level["entropy"]),
         "reference_reward": np.full(runs, reference),
         "best_reward": np.full(runs, reference + scale),
         "diverged_at": np.full(runs, -1),

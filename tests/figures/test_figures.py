@@ -3,20 +3,23 @@
 import html
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
 from figures import committed
 from figures.__main__ import main, parser
+from figures.arms import language_model
 from figures.catalogue import Claim
 from figures.claims import Verdict, as_markdown, row_of, theorem_of, write_claims
 from figures.committed import Tuned, shrink
@@ -218,6 +221,44 @@ def test_listing_loads_neither_torch_nor_matplotlib() -> None:
     assert not [heavy for heavy in ("torch", "matplotlib", "scipy", "transformers") if f"'{heavy}'" in said]
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--device gpu", "device = 'gpu': must be one of cpu, cuda"),
+        pytest.param(
+            "--device cuda",
+            "device = 'cuda': there is no GPU here: must be cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+        ("--device cuda --set updates=x2 --engine submitit", "--set computation.device=cuda changes it in arms"),
+        ("--device cuda --keep --engine submitit", "leave it out beside --keep and --again"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["online_offline", *line.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_arms_are_tuned_and_tested_on_the_device_but_language_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(self: Lab, arms: Sequence[Experiment]) -> None:
+        devices.append([a.computation.device for a in arms])
+        raise InterruptedError
+
+    monkeypatch.setattr(Lab, "_find_or_run", note)
+    devices: list[list[str]] = []
+    lab, point = Lab(Store(tmp_path), device="cuda"), {"learning_rate": 0.1}
+    for ask in (
+        lambda: lab.records({"a": arm(), "lm": language_model.arm("f", "tiny", "min", "dpo")}),
+        lambda: lab.tuned_records({"a": arm()}, {"a": [point]}),
+    ):
+        with pytest.raises(InterruptedError):
+            ask()
+    assert devices == [["cuda", "cpu"], ["cuda"]]
+
+
 def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_first() -> None:
     costs = {
         "cheap": {"a": 1.0, "b": 2.0},
@@ -336,7 +377,7 @@ def of_one_batch(arm: Experiment) -> Experiment:
     arm = arm.replace(environment=arm.environment.replace(**few))
     if isinstance(arm.policy, Transformer):
         arm = arm.replace(policy=arm.policy.replace(num_layers=1, num_heads=1, hidden_size=4))
-    if "fit_steps" in arm.policy.hints():
+    if getattr(arm.policy, "fit_steps", None) is not None:
         arm = arm.replace(policy=arm.policy.replace(fit_steps=2))
     if arm.environment.executor.startswith("llm."):
         decoding = arm.policy.decoding.replace(max_new_tokens=4)  # type: ignore[attr-defined]
@@ -396,7 +437,8 @@ def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixtu
 
 def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert "online_offline" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "online_offline" in listed and re.search(r"\n\d+\.\d core-minutes with --full", listed)
 
 
 def test_an_algorithm_has_one_colour_and_no_two_share_it() -> None:

@@ -56,6 +56,11 @@ def test_an_end_of_a_grid_counts_where_more_may_lie_beyond(chosen: int, scores: 
     assert edges(0.05, tuned(chosen, scores, learning_rate=[0.1, 0.3, 1.0])).open == open_
 
 
+def test_nothing_lies_below_a_weight_of_0() -> None:
+    assert edges(0.05, tuned(0, [0.5, 0.2, 0.1], beta=[0.0, 0.1, 1.0])).open
+    assert not edges(0.05, tuned(2, [0.1, 0.2, 0.5], beta=[0.0, 0.1, 1.0])).open
+
+
 def test_a_choice_of_two_has_no_ends_and_an_arm_that_was_not_tuned_none() -> None:
     assert edges(0.05, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]), Record({}, {}, {})).open
 

@@ -121,7 +121,7 @@ def test_scales_and_dry_runs_that_cannot_be_are_refused(capsys: pytest.CaptureFi
         assert message in error and error.count("\n") == 1
 
 
-def test_another_scale_is_drawn_in_a_folder_of_its_own_by_one_process() -> None:
+def test_another_scale_or_device_is_drawn_in_a_folder_of_its_own_by_one_process() -> None:
     def parsed(*line: str) -> tuple[Path, int]:
         options = parser().parse_strictly(line)
         return folder(options), jobs_of(options)
@@ -130,6 +130,7 @@ def test_another_scale_is_drawn_in_a_folder_of_its_own_by_one_process() -> None:
     assert jobs == 2 and parsed("lm_lengths", "--scale", "mistral-7b") == (out / "mistral-7b", 1)
     assert parsed("--scale", "mistral-7b", "--quick", "--jobs", "3") == (out.parent / "quick" / "mistral-7b", 3)
     assert parsed("--scale", "mistral-7b", "--out", "here")[0] == Path("here")
+    assert parsed("--device", "cuda") == (out / "cuda", 1)
 
 
 def test_what_cannot_be_loaded_is_an_error_in_a_line(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -12,12 +12,13 @@ from figures.catalogue import row
 from figures.claims import row_of
 from figures.figure import Figure
 from figures.lab import Lab
-from figures.what_if import SENSITIVITY, Change, _chosen, compare
+from figures.what_if import SENSITIVITY, Change, _chosen, apply, compare
 from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.policy_gradient import RLOO
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 from sims.environments import BanditR1, BanditR2
+from sims.experiments.computation import Computation
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.record_file import Record
@@ -71,25 +72,37 @@ def test_what_cannot_be_changed_is_refused_in_a_line(
     assert message in capsys.readouterr().err
 
 
+def changed(arm: Experiment, *texts: str) -> Experiment:
+    return apply([Change.parse(text) for text in texts], arm)
+
+
 def test_a_change_is_made_to_the_arms_that_have_the_setting() -> None:
-    change = Change.parse("algorithm.beta=0.3")
-    assert change.apply(ARMS["R1"]) == ARMS["R1"].replace(algorithm=DPO(beta=0.3))
-    twice = Change.parse("optimiser.learning_rate=x2").apply(ARMS["R1"])
+    assert changed(ARMS["R1"], "algorithm.beta=0.3") == ARMS["R1"].replace(algorithm=DPO(beta=0.3))
+    twice = changed(ARMS["R1"], "optimiser.learning_rate=x2")
     assert twice.optimiser.learning_rate == 2 * ARMS["R1"].optimiser.learning_rate
-    smoothed = Change.parse("algorithm.label_smoothing=0.1")
-    assert smoothed.apply(ARMS["R2"]) == ARMS["R2"]
-    assert Change.parse("schedule.sync_every_updates=inf").apply(ARMS["R1"]).schedule.sync_every_updates == float("inf")
+    assert changed(ARMS["R2"], "algorithm.label_smoothing=0.1") == ARMS["R2"]
+    assert changed(ARMS["R1"], "schedule.sync_every_updates=inf").schedule.sync_every_updates == float("inf")
+
+
+def test_changes_that_are_possible_only_together_are_made_in_any_order() -> None:
+    captured = ARMS["R1"].replace(computation=Computation(device="cuda", capture=True))
+    texts = ("computation.capture=true", "computation.device=cuda")
+    assert changed(ARMS["R1"], *texts) == changed(ARMS["R1"], *reversed(texts)) == captured
+    assert changed(captured, "computation.capture=false", "computation.device=cpu") == ARMS["R1"]
+    assert changed(ARMS["R1"], "algorithm.beta=0.3", "algorithm.beta=x2").algorithm.beta == 0.6  # type: ignore[attr-defined]
+    with pytest.raises(SpecError, match=r"capture = 'yes': must be bool"):
+        Change.parse("computation.capture=yes")
 
 
 def test_updates_stay_whole_batches() -> None:
     reused = ARMS["R1"].replace(schedule=Schedule(batch_size=64, minibatch_size=16), updates=8)
-    assert Change.parse("updates=x0.6").apply(reused).updates == 8  # 4.8 becomes 5, of which 4 are a batch
-    assert Change.parse("updates=x0.5").apply(ARMS["R1"].replace(updates=1, evaluations=1)).updates == 1
+    assert changed(reused, "updates=x0.6").updates == 8  # 4.8 becomes 5, of which 4 are a batch
+    assert changed(ARMS["R1"].replace(updates=1, evaluations=1), "updates=x0.5").updates == 1
 
 
 def test_every_change_of_the_stated_grid_can_be_made() -> None:
-    changed = {text: Change.parse(text).apply(ARMS["R1"]) for text in SENSITIVITY}
-    assert all(arm != ARMS["R1"] for arm in changed.values()), changed
+    every = {text: changed(ARMS["R1"], text) for text in SENSITIVITY}
+    assert all(arm != ARMS["R1"] for arm in every.values()), every
 
 
 def test_rows_of_a_named_claim() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.mutation.mutants import Mutant, mutants_of
+if TYPE_CHECKING:  # libcst and mutmut take a second to import, of every process that collects tests
+    from tests.mutation.mutants import Mutant
 
 SOURCE = '''
 """A module, 1 + 1."""
@@ -29,6 +32,8 @@ class A:
 
 @pytest.fixture
 def mutants() -> list[Mutant]:
+    from tests.mutation.mutants import mutants_of
+
     return mutants_of("a.py", SOURCE)
 
 

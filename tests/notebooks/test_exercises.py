@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import numpy as np
 import pytest
 import torch
@@ -38,12 +38,15 @@ SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL
 
 def asked(source: Path) -> list[tuple[str, str]]:
     """Of each exercise of a notebook: the checker's call, and the code of its solution."""
-    cells = jupytext.read(source, fmt="py:percent").cells
+    # Not by jupytext, which takes seconds to import, of every process that collects tests: the notebook is in step with
+    # its source (`test_notebooks.py`).
+    cells = json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
     found = []
     for cell, following in itertools.pairwise(cells):
-        if cell.cell_type == "code" and "answer = ..." in cell.source:
-            call = ast.unparse(ast.parse(cell.source).body[-1])
-            solution = SOLUTION.search(following.source)
+        code = "".join(cell["source"])
+        if cell["cell_type"] == "code" and "answer = ..." in code:
+            call = ast.unparse(ast.parse(code).body[-1])
+            solution = SOLUTION.search("".join(following["source"]))
             assert solution, f"{source.name}: no folded solution behind {call}"
             found.append((call, solution[1]))
     return found

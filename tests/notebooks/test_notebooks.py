@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import pytest
-from jupyter_client import KernelManager
 
 from notebooks.build import (
     KERNEL,
@@ -29,10 +27,16 @@ from notebooks.build import (
     started,
 )
 
+if TYPE_CHECKING:  # nbformat takes seconds to import, of every process that collects tests
+    from jupyter_client import KernelManager
+    from nbformat import NotebookNode
+
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
 
 
-def committed(source: Path) -> nbformat.NotebookNode:
+def committed(source: Path) -> NotebookNode:
+    import nbformat
+
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
 
 
@@ -136,6 +140,8 @@ def test_a_number_that_moved_is_seen() -> None:
 
 
 def test_what_widgets_leave_is_not_kept() -> None:
+    import nbformat
+
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "slider"}
     shown = nbformat.v4.new_output("display_data", data=view)
     notebook = nbformat.v4.new_notebook(

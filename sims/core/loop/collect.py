@@ -25,11 +25,12 @@ from .reference import Reference
 class Collector:
     """Draws responses, labels them, and stores the log-probs and values that are needed before the policy changes.
 
-    samples: how many responses were drawn so far. synced_at: updates done at the last sync of the sampler. drawn_at:
-    updates that the policy which drew the last batch had made; of a replay (...,), one per run. pool: responses drawn
-    once and used in `order`, of prompts, or of batches where a run is replayed. frozen_labeller: copy of the policy
-    that labels the samples (implicit_policy = frozen). refused: (lead), how often a gate refused the policy of each
-    run. checked: whether what the environment gives has been checked, by its first batch.
+    samples: responses drawn so far, without those to prompts of which no pair was labelled, as `Schedule.counts` has
+    them. synced_at: updates done at the last sync of the sampler. drawn_at: updates that the policy which drew the last
+    batch had made; of a replay (...,), one per run. pool: responses drawn once and used in `order`, of prompts, or of
+    batches where a run is replayed. frozen_labeller: copy of the policy that labels the samples (implicit_policy =
+    frozen). refused: (lead), how often a gate refused the policy of each run. checked: whether what the environment
+    gives has been checked, by its first batch.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Collector:
             self.unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
-        self.samples += candidates * self.schedule.num_generations
+        self.samples += count * self.schedule.num_generations
         return Batch(
             prompts=prompts.tokens,
             prompt_mask=prompts.mask,

@@ -34,6 +34,8 @@ class Learner:
     from before the step, so that metrics need no pass of their own.
     """
 
+    adds_up = False  # whether a minibatch of one part, too, is computed by `add_gradient`
+
     def __init__(
         self,
         policy: Policy,
@@ -70,14 +72,15 @@ class Learner:
 
         targets: after `at_update` on the whole minibatch, so that a part of it gives its part of both sums.
         """
-        whole = self.micro_batch_size is None or self.micro_batch_size >= batch.size
+        whole = not self.adds_up and (self.micro_batch_size is None or self.micro_batch_size >= batch.size)
         gradients: list[Tensor] = []
         total: Tensor | None = None
         if self.group_by_length and not whole:
             batch, targets = by_length(batch, targets)
         for parameter in self.parameters:
             parameter.grad = None  # of a pass that was interrupted
-        for part, constants in parts(batch, targets, self.micro_batch_size):
+        several = list(parts(batch, targets, self.micro_batch_size))
+        for i, (part, constants) in enumerate(several):
             outputs = self.policy.forward(part, algorithm.output_request)
             loss = algorithm.loss(outputs, part, constants)
             if self.scored is not None:
@@ -85,21 +88,29 @@ class Learner:
             if loss.shape != part.responses.shape[:-2]:
                 shape = tuple(part.responses.shape[:-2])
                 check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
-            # Runs are independent: the gradient of the sum of their losses is each run's own.
-            ones = torch.ones_like(loss)
             if whole:
+                # Runs are independent: the gradient of the sum of their losses is each run's own.
+                ones = torch.ones_like(loss)
                 found = torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True)
                 gradients = list(found)
-            else:  # added up as they are computed: no second gradient of all parameters exists
-                torch.autograd.backward(loss, ones, inputs=self.parameters)
+            else:
+                self.add_gradient(loss, last=i == len(several) - 1)
             part_loss = loss.detach().sum(-1)
             total = part_loss if total is None else total + part_loss
         assert total is not None
-        if not whole:
-            for parameter in self.parameters:
-                gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-                parameter.grad = None
-        return gradients, total
+        return gradients if whole else self.take_gradients(), total
+
+    def add_gradient(self, loss: Tensor, last: bool) -> None:
+        """Add the gradient of a part's loss to `.grad` of the parameters as it is computed, so that no second gradient
+        of all of them exists. last: whether no part follows."""
+        torch.autograd.backward(loss, torch.ones_like(loss), inputs=self.parameters)
+
+    def take_gradients(self) -> list[Tensor]:
+        """What the parts added up to, out of `.grad`."""
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser's state and which runs are alive, by name."""

@@ -75,8 +75,11 @@ class Calls(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def no_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses are drawn as on a GPU, by operations of torch."""
+    as_it_is = sampling.inverse_cdf
 
     def drawn(probabilities: torch.Tensor, uniforms: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        if not probabilities.is_cpu:
+            return as_it_is(probabilities, uniforms, rows)
         cdf = probabilities.double().cumsum(-1)
         if rows is None:
             return torch.searchsorted(cdf, uniforms * cdf[..., -1:] * (1.0 - 2.0**-52), right=True)
@@ -104,8 +107,9 @@ def training_of(
 def same(
     algorithm: Algorithm, environment: Any, policy: Any, schedule: Schedule, device: str = "cpu", **graph: Any
 ) -> bool:
-    """Whether both ways yield the same, and end in the same state: the same bits; on a GPU, to 1e-8."""
-    equal = torch.equal if device == "cpu" else functools.partial(torch.allclose, rtol=0, atol=1e-8, equal_nan=True)
+    """Whether both ways yield the same, and end in the same state: the same bits; on a GPU, to 1e-6: Adam
+    makes 1e-9 of a gradient that is 0 but for rounding, and 0.1 of one that is wrong."""
+    equal = torch.equal if device == "cpu" else functools.partial(torch.allclose, rtol=0, atol=1e-6, equal_nan=True)
     kinds = [training_of(algorithm, environment, policy, schedule, device) for _ in range(2)]
     updates = 4 * period(kinds[0]) + 4 * schedule.updates_per_batch
     updates -= updates % schedule.updates_per_batch
@@ -164,8 +168,21 @@ def test_a_cpu_has_no_graphs() -> None:
         sims.run(sims.DPO(), sims.BanditR1(), capture=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's graphs need a GPU")
+ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's graphs need a GPU")
+
+
+@ON_A_GPU
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_on_a_gpu_tables_keep_their_numbers(name: str) -> None:
+def test_on_a_gpu_schedules_keep_their_numbers(name: str) -> None:
     for algorithm in (sims.DPO(), sims.RLOO()):
         assert same(algorithm, TREE, sims.Table(), SCHEDULES[name], device="cuda")
+
+
+@ON_A_GPU
+@pytest.mark.parametrize("kind", kinds_of(Algorithm))
+def test_on_a_gpu_algorithms_keep_their_numbers_or_are_refused_by_name(kind: str) -> None:
+    algorithm = kinds_of(Algorithm)[kind]()
+    try:
+        assert same(algorithm, TREE, sims.Table(), FRESH, device="cuda")
+    except SpecError as refusal:
+        assert f"an update of {type(algorithm).__name__} cannot be captured" in str(refusal)

@@ -8,7 +8,10 @@ import torch
 
 import sims
 from sims.core.loop.deployment import Deployment, least_certain, passes, set_back, take
+from sims.core.loop.learner import Learner
+from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import Prompts, Samples
+from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
@@ -67,11 +70,19 @@ def test_least_certain_are_the_smallest_margins_and_no_two_of_the_same() -> None
     assert take(samples.responses, index)[..., 0].tolist() == [[[0, 5], [2, 4], [1, 2]]]
 
 
-def test_chosen_pairs_are_labelled_and_all_candidates_count_as_drawn() -> None:
+def test_chosen_pairs_are_labelled_and_they_alone_count_as_drawn() -> None:
     settings = {"updates": 4, "runs": 2, "batch_size": 6, "sync_every_updates": 2, "learning_rate": 0.1}
     plain, chosen = (sims.run(sims.DPO(), SPEC, **settings, label_candidates=k).record for k in (1, 3))
     assert chosen.spec["deployment"]["label_candidates"] == 3 and "deployment" not in plain.spec
     assert np.abs(plain.arrays["logp_final"] - chosen.arrays["logp_final"]).max() > 0
+    noise, schedule = Noise.of(2, 2), Schedule(batch_size=6)
+    first, environment = sims.Table().build(SPEC, noise, False, torch.float64), SPEC.build(torch.float64, noise)
+    learner = Learner(first, Optimiser(), noise.lead)
+    training = Training(
+        first, environment, sims.DPO(), schedule, learner, noise, deployment=Deployment(label_candidates=3)
+    )
+    counted = [update.samples for update in training.train(2)]
+    assert counted == [schedule.counts(update, 2)[0] for update in (1, 2)] == [12, 24]
 
 
 def test_a_gated_run_counts_refusals_and_deploys_nothing_that_loses() -> None:

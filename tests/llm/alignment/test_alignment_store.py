@@ -12,6 +12,7 @@ from llm.alignment import loop, registry
 from llm.alignment.context import Context
 from llm.alignment.settings import Settings
 from llm.alignment.store import FILE, Store, opened, read_only
+from llm.models.writing import weights_digest
 from sims.core.spec import SpecError
 
 
@@ -169,7 +170,7 @@ def test_weights_that_were_changed_are_refused(store: Store) -> None:
     (folder / "model.safetensors").write_bytes(b"weights")
     write_checksums(folder)
     with store.transaction():
-        registry.register(store, 2, 1, 1, "models/v2", registry.weights_digest(folder), "d", {})
+        registry.register(store, 2, 1, 1, "models/v2", weights_digest(folder), "d", {})
     version = registry.find(store, 2)
     assert registry.model_of(store, version) == str(folder)
     (folder / "model.safetensors").write_bytes(b"others")

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,10 @@ from tests.processes import Fork, forked
 
 PROMPTS = [[3, 4, 5, 6], [7], [8, 9], [4, 4, 10], [11, 3, 5, 7, 9]]  # 5: no multiple of 2 or 3
 SCHEDULE = Schedule(batch_size=5, num_generations=4)
-KINDS = {3: sorted(all_algorithms()), 2: ["dapo", "dpo", "group_dpo", "kto", "nash_md", "ppo"]}
+# Those whose targets or losses look across prompts, and some of the others; the rest are long.
+ACROSS = ["awr", "dapo", "dpo", "group_dpo", "grpo", "kto", "mixture", "nash_md", "ppo", "reinforce"]
+ACROSS += ["rejection_sampling", "rest", "rwr", "simpo"]
+KINDS = {3: ACROSS, 2: ["dapo", "dpo", "group_dpo", "kto", "nash_md", "ppo"]}
 
 
 class LengthTask:
@@ -104,14 +107,14 @@ def reward_update(ranks: Ranks | None) -> dict[str, Tensor]:
     return {"reward.step": numbers, "reward.head": model.classifier.score.weight.detach()}
 
 
-def work(folder: Path) -> None:
-    """One of three processes: every algorithm on all three, then some on the first two of them."""
+def work(folder: Path, kinds: Mapping[int, Sequence[str]]) -> None:
+    """One of three processes: algorithms on all three, then some on the first two of them."""
     with joined(3) as three:
         pair = dist.new_group([0, 1])
         teams = {3: three} | ({2: Ranks(three.rank, 2, pair)} if three.rank < 2 else {})
         for count, ranks in teams.items():
             found = reward_update(ranks)
-            for kind in KINDS[count]:
+            for kind in kinds[count]:
                 found |= two_updates(kind, ranks)
             if ranks.rank == count - 1:
                 save_file({name: x.contiguous() for name, x in found.items()}, folder / f"{count}.safetensors")
@@ -122,21 +125,24 @@ def work(folder: Path) -> None:
         three.check_same("seed", torch.tensor([1.0]))
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(folder: Path, kinds: Mapping[int, Sequence[str]]) -> Path:
     """What three processes and two of them saved."""
-    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     given = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    group = Fork(forked, 3, work, folder, environment=given)
+    group = Fork(forked, 3, work, folder, kinds, environment=given)
     try:
         assert group.wait() == 0, group.printed()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group.pid, signal.SIGKILL)
     return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("ranks"), KINDS)
 
 
 @dataclass(frozen=True)
@@ -164,16 +170,26 @@ def test_the_first_process_looks_before_the_others_and_none_goes_on_before_all_h
     assert seen[:2] == [0, 1] and sorted(seen[2:]) == [10, 11]
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_take_the_steps_of_one(runs: Path, count: int):
-    """Loss and gradient of an algorithm, on ragged responses to 5 prompts, after an update and fresh samples."""
-    theirs = load_file(runs / f"{count}.safetensors")
-    for kind in KINDS[count]:
+def take_the_steps_of_one(folder: Path, count: int, kinds: Sequence[str]) -> None:
+    """Loss and gradient of algorithms, on ragged responses to 5 prompts, after an update and fresh samples."""
+    theirs = load_file(folder / f"{count}.safetensors")
+    for kind in kinds:
         mine = two_updates(kind, None)
         assert len(mine[f"{kind}.lengths"].unique()) > 2
         assert max(x.abs().max() for name, x in mine.items() if "gradient" in name) > 1e-4, kind
         for name, x in mine.items():
             torch.testing.assert_close(theirs[name], x, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_take_the_steps_of_one(runs: Path, count: int):
+    take_the_steps_of_one(runs, count, KINDS[count])
+
+
+@pytest.mark.long
+def test_so_they_do_with_every_other_algorithm(tmp_path: Path):
+    others = sorted(all_algorithms().keys() - KINDS[3])
+    take_the_steps_of_one(saved(tmp_path, {3: others, 2: []}), 3, others)
 
 
 @pytest.mark.parametrize("count", [2, 3])

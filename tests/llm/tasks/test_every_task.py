@@ -45,7 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "judge": {"judge_model": "m", "judge_url": "URL"},
 }
 TASKS = kinds_of(Task)
-LANGUAGE_ONLY = ("proxy_reward",)  # their gold reward is known there alone
+LANGUAGE_ONLY = ("proxy_reward", "verifiable_and_rated")  # their gold reward is known there alone
 
 
 def characters(completions, **columns):

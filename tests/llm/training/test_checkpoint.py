@@ -13,13 +13,17 @@ import torch
 
 from llm.__main__ import main
 from llm.models.policy import CausalLMPolicy
+from llm.models.writing import weights_digest
+from llm.tasks import LearnedReward
 from llm.tasks.data_source import DataSource
 from llm.training import checkpoint
+from llm.training.folder import begin
 from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
+from sims.core.spec import SpecError
 from sims.experiments.whole import CHECKSUMS
 from tests.processes import Fork, wait_until
 
@@ -376,3 +380,30 @@ def test_a_folder_with_a_run_is_not_overwritten_silently(tmp_path, capsys):
     assert main(arguments(tmp_path, "--overwrite", updates="2", seed="7")) == 0
     assert state(tmp_path) != before
     assert json.loads((tmp_path / "spec.json").read_text())["experiment"]["seed"] == 7
+
+
+@pytest.mark.parametrize("other", ["model", "reward_model"])
+def test_other_weights_are_refused_on_resume(other: str, tmp_path: Path):
+    """Checkpoints hold neither the reference, nor the base under adapters, nor the reward model."""
+    for name in ("model", "reward_model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("weights")
+    preset = PRESETS["tiny-min-length"]
+    task = LearnedReward(reward_model=str(tmp_path / "reward_model"))
+    experiment = preset.replace(environment=task, policy=preset.policy.replace(model=str(tmp_path / "model")))
+    begin(experiment, tmp_path / "run", 0, overwrite=False)
+    begin(experiment, tmp_path / "run", 0, overwrite=False)
+    (tmp_path / other / "model.safetensors").write_text("trained again")
+    with pytest.raises(SpecError, match=f"^{other} = .* has other weights than those that the run was started with"):
+        begin(experiment, tmp_path / "run", 0, overwrite=False)
+    begin(experiment, tmp_path / "run", 0, overwrite=True)
+
+
+def test_the_weights_of_adapters_are_those_of_their_base_too(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+    found = []
+    for weights in ("first", "second"):
+        (tmp_path / "base" / "model.safetensors").write_text(weights)
+        found.append(weights_digest(tmp_path))
+    assert found[0] != found[1] and weights_digest("no/folder") == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llm.__main__ import main
-from llm.training.checkpoint import stored_options
+from llm.training.checkpoint import CheckpointError, stored_options
 from llm.training.loggers import TensorBoard, WeightsAndBiases, read_json_lines
 from sims.core.spec import SpecError
 
@@ -99,6 +101,31 @@ def test_weights_and_biases_gets_the_spec_and_every_row(tmp_path, monkeypatch):
     assert [row for _, row in fake.rows] == rows and [step for step, _ in fake.rows] == [0, 1, 2, 2]
     assert set().union(*(row for _, row in fake.rows)) > TRL
     assert fake.finished == 1
+
+
+def test_a_row_that_a_library_cannot_write_is_told_with_its_update(tmp_path, monkeypatch):
+    """It is told once: closing does not fail again in its place."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no service")
+
+    board = TensorBoard(tmp_path, 0)
+    monkeypatch.setattr(board.writer, "add_scalar", full)
+    fake = SimpleNamespace(init=lambda **_: SimpleNamespace(log=lambda *_, **__: None, finish=gone))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    service = WeightsAndBiases(tmp_path, "x", {})
+    service.log({"update": 1})
+    with pytest.raises(CheckpointError, match=r"^update 2: TensorBoard's event file could not be written: .*No space"):
+        board.log({"update": 2, "loss": 1.0})
+    with pytest.raises(CheckpointError, match=r"^the last rows: .* Biases could not be written: RuntimeError: no serv"):
+        service.close()
+    board.writer.close()
+    monkeypatch.setattr(board.writer, "close", gone)
+    for logger in (board, service):
+        logger.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Two tasks on one network, each alone, one after the other, and mixed: rows of the order, and of joint training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from figures.catalogue import Claim, Setting
+from figures.claims import Verdict, row_of
+from figures.figure import Records
+from figures.lab import Measure
+from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from sims.experiments.measures import part_scores
+from sims.experiments.store import Record
+from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound
+from sims.statistics.intervals import band
+
+from .gating import Part, edges, effect_of, part_of_gold
+
+# What each order is tuned for: its own task, or the mean of both.
+ORDERS: dict[str, Measure] = {
+    "verifiable": "first",
+    "rated": "second",
+    "verifiable_rated": "parts",
+    "rated_verifiable": "parts",
+    "mixed": "parts",
+}
+SHOWN = {
+    "verifiable": ("verifiable alone", BLUE),
+    "rated": ("rated alone", ORANGE),
+    "verifiable_rated": ("verifiable, then rated", PURPLE),
+    "rated_verifiable": ("rated, then verifiable", GREEN),
+    "mixed": ("mixed", VERMILION),
+}
+PARTS = {"first": "verifiable", "second": "rated"}
+
+
+def keys() -> list[Line2D]:
+    """Of a legend."""
+    return [Line2D([], [], color=shade, linewidth=2, label=label) for label, shade in SHOWN.values()]
+
+
+def learning(axes: Axes, records: Records, name: str, part: str, switch: int) -> None:
+    """Scores on one task over the updates, with a line where the task changes."""
+    for order, (_, shade) in SHOWN.items():
+        record = records[f"{name}/{order}"]
+        mean, low, high = band(part_scores(record, part), resamples=None)
+        axes.plot(record.arrays["updates"], mean, color=shade, linewidth=1.8)
+        axes.fill_between(record.arrays["updates"], low, high, color=shade, alpha=0.18, linewidth=0)
+    axes.axvline(switch, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="updates", ylabel="score", title=f"{name}: the {PARTS[part]} task")
+
+
+def both(axes: Axes, records: Records, name: str) -> None:
+    """The scores on both tasks at the end, against each other."""
+    for order, (label, shade) in SHOWN.items():
+        x, y = (float(part_scores(records[f"{name}/{order}"], part)[:, -1].mean()) for part in PARTS)
+        axes.plot(x, y, "o", color=shade, ms=7)
+        below = -14 if order == "verifiable_rated" else 6
+        offset, side = ((-8, below), "right") if x > 0.6 else ((8, -3), "left")
+        axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+    axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
+
+
+def order_row(tested: Claim, name: str, records: Records, setting: Setting, figure: str) -> Verdict:
+    """What the mean of both tasks gains if the rated one comes first. name: of the algorithm, before the order."""
+    one, other = records[f"{name}/rated_verifiable"], records[f"{name}/verifiable_rated"]
+    parts = [part_of_gold(times / 2, record, part) for times, record in ((1, one), (-1, other)) for part in PARTS]
+    found = {part: effect_of([part_of_gold(1, one, part), part_of_gold(-1, other, part)]).estimate for part in PARTS}
+    means = [sum(part_of_gold(1, record, part).scores for part in PARTS) / 2 for record in (one, other)]
+    why = "the arms differ in the order alone"
+    gates = [
+        room(means[0], means[1], min(p.low for p in parts), 1.0, tested.margin),
+        placebo(None, tested.margin, why),
+        *ends(tested.margin, [("one", one), ("other", other)]),
+    ]
+    note = (
+        f"Verifiable {found['first']:+.2f}, rated {found['second']:+.2f}: what comes last gains. The survey's "
+        "statement is that of the paper's first version; the version found has no verifiable → rated arm and reports "
+        "a trade-off."
+    )
+    return row_of(tested, setting, effect_of(parts), figure, [one.hash, other.hash], note, gates)
+
+
+def joint_row(tested: Claim, name: str, part: str, records: Records, setting: Setting, figure: str) -> Verdict:
+    """What mixed training loses on one task."""
+    task = PARTS[part]
+    alone, mixed = records[f"{name}/{task}"], records[f"{name}/mixed"]
+    lost = effect_of([part_of_gold(1, alone, part), part_of_gold(-1, mixed, part)])
+    other = next(other for other in PARTS.values() if other != task)
+    last, without = records[f"{name}/{other}_{task}"], records[f"{name}/{other}"]
+    gained = effect_of([part_of_gold(1, last, part), part_of_gold(-1, without, part)])
+    control = positive_control(gained, tested.margin, only_above=True)
+    control = replace(control, why=f"this task last against the other alone: {control.why}")
+    note = (
+        "At equal updates mixed training has half of the samples of each task. The paper's first version has joint "
+        "training do well on both; the version found reports a trade-off."
+    )
+    gates = [control, *ends(tested.margin, [("alone", alone), ("mixed", mixed)])]
+    return row_of(tested, setting, lost, figure, [alone.hash, mixed.hash], note, gates)
+
+
+def ends(margin: float, records: Sequence[tuple[str, Record]]) -> list[Gate]:
+    """Whether arms stand at an end of a grid, and their runs at a bound."""
+    found: dict[str, Part] = {
+        f"{name}, {PARTS[part]}": part_of_gold(1, record, part) for name, record in records for part in PARTS
+    }
+    scores = {name: end.scores for name, end in found.items()}
+    low = min(end.low for end in found.values())
+    return [edges(margin, *(record for _, record in records)), runs_at_a_bound(scores, low, 1.0)]
