@@ -112,7 +112,7 @@ def both(axes: Axes, records: Records, name: str) -> None:
         x, y = (float(part_scores(records[f"{name}/{order}"], part)[:, -1].mean()) for part in PARTS)
         axes.plot(x, y, "o", color=shade, ms=7)
         below = -14 if order == "verifiable_rated" else 6
-        offset, side = ((-8, below), "right") if x > 0.6 else ((8, -3), "left")
+        offset, side = ((-8, below), "right") if x > 0.6 else ((8, min(below, -3)), "left")
         axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
     axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
