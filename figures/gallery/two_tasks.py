@@ -111,8 +111,8 @@ def both(axes: Axes, records: Records, name: str) -> None:
     for order, (label, shade) in SHOWN.items():
         x, y = (float(part_scores(records[f"{name}/{order}"], part)[:, -1].mean()) for part in PARTS)
         axes.plot(x, y, "o", color=shade, ms=7)
-        below = -14 if order == "verifiable_rated" else 6
-        offset, side = ((-8, below), "right") if x > 0.6 else ((8, min(below, -3)), "left")
+        to_the_left = x > 0.6 or order == "verifiable_rated"  # the two orders may lie beside each other
+        offset, side = ((-8, -3 if x <= 0.6 else 6), "right") if to_the_left else ((8, -3), "left")
         axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
     axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
