@@ -92,7 +92,11 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def verdicts(records: Records) -> list[Verdict]:
     """For each algorithm: a peak that is unlikely against one that is likely, and data without it against data with."""
-    note = f"{RESPONSES} responses and a table: it learns nothing of a response that it never saw."
+    note = (
+        f"{RESPONSES} responses and a table: it learns nothing of a response that it never saw. Recorded pairs show "
+        "every response that is in them alike, however unlikely it is under the reference: of a peak that is unlikely, "
+        "they are data that no policy near the reference would draw."
+    )
     rows = []
     for name in ALGORITHMS:
         rows.append(_row(PEAK[name], records, name, ("unlikely/with", "likely/with"), note))

@@ -377,7 +377,7 @@ def of_one_batch(arm: Experiment) -> Experiment:
     arm = arm.replace(environment=arm.environment.replace(**few))
     if isinstance(arm.policy, Transformer):
         arm = arm.replace(policy=arm.policy.replace(num_layers=1, num_heads=1, hidden_size=4))
-    if "fit_steps" in arm.policy.hints():
+    if getattr(arm.policy, "fit_steps", None) is not None:
         arm = arm.replace(policy=arm.policy.replace(fit_steps=2))
     if arm.environment.executor.startswith("llm."):
         decoding = arm.policy.decoding.replace(max_new_tokens=4)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room, lowest_score, stopped_early
+from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room, lowest_score, stopped_early, tuned_for
 from sims.experiments.store import Record
 from sims.statistics.intervals import mean_interval
 
@@ -65,6 +65,14 @@ def test_nothing_lies_below_a_weight_of_0() -> None:
 
 def test_a_choice_of_two_has_no_ends_and_an_arm_that_was_not_tuned_none() -> None:
     assert edges(0.05, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]), Record({}, {}, {})).open
+
+
+@pytest.mark.parametrize(("at", "open_"), [(-1, True), (2, True), (1, False), (None, False)])
+def test_what_is_tuned_by_its_end_is_tested_there(at: int | None, open_: bool) -> None:
+    run = record([0.0, 0.5, 0.9])
+    tuned_run = Record(run.spec, run.arrays, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance)
+    assert tuned_for(at, run, tuned_run).open == open_
+    assert tuned_for(at, run).open  # as it was set: no tuning chose among settings that end alike
 
 
 def record(score: list[float], runs: int = 20, decoding: int | None = None) -> Record:

@@ -15,7 +15,7 @@ from tests.entered import entered, listed
 from tests.llm.tiny_data import BPE
 
 # Of our own files: those that a row enters once, when it is read, and in each update. More is more to read.
-READING, UPDATING, TOGETHER = 5, 15, 19
+READING, UPDATING, TOGETHER = 5, 18, 22
 ROWS = [{"prompt": f"{a} two", "chosen": "three", "rejected": "four five"} for a in ("one", "four", "six")]
 
 
