@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-
 from figures.catalogue import Claim, Setting
 from figures.claims import Verdict, row_of
 from figures.figure import Records
 from figures.lab import Measure
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, LineStyle
-from sims.experiments.measures import part_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound
-from sims.statistics.intervals import band, student_interval
 
 from .gating import Part, edges, effect_of, part_of_gold
 
@@ -28,44 +22,7 @@ ORDERS: dict[str, Measure] = {
     "rated_verifiable": "parts",
     "mixed": "parts",
 }
-SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
-    "verifiable": ("verifiable alone", BLUE, "-", "o"),
-    "rated": ("rated alone", ORANGE, "-", "s"),
-    "verifiable_rated": ("verifiable, then rated", PURPLE, "--", "v"),
-    "rated_verifiable": ("rated, then verifiable", GREEN, "-.", "^"),
-    "mixed": ("mixed", VERMILION, "-", "D"),
-}
 PARTS = {"first": "verifiable", "second": "rated"}
-
-
-def keys() -> list[Line2D]:
-    """Of a legend."""
-    return [
-        Line2D([], [], color=shade, linestyle=line, marker=shape, linewidth=2, label=label)
-        for label, shade, line, shape in SHOWN.values()
-    ]
-
-
-def learning(axes: Axes, records: Records, name: str, part: str, switch: int) -> None:
-    """Scores on one task over the updates, with a line where the task changes."""
-    for order, (_, shade, line, shape) in SHOWN.items():
-        updates = records[f"{name}/{order}"].arrays["updates"]
-        mean, low, high = band(part_scores(records[f"{name}/{order}"], part), resamples=None)
-        every = max(1, len(updates) // 5)
-        axes.plot(updates, mean, line, marker=shape, ms=4.5, markevery=every, color=shade, linewidth=1.8)
-        axes.fill_between(updates, low, high, color=shade, alpha=0.18, linewidth=0)
-    axes.axvline(switch, color="0.6", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="updates", ylabel="score", title=f"{name}: the {PARTS[part]} task")
-
-
-def both(axes: Axes, records: Records, name: str) -> None:
-    """The scores on both tasks at the end, against each other, with their 95 % intervals."""
-    for order, (_, shade, _, shape) in SHOWN.items():
-        found = [student_interval(part_scores(records[f"{name}/{order}"], part)[:, -1]) for part in PARTS]
-        x, y = (each.estimate for each in found)
-        across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
-        axes.errorbar(x, y, up, across, fmt=shape, color=shade, ms=7, elinewidth=1.2)
-    axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
 
 def order_row(tested: Claim, name: str, records: Records, setting: Setting, figure: str) -> Verdict:
