@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,15 +38,21 @@ FLAT = 0.5  # share of the margin within which the last two values of a grid are
 
 
 def lowest_score(records: Iterable[Record]) -> float:
-    """The score of always getting the smallest reward there is: as the record says, else 0, and of a length reward that
-    of the longest response."""
+    """The score of always getting the smallest reward there is: as the record says, else 0, and of a language model's
+    length, or number of forbidden words, that of the longest response."""
     return min(float(_lowest(record).min()) for record in records)
 
 
 def _lowest(record: Record) -> np.ndarray:
     arrays, decoding = record.arrays, record.spec.get("policy", {}).get("decoding")
-    reward = arrays.get("worst_reward", 0.0) if decoding is None else -float(decoding["max_new_tokens"])
+    counted = decoding is not None and not is_right_or_wrong(record.spec.get("environment", {}))
+    reward = -float(decoding["max_new_tokens"]) if counted else arrays.get("worst_reward", 0.0)
     return np.asarray((reward - arrays["reference_reward"]) / (arrays["best_reward"] - arrays["reference_reward"]))
+
+
+def is_right_or_wrong(task: Mapping[str, Any]) -> bool:
+    """Whether a language model's task, as JSON, rewards a response by 1 or 0."""
+    return task.get("kind") == "verifiable" or (task.get("kind") == "forbidden_words" and not task["dense"])
 
 
 class Part(NamedTuple):

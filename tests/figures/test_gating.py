@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,8 @@ def record(score: list[float], runs: int = 20, decoding: int | None = None) -> R
 def test_the_lowest_score_is_that_of_the_smallest_reward() -> None:
     assert lowest_score([record([0.0])]) == pytest.approx(-0.25)  # (0 − 0.2)/(1 − 0.2)
     assert lowest_score([record([0.0], decoding=48)]) == pytest.approx(-1.0)  # (−48 + 24)/(0 + 24)
+    spec = {"policy": {"decoding": {"max_new_tokens": 48}}, "environment": {"kind": "forbidden_words", "dense": False}}
+    assert lowest_score([replace(record([0.0]), spec=spec)]) == pytest.approx(-0.25)  # right or wrong: 0 again
 
 
 def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:

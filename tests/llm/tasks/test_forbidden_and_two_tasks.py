@@ -34,7 +34,7 @@ def drawn(task, updates: int, batch: int = 2) -> list[str]:
 
 
 def test_forbidden_words_are_whole_words_of_any_case():
-    found = completions(("a", "Run and run"), ("a", "running runs"), ("a", ""))
+    found = completions(("a", "Run and run"), ("a", "running rerun"), ("a", ""))
     assert ForbiddenWords(words=("run",)).reward()(found) == [0.0, 1.0, 1.0]
     assert ForbiddenWords(words=("run", "and"), dense=True).reward()(found) == [-3.0, 0.0, 0.0]
 
