@@ -167,7 +167,7 @@ def tuned_for(at: int | None, *records: Record) -> Gate:
     """Whether arms that were tuned by their score at the end are tested there. Where several settings come to the same
     end, tuning takes any of them, and which arm is ahead on the way there is then a matter of that choice. at: the
     evaluation at which they are tested; None for over the run."""
-    last = scores(records[0]).shape[1] - 1
+    last = records[0].arrays["gold"].shape[1] - 1
     if at in (-1, last) or not any("tuning" in record.provenance for record in records):
         return Gate("tuned for", True, "every arm that was tuned was tuned by what is tested")
     what, other = (
