@@ -17,6 +17,7 @@ from figures.report.style import RC
 from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
 
 UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 16, 2, 10, 401, 8, 4
 MODE, PAIRS, TEMPERATURE = 16, 256, 1.0  # of the rated task: most recorded responses are on either side of the mode
@@ -56,7 +57,8 @@ def arms() -> dict[str, Experiment]:
 
 def collect(lab: Lab) -> Records:
     """Each arm tuned for what it trains."""
-    chosen, found = arms(), {}
+    chosen = arms()
+    found: dict[str, Record] = {}
     if lab.quick:  # fitting a reward model costs more than the shrunken run
         few = {name: arm.environment.replace(recorded_prompts=16) for name, arm in chosen.items()}
         chosen = {name: arm.replace(environment=few[name]) for name, arm in chosen.items()}
