@@ -297,13 +297,14 @@ def _over_kl(axes: Axes, records: Records, name: str) -> None:
 
 def _with_fits(axes: Axes, records: Records) -> None:
     """Exact best-of-n and RL on the proxy, and RLOO; the fits of Gao et al."""
-    for family, colour in (("rl", BLUE), ("best of n", GREEN)):
+    for family, colour, shape in (("rl", BLUE, "s"), ("best of n", GREEN, "^")):
         found: Frontier = frontier(records["tuned/dpo/pointwise"], "learned_rewards", family)
         d = np.sqrt(found.kl)
         fit = gao_fit(found.kl, found.gold, family)
         name = "exact RL" if family == "rl" else "best of n"
-        axes.plot(d, found.proxy, color=colour, linestyle="--", linewidth=1.2)
-        axes.plot(d, found.gold, color=colour, linewidth=1.8, label=f"{name}; fit errs by {fit.error:.0%}")
+        look: Any = {"color": colour, "marker": shape, "markersize": 4, "markevery": max(1, len(d) // 6)}
+        axes.plot(d, found.proxy, linestyle="--", linewidth=1.2, mfc="white", **look)
+        axes.plot(d, found.gold, linewidth=1.8, label=f"{name}; fit errs by {fit.error:.0%}", **look)
         axes.plot(d, fit.curve(d), color=colour, linewidth=4, alpha=0.25)
     record = records["rl/pointwise"]
     d = np.sqrt(record.arrays["kl_policy_ref"].mean(0))
@@ -339,10 +340,10 @@ def _finals(axes: Axes, records: Records) -> None:
 
 
 def _lengths(axes: Axes, records: Records) -> None:
-    for name, marker in (("rloo", "-"), ("dpo", "--")):
-        for labels, colour in (("biased", VERMILION), ("unbiased", BLUE)):
+    for name, colour in (("rloo", BLUE), ("dpo", VERMILION)):
+        for labels, line in (("biased", "-"), ("unbiased", "--")):
             record = records[f"length/{name}/{labels}"]
-            _mean(axes, record.arrays["updates"], record.arrays["length"], colour, marker, f"{name.upper()}, {labels}")
+            _mean(axes, record.arrays["updates"], record.arrays["length"], colour, line, f"{name.upper()}, {labels}")
     axes.set(xlabel="updates", ylabel="tokens", title="length, labels with a taste for it or without")
     axes.set_ylim(0, TREE.max_length + 0.1)
     axes.legend(fontsize=8, loc="lower right")

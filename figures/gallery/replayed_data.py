@@ -18,7 +18,7 @@ from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, key, points
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, points
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.online_contrastive import XPO
@@ -154,7 +154,9 @@ def draw(records: Records) -> MatplotlibFigure:
             _scores(axis, records, environment)
             axis.set_title(TITLES[environment])
         lines: list[Line2D] = [key(name, label, linestyle="") for name, label in {**ALGORITHMS, "dpo": "DPO"}.items()]
-        fig.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=9.5)
+        styles = ((ONLINE, "as online"), (OFFLINE, "as offline"))
+        lines += [Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label) for style, label in styles]
+        fig.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=9.5)
     return fig
 
 

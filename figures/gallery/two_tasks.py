@@ -17,7 +17,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION
+from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
@@ -27,18 +27,18 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import part_scores
 from sims.policies import ResponseMLP
 from sims.statistics.gates import placebo, positive_control, room
-from sims.statistics.intervals import band
+from sims.statistics.intervals import band, student_interval
 
 UPDATES, EVALUATIONS, RUNS, PROMPTS, GENERATIONS = 200, 20, 250, 8, 4
 TASKS = TwoTasks(num_responses=8, num_pairs=128, rating_noise=0.3, switch_after=UPDATES // 2)
 ALGORITHMS: dict[str, Algorithm] = {"dpo": DPO(pairing="best_worst"), "grpo": GRPO()}
 SEEDS = {"dpo": 8, "grpo": 9}  # a setting that was changed after its runs takes fresh ones (claims.toml)
-SHOWN = {
-    "verifiable": ("verifiable alone", BLUE),
-    "rated": ("rated alone", ORANGE),
-    "verifiable_rated": ("verifiable, then rated", PURPLE),
-    "rated_verifiable": ("rated, then verifiable", GREEN),
-    "mixed": ("mixed", VERMILION),
+SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
+    "verifiable": ("verifiable alone", BLUE, "-", "o"),
+    "rated": ("rated alone", ORANGE, "-", "s"),
+    "verifiable_rated": ("verifiable, then rated", PURPLE, "--", "v"),
+    "rated_verifiable": ("rated, then verifiable", GREEN, "-.", "^"),
+    "mixed": ("mixed", VERMILION, "-", "D"),
 }
 RATES, POINTS = (0.001, 1.0), 16
 BETAS = {"dpo": (0.001, 0.01, 0.1, 1.0), "grpo": (0.0, 0.001, 0.01, 0.1)}
@@ -92,28 +92,31 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def keys() -> list[Line2D]:
     """Of a legend."""
-    return [Line2D([], [], color=shade, linewidth=2, label=label) for label, shade in SHOWN.values()]
+    return [
+        Line2D([], [], color=shade, linestyle=line, marker=shape, linewidth=2, label=label)
+        for label, shade, line, shape in SHOWN.values()
+    ]
 
 
 def learning(axes: Axes, records: Records, name: str, part: str, switch: int) -> None:
     """Scores on one task over the updates, with a line where the task changes."""
-    for order, (_, shade) in SHOWN.items():
-        record = records[f"{name}/{order}"]
-        mean, low, high = band(part_scores(record, part), resamples=None)
-        axes.plot(record.arrays["updates"], mean, color=shade, linewidth=1.8)
-        axes.fill_between(record.arrays["updates"], low, high, color=shade, alpha=0.18, linewidth=0)
+    for order, (_, shade, line, shape) in SHOWN.items():
+        updates = records[f"{name}/{order}"].arrays["updates"]
+        mean, low, high = band(part_scores(records[f"{name}/{order}"], part), resamples=None)
+        every = max(1, len(updates) // 5)
+        axes.plot(updates, mean, line, marker=shape, ms=4.5, markevery=every, color=shade, linewidth=1.8)
+        axes.fill_between(updates, low, high, color=shade, alpha=0.18, linewidth=0)
     axes.axvline(switch, color="0.6", linewidth=0.8, linestyle=":")
     axes.set(xlabel="updates", ylabel="score", title=f"{name}: the {PARTS[part]} task")
 
 
 def both(axes: Axes, records: Records, name: str) -> None:
-    """The scores on both tasks at the end, against each other."""
-    for order, (label, shade) in SHOWN.items():
-        x, y = (float(part_scores(records[f"{name}/{order}"], part)[:, -1].mean()) for part in PARTS)
-        axes.plot(x, y, "o", color=shade, ms=7)
-        to_the_left = x > 0.6 or order == "verifiable_rated"  # the two orders may lie beside each other
-        offset, side = ((-8, -3 if x <= 0.6 else 6), "right") if to_the_left else ((8, -3), "left")
-        axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
+    """The scores on both tasks at the end, against each other, with their 95 % intervals."""
+    for order, (_, shade, _, shape) in SHOWN.items():
+        found = [student_interval(part_scores(records[f"{name}/{order}"], part)[:, -1]) for part in PARTS]
+        x, y = (each.estimate for each in found)
+        across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
+        axes.errorbar(x, y, up, across, fmt=shape, color=shade, ms=7, elinewidth=1.2)
     axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
 

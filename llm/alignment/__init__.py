@@ -10,6 +10,9 @@ registry      model versions: lineage, verdicts, promotion, rollback
 users         simulated users: requests that drift, a known preference, ratings
 generation    responses of a version, and the hidden states of texts
 log           step 1: a share of the traffic, with model version, sampling settings and log-probs
+embedding     vectors by a sentence encoder, if the user names one
+sqlite        SQLite, with sqlite-vec where that is installed
+nearest       the stored vectors that are nearest to given ones
 imported      the same from a file of an OpenAI-compatible server
 drift         the distance between what a version was trained on and what users ask
 watch         step 2: users' ratings of the live version against its predecessor's; a rollback
@@ -25,6 +28,7 @@ gate          step 6: head-to-head, gold set, alarms; a verdict with its reasons
 promote       step 7: the candidate goes live, or is refused
 settings      the settings of all steps
 context       what every step works with
+neighbours    what was asked like a text
 loop          the steps in their order; a scenario of cycles
 report        what happened, as text
 chart, page   and as a page

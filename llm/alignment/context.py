@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from functools import cached_property
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from llm.models.writing import weights_digest
 from sims.core.spec import SpecError, from_json, to_json
 
 from . import registry
+from .embedding import Embedder, Encoder
 from .generation import Model
 from .registry import Version
 from .settings import Settings
 from .store import Store
 
+ENCODER = "embedder weights"  # a digest, in what version 1 is described by
 STEPS = ("log", "watch", "filter", "label", "update", "gate", "promote")
 
 
@@ -39,9 +42,19 @@ class Context:
         return self._models[version.version]
 
     @property
-    def embedder(self) -> Model:
-        """Version 1: the hidden states of one model, so that those of all cycles can be compared."""
+    def first(self) -> Model:
+        """Version 1, loaded."""
         return self.model(registry.find(self.store, 1))
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """One model in all cycles, so that their vectors can be compared: version 1, or the encoder that is named."""
+        name = self.settings.serving.embedder
+        if name is None:
+            return self.first
+        if registry.find(self.store, 1).spec[ENCODER] != weights_digest(name):
+            raise SpecError("embedder", name, "has other weights than when the store began: its vectors are not those")
+        return Encoder(name)
 
     @property
     def simulated(self) -> bool:
@@ -62,22 +75,32 @@ def settings_of(store: Store, cycle: int) -> Settings | None:
 
 
 def keep_settings(store: Store, settings: Settings) -> None:
-    """Let settings hold from the cycle that is under way, if others do; SpecError for another first version."""
+    """Let settings hold from the cycle that is under way, if others do; SpecError for another first version, or another
+    encoder: their vectors cannot be compared."""
     held = settings_of(store, store.cycle)
     if held == settings:
         return
-    if held is not None and held.serving.model != settings.serving.model:
-        raise SpecError("model", settings.serving.model, f"must be {held.serving.model}, with which the store began")
+    if held is not None and store.one("SELECT count(*) FROM versions"):
+        for name in ("model", "embedder"):
+            new, old = getattr(settings.serving, name), getattr(held.serving, name)
+            if new != old:
+                raise SpecError(name, new, f"must be {old or 'none'}, with which the store began")
     with store.transaction():
         store.delete("settings", cycle=store.cycle)
         store.insert("settings", cycle=store.cycle, spec=json.dumps(to_json(settings), sort_keys=True))
 
 
 def begin(store: Store, settings: Settings) -> None:
-    """Register the first version, which is live from the start; nothing where there is one."""
+    """Register the first version, which is live from the start; nothing where there is one. SpecError for a model or an
+    encoder that cannot be read: the store can then begin with another."""
     if store.one("SELECT count(*) FROM versions"):
         return
-    model = settings.serving.model
+    model, encoder = settings.serving.model, settings.serving.embedder
+    spec = {"model": model}
+    Model(settings.serving, model)
+    if encoder is not None:
+        Encoder(encoder)
+        spec[ENCODER] = weights_digest(encoder)
     with store.transaction():
-        registry.register(store, 1, None, 0, model, weights_digest(model), None, {"model": model})
+        registry.register(store, 1, None, 0, model, weights_digest(model), None, spec)
         registry.promote(store, 1, 0, "the model that the loop began with")

@@ -1,11 +1,8 @@
 """Step 3: which logged rows are labelled, each with the reason for or against it.
 
-dropped   did not end, or is empty, or is a near-duplicate of an earlier row, by the cosine of their hidden states
+dropped   did not end, or is empty, or is a near-duplicate of an earlier row, by the cosine of their vectors
 chosen    flagged by a rule (length, repetition), the most uncertain, and some at random
 kept      the rest: in the log, and not labelled
-
-Near-duplicates are found by comparing with the vectors of all chosen rows in numpy. That is exact, needs no further
-package, and takes 12 ms per row beside 200,000 vectors of 64 numbers; sqlite-vec would scan likewise.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from .context import Context
 from .generation import Vectors, as_vectors
+from .nearest import nearest, unit
 from .settings import Filtering
 from .uncertainty import Posterior, fit
 
@@ -37,15 +35,14 @@ def choose(context: Context) -> str:
             decided[row["id"]] = ("dropped", "empty")
     vectors = as_vectors([row["vector"] for row in rows])
     texts = np.concatenate([as_vectors([row["prompt"] for row in rows]), vectors], 1)
-    earlier = store.all(
-        "SELECT v.row, v.prompt, v.response FROM decisions d JOIN vectors v ON v.row = d.row "
-        "WHERE d.decision = 'chosen' ORDER BY v.row"  # of earlier cycles
-    )
-    before = np.concatenate([as_vectors([r[name] for r in earlier]) for name in ("prompt", "response")], 1)
-    ids: list[str] = [row["row"] for row in earlier] + [row["id"] for row in rows]
-    for row, (nearest, cosine) in zip(rows, nearest_before(before, texts), strict=True):
-        if row["id"] not in decided and nearest >= 0 and cosine >= settings.duplicate_similarity:
-            decided[row["id"]] = ("dropped", f"near-duplicate of {ids[nearest]} (cosine {cosine:.4f})")
+    chosen = "SELECT row FROM decisions WHERE decision = 'chosen'"  # of earlier cycles
+    earlier = nearest(store, ("prompt", "response"), texts, 1, chosen)
+    ids, directions = [row["id"] for row in rows], unit(texts)
+    for index, (row, old) in enumerate(zip(rows, earlier, strict=True)):
+        # max takes the first of equals: the earlier one
+        id, cosine = max([*old, *nearest_above(directions, ids, index)], key=lambda found: found[1], default=("", -1.0))
+        if row["id"] not in decided and cosine >= settings.duplicate_similarity:
+            decided[row["id"]] = ("dropped", f"near-duplicate of {id} (cosine {cosine:.4f})")
     posterior = posterior_of(context, vectors)
     unsure = dict(zip((row["id"] for row in rows), posterior.uncertainty(vectors).tolist(), strict=True))
     left = [row for row in rows if row["id"] not in decided]
@@ -70,23 +67,13 @@ def choose(context: Context) -> str:
     return ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
 
 
-def nearest_before(before: Vectors, texts: Vectors) -> list[tuple[int, float]]:
-    """Of each row of `texts`, the most similar of `before` and of the rows above it: its index in both joined, −1 where
-    there is none, and the cosine."""
-    joined = unit(texts) if len(before) == 0 else np.concatenate([unit(before), unit(texts)])
-    found = []
-    for index in range(len(texts)):
-        at = len(before) + index
-        cosines = joined[:at] @ joined[at]
-        best = int(cosines.argmax()) if at else -1
-        found.append((best, float(cosines[best]) if at else 0.0))
-    return found
-
-
-def unit(vectors: Vectors) -> NDArray[np.float64]:
-    """Rows divided by their lengths."""
-    wide = vectors.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+def nearest_above(directions: NDArray[np.float64], ids: list[str], index: int) -> list[tuple[str, float]]:
+    """Of the rows above one, the key of the most similar and the cosine; nothing for the first row."""
+    if index == 0:
+        return []
+    cosines = directions[:index] @ directions[index]
+    best = int(cosines.argmax())
+    return [(ids[best], float(cosines[best]))]
 
 
 def flag(response: str, settings: Filtering) -> str | None:

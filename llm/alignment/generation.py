@@ -34,6 +34,12 @@ class Serving(Spec, kind="serving"):
     temperature: float = setting(1.0, "divides the logits when users are served", above=0)
     top_p: float = setting(1.0, "nucleus sampling when users are served", above=0, at_most=1)
     seed: int = setting(0, "seed of everything that is random", at_least=0)
+    embedder: str | None = setting(
+        None,
+        "what makes the vectors of texts: a sentence encoder (folder or hub name); none: the first version's hidden "
+        "states",
+        omit_default=True,
+    )
 
     @property
     def decoding(self) -> Decoding:
@@ -111,7 +117,7 @@ class Model:
         there = torch.cat([batch.prompt_mask, batch.mask[:, 0]], -1)
         states = hidden_states(self.policy.language_model.backbone, tokens, there)
         width = batch.prompts.shape[1]
-        return _mean(states[:, :width], there[:, :width]), _mean(states[:, width:], there[:, width:])
+        return mean(states[:, :width], there[:, :width]), mean(states[:, width:], there[:, width:])
 
     def check(self, prompt: Text, response: str) -> None:
         """RowError for a response that cannot be one, because it goes on after an end token."""
@@ -126,7 +132,7 @@ class Model:
         return collate(examples, encoder.pad)
 
 
-def _mean(states: Tensor, there: Tensor) -> Vectors:
+def mean(states: Tensor, there: Tensor) -> Vectors:
     """states (N, S, H) averaged over the slots that are there (N, S)."""
     weight = there.to(states.dtype).unsqueeze(-1)
     mean = (states * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -45,7 +45,7 @@ def import_log(context: Context, file: Path) -> str:
             continue
         try:
             row = read_line(line)
-            context.embedder.check(row["prompt"], row["response"])
+            context.first.check(row["prompt"], row["response"])
         except (LineError, RowError) as error:
             wrong.append(f"line {at}: {error}")
             continue

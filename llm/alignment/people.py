@@ -17,6 +17,7 @@ from sims.core.spec import SpecError
 from sims.experiments.foreign_text import parse_json
 
 from .context import Context
+from .embedding import plain
 from .label import Answer, Pair, unanswered, write_answer
 
 CONFIG = """<View>
@@ -44,9 +45,8 @@ def export_tasks(context: Context, file: Path) -> str:
 
 def task(pair: Pair) -> dict[str, str]:
     """What people see of a pair, and what it is."""
-    prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(str(turn["content"]) for turn in pair.prompt)
     left, right = (pair.second, pair.first) if swapped(pair.row) else (pair.first, pair.second)
-    return {"row": pair.row, "prompt": prompt, "left": left, "right": right}
+    return {"row": pair.row, "prompt": plain(pair.prompt), "left": left, "right": right}
 
 
 def swapped(row: str) -> bool:

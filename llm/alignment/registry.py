@@ -8,7 +8,6 @@ that there is never a moment without a live version, and never two.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from llm.models.writing import weights_digest
 from sims.core.spec import SpecError
 from sims.experiments.whole import changed
 
+from .sqlite import sqlite3
 from .store import MODELS, Store
 
 

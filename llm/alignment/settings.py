@@ -26,7 +26,7 @@ class Filtering(Spec, kind="filtering"):
     flagged_share: float = setting(0.2, "largest share of the budget for rows that a rule flags", at_least=0, at_most=1)
     random_share: float = setting(0.3, "share of the budget that is drawn at random", at_least=0, at_most=1)
     duplicate_similarity: float = setting(
-        0.999, "cosine of two rows' hidden states from which on the later one is a near-duplicate", above=0, at_most=1
+        0.999, "cosine of two rows' vectors from which on the later one is a near-duplicate", above=0, at_most=1
     )
     shortest: int = setting(4, "responses of fewer words are flagged", at_least=0)
     longest: int = setting(26, "responses of more words are flagged", at_least=1)

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sims.core.spec import SpecError
+
+from .sqlite import add_vector_functions, sqlite3
 
 FILE, LOCK, MODELS = "store.sqlite", "lock", "models"
 # What can be wrong outside the program: SQLite's names of it.
@@ -50,7 +52,7 @@ CREATE TABLE live (number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT
 CREATE TABLE log (id TEXT PRIMARY KEY, cycle INTEGER NOT NULL, version INTEGER REFERENCES versions, model TEXT NOT NULL,
   prompt TEXT NOT NULL, response TEXT NOT NULL, tokens BLOB, logp BLOB, finished INTEGER, sampling TEXT NOT NULL,
   rating INTEGER);
--- Mean hidden states of prompt and response, float32, under version 1.
+-- Vectors of prompt and response, float32: mean hidden states of version 1, or of the setting `embedder`.
 CREATE TABLE vectors (row TEXT PRIMARY KEY REFERENCES log, prompt BLOB NOT NULL, response BLOB NOT NULL);
 -- What the filter decided of a row: chosen, kept or dropped.
 CREATE TABLE decisions (row TEXT PRIMARY KEY REFERENCES log, cycle INTEGER NOT NULL, decision TEXT NOT NULL,
@@ -87,6 +89,11 @@ class Store:
         """The first column of the first row; None where there is none."""
         row = self._connection.execute(query, values).fetchone()
         return None if row is None else row[0]
+
+    @cached_property
+    def has_vector_functions(self) -> bool:
+        """Whether queries may use sqlite-vec's functions."""
+        return add_vector_functions(self._connection)
 
     def insert(self, table: str, /, **values: Any) -> None:
         """One row; within `transaction`."""

@@ -9,6 +9,7 @@ update     train a candidate, if there are enough new pairs
 gate       compare the candidate with the live version
 promote    let the candidate go live if the gate passed it; the cycle ends
 rollback   return to the version that the live one replaced
+neighbours --prompt TEXT: the logged rows whose prompts are nearest to a text
 status     the versions, and where the cycle stands
 report     write the page
 """
@@ -26,6 +27,7 @@ from llm.alignment import imported, label, loop, people
 from llm.alignment.context import STEPS, Context, keep_settings, settings_of
 from llm.alignment.harness import task_names
 from llm.alignment.mirror import Mirror, mlflow_mirror
+from llm.alignment.neighbours import neighbours
 from llm.alignment.page import page
 from llm.alignment.report import status
 from llm.alignment.settings import Settings
@@ -37,14 +39,16 @@ from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.folders import check_folder, path
 from sims.experiments.options import OptionParser, add_options, given, whole
 
-PAGE, MODEL = "report.html", "aligned"
-ACTIONS = ("run", *STEPS, "rollback", "status", "report")
+PAGE, MODEL, COUNT = "report.html", "aligned", 10
+READING = ("neighbours", "status", "report")
+ACTIONS = ("run", *STEPS, "rollback", *READING)
 EXAMPLES = """examples:
   python -m llm align run --cycles 5
   python -m llm align run --cycles 8 --labels judge --judge-url http://127.0.0.1:8000/v1 --judge-model judge
   python -m llm align log --store support --model base --from server.jsonl
   python -m llm align label --store support --export pairs.json
   python -m llm align gate --store support --gold-tasks tasks:capitals,sums
+  python -m llm align neighbours --store support --prompt "two plus three cats :" --count 5
   python -m llm align rollback --version 3 --why "complaints about tone"
 """
 
@@ -70,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--mlflow-model", metavar="NAME", help=f"the registered model there (default {MODEL}): one per store"
     )
+    parser.add_argument("--prompt", metavar="TEXT", help="neighbours: the text")
+    parser.add_argument("--count", type=whole, metavar="INT", help=f"neighbours: how many rows (default {COUNT})")
     parser.add_argument("--output", type=path, metavar="FILE", help=f"the page (default {PAGE} in the store)")
     parts = [type(getattr(Settings(), name)) for name in Settings.names()]
     for part in parts:
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     task_names(changes.get("gold_tasks"))  # refused before any work, not when the gate comes to it
     mirror = None if options.mlflow_uri is None else mlflow_mirror(options.mlflow_uri, options.mlflow_model or MODEL)
     torch.set_num_threads(1)
-    if options.action in ("status", "report"):
+    if options.action in READING:
         with read_only(options.store) as store:
             return _show(store, options)
     check_folder("store", options.store)
@@ -100,11 +106,16 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: argparse.Namespace) -> None:
     if options.cycles < 1:
         raise SpecError("cycles", options.cycles, "must be int >= 1")
+    if options.count is not None and options.count < 1:
+        raise SpecError("count", options.count, "must be int >= 1")
+    if options.action == "neighbours" and not (options.prompt or "").strip():
+        raise SpecError("prompt", options.prompt, "must be given: the text whose neighbours are asked for")
     only = {"from": "log", "export": "label", "import": "label", "finish": "label", "version": "rollback"}
+    only |= {"prompt": "neighbours", "count": "neighbours"}
     for name, action in only.items():
         if getattr(options, name) not in (None, False) and options.action != action:
             raise SpecError(name, _shown(getattr(options, name)), f"only means something with {action}")
-    if options.mlflow_uri is not None and options.action in ("status", "report"):
+    if options.mlflow_uri is not None and options.action in READING:
         raise SpecError("mlflow_uri", options.mlflow_uri, "only means something with run, a step, or rollback")
     if options.mlflow_model is not None and options.mlflow_uri is None:
         raise SpecError("mlflow_model", options.mlflow_model, "only means something with mlflow_uri")
@@ -158,6 +169,10 @@ def _by_people(context: Context, options: argparse.Namespace) -> str:
 
 
 def _show(store: Store, options: argparse.Namespace) -> int:
+    if options.action == "neighbours":
+        context = Context(store, settings_of(store, store.cycle) or Settings())
+        print(neighbours(context, options.prompt, options.count or COUNT))
+        return 0
     if options.action != "report":
         print(status(store))
     if options.action != "status":

@@ -24,6 +24,7 @@ from llm.training.folder import (
     MODEL,
     SAMPLES,
     begin,
+    check_apart,
     closing_table,
     held_in,
     stored,
@@ -170,6 +171,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
     check_folder("output", folder)
+    check_apart(experiment, folder)
     try:
         with keeping(lambda: _left(folder)):
             train(experiment, folder, options)

@@ -199,6 +199,7 @@ def beta_sweep() -> list[Planted]:
                         *("beta_sweep", "C90", f"ppo against {other} on {place}, {words}", "bandit", 1),
                         difference(f"{ppo}0.3", f"{its}0.3"),
                         also=f"({ppo}|{its})(0.03|0.1)",
+                        closed=other != "rloo",  # DPO and IPO have other data than PPO
                         raised=(Term(f"{ppo}0.3", 0.2), Term(f"{its}0.3", 0.2)),
                     )
                 )

@@ -10,7 +10,7 @@ import pytest
 from llm.alignment import users
 from llm.alignment.chart import BOTTOM, HEIGHT, TOP, line_chart
 from llm.alignment.drift import drift, energy_distance
-from llm.alignment.filter import flag, nearest_before, repetition
+from llm.alignment.filter import flag, repetition
 from llm.alignment.gate import controlled_win_rate, win_rate
 from llm.alignment.gold import gold_items, read_gold_set
 from llm.alignment.imported import LineError, read_line
@@ -80,15 +80,6 @@ def test_rules_flag_short_long_and_repetitive_responses() -> None:
     assert flag("a b c d e f g h i", settings) == "long: 9 words, more than 8"
     assert "repetitive: 67%" in str(flag("a a a a a", settings))
     assert flag("a b c d", settings) is None
-
-
-def test_the_nearest_earlier_row_is_found_among_old_and_new_ones() -> None:
-    old = np.array([[1, 0], [0, 1]], np.float32)
-    new = np.array([[0, 2], [1, 1], [3, 3]], np.float32)
-    found = nearest_before(old, new)
-    assert [index for index, _ in found] == [1, found[1][0], 3]  # the third is the second one's double
-    assert found[0][1] == pytest.approx(1) and found[1][1] == pytest.approx(0.5**0.5)
-    assert nearest_before(np.zeros((0, 1), np.float32), new)[0] == (-1, 0.0)
 
 
 def test_simulated_labels_are_functions_of_the_pair_with_the_biases_asked_for() -> None:

@@ -1,6 +1,5 @@
 """The store and the registry: transactions, one writer, and what may go live."""
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import pytest
 from llm.alignment import loop, registry
 from llm.alignment.context import Context
 from llm.alignment.settings import Settings
+from llm.alignment.sqlite import sqlite3
 from llm.alignment.store import FILE, Store, opened, read_only
 from llm.models.writing import weights_digest
 from sims.core.spec import SpecError
@@ -72,6 +72,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(store: Store) -> None:
 
 WRITER = """
 import pathlib, sys
+from llm.alignment.sqlite import sqlite3
 from llm.alignment.store import opened
 with opened(pathlib.Path(sys.argv[1])) as store:
     print("open", flush=True)

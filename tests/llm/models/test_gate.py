@@ -222,6 +222,15 @@ def test_code_in_a_folder_is_not_run(folder: Path):
     assert not (folder / "ran").exists()
 
 
+def test_the_folder_of_a_run_is_answered_with_its_model(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("seed: 0")
+    for rule in ("is not there yet: its command with --resume", f"is {tmp_path / 'model'}"):
+        for load in (policy_of, new_reward_model):
+            with pytest.raises(SpecError, match=f"^model = .* is the folder of a run: its model {rule}"):
+                load(tmp_path)
+        (tmp_path / "model").mkdir(exist_ok=True)
+
+
 # Tokens
 
 
