@@ -29,6 +29,7 @@ from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO, DPOWithNLL, GroupDPO
 from sims.core.algorithms.mixture import Mixture
+from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
 from sims.experiments.experiment import Experiment
@@ -65,10 +66,14 @@ def arms() -> dict[str, Experiment]:
     from llm.tasks import ForbiddenWords
 
     words = ForbiddenWords(evaluation_prompts=64)
-    found = {"online": (words, PLAIN, ONLINE), "semi": (words, PLAIN, SEMI), "offline": (words, PLAIN, OFFLINE)}
+    found: dict[str, tuple[EnvironmentSpec, Algorithm, float | None]] = {
+        "online": (words, PLAIN, ONLINE),
+        "semi": (words, PLAIN, SEMI),
+        "offline": (words, PLAIN, OFFLINE),
+    }
     for when, s in {"online": ONLINE, "offline": OFFLINE}.items():
         found[f"dense/{when}"] = (words.replace(dense=True), PLAIN, s)
-    found |= {f"added/{name}": (words, algorithm, SEMI) for name, algorithm in ADDITIONS.items()}  # type: ignore[dict-item]
+    found |= {f"added/{name}": (words, algorithm, SEMI) for name, algorithm in ADDITIONS.items()}
     base = lm.preset("tiny", "min")
     return {
         name: base.replace(
