@@ -39,6 +39,14 @@ rule, which meant both *too small* and *opposite*.
 
 {moves}
 
+## Fragile rows, and why
+
+Each was tested once more, with other seeds and with other rounding, and came out otherwise: an end of an interval lies
+so near to a margin that as good a sample puts it on the other side, or a gate closed. Under *came out otherwise* stand
+the state before, and what the other tests came to.
+
+{fragile}
+
 ## No test, and what would open it
 
 {closed}
@@ -89,6 +97,9 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
         rule=textwrap.fill(" ".join(RULE), 120),
         counts=textwrap.fill(counts, 120),
         moves=moves_table(moved),
+        fragile=table(
+            ("claim", "part", "setting", "claimed", "interval", "came out otherwise", "why"), _fragile(found)
+        ),
         closed=table(("claim", "part", "setting", "closed gate"), _closed(found)),
         claims="\n\n".join(_claims(by_row)),
     )
@@ -126,6 +137,31 @@ def moves_table(moved: Mapping[tuple[str, str], int]) -> str:
 
 def _closed(found: Iterable[Verdict]) -> list[tuple[str, ...]]:
     return [(row.id, _md(row.part), row.setting, _md(row.why)) for row in found if row.verdict == "no test"]
+
+
+def _fragile(found: Iterable[Verdict]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.id,
+            _md(row.part),
+            row.setting,
+            _md(row.wanted),
+            _md(f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"),
+            _md(row.why),
+            _reason_of(row),
+        )
+        for row in found
+        if row.why.startswith("fragile")
+    ]
+
+
+def _reason_of(row: Verdict) -> str:
+    """How near an end of its interval is to a margin, or that a gate closed."""
+    if "but no test" in row.why:
+        return "a gate closed"
+    assert row.low is not None and row.high is not None
+    distance = min(abs(abs(end) - row.margin) for end in (row.low, row.high))
+    return f"an end lies {distance / (row.high - row.low):.0%} of the interval's width from a margin"
 
 
 def _claims(by_row: Mapping[tuple[str, str], Sequence[Verdict]]) -> Iterable[str]:

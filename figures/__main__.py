@@ -21,8 +21,8 @@ from .entries import SCALES, Entry, choose, entries
 from .freshness import is_fresh, stamps
 
 EXAMPLES = """examples:
-  python -m figures                     every figure; what was run before is read, what takes long is the repository's
-  python -m figures --list              names, tags and claims
+  python -m figures                     every figure; what would take long is drawn from committed records
+  python -m figures --list              names, core-minutes, claims and tags
   python -m figures online_offline      one figure by its name; a tag or a claim (C25) takes all that have it
   python -m figures --quick             shrunken runs in seconds, to see the machinery; no verdicts
   python -m figures C25 --set algorithm.beta=0.3 --margin 0.1   one thing changed, beside what is published
@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   python -m figures lm --scale pythia-1.4b            the language models' figures on a GPU, with the presets' settings
   python -m figures lm --scale mistral-7b --dry-run   what that would run, and what memory it takes
 """
+RESTORE = "; restore it from version control, or run with --full --keep"
 KEPT = "finished records are kept in {}, and the same command goes on from there"
 JOBS_PER_CORE = 8  # more processes only wait for each other, each in a quarter of a gigabyte
 
@@ -45,7 +46,7 @@ def parser() -> OptionParser:
         epilog=EXAMPLES,
     )
     command.add_argument("figures", nargs="*", metavar="NAME", help="names, tags or claims of figures; none: all")
-    command.add_argument("--list", action="store_true", help="say what there is, and run nothing")
+    command.add_argument("--list", action="store_true", help="list figures, their tags and claims, and run nothing")
     command.add_argument("--claims", action="store_true", help="print the catalogue of claims, and run nothing")
     command.add_argument("--quick", action="store_true", help="shrunken runs, in seconds; no verdicts follow from them")
     command.add_argument("--full", action="store_true", help="tune and compute everything, also what is committed")
@@ -58,7 +59,9 @@ def parser() -> OptionParser:
         "at least one arm a figure, unless it is 0; then whole rows, the cheapest first (default: 3)",
     )
     command.add_argument(
-        "--keep", action="store_true", help="write figures/records, to be committed: tested records, twins and tunings"
+        "--keep",
+        action="store_true",
+        help="write figures/records, to be committed: tested records, their shrunken twins, and tuned settings",
     )
     command.add_argument(
         "--set",
@@ -143,9 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = choose(options.figures)
     check(chosen, options)
     if options.list:
-        for entry in chosen:
-            print(f"{entry.name:24} {', '.join(entry.claims):24} {', '.join(entry.tags):28} {entry.title}")
-        return 0
+        return list_figures(chosen)
     if options.claims:
         print(catalogue.table(folder(options) / "claims.json"))
         return 0
@@ -158,6 +159,23 @@ def run(arguments: Sequence[str]) -> int:
         return again(chosen, options)
     check_folder("out", folder(options))
     return draw(chosen, options, folder(options))
+
+
+def list_figures(chosen: Sequence[Entry]) -> int:
+    """Print what there is, and what its committed records took; returns the exit status."""
+    from .recorded_costs import cost
+
+    total = 0.0
+    for entry in chosen:
+        try:
+            found = cost(entry.name)
+        except DamagedRecord as damage:
+            return failed(damage, FAILED, RESTORE)
+        total += sum(found or ())
+        minutes = f"{found.tested:.1f} + {found.tuning:.1f} min" if found else ""
+        print(f"{entry.name:24} {minutes:>14}  {', '.join(entry.claims):24} {', '.join(entry.tags):28} {entry.title}")
+    print(f"\n{total:.1f} core-minutes with --full, from recorded seconds: of tested records + of tuning, estimated")
+    return 0
 
 
 def what_if(chosen: Sequence[Entry], options: argparse.Namespace) -> int:
@@ -202,7 +220,7 @@ def draw(chosen: Sequence[Entry], options: argparse.Namespace, out: Path) -> int
 
                 done = run([load(entry) for entry in due], options, out, now)
         except DamagedRecord as damage:
-            return failed(damage, FAILED, "; restore it from version control, or run with --full --keep")
+            return failed(damage, FAILED, RESTORE)
         print(f"\n{'figure':28}{'after':>8} s")
         for entry, seconds in zip(due, done, strict=True):
             print(f"{entry.name:28}{seconds:8.1f}")

@@ -44,7 +44,7 @@ def retest(figures: Sequence[Figure], options: argparse.Namespace, folder: Path 
             rounded = call(figure, "verdicts", moved(records))
             found = {}
             for row in rows:
-                entry: dict[str, Any] = {"records": row.spec_hashes}
+                entry: dict[str, Any] = {"records": row.spec_hashes, "claimed": row.claimed}
                 for change, others in ((SEEDS, second if name_of(row) in chosen else []), (ROUNDING, rounded)):
                     same = [other for other in others if name_of(other) == name_of(row)]
                     # Records that are no runs, such as drawn problems, have no seeds to change.

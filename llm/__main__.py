@@ -58,6 +58,8 @@ def _run(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         rule = f"must be one of {', '.join(COMMANDS)}{nearest(name, [*COMMANDS, '--tasks', '--help'])}"
         raise SpecError("command", name, rule)
+    if sys.flags.optimize > 1:
+        raise SpecError("PYTHONOPTIMIZE", sys.flags.optimize, "must be 0 or 1: transformers reads docstrings")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenising a few texts is slower in several threads
     from transformers.utils.logging import disable_progress_bar
 

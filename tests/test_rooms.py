@@ -33,7 +33,8 @@ FLOORS = (
     ("llm.commands",),
     ("llm",),
     ("figures",),  # what figures are made by: labs, plans, claims
-    ("figures.arms", "figures.report", "figures.libraries"),
+    ("figures.report", "figures.libraries"),
+    ("figures.arms",),
     ("figures.gallery",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -11,7 +11,7 @@ from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, runs_at_a_bound
 
-from .gating import edges, effect_of, last_with_room, lowest_score, part, sides
+from .gating import edges, effect_of, last_with_room, lowest_score, part, sides, tuned_for
 
 Terms = Sequence[tuple[float, str]]  # how many times the score of which record
 
@@ -32,7 +32,8 @@ def effect_row(
     effect = effect_of([part(times, records[name], at) for times, name in terms])
     points = len(ups[0].arrays["updates"]) - 1
     when = f"Tested at evaluation {at % (points + 1)} of {points}, the last that leaves room. "
-    gates = [room, placebo(None, tested.margin, why_no_placebo), *more, *settings(tested.margin, [*ups, *downs])]
+    gates = [room, tuned_for(at, *ups, *downs), placebo(None, tested.margin, why_no_placebo), *more]
+    gates += settings(tested.margin, [*ups, *downs])
     return row_of(tested, setting, effect, figure, [x.hash for x in (*ups, *downs)], when + note, gates)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,15 +38,21 @@ FLAT = 0.5  # share of the margin within which the last two values of a grid are
 
 
 def lowest_score(records: Iterable[Record]) -> float:
-    """The score of always getting the smallest reward there is: as the record says, else 0, and of a length reward that
-    of the longest response."""
+    """The score of always getting the smallest reward there is: as the record says, else 0, and of a language model's
+    length, or number of forbidden words, that of the longest response."""
     return min(float(_lowest(record).min()) for record in records)
 
 
 def _lowest(record: Record) -> np.ndarray:
     arrays, decoding = record.arrays, record.spec.get("policy", {}).get("decoding")
-    reward = arrays.get("worst_reward", 0.0) if decoding is None else -float(decoding["max_new_tokens"])
+    counted = decoding is not None and not is_right_or_wrong(record.spec.get("environment", {}))
+    reward = -float(decoding["max_new_tokens"]) if counted else arrays.get("worst_reward", 0.0)
     return np.asarray((reward - arrays["reference_reward"]) / (arrays["best_reward"] - arrays["reference_reward"]))
+
+
+def is_right_or_wrong(task: Mapping[str, Any]) -> bool:
+    """Whether a language model's task, as JSON, rewards a response by 1 or 0."""
+    return task.get("kind") == "verifiable" or (task.get("kind") == "forbidden_words" and not task["dense"])
 
 
 class Part(NamedTuple):
@@ -155,6 +161,19 @@ def edges(margin: float, *records: Record) -> Gate:
         if all(_is_flat(best[field], values[field], taken[field], margin) for field in at_ends):
             plateaus.append(name)
     return grid_edge(chosen, grids, plateaus)
+
+
+def tuned_for(at: int | None, *records: Record) -> Gate:
+    """Whether arms that were tuned by their score at the end are tested there. Where several settings come to the same
+    end, tuning takes any of them, and which arm is ahead on the way there is then a matter of that choice. at: the
+    evaluation at which they are tested; None for over the run."""
+    last = scores(records[0]).shape[1] - 1
+    if at in (-1, last) or not any("tuning" in record.provenance for record in records):
+        return Gate("tuned for", True, "every arm that was tuned was tuned by what is tested")
+    what, other = (
+        ("over the run", "tuning by that") if at is None else (f"at evaluation {at} of {last}", "shorter runs")
+    )
+    return Gate("tuned for", False, f"tuned by the score at the end and tested {what}; {other} would open it")
 
 
 def edges_and_bounds(margin: float, one: Record, other: Record) -> list[Gate]:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-
 from figures.catalogue import Claim, Setting
 from figures.claims import Verdict, row_of
 from figures.figure import Records
 from figures.lab import Measure
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION
-from sims.experiments.measures import part_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound
-from sims.statistics.intervals import band
 
 from .gating import Part, edges, effect_of, part_of_gold
 
@@ -28,41 +22,7 @@ ORDERS: dict[str, Measure] = {
     "rated_verifiable": "parts",
     "mixed": "parts",
 }
-SHOWN = {
-    "verifiable": ("verifiable alone", BLUE),
-    "rated": ("rated alone", ORANGE),
-    "verifiable_rated": ("verifiable, then rated", PURPLE),
-    "rated_verifiable": ("rated, then verifiable", GREEN),
-    "mixed": ("mixed", VERMILION),
-}
 PARTS = {"first": "verifiable", "second": "rated"}
-
-
-def keys() -> list[Line2D]:
-    """Of a legend."""
-    return [Line2D([], [], color=shade, linewidth=2, label=label) for label, shade in SHOWN.values()]
-
-
-def learning(axes: Axes, records: Records, name: str, part: str, switch: int) -> None:
-    """Scores on one task over the updates, with a line where the task changes."""
-    for order, (_, shade) in SHOWN.items():
-        record = records[f"{name}/{order}"]
-        mean, low, high = band(part_scores(record, part), resamples=None)
-        axes.plot(record.arrays["updates"], mean, color=shade, linewidth=1.8)
-        axes.fill_between(record.arrays["updates"], low, high, color=shade, alpha=0.18, linewidth=0)
-    axes.axvline(switch, color="0.6", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="updates", ylabel="score", title=f"{name}: the {PARTS[part]} task")
-
-
-def both(axes: Axes, records: Records, name: str) -> None:
-    """The scores on both tasks at the end, against each other."""
-    for order, (label, shade) in SHOWN.items():
-        x, y = (float(part_scores(records[f"{name}/{order}"], part)[:, -1].mean()) for part in PARTS)
-        axes.plot(x, y, "o", color=shade, ms=7)
-        below = -14 if order == "verifiable_rated" else 6
-        offset, side = ((-8, below), "right") if x > 0.6 else ((8, -3), "left")
-        axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", fontsize=8, ha=side)
-    axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
 
 def order_row(tested: Claim, name: str, records: Records, setting: Setting, figure: str) -> Verdict:

@@ -175,8 +175,8 @@ def _panel(axis: Axes, records: Records, policy: str) -> None:
         points(axis, np.array([reference_probability(records, "many", CONTROL)]), control, "rloo")
         axis.axhline(1 / MANY, color="0.4", linewidth=0.8)
         axis.text(
-            0.98,
-            1 / MANY + 0.01,
+            0.75,
+            1 / MANY + 0.015,
             f"equal shares, 1/{MANY}",
             transform=axis.get_yaxis_transform(),
             ha="right",
@@ -184,7 +184,7 @@ def _panel(axis: Axes, records: Records, policy: str) -> None:
         )
     else:
         axis.axhline(1 / 8, color="0.4", linewidth=0.8)
-        axis.text(0.98, 1 / 8 + 0.01, "equal shares, 1/8", transform=axis.get_yaxis_transform(), ha="right", fontsize=8)
+        axis.text(0.02, 1 / 8 + 0.01, "equal shares, 1/8", transform=axis.get_yaxis_transform(), fontsize=8)
     axis.plot(x, x, color="0.4", linewidth=1.0, linestyle=(0, (1, 3)))
     bound(axis, 1.0, "always the best response", x=0.98)
     axis.set(xscale="log", xlabel="probability of the best response under the reference", ylim=(-0.04, 1.1))

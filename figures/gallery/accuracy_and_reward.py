@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
+from figures.arms import proxies
 from figures.arms.gating import Part, edges, effect_of
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.gallery import gold_and_proxy as proxies
+from figures.gallery.gold_and_proxy import ERRS
 from figures.lab import Lab, product
 from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VERMILION
 from sims.core.algorithms import find_algorithm
@@ -29,9 +30,9 @@ from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import Table
 from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound, trained
-from sims.statistics.intervals import Interval, mean_interval
+from sims.statistics.intervals import Interval, band, mean_interval
 
-SOURCES = {"offline": "offline", "online": "pointwise"}  # as the sweep of `gold_and_proxy` calls them
+SOURCES = {"offline": "offline", "online": "pointwise"}  # as the sweep of `figures.arms.proxies` calls them
 WHERE = {"held-out": "", "on-policy": "_on_policy"}  # pairs of two draws of the reference, or of the policy
 UNITS, PAIRS, SIZED_RUNS, SIZED_L2 = (0, 8, 32, 128), (32, 128, 512, 1024), 100, 1.0
 FIRST = 40  # updates on the reward model's labels, before the policy's own replace them
@@ -130,7 +131,7 @@ def _better(record: Record, name: str, where: str) -> Verdict:
     gates = [
         room(proxy, policy, 0.0, 1.0, tested.margin),
         placebo(None, tested.margin, "both have learned from the same pairs; of noise alone either would be at ½"),
-        edges(proxies.ERRS.margin, record),
+        edges(ERRS.margin, record),
         trained({"the policy": final(record, "kl_policy_ref")}),
     ]
     note = (
@@ -235,22 +236,27 @@ def _classify(axes: Axes, records: Records) -> None:
 
 
 def _scatter(axes: Axes, records: Records) -> None:
-    for source, colour in (("offline", BLACK), ("online", VERMILION)):
+    for source, colour, face in (("offline", BLACK, BLACK), ("online", VERMILION, "white")):
         for name, shape in (("ipo", "v"), ("dpo", "D")):
             arms = [r for r in settings(records, SOURCES[source]) if r.spec["algorithm"]["kind"] == name]
             x = [final(record, "policy_accuracy").mean() for record in arms]
             y = [final_scores(record).mean() for record in arms]
-            axes.plot(x, y, shape, color=colour, markersize=5, label=f"{name.upper()}, {source}")
+            axes.plot(x, y, shape, color=colour, mfc=face, markersize=5, label=f"{name.upper()}, {source}")
     axes.set(xlabel="held-out accuracy of the policy", ylabel="gold score at the end", title="settings of a sweep")
     axes.legend(fontsize=8)
 
 
 def _by_labels(axes: Axes, records: Records) -> None:
-    looks = {"gold": SKY, "proxy": VERMILION, "own": PURPLE}
-    for who, colour in looks.items():
+    looks = {
+        "gold": (SKY, "-", "by gold"),
+        "proxy": (VERMILION, "--", "by the reward model"),
+        "own": (PURPLE, "-.", "by itself"),
+    }
+    for who, (colour, line, label) in looks.items():
         record = records[f"labels/{who}"]
-        score = scores(record)
-        axes.plot(record.arrays["updates"], score.mean(0), color=colour, linewidth=2, label=f"by {who}")
+        updates, (mean, low, high) = record.arrays["updates"], band(scores(record), resamples=None)
+        axes.plot(updates, mean, line, color=colour, linewidth=2, label=label)
+        axes.fill_between(updates, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.axvline(FIRST, color=BLACK, linestyle=":", linewidth=1)
     axes.annotate("own labels from here", (FIRST, 0.03), xytext=(4, 0), textcoords="offset points", fontsize=8)
     axes.set(xlabel="updates", ylabel="gold score", title="online DPO, by who labels", ylim=(0, 1.05))
@@ -258,11 +264,11 @@ def _by_labels(axes: Axes, records: Records) -> None:
 
 
 def _by_size(axes: Axes, records: Records) -> None:
-    for units, colour in zip(UNITS, (BLACK, BLUE, GREEN, ORANGE), strict=True):
+    for units, colour, shape in zip(UNITS, (BLACK, BLUE, GREEN, ORANGE), "osDv", strict=True):
         found = [final(records[f"size/{units}/{pairs}"], "proxy_accuracy") for pairs in PAIRS]
         for pairs, values in zip(PAIRS, found, strict=True):
-            _bar(axes, pairs, values, colour)
-        axes.plot(PAIRS, [values.mean() for values in found], color=colour, label=f"{units} units")
+            _bar(axes, pairs, values, colour, shape)
+        axes.plot(PAIRS, [values.mean() for values in found], marker=shape, color=colour, label=f"{units} units")
     axes.set_xscale("log", base=2)
     axes.set_xticks(PAIRS, [f"{pairs:,}" for pairs in PAIRS])
     axes.set(xlabel="pairs", ylabel="held-out accuracy", title="reward models by size and data")

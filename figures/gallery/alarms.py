@@ -3,7 +3,7 @@ length, or a style; alarms of length and of entropy; a length penalty; a head-to
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -275,13 +275,13 @@ def _exploits(axes: Axes, at: Records) -> None:
     for name, label, shade, line in (
         ("rloo", "RLOO online", SKY, "-"),
         ("online", "DPO online", BLUE, "--"),
-        ("length", "DPO weekly", VERMILION, "-"),
-        ("offline", "DPO offline", ORANGE, "-"),
+        ("length", "DPO weekly", VERMILION, "-."),
+        ("offline", "DPO offline", ORANGE, (0, (3, 1, 1, 1, 1, 1))),
         ("honest", "weekly, no bias", BLACK, ":"),
     ):
         mean, low, high = band(exploit(at[name]), resamples=None)
         x = at[name].arrays["updates"]
-        axes.plot(x, mean, line, color=shade, linewidth=1.6, label=label)
+        axes.plot(x, mean, linestyle=line, color=shade, linewidth=1.6, label=label)
         axes.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
         ends.append(mean)
     axes.legend(fontsize=8, loc="center right")
@@ -290,41 +290,48 @@ def _exploits(axes: Axes, at: Records) -> None:
 
 def _roc(axes: Axes, at: Records) -> None:
     honest = growth(at["honest"])
-    for name, label, shade in (("length", "hacks about length", VERMILION), ("style", "hacks about style", PURPLE)):
+    for name, label, shade, dot in (
+        ("length", "hacks about length", VERMILION, "o"),
+        ("style", "hacks about style", PURPLE, "s"),
+    ):
         found = growth(at[name])
         rates, area = roc(found, honest)
-        axes.plot(*zip(*rates, strict=True), color=shade, label=f"{label}: area {area:.2f}")
-        axes.plot((honest >= LONGER).mean(), (found >= LONGER).mean(), "o", color=shade, ms=6, clip_on=False)
+        axes.plot(*zip(*rates, strict=True), color=shade)
+        at_limit = (honest >= LONGER).mean(), (found >= LONGER).mean()
+        axes.plot(*at_limit, dot, color=shade, ms=6, clip_on=False, label=f"{label}: area {area:.2f}")
     axes.plot([0, 1], [0, 1], ":", color=BLACK, linewidth=1)
-    axes.legend(fontsize=8, loc="lower right", title="dot: +30 %", title_fontsize=8)
-    axes.set(xlabel="false alarms", ylabel="alarms", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="lower right", title="marked: +30 %", title_fontsize=8)
+    axes.set(xlabel="false alarms, share of runs", ylabel="alarms, share of runs", xlim=(0, 1), ylim=(0, 1.02))
 
 
 def _entropies(axes: Axes, at: Records) -> None:
-    for name, label, shade in (("right/none", "well tuned", BLUE), ("too_fast", "ten times too fast", VERMILION)):
+    for name, label, shade, shape in (
+        ("right/none", "well tuned", BLUE, "o"),
+        ("too_fast", "ten times too fast", VERMILION, "s"),
+    ):
         record = at[name]
         entropy = record.arrays["entropy"].astype(float)
         x = np.linspace(0, WEEKS, entropy.shape[1])
-        axes.plot(x, scores(record).mean(0), color=shade, label=f"{label}: score")
-        axes.plot(x, (entropy / entropy[:, :1]).mean(0), "--", color=shade, label="entropy, of its start")
+        look: Any = {"color": shade, "marker": shape, "ms": 4, "markevery": max(1, len(x) // 5)}
+        axes.plot(x, scores(record).mean(0), label=f"{label}: score", **look)
+        axes.plot(x, (entropy / entropy[:, :1]).mean(0), "--", mfc="white", label="entropy, of its start", **look)
     axes.axhline(FLATTER, color=BLACK, linewidth=1, linestyle=":")
     axes.legend(fontsize=7.5)
-    axes.set(xlabel="week", ylim=(0, 1.35), xticks=range(0, WEEKS + 1, 5))
+    axes.set(xlabel="week", ylabel="score; share of the first entropy", ylim=(0, 1.35), xticks=range(0, WEEKS + 1, 5))
 
 
 def _penalties(axes: Axes, at: Records) -> None:
     shares = {0.0: at["length"], 0.5: at["penalty/0.5"], 2.0: at["penalty/2"]}
-    for values, label, shade, shape in (
-        ([growth(r) for r in shares.values()], "growth of length", VERMILION, "D"),
-        ([final_scores(r) for r in shares.values()], "score at the end", BLUE, "o"),
-    ):
-        _points(axes, list(shares), values, label, shade, shape)
+    growths, ends = ([of(r) for r in shares.values()] for of in (growth, final_scores))
+    _points(axes, list(shares), growths, "growth of length", VERMILION, "D", "--")
+    _points(axes, list(shares), ends, "score at the end", BLUE, "o")
     honest = float(final_scores(at["honest"]).mean())
     axes.axhline(honest, color=BLUE, linewidth=1, linestyle=":")
     axes.text(2.0, honest, "score without a bias", fontsize=7.5, ha="right", va="bottom")
     axes.axhline(0.0, color=BLACK, linewidth=1)
     axes.legend(fontsize=8, loc="center right")
-    axes.set(xlabel="penalty, in units of the bias", xticks=list(shares), ylim=(None, 1.15))
+    axes.set(xlabel="penalty, in units of the bias", ylabel="growth, share of the first length; score")
+    axes.set(xticks=list(shares), ylim=(None, 1.15))
 
 
 def _gates(axes: Axes, at: Records) -> None:
@@ -343,7 +350,7 @@ def _points(
     label: str,
     shade: str,
     shape: str,
-    line: Literal["-", ""] = "-",
+    line: Literal["-", "--", ""] = "-",
 ) -> None:
     found = [student_interval(runs) for runs in values]
     spread = [[i.estimate - i.low for i in found], [i.high - i.estimate for i in found]]

@@ -13,7 +13,16 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import HashableList
 
 from figures.arms.audit_scoring import ShiftedScoringTransformer
-from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, last_with_room, lowest_score, part, sides
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    edges,
+    effect_of,
+    last_with_room,
+    lowest_score,
+    part,
+    sides,
+    tuned_for,
+)
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -177,7 +186,7 @@ def verdicts(records: Records) -> list[Verdict]:
         effect = paired_effect(*gap(records, environment, condition))
         arms = [records[f"{environment}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
         gates = [room(*gap(records, environment, condition), lowest_score(arms), 1.0, tested.margin)]
-        gates += [edges(tested.margin, *arms), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        gates += [tuned_for(None, *arms), edges(tested.margin, *arms), placebo(None, tested.margin, NOTHING_TO_LEARN)]
         rows.append(row_of(tested, "token", effect, FIGURE.name, used, notes[condition], gates))
     note = "R1's optimum is unlikely, not absent. Ten passes over a batch make on-policy arms up to nine updates stale."
     for name, tested in INTERACTION.items():
@@ -188,6 +197,7 @@ def verdicts(records: Records) -> list[Verdict]:
         masses = {environment: overlap(environment) for environment in ENVIRONMENTS}
         gates = [
             gate,
+            tuned_for(at, *arms),
             edges(tested.margin, *arms),
             geometry(masses, {"R1": "out", "R2": "in"}),
             placebo(None, tested.margin, NOTHING_TO_LEARN),

@@ -26,6 +26,7 @@ from figures.arms.gating import (
     mean_of,
     part,
     sides,
+    tuned_for,
 )
 from figures.arms.sweeps import (
     SAMPLES_AN_UPDATE,
@@ -203,7 +204,7 @@ def verdicts(records: Records) -> list[Verdict]:
         fresh, stale = ([records[f"{environment}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE))
         at, room = last_with_room([sides(fresh, stale)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(names, fresh, stale, strict=True)}
-        gates = [room, edges(tested.margin, *fresh, *stale), agree(each)]
+        gates = [room, tuned_for(at, *fresh, *stale), edges(tested.margin, *fresh, *stale), agree(each)]
         gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
         setting: Literal["bandit", "mlp"] = "mlp" if environment == "network" else "bandit"

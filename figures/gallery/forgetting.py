@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges, effect_of, last_with_room, part, sides
+from figures.arms.gating import edges, effect_of, last_with_room, part, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
@@ -222,7 +222,8 @@ def _cleaner(tested: Claim, setting: Setting, clean: Record, noisy: Record) -> V
     at, left = last_with_room([sides([clean], [noisy])], tested.margin)
     effect = effect_of([part(1.0, clean, at), part(-1.0, noisy, at)])
     why = "flips alone: none is the other end of the same line, and the picture shows every share"
-    gates = [left, placebo(None, tested.margin, why), edges(tested.margin, clean, noisy), _trained(clean, noisy)]
+    gates = [left, tuned_for(at, clean, noisy), placebo(None, tested.margin, why)]
+    gates += [edges(tested.margin, clean, noisy), _trained(clean, noisy)]
     note = (
         f"{CLEAN} against {NOISY:,} pairs of the first model, {NOISY // CLEAN} times as many, as 1,000 against 50,000; "
         f"as many updates on both. Tested after {int(clean.arrays['updates'][at])} updates."

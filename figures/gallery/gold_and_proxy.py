@@ -23,6 +23,28 @@ from figures.arms.over_kl import (
     reached,
     shared,
 )
+from figures.arms.proxies import (
+    ALGORITHMS,
+    BATCH,
+    BETAS,
+    CONVERGED,
+    ENVIRONMENT,
+    ENVIRONMENTS,
+    EVALUATIONS,
+    PAIRS,
+    POLICY,
+    RATES,
+    REGULARISED,
+    RUNS,
+    TUNED_BETAS,
+    TUNED_RATES,
+    UPDATES,
+    arm,
+    lowest,
+    of_sweep,
+    sweep,
+    to_tune,
+)
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -32,36 +54,15 @@ from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VE
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
-from sims.environments import ProxyFeatures, ProxyTree
+from sims.environments import ProxyTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
-from sims.policies import MLP, Table
+from sims.policies import Table
 from sims.statistics.gates import Gate, placebo, room, runs_at_a_bound, trained
 from sims.statistics.intervals import Interval, band, mean_interval
 
-PAIRS, MANY_PAIRS, BATCH, UPDATES, EVALUATIONS = 128, 2048, 32, 160, 16
-BETAS, RATES = (0.01, 0.03, 0.1, 0.3, 1.0), (0.01, 0.03)
-TUNED_RATES, TUNED_BETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.003, *BETAS, 3.0)
-SWEEP_RUNS, RUNS, TREE_RUNS = 50, 200, 100
-CONVERGED, REGULARISED = 0.03, 10.0  # L2 penalty: next to none, and what held-out accuracy was largest with
-ALGORITHMS = ("ipo", "dpo")
-
-ENVIRONMENT = ProxyFeatures(
-    label_temperature=1.0,
-    num_pairs=PAIRS,
-    reference_spread=3.0,
-    proxy_l2=REGULARISED,
-    fresh_labels="noiseless",
-)
-ENVIRONMENTS = {
-    "offline": ENVIRONMENT,
-    "pointwise": ENVIRONMENT,
-    "pairwise": ENVIRONMENT.replace(proxy_form="pairwise"),
-    "converged": ENVIRONMENT.replace(proxy_l2=CONVERGED),
-    "gold": ENVIRONMENT.replace(proxy="gold"),
-}
-POLICY = MLP(hidden=(32,), features="responses", fit_steps=150)
+MANY_PAIRS, TREE_RUNS = 2048, 100
 TREE = ProxyTree(
     vocabulary=4, max_length=4, table_seed=None, label_temperature=0.3, num_pairs=512, fresh_labels="noiseless"
 )
@@ -89,43 +90,6 @@ FALLS = {
     for source in ("offline", "pointwise", "pairwise", "converged")
 }
 LONGER = {name: claim("C42", name) for name in ("rloo", "dpo")}
-
-
-def arm(name: str, source: str, beta: float, runs: int) -> Experiment:
-    """An algorithm on the drawn problems: fresh pairs that a source labels, or the recorded ones."""
-    return Experiment(
-        name=f"gold_and_proxy-{name}",
-        environment=ENVIRONMENTS[source],
-        policy=POLICY,
-        algorithm=find_algorithm(name)(beta=beta),  # type: ignore[call-arg]
-        schedule=Schedule(batch_size=BATCH, source="dataset" if source == "offline" else "policy"),
-        updates=UPDATES,
-        evaluations=EVALUATIONS,
-        runs=runs,
-        seed=21,
-    )
-
-
-def sweep() -> dict[str, Experiment]:
-    """sweep/algorithm/source/β/learning rate."""
-    return {
-        f"sweep/{name}/{source}/{beta:g}/{rate:g}": arm(name, source, beta, SWEEP_RUNS).replace(
-            optimiser=Optimiser(learning_rate=rate)
-        )
-        for name in ALGORITHMS
-        for source in ENVIRONMENTS
-        for beta in BETAS
-        for rate in RATES
-    }
-
-
-def to_tune() -> dict[str, Experiment]:
-    """tuned/algorithm/source."""
-    return {
-        f"tuned/{name}/{source}": arm(name, source, BETAS[2], RUNS).replace(seed=26)
-        for name in ALGORITHMS
-        for source in ("offline", "pointwise", "pairwise")
-    }
 
 
 def along() -> dict[str, Experiment]:
@@ -161,10 +125,6 @@ def collect(lab: Lab) -> Records:
     tuned = to_tune()
     grid = product(learning_rate=TUNED_RATES, beta=TUNED_BETAS)
     return {**lab.records(sweep() | along()), **lab.tuned_records(tuned, dict.fromkeys(tuned, grid), **TUNING)}
-
-
-def of_sweep(records: Records, name: str, source: str) -> list[Record]:
-    return [record for key, record in records.items() if key.startswith(f"sweep/{name}/{source}/")]
 
 
 # Verdicts
@@ -284,13 +244,6 @@ def _longer(records: Records, name: str) -> Verdict:
     return row_of(tested, "token", effect, FIGURE.name, [biased.hash, unbiased.hash], note, gates)
 
 
-def lowest(record: Record) -> float:
-    """The mean score of always giving the worst response."""
-    rewards, reference, best = (record.arrays[x] for x in ("rewards", "reference_reward", "best_reward"))
-    worst = rewards.min(-1).mean(-1)
-    return float(((worst - reference) / (best - reference)).mean())
-
-
 def _no_fall(falls: np.ndarray, margin: float) -> Gate:
     """The placebo of a fall: a rise is none."""
     return placebo(mean_interval(falls), margin, only_above=True)
@@ -344,13 +297,14 @@ def _over_kl(axes: Axes, records: Records, name: str) -> None:
 
 def _with_fits(axes: Axes, records: Records) -> None:
     """Exact best-of-n and RL on the proxy, and RLOO; the fits of Gao et al."""
-    for family, colour in (("rl", BLUE), ("best of n", GREEN)):
+    for family, colour, shape in (("rl", BLUE, "s"), ("best of n", GREEN, "^")):
         found: Frontier = frontier(records["tuned/dpo/pointwise"], "learned_rewards", family)
         d = np.sqrt(found.kl)
         fit = gao_fit(found.kl, found.gold, family)
         name = "exact RL" if family == "rl" else "best of n"
-        axes.plot(d, found.proxy, color=colour, linestyle="--", linewidth=1.2)
-        axes.plot(d, found.gold, color=colour, linewidth=1.8, label=f"{name}; fit errs by {fit.error:.0%}")
+        look: Any = {"color": colour, "marker": shape, "markersize": 4, "markevery": max(1, len(d) // 6)}
+        axes.plot(d, found.proxy, linestyle="--", linewidth=1.2, mfc="white", **look)
+        axes.plot(d, found.gold, linewidth=1.8, label=f"{name}; fit errs by {fit.error:.0%}", **look)
         axes.plot(d, fit.curve(d), color=colour, linewidth=4, alpha=0.25)
     record = records["rl/pointwise"]
     d = np.sqrt(record.arrays["kl_policy_ref"].mean(0))
@@ -386,10 +340,10 @@ def _finals(axes: Axes, records: Records) -> None:
 
 
 def _lengths(axes: Axes, records: Records) -> None:
-    for name, marker in (("rloo", "-"), ("dpo", "--")):
-        for labels, colour in (("biased", VERMILION), ("unbiased", BLUE)):
+    for name, colour in (("rloo", BLUE), ("dpo", VERMILION)):
+        for labels, line in (("biased", "-"), ("unbiased", "--")):
             record = records[f"length/{name}/{labels}"]
-            _mean(axes, record.arrays["updates"], record.arrays["length"], colour, marker, f"{name.upper()}, {labels}")
+            _mean(axes, record.arrays["updates"], record.arrays["length"], colour, line, f"{name.upper()}, {labels}")
     axes.set(xlabel="updates", ylabel="tokens", title="length, labels with a taste for it or without")
     axes.set_ylim(0, TREE.max_length + 0.1)
     axes.legend(fontsize=8, loc="lower right")

@@ -119,7 +119,7 @@ def draw(records: Records) -> MatplotlibFigure:
         for row, label in enumerate(ROWS.values()):
             axes[row, 0].set_ylabel(label)
         axes[3, 0].set_ylabel(ROWS["reward"])
-        fig.legend(handles=_handles(tasks), loc="outside lower center", ncols=8, fontsize=9.5)
+        fig.legend(handles=_handles(tasks), loc="outside lower center", ncols=9, fontsize=9.5)
     return fig
 
 
@@ -171,11 +171,7 @@ def details(records: Records) -> dict[str, list[str]]:
 
 def _bounds(column: np.ndarray, records: Records, task: str) -> None:
     length, reward, kl = column
-    best, what, at = (0, "an immediate EOS", 0.36)
-    if task == "mode":
-        best, what, at = _mode(records), "the mode that is asked for", 0.03
-    bound(length, best, "")
-    length.text(0.98, at, f"dotted: {what}", transform=length.transAxes, fontsize=8.5, ha="right")
+    bound(length, _mode(records) if task == "mode" else 0, "")
     bound(reward, 0, "largest reward")
     symlog(kl)
     kl.set_ylim(bottom=0)
@@ -191,7 +187,8 @@ def _handles(tasks: Mapping[str, Mapping[str, str]]) -> list[Line2D]:
     drawn = {method.partition("/")[0]: None for keys in tasks.values() for method in keys}
     lines = [key(name) for name in drawn]
     styles = ((ONLINE, "on-policy"), (OFFLINE, "offline"))
-    return lines + [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
+    lines += [Line2D([], [], color="0.3", linestyle=style, label=label) for style, label in styles]
+    return [*lines, Line2D([], [], color="k", linewidth=1, linestyle=":", label="the length asked for")]
 
 
 def verdicts(records: Records) -> list[Verdict]:

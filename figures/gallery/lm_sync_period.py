@@ -204,8 +204,10 @@ def _unstable(records: Records) -> Verdict:
     why = f"s = {SEMI:g} and all prompts are the placebos: each takes away one of the two that the claim needs"
     gates = [room(few, many, 0.0, math.inf, UNSTABLE.margin), placebo(None, UNSTABLE.margin, why)]
     gates.append(edges(UNSTABLE.margin, records["semi"]))
+    ends = ", ".join(f"{scores(record)[:, -1].mean():.2f}" for record in (*rare, *semi))
     note = (
-        f"Few are the first {FEW} prompts of the language, each of which every update has once; many are all 597. "
+        f"They end at {ends}. Few are the first {FEW} prompts of the language, each of which every update has once; "
+        "many are all 597. "
         "Scores are of other prompts. The learning rate of all four is the one that was best for s = 4 on all prompts."
     )
     return _row(UNSTABLE, mean_interval(interaction_of_falls(rare, semi)), [*rare, *semi], note, gates)

@@ -7,19 +7,20 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.orders import ORDERS, PARTS, both, joint_row, keys, learning, order_row
+from figures.arms.orders import ORDERS, PARTS, joint_row, order_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
+from figures.gallery.two_tasks import both, keys, learning
 from figures.lab import Lab, product
 from figures.report.style import RC
 from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 
-UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 24, 4, 10, 401, 8, 4
+UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 16, 2, 10, 401, 8, 4
 MODE, PAIRS, TEMPERATURE = 16, 256, 1.0  # of the rated task: most recorded responses are on either side of the mode
-GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 2
+GRID, TUNING_RUNS = product(learning_rate=(1e-3, 3e-3, 1e-2)), 1
 
 ORDER = claim("C40", "dpo, a language model: both tasks")
 JOINT = {part: claim("C41", f"dpo, a language model: {task}") for part, task in PARTS.items()}
@@ -31,7 +32,7 @@ def arms() -> dict[str, Experiment]:
 
     base, half = lm.preset("tiny", "min"), UPDATES // 2 * PROMPTS
     task = VerifiableAndRated(
-        evaluation_prompts=128,
+        evaluation_prompts=96,
         recorded_prompts=PAIRS,
         mode=MODE,
         annotator_temperature=TEMPERATURE,
@@ -93,8 +94,8 @@ def caption(records: Records) -> str:
         f"tokens, and scored by the distance to {MODE}. Scores on prompts that are not trained on: 0 is the reference, "
         f"1 all right, or all of that length. {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses in "
         "every arm, the dotted line is where the task changes; mean and 95 % band. Online DPO of the best of "
-        f"{GENERATIONS} against the worst. Tuned by {TUNING_RUNS} runs of other seeds, of the first two reward models, "
-        f"at each of {len(GRID)} learning rates: what trains one task alone for its score, all else for the mean of "
+        f"{GENERATIONS} against the worst. Tuned by a run of another seed, with the first reward model, at each of "
+        f"{len(GRID)} learning rates: what trains one task alone for its score, all else for the mean of "
         f"both; they took {taken}."
     )
 

@@ -18,7 +18,7 @@ from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Point, product
-from figures.report.style import OFFLINE, ONLINE, RC, bound, colour
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, marker
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.best_of_n import BestOfN, BestOfNNegative
 from sims.core.algorithms.contrastive import DPO, IPO
@@ -35,26 +35,24 @@ from sims.statistics.intervals import Interval, band
 
 
 class Arm(NamedTuple):
-    """One line of the figure. key: of its colour. marker: tells apart what shares a hue."""
+    """One line of the figure. key: of its colour and marker."""
 
     label: str
     algorithm: Algorithm
     key: str
-    marker: str
 
 
 ARMS = {
-    "best_of_n": Arm("Best-of-N", BestOfN(), "best_of_n", "o"),
-    "dpo": Arm("DPO, all pairs", DPO(pairing="all"), "dpo", "s"),
-    "ipo": Arm("IPO, all pairs", IPO(pairing="all"), "ipo", "D"),
-    "worst": Arm("+ β log π(worst)", BestOfNNegative(negatives="worst"), "negative_worst", "v"),
-    "mean": Arm("+ β mean log π(rest)", BestOfNNegative(negatives="mean_of_rest"), "negative_mean", "^"),
-    "sum": Arm("+ β Σ log π(rest)", BestOfNNegative(negatives="sum_of_rest"), "negative_sum", "<"),
+    "best_of_n": Arm("Best-of-N", BestOfN(), "best_of_n"),
+    "dpo": Arm("DPO, all pairs", DPO(pairing="all"), "dpo"),
+    "ipo": Arm("IPO, all pairs", IPO(pairing="all"), "ipo"),
+    "worst": Arm("+ β log π(worst)", BestOfNNegative(negatives="worst"), "negative_worst"),
+    "mean": Arm("+ β mean log π(rest)", BestOfNNegative(negatives="mean_of_rest"), "negative_mean"),
+    "sum": Arm("+ β Σ log π(rest)", BestOfNNegative(negatives="sum_of_rest"), "negative_sum"),
     "complement": Arm(
         "− β Σ log(1 − π(rest))",
         BestOfNNegative(negatives="sum_of_rest", form="log_complement"),
         "negative_complement",
-        ">",
     ),
 }
 CONTRASTIVE, VARIANTS = ("dpo", "ipo"), ("worst", "mean", "sum", "complement")
@@ -249,7 +247,7 @@ def draw(records: Records) -> MatplotlibFigure:
         axes[0, 1].set_title("On-policy: each its own samples")
         axes[0, 2].set_title("Gain over Best-of-N, as tested\nfilled: on-policy (C27); open: on-policy − offline (C28)")
         handles = [
-            Line2D([], [], color=colour(arm.key), marker=arm.marker, ms=5, linewidth=1.8, label=arm.label)
+            Line2D([], [], color=colour(arm.key), marker=marker(arm.key), ms=5, linewidth=1.8, label=arm.label)
             for arm in ARMS.values()
         ]
         fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9.5)
@@ -260,9 +258,9 @@ def _against_budget(panel: Axes, records: Records, environment: str, sampler: st
     samples = np.array(ENVIRONMENTS[environment].budgets) * PROMPTS * GENERATIONS
     line = OFFLINE if sampler == "off" else ONLINE
     for name in ENVIRONMENTS[environment].arms:
-        key, marker = ARMS[name].key, ARMS[name].marker
+        key = ARMS[name].key
         mean, low, high = band(by_budget(records, environment, name, sampler))
-        panel.plot(samples, mean, line, color=colour(key), marker=marker, ms=5, linewidth=1.6)
+        panel.plot(samples, mean, line, color=colour(key), marker=marker(key), ms=5, linewidth=1.6)
         panel.fill_between(samples, low, high, color=colour(key), alpha=0.15, linewidth=0)
     bound(panel, 1.0, "largest reward", x=0.3)
     if sampler == "off":
@@ -292,7 +290,7 @@ def _gains(panel: Axes, records: Records, environment: str) -> None:
                 found.effect.estimate,
                 y,
                 xerr=[[found.effect.estimate - found.effect.low], [found.effect.high - found.effect.estimate]],
-                fmt=ARMS[name].marker,
+                fmt=marker(ARMS[name].key),
                 ms=6,
                 color="0.75" if closed else own,
                 markerfacecolor=own if row.id == "C27" and not closed else "white",

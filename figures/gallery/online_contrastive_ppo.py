@@ -174,7 +174,7 @@ def _counted(axes: Axes) -> None:
     for at, total in enumerate(left):
         axes.text(total + 0.4, at, f"{total:g}", va="center", fontsize=9)
     axes.set_yticks(range(len(left)), [f"{name}, {passes}×" for name, passes in _rows()])
-    axes.set(xlabel="network passes a sample (backward = 2)", xlim=(0, 31), title="What a sample costs, counted")
+    axes.set(xlabel="network passes per sample (backward = 2)", xlim=(0, 31), title="What a sample costs, counted")
     axes.legend(fontsize=8.5, loc="center right")
     axes.grid(False)
 
@@ -186,7 +186,7 @@ def _measured(axes: Axes, records: Records, environment: str, title: str) -> Non
     for at, total in enumerate(width):
         axes.text(total + 0.01 * max(width), at, f"{total:.2f}", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [f"{name}, {passes}×" for name, passes in _rows()])
-    axes.set(xlabel="core-microseconds a sample", xlim=(0, 1.15 * max(width)), title=title)
+    axes.set(xlabel="core-microseconds per sample", xlim=(0, 1.15 * max(width)), title=title)
     axes.grid(False)
 
 

@@ -22,6 +22,7 @@ from figures.arms.gating import (
     over_the_run,
     part,
     sides,
+    tuned_for,
 )
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.catalogue import Claim, claim
@@ -44,8 +45,10 @@ OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
 UPDATES, RUNS = 500, 50
 NEEDED = 200  # runs of the contrastive arms on R2: a claim of no difference, at the largest reward
-# DPO is at the largest reward on R2 after its first evaluation: it is tested over runs short enough to see it rise.
-SHORT, SHORT_UPDATES, SHORT_EVALUATIONS = ("dpo",), 10, 10
+# DPO and IPO are at the largest reward on R2 long before the end: they are tested over runs short enough to see them
+# rise, and tuned for these.
+SHORT, SHORT_UPDATES, SHORT_EVALUATIONS = ("dpo", "ipo"), 10, 10
+SHORT_SEEDS = {"dpo": 0, "ipo": 20}
 SHORT_GRID = product(
     learning_rate=(0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0), beta=(0.0003, 0.003, 0.03, 0.3, 3.0)
 )
@@ -80,28 +83,34 @@ def arms(bandits: Mapping[str, Bandit]) -> dict[str, Experiment]:
     return found
 
 
-def short_arms(bandits: Mapping[str, Bandit]) -> dict[str, Experiment]:
-    """environment/algorithm/sampler/short → the arms of SHORT, stopped while they rise."""
+def short_arms(bandits: Mapping[str, Bandit], algorithm: str) -> dict[str, Experiment]:
+    """environment/algorithm/sampler/short → the arms of an algorithm of SHORT, stopped while they rise."""
     return {
-        f"{name}/short": arm.replace(updates=SHORT_UPDATES, evaluations=SHORT_EVALUATIONS)
+        f"{name}/short": arm.replace(updates=SHORT_UPDATES, evaluations=SHORT_EVALUATIONS, seed=SHORT_SEEDS[algorithm])
         for name, arm in arms(bandits).items()
-        if name.split("/")[-2] in SHORT
+        if name.split("/")[-2] == algorithm
     }
 
 
 def tuned(
-    lab: Lab, bandits: Mapping[str, Bandit], short: Mapping[str, Bandit], runs: Mapping[str, int] | None = None
+    lab: Lab,
+    bandits: Mapping[str, Bandit],
+    short: Mapping[str, Bandit],
+    runs: Mapping[str, int] | None = None,
+    algorithms: Sequence[str] = SHORT,
 ) -> Records:
     """Each arm tuned over as many points as the others: learning rate × β where the algorithm has one, else more
-    learning rates. The short ones by the score over the run, by which they are tested."""
-    chosen, brief = arms(bandits), short_arms(short)
+    learning rates. The short ones, of these algorithms, by the score over the run, by which they are tested."""
+    chosen = arms(bandits)
     grids = {name: equal_grid(arm, *(WIDER if "/rwr/" in name else ())) for name, arm in chosen.items()}
     found: Records = {}
     for wide in (False, True):
         these = {name: arm for name, arm in chosen.items() if ("/rwr/" in name) == wide}
         found = {**found, **lab.tuned_records(these, {name: grids[name] for name in these}, **TUNING, runs=runs)}
-    short_grids = dict.fromkeys(brief, SHORT_GRID)
-    return {**found, **lab.tuned_records(brief, short_grids, **TUNING, by="run")}
+    for algorithm in algorithms:
+        brief = short_arms(short, algorithm)
+        found = {**found, **lab.tuned_records(brief, dict.fromkeys(brief, SHORT_GRID), **TUNING, by="run")}
+    return found
 
 
 def collect(lab: Lab) -> Records:
@@ -161,11 +170,18 @@ def arms_of(records: Records, names: Sequence[str], algorithm: str, end: str = "
 
 
 def interaction_row(
-    tested: Claim, records: Records, unlikely: str, likely: str, algorithm: str, figure: str, note: str
+    tested: Claim,
+    records: Records,
+    unlikely: str,
+    likely: str,
+    algorithm: str,
+    figure: str,
+    note: str,
+    brief: Sequence[str] = SHORT,
 ) -> Verdict:
     """(on-policy − offline where the optimum is unlikely) − (the same where it is likely), for one algorithm: at the
-    last evaluation at which both differences have room; of an algorithm of SHORT over a short run."""
-    short = algorithm in SHORT
+    last evaluation at which both differences have room; of an algorithm of `brief` over a short run."""
+    short = algorithm in brief
     used = arms_of(records, (unlikely, likely), algorithm, "/short" * short)
     found = list(used.values())
     pairs = [sides([on], [off]) for on, off in (found[:2], found[2:])]
@@ -180,7 +196,7 @@ def interaction_row(
         else f"Tested after {int(updates[at])} updates, the last evaluation at which the scores leave room."
     )
     gates = [room, edges(tested.margin, *found), likelihood({"out": found[0], "in": found[2]})]
-    gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
+    gates += [placebo(None, tested.margin, NOTHING_TO_LEARN), *([] if at is None else [tuned_for(at, *found)])]
     hashes = [record.hash for record in found]
     return row_of(tested, "bandit", effect, figure, hashes, f"{said} {note}", gates)
 

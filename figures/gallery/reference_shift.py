@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, last_with_room
+from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, last_with_room, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -135,7 +135,8 @@ def verdicts(records: Records) -> list[Verdict]:
             "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that knows "
             f"more of unseen responses would change it. {_when(used[0], at)}"
         )
-        gates = [room, edges(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        gates = [room, tuned_for(at, *used), edges(tested.margin, *used)]
+        gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         rows.append(row_of(tested, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
         tested = claim("C07", "under shift")
         values = [far["dpo_after_sft"], far["dpo"]]
@@ -148,6 +149,7 @@ def verdicts(records: Records) -> list[Verdict]:
         hurt = positive_control(_effect([near["dpo"], far["dpo"]], at), tested.margin, only_above=True)
         gates = [
             room,
+            tuned_for(at, *used),
             edges(tested.margin, *used),
             replace(hurt, why=f"what the shift costs DPO, from {NEAR:g} to {FAR:g}: {hurt.why}"),
             placebo(None, tested.margin, "fine-tuning on permuted labels takes as likely as not the rejected"),

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early
+from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, key, points
+from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, points
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.online_contrastive import XPO
@@ -154,7 +154,9 @@ def draw(records: Records) -> MatplotlibFigure:
             _scores(axis, records, environment)
             axis.set_title(TITLES[environment])
         lines: list[Line2D] = [key(name, label, linestyle="") for name, label in {**ALGORITHMS, "dpo": "DPO"}.items()]
-        fig.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=9.5)
+        styles = ((ONLINE, "as online"), (OFFLINE, "as offline"))
+        lines += [Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label) for style, label in styles]
+        fig.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=9.5)
     return fig
 
 
@@ -234,7 +236,8 @@ def _effect(
         f"the arms differ in the {only} of their data, and in settings where each is tuned; a replay in order, which "
         "changes nothing, gives 0 (C15)"
     )
-    gates = [room, *more_gates, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, more, less)]
+    gates = [room, tuned_for(at, more, less), *more_gates, placebo(None, tested.margin, why)]
+    gates += edges_and_bounds(tested.margin, more, less)
     when = (
         f"Tested after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
     )

@@ -13,11 +13,12 @@ from figures.arms.sweeps import TRIED, at_the_edge
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
-from figures.gallery.online_offline import ALGORITHMS, SHORT, gain, interaction_row, tuned
+from figures.gallery.online_offline import ALGORITHMS, gain, interaction_row, tuned
 from figures.lab import Lab
 from figures.report.style import RC, colour, key, points
 from sims.environments import Bandit, BanditR1, BanditR2
 
+SHORT = ("dpo",)
 WIDTHS = (10.0, 20.0, 30.0)  # the first is tested with the overlap axis, by online_offline
 CLAIMS = {
     (name, width): claim("C25", f"{name}: R1 against R2, width {width:g}{', short runs' * (name in SHORT)}")
@@ -35,7 +36,7 @@ def collect(lab: Lab) -> Records:
     """Each arm tuned anew for its width, over as many points."""
     bandits = environments()
     tested = {name: bandit for name, bandit in bandits.items() if float(name.split("/")[1]) in WIDTHS[1:]}
-    return tuned(lab, bandits, tested)
+    return tuned(lab, bandits, tested, algorithms=SHORT)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -75,7 +76,7 @@ def verdicts(records: Records) -> list[Verdict]:
             f"With this width {100 * mass:.0f} % of the reference's mass lies within R1's bump, whose optimum is then "
             "less unlikely than with width 10; the overlap axis of online_offline changes that mass alone."
         )
-        rows.append(interaction_row(tested, records, f"R1/{width:g}", f"R2/{width:g}", name, FIGURE.name, note))
+        rows.append(interaction_row(tested, records, f"R1/{width:g}", f"R2/{width:g}", name, FIGURE.name, note, SHORT))
     return rows
 
 

@@ -149,9 +149,13 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _objectives(axes: Axes, records: Records) -> None:
     for name, label in NAMES.items():
-        x, y = (float(part_scores(records[f"rounds/two/{name}"], part)[:, -1].mean()) for part in ("first", "second"))
+        found = [
+            student_interval(part_scores(records[f"rounds/two/{name}"], part)[:, -1]) for part in ("first", "second")
+        ]
+        x, y = (each.estimate for each in found)
+        across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
         algorithm = "ppo" if name == "ppo" else "dpo"
-        axes.plot(x, y, marker(algorithm), color=colour(algorithm), ms=7)
+        axes.errorbar(x, y, up, across, fmt=marker(algorithm), color=colour(algorithm), ms=7, elinewidth=1)
         axes.annotate(label.replace("\n", " "), (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8)
     axes.set(xlabel="score, first objective", ylabel="score, second objective", title="two objectives, at the end")
     axes.margins(0.25)
@@ -166,7 +170,7 @@ def _ladder(axes: Axes, records: Records) -> None:
             axes.errorbar([found.estimate], [y + 0.12 * (i - 1.5)], xerr=ends, fmt="s", ms=4, color=colour("ppo"))
         axes.text(0.0, y + 0.32, f" {factor}", fontsize=9)
     axes.axvline(0.0, color="0.4", linewidth=1)
-    axes.set(title="PPO's details: what each adds", xlabel="score", yticks=[], ylim=(-0.5, 2.7))
+    axes.set(title="PPO's details: what each adds", xlabel="score with it − without", yticks=[], ylim=(-0.5, 2.7))
 
 
 def _pairs(place: int) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from figures.arms.gating import (
     part,
     sides,
     stopped_early,
+    tuned_for,
 )
 from figures.arms.sweeps import TRIED, TUNING, equal_grid, largest
 from figures.catalogue import claim
@@ -149,7 +150,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room([sides(first, often), sides(*ppo)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(LIKELIHOOD, first, often, strict=True)}
         used = [*first, *often, *ppo[0], *ppo[1]]
-        gates = [room, edges(tested.margin, *used), agree(each)]
+        gates = [room, tuned_for(at, *used), edges(tested.margin, *used), agree(each)]
         gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         terms = ((1.0, first), (-1.0, often), (-1.0, ppo[0]), (1.0, ppo[1]))
         effect = effect_of([x for times, group in terms for x in mean_of(times, group, at, RUNS)])

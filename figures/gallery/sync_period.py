@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides
+from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC, bound, colour, curve, key, side_by_side
+from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, VERMILION, bound, colour, key, side_by_side
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO, GroupDPO
@@ -31,6 +31,7 @@ from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.gates import Gate, placebo, positive_control
+from sims.statistics.intervals import band, student_interval
 
 ALGORITHMS = ("dpo", "ipo", "best_of_n", "grpo")
 PERIODS = (1.0, 5.0, 10.0, 100.0, math.inf)
@@ -53,6 +54,13 @@ TITLES = {
 }
 
 # Drawn beside DPO at s = 10: marker, how far aside, label.
+LOOKS = {  # of each s in the curves of DPO: line, marker, colour
+    1.0: ("-", "o", BLACK),
+    5.0: ((0, (8, 2)), "s", BLUE),
+    10.0: ("-.", "D", GREEN),
+    100.0: ("--", "^", VERMILION),
+    math.inf: (":", "v", PURPLE),
+}
 BESIDE = {
     WITH_NLL: ("s", 0.2, "dpo with NLL"),
     "group_dpo": ("^", 0.28, "dpo, all pairs of right and wrong"),
@@ -135,8 +143,10 @@ def _against_period(axes: Axes, records: Records, environment: str) -> None:
     side_by_side(axes, finals, apart=0.07)
     for name, (shape, aside, _) in BESIDE.items():
         if f"{environment}/{name}/{SEMI:g}" in records:
-            mean = final_scores(records[f"{environment}/{name}/{SEMI:g}"]).mean()
-            axes.plot(tried.index(SEMI) + aside, mean, shape, color=colour("dpo"), mfc="white", ms=5.5)
+            found = student_interval(final_scores(records[f"{environment}/{name}/{SEMI:g}"]))
+            ends = [[found.estimate - found.low], [found.high - found.estimate]]
+            at = tried.index(SEMI) + aside, found.estimate
+            axes.errorbar(*at, ends, fmt=shape, color=colour("dpo"), mfc="white", ms=5.5, elinewidth=1.4)
     bound(axes, 1.0, "largest reward", x=0.99)
     labels = ["never" if math.isinf(s) else f"{s:g}" for s in tried]
     axes.set_xticks(range(len(tried)), labels)
@@ -144,25 +154,18 @@ def _against_period(axes: Axes, records: Records, environment: str) -> None:
 
 
 def _learning(axes: Axes, records: Records, environment: str) -> None:
-    """DPO's curves, each labelled at its right end with its s."""
-    tried = [s for s in PERIODS if f"{environment}/dpo/{s:g}" in records]
-    ends = []
-    for s, line in zip(tried, ("-", "-", "-", "--", ":")[-len(tried) :], strict=True):
+    """DPO's curves, one for each s."""
+    for s, (line, shape, shade) in LOOKS.items():
+        if f"{environment}/dpo/{s:g}" not in records:
+            continue
         record = records[f"{environment}/dpo/{s:g}"]
-        curve(axes, record.arrays["updates"], scores(record), "dpo", line)
-        ends.append((float(final_scores(record).mean()), "never" if math.isinf(s) else f"s = {s:g}"))
-    placed = math.inf
-    for y, label in sorted(ends, reverse=True):
-        placed = min(y, placed - 0.06, 0.95)  # not on the line of the largest reward
-        axes.annotate(label, (UPDATES, placed), xytext=(6, 0), textcoords="offset points", fontsize=8, va="center")
+        updates, (mean, low, high) = record.arrays["updates"], band(scores(record), resamples=None)
+        label = "never" if math.isinf(s) else f"s = {s:g}"
+        axes.plot(updates, mean, linestyle=line, marker=shape, ms=4.5, markevery=2, color=shade, label=label)
+        axes.fill_between(updates, low, high, color=shade, alpha=0.18, linewidth=0)
     bound(axes, 1.0, "largest reward", x=0.3)
-    axes.set(
-        xlabel="updates",
-        ylabel="score of DPO",
-        ylim=(-0.05, 1.12),
-        xlim=(0, UPDATES * 1.17),
-        xticks=range(0, UPDATES + 1, 100),
-    )
+    axes.legend(loc="lower right", fontsize=8.5)
+    axes.set(xlabel="updates", ylabel="score of DPO", ylim=(-0.05, 1.12), xlim=(0, UPDATES))
 
 
 def verdicts(records: Records) -> list[Verdict]:
@@ -195,7 +198,8 @@ def _behind(tested: Claim, setting: Setting, semi: Record, offline: Record) -> V
     at, room = last_with_room([sides([semi], [offline])], tested.margin)
     effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
     why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
-    gates = [room, placebo(None, tested.margin, why), *edges_and_bounds(tested.margin, semi, offline)]
+    gates = [room, tuned_for(at, semi, offline), placebo(None, tested.margin, why)]
+    gates += edges_and_bounds(tested.margin, semi, offline)
     note = (
         f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
         "Offline is fresh draws from the reference for ever, more than a fixed data set has."
@@ -207,7 +211,7 @@ def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: 
     tested, at = NOT_BEHIND[how], None if how == "run" else -1
     lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
     control = _control(grpo, offline, tested.margin, at)
-    gates = [control, *edges_and_bounds(tested.margin, dpo, grpo)]
+    gates = [control, tuned_for(at, dpo, grpo), *edges_and_bounds(tested.margin, dpo, grpo)]
     note = "Both are tuned for their score at the end."
     return row_of(tested, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
 
@@ -216,7 +220,8 @@ def _added(name: str, setting: Setting, added: Record, plain: Record, offline: R
     tested, note = ADDED[name], ""
     at, room = last_with_room([sides([added], [plain])], tested.margin)
     gained = effect_of([part(1.0, added, at), part(-1.0, plain, at)])
-    gates = [room, _control(added, offline, tested.margin, at), *edges_and_bounds(tested.margin, added, plain)]
+    gates = [room, tuned_for(at, added, plain), _control(added, offline, tested.margin, at)]
+    gates += edges_and_bounds(tested.margin, added, plain)
     if name == WITH_NLL:
         note = f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. "
     if name == "dpo_grpo":
@@ -232,7 +237,8 @@ def _epsilon(large: Record, small: Record) -> Verdict:
     at, room = last_with_room([sides([large], [small])], EPSILON.margin)
     effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
     why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
-    gates = [room, placebo(None, EPSILON.margin, why), *edges_and_bounds(EPSILON.margin, large, small)]
+    gates = [room, tuned_for(at, large, small), placebo(None, EPSILON.margin, why)]
+    gates += edges_and_bounds(EPSILON.margin, large, small)
     note = "Nothing diverges here that a larger ε could save: what the paper saw, loss spikes of a large model, may be."
     return row_of(EPSILON, "mlp", effect, FIGURE.name, [large.hash, small.hash], note, gates)
 
@@ -255,7 +261,7 @@ def caption(records: Records) -> str:
         "the reference drawn per run. Never: all samples by the reference. Every cell was tuned for itself on other "
         f"seeds, over {POINTS} points ({ROUNDS}) of learning rate (bandit {RATES['bandit'][0]:g} … "
         f"{RATES['bandit'][1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and, where there is one, "
-        f"β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels. Bottom: dashed s = 100, dotted never."
+        f"β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels."
     )
 
 

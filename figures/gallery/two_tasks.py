@@ -6,29 +6,40 @@ from __future__ import annotations
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.lines import Line2D
 
 from figures.arms.gating import effect_of, part_of_gold
-from figures.arms.orders import ORDERS, PARTS, both, ends, joint_row, keys, learning, order_row
+from figures.arms.orders import ORDERS, PARTS, ends, joint_row, order_row
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import RC
+from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.environments import TwoTasks
 from sims.experiments.experiment import Experiment
+from sims.experiments.measures import part_scores
 from sims.policies import ResponseMLP
 from sims.statistics.gates import placebo, positive_control, room
+from sims.statistics.intervals import band, student_interval
 
 UPDATES, EVALUATIONS, RUNS, PROMPTS, GENERATIONS = 200, 20, 250, 8, 4
 TASKS = TwoTasks(num_responses=8, num_pairs=128, rating_noise=0.3, switch_after=UPDATES // 2)
 ALGORITHMS: dict[str, Algorithm] = {"dpo": DPO(pairing="best_worst"), "grpo": GRPO()}
 SEEDS = {"dpo": 8, "grpo": 9}  # a setting that was changed after its runs takes fresh ones (claims.toml)
+SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
+    "verifiable": ("verifiable alone", BLUE, "-", "o"),
+    "rated": ("rated alone", ORANGE, "-", "s"),
+    "verifiable_rated": ("verifiable, then rated", PURPLE, "--", "v"),
+    "rated_verifiable": ("rated, then verifiable", GREEN, "-.", "^"),
+    "mixed": ("mixed", VERMILION, "-", "D"),
+}
 RATES, POINTS = (0.001, 1.0), 16
 BETAS = {"dpo": (0.001, 0.01, 0.1, 1.0), "grpo": (0.0, 0.001, 0.01, 0.1)}
 
@@ -77,6 +88,36 @@ def draw(records: Records) -> MatplotlibFigure:
             both(row[2], records, name)
         fig.legend(handles=keys(), loc="outside lower center", ncols=5, fontsize=9.5)
     return fig
+
+
+def keys() -> list[Line2D]:
+    """Of a legend."""
+    return [
+        Line2D([], [], color=shade, linestyle=line, marker=shape, linewidth=2, label=label)
+        for label, shade, line, shape in SHOWN.values()
+    ]
+
+
+def learning(axes: Axes, records: Records, name: str, part: str, switch: int) -> None:
+    """Scores on one task over the updates, with a line where the task changes."""
+    for order, (_, shade, line, shape) in SHOWN.items():
+        updates = records[f"{name}/{order}"].arrays["updates"]
+        mean, low, high = band(part_scores(records[f"{name}/{order}"], part), resamples=None)
+        every = max(1, len(updates) // 5)
+        axes.plot(updates, mean, line, marker=shape, ms=4.5, markevery=every, color=shade, linewidth=1.8)
+        axes.fill_between(updates, low, high, color=shade, alpha=0.18, linewidth=0)
+    axes.axvline(switch, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="updates", ylabel="score", title=f"{name}: the {PARTS[part]} task")
+
+
+def both(axes: Axes, records: Records, name: str) -> None:
+    """The scores on both tasks at the end, against each other, with their 95 % intervals."""
+    for order, (_, shade, _, shape) in SHOWN.items():
+        found = [student_interval(part_scores(records[f"{name}/{order}"], part)[:, -1]) for part in PARTS]
+        x, y = (each.estimate for each in found)
+        across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
+        axes.errorbar(x, y, up, across, fmt=shape, color=shade, ms=7, elinewidth=1.2)
+    axes.set(xlabel="score, verifiable", ylabel="score, rated", title=f"{name}: both, at the end")
 
 
 def verdicts(records: Records) -> list[Verdict]:

@@ -59,16 +59,16 @@ SCHEDULES: dict[str, tuple[str, Schedule]] = {
     "ppo": ("ppo", Schedule(batch_size=PAIRS)),
     "chosen": ("dpo", WEEKLY),
 }
-LOOKS = {  # of an arm in the picture: label, colour, line
-    "ppo": ("PPO, online", "#004466", "-"),
-    "rloo": ("RLOO, online", SKY, "-"),
-    "online": ("DPO, online", BLUE, "--"),
-    "fixed": ("DPO weekly, reference fixed", VERMILION, "-"),
-    "previous": ("DPO weekly, reference previous", PURPLE, "-"),
-    "average": ("DPO weekly, reference an average", PURPLE, ":"),
-    "rejection": ("rejection sampling weekly", GREEN, "-"),
-    "first": ("DPO, pairs of the first model", ORANGE, "-"),
-    "pool": ("DPO, pool of the first week", ORANGE, "--"),
+LOOKS = {  # of an arm in the picture: label, colour, line and marker
+    "ppo": ("PPO, online", "#004466", "-s"),
+    "rloo": ("RLOO, online", SKY, "-o"),
+    "online": ("DPO, online", BLUE, "--d"),
+    "fixed": ("DPO weekly, reference fixed", VERMILION, "-D"),
+    "previous": ("DPO weekly, reference previous", PURPLE, "-v"),
+    "average": ("DPO weekly, reference an average", PURPLE, ":>"),
+    "rejection": ("rejection sampling weekly", GREEN, "-^"),
+    "first": ("DPO, pairs of the first model", ORANGE, "-p"),
+    "pool": ("DPO, pool of the first week", ORANGE, "--X"),
 }
 
 DRIFTS, COLLAPSES, LOSES = (claim("C52", part) for part in ("KL to the first model", "entropy", "score, each tuned"))
@@ -171,7 +171,7 @@ def draw(records: Records) -> MatplotlibFigure:
 def _line(axes: Axes, x: np.ndarray, runs: np.ndarray, look: tuple[str, str, str], low: bool = True) -> None:
     label, shade, line = look
     mean, lower, upper = band(runs, resamples=None)
-    axes.plot(x, mean, line, color=shade, label=label, linewidth=1.6)
+    axes.plot(x, mean, line, color=shade, label=label, linewidth=1.6, ms=4.5, markevery=max(1, len(x) // 5))
     if low:
         axes.fill_between(x, lower, upper, color=shade, alpha=0.12, linewidth=0)
 

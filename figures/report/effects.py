@@ -14,7 +14,9 @@ from figures.claims import Verdict
 
 from .style import RC
 
-WIDTH = 4.4  # inches that are added on the right
+WIDTH, GAP, MARGIN = 5.4, 0.2, 0.12  # inches: added on the right; of these left of the panel, and right of it
+BELOW, LEGEND = 0.62, 0.5  # inches below the panel; more where the figure has a legend there
+LETTERS = 97  # of a row's name and state, which stand on one line
 LEAST, EACH = 1.3, 0.42  # inches of height, and for each row
 FACES = {"supported": "black", "opposite": "white", "too small": "white", "inconclusive": "0.6", "no test": "0.85"}
 SHAPES = {"supported": "o", "opposite": "X", "too small": "v", "inconclusive": "d", "no test": "o"}
@@ -36,7 +38,9 @@ def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
     share = width / (width + WIDTH)
     engine.set(rect=(0, 0, share, 1))  # type: ignore[call-arg]
     with plt.rc_context(RC):
-        panel: Any = fig.add_axes((share + 0.15 / (width + WIDTH), 0.62 / height, 0.97 - share, 1 - 1.0 / height))
+        wide, below = WIDTH - GAP - MARGIN, BELOW + LEGEND * bool(fig.legends)
+        corner = share + GAP / (width + WIDTH), below / height
+        panel: Any = fig.add_axes((*corner, wide / (width + WIDTH), 1 - (below + 0.38) / height))
         panel.set_in_layout(False)
         across = blended_transform_factory(panel.transAxes, panel.transData)
         for i, row in enumerate(shown):
@@ -55,9 +59,10 @@ def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
                 elinewidth=1.2,
             )
             state = "fragile" if row.why.startswith("fragile") else row.verdict
-            said = textwrap.shorten(f"{row.id} {row.part} ({row.setting})", 72 - len(state), placeholder=" …")
-            panel.text(0.0, 0.22 - i, said, transform=across, fontsize=7, va="bottom")
-            panel.text(1.0, 0.22 - i, state, transform=across, fontsize=7, va="bottom", ha="right", style="italic")
+            said = textwrap.shorten(f"{row.id} {row.part} ({row.setting})", LETTERS - len(state), placeholder=" …")
+            above: Any = {"xycoords": across, "xytext": (0, 5), "textcoords": "offset points", "fontsize": 7}
+            panel.annotate(said, (0.0, -i), va="bottom", **above)
+            panel.annotate(state, (1.0, -i), va="bottom", ha="right", style="italic", **above)
         panel.axvspan(-1, 1, color="0.5", alpha=0.12, linewidth=0)
         panel.axvline(0, color="0.3", linewidth=0.8)
         panel.set_xscale("symlog", linthresh=2.0)

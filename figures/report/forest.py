@@ -5,6 +5,7 @@ Positions are percent of the width, so that a plot is as wide as its screen and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .reading import Row
 
 TICKS = 4  # a phone has room for so many numbers
 EDGE = 4.0  # percent left free on either side
+FEW = 4  # of so many intervals one may go on beyond the axis
+SHORTER = 0.6  # if without its ends the axis has at most this share of its length
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,29 @@ class Axis:
 @dataclass(frozen=True)
 class Mark:
     """One row's drawing. zone: the left end and width of where the claim puts its effect; None if the row names none.
-    ends: of its interval; None, with the effect, if it is not finite."""
+    ends: of its interval; None, with the effect, if it is not finite. beyond: whether it goes on there, to the left and
+    to the right."""
 
     zone: tuple[float, float] | None
     ends: tuple[float, float] | None
     effect: float
+    beyond: tuple[bool, bool]
 
 
 def axis(rows: Sequence[Row]) -> Axis:
-    """An axis that holds every interval, 0 and what each interval is held against."""
-    values = [0.0]
+    """An axis that holds every effect, 0, what each interval is held against, and the intervals, but for the few that
+    are so wide that all others would be squeezed."""
+    held = [0.0]
     for row in rows:
-        values += [row.effect, row.low, row.high]
-        values += row.zone or ()
-    finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite), max(finite)
+        held += [row.effect, *(row.zone or ())]
+    intervals = [(row.low, row.high) for row in rows]
+    for _ in range(len(rows) // FEW):
+        without = [intervals[:i] + intervals[i + 1 :] for i in range(len(intervals))]
+        shortest = min(without, key=lambda others: _length(held, others))
+        if _length(held, shortest) > SHORTER * _length(held, intervals):
+            break
+        intervals = shortest
+    low, high = _ends(held, intervals)
     if low == high:
         low, high = low - 1.0, high + 1.0
     spread = (high - low) * 0.04
@@ -56,6 +67,17 @@ def axis(rows: Sequence[Row]) -> Axis:
     ticks = MaxNLocator(TICKS, steps=[1, 2, 5, 10]).tick_values(low, high)
     slack = 1e-9 * (high - low)
     return Axis(low, high, tuple(float(tick) for tick in ticks if low - slack <= tick <= high + slack))
+
+
+def _ends(held: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The least and the largest finite value."""
+    finite = [value for value in itertools.chain(held, *intervals) if math.isfinite(value)]
+    return min(finite), max(finite)
+
+
+def _length(held: Sequence[float], intervals: Sequence[tuple[float, float]]) -> float:
+    low, high = _ends(held, intervals)
+    return high - low
 
 
 def mark(row: Row, axis: Axis) -> Mark:
@@ -69,6 +91,7 @@ def mark(row: Row, axis: Axis) -> Mark:
         zone=(zone[0], round(max(zone[1] - zone[0], 0.4), 2)) if zone else None,
         ends=(axis.at(row.low), axis.at(row.high)) if whole else None,
         effect=axis.at(row.effect) if whole else 0.0,
+        beyond=(whole and row.low < axis.low, whole and row.high > axis.high),
     )
 
 

@@ -6,7 +6,7 @@
   if (!controls) return;
   controls.hidden = false;
   // On a phone the first answer comes first.
-  for (const id of ["filters", "numbers"]) document.getElementById(id).open = !matchMedia("(max-width: 46rem)").matches;
+  document.getElementById("filters").open = !matchMedia("(max-width: 46rem)").matches;
   const search = document.getElementById("search");
   const sort = document.getElementById("sort");
   const count = document.getElementById("count");
@@ -87,10 +87,10 @@
     "larger smaller bigger", // of which a claim has one, and its question often another
   ].map((words) => words.split(" "));
   // Of the same root: "replayed" finds "replaying", and "learned" not "learns".
-  const root = (word) => word.replace(/^(\p{L}{6,}?)(?:ing|ed|es|s)$/u, "$1");
+  const root = (word) => word.replace(/^(\p{L}{6,}?)(?:ing|ed|es|s)$/u, "$1").replace(/^(over-?optimi)[sz].*/, "$1sation");
   // A word is found where one begins: "ppo" is not in "supported".
   const pattern = (word) => {
-    const words = alike.find((group) => group.includes(word)) || [root(word)];
+    const words = alike.find((group) => group.includes(word) || group.includes(root(word))) || [root(word)];
     const plain = words.map((each) => each.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&").replace(/i[sz](?=ation|e|ing)/g, "i[sz]"));
     return new RegExp(`(?<![\\p{L}\\p{N}])(?:${plain.join("|")})`, "gu");
   };
@@ -271,5 +271,6 @@
     reset();
   });
   window.addEventListener("hashchange", reveal);
+  window.addEventListener("beforeprint", () => find("details.more").forEach((details) => (details.open = true)));
   filter();
 })();

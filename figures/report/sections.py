@@ -19,6 +19,7 @@ from .reading import SETTINGS, Row
 from .states import NOT_TESTED, State, rank, state_of
 
 Said = TypeVar("Said", bound=Hashable)
+NEW_SENTENCE = r"(?<=[.!?]) (?=[^\sa-z0-9])(?!(?:It|Its|They|Their|This|That|These|Those|Both|Here|There|But|And|So)\b)"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Plot:
     unit: str
     axis: Axis
     groups: Sequence[tuple[str, Sequence[Line]]]
+
+    @property
+    def cut(self) -> bool:
+        """Whether an interval goes on beyond the axis."""
+        return any(any(line.mark.beyond) for _, lines in self.groups for line in lines)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
         answer=said,
         cells={setting: _cell([row for row in rows if row.setting == setting]) for setting in SETTINGS},
         plots=_plots(rows, entry.text),
-        notes=_shared(rows, lambda row: [row.note] if row.note else []),
+        notes=_notes(rows),
         gates=_shared(rows, lambda row: row.gates),
         history=_shared(rows, lambda row: _history(entry, row)),
         closest=_closest(rows),
@@ -194,6 +200,18 @@ def _history(entry: Entry, row: Row) -> list[str]:
         found = next((known for known in entry.rows if known.claim.part == row.part), None)
         changes = tuple((str(change.date), change.change) for change in found.history) if found else ()
     return [f"{date}: {change}" if date else change for date, change in changes if change]
+
+
+def _notes(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What rows do not show: each sentence once, what is said of most rows first."""
+    said = {row: _sentences(row.note) for row in rows}
+    found = _shared(rows, said.__getitem__)
+    return sorted(found, key=lambda note: -sum(note[0] in sentences for sentences in said.values()))
+
+
+def _sentences(text: str) -> list[str]:
+    """Its sentences; one that begins with a word for what was said stays with the one before it."""
+    return [sentence for sentence in re.split(NEW_SENTENCE, text) if sentence]
 
 
 def _shared(rows: Sequence[Row], of: Callable[[Row], Iterable[Said]]) -> list[tuple[Said, str]]:

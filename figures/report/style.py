@@ -64,7 +64,7 @@ MARKERS = {
     "negative_sum": "d",
     "negative_complement": "8",
 }
-LineStyle = Literal["-", "--", ":", ""]
+LineStyle = Literal["-", "--", "-.", ":", ""]
 MARKED = 6  # points of a curve that bear its marker
 ONLINE: LineStyle = "-"
 OFFLINE: LineStyle = "--"

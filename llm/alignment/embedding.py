@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from llm.data import Text
+from llm.models.forward import max_positions
 from llm.models.gate import check_folder, check_loaded, check_written, loading
 from llm.models.loading import CHECKED, from_here, locate
-from llm.models.scoring import max_positions
 from sims.core.spec import SpecError
 
 from .generation import Vectors, mean

@@ -14,7 +14,8 @@ from typing import Any, get_args
 import torch
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
-from llm.models.loading import check_libraries
+from llm.models.loading import check_attention
+from llm.models.quantised import check_library
 from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
@@ -23,6 +24,7 @@ from llm.training.folder import (
     MODEL,
     SAMPLES,
     begin,
+    check_apart,
     closing_table,
     held_in,
     stored,
@@ -169,6 +171,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
     check_folder("output", folder)
+    check_apart(experiment, folder)
     try:
         with keeping(lambda: _left(folder)):
             train(experiment, folder, options)
@@ -218,10 +221,11 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
-    if not options.dry_run:
-        check_libraries(experiment.policy)  # type: ignore[arg-type]
+    check_attention(experiment.policy)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
+        if base_precision == "nf4":
+            check_library()
         check_size(experiment)
         check_memory(experiment, device, options.processes or check_processes(None), options.sharding)
 

@@ -15,6 +15,28 @@ silently.
     streamed          rows that stay on disk
     whole             checks of a whole data set before training
     recorded          recorded responses, truncated or relabelled
+
+**One preference row, from its line to the step.** `llm train --algorithm dpo --source dataset --data rows.jsonl
+--data-kind preference`; once, when the data are loaded:
+
+1. `sources.py`      yields the line with its number; `sims/experiments/foreign_text.py` parses it: a key that is there
+                     twice is an error;
+2. `formats.py`      checks that it has a prompt, a chosen and a rejected response, and that these differ: a `Row`;
+3. `tokenise.py`     applies the chat template, if it is a conversation, and encodes it: an `Example`;
+4. `rows.py`         does this for all rows, and refuses or reports those that cannot be used;
+
+then in each update, where B rows make a batch:
+
+5. `sims/core/loop/train.py`   asks `collect.py` for a batch, which asks `llm/tasks/environment.py` for the next rows;
+6. `collate.py`      pads them: prompts (B, P), responses (B, 2, L), the chosen one first;
+7. `llm/tasks/`      the task's reward of both, as `length.py` has it: for the metrics, DPO does not use it;
+8. `sims/core/loop/collect.py`   adds the reference's log-probs; all is a `Batch` (`sims/core/objectives/batch.py`);
+9. `sims/core/loop/learner.py`   takes a minibatch, and its log-probs (B, 2, L) from `llm/models/policy.py`, which
+                     leaves out padding, and `scoring.py`: hidden states by `forward.py` (in `layers.py`, whether they
+                     are kept for the gradient or computed again), then `log_probs.py`;
+10. `sims/core/algorithms/contrastive.py` and `base.py`   the margin of each pair (B, 1), whose loss is `dpo_loss` of
+                     `sims/core/losses/contrastive.py`; its share of the minibatch is from `objectives/reductions.py`;
+11. `sims/core/loop/optimise.py`   the step.
 """
 
 from llm.data.collate import TokenBatch, collate

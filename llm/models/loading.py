@@ -19,6 +19,7 @@ from sims.core.spec import SpecError
 
 from .adapters import MERGE, add_adapters, base_named, base_of, is_of_adapters, merged
 from .gate import (
+    ADAPTER,
     CONFIG,
     check_config,
     check_folder,
@@ -48,8 +49,8 @@ CHECKED: dict[str, Any] = {
 
 
 def locate(name: str, field: str = "model") -> tuple[str, bool]:
-    """A model's folder or hub name, and whether it is a folder on this machine. SpecError for a file, and for a link
-    that leads nowhere."""
+    """A model's folder or hub name, and whether it is a folder on this machine. SpecError for a file, for a link that
+    leads nowhere, and for the folder of a run, which has its model inside."""
     path = find_folder(name)
     try:
         local = path.is_dir()
@@ -58,6 +59,10 @@ def locate(name: str, field: str = "model") -> tuple[str, bool]:
         return str(path), False
     if not name or elsewhere:
         raise SpecError(field, name, f"must be {', '.join(EMBEDDED)}, a folder with a model, or a hub name")
+    if local and (path / "run.yaml").is_file() and not any((path / file).is_file() for file in (CONFIG, ADAPTER)):
+        inside = path / "model"
+        rule = f"is {inside}" if inside.is_dir() else "is not there yet: its command with --resume ends with one"
+        raise SpecError(field, name, f"is the folder of a run: its model {rule}")
     return str(path), local
 
 
@@ -102,10 +107,8 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
         )
 
 
-def check_libraries(spec: LanguageModelSettings) -> None:
-    """SpecError for an attention implementation, or a quantised base, whose library is not installed."""
-    if spec.base_precision == "nf4":
-        check_library()
+def check_attention(spec: LanguageModelSettings) -> None:
+    """SpecError for an attention implementation whose library is not installed."""
     name = spec.attn_implementation or ""
     library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
     if library is not None and importlib.util.find_spec(library) is None:
@@ -116,11 +119,13 @@ def check_libraries(spec: LanguageModelSettings) -> None:
 def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
+    check_attention(spec)
     if device.type == "meta":
         return meta_model(spec, dtype)
-    check_libraries(spec)
     _check_base(spec)
     stored = spec.base_dtype(dtype)
+    if spec.base_precision == "nf4":
+        check_library()
     if spec.weights == "random":
         config = load_config(spec)
         generators = [device] if device.type == "cuda" else []

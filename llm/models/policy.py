@@ -12,8 +12,10 @@ from llm.data.stops import count_up_to_stop
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, up_to_last
 
+from .copies import copy_module, keep_as_computed
+from .forward import max_positions
 from .sampling import Decoding, generate
-from .scoring import LanguageModel, Scoring, check_parts, copy_module, keep_as_computed, max_positions
+from .scoring import LanguageModel, Scoring, check_parts
 
 
 class CausalLMPolicy:

@@ -14,7 +14,9 @@ from torch.nn.functional import pad
 
 from sims.core.spec import SpecError
 
-from .scoring import LanguageModel, hidden_states, log_distribution, max_positions, padding_free_states
+from .forward import hidden_states, max_positions, padding_free_states
+from .log_probs import log_distribution
+from .scoring import LanguageModel
 from .steps import STEPS, CacheKind
 
 _PROMPTS, _DRAWN, _LEAVES = (5, 2, 3), 4, (1, 2)  # lengths in tokens, tokens drawn, and (row, step) that leaves

@@ -17,7 +17,8 @@ from sims.core.loop.protocols import Samples
 from sims.core.numerics.sampling import inverse_cdf
 from sims.core.spec import Spec, SpecError, setting
 
-from .scoring import LanguageModel, log_distribution
+from .log_probs import log_distribution
+from .scoring import LanguageModel
 from .steps import STEPS, CacheKind
 
 # Tokens between two looks of the host at what a device has drawn; 16 elsewhere. Computing a token for rows that have

@@ -20,7 +20,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sims.core.spec import SpecError
 
-from .scoring import LanguageModel, hidden_states, takes
+from .forward import hidden_states, takes
+from .scoring import LanguageModel
 
 CacheKind = Literal["dynamic", "static"]
 _ALIGNED = 8  # slots are a multiple of this: fused attention wants aligned masks

@@ -41,9 +41,9 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.spec import SpecError, setting
 from sims.experiments.experiment import Experiment
 
+from .forward import max_positions
 from .policy import CausalLMPolicy
 from .sampling import Decoding
-from .scoring import max_positions
 
 _LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
 
@@ -271,7 +271,10 @@ def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     W + (α/r)·B·A, in the precision of the adapter. Not for parameters that stand in several pieces in memory and as one
     in a checkpoint.
     """
-    from transformers.core_model_loading import revert_weight_conversion
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # transformers 4 holds text models as their checkpoints do
+        revert_weight_conversion = None  # type: ignore[assignment]
 
     layers: list[Any] = [m for m in model.modules() if hasattr(m, "get_delta_weight")]  # peft's
     adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
@@ -284,7 +287,8 @@ def checkpoint_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             for adapter in layer.active_adapters:
                 change = layer.get_delta_weight(adapter)
                 value = value.to(torch.promote_types(value.dtype, change.dtype)) + change
-        yield from revert_weight_conversion(model, {name.replace(".base_layer.", "."): value}).items()
+        named = {name.replace(".base_layer.", "."): value}
+        yield from (revert_weight_conversion(model, named) if revert_weight_conversion else named).items()
 
 
 def _name_this_process() -> None:

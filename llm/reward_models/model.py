@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from llm.embedded import find_folder
 from llm.models.adapters import base_of
+from llm.models.forward import hidden_states, max_positions
 from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
-from llm.models.loading import CHECKED, from_here, load_config, load_weights
+from llm.models.layers import checkpoint_layers, checkpointed_layers
+from llm.models.loading import CHECKED, from_here, load_config, load_weights, locate
 from llm.models.proof import tolerance
-from llm.models.scoring import Scoring, checkpoint_layers, checkpointed_layers, hidden_states, max_positions
+from llm.models.scoring import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.models.writing import write_model
 from sims.core.objectives.batch import up_to_last
@@ -144,8 +145,8 @@ def new_reward_model(
 
 def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool) -> Any:
     """A sequence classifier of one label. new_head: whether its head is to be replaced, and may be missing."""
-    path, spec = find_folder(name), LanguageModelSpec(model=str(name))
-    local = path.is_dir()
+    source, local = locate(str(name), field)
+    path, spec = Path(source), LanguageModelSpec(model=str(name))
     if local:
         check_folder(field, path)
     config = load_config(spec, field)

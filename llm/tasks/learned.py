@@ -122,7 +122,7 @@ def _open(field: str, name: str) -> tuple[RewardModel, TextEncoder]:
 
 
 def _check_prompts(field: str, name: str, examples: Sequence[Example], limits: Limits) -> None:
-    from llm.models.scoring import max_positions
+    from llm.models.forward import max_positions
 
     model, encoder = _open(field, name)
     positions = max_positions(model.classifier.config)

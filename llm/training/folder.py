@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm.embedded import find_folder
 from llm.models.writing import weights_digest
 from sims.core.spec import SpecError, from_json
 from sims.experiments.command import one_line, tell
@@ -66,9 +68,24 @@ def begin(
 
 def _weights_read(experiment: Experiment) -> dict[str, str]:
     """A digest of the weights in each folder that the run reads, by the setting that names it."""
+    return {field: weights_digest(name) for field, name in _models_read(experiment).items()}
+
+
+def _models_read(experiment: Experiment) -> dict[str, str]:
+    """The names of the models that a run reads, by setting."""
     names = {"model": getattr(experiment.policy, "model", None)}
     names |= {field: getattr(experiment.environment, field, None) for field in ("reward_model", "gold_reward_model")}
-    return {field: weights_digest(name) for field, name in names.items() if name is not None}
+    return {field: name for field, name in names.items() if name is not None}
+
+
+def check_apart(experiment: Experiment, folder: Path) -> None:
+    """SpecError for a run that would replace the model, or a reward model, that it starts from: it could not be
+    resumed, and its run.yaml could not make it again."""
+    for field, name in _models_read(experiment).items():
+        read, written = (Path(os.path.abspath(path)) for path in (find_folder(name), folder / MODEL))
+        if read == written or written in read.parents:
+            rule = f"holds {field} = {name}, which the run would replace: must be another folder"
+            raise SpecError("output", str(folder), rule)
 
 
 def _check_weights(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -12,9 +12,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
+from llm.models.copies import cast_at_each_call
+from llm.models.layers import checkpoint_layers
 from llm.models.loading import load_config, locate, meta_model
 from llm.models.quantised import largest_layer, parameter_count
-from llm.models.scoring import cast_at_each_call, checkpoint_layers
 from llm.models.shapes import SHAPES
 from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding

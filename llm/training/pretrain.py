@@ -40,8 +40,8 @@ from transformers import (
 
 from llm.embedded import EMBEDDED, find_folder, language
 from llm.models.architectures import Architecture, build_model, check_shape
+from llm.models.forward import cache_keyword
 from llm.models.gate import check_written
-from llm.models.scoring import cache_keyword
 from llm.models.writing import REPORT, write_model
 from sims.core.spec import Spec, setting, to_json
 

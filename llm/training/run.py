@@ -14,9 +14,9 @@ from llm.data.whole import repeated
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
 from llm.models.aside import Aside
+from llm.models.forward import max_positions
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import max_positions
 from llm.models.spec import LanguageModelSpec
 from llm.models.steps import check_static
 from llm.models.vllm_sampler import check_sampler

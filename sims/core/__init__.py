@@ -19,6 +19,7 @@ loop/         from a policy and an environment to updates
     optimise      SGD and Adam, one learning rate per run
     learner       one update
     train         the one training loop
+    captured      its updates as CUDA graphs: recorded once, then replayed
 numerics/     one random stream per run, sampling from uniforms, small stacked networks, cache-sized slices
 schedule      how on-policy a run is: batch size, reuse, sync period, source of the samples
 spec          validated settings: every class with hyper-parameters is one; read it last

@@ -30,7 +30,7 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
     both responses, f(φ_1, φ_2) − f(φ_2, φ_1), so that the order in which it sees them does not matter; its reward is
     its mean margin over a response of the data policy.
 
-    >>> run = sims.run(sims.DPO(), sims.ProxyFeatures(), sims.MLP(features="responses"), updates=20, runs=2)
+    >>> run = sims.run(sims.DPO(), sims.ProxyFeatures(), sims.ResponseMLP(fit_steps=100), updates=20, runs=2)
     >>> run.record.arrays["rewards"].shape  # each run has its own gold
     (2, 4, 32)
     """

@@ -5,6 +5,7 @@ Rewards, features and reference are drawn per run, so that an interval over runs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from sims.core.loop.protocols import Prompts
 from sims.core.numerics.log_softmax import log_softmax
-from sims.core.numerics.noise import Noise
+from sims.core.numerics.noise import Generator, Noise
 from sims.core.spec import SpecError, setting
 
 from .enumerable import Tables, given
 from .proxy import Proxy, ProxyEnvironment
-from .recorded import at_cells, cells_of, normals, of_problem
+from .recorded import at_cells, cells_of, normals
 from .space import TokenSpace
 
 
@@ -106,22 +107,9 @@ class RatedResponses(Proxy, kind="rated_responses"):
         raise ValueError(f"{self.kind}: its rewards are drawn per run: see `all_rewards()` of what `build` returns")
 
     def drawn(self, noise: Noise) -> Drawn:
-        """What is drawn for the runs of `noise`."""
-        own = of_problem(noise)
-        count, width = self.num_aspects, self.num_features
-        places = (self.num_prompts, self.num_responses)
-
-        def correlated(each: np.ndarray, common: np.ndarray) -> np.ndarray:
-            return np.sqrt(self.aspect_correlation) * common + np.sqrt(1.0 - self.aspect_correlation) * each
-
-        features = normals(own, "features", *places, width)
-        common, liked, other = np.moveaxis(normals(own, "directions", 3, width), 1, 0)
-        weights = correlated(normals(own, "weights", count, width), common[:, None])
-        rest = normals(own, "unexplained", *places, count + 1)
-        rest = correlated(rest[..., 1:], rest[..., :1])
-        explained = _project(features, weights)
-        aspects = np.sqrt(1.0 - self.unexplained) * explained + np.sqrt(self.unexplained) * rest
-        return Drawn(features, aspects, weights, _project(features, liked[:, None])[..., 0], other)
+        """What is drawn for the runs of `noise`; shared by all who ask, so not to be changed."""
+        sizes = (self.num_prompts, self.num_responses, self.num_features, self.num_aspects)
+        return _drawn(sizes, self.aspect_correlation, self.unexplained, tuple(noise.runs), noise.generator)
 
     def gold(self, noise: Noise) -> np.ndarray:
         return np.asarray(self.drawn(noise).aspects.mean(-1))
@@ -161,6 +149,30 @@ class RatedResponses(Proxy, kind="rated_responses"):
     def parts(self, tables: Tables, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """The first aspect, and the mean of the others."""
         return {name: torch.from_numpy(tables[name]).to(dtype) for name in ("first", "second") if name in tables}
+
+
+@functools.lru_cache(maxsize=8)  # everything that a run is built of asks for it, policies too
+def _drawn(
+    sizes: tuple[int, int, int, int],
+    correlation: float,
+    unexplained: float,
+    runs: tuple[tuple[int, int], ...],
+    generator: Generator,
+) -> Drawn:
+    """`RatedResponses.drawn`. sizes: X, N, F, A."""
+    noise = Noise(runs, generator)
+    *places, width, count = sizes
+
+    def correlated(each: np.ndarray, common: np.ndarray) -> np.ndarray:
+        return np.sqrt(correlation) * common + np.sqrt(1.0 - correlation) * each
+
+    features = normals(noise, "features", *places, width)
+    common, liked, other = np.moveaxis(normals(noise, "directions", 3, width), 1, 0)
+    weights = correlated(normals(noise, "weights", count, width), common[:, None])
+    rest = normals(noise, "unexplained", *places, count + 1)
+    rest = correlated(rest[..., 1:], rest[..., :1])
+    aspects = np.sqrt(1.0 - unexplained) * _project(features, weights) + np.sqrt(unexplained) * rest
+    return Drawn(features, aspects, weights, _project(features, liked[:, None])[..., 0], other)
 
 
 Order = Literal["mixed", "verifiable", "rated", "verifiable_rated", "rated_verifiable"]

@@ -27,6 +27,11 @@ def check_folder(name: str, path: Path) -> None:
     link to nothing or to itself, too long a name, no permission, a full disk. name: of the setting. Nothing is made."""
     shown = short(str(path))
     try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:  # libraries that write weights take no other name
+        rule = "must be a name in UTF-8; where the locale has another encoding, PYTHONUTF8=1 lets it be read as such"
+        raise SpecError(name, shown, rule) from error
+    try:
         there = _nearest(path.absolute())
         if there is None:
             raise SpecError(name, shown, "must be a folder: it is a link that leads nowhere")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from sims.core.loop.checks import check_shape
+from sims.core.loop.optimise import Optimiser, PerRunOptimiser
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.numerics.sampling import inverse_cdf
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, over
+from sims.core.objectives.divergences import kl
 from sims.core.spec import undefined
 from sims.environments.space import EOS
 
-from .stacked import StackedPolicy
+from .stacked import StackedPolicy, check_fit
 
 
 class CategoricalPolicy(StackedPolicy):
@@ -109,3 +113,20 @@ class CategoricalPolicy(StackedPolicy):
         shape = (runs, contexts, *responses.shape)
         logp = self.forward(Batch(prompts, responses.expand(shape), mask.expand(shape))).logp
         return torch.where(mask, logp, 0.0).sum(-1)
+
+
+def fit_to(
+    logp_data: Tensor, policy: CategoricalPolicy, trained: Sequence[Tensor], steps: int, learning_rate: float
+) -> None:
+    """Fit networks to the data policy: Adam steps on the exact KL(π‖π_data), mean over prompts. SpecError if a fit
+    diverges. logp_data: (X, N), or (R, X, N); trained: the parameters that take part, in place."""
+    optimiser = PerRunOptimiser(trained, trained[0].shape[:1], Optimiser(learning_rate=learning_rate))
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    for _ in range(steps):
+        loss = kl(policy.all_log_probs(), logp_data).mean(-1).sum()
+        check_fit(loss, learning_rate)
+        gradients = torch.autograd.grad(loss, trained)
+        optimiser.step(gradients, optimiser.grad_norm(gradients))
+    for parameter in trained:
+        parameter.requires_grad_(False)

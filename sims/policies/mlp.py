@@ -9,25 +9,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sims.core.loop.optimise import Optimiser, PerRunOptimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
 from sims.core.numerics.networks import initial_layers, last_hidden
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.divergences import kl
 from sims.core.spec import SpecError, setting
 from sims.environments.enumerable import EnumerableSpec
 from sims.environments.space import TokenSpace
 
-from .categorical import CategoricalPolicy
-from .stacked import check_fit
+from .categorical import CategoricalPolicy, fit_to
 
 
 class MLPPolicy(CategoricalPolicy):
     """features: (R, X, D), constant; parameters: weight (R, in, out) and bias (R, 1, out) of each layer, then the
     critic's weight (R, 1, width) and bias (R, 1), if there is one.
 
-    Every prompt's logits are computed once, however often it occurs in a batch. A network of one output sees responses:
-    features are (R, X·N, D), one row per response to each prompt, and the output is its logit.
+    Every prompt's logits are computed once, however often it occurs in a batch.
     """
 
     def __init__(
@@ -42,25 +38,12 @@ class MLPPolicy(CategoricalPolicy):
 
     def logits(self) -> Tensor:
         last = 2 * (self.layers - 1)
-        weight, bias = self._parameters[last], self._parameters[last + 1]
-        if self.sees_responses:
-            # Multiply and sum: the last bits of a matmul of width 1 depend on the number of runs.
-            logits = (self.hidden() * weight.transpose(-1, -2)).sum(-1) + bias[..., 0]
-            return logits.unflatten(1, (-1, 1, self.space.vocabulary))
-        return (self.hidden() @ weight + bias).unsqueeze(2)
-
-    @property
-    def sees_responses(self) -> bool:
-        """Whether a row of features is a response to a prompt, and not a prompt."""
-        return self._parameters[2 * (self.layers - 1)].shape[-1] == 1
+        return (self.hidden() @ self._parameters[last] + self._parameters[last + 1]).unsqueeze(2)
 
     def value_table(self) -> Tensor:
         weight, bias = self._parameters[2 * self.layers :]
-        hidden = self.hidden()
-        if self.sees_responses:  # a prompt is all of its responses
-            hidden = hidden.unflatten(1, (-1, self.space.vocabulary)).mean(2)
-        # Multiply and sum, as above.
-        return ((hidden * weight).sum(-1) + bias).unsqueeze(2)
+        # Multiply and sum: the last bits of a matmul of width 1 depend on the number of runs.
+        return ((self.hidden() * weight).sum(-1) + bias).unsqueeze(2)
 
 
 @dataclass(frozen=True)
@@ -75,10 +58,8 @@ class MLP(PolicySpec, kind="mlp"):
     """
 
     hidden: tuple[int, ...] = setting((64, 64), "widths of the hidden layers")
-    features: Literal["one_hot", "uniform", "responses"] = setting(
-        "one_hot",
-        "input of the network: a prompt, one-hot, or as fixed random features from U(0, 1); or the numbers that "
-        "describe a response, whose logit is then the only output, so that responses share the network",
+    features: Literal["one_hot", "uniform"] = setting(
+        "one_hot", "input of the network: a prompt, one-hot, or as fixed random features from U(0, 1)"
     )
     feature_size: int = setting(100, "number of features (features = uniform)", at_least=1)
     normalise_first: bool = setting(False, "LayerNorm (without weights) after the first layer")
@@ -102,41 +83,20 @@ class MLP(PolicySpec, kind="mlp"):
             raise SpecError(
                 "policy", "mlp", "gives every response a positive probability: use table where one has none"
             )
-        if self.features == "responses" and not environment.has_features:
-            rule = f"needs an environment that describes its responses by numbers: not {environment.kind}"
-            raise SpecError("features", self.features, rule)
 
     def build(self, environment: EnumerableSpec, noise: Noise, critic: bool, dtype: torch.dtype) -> MLPPolicy:
         runs, contexts = noise.lead[0], environment.num_prompts
-        outputs = environment.space.vocabulary
-        if self.features == "responses":
-            inputs = torch.from_numpy(environment.features(noise)).to(dtype)
-            features = inputs.expand(runs, *inputs.shape[-3:]).flatten(1, 2).contiguous()
-            outputs = 1
-        elif self.features == "one_hot":
+        if self.features == "one_hot":
             features = torch.eye(contexts, dtype=dtype).expand(runs, contexts, contexts)
         else:
             # Uniforms are a view of a larger block, and a matrix product's rounding may depend on the memory layout.
             features = noise.uniforms("features", contexts, self.feature_size).to(dtype).contiguous()
-        widths = [features.shape[-1], *self.hidden, outputs]
+        widths = [features.shape[-1], *self.hidden, environment.space.vocabulary]
         parameters = initial_layers(noise, widths, dtype)
         if critic:
             width = self.hidden[-1]
             parameters += [torch.zeros((runs, 1, width), dtype=dtype), torch.zeros((runs, 1), dtype=dtype)]
         policy = MLPPolicy(environment.space, features, parameters, len(widths) - 1, self.normalise_first)
-        self._fit(policy, torch.from_numpy(environment.checked_reference_logp(noise)).to(dtype)[..., 0, :], noise.lead)
+        logp_data = torch.from_numpy(environment.checked_reference_logp(noise)).to(dtype)[..., 0, :]
+        fit_to(logp_data, policy, parameters[: 2 * policy.layers], self.fit_steps, self.fit_learning_rate)
         return policy
-
-    def _fit(self, policy: MLPPolicy, logp_data: Tensor, lead: tuple[int, ...]) -> None:
-        """Minimise the exact KL(π‖π_data) over all prompts. logp_data: (X, A), or (R, X, A)."""
-        trained = list(policy.parameters())[: 2 * policy.layers]
-        optimiser = PerRunOptimiser(trained, lead, Optimiser(learning_rate=self.fit_learning_rate))
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for _ in range(self.fit_steps):
-            loss = kl(policy.all_log_probs(), logp_data).mean(-1).sum()
-            check_fit(loss, self.fit_learning_rate)
-            gradients = torch.autograd.grad(loss, trained)
-            optimiser.step(gradients, optimiser.grad_norm(gradients))
-        for parameter in trained:
-            parameter.requires_grad_(False)

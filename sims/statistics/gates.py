@@ -81,13 +81,15 @@ def grid_edge(
 ) -> Gate:
     """Whether every arm's settings lie inside its grid. chosen: an arm's settings; grids: the points it was tuned over.
 
-    plateaus: arms whose score was found not to change beyond the end of the grid.
+    plateaus: arms whose score was found not to change beyond the end of the grid. A weight of 0 is inside: there is
+    nothing below it to try.
     """
     edges = []
     for arm, settings in chosen.items():
         for name, value in settings.items():
             tried = sorted({point[name] for point in grids[arm]})
-            if len(tried) > 1 and value in (tried[0], tried[-1]) and arm not in plateaus:
+            ends = {tried[0], tried[-1]} - {0.0}
+            if len(tried) > 1 and value in ends and arm not in plateaus:
                 edges.append(f"{arm} took {name} = {value:g} of {tried[0]:g} … {tried[-1]:g}")
     if edges:
         return Gate("grid edge", False, f"{'; '.join(edges)}; a wider grid, or a plateau beyond it, would open it")

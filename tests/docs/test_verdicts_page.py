@@ -1,6 +1,7 @@
 """The page of verdicts before and after: what it reads from histories, and that every claim with rows is on it."""
 
 import datetime
+from dataclasses import replace
 
 from docs.verdicts import PAGE, first_said, known_rows, moves, page
 from figures.catalogue import Change, Claim, Row
@@ -31,6 +32,15 @@ def test_a_closed_gate_is_listed_with_what_would_open_it() -> None:
     claim = Claim(known.claim.id, known.claim.part, "Something.", "a − b", margin=0.1)
     text = page([row_of(claim, "bandit", effect, known.figure, ["h"], "n.", [closed])], ["another"])
     assert "1 rows: 1 no test." in text and "a shorter budget would open it" in text and "left out: another" in text
+
+
+def test_a_fragile_row_says_how_near_its_interval_is_to_a_margin() -> None:
+    known = known_rows()[0]
+    claim = Claim(known.claim.id, known.claim.part, "Something.", "a − b", margin=0.1)
+    row = row_of(claim, "bandit", Interval(0.2, 0.12, 0.32, 0.95, 20, ""), known.figure, ["h"], "n.")
+    flipped = replace(row, verdict="inconclusive", why="fragile: supported, but inconclusive with other seeds")
+    assert "an end lies 10% of the interval's width from a margin" in page([flipped])  # (.12 − .1)/(.32 − .12)
+    assert "a gate closed" in page([replace(flipped, why="fragile: supported, but no test with other seeds")])
 
 
 def test_every_claim_with_rows_has_a_heading() -> None:

@@ -93,7 +93,7 @@ def test_without_a_reward_model_the_learner_sees_gold() -> None:
 
 
 def experiment(spec: sims.ProxyFeatures, **settings: object) -> Experiment:
-    policy = sims.MLP(hidden=(8,), features="responses", fit_steps=300)
+    policy = sims.ResponseMLP(hidden=(8,), fit_steps=300)
     return Experiment("e", spec, policy, sims.DPO(), sims.Schedule(batch_size=8), **settings)  # type: ignore[arg-type]
 
 
@@ -112,9 +112,11 @@ def test_a_network_that_sees_responses_starts_at_the_reference_and_learns() -> N
     assert (many["reward"][:, -1] > many["reward"][:, 0]).all()
 
 
-def test_a_policy_that_sees_responses_needs_their_numbers() -> None:
-    with pytest.raises(SpecError, match="features = 'responses': needs an environment that describes its responses"):
-        Experiment("e", sims.BanditR1(), sims.MLP(features="responses"), sims.DPO())
+def test_a_policy_that_sees_responses_needs_their_numbers_and_fits_only_if_it_is_to() -> None:
+    with pytest.raises(SpecError, match="policy = 'response_mlp': needs an environment of single actions"):
+        Experiment("e", sims.BanditR1(), sims.ResponseMLP(), sims.DPO())
+    with pytest.raises(SpecError, match=r"fit_learning_rate = 0\.1: only means something with fit_steps"):
+        sims.ResponseMLP(fit_learning_rate=0.1)
 
 
 def test_accuracy_is_of_pairs_of_two_draws() -> None:

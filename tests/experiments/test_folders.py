@@ -40,7 +40,8 @@ def place(tmp_path: Path) -> Path:
         ("new/" + "x" * 300, "must have names of at most"),
         ("/".join(["x" * 200] * 30), "at most"),
         ("nul\0", "must be a folder's name"),
-        ("\ud800", "must be a folder's name"),
+        ("\ud800", "must be a name in UTF-8"),
+        (os.fsdecode(b"\xff/below"), "must be a name in UTF-8"),
     ],
 )
 def test_a_folder_that_cannot_be_is_refused(place: Path, name: str, said: str) -> None:

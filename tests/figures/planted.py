@@ -201,6 +201,7 @@ def beta_sweep() -> list[Planted]:
                         *("beta_sweep", "C90", f"ppo against {other} on {place}, {words}", "bandit", 1),
                         difference(f"{ppo}0.3", f"{its}0.3"),
                         also=f"({ppo}|{its})(0.03|0.1)",
+                        closed=other != "rloo",  # DPO and IPO have other data than PPO
                         raised=(Term(f"{ppo}0.3", 0.2), Term(f"{its}0.3", 0.2)),
                     )
                 )
@@ -379,7 +380,7 @@ def lm_sync_period() -> list[Planted]:
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter = (Term("semi|copied", -1.9, "length"),)
+    shorter = (Term("semi|copied", -8.0, "length"),)
     found = [
         Planted(figure, "C32", f"{short}: s = 4", "lm", 0, difference("online", "semi"), weaker="offline"),
         Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
@@ -489,22 +490,19 @@ def online_contrastive_ppo() -> list[Planted]:
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 
 
-def between_environments(unlikely: str, likely: str, name: str) -> tuple[Term, ...]:
-    end = "/short" if name == "dpo" else ""
+def between_environments(unlikely: str, likely: str, name: str, short: bool) -> tuple[Term, ...]:
+    end = "/short" * short
     keys = (f"{where}/{name}/{sampler}{end}" for where in (unlikely, likely) for sampler in ("on", "off"))
     return interaction(*keys)
-
-
-def ran(name: str) -> str:
-    return ", short runs" if name == "dpo" else ""
 
 
 def online_offline() -> list[Planted]:
     found = []
     for name in ALGORITHMS:
         for part, unlikely, likely in (("R1 against R2", "R1", "R2"), ("overlap axis", "0.01", "0.5")):
-            terms = between_environments(unlikely, likely, name)
-            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran(name)}", "bandit", 1, terms))
+            short = name in ("dpo", "ipo")
+            terms, ran = between_environments(unlikely, likely, name, short), ", short runs" * short
+            found.append(Planted("online_offline", "C25", f"{name}: {part}{ran}", "bandit", 1, terms))
         terms = difference(f"R2/{name}/on", f"R2/{name}/off")
         control = f"R2/{'rwr' if name == 'best_of_n' else 'best_of_n'}/off"
         found.append(Planted("online_offline", "C25", f"{name}: not otherwise", "bandit", 0, terms, weaker=control))
@@ -600,15 +598,27 @@ def reward_width() -> list[Planted]:
         Planted(
             "reward_width",
             "C25",
-            f"{name}: R1 against R2, width {width}{ran(name)}",
+            f"{name}: R1 against R2, width {width}{', short runs' * (name == 'dpo')}",
             "bandit",
             1,
-            between_environments(f"R1/{width}", f"R2/{width}", name),
+            between_environments(f"R1/{width}", f"R2/{width}", name, name == "dpo"),
             closed=True,  # the wider bump makes R1's optimum likely too
         )
         for name in ALGORITHMS
         for width in (20, 30)
     ]
+
+
+def peaks_and_data() -> list[Planted]:
+    found = []
+    for name in ("dpo", "ipo", "pref_ft"):
+        for part, one, other in (
+            ("peak unlikely against likely, data overlap", "unlikely/with", "likely/with"),
+            ("data without the peak against with it, peak unlikely", "unlikely/without", "unlikely/with"),
+        ):
+            cells = (f"{cell}/{name}/{sampler}" for cell in (one, other) for sampler in ("fresh", "recorded"))
+            found.append(Planted("peaks_and_data", "C25", f"{name}: {part}", "bandit", 1, interaction(*cells)))
+    return found
 
 
 def rounds_and_horizon() -> list[Planted]:
@@ -788,6 +798,7 @@ PLANTED = [
         online_contrastive_ppo,
         online_offline,
         reachable_policies,
+        peaks_and_data,
         reference_shift,
         replayed_data,
         reward_width,

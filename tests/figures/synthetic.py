@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from figures.arms.gating import is_right_or_wrong
 from figures.figure import Figure
 from figures.gallery import gradient_variance, reachable_policies, unseen_responses
 from figures.lab import Lab, Measure, Point, apply
@@ -121,7 +122,10 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     if "updates" not in spec:
         return {}  # exact, and nothing is claimed of it
     longest = spec["policy"].get("decoding", {}).get("max_new_tokens")
-    found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
+    if longest is not None and is_right_or_wrong(spec["environment"]):
+        found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, None)
+    else:
+        found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
     if (problems := spec["environment"].get("problems")) is not None:
         found |= _same_problems(found["gold"], level, problems)
     if spec["name"].startswith("gold_and_proxy"):  # each evaluation further away, the last on a level of its own

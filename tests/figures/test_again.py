@@ -34,6 +34,13 @@ def test_a_row_that_flips_is_fragile_and_one_that_does_not_says_what_it_came_to(
     assert other == row(hashes=("a", "c"))
 
 
+def test_a_state_by_another_claim_does_not_count(tmp_path: Path) -> None:
+    keep("reference_shift", {name_of(row()): {**entry("opposite", "a", "b"), "claimed": "within ±0.05"}}, tmp_path)
+    assert fragile(row(), tmp_path) == row()
+    keep("reference_shift", {name_of(row()): {**entry("opposite", "a", "b"), "claimed": row().claimed}}, tmp_path)
+    assert fragile(row(), tmp_path).verdict == "inconclusive"
+
+
 def test_what_other_figures_came_to_stays(tmp_path: Path) -> None:
     keep("reference_shift", {name_of(row()): entry("too small", "a", "b")}, tmp_path)
     keep("audit", {"audit: x": entry("supported")}, tmp_path)

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -376,7 +377,7 @@ def of_one_batch(arm: Experiment) -> Experiment:
     arm = arm.replace(environment=arm.environment.replace(**few))
     if isinstance(arm.policy, Transformer):
         arm = arm.replace(policy=arm.policy.replace(num_layers=1, num_heads=1, hidden_size=4))
-    if "fit_steps" in arm.policy.hints():
+    if getattr(arm.policy, "fit_steps", None) is not None:
         arm = arm.replace(policy=arm.policy.replace(fit_steps=2))
     if arm.environment.executor.startswith("llm."):
         decoding = arm.policy.decoding.replace(max_new_tokens=4)  # type: ignore[attr-defined]
@@ -436,7 +437,8 @@ def test_unknown_figures_and_bad_numbers_are_refused(capsys: pytest.CaptureFixtu
 
 def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
-    assert "online_offline" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "online_offline" in listed and re.search(r"\n\d+\.\d core-minutes with --full", listed)
 
 
 def test_an_algorithm_has_one_colour_and_no_two_share_it() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room, lowest_score, stopped_early
+from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room, lowest_score, stopped_early, tuned_for
 from sims.experiments.store import Record
 from sims.statistics.intervals import mean_interval
 
@@ -56,8 +58,21 @@ def test_an_end_of_a_grid_counts_where_more_may_lie_beyond(chosen: int, scores: 
     assert edges(0.05, tuned(chosen, scores, learning_rate=[0.1, 0.3, 1.0])).open == open_
 
 
+def test_nothing_lies_below_a_weight_of_0() -> None:
+    assert edges(0.05, tuned(0, [0.5, 0.2, 0.1], beta=[0.0, 0.1, 1.0])).open
+    assert not edges(0.05, tuned(2, [0.1, 0.2, 0.5], beta=[0.0, 0.1, 1.0])).open
+
+
 def test_a_choice_of_two_has_no_ends_and_an_arm_that_was_not_tuned_none() -> None:
     assert edges(0.05, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]), Record({}, {}, {})).open
+
+
+@pytest.mark.parametrize(("at", "open_"), [(-1, True), (2, True), (1, False), (None, False)])
+def test_what_is_tuned_by_its_end_is_tested_there(at: int | None, open_: bool) -> None:
+    run = record([0.0, 0.5, 0.9])
+    tuned_run = Record(run.spec, run.arrays, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance)
+    assert tuned_for(at, run, tuned_run).open == open_
+    assert tuned_for(at, run).open  # as it was set: no tuning chose among settings that end alike
 
 
 def record(score: list[float], runs: int = 20, decoding: int | None = None) -> Record:
@@ -76,6 +91,8 @@ def record(score: list[float], runs: int = 20, decoding: int | None = None) -> R
 def test_the_lowest_score_is_that_of_the_smallest_reward() -> None:
     assert lowest_score([record([0.0])]) == pytest.approx(-0.25)  # (0 − 0.2)/(1 − 0.2)
     assert lowest_score([record([0.0], decoding=48)]) == pytest.approx(-1.0)  # (−48 + 24)/(0 + 24)
+    spec = {"policy": {"decoding": {"max_new_tokens": 48}}, "environment": {"kind": "forbidden_words", "dense": False}}
+    assert lowest_score([replace(record([0.0]), spec=spec)]) == pytest.approx(-0.25)  # right or wrong: 0 again
 
 
 def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:

@@ -288,6 +288,15 @@ def test_two_equal_runs_leave_equal_bytes_and_text_as_text(tmp_path: Path) -> No
     assert "updates with a name</text>" in svg and "clip-path" in svg
 
 
+def test_what_many_rows_do_not_show_stands_once_and_first_and_what_single_rows_do_not_is_folded(tmp_path: Path) -> None:
+    """A sentence that points back stays with the one that it points to."""
+    tables = [row(part=part, note=f"Tuned at {part}. It is short. One network alone.") for part in "ABCD"]
+    (found,) = (section for section in sections(read(tmp_path, *tables)) if section.rows)
+    own = [(f"Tuned at {part}. It is short.", f"{part} (bandit)") for part in "ABCD"]
+    assert found.notes == [("One network alone.", ""), *own]
+    assert "<summary>2 more, of fewer rows</summary>" in lay(tmp_path / "report", tables).read_text()
+
+
 # Where things stand in a forest plot
 
 
@@ -298,6 +307,20 @@ def test_an_axis_holds_intervals_zero_and_margins(tmp_path: Path) -> None:
     assert line.low < -1.0 and line.high > 0.5 and 0.0 in line.ticks
     positions = [line.at(x) for x in (line.low, -1.0, 0.0, 0.5, line.high)]
     assert positions == sorted(positions) and positions[0] >= 0 and positions[-1] <= 100
+
+
+def test_one_wide_interval_goes_on_beyond_the_axis_and_does_not_squeeze_the_others(tmp_path: Path) -> None:
+    """Its effect is on the axis, as every effect is; so is a narrow interval, however far out."""
+    wide, far = row(effect=0.2, low=-2.0, high=3.0, part="wide"), row(effect=2.0, low=1.9, high=2.1, part="far")
+    rows = read(tmp_path, *[row(low=0.3 - i / 100) for i in range(3)], wide)
+    line = axis(rows)
+    assert line.low == 0.0 and 0.5 < line.high < 0.6
+    assert [mark(each, line).beyond for each in rows] == [(False, False)] * 3 + [(True, True)]
+    assert axis(rows[1:]).high > 3.0, "of three intervals none is cut"
+    assert axis(read(tmp_path, *[row()] * 3, far)).high > 2.1
+    page = lay(tmp_path / "report", [row(low=0.3 - i / 100) for i in range(3)] + [wide]).read_text()
+    assert page.count("An arrow: the interval goes on") == page.count('<use href="#goes-on-left"') == 1
+    assert "An arrow" not in lay(tmp_path / "none").read_text()
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,7 @@ def test_it_sorts(driver: Any, address: str) -> None:
 
 def test_a_link_leads_to_its_claim_also_where_the_filter_hides_it(driver: Any, address: str) -> None:
     open_page(driver, address)
+    driver.find_element("css selector", "#numbers summary").click()
     driver.find_element("css selector", 'nav a[href="#C50"]').click()
     assert 0 <= top(driver, "C50") < 200
     press(driver, "supported")

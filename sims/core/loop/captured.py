@@ -34,13 +34,13 @@ WARM = 3  # updates before the first capture, in which libraries choose and load
 
 
 class Graph(Protocol):
-    """What was done once, to be done again on the same memory."""
+    """A captured sequence of kernels, which can be run again on the same memory; in tests a stand-in on the CPU."""
 
     def capture(self, work: Callable[[], None]) -> None:
-        """Record what `work` gives the device to do. It need not be done."""
+        """Record the kernels that `work` launches. Whether they also run then is left open."""
 
     def replay(self) -> None:
-        """Do it."""
+        """Run the captured kernels once."""
 
 
 class CudaGraph:
@@ -59,7 +59,8 @@ class CudaGraph:
 
 
 def period(training: Training) -> int:
-    """Updates after which a training does the same again. SpecError where it never does, or not soon enough."""
+    """Updates after which a training launches the same kernels again. SpecError where it never does, or after more than
+    LONGEST."""
     schedule, collector = training.schedule, training.collector
     for field, value, captured in (
         ("source", schedule.source, ("policy", "pool")),
@@ -88,8 +89,8 @@ def period(training: Training) -> int:
 def train_captured(training: Training, updates: int, graph: Callable[[Any], Graph] = CudaGraph) -> Iterator[Update]:
     """`Training.train`, with each update but the first few captured. What an update yields is valid until the next.
 
-    graph: makes a graph, given the one that was captured before. SpecError for a training that is no sequence of like
-    updates (`period`), or that waits for the device in one.
+    graph: makes a graph, given the one that was captured before. SpecError for a training whose updates do not repeat
+    (`period`), or in which one waits for the device, which no graph can hold.
     """
     length, eager = period(training), training.train(updates)
     first = training.updates + max(WARM, 2 * length)  # a first period may draw what later ones reuse

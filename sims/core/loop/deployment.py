@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deployment(Spec, kind="deployment"):
-    """What happens at the two places where a loop meets its users.
+    """Which samples are labelled, and when the trained policy replaces the one that users get.
 
     Labels: of `label_candidates` prompts with two responses each, one is labelled, that of the smallest implicit
     margin |r̂_1 − r̂_2| under the sampler: the pair that the policy is least sure of (active learning by uncertainty).
@@ -45,7 +45,7 @@ class Deployment(Spec, kind="deployment"):
         0.5, "share of the comparisons that it must win (gate_comparisons > 0)", at_least=0, at_most=1
     )
     gate_gold_loss: float | None = setting(
-        None, "largest loss on the gold set with which it may replace it; none: not looked at", at_least=0
+        None, "largest loss on the gold set with which it may replace it; none: not checked", at_least=0
     )
 
     @property

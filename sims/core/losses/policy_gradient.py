@@ -38,7 +38,9 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor
 def weighted_loss(
     logp: Tensor, log_ratio: Tensor, advantages: Tensor, clip_low: float | Tensor, clip_high: float | Tensor
 ) -> Tensor:
-    """−sg(clip(w, 1 − clip_low, 1 + clip_high))·A·log π: the importance ratio is only a weight. Any shape, elementwise.
+    """−sg(clip(w, 1 − clip_low, 1 + clip_high))·A·log π: the importance ratio is only a weight.
+
+    sg: stop-gradient, a constant for the derivative. Any shape, elementwise.
 
     Unlike in `clipped_loss` every token keeps its gradient, however large its ratio: the clip bounds its weight.
     Without log π there would be no gradient at all. MiniMax 2025 (CISPO).

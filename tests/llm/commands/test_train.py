@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -381,3 +383,10 @@ def test_a_run_of_another_task_is_not_called_after_the_preset_s(capsys):
 def test_an_unknown_command_lists_the_known(capsys):
     assert main(["tarin"]) == 2
     assert "must be one of pretrain, new, sft, reward, train" in capsys.readouterr().err
+
+
+def test_python_without_docstrings_is_refused(monkeypatch, capsys):
+    """Else transformers fails on the first of its classes, with a line about a section of it."""
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    assert main(["sample", "--prompt", "cat"]) == 2
+    assert "error: PYTHONOPTIMIZE = 2: must be 0 or 1" in capsys.readouterr().err

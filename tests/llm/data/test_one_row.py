@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import llm.data
 from llm.data import TextEncoder
 from llm.tasks import MinLength
 from llm.training.presets import PRESETS
@@ -14,7 +15,7 @@ from tests.entered import entered, listed
 from tests.llm.tiny_data import BPE
 
 # Of our own files: those that a row enters once, when it is read, and in each update. More is more to read.
-READING, UPDATING, TOGETHER = 5, 15, 19
+READING, UPDATING, TOGETHER = 5, 18, 22
 ROWS = [{"prompt": f"{a} two", "chosen": "three", "rejected": "four five"} for a in ("one", "four", "six")]
 
 
@@ -45,3 +46,5 @@ def test_a_preference_row_passes_few_files_from_its_line_to_the_step(tmp_path: P
 
     files = [{path for path, _ in functions} for functions in (reading, updating, reading | updating)]
     assert [len(each) for each in files] == [READING, UPDATING, TOGETHER], listed([*sorted(reading), *sorted(updating)])
+    left_out = [path for path in files[-1] if path.rpartition("/")[2] not in (llm.data.__doc__ or "")]
+    assert not left_out, "the walk of a row in llm/data/__init__.py names each file"

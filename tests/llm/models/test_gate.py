@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from llm.__main__ import main
 from llm.embedded import EMBEDDED
-from llm.models import proof, scoring
+from llm.models import forward, proof
 from llm.models.gate import INDEX, WEIGHTS
 from llm.models.loading import build_policy, load_config, load_model, load_tokenizer
 from llm.models.policy import CausalLMPolicy
@@ -222,6 +222,15 @@ def test_code_in_a_folder_is_not_run(folder: Path):
     assert not (folder / "ran").exists()
 
 
+def test_the_folder_of_a_run_is_answered_with_its_model(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("seed: 0")
+    for rule in ("is not there yet: its command with --resume", f"is {tmp_path / 'model'}"):
+        for load in (policy_of, new_reward_model):
+            with pytest.raises(SpecError, match=f"^model = .* is the folder of a run: its model {rule}"):
+                load(tmp_path)
+        (tmp_path / "model").mkdir(exist_ok=True)
+
+
 # Tokens
 
 
@@ -273,7 +282,7 @@ def test_a_model_that_does_not_decode_as_it_computes_is_refused(monkeypatch: pyt
             prove(tiny_policy(mamba).language_model, "model", "mamba")
         return
     prove(tiny_policy(mamba).language_model, "model", "mamba")
-    monkeypatch.setattr(scoring, "_is_recurrent", lambda cache: False)
+    monkeypatch.setattr(forward, "_is_recurrent", lambda cache: False)
     with pytest.raises(SpecError, match=r"MambaForCausalLM: it decodes from its cache with log-probs that are .* off"):
         prove(tiny_policy(mamba).language_model, "model", "mamba")
 
@@ -291,7 +300,7 @@ def test_a_cache_whose_rows_do_not_leave_is_refused(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("shape", ["gpt2", "gpt_neox"])
 def test_positions_that_count_padding_are_refused(shape: str, monkeypatch: pytest.MonkeyPatch):
-    policy, own = tiny_policy(tiny_model(shape)), scoring.hidden_states
+    policy, own = tiny_policy(tiny_model(shape)), forward.hidden_states
 
     def shifted(backbone: Any, tokens: torch.Tensor, attention: torch.Tensor, cache: Any = None) -> torch.Tensor:
         if cache is not None:
@@ -340,7 +349,7 @@ def test_a_reward_model_of_two_labels_is_refused(tmp_path: Path):
 
 def test_a_reward_model_whose_scores_padding_changes_is_refused(monkeypatch: pytest.MonkeyPatch):
     def mean_state(backbone: Any, tokens: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        states = scoring.hidden_states(backbone, tokens, attention)
+        states = forward.hidden_states(backbone, tokens, attention)
         return states.mean(1, keepdim=True).expand_as(states)
 
     monkeypatch.setattr("llm.reward_models.model.hidden_states", mean_state)

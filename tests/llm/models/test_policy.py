@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
+from llm.models.log_probs import chunked_log_probs
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import chunked_log_probs
 from sims.core.algorithms.likelihood import SFT
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser

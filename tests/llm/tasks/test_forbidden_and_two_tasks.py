@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,12 @@ from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
 
 TOKENIZER = build_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def no_reward_model(monkeypatch):
+    """None is fitted: it gives 7 for anything."""
+    monkeypatch.setattr("llm.tasks.proxy.ProxyReward.reward", lambda self: lambda rows: [7.0] * len(rows))
 
 
 def completions(*rows: tuple[str, str]) -> Completions:
@@ -27,7 +34,7 @@ def drawn(task, updates: int, batch: int = 2) -> list[str]:
 
 
 def test_forbidden_words_are_whole_words_of_any_case():
-    found = completions(("a", "Run and run"), ("a", "running runs"), ("a", ""))
+    found = completions(("a", "Run and run"), ("a", "running rerun"), ("a", ""))
     assert ForbiddenWords(words=("run",)).reward()(found) == [0.0, 1.0, 1.0]
     assert ForbiddenWords(words=("run", "and"), dense=True).reward()(found) == [-3.0, 0.0, 0.0]
 
@@ -40,8 +47,6 @@ def test_words_that_are_none_are_refused(words, said):
 
 def test_short_responses_are_free_of_verbs_more_often():
     """The numbers of the docstring; ±.03, of 1,500 draws of one seed."""
-    import numpy as np
-
     rng = np.random.default_rng(0)
     found = [language.sample_document(rng) for _ in range(1500)]
     right = np.array(ForbiddenWords().reward()(completions(*found)))
@@ -50,7 +55,7 @@ def test_short_responses_are_free_of_verbs_more_often():
     assert shares == pytest.approx((0.21, 0.45, 0.08), abs=0.03)
 
 
-def test_gold_of_either_task_by_hand(monkeypatch):
+def test_gold_of_either_task_by_hand():
     """Two sums with plus, one right; one with minus, two tokens from a mode of 4."""
     task = VerifiableAndRated(mode=4)
     found = completions(
@@ -62,7 +67,6 @@ def test_gold_of_either_task_by_hand(monkeypatch):
     # Means over all prompts of these are means over the task's own.
     assert task.measure(found) == {"gold_first": [1.5, 0.0, 0.0], "gold_second": [0.0, 0.0, pytest.approx(1.5)]}
     assert task.bounds_of_parts(12)["worst_second"] == 1 - (12 - 4) / 4
-    monkeypatch.setattr("llm.tasks.proxy.ProxyReward.reward", lambda self: lambda rows: [7.0] * len(rows))
     assert task.reward()(found) == [1.0, 0.0, 7.0]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from llm.models.writing import weights_digest
 from llm.tasks import LearnedReward
 from llm.tasks.data_source import DataSource
 from llm.training import checkpoint
-from llm.training.folder import begin
+from llm.training.folder import begin, check_apart
 from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run
@@ -397,6 +398,14 @@ def test_other_weights_are_refused_on_resume(other: str, tmp_path: Path):
     with pytest.raises(SpecError, match=f"^{other} = .* has other weights than those that the run was started with"):
         begin(experiment, tmp_path / "run", 0, overwrite=False)
     begin(experiment, tmp_path / "run", 0, overwrite=True)
+
+
+@pytest.mark.parametrize(("model", "refused"), [("run/model", True), ("run/../run/model", True), ("run/x", False)])
+def test_a_run_does_not_replace_the_model_that_it_starts_from(model: str, refused: bool, tmp_path: Path):
+    preset = PRESETS["tiny-min-length"]
+    experiment = preset.replace(policy=preset.policy.replace(model=str(tmp_path / model)))
+    with pytest.raises(SpecError, match=r"holds model = .* would replace") if refused else nullcontext():
+        check_apart(experiment, tmp_path / "run")
 
 
 def test_the_weights_of_adapters_are_those_of_their_base_too(tmp_path: Path):
