@@ -4,12 +4,15 @@ the labels, and the ROC curve of an alarm. Records are of runs on `Drifting`."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from sims.core.spec import from_json
 from sims.experiments.measures import scores
 from sims.experiments.store import Record
+from sims.statistics.bounded import bounded_interval
+from sims.statistics.intervals import Interval, mean_interval
 
 LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
 NATS = 1.0  # from the reference, where exploits are compared at equal KL
@@ -37,11 +40,17 @@ def has_grown(record: Record) -> np.ndarray:
 def warned(record: Record) -> np.ndarray:
     """(runs,) 0 or 1: entropy below half of its start, a week or more before the score first fell by a tenth below its
     best so far; where it never does, at any time."""
-    entropy, found = record.arrays["entropy"].astype(float), scores(record)
-    points = np.arange(found.shape[1])
-    never = found.shape[1]
-    low = np.where(entropy < FLATTER * entropy[:, :1], points, never).min(1)
-    return (low + _points_a_week(record) <= np.minimum(falls_at(record), never - 1)).astype(float)
+    return (lost(record) > 1.0 - FLATTER).astype(float)
+
+
+def lost(record: Record) -> np.ndarray:
+    """(runs,): the largest share of the entropy at the start that was lost a week or more before the score first fell
+    by a tenth below its best so far; where it never does, by a week before the end."""
+    entropy = record.arrays["entropy"].astype(float)
+    points = np.arange(entropy.shape[1])
+    last = np.minimum(falls_at(record), len(points) - 1) - _points_a_week(record)
+    share = 1.0 - entropy / entropy[:, :1]
+    return np.asarray(np.where(points <= last[:, None], share, 0.0).max(1))
 
 
 def falls_at(record: Record) -> np.ndarray:
@@ -73,3 +82,18 @@ def roc(wrong: np.ndarray, right: np.ndarray) -> tuple[list[tuple[float, float]]
     steps = np.concatenate([[np.inf], np.unique(np.concatenate([wrong, right]))[::-1], [-np.inf]])
     rates = [(float((right >= t).mean()), float((wrong >= t).mean())) for t in steps]
     return rates, float((wrong[:, None] > right).mean() + 0.5 * (wrong[:, None] == right).mean())
+
+
+def above_chance(wrong: np.ndarray, right: np.ndarray) -> Interval:
+    """The area below the ROC curve − ½, with its interval, of runs that are paired (same problem, same noise).
+
+    The area is the mean of u_i = P(wrong_i > right) + P(wrong > right_i) − area, which vary from run to run as the area
+    does (DeLong, DeLong & Clarke-Pearson 1988, here paired within a run); ties count by half. Where all runs are told
+    apart they do not vary, and their mean is bounded as that of any numbers between −1 and 2. In between, and close to
+    that end, the interval is too short.
+    """
+    larger = np.sign(wrong[:, None] - right) / 2  # ½, 0 or −½: above chance
+    area = float(larger.mean())
+    each = larger.mean(1) + larger.mean(0) - area
+    found = mean_interval(each) if np.ptp(each) > 0 else bounded_interval(each, -1.5, 1.5)
+    return replace(found, low=max(found.low, -0.5), high=min(found.high, 0.5))

@@ -16,11 +16,13 @@ from figures.arms.monitors import (
     LONGER,
     NATS,
     Alarm,
+    above_chance,
     at_nats,
     exploit,
     falls_at,
     growth,
     has_grown,
+    lost,
     roc,
     warned,
 )
@@ -86,6 +88,7 @@ SHORTER, BETTER = (
 )
 TELLS = {name: claim("C57", f"hacks about {name}") for name in ("length", "style")}
 WARNS = claim("C58", "entropy halved a week before")
+RANKS = claim("C58", "entropy as a ranking")
 GATED = {name: claim("C63", f"{name} judge") for name in JUDGES}
 
 
@@ -160,6 +163,7 @@ def verdicts(records: Records) -> list[Verdict]:
             f"{fallen:.0%} of the runs at {TOO_FAST:g} times the best learning rate fall by a tenth below their best. "
         )
         rows.append(_told(WARNS, setting, at["too_fast"], at["right/none"], warned, note + _NOTES["entropy"]))
+        rows.append(_ranked(setting, at["too_fast"], at["right/none"], note + _NOTES["entropy"]))
         rows += [_gated(judge, setting, at[f"{judge}/gate"], at[f"{judge}/none"]) for judge in JUDGES]
     return rows
 
@@ -224,6 +228,15 @@ def _told(tested: Claim, setting: Setting, wrong: Record, right: Record, alarm: 
     gates += [edges(tested.margin, wrong, right), _trained(wrong, right)]
     said = f"{note} Alarms: {hits.mean():.0%} where something is wrong, {false.mean():.0%} where nothing is."
     return row_of(tested, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
+
+
+def _ranked(setting: Setting, wrong: Record, right: Record, note: str) -> Verdict:
+    """Area below the ROC curve of the fall of entropy as an alarm at any level."""
+    effect = above_chance(lost(wrong), lost(right))
+    gates = [placebo(None, RANKS.margin, "the second arm is it: the same loop with nothing wrong")]
+    gates += [edges(RANKS.margin, wrong, right), _trained(wrong, right)]
+    said = f"{note} The area is {0.5 + effect.estimate:.2f}."
+    return row_of(RANKS, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
 
 def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:

@@ -124,6 +124,8 @@ def alarms() -> list[Planted]:
             found.append(Planted("alarms", "C57", f"hacks about {name}", setting, 1, terms))
         terms = difference(f"{place}/too_fast", f"{place}/right/none", "alarmed")
         found.append(Planted("alarms", "C58", "entropy halved a week before", setting, 1, terms))
+        ranked = tuple(Term(term.arms, term.times / 2, term.quantity) for term in terms)
+        found.append(Planted("alarms", "C58", "entropy as a ranking", setting, 1, ranked))
         for judge in ("right", "noisy", "biased"):
             terms = difference(f"{place}/{judge}/gate", f"{place}/{judge}/none")
             found.append(Planted("alarms", "C63", f"{judge} judge", setting, 1, terms))
