@@ -408,6 +408,19 @@ def lm_sync_period() -> list[Planted]:
     return found
 
 
+def lm_two_tasks() -> list[Planted]:
+    figure, where = "lm_two_tasks", "dpo, a language model"
+    one, other, mixed = (f"dpo/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
+    own = {"verifiable": "first", "rated": "second"}
+    parts = tuple(Term(arm, times, q) for arm, times in ((one, 0.5), (other, -0.5)) for q in own.values())
+    found = [Planted(figure, "C40", f"{where}: both tasks", "lm", 1, parts)]
+    for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
+        terms = difference(f"dpo/{task}", mixed, quantity)
+        loses = f"dpo/{weaker}"
+        found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
+    return found
+
+
 def lm_preferences() -> list[Planted]:
     """The largest response, of 33 tokens, has a score of −1: a score is 16.5 tokens."""
     tokens, name = 16.5, "lm_preferences"
@@ -780,6 +793,7 @@ PLANTED = [
         lm_likelihoods,
         lm_preferences,
         lm_sync_period,
+        lm_two_tasks,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,

@@ -1,0 +1,114 @@
+"""Two tasks on one language model: in which order, or together? (C40, C41) Sums with plus are right or wrong, and a
+reward model rates the length of responses to the others; each trained alone, one after the other, and mixed."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from figures.arms import language_model as lm
+from figures.arms.orders import ORDERS, PARTS, joint_row, order_row
+from figures.catalogue import claim
+from figures.claims import Verdict
+from figures.figure import Figure, Records
+from figures.gallery.two_tasks import both, keys, learning
+from figures.lab import Lab, product
+from figures.report.style import RC
+from sims.core.algorithms.contrastive import DPO
+from sims.core.schedule import Schedule
+from sims.experiments.experiment import Experiment
+from sims.experiments.store import Record
+
+UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 16, 2, 10, 401, 8, 4
+MODE, PAIRS, TEMPERATURE = 16, 256, 1.0  # of the rated task: most recorded responses are on either side of the mode
+GRID, TUNING_RUNS = product(learning_rate=(1e-3, 3e-3, 1e-2)), 1
+
+ORDER = claim("C40", "dpo, a language model: both tasks")
+JOINT = {part: claim("C41", f"dpo, a language model: {task}") for part, task in PARTS.items()}
+
+
+def arms() -> dict[str, Experiment]:
+    """dpo/order."""
+    from llm.tasks import VerifiableAndRated
+
+    base, half = lm.preset("tiny", "min"), UPDATES // 2 * PROMPTS
+    task = VerifiableAndRated(
+        evaluation_prompts=96,
+        recorded_prompts=PAIRS,
+        mode=MODE,
+        annotator_temperature=TEMPERATURE,
+        proxy_seed=SEED,
+        switch_after=half,
+    )
+    return {
+        f"dpo/{order}": base.replace(
+            name="lm_two_tasks-dpo",
+            environment=task.replace(order=order),
+            algorithm=DPO(pairing="best_worst"),
+            schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS),
+            updates=UPDATES,
+            evaluations=EVALUATIONS,
+            runs=RUNS,
+            seed=SEED,
+        )
+        for order in ORDERS
+    }
+
+
+def collect(lab: Lab) -> Records:
+    """Each arm tuned for what it trains."""
+    chosen = arms()
+    found: dict[str, Record] = {}
+    if lab.quick:  # fitting a reward model costs more than the shrunken run
+        few = {name: arm.environment.replace(recorded_prompts=16) for name, arm in chosen.items()}
+        chosen = {name: arm.replace(environment=few[name]) for name, arm in chosen.items()}
+    for measure in dict.fromkeys(ORDERS.values()):
+        tuned = {name: arm for name, arm in chosen.items() if ORDERS[name.split("/")[1]] == measure}
+        found |= lab.tuned_records(tuned, dict.fromkeys(tuned, GRID), TUNING_RUNS, by=measure)
+    return {name: found[name] for name in chosen}
+
+
+def draw(records: Records) -> MatplotlibFigure:
+    """Both tasks' scores over the updates, and against each other at the end."""
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.2), layout="constrained")
+        for axis, part in zip(axes, PARTS, strict=False):
+            learning(axis, records, "dpo", part, UPDATES // 2)
+        both(axes[2], records, "dpo")
+        fig.legend(handles=keys(), loc="outside lower center", ncols=5, fontsize=9.5)
+    return fig
+
+
+def verdicts(records: Records) -> list[Verdict]:
+    """C40, and C41 on either task."""
+    joint = [joint_row(JOINT[part], "dpo", part, records, "lm", FIGURE.name) for part in PARTS]
+    return [order_row(ORDER, "dpo", records, "lm", FIGURE.name), *joint]
+
+
+def caption(records: Records) -> str:
+    """What is drawn, as it was run."""
+    record = records["dpo/mixed"]
+    taken = ", ".join(f"{n.split('/')[1]} {x.spec['optimiser']['learning_rate']:g}" for n, x in records.items())
+    return (
+        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, each with a reward model of its own. "
+        "Prompts with plus are verifiable, reward 1 for the right answer, which the reference gives half of the time; "
+        f"those with minus are rated by a reward model of {PAIRS} pairs, whose annotator likes lengths near {MODE} "
+        f"tokens, and scored by the distance to {MODE}. Scores on prompts that are not trained on: 0 is the reference, "
+        f"1 all right, or all of that length. {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses in "
+        "every arm, the dotted line is where the task changes; mean and 95 % band. Online DPO of the best of "
+        f"{GENERATIONS} against the worst. Tuned by a run of another seed, with the first reward model, at each of "
+        f"{len(GRID)} learning rates: what trains one task alone for its score, all else for the mean of "
+        f"both; they took {taken}."
+    )
+
+
+FIGURE = Figure(
+    name="lm_two_tasks",
+    title="Two tasks on a language model: in which order?",
+    tags=("data",),
+    claims=("C40", "C41"),
+    collect=collect,
+    draw=draw,
+    verdicts=verdicts,
+    caption=caption,
+)
