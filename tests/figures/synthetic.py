@@ -160,8 +160,9 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
     distance = np.linspace(0.0, 1.0, points)
-    score[:, -1] += level["late"]
-    if longest is not None and points > 8:
+    if longest is None:
+        score[:, -1] += level["late"]
+    elif points > 8:
         distance[-4:] = (2.0, 4.0, 8.0, 12.0)
         score[:, -2:] += level["fall"][:, None]
     gold = reference + scale * score

@@ -277,7 +277,7 @@ def test_recorded_data_must_hold_what_the_algorithm_learns_from():
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        (lambda: MinLength(data_split="test"), "data_split = 'test': must be train or held_out"),
+        (lambda: MinLength(data_split="test"), "data_split = 'test': must be train, held_out, or the first few"),
         (lambda: MinLength(prompt_column="q"), "prompt_column = 'q': has no effect with data = language"),
         (lambda: MinLength(data="x.jsonl", chosen_column="a"), "chosen_column = 'a': only means something with"),
         (lambda: SkewLength(cut_from=9, cut_to=5), "cut_to = 5: must be from cut_from = 9"),
