@@ -122,10 +122,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
     if "updates" not in spec:
         return {}  # exact, and nothing is claimed of it
     longest = spec["policy"].get("decoding", {}).get("max_new_tokens")
-    if longest is not None and is_right_or_wrong(spec["environment"]):
-        found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, None)
-    else:
-        found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, longest)
+    counted = None if is_right_or_wrong(spec["environment"]) else longest
+    found = _of_a_run(level, spec["evaluations"] + 1, spec["updates"], moved != 0, counted)
     if (problems := spec["environment"].get("problems")) is not None:
         found |= _same_problems(found["gold"], level, problems)
     if spec["name"].startswith("gold_and_proxy"):  # each evaluation further away, the last on a level of its own
