@@ -12,6 +12,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from .varlen import NAME, row_bounds
+
 
 def hidden_states(
     backbone: nn.Module,
@@ -44,14 +46,17 @@ def padding_free_states(backbone: nn.Module, tokens: Tensor, attention: Tensor) 
     """The last layer's states of the tokens that are there, row after row: (T, H), T = attention.sum().
 
     tokens, attention: (N, S), attention False on padding. The rows are one sequence in which positions start again with
-    each; transformers keeps the rows apart by that, where an architecture is written so (`proof` looks). ValueError for
-    one that takes no positions.
+    each; transformers keeps the rows apart by that, where an architecture is written so (`proof` looks), and flash
+    attention is told where each begins. ValueError for an architecture that takes no positions.
     """
     if not takes(backbone, "position_ids"):
         raise ValueError(f"{type(backbone).__name__} takes no positions: must be scored with padding_free = False")
     positions = (attention.long().cumsum(-1) - 1)[attention]
-    found = backbone(input_ids=tokens[attention].unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False)
-    return found.last_hidden_state[0]  # type: ignore[no-any-return]
+    implementation = str(getattr(getattr(backbone, "config", None), "_attn_implementation", None))
+    told = implementation == NAME or implementation.startswith("flash_attention")
+    bounds = row_bounds(attention) if told else {}
+    rows = {"input_ids": tokens[attention].unsqueeze(0), "position_ids": positions.unsqueeze(0)}
+    return backbone(**rows, use_cache=False, **bounds).last_hidden_state[0]  # type: ignore[no-any-return]
 
 
 def _is_recurrent(cache: DynamicCache) -> bool:

@@ -40,7 +40,7 @@ class Scoring(Spec, kind="scoring"):
     padding_free: bool = setting(
         False,
         "score the responses of a pass as one sequence without padding (TRL's packing); saves time with "
-        "flash_attention_2 or flex_attention, and costs it with others",
+        "attn_implementation = varlen or flash_attention_2, and costs it with others",
         omit_default=True,
     )
     score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)

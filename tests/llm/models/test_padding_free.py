@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+from llm.__main__ import main
+from llm.models import varlen
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
 from llm.models.scoring import Scoring
@@ -59,3 +66,54 @@ def test_an_architecture_that_mixes_rows_or_takes_no_positions_is_refused(monkey
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
     with pytest.raises(SpecError, match="it scores rows without padding between them with log-probs that are"):
         policy("mistral", True)
+
+
+def within_rows(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, _: Tensor, longest: int, __: int, *, scale: float, window_size: Any
+) -> Tensor:
+    """What `torch.nn.attention.varlen.varlen_attn` computes on a GPU, row by row. q, k, v: (T, heads, D)."""
+    assert int(starts.diff().max()) <= longest
+    found = []
+    for start, end in pairwise(starts.tolist()):
+        age = torch.arange(end - start)[:, None] - torch.arange(end - start)
+        seen = (age >= 0) & ((age <= window_size[0]) if window_size[0] >= 0 else True)
+        scores = torch.einsum("qhd,khd->hqk", q[start:end], k[start:end]) * scale
+        found.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v[start:end]))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("model", ["pythia", "mistral"])
+def test_pytorchs_flash_attention_is_told_where_rows_begin(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(varlen, "_kernel", lambda: lambda *args, **kw: calls.append(1) or within_rows(*args, **kw))
+    found = []
+    for free in (True, False):
+        made = policy(model, free)
+        made.language_model.core.set_attn_implementation("varlen")
+        found.append(made.forward(batch()).logp)
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+    assert len(calls) == made.language_model.core.config.num_hidden_layers  # of one pass: padded rows are sdpa's
+
+
+def test_a_sliding_window_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen, "_kernel", lambda: within_rows)
+    found = []
+    for free in (True, False):
+        made = policy("mistral", free)
+        made.language_model.core.set_attn_implementation("varlen" if free else "sdpa")
+        made.language_model.core.config.sliding_window = 3
+        for layer in made.language_model.backbone.layers:  # type: ignore[union-attr]
+            layer.self_attn.sliding_window = 3  # type: ignore[union-attr]
+        found.append(made.forward(batch()).logp)
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+def test_where_it_cannot_compute_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--attn-implementation", "varlen", "--device", "cpu", "--output", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "'varlen': only means something with padding_free = True" in capsys.readouterr().err
+    assert main([*words, "--padding-free"]) == 2
+    assert "'varlen': needs an NVIDIA GPU, not device = cpu: must be sdpa here" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SpecError, match=r"computes in half precision, not torch\.float32"):
+        varlen.check_varlen(torch.float32, torch.device("meta"))
