@@ -90,16 +90,18 @@ def finish_logits(logits: Tensor, config: Any) -> Tensor:
 def cache_keyword(model: nn.Module) -> str:
     """The keyword argument of a model for the key-value cache.
 
-    transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know. ValueError for a
-    state-space model of version 4, whose cache is of a kind of its own.
+    transformers 5 deprecates `past_key_values`, and `cache_params` of state-space models, in favour of `cache`, which
+    version 4 and the first ones of 5 do not know. ValueError for a state-space model of version 4, whose cache is of a
+    kind of its own.
     """
-    if takes(model, "cache"):
-        return "cache"
-    if takes(model, "cache_params") and not takes(model, "past_key_values"):
+    for name in ("cache", "past_key_values"):
+        if takes(model, name):
+            return name
+    if transformers.__version__.startswith("4."):
         raise ValueError(
             f"its cache is of a kind of its own in transformers {transformers.__version__}: needs 5 or later"
         )
-    return "past_key_values"
+    return "cache_params" if takes(model, "cache_params") else "past_key_values"
 
 
 def takes(model: nn.Module, keyword: str) -> bool:
