@@ -12,7 +12,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .varlen import NAME, row_bounds
+from .packed import packed
+from .varlen import NAME
 
 
 def hidden_states(
@@ -42,21 +43,24 @@ def hidden_states(
     ).last_hidden_state
 
 
-def padding_free_states(backbone: nn.Module, tokens: Tensor, attention: Tensor) -> Tensor:
-    """The last layer's states of the tokens that are there, row after row: (T, H), T = attention.sum().
+def padding_free_states(
+    backbone: nn.Module, tokens: Tensor, attention: Tensor, prompt: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The last layer's states of the tokens that are there, row after row, (T, H), and where in them those of each row
+    are, (N, S).
 
     tokens, attention: (N, S), attention False on padding. The rows are one sequence in which positions start again with
     each; transformers keeps the rows apart by that, where an architecture is written so (`proof` looks), and flash
-    attention is told where each begins. ValueError for an architecture that takes no positions.
+    attention is told where each begins. prompt: how many columns are the prompt's, which under `varlen` is computed
+    once for the rows that share it. ValueError for an architecture that takes no positions.
     """
     if not takes(backbone, "position_ids"):
         raise ValueError(f"{type(backbone).__name__} takes no positions: must be scored with padding_free = False")
-    positions = (attention.long().cumsum(-1) - 1)[attention]
-    implementation = str(getattr(getattr(backbone, "config", None), "_attn_implementation", None))
-    told = implementation == NAME or implementation.startswith("flash_attention")
-    bounds = row_bounds(attention) if told else {}
-    rows = {"input_ids": tokens[attention].unsqueeze(0), "position_ids": positions.unsqueeze(0)}
-    return backbone(**rows, use_cache=False, **bounds).last_hidden_state[0]  # type: ignore[no-any-return]
+    attends = str(getattr(getattr(backbone, "config", None), "_attn_implementation", None))
+    rows = packed(tokens, attention, prompt if attends == NAME else 0)
+    bounds = rows.bounds if attends == NAME or attends.startswith("flash_attention") else {}
+    found = backbone(input_ids=rows.tokens, position_ids=rows.positions, use_cache=False, **bounds)
+    return found.last_hidden_state[0], rows.place
 
 
 def _is_recurrent(cache: DynamicCache) -> bool:

@@ -1,8 +1,11 @@
 """Attention of rows that lie behind one another in one sequence, by the flash attention that is in PyTorch itself.
 
-With `padding_free` the rows of a pass are one sequence of T tokens. Under sdpa transformers keeps them apart by a mask
-of T × T, most of which is False; here the kernel is told where each row begins, and reads nothing else. transformers
-has the same from the library flash-attn, which is compiled for each version of PyTorch.
+With `padding_free` the rows of a pass are one sequence of T tokens (`packed`). Under sdpa transformers keeps them apart
+by a mask of T × T, most of which is False; here the kernel is told where each row begins, and reads nothing else.
+transformers has the same from the library flash-attn, which is compiled for each version of PyTorch.
+
+Beyond that, a prompt is computed once for all of its responses: a row whose prompt is that of the row before has its
+response's queries alone, and as keys those of the shared prompt too.
 """
 
 from __future__ import annotations
@@ -11,23 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sims.core.spec import SpecError
 
 NAME = "varlen"
-
-
-def row_bounds(attention: Tensor) -> dict[str, Any]:
-    """Where rows begin, under the names that transformers takes for flash attention.
-
-    attention: (N, S), False on padding. cu_seq_lens_q and _k: (N + 1,) int32, the number of tokens before each row, and
-    all; max_length_q and _k: S, which is at least the longest row and is known without a wait for the device.
-    """
-    starts = pad(attention.sum(-1, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
-    longest = attention.shape[1]
-    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 def check_varlen(dtype: torch.dtype, device: torch.device) -> None:
@@ -48,12 +39,11 @@ def varlen_attention(
 ) -> tuple[Tensor, None]:
     """softmax(q·kᵀ·scaling)·v within each row, causal; the attention function of a layer of transformers.
 
-    query: (1, heads, T, D); key, value: (1, fewer heads, T, D); returns (1, T, heads, D). Where `row_bounds` are not
-    among the options, as in sampling, it is sdpa's. ValueError for a bound of scores (softcap) or sinks, which the
-    kernel has not.
+    query: (1, heads, T, D); key, value: (1, fewer heads, T, D); returns (1, T, heads, D). Without the bounds of
+    `packed` among the options, as in sampling, it is sdpa's. ValueError for a bound of scores (softcap), sinks or
+    biases, which the kernel has not.
     """
-    starts = options.get("cu_seq_lens_q")
-    if starts is None:
+    if (starts := options.get("cu_seq_lens_q")) is None:
         return _sdpa()(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
@@ -61,12 +51,20 @@ def varlen_attention(
     groups = query.shape[1] // key.shape[1]
     # Autocast does not know the kernel, and rotary positions leave keys in float32.
     q, k, v = (_half(x[0].transpose(0, 1)) for x in (query, key, value))
+    if (keys := options.get("keys_of_rows")) is not None:
+        k, v = (_gathered(x, keys) for x in (k, v))
     if groups > 1:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     longest, window = options["max_length_q"], options.get("sliding_window")
     left = -1 if window is None or window >= longest else window - 1
-    found = _kernel()(q, k, v, starts, starts, longest, longest, scale=options.get("scaling"), window_size=(left, 0))
+    bounds = (starts, options["cu_seq_lens_k"], longest, options["max_length_k"])
+    found = _kernel()(q, k, v, *bounds, scale=options.get("scaling"), window_size=(left, 0))
     return found.unsqueeze(0), None
+
+
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], whose gradient adds up what the responses to a prompt want of it, at least in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))[index].to(x.dtype)
 
 
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:
