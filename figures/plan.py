@@ -38,6 +38,6 @@ def choose_live(
                     offers.append((price / sum(other <= row for other in its), sorted(row), price))
         if not offers:
             return chosen
-        _, row, price = min(offers)
-        chosen |= set(row)
+        _, cheapest_row, price = min(offers)
+        chosen |= set(cheapest_row)
         paid += price
