@@ -55,8 +55,9 @@ def name_of(row: Verdict) -> str:
 
 
 def _same_row(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry, if it is of the same records and the same claim; else nothing."""
-    same = all(before.get(name) == now.get(name) for name in ("records", "claimed"))
+    """An entry, if it is of the same records and the same claim, or older than the note of it; else nothing."""
+    claimed = now.get("claimed")
+    same = before.get("records") == now["records"] and before.get("claimed", claimed) == claimed
     return before if same else {}
 
 

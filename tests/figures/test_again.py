@@ -62,11 +62,13 @@ def test_what_other_figures_came_to_stays(tmp_path: Path) -> None:
 def test_what_the_same_row_came_to_by_another_change_stays(tmp_path: Path) -> None:
     keep("reference_shift", {name_of(row()): entry("too small", "a", "b")}, tmp_path)
     rounded = {"records": ["a", "b"], "other rounding": {"state": "supported", "said": "the same"}}
-    keep("reference_shift", {name_of(row()): rounded}, tmp_path)
+    keep("reference_shift", {name_of(row()): {**rounded, "claimed": row().claimed}}, tmp_path)
     assert "too small with other seeds" in fragile(row(), tmp_path).why
-    keep("reference_shift", {name_of(row()): {**rounded, "records": ["a", "c"]}}, tmp_path)
-    keep("reference_shift", {name_of(row()): rounded}, tmp_path)
-    assert fragile(row(), tmp_path).verdict == "supported"
+    for other in ({"claimed": "within ±0.05"}, {"records": ["a", "c"], "claimed": row().claimed}):
+        keep("reference_shift", {name_of(row()): entry("too small", "a", "b")}, tmp_path)
+        keep("reference_shift", {name_of(row()): {**rounded, **other}}, tmp_path)
+        keep("reference_shift", {name_of(row()): {**rounded, "claimed": row().claimed}}, tmp_path)
+        assert fragile(row(), tmp_path).verdict == "supported"
 
 
 ARMS = {
