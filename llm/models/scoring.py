@@ -48,7 +48,7 @@ class Scoring(Spec, kind="scoring"):
     padding_free: bool = setting(
         False,
         "score the responses of a pass as one sequence without padding (TRL's packing); saves time with "
-        "flash_attention_2 or flex_attention, and costs it with others",
+        "attn_implementation = varlen or flash_attention_2, and costs it with others",
         omit_default=True,
     )
     score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
@@ -132,9 +132,9 @@ class LanguageModel(nn.Module):
         """Log-probs of responses (N, L); if asked for, values and entropies of the prefix before each token, and the
         prompts' own log-probs (N, P − 1), of all tokens but the first. 0 where mask is False, and in padding.
 
-        prompts: (N, P), padded on the left, where prompt_mask is False; P − 1 is without columns of padding alone.
-        responses, read, mask: (N, L), of which read is
-        True on tokens that are there, and mask on those that the policy chose.
+        prompts: (N, P), padded on the left, where prompt_mask is False; columns that are padding in every row are left
+        out of P first. responses, read, mask: (N, L), of which read is True on tokens that are there, and mask on those
+        that the policy chose.
         """
         first = int(prompt_mask.any(0).int().argmax())  # columns before it are padding in every row
         prompts, prompt_mask = prompts[:, first:], prompt_mask[:, first:]
@@ -152,8 +152,8 @@ class LanguageModel(nn.Module):
             with checkpointed_layers(backbone) if again else nullcontext():
                 if not self.scoring.padding_free:
                     return hidden_states(backbone, tokens, attention)[:, start:][mask]
-                place = attention.flatten().cumsum(0).view_as(attention) - 1
-                return padding_free_states(backbone, tokens, attention)[place[:, start:][mask]]
+                states, place = padding_free_states(backbone, tokens, attention, start + 1)
+                return states[place[:, start:][mask]]
 
         with self.computing(tokens.device):
             states = states_of(self.backbone)
