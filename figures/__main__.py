@@ -83,6 +83,12 @@ def parser() -> OptionParser:
         help="test again every row that could be tested, on other seeds within so many core-minutes and with other "
         "rounding, and keep what comes out in figures/records/again.json, for the report to say; draws nothing",
     )
+    command.add_argument(
+        "--retune",
+        action="store_true",
+        help="with --again: tune every arm on other seeds as well, whatever that costs, and test rows on what they "
+        "choose",
+    )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=whole, help="independent runs per arm, instead of each figure's own number")
     command.add_argument(
@@ -266,6 +272,8 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
         raise SpecError("again", options.again, "must be float >= 0")
     if options.again is not None and (options.quick or options.keep or options.runs):
         raise SpecError("again", options.again, "leave out --quick, --keep and --runs: published rows are tested again")
+    if options.retune and options.again is None:
+        raise SpecError("retune", True, "only with --again MINUTES: rows are tested again by another tuning")
     if options.scale not in SCALES:
         raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}{nearest(options.scale, SCALES)}")
     without = [entry.name for entry in chosen if not entry.has_scale]
