@@ -134,7 +134,8 @@ class TextEnvironment:
         rewards = self._as_tensor(self._reward(completions), mask)
         gold = rewards if self._gold is None else self._as_tensor(self._gold(completions), mask)
         if self._is_shaped:
-            rewards = self.task.shaped(rewards, mask.sum(-1), self.max_new_tokens).to(rewards)
+            cut = torch.tensor(completions.cut, device=rewards.device).reshape(rewards.shape)
+            rewards = self.task.shaped(rewards, mask.sum(-1), cut, self.max_new_tokens).to(rewards)
         return rewards, gold
 
     def _as_tensor(self, rewards: Sequence[float], mask: Tensor) -> Tensor:
