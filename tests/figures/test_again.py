@@ -14,11 +14,13 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure
 from figures.lab import FINAL_SEED, TUNING_SEED, Lab
-from figures.retest import LAST_BIT, SECOND, moved, retest, within
+from figures.retest import LAST_BIT, SECOND, _reseeded, moved, retest, within
+from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.policy_gradient import RLOO
-from sims.environments import BanditR1
+from sims.environments import BanditOverlap, BanditR1
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
+from sims.experiments.record_file import spec_hash
 from sims.experiments.store import Record, Store
 from sims.policies import Table
 from sims.statistics.intervals import Interval, mean_interval
@@ -125,6 +127,13 @@ def test_the_cheapest_rows_are_run_and_shared_records_are_paid_once() -> None:
     rows = [Verdict(**{**vars(r), "part": str(i)}) for i, r in enumerate(rows)]
     chosen, spent = within(rows, {"a": 2.0, "b": 3.0, "c": 9.0}, 6.0)
     assert chosen == {name_of(rows[0]), name_of(rows[1])} and spent == 5.0
+
+
+def test_only_arms_that_a_row_rests_on_get_other_seeds() -> None:
+    other = Experiment("other", BanditOverlap(), Table(), DPO(), seed=3)
+    tested = {spec_hash(other.to_json())}
+    assert _reseeded(tested, other).seed == 3 + SECOND
+    assert _reseeded(tested, other.replace(runs=7)) == other.replace(runs=7)
 
 
 def test_numbers_move_by_the_last_bit_of_float32_and_no_others() -> None:

@@ -72,6 +72,7 @@ def test_a_closed_gate_comes_before_the_interval() -> None:
     found = outcome(interval(0.2, 0.3), 0.1, gates=(open_, closed))
     assert (found.state, found.why, found.gates) == ("no test", "placebo: none was run", (open_, closed))
     assert outcome(interval(0.2, 0.3), 0.1, gates=(open_,)).state == "supported"
+    assert outcome(interval(0.2, 0.3), 0.1, -1, gates=(open_,)).state == "opposite"
 
 
 def test_a_state_that_flips_is_fragile() -> None:
@@ -181,6 +182,7 @@ def test_grid_edge() -> None:
 
 def test_placebo() -> None:
     assert gates.placebo(interval(-0.05, 0.04), 0.05).open and not gates.placebo(interval(-0.05, 0.06), 0.05).open
+    assert not gates.placebo(interval(-0.06, 0.05), 0.05).open  # a fall is an effect too
     assert gates.placebo(interval(-0.3, 0.04), 0.05, only_above=True).open
     assert "not at most 0.05" in gates.placebo(interval(0.0, 0.06), 0.05, only_above=True).why
     assert not gates.placebo(None, 0.05).open and gates.placebo(None, 0.05, "a claim about a mechanism").open

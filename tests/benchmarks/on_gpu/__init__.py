@@ -30,6 +30,8 @@ SECTIONS = {  # in order of importance: seconds after which a section is stopped
     "processes": 90,
     "beside_trl": 120,
     "mistral": 150,
+    "packing": 120,
+    "quantised": 120,
 }
 
 
