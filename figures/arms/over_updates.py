@@ -87,8 +87,7 @@ def exploits_row(records: Records, source: str, figure: str) -> Verdict:
     ]
     note = (
         f"From the evaluation at which gold peaks, on the other half of the problems, to update {UPDATES}; the placebo "
-        "is the same run on gold, and the proxy must still rise in the second half. A stronger KL penalty, or "
-        "stopping early, prevents it."
+        "is the same run on gold, and the proxy must still rise in the second half. Other KL penalties were not run."
     )
     return row_of(tested, "mlp", effect, figure, [record.hash], note, gates)
 
