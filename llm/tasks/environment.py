@@ -172,7 +172,7 @@ class TextEnvironment:
     def recorded(self, batch_size: int, noise: Noise) -> Batch:
         """The next recorded prompts with their responses, rewards and labels.
 
-        A preference row keeps its own label unless the task relabels, and so do `recorded_pairs`; other responses of
+        A preference row keeps its own label unless the task relabels, and so do `recorded_rows`; other responses of
         the embedded language are labelled by the task's reward.
         """
         if self._recorded is None:
@@ -211,7 +211,7 @@ class TextEnvironment:
         return min(len(self._recorded), self.task.evaluation_prompts)
 
     def _load_recorded(self, noise: Noise) -> Sequence[Example]:
-        if (own := self.task.recorded_pairs(self.encoder)) is not None:
+        if (own := self.task.recorded_rows(self.encoder)) is not None:
             return own
         if self.task.data == LANGUAGE:
             self._drawn = True

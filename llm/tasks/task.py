@@ -74,9 +74,9 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
         """The task as a run of an experiment has it: the same in each, but for one that is drawn anew."""
         return self
 
-    def recorded_pairs(self, encoder: TextEncoder) -> Sequence[Example] | None:
-        """Pairs of the embedded language that come with a label, chosen response first; None: responses are drawn by
-        `recorded_response` and labelled by the reward."""
+    def recorded_rows(self, encoder: TextEncoder) -> Sequence[Example] | None:
+        """Rows of the embedded language with responses of their own: pairs that come with a label, chosen response
+        first, or single ones; None: responses are drawn by `recorded_response` and labelled by the reward."""
         return None
 
     def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:

@@ -298,7 +298,6 @@ def forgetting() -> list[Planted]:
         arms = (f"network/gate/{name}", f"network/{name}")
         gate = Planted("forgetting", "C59", f"{name}: gate, gold set", "mlp", 1, difference(*arms, "gold_set"))
         found += [gate, Planted("forgetting", "C59", f"{name}: gate, users", "mlp", 0, difference(*arms[::-1]))]
-    found.append(Planted("forgetting", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)))
     for place, setting in (("table", "bandit"), ("network", "mlp")):
         for flip in ("0.2", "0.4"):
             terms = difference(f"{place}/pool/0", f"{place}/pool/{flip}")
@@ -425,6 +424,23 @@ def lm_two_tasks() -> list[Planted]:
         loses = f"dpo/{weaker}"
         found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
     return found
+
+
+def prompt_mask() -> list[Planted]:
+    return [
+        Planted("prompt_mask", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)),
+        *(
+            Planted(
+                "prompt_mask",
+                "C60",
+                f"SFT, right answers, {name}",
+                "lm",
+                1,
+                difference(f"{name}/masked", f"{name}/all"),
+            )
+            for name in ("one pass", "five passes")
+        ),
+    ]
 
 
 def lm_preferences() -> list[Planted]:
@@ -801,6 +817,7 @@ PLANTED = [
         lm_semi_online,
         lm_sync_period,
         lm_two_tasks,
+        prompt_mask,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,
