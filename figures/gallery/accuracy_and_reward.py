@@ -20,7 +20,7 @@ from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery.gold_and_proxy import ERRS
 from figures.lab import Lab, product
-from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VERMILION
+from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VERMILION, bound
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.labelling import Labelling
 from sims.core.schedule import Schedule
@@ -226,10 +226,10 @@ def _classify(axes: Axes, records: Records) -> None:
     places: Mapping[tuple[str, str], int] = {key: i for i, key in enumerate(BETTER)}
     for (name, where), x in places.items():
         record, first = records[f"tuned/{name}/offline"], x == 0
-        for aside, who, colour in ((-0.1, "proxy", VERMILION), (0.1, "policy", BLUE)):
+        for aside, who, colour, shape in ((-0.1, "proxy", VERMILION, "s"), (0.1, "policy", BLUE, "o")):
             label = {"proxy": "reward model", "policy": "policy's implicit reward"}[who] if first else ""
-            _bar(axes, x + aside, final(record, f"{who}_accuracy{WHERE[where]}"), colour, label=label)
-    axes.axhline(0.5, color=BLACK, linestyle=":", linewidth=1)
+            _bar(axes, x + aside, final(record, f"{who}_accuracy{WHERE[where]}"), colour, shape, label)
+    bound(axes, 0.5, "chance")
     axes.set_xticks(list(places.values()), [f"{name.upper()}\n{where}" for name, where in places])
     axes.set(ylabel="accuracy", title="offline, the same pairs", ylim=(0.4, 1.0))
     axes.legend(fontsize=8)
@@ -282,7 +282,7 @@ def caption(records: Records) -> str:
         "The problems and reward models of the figure gold_and_proxy, each run a problem. Accuracy: the share of the "
         "pairs of two draws of the reference (held-out) or of the policy (on-policy), unequal by gold, that are "
         f"ordered as gold does; exact. Top left: offline IPO and DPO, {runs} problems, tuned by gold, and the reward "
-        f"model of the same {proxies.PAIRS} noisy pairs; mean and 95 % interval. Top right: means over {swept_} "
+        f"model of the same {proxies.PAIRS} noisy pairs; mean and 95 % interval. Top right: means alone, over {swept_} "
         "problems of each setting of the sweep of β and learning rate. Bottom left: pairs drawn by the policy and "
         f"labelled by gold, by the reward model, or after {FIRST} updates on its labels by the policy's implicit "
         f"reward; {runs} problems, each arm tuned over {len(RATES) * len(BETAS)} points ({ROUNDS}). Bottom right: "

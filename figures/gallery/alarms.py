@@ -257,21 +257,28 @@ def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:
     return row_of(tested, setting, mean_interval(one - other), FIGURE.name, [gate.hash, none.hash], note, gates)
 
 
+SHOWN = (
+    "the bias exploited",
+    "length at the end as an alarm",
+    "entropy as an alarm",
+    "a length penalty",
+    "a gate",
+)
+
+
 def draw(records: Records) -> MatplotlibFigure:
     """Exploits by update; ROC of the length alarm; entropy; penalties; gates."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 5, figsize=(17.0, 7.4), layout="constrained")
-        for row, kind in enumerate(POLICIES):
+        fig, axes = plt.subplots(5, 2, figsize=(11.0, 17.0), layout="constrained")
+        for column, kind in enumerate(POLICIES):
             at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
-            _exploits(axes[row, 0], at)
-            _roc(axes[row, 1], at)
-            _entropies(axes[row, 2], at)
-            _penalties(axes[row, 3], at)
-            _gates(axes[row, 4], at)
-            axes[row, 0].set_title(TITLES[kind], loc="left")
-        titles = ("", "length at the end, as an alarm", "entropy as an alarm", "a length penalty", "a gate")
-        for axis, title in list(zip(axes[0], titles, strict=True))[1:]:
-            axis.set_title(title, fontsize=10)
+            _exploits(axes[0, column], at)
+            _roc(axes[1, column], at)
+            _entropies(axes[2, column], at)
+            _penalties(axes[3, column], at)
+            _gates(axes[4, column], at)
+            for axis, what in zip(axes[:, column], SHOWN, strict=True):
+                axis.set_title(f"{TITLES[kind]} · {what}", fontsize=10)
     return fig
 
 
@@ -370,13 +377,13 @@ def caption(records: Records) -> str:
         f"{runs} runs an arm, each with a problem of its own: 16 prompts × 16 responses, {WEEKS} weeks of {WEEK} "
         f"updates of {PAIRS} pairs; mean and 95 % band or interval. Labellers see {BIAS:g} more reward per standard "
         "deviation of a response's log length, or of a style, which have nothing to do with gold; these arms are tuned "
-        "by the reward that the learner sees. Second column: alarm if responses are so much longer at the end than at "
-        f"the start. Third: under a drift of d = {DRIFT:g} per week, at the best learning rate and at ten times it. "
-        f"Right: under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, who "
-        f"is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points ({ROUNDS}) "
-        f"of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network {RATES['network'][0]:g} … "
-        f"{RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a gate "
-        f"{GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
+        "by the reward that the learner sees. Second row: alarm if responses are so much longer at the end than at "
+        f"the start. Third, means: under a drift of d = {DRIFT:g} per week, at the best learning rate and ten times "
+        f"it. Last: under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, "
+        f"who is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points "
+        f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network "
+        f"{RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a "
+        f"gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
     )
 
 

@@ -119,18 +119,24 @@ TITLES = {
 }
 
 
+PLACES = {
+    ("R1", "short"): (0, 0), ("R1", "long"): (0, 1),
+    ("R2", "short"): (1, 0), ("R2", "long"): (1, 1),
+    ("network", "short"): (2, 0), (LIKELY_NETWORK, "short"): (2, 1),
+}  # fmt: skip
+
+
 def draw(records: Records) -> MatplotlibFigure:
     """Final score against the batch's size, a row a budget; and two learning curves of each arm on R1."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 4, figsize=(17.5, 7.6), layout="constrained")
-        for row, (budget, samples) in enumerate(BUDGETS.items()):
-            for column, environment in enumerate(TITLES):
-                if f"{environment}/{budget}/dpo/{FRESH:g}" in records:
-                    _against_batch(axes[row, column], records, environment, budget)
-                    axes[row, column].set_title(f"{TITLES[environment]} · {samples:,} samples")
-        _learning(axes[1, 1], records)
-        axes[1, 3].set_axis_off()
-        fig.legend(handles=_handles(), loc="outside lower center", ncols=5, fontsize=9.5)
+        fig, axes = plt.subplots(3, 3, figsize=(13.5, 10.4), layout="constrained")
+        for (environment, budget), place in PLACES.items():
+            _against_batch(axes[place], records, environment, budget)
+            axes[place].set_title(f"{TITLES[environment]} · {BUDGETS[budget]:,} samples")
+        _learning(axes[0, 2], records)
+        for row in (1, 2):
+            axes[row, 2].set_axis_off()
+        axes[1, 2].legend(handles=_handles(), loc="center", fontsize=10)
     return fig
 
 

@@ -125,9 +125,11 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def _curves(axes: Axes, records: Records, number: int) -> None:
-    """Scores of DPO over the run; dashed the rare sync, dotted the same by the settings of the frequent one."""
+    """Scores of DPO over the run; dashed the rare sync, dotted with the frequent one's settings, if others."""
     arms = {f"s = {SEMI:g}": (f"prompts/{number}/{SEMI:g}", "-"), f"s = {RARE:g}": (f"prompts/{number}/{RARE:g}", "--")}
-    arms[f"s = {RARE:g}, settings of s = {SEMI:g}"] = (f"held/{number}/{RARE:g}", ":")
+    held = f"held/{number}/{RARE:g}"
+    if records[held].hash != records[f"prompts/{number}/{RARE:g}"].hash:
+        arms[f"s = {RARE:g}, settings of s = {SEMI:g}"] = (held, ":")
     for label, (name, line) in arms.items():
         record = records[name]
         curve(axes, record.arrays["updates"], scores(record), "dpo", line, label)

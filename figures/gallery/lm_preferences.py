@@ -307,7 +307,8 @@ def _levels() -> str:
 def draw(records: Records) -> MatplotlibFigure:
     """The reward model's score and the gold reward against KL, and the gold reward at equal KL."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(1, 4, figsize=(18.0, 4.9), layout="constrained")
+        fig, panels = plt.subplots(2, 2, figsize=(11.5, 9.0), layout="constrained")
+        axes = panels.ravel()
         for panel, reward in zip(axes, ("reward", "gold"), strict=False):
             for method in METHODS:
                 _paths(panel, records, method, reward)
@@ -397,17 +398,17 @@ def caption(records: Records) -> str:
     samples = spec["schedule"]["batch_size"] * spec["schedule"]["num_generations"]
     start = (
         f"{lm.model_of(record)} as the SFT policy, {spec['updates']} updates of {samples} samples. "
-        "Points are evaluations, lines the settings of a sweep, means over "
+        "Points are evaluations, lines the settings of a sweep, means alone, over "
     )
     if lm.scale_of(record) != "tiny":
         return f"{start}{models} runs with one reward model."
     task = spec["environment"]
     return (
-        f"{start}{models} reward models with a run each ({RUNS} for semi, stale and Pref-FT); third panel, 95 % "
+        f"{start}{models} reward models with a run each ({RUNS} for semi, stale and Pref-FT); bottom, 95 % "
         f"intervals over them. Gold: −| |y| − {task['mode']} |. Each reward model is the same network with a "
         f"new head, fitted to {PAIRS} pairs of its own, "
         "which an annotator labelled by Bradley-Terry on gold, at a temperature of 2 tokens; offline methods train on "
-        "these pairs. Fourth panel: online DPO at the end, β "
+        "these pairs. Bottom right: online DPO at the end, β "
         f"{ALL_BETAS[0]:g} … {ALL_BETAS[-1]:g}, at rate {HELD_RATE:g}. Swept: "
         f"learning rate {', '.join(f'{rate:g}' for rate in PATH_RATES)} (semi, stale and Pref-FT: {RATES[-1]:g} "
         f"too), and of DPO β {BETAS[0]:g} and {BETAS[1]:g}."

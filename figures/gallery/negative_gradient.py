@@ -245,7 +245,7 @@ def draw(records: Records) -> MatplotlibFigure:
             _gains(axes[row, 2], records, environment)
         axes[0, 0].set_title("The same samples, of the reference")
         axes[0, 1].set_title("On-policy: each its own samples")
-        axes[0, 2].set_title("Gain over Best-of-N, as tested\nfilled: on-policy (C27); open: on-policy − offline (C28)")
+        axes[0, 2].set_title("Gain over Best-of-N, as tested\nfilled: on-policy (C27)\nopen: on-policy − offline (C28)")
         handles = [
             Line2D([], [], color=colour(arm.key), marker=marker(arm.key), ms=5, linewidth=1.8, label=arm.label)
             for arm in ARMS.values()
@@ -278,8 +278,8 @@ def _against_budget(panel: Axes, records: Records, environment: str, sampler: st
 
 
 def _gains(panel: Axes, records: Records, environment: str) -> None:
-    names = ENVIRONMENTS[environment].arms[1:]
     shown = [row for row in claims() if row.environment == environment]
+    names = [name for name in ENVIRONMENTS[environment].arms if any(row.name == name for row in shown)]
     for name in names:
         own, rows = colour(ARMS[name].key), [row for row in shown if row.name == name]
         for i, row in enumerate(rows):

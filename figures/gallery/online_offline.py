@@ -228,13 +228,15 @@ def _along_overlap(top: Axes, bottom: Axes, records: Records) -> None:
     top.set(xscale="log", xlabel=label, ylabel="score at the end", ylim=(-0.05, 1.12))
     bottom.set(xscale="log", xlabel=label, ylabel="on-policy − offline, score")
     bottom.axhspan(-OVERLAP["rloo"].margin, OVERLAP["rloo"].margin, color="0.5", alpha=0.12, linewidth=0)
+    bottom.set_ylim(top=1.15 * bottom.get_ylim()[1])
     bottom.text(
         0.98,
-        0.95,
-        "single points, of another reference: R1 filled, R2 hollow",
+        0.97,
+        "single points, of another reference:\nR1 filled, R2 hollow",
         transform=bottom.transAxes,
         fontsize=8.5,
         ha="right",
+        va="top",
     )
     for panel in (top, bottom):
         panel.invert_xaxis()

@@ -108,7 +108,7 @@ def draw(records: Records) -> MatplotlibFigure:
     """Six maps of the score under one colour bar, and who leads."""
     scores, overlaps, periods = final(records)
     with plt.rc_context(RC | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}):
-        fig = plt.figure(figsize=(16.5, 8.3), layout="constrained")
+        fig = plt.figure(figsize=(14.5, 8.3), layout="constrained")
         grid = fig.add_gridspec(2, 4, width_ratios=(1, 1, 1, 1.55))
         panels = [fig.add_subplot(grid[i % 2, i // 2]) for i in range(len(FAMILIES))]
         for i, (axes, title) in enumerate(zip(panels, FAMILIES.values(), strict=True)):

@@ -54,6 +54,7 @@ LEARNERS = {
     "ppo": (PPO(), Schedule(batch_size=SAMPLES // 4, num_generations=4)),
 }
 NAMES = {"offline": "DPO,\noffline", "iterated": f"DPO,\n{COUNT} rounds", "online": "DPO,\nonline", "ppo": "PPO"}
+AWAY = {"offline": (-10, -38), "iterated": (40, -34), "online": (-96, 34), "ppo": (34, 26)}  # labels, in points
 TREE = TokenTree(vocabulary=4, max_length=4, structure="path")
 SMALL, LARGE, DRAWN = 16, 64, 5120
 LADDER = list(itertools.product(("white", "plain"), ("large", "small"), ("ema", "fixed")))
@@ -156,7 +157,8 @@ def _objectives(axes: Axes, records: Records) -> None:
         across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
         algorithm = "ppo" if name == "ppo" else "dpo"
         axes.errorbar(x, y, up, across, fmt=marker(algorithm), color=colour(algorithm), ms=7, elinewidth=1)
-        axes.annotate(label.replace("\n", " "), (x, y), xytext=(6, -10), textcoords="offset points", fontsize=8)
+        away: dict[str, Any] = {"xytext": AWAY[name], "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(label.replace("\n", " "), (x, y), arrowprops={"arrowstyle": "-", "color": "0.6"}, **away)
     axes.set(xlabel="score, first objective", ylabel="score, second objective", title="two objectives, at the end")
     axes.margins(0.25)
 
@@ -246,8 +248,8 @@ def caption(records: Records) -> str:
         "updates the policy becomes sampler and reference; the reward model of the recorded pairs labels. Bottom: a "
         "tree of tokens with EOS and a table; every prefix gives each token a worth, the reward is their mean. Left, "
         f"{DRAWN:,} samples in batches of {SMALL} or {LARGE}, the reference fixed or an average (weight 0.05 per "
-        "update); four points a detail, one for each combination of the others. Right, 3 tokens. Every arm was tuned "
-        f"on other seeds over {POINTS} points ({TRIED} runs each) of learning rate ({RATES['network'][0]:g} … "
+        "update); four points a detail, one for each combination of the others. Right, 3 kinds of token. Every arm was "
+        f"tuned on other seeds over {POINTS} points ({TRIED} runs each) of learning rate ({RATES['network'][0]:g} … "
         f"{RATES['network'][1]:g}, tables {RATES['table'][0]:g} … {RATES['table'][1]:g}) and β (DPO {BETAS[0]:g} … "
         f"{BETAS[-1]:g}, PPO and RLOO {PPO_BETAS[0]:g} … {PPO_BETAS[-1]:g})."
     )

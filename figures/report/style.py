@@ -74,6 +74,7 @@ RC: dict[RcKeyType, Any] = {
     "savefig.dpi": 160,
     "font.size": 10,
     "axes.titlesize": 11,
+    "axes.titley": 1.0,  # else each layout measures all of a panel's ticks once more, to see whether some are on top
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -150,4 +151,5 @@ def side_by_side(axes: Axes, arms: Mapping[str, Sequence[np.ndarray]], apart: fl
 def bound(axes: Axes, y: float, text: str, x: float = 0.99) -> None:
     """A line that cannot be beaten, labelled with which one it is."""
     axes.axhline(y, color=BLACK, linewidth=1, linestyle=":")
-    axes.text(x, y, text, transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+    above: dict[str, Any] = {"xytext": (0, 2.5), "textcoords": "offset points"}  # of the markers that are on the line
+    axes.annotate(text, (x, y), xycoords=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8, **above)

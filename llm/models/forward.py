@@ -12,6 +12,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from .packed import packed
+from .varlen import NAME
+
 
 def hidden_states(
     backbone: nn.Module,
@@ -40,18 +43,24 @@ def hidden_states(
     ).last_hidden_state
 
 
-def padding_free_states(backbone: nn.Module, tokens: Tensor, attention: Tensor) -> Tensor:
-    """The last layer's states of the tokens that are there, row after row: (T, H), T = attention.sum().
+def padding_free_states(
+    backbone: nn.Module, tokens: Tensor, attention: Tensor, prompt: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The last layer's states of the tokens that are there, row after row, (T, H), and where in them those of each row
+    are, (N, S).
 
     tokens, attention: (N, S), attention False on padding. The rows are one sequence in which positions start again with
-    each; transformers keeps the rows apart by that, where an architecture is written so (`proof` looks). ValueError for
-    one that takes no positions.
+    each; transformers keeps the rows apart by that, where an architecture is written so (`proof` looks), and flash
+    attention is told where each begins. prompt: how many columns are the prompt's, which under `varlen` is computed
+    once for the rows that share it. ValueError for an architecture that takes no positions.
     """
     if not takes(backbone, "position_ids"):
         raise ValueError(f"{type(backbone).__name__} takes no positions: must be scored with padding_free = False")
-    positions = (attention.long().cumsum(-1) - 1)[attention]
-    found = backbone(input_ids=tokens[attention].unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False)
-    return found.last_hidden_state[0]  # type: ignore[no-any-return]
+    attends = str(getattr(getattr(backbone, "config", None), "_attn_implementation", None))
+    rows = packed(tokens, attention, prompt if attends == NAME else 0)
+    bounds = rows.bounds if attends == NAME or attends.startswith("flash_attention") else {}
+    found = backbone(input_ids=rows.tokens, position_ids=rows.positions, use_cache=False, **bounds)
+    return found.last_hidden_state[0], rows.place
 
 
 def _is_recurrent(cache: DynamicCache) -> bool:
@@ -85,16 +94,18 @@ def finish_logits(logits: Tensor, config: Any) -> Tensor:
 def cache_keyword(model: nn.Module) -> str:
     """The keyword argument of a model for the key-value cache.
 
-    transformers 5 deprecates `past_key_values` in favour of `cache`, which version 4 does not know. ValueError for a
-    state-space model of version 4, whose cache is of a kind of its own.
+    transformers 5 deprecates `past_key_values`, and `cache_params` of state-space models, in favour of `cache`, which
+    version 4 and the first ones of 5 do not know. ValueError for a state-space model of version 4, whose cache is of a
+    kind of its own.
     """
-    if takes(model, "cache"):
-        return "cache"
-    if takes(model, "cache_params") and not takes(model, "past_key_values"):
+    for name in ("cache", "past_key_values"):
+        if takes(model, name):
+            return name
+    if transformers.__version__.startswith("4."):
         raise ValueError(
             f"its cache is of a kind of its own in transformers {transformers.__version__}: needs 5 or later"
         )
-    return "past_key_values"
+    return "cache_params" if takes(model, "cache_params") else "past_key_values"
 
 
 def takes(model: nn.Module, keyword: str) -> bool:

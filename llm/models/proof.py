@@ -112,13 +112,14 @@ def _scoring(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -
 
 
 def _apart(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -> float:
-    """Every log-prob of all rows, from one pass over one sequence."""
+    """Every log-prob of all rows, each of which is there twice, from one pass over one sequence."""
     width = max(map(len, rows))
-    tokens = torch.stack([pad(row, (width - len(row), 0)) for row in rows])
-    there = torch.stack([pad(torch.ones_like(row), (width - len(row), 0)) for row in rows]).bool()
-    return _difference(
-        log_distribution(model.logits(padding_free_states(model.backbone, tokens, there)), 1.0), torch.cat(expected)
-    )
+    twice = [row for row in rows for _ in range(2)]
+    tokens = torch.stack([pad(row, (width - len(row), 0)) for row in twice])
+    there = torch.stack([pad(torch.ones_like(row), (width - len(row), 0)) for row in twice]).bool()
+    states, place = padding_free_states(model.backbone, tokens, there, width - _DRAWN)
+    logp = log_distribution(model.logits(states[place[there]]), 1.0)
+    return _difference(logp, torch.cat([x for x in expected for _ in range(2)]))
 
 
 def _decoding(model: LanguageModel, rows: list[Tensor], expected: list[Tensor], cache: CacheKind) -> float:

@@ -40,7 +40,7 @@ class Scoring(Spec, kind="scoring"):
     padding_free: bool = setting(
         False,
         "score the responses of a pass as one sequence without padding (TRL's packing); saves time with "
-        "flash_attention_2 or flex_attention, and costs it with others",
+        "attn_implementation = varlen or flash_attention_2, and costs it with others",
         omit_default=True,
     )
     score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
@@ -164,8 +164,8 @@ class LanguageModel(nn.Module):
         with checkpointed_layers(backbone, self.scoring.gradient_checkpointing and torch.is_grad_enabled()):
             if not self.scoring.padding_free:
                 return hidden_states(backbone, tokens, attention)[:, start:][mask]
-            place = attention.flatten().cumsum(0).view_as(attention) - 1
-            return padding_free_states(backbone, tokens, attention)[place[:, start:][mask]]
+            states, place = padding_free_states(backbone, tokens, attention, start + 1)
+            return states[place[:, start:][mask]]
 
     def _chunk(self) -> int:
         return max(1, self.scoring.logits_at_a_time // self.core.config.vocab_size)

@@ -22,6 +22,7 @@ from sims.core.spec import SpecError
 
 from .forward import hidden_states, takes
 from .scoring import LanguageModel
+from .varlen import NAME as VARLEN
 
 CacheKind = Literal["dynamic", "static"]
 _ALIGNED = 8  # slots are a multiple of this: fused attention wants aligned masks
@@ -80,7 +81,7 @@ class StaticSteps:
         self.token = torch.zeros_like(prompts[:, :1])
         self.position = mask.sum(-1, keepdim=True)  # real tokens only
         there = pad(mask, (0, self.size - width), value=False)[:, None, None]
-        self.attended = there if _attention(model) == "sdpa" else _additive(there, model)
+        self.attended = there if _attention(model) in ("sdpa", VARLEN) else _additive(there, model)
         self.graph: Any = None
         self.logits = torch.empty(0)
 
@@ -166,7 +167,7 @@ def check_static(model: LanguageModel, longest: int | None) -> None:
     field, name = "cache_implementation", type(model.core).__name__
     if not takes(model.backbone, "position_ids"):
         raise SpecError(field, "static", f"must be dynamic for {name}: it is not told positions")
-    if (kind := _attention(model)) not in ("sdpa", "eager"):
+    if (kind := _attention(model)) not in ("sdpa", "eager", VARLEN):
         raise SpecError(field, "static", f"needs attn_implementation = sdpa or eager: {name} has {kind}")
     layers = DynamicCache(config=model.core.config).layers
     if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):

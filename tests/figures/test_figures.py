@@ -259,7 +259,7 @@ def test_arms_are_tuned_and_tested_on_the_device_but_language_models(
     assert devices == [["cuda", "cpu"], ["cuda"]]
 
 
-def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_first() -> None:
+def test_the_budget_buys_whole_rows_those_first_that_cost_least_a_row() -> None:
     costs = {
         "cheap": {"a": 1.0, "b": 2.0},
         "dear": {"c": 10.0, "d": 50.0, "e": 11.0},
@@ -267,14 +267,20 @@ def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_
         "empty": {},
     }
     assert choose_live(costs, 0) == set()
-    assert choose_live(costs, 0.1) == {"a", "c"}  # an arm of each, whatever the budget: "a" is of two figures
-    assert choose_live(costs, 13) == {"a", "c", "b"}  # 1 + 10 + 2
-    assert choose_live(costs, 30) == {"a", "b", "c", "e"}  # neither f nor d: what is left buys the cheapest single one
-    assert choose_live(costs, 45) == {"a", "b", "c", "f"}  # all of "shares" before more of "dear"
+    assert choose_live(costs, 13) == {"a", "b"}  # and not c, which alone is no row of "dear"
+    assert choose_live(costs, 33) == {"a", "b", "f"}  # 1 + 2 + 30: "shares" has paid for a
     assert choose_live(costs, 1e9) == set("abcdef")
     rows = {"dear": [{"c"}, {"c", "d"}, {"c", "e", "not there"}], "shares": [{"a", "f"}]}
-    assert choose_live(costs, 24, rows) == {"a", "c", "b", "e"}  # 1 + 10 + 2 + 11: c and e are a row
+    assert choose_live(costs, 24, rows) == {"a", "b", "c", "e"}  # 3 + 10 + 11: c, and then c and e, are rows
     assert choose_live(costs, 62, rows) == {"a", "b", "c", "e", "f"}  # of d and f, f completes a row for less
+    alike = {"one": {"a": 4.0}, "two": {"b": 6.0}}
+    assert choose_live(alike, 6, {"two": [{"b"}, {"b"}]}) == {"b"}  # 3 for each of its rows
+
+
+def test_the_budget_buys_an_arm_of_a_figure_whose_rows_it_cannot_where_that_is_a_hundredth_of_it() -> None:
+    costs = {"dear": {"a": 1.0, "b": 500.0}}
+    assert choose_live(costs, 99) == set()
+    assert choose_live(costs, 100) == {"a"}
 
 
 def test_a_row_says_what_its_records_are(tmp_path: Path) -> None:
