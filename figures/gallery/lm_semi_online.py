@@ -8,6 +8,7 @@ largest reward, and too large a rate below what a smaller one reaches.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.report.style import RC, bound, colour, curve, points
+from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, LineStyle, bound, colour, curve, points
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.best_of_n import BestOfN
 from sims.core.algorithms.clipped import GRPO
@@ -30,6 +31,7 @@ from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
+from sims.statistics.intervals import band
 
 RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS, MODE = 20, 403, 20, 4, 8, 4, 26
 ONLINE, SEMI, RARE, OFFLINE = 1.0, 5.0, 10.0, math.inf  # updates between two copies of the policy to the sampler
@@ -98,12 +100,10 @@ def draw(records: Records) -> MatplotlibFigure:
     with plt.rc_context(RC):
         fig, axes = plt.subplots(1, 3, figsize=(12.5, 4.4), layout="constrained")
         _against_period(axes[0], records)
-        lines = {ONLINE: "-", SEMI: "--", RARE: "-.", OFFLINE: ":"}
-        for s, line in lines.items():
-            _path(axes[1], records, "dpo", s, line, f"s = {s:g}" if s < OFFLINE else "never")
-        _path(axes[2], records, "dpo", SEMI, "--", "dpo")
+        paths_by_period(axes[1], {s: records[f"dpo/{s:g}"] for s in (ONLINE, SEMI, RARE, OFFLINE)})
+        _path(axes[2], records, "dpo", "--", "dpo")
         for name, label in SHOWN.items():
-            _path(axes[2], records, name, SEMI, "-", label)
+            _path(axes[2], records, name, "-", label)
         for axis, title in zip(axes[1:], ("DPO by sync period s", f"what is added to DPO, s = {SEMI:g}"), strict=True):
             bound(axis, 1.0, "largest reward", x=0.3)
             axis.set(title=title, xlabel="updates", ylabel="score")
@@ -124,8 +124,23 @@ def _against_period(axes: Axes, records: Records) -> None:
     axes.legend(loc="lower left", fontsize=8.5)
 
 
-def _path(axes: Axes, records: Records, name: str, s: float, line: str, label: str) -> None:
-    record = records[f"{name}/{s:g}"]
+def paths_by_period(axes: Axes, by_period: Mapping[float, Record]) -> None:
+    """Mean score of DPO over the updates with its 95 % band, by sync period: four, from the most frequent to never."""
+    looks: tuple[tuple[LineStyle | tuple[int, tuple[int, int]], str, str], ...] = (
+        ("-", "o", BLACK),
+        ((0, (8, 2)), "s", BLUE),
+        ("-.", "D", GREEN),
+        (":", "v", PURPLE),
+    )
+    for (s, record), (line, shape, shade) in zip(by_period.items(), looks, strict=True):
+        updates, (mean, low, high) = record.arrays["updates"], band(lm.carried_on(scores(record)), resamples=None)
+        label = "never" if math.isinf(s) else f"s = {s:g}"
+        axes.plot(updates, mean, linestyle=line, marker=shape, ms=4.5, color=shade, label=label)
+        axes.fill_between(updates, low, high, color=shade, alpha=0.15, linewidth=0)
+
+
+def _path(axes: Axes, records: Records, name: str, line: str, label: str) -> None:
+    record = records[f"{name}/{SEMI:g}"]
     curve(axes, record.arrays["updates"], lm.carried_on(scores(record)), name, line, label)
 
 

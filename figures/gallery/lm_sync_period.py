@@ -23,6 +23,7 @@ from figures.arms.gating import Sides, effect_of, lowest_score, over_the_run, pa
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
+from figures.gallery.lm_semi_online import paths_by_period
 from figures.lab import Lab
 from figures.report.style import RC, bound, curve, points
 from sims.core.algorithms import Algorithm
@@ -104,14 +105,12 @@ def draw(records: Records) -> MatplotlibFigure:
     """Scores by sync period, and on few prompts and over all pairs; lengths by reference, entropies by reward."""
     with plt.rc_context(RC):
         fig, axes = plt.subplots(2, 2, figsize=(10.5, 8.2), layout="constrained")
-        lines = {"online": ("s = 1", "-"), "semi": (f"s = {SEMI:g}", "--"), "rare": (f"s = {RARE:g}", "-.")}
-        for name, (label, line) in {**lines, "offline": ("never", ":")}.items():
-            _path(axes[0, 0], records[name], "dpo", line, label)
+        periods = {1.0: "online", SEMI: "semi", RARE: "rare", OFFLINE: "offline"}
+        paths_by_period(axes[0, 0], {s: records[name] for s, name in periods.items()})
         _path(axes[0, 1], records["semi"], "dpo", "--", f"dpo, s = {SEMI:g}")
         _path(axes[0, 1], records["group_dpo"], "group_dpo", "--", f"all pairs of right and wrong, s = {SEMI:g}")
-        for name, (label, line) in lines.items():
-            if (few := f"few/{name}") in records:
-                _path(axes[0, 1], records[few], "ipo", line, f"{FEW} prompts, {label}")
+        for s, line in ((SEMI, "--"), (RARE, "-.")):
+            _path(axes[0, 1], records[f"few/{periods[s]}"], "few prompts", line, f"dpo, {FEW} prompts, s = {s:g}")
         for axis, title in zip(axes[0], ("DPO by sync period s", "on few prompts, and over all pairs"), strict=True):
             bound(axis, 1.0, "largest reward")
             axis.set(title=title, xlabel="updates", ylabel="score")

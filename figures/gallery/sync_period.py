@@ -183,8 +183,12 @@ def verdicts(records: Records) -> list[Verdict]:
         for name, tested in ADDED.items():
             added = records[f"{environment}/{name}/{SEMI:g}"]
             rows.append(added_row(tested, setting, figure, added, at["dpo", SEMI], offline, _weights(name, added)))
-    note = "Nothing diverges here that a larger ε could save: what the paper saw, loss spikes of a large model, may be."
     large, small = (records[f"network/{name}/{SEMI:g}"] for name in ("dpo_epsilon", "dpo"))
+    diverged = int((small.arrays["diverged_at"] >= 0).sum())
+    note = (
+        f"{diverged} of {RUNS['network']} runs diverge with the small ε; what the paper saw, loss spikes of a large "
+        "model, a larger one may prevent."
+    )
     return [*rows, epsilon_row(EPSILON, "mlp", figure, large, small, note)]
 
 
