@@ -1,11 +1,12 @@
 # make reproduce   every CPU figure and the claims report        make test    the test suite
-#                  (FULL=1: tune and compute everything again, hours; BUDGET=3: core-minutes of what is computed)
+#                  (FULL=1: tune and compute everything again, hours; BUDGET=4: core-minutes of what is computed)
 # make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
 # make test-all    the long tests too, then all again in another order on another instruction set
 # make notebooks   install Jupyter, and say how to start it      make notebooks-build   execute them again
 # make docs        the documentation site, docs/out/html, with its links checked (REPOSITORY=https://... in its links)
 # make test-portable      the numeric tests on plainer instructions than this processor's: without AVX, and with AVX2
 # make test-surroundings  a selection in random order, in another language and time zone, without a home, files private
+# make test-gpu    on a machine with a GPU: the tests that need one, then what tests.benchmarks.on_gpu measures
 # make test-oldest the tests with the oldest versions of the dependencies that pyproject.toml declares
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +14,7 @@ JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all test-portable test-surroundings test-oldest lint notebooks notebooks-build docs bench mutants clean
+.PHONY: reproduce test test-all test-portable test-surroundings test-gpu test-oldest lint notebooks notebooks-build docs bench mutants clean
 reproduce: .venv/.core
 	$(BIN)/python -m figures --jobs $(JOBS) $(if $(FULL),--full) $(if $(BUDGET),--budget $(BUDGET))
 
@@ -41,6 +42,10 @@ SELECTED := tests/core tests/experiments tests/statistics tests/llm/data tests/l
 test-surroundings: .venv/.test
 	umask 077; env -u HOME LC_ALL=C TZ=Asia/Kathmandu PYTHONHASHSEED=$(SEED) \
 	  $(BIN)/python -m pytest -n $(JOBS) --shuffled $(SEED) $(SELECTED)
+
+test-gpu: .venv/.test
+	$(BIN)/python -m pytest --gpu -k 'on_a_gpu' tests/core tests/experiments
+	$(BIN)/python -m tests.benchmarks.on_gpu --out build/on_gpu.json
 
 # TRL, which some tests compare with, wants newer versions.
 test-oldest: .venv-oldest/.test

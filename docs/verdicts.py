@@ -41,9 +41,9 @@ rule, which meant both *too small* and *opposite*.
 
 ## Fragile rows, and why
 
-Each was tested once more, with other seeds and with other rounding, and came out otherwise: an end of an interval lies
-so near to a margin that as good a sample puts it on the other side, or a gate closed. Under *came out otherwise* stand
-the state before, and what the other tests came to.
+Each was tested once more, with other seeds, with other rounding or by another tuning, and came out otherwise: an end of
+an interval lies so near to a margin that as good a sample puts it on the other side, or a gate closed. Under *came out
+otherwise* stand the state before, and what the other tests came to.
 
 {fragile}
 
@@ -89,8 +89,8 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
     counts = (
         f"{len(found)} rows: {', '.join(f'{states[state]} {state}' for state in STATES if states[state])}. Of "
         f"{len(p_values)} rows with a p-value {int(survive(p_values).sum())} survive Benjamini and Hochberg's "
-        f"correction at a false discovery rate of 5 %. {fragile} rows came out otherwise on other seeds or "
-        f"with other rounding, and are *inconclusive* for that reason. *No test* is "
+        f"correction at a false discovery rate of 5 %. {fragile} rows came out otherwise on other seeds, "
+        f"with other rounding or by another tuning, and are *inconclusive* for that reason. *No test* is "
         f"{100 * states['no test'] / len(found):.0f} % of the rows{all_rows}.{without}"
     )
     return TEXT.format(

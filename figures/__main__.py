@@ -53,10 +53,10 @@ def parser() -> OptionParser:
     command.add_argument(
         "--budget",
         type=float,
-        default=3.0,
+        default=4.0,
         metavar="MINUTES",
-        help="core-minutes, as on the machine that made the committed records, for computing again what is committed; "
-        "at least one arm a figure, unless it is 0; then whole rows, the cheapest first (default: 3)",
+        help="core-minutes, as on the machine that made the committed records, for computing again what is committed: "
+        "an arm of each figure that has a cheap one, then whole rows, the cheapest first (default: 4: half of them)",
     )
     command.add_argument(
         "--keep",
@@ -82,6 +82,12 @@ def parser() -> OptionParser:
         metavar="MINUTES",
         help="test again every row that could be tested, on other seeds within so many core-minutes and with other "
         "rounding, and keep what comes out in figures/records/again.json, for the report to say; draws nothing",
+    )
+    command.add_argument(
+        "--retune",
+        action="store_true",
+        help="with --again: tune every arm on other seeds as well, whatever that costs, and test rows on what they "
+        "choose",
     )
     command.add_argument("--force", action="store_true", help="run again what is on disk")
     command.add_argument("--runs", type=whole, help="independent runs per arm, instead of each figure's own number")
@@ -266,6 +272,8 @@ def check(chosen: Sequence[Entry], options: argparse.Namespace) -> None:
         raise SpecError("again", options.again, "must be float >= 0")
     if options.again is not None and (options.quick or options.keep or options.runs):
         raise SpecError("again", options.again, "leave out --quick, --keep and --runs: published rows are tested again")
+    if options.retune and options.again is None:
+        raise SpecError("retune", True, "only with --again MINUTES: rows are tested again by another tuning")
     if options.scale not in SCALES:
         raise SpecError("scale", options.scale, f"must be one of {', '.join(SCALES)}{nearest(options.scale, SCALES)}")
     without = [entry.name for entry in chosen if not entry.has_scale]

@@ -85,6 +85,7 @@ class Lab:
     same. runner: a queue shared with other figures; without one, records are run as they are asked for. urgency: the
     smaller, the sooner that queue serves this figure. change: what is changed on every tested arm. device: where arms
     are tuned and tested, but language models, which find their own; what is committed was computed on a CPU.
+    tuning_shift: added to the seeds of all runs that choose settings; what is committed was tuned without.
     Filled while working: tuned, every choice made by tuning; where each tested record is from, by its hash; compared,
     what live arms came to beside their committed records.
     """
@@ -104,6 +105,7 @@ class Lab:
     urgency: float = 0.0
     change: Callable[[Experiment], Experiment] | None = None
     device: str = "cpu"
+    tuning_shift: int = 0
     tuned: list[Tuned] = field(default_factory=list)
     where_from: dict[str, str] = field(default_factory=dict)
     compared: list[Compared] = field(default_factory=list)
@@ -151,7 +153,8 @@ class Lab:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
-        how: dict[str, int] = {"seed": tuning_seed, "final_seed": FINAL_SEED, "final_runs": FINAL_RUNS}
+        tuning_seed, final_seed = tuning_seed + self.tuning_shift, FINAL_SEED + self.tuning_shift
+        how: dict[str, int] = {"seed": tuning_seed, "final_seed": final_seed, "final_runs": FINAL_RUNS}
         if by != "end":
             how[by] = 1
         if short is not None:
@@ -229,7 +232,7 @@ class Lab:
         for name, arm in arms.items():
             record = before[name] if name in drawn else records[name]
             assert record is not None
-            if name in doubted and name in twins and not self._gives(arm, twins[name]):
+            if name in drawn and name in twins and not self._gives(arm, twins[name]):
                 record = Record(record.spec, record.arrays, record.provenance, "stale")
             if self.kept is not None:
                 self._keep(keys[name], arm, record, twins[name])
@@ -253,9 +256,12 @@ class Lab:
         return not self.force and self.store.load_key(key, sources_of(arm)) is not None
 
     def _keep(self, key: str, arm: Experiment, record: Record, twin: Record) -> None:
+        """Put a record into the file with its twin; a stale one with the twin that it had, which says that it is."""
         assert self.kept is not None
         small = committed.shrink(arm)
-        self.kept.twins[key] = (record_key(small.name, small.to_json()), twin)
+        kept = self.kept_before.twin(arm) if record.source == "stale" else twin  # type: ignore[union-attr]
+        if kept is not None:
+            self.kept.twins[key] = (record_key(small.name, small.to_json()), kept)
         if record.source == "committed":
             self.kept.agreed[key] = [sources_of(arm)]
 
@@ -285,26 +291,21 @@ class Lab:
             made = {name: functools.partial(candidate, arm) for name, arm in arms.items()}
             return tune(made, grids, tuning_runs, short, lambda runs: self._means(runs, mean_scores))
         candidates = {name: [candidate(arm, point) for point in grids[name]] for name, arm in arms.items()}
-        last_runs = [e.replace(seed=FINAL_SEED, runs=FINAL_RUNS) for c in candidates.values() for e in c[:finalists]]
+        last = {"seed": FINAL_SEED + self.tuning_shift, "runs": FINAL_RUNS}
+        last_runs = [e.replace(**last) for c in candidates.values() for e in c[:finalists]]
         self._expect([*last_runs, *self.sized(arms).values()])
         tried_once = {(name, i): e for name, tried in candidates.items() for i, e in enumerate(tried)}
         first = self._means(tried_once, measure)
         best = {name: sorted(range(len(tried)), key=lambda i: -first[name, i]) for name, tried in candidates.items()}
         self._expect(list(self.sized(arms).values()))
-        last = self._means(
-            {
-                (name, i): candidates[name][i].replace(seed=FINAL_SEED, runs=FINAL_RUNS)
-                for name, order in best.items()
-                for i in order[:finalists]
-            },
-            measure,
-        )
+        again = {(name, i): candidates[name][i].replace(**last) for name in best for i in best[name][:finalists]}
+        final = self._means(again, measure)
         self._expect([])
         tuned = []
         for name, tried in candidates.items():
             every = [first[name, i] for i in range(len(tried))]
-            finals = [(i, last[name, i]) for i in best[name][:finalists]]
-            chosen = max(finals, key=lambda final: final[1])[0] if finals else best[name][0]
+            finals = [(i, final[name, i]) for i in best[name][:finalists]]
+            chosen = max(finals, key=lambda f: f[1])[0] if finals else best[name][0]
             runs = FINAL_RUNS if finals else 0
             tuned.append(Tuned(name, list(grids[name]), every, tried[0].runs, chosen, finals, runs))
         return tuned

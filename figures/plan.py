@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
+SHARE = 0.01  # of the budget that one arm may cost which completes no row, and shows only that its figure's code runs
+
 
 def choose_live(
     costs: Mapping[str, Mapping[str, float]], budget: float, rows: Mapping[str, Sequence[Set[str]]] | None = None
@@ -12,31 +14,30 @@ def choose_live(
     so the choice is the same everywhere.
 
     rows: the records behind each row of a figure, since a row is live only if all of its records are; all records of a
-    figure that has none count as one row. Of every figure the cheapest record is taken, whatever the budget, unless it
-    is 0; then whole rows, the cheapest first; then single records, the cheapest first. What is shared is paid once.
+    figure that has none count as one row. Of every figure the cheapest record is taken if it costs at most SHARE of the
+    budget; then whole rows, those first that cost least for each row of their figure that they complete. What is shared
+    is paid once.
     """
     if budget <= 0:
         return set()
     cost = {key: seconds for records in costs.values() for key, seconds in records.items()}
-    chosen = {min(records, key=lambda k: (records[k], k)) for records in costs.values() if records}
-    paid = sum(cost[key] for key in chosen)
-
-    def price(records: Set[str]) -> float:
-        return sum(cost[key] for key in sorted(records - chosen))
-
-    known = [
-        set(records) & cost.keys()
+    cheapest = {min(records, key=lambda k: (records[k], k)) for records in costs.values() if records}
+    chosen = {key for key in cheapest if cost[key] <= SHARE * budget}
+    paid = sum(cost[key] for key in sorted(chosen))
+    waiting = {
+        figure: [set(records) & cost.keys() for records in (rows or {}).get(figure) or [all_records.keys()]]
         for figure, all_records in costs.items()
-        for records in (rows or {}).get(figure) or [all_records.keys()]
-    ]
-    while known:
-        cheapest = min(known, key=price)
-        known.remove(cheapest)
-        if paid + price(cheapest) <= budget:
-            paid += price(cheapest)
-            chosen |= cheapest
-    for key in sorted(cost.keys() - chosen, key=lambda k: (cost[k], k)):
-        if paid + cost[key] <= budget:
-            paid += cost[key]
-            chosen.add(key)
-    return chosen
+    }
+    while True:
+        waiting = {figure: [left for row in its if (left := row - chosen)] for figure, its in waiting.items()}
+        offers = []
+        for its in waiting.values():
+            for row in its:
+                price = sum(cost[key] for key in sorted(row))
+                if paid + price <= budget:
+                    offers.append((price / sum(other <= row for other in its), sorted(row), price))
+        if not offers:
+            return chosen
+        _, cheapest_row, price = min(offers)
+        chosen |= set(cheapest_row)
+        paid += price

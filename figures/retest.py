@@ -1,4 +1,4 @@
-"""Test rows again: on other seeds, and on records whose last bits are changed (`figures.again`)."""
+"""Test rows again: on other seeds, tuned on others, and on records whose last bits are changed (`figures.again`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_file import Record, spec_hash
 
-from .again import ROUNDING, SEEDS, keep, name_of
+from .again import CHANGES, ROUNDING, SEEDS, TUNING, keep, name_of
 from .claims import Verdict
 from .committed import FOLDER, Committed
 from .drawing import runner_of
@@ -29,7 +29,7 @@ LAST_BIT = 2.0**-23  # of float32, in which nearly all runs are
 def retest(figures: Sequence[Figure], options: argparse.Namespace, folder: Path = FOLDER) -> Iterator[str]:
     """Test rows of figures again, those that could be tested, and keep what came out; lines that say it. options.again:
     core-minutes for runs with other seeds, as on the machine that made the records; the cheapest rows come first, and
-    what is beyond is tested with other rounding alone."""
+    what is beyond is tested with other rounding alone. options.retune: with another tuning too, whatever it costs."""
     budget = 60.0 * options.again
     with Bar(len(figures)) as bar:
         runner = runner_of(options, bar.show)
@@ -42,17 +42,25 @@ def retest(figures: Sequence[Figure], options: argparse.Namespace, folder: Path 
             tested = {h for r in rows if name_of(r) in chosen for h in r.spec_hashes}
             second = call(figure, "verdicts", collected(figure, runner, options, partial(_reseeded, tested)))
             rounded = call(figure, "verdicts", moved(records))
+            tuned = {record.hash for record in records.values() if "tuning" in record.provenance}
+            retuned = []
+            if options.retune and tuned:
+                retuned = call(figure, "verdicts", collected(figure, runner, options, None, tuning_shift=SECOND))
             found = {}
             for row in rows:
-                entry: dict[str, Any] = {"records": row.spec_hashes, "claimed": row.claimed}
-                for change, others in ((SEEDS, second if name_of(row) in chosen else []), (ROUNDING, rounded)):
-                    same = [other for other in others if name_of(other) == name_of(row)]
+                changed = {
                     # Records that are no runs, such as drawn problems, have no seeds to change.
-                    if same and not (change == SEEDS and same[0].spec_hashes == row.spec_hashes):
-                        entry[change] = {"state": same[0].verdict, "said": _said(same[0])}
+                    SEEDS: [r for r in second if name_of(row) in chosen and r.spec_hashes != row.spec_hashes],
+                    ROUNDING: rounded,
+                    TUNING: retuned if tuned & set(row.spec_hashes) else [],
+                }
+                entry: dict[str, Any] = {"records": row.spec_hashes, "claimed": row.claimed}
+                for change in CHANGES:
+                    for same in (other for other in changed[change] if name_of(other) == name_of(row)):
+                        entry[change] = {"state": same.verdict, "said": _said(same)}
                 found[name_of(row)] = entry
                 yield f"{name_of(row)}: {row.verdict}; " + "; ".join(
-                    f"{change}: {entry[change]['said']}" for change in (SEEDS, ROUNDING) if change in entry
+                    f"{change}: {entry[change]['said']}" for change in CHANGES if change in entry
                 )
             keep(figure.name, found, folder)
 

@@ -155,11 +155,15 @@ def _verdicts(
 
 
 def collected(
-    figure: Figure, runner: Runner, options: argparse.Namespace, change: Callable[[Experiment], Experiment] | None
+    figure: Figure,
+    runner: Runner,
+    options: argparse.Namespace,
+    change: Callable[[Experiment], Experiment] | None,
+    tuning_shift: int = 0,
 ) -> Records:
-    """The records of a figure, with its tested arms changed."""
+    """The records of a figure, with its tested arms changed, or tuned on other seeds."""
     lab = lab_of(options, runner, Committed(figure.name))
-    lab.change = change
+    lab.change, lab.tuning_shift = change, tuning_shift
     outcome: list[Any] = []
 
     def collect() -> None:

@@ -19,12 +19,15 @@ hypothesis.settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("gpu"):  # what is said of bits, memory and forked processes is of the CPU
+        os.environ.update(CUDA_VISIBLE_DEVICES="", JAX_PLATFORMS="cpu")
     if not config.option.markexpr:  # the long tests too: see `tests.core.drawn_batches.examples`
         hypothesis.settings.load_profile("every example")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--last-first", action="store_true", help="run the tests in reverse order")
+    parser.addoption("--gpu", action="store_true", help="let tests see a GPU: make test-gpu")
     parser.addoption("--shuffled", type=int, metavar="SEED", help="run the tests in a random order")
 
 

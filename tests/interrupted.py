@@ -111,6 +111,7 @@ CASES = [
     Case("sims", "sims --algorithm dpo --updates 20 --runs 4 --results out"),
     Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
     Case("figures", "figures kl_dynamics --quick --jobs 2 --results out --out pictures", workers=True),
+    Case("figures-rows", "figures reachable_policies --jobs 1 --results out --out pictures"),  # claims.json, the report
 ]
 
 

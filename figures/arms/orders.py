@@ -31,6 +31,7 @@ def order_row(tested: Claim, name: str, records: Records, setting: Setting, figu
     parts = [part_of_gold(times / 2, record, part) for times, record in ((1, one), (-1, other)) for part in PARTS]
     found = {part: effect_of([part_of_gold(1, one, part), part_of_gold(-1, other, part)]).estimate for part in PARTS}
     means = [sum(part_of_gold(1, record, part).scores for part in PARTS) / 2 for record in (one, other)]
+    last = ": what comes last gains" if found["first"] > 0 > found["second"] else ""
     why = "the arms differ in the order alone"
     gates = [
         room(means[0], means[1], min(p.low for p in parts), 1.0, tested.margin),
@@ -38,9 +39,8 @@ def order_row(tested: Claim, name: str, records: Records, setting: Setting, figu
         *ends(tested.margin, [("one", one), ("other", other)]),
     ]
     note = (
-        f"Verifiable {found['first']:+.2f}, rated {found['second']:+.2f}: what comes last gains. The survey's "
-        "statement is that of the paper's first version; the version found has no verifiable → rated arm and reports "
-        "a trade-off."
+        f"Verifiable {found['first']:+.2f}, rated {found['second']:+.2f}{last}. The survey's statement is that of the "
+        "paper's first version; the version found has no verifiable → rated arm and reports a trade-off."
     )
     return row_of(tested, setting, effect_of(parts), figure, [one.hash, other.hash], note, gates)
 

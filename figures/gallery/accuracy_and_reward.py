@@ -14,11 +14,11 @@ from scipy import stats
 
 from figures.arms import proxies
 from figures.arms.gating import Part, edges, effect_of
+from figures.arms.over_updates import ERRS
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.gallery.gold_and_proxy import ERRS
 from figures.lab import Lab, product
 from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VERMILION, bound
 from sims.core.algorithms import find_algorithm

@@ -1,37 +1,35 @@
-"""What does alignment cost skills that nobody asks for, and what are few clean pairs worth? (C59, C60, C61) A network
+"""What does alignment cost skills that nobody asks for, and what are few clean pairs worth? (C59, C61) A network
 whose prompts share parameters, a gold set that is never asked, and pools of pairs with flipped labels."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import edges, effect_of, last_with_room, part, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
-from figures.claims import Verdict, row_of, theorem_of
+from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLACK, RC, bound, colour, curve, key, points
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.deployment import Deployment
 from sims.core.loop.protocols import PolicySpec
-from sims.core.losses.contrastive import dpo_loss
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
 from sims.environments import Drifting
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import deployed_scores, final_scores
-from sims.experiments.store import Arrays, Record
+from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.gates import Gate, placebo, positive_control, room, trained
 from sims.statistics.intervals import mean_interval
 
 WEEKS, WEEK, PAIRS = 20, 10, 32
-RUNS, INSTANCES = 100, 200
+RUNS = 100
 SKILLS, TOLERATED = 6, 0.01
 POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table: prompts share nothing", "network": "a network, shared by the prompts"}
@@ -50,7 +48,6 @@ PLAIN = SKILLED.replace(gold_prompts=0)
 FORGETS = {name: claim("C59", f"{name}: forgets") for name in ALGORITHMS}
 CATCHES = {name: claim("C59", f"{name}: gate, gold set") for name in GATED}
 COSTS = {name: claim("C59", f"{name}: gate, users") for name in GATED}
-CANCELS = claim("C60", "paired DPO")
 CLEANER = {flip: claim("C61", f"flips {flip:g}") for flip in TESTED}
 
 
@@ -91,33 +88,12 @@ def gated(tuned: Records) -> dict[str, Experiment]:
     return found
 
 
-def prompt_cancels(instances: int) -> Arrays:
-    """How far DPO's loss, and its gradient by the responses' log-probs, are from what they are without the prompt."""
-    generator = torch.Generator().manual_seed(60)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return -3.0 * torch.rand(instances, *shape, generator=generator, dtype=torch.float64)
-
-    prompt, prompt_ref, logp_ref = draw(1), draw(1), draw(2)
-    found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    for shared, shared_ref in ((0.0, 0.0), (prompt, prompt_ref)):
-        logp = (draw(2) if not found else found[0][0].detach()).requires_grad_(True)
-        ratio = (logp + shared) - (logp_ref + shared_ref)
-        loss = dpo_loss(ratio[:, 0] - ratio[:, 1], beta=0.1)
-        (gradient,) = torch.autograd.grad(loss.sum(), logp)
-        found.append((logp, loss.detach(), gradient))
-    errors = (found[1][1] - found[0][1]).abs() + (found[1][2] - found[0][2]).abs().sum(-1)
-    return {"excess": errors.numpy()}
-
-
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself by its users' score; the gated ones have the settings of those without a gate."""
     chosen = arms()
     grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
     tuned = lab.tuned_records(chosen, grids, **TUNING)
-    many = 4 if lab.quick else INSTANCES
-    masked = lab.exact("forgetting-prompt", {"instances": many}, lambda: prompt_cancels(many), [__name__])
-    return {**tuned, **lab.records(gated(tuned)), "prompt": masked}
+    return {**tuned, **lab.records(gated(tuned))}
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -161,17 +137,11 @@ def _pools(axes: Axes, records: Records, kind: str) -> None:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """C59 on the network, C60, and C61 on both."""
+    """C59 on the network, and C61 on both."""
     rows = [_forgets(name, records[f"network/{name}"], records[f"table/{name}"]) for name in ALGORITHMS]
     for name in GATED:
         free, gate = records[f"network/{name}"], records[f"network/gate/{name}"]
         rows += [_catches(name, free, gate), _costs(name, free, gate)]
-    errors = [float(x) for x in records["prompt"].arrays["excess"]]
-    note = (
-        "The same prompt stands in both responses. Supervised fine-tuning on prompts is not tested: prompts of these "
-        "environments are numbers, without tokens to be trained on."
-    )
-    rows.append(theorem_of(CANCELS, "token", errors, FIGURE.name, [records["prompt"].hash], note))
     for kind, (setting, _) in POLICIES.items():
         for flip, tested in CLEANER.items():
             rows.append(_cleaner(tested, setting, records[f"{kind}/pool/0"], records[f"{kind}/pool/{flip:g}"]))
@@ -249,7 +219,7 @@ FIGURE = Figure(
     name="forgetting",
     title="Does alignment forget, and what are clean pairs worth?",
     tags=("contextual", "mlp", "drift"),
-    claims=("C59", "C60", "C61"),
+    claims=("C59", "C61"),
     collect=collect,
     draw=draw,
     verdicts=verdicts,

@@ -23,23 +23,36 @@ from figures.arms.over_kl import (
     reached,
     shared,
 )
+from figures.arms.over_updates import (
+    EXPLOITS,
+    LENGTH_BIAS,
+    LONGER,
+    LOOKS,
+    MANY_PAIRS,
+    TREE,
+    along,
+    draw_lengths,
+    draw_over_updates,
+    errs_row,
+    exploits_row,
+    level_room,
+    longer_row,
+    mean_path,
+    no_fall,
+)
 from figures.arms.proxies import (
     ALGORITHMS,
     BATCH,
     BETAS,
     CONVERGED,
     ENVIRONMENT,
-    ENVIRONMENTS,
-    EVALUATIONS,
     PAIRS,
     POLICY,
     RATES,
     REGULARISED,
-    RUNS,
     TUNED_BETAS,
     TUNED_RATES,
     UPDATES,
-    arm,
     lowest,
     of_sweep,
     sweep,
@@ -50,34 +63,13 @@ from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, SKY, VERMILION, bound
-from sims.core.algorithms import find_algorithm
-from sims.core.loop.optimise import Optimiser
-from sims.core.schedule import Schedule
-from sims.environments import ProxyTree
-from sims.experiments.experiment import Experiment
+from figures.report.style import BLACK, BLUE, GREEN, RC, SKY, bound
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
-from sims.policies import Table
-from sims.statistics.gates import Gate, placebo, room, runs_at_a_bound, trained
-from sims.statistics.intervals import Interval, band, mean_interval
+from sims.statistics.gates import placebo, room, runs_at_a_bound
+from sims.statistics.intervals import Interval, mean_interval
 
-MANY_PAIRS, TREE_RUNS = 2048, 100
-TREE = ProxyTree(
-    vocabulary=4, max_length=4, table_seed=None, label_temperature=0.3, num_pairs=512, fresh_labels="noiseless"
-)
-LENGTH_BIAS = 0.3  # in rewards, which lie in [0, 1], a token
 WHOLE = "all that online training does is compared with all that offline training does; the order of data is C16's"
-LOOKS: dict[str, tuple[str, Any, str]] = {  # colour, line, label
-    "offline": (BLACK, "-", "offline, recorded pairs"),
-    "pointwise": (VERMILION, (0, (6, 1)), "online, pointwise reward model"),
-    "pairwise": (PURPLE, "-.", "online, pairwise reward model"),
-    "converged": (ORANGE, (0, (4, 1, 1, 1, 1, 1)), "online, reward model fitted to convergence"),
-    "gold": (SKY, "--", "online, labels by gold"),
-}
-
-EXPLOITS = {source: claim("C11", f"RLOO, {source}") for source in ("pointwise", "converged")}
-ERRS = claim("C12", f"DPO, {PAIRS} pairs")
 AHEAD = {
     (how, name, source): claim("C13", f"{name}, {how}, {source}")
     for how in ("pooled", "tuned")
@@ -89,35 +81,6 @@ FALLS = {
     for name in ALGORITHMS
     for source in ("offline", "pointwise", "pairwise", "converged")
 }
-LONGER = {name: claim("C42", name) for name in ("rloo", "dpo")}
-
-
-def along() -> dict[str, Experiment]:
-    """rl/source: RLOO with a small penalty; steps/pairs: offline DPO on few and on many pairs, for three times as long;
-    length/algorithm/labels: on token sequences, of labellers with and without a taste for length."""
-    found = {
-        f"rl/{source}": arm("rloo", source, 0.03, RUNS).replace(seed=23, optimiser=Optimiser(learning_rate=0.01))
-        for source in ("pointwise", "converged", "gold")
-    }
-    offline = arm("dpo", "offline", 0.1, RUNS).replace(seed=24, optimiser=Optimiser(learning_rate=0.01))
-    for pairs in (PAIRS, MANY_PAIRS):  # without a reward model, which offline DPO does not ask
-        place = ENVIRONMENTS["gold"].replace(num_pairs=pairs)
-        found[f"steps/{pairs}"] = offline.replace(environment=place, updates=3 * UPDATES, evaluations=15)
-    for name in LONGER:
-        for labels, bias in (("biased", LENGTH_BIAS), ("unbiased", 0.0)):
-            found[f"length/{name}/{labels}"] = Experiment(
-                name=f"gold_and_proxy-length-{name}",
-                environment=TREE.replace(length_bias=bias),
-                policy=Table(),
-                algorithm=find_algorithm(name)(beta=0.03),  # type: ignore[call-arg]
-                schedule=Schedule(batch_size=BATCH),
-                optimiser=Optimiser(learning_rate=0.1),
-                updates=UPDATES,
-                evaluations=EVALUATIONS,
-                runs=TREE_RUNS,
-                seed=25,
-            )
-    return found
 
 
 def collect(lab: Lab) -> Records:
@@ -132,43 +95,15 @@ def collect(lab: Lab) -> Records:
 
 def verdicts(records: Records) -> list[Verdict]:
     """C11 of RLOO, C12 of offline DPO, C13 and C14 of both contrastive losses, and C42 of both online algorithms."""
-    rows = [_exploits(records, source) for source in EXPLOITS]
-    rows.append(_errs(records[f"steps/{PAIRS}"], records[f"steps/{MANY_PAIRS}"]))
+    rows = [exploits_row(records, source, FIGURE.name) for source in EXPLOITS]
+    rows.append(errs_row(records[f"steps/{PAIRS}"], records[f"steps/{MANY_PAIRS}"], FIGURE.name))
     for (how, name, source), tested in AHEAD.items():
         if how == "pooled":
             rows.append(_ahead(tested, of_sweep(records, name, source), of_sweep(records, name, "offline")))
         else:
             rows.append(_tuned(tested, records[f"tuned/{name}/{source}"], records[f"tuned/{name}/offline"]))
     rows += [_falls(records, name, source) for name, source in FALLS]
-    return [*rows, *(_longer(records, name) for name in LONGER)]
-
-
-def _exploits(records: Records, source: str) -> Verdict:
-    tested, record, gold = EXPLOITS[source], records[f"rl/{source}"], records["rl/gold"]
-    proxy = record.arrays["reward"].astype(float)
-    effect = mean_interval(fall(scores(record)[:, 1:]))
-    gates = [
-        _no_fall(fall(scores(gold)[:, 1:]), tested.margin),
-        trained({"the proxy": proxy[:, -1] - proxy[:, proxy.shape[1] // 2]}),
-        _room(tested.margin, record),
-    ]
-    note = (
-        f"From the evaluation at which gold peaks, on the other half of the problems, to update {UPDATES}; the placebo "
-        "is the same run on gold, and the proxy must still rise in the second half. A stronger KL penalty, or "
-        "stopping early, prevents it."
-    )
-    return row_of(tested, "mlp", effect, FIGURE.name, [record.hash], note, gates)
-
-
-def _errs(few: Record, many: Record) -> Verdict:
-    effect = mean_interval(fall(scores(few)[:, 1:]))
-    gates = [_no_fall(fall(scores(many)[:, 1:]), ERRS.margin), _room(ERRS.margin, few)]
-    unseen = few.arrays["unseen_mass"].mean(0)
-    note = (
-        f"Over {few.spec['updates']} updates; the placebo is {MANY_PAIRS:,} pairs. Of the policy's mass, "
-        f"{unseen[0]:.0%} was on responses in no pair before, {unseen[-1]:.0%} at the end."
-    )
-    return row_of(ERRS, "mlp", effect, FIGURE.name, [few.hash], note, gates)
+    return [*rows, *(longer_row(records, name, FIGURE.name) for name in LONGER)]
 
 
 def _ahead(tested: Claim, online: list[Record], offline: list[Record]) -> Verdict:
@@ -212,7 +147,7 @@ def _falls(records: Records, name: str, source: str) -> Verdict:
         why = f"none over the sweep: with {MANY_PAIRS:,} pairs it is run over the updates of one setting (C12)"
         check = placebo(None, tested.margin, why)
     else:
-        check = _no_fall(fall(pooled_by_share(of_sweep(records, name, "gold"))), tested.margin)
+        check = no_fall(fall(pooled_by_share(of_sweep(records, name, "gold"))), tested.margin)
     furthest = np.max([record.arrays["kl_policy_ref"].max(1) for record in own], axis=0)
     note = (
         "KL as a share of the largest that a problem's own sweep comes to, "
@@ -220,39 +155,8 @@ def _falls(records: Records, name: str, source: str) -> Verdict:
         "at which the mean over the other half of the problems peaks to the last. How much is lost depends on the "
         "reward model: with many more pairs there is little to exploit."
     )
-    gates = [check, _room(tested.margin, *own)]
+    gates = [check, level_room(tested.margin, *own)]
     return row_of(tested, "mlp", effect, FIGURE.name, [record.hash for record in own], note, gates)
-
-
-def _longer(records: Records, name: str) -> Verdict:
-    tested = LONGER[name]
-    biased, unbiased = (records[f"length/{name}/{labels}"] for labels in ("biased", "unbiased"))
-    length = [record.arrays["length"].astype(float) for record in (biased, unbiased)]
-    effect = mean_interval(length[0][:, -1] - length[1][:, -1])
-    why = "the arms differ in the bias of the labeller alone, on the same problems and pairs"
-    longest = TREE.max_length
-    gates = [
-        room(length[0][:, -1], length[1][:, -1], 0.0, longest, tested.margin),
-        placebo(None, tested.margin, why),
-    ]
-    lost = mean_interval(final_scores(unbiased) - final_scores(biased))
-    note = (
-        f"Of {longest} tokens at most, {length[0][:, 0].mean():.2g} before training. The bias costs a gold score of "
-        f"{lost.estimate:+.2f} [{lost.low:+.2f}, {lost.high:+.2f}]. A labeller who likes length, {LENGTH_BIAS:g} in "
-        "reward a token; reward models of language learn theirs from people."
-    )
-    return row_of(tested, "token", effect, FIGURE.name, [biased.hash, unbiased.hash], note, gates)
-
-
-def _no_fall(falls: np.ndarray, margin: float) -> Gate:
-    """The placebo of a fall: a rise is none."""
-    return placebo(mean_interval(falls), margin, only_above=True)
-
-
-def _room(margin: float, *records: Record) -> Gate:
-    """The level of a curve leaves room for a fall, and for as much of a rise."""
-    level = np.mean([scores(record)[:, 1:].mean(1) for record in records], axis=0)
-    return room(level, level, lowest(records[0]), 1.0, margin)
 
 
 # Pictures
@@ -265,9 +169,9 @@ def draw(records: Records) -> MatplotlibFigure:
         for axis, name in zip(axes[0, :2], ALGORITHMS, strict=True):
             _over_kl(axis, records, name)
         _with_fits(axes[0, 2], records)
-        _over_updates(axes[1, 0], records)
+        draw_over_updates(axes[1, 0], records)
         _finals(axes[1, 1], records)
-        _lengths(axes[1, 2], records)
+        draw_lengths(axes[1, 2], records)
         lines = [
             Line2D([], [], color=colour, linestyle=line, linewidth=2, label=label)
             for colour, line, label in LOOKS.values()
@@ -277,17 +181,11 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _mean(axes: Axes, x: np.ndarray, runs: np.ndarray, colour: str, line: Any = "-", label: str = "") -> None:
-    mean, low, high = band(runs, resamples=None)
-    axes.plot(x, mean, color=colour, linestyle=line, linewidth=1.8, label=label or None)
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
 def _over_kl(axes: Axes, records: Records, name: str) -> None:
     for source, (colour, line, _) in LOOKS.items():
         own = of_sweep(records, name, source)
         levels = reached(own)
-        _mean(axes, LEVELS[levels], pooled(own)[:, levels], colour, line)
+        mean_path(axes, LEVELS[levels], pooled(own)[:, levels], colour, line)
     best = frontier(records["tuned/dpo/pointwise"], "rewards", "rl")
     inside = (best.kl >= LEVELS[0]) & (best.kl <= LEVELS[-1])
     axes.plot(best.kl[inside], best.gold[inside], color=BLACK, linestyle=":")
@@ -313,18 +211,6 @@ def _with_fits(axes: Axes, records: Records) -> None:
     axes.legend(fontsize=8, loc="lower right")
 
 
-def _over_updates(axes: Axes, records: Records) -> None:
-    for source in ("pointwise", "converged", "gold"):
-        record = records[f"rl/{source}"]
-        _mean(axes, record.arrays["updates"], scores(record), *LOOKS[source][:2])
-    for pairs, line in ((PAIRS, "-"), (MANY_PAIRS, (0, (1, 1)))):
-        record = records[f"steps/{pairs}"]
-        _mean(axes, record.arrays["updates"], scores(record), BLACK, line)
-        at = (record.arrays["updates"][-1], scores(record)[:, -1].mean())
-        axes.annotate(f"{pairs:,} pairs", at, xytext=(0, 9), textcoords="offset points", fontsize=8, ha="right")
-    axes.set(xlabel="updates", ylabel="gold score", title="RLOO online, and DPO offline", ylim=(0, 1.05))
-
-
 def _finals(axes: Axes, records: Records) -> None:
     x, labels = 0, []
     for name in ALGORITHMS:
@@ -337,16 +223,6 @@ def _finals(axes: Axes, records: Records) -> None:
     axes.set_xticks(range(x), labels, fontsize=8)
     bound(axes, 1.0, "largest reward")
     axes.set(ylabel="gold score at the end", title="tuned by gold, on other problems", ylim=(0, 1.12))
-
-
-def _lengths(axes: Axes, records: Records) -> None:
-    for name, colour in (("rloo", BLUE), ("dpo", VERMILION)):
-        for labels, line in (("biased", "-"), ("unbiased", "--")):
-            record = records[f"length/{name}/{labels}"]
-            _mean(axes, record.arrays["updates"], record.arrays["length"], colour, line, f"{name.upper()}, {labels}")
-    axes.set(xlabel="updates", ylabel="tokens", title="length, labels with a taste for it or without")
-    axes.set_ylim(0, TREE.max_length + 0.1)
-    axes.legend(fontsize=8, loc="lower right")
 
 
 def caption(records: Records) -> str:

@@ -188,6 +188,7 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
         for source, tested in SHUFFLED.items():
             note = f"A shuffled stream holds the late samples of a good policy. {between}"
+            note += _repeated(ipo, source)
             rows.append(_none(tested, setting, ipo[source], ipo["offline"], _to_close(ipos, tested), note))
         alike = {source: records[f"{environment}/ipo/same/{source}"] for source in ("online", "shuffled", "offline")}
         note = "By settings that are best online, which need not be those that are best for data of the reference."
@@ -201,6 +202,7 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
         for source, tested in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
+            note += _repeated(best, source)
             rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note))
         dpo = {source: records[f"{environment}/dpo/{source}"] for source in ("final", *NEAR)}
         for source, tested in NEAR.items():
@@ -210,6 +212,12 @@ def verdicts(records: Records) -> list[Verdict]:
         control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
         rows.append(_none(NO_BETTER, setting, best["offline"], ipo["offline"], control, note))
     return rows
+
+
+def _repeated(records: Records, source: str) -> str:
+    """What a row adds that has another's runs, as tuning took the same settings."""
+    same = source == "shuffled" and records[source].hash == records["held/shuffled"].hash
+    return " Tuning took the settings of online: these are the runs of that row, and no second test." if same else ""
 
 
 def _in_order(setting: Setting, pairs: list[tuple[Record, Record]]) -> Verdict:

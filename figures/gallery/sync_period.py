@@ -4,17 +4,16 @@ s = 1 to never, on a bandit and on a network."""
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
-from figures.catalogue import Claim, Setting, claim
-from figures.claims import Verdict, row_of
+from figures.arms.syncing import added_row, behind_row, control, epsilon_row, not_behind_row, same_row
+from figures.catalogue import Setting, claim
+from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, VERMILION, bound, colour, key, side_by_side
@@ -30,7 +29,6 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, placebo, positive_control
 from sims.statistics.intervals import band, student_interval
 
 ALGORITHMS = ("dpo", "ipo", "best_of_n", "grpo")
@@ -170,83 +168,40 @@ def _learning(axes: Axes, records: Records, environment: str) -> None:
 
 def verdicts(records: Records) -> list[Verdict]:
     """C32 and C33 for each algorithm, C34, C39 and, on the network, C38."""
-    rows = []
+    rows, figure = [], FIGURE.name
     for environment, (setting, _, _) in ENVIRONMENTS.items():
         at = {(n, s): records[f"{environment}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
         dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
         for (name, s), tested in SAME.items():
-            control = _control(grpo, offline, tested.margin)
-            rows.append(_same(tested, setting, at[name, ONLINE], at[name, s], control))
+            loses = control(grpo, offline, tested.margin)
+            rows.append(same_row(tested, setting, figure, at[name, ONLINE], at[name, s], loses, STALE))
         for name, tested in BEHIND.items():
-            rows.append(_behind(tested, setting, at[name, SEMI], at[name, OFFLINE]))
-        rows += [_not_behind(how, setting, dpo, grpo, offline) for how in NOT_BEHIND]
-        rows += [_added(n, setting, records[f"{environment}/{n}/{SEMI:g}"], at["dpo", SEMI], offline) for n in ADDED]
-    return [*rows, _epsilon(records[f"network/dpo_epsilon/{SEMI:g}"], records[f"network/dpo/{SEMI:g}"])]
-
-
-def _same(tested: Claim, setting: Setting, online: Record, semi: Record, control: Gate) -> Verdict:
-    effect = effect_of([part(1.0, online), part(-1.0, semi)])
-    gates = [control, *edges_and_bounds(tested.margin, online, semi)]
+            rows.append(behind_row(tested, setting, figure, at[name, SEMI], at[name, OFFLINE]))
+        for how, tested in NOT_BEHIND.items():
+            when = None if how == "run" else -1
+            rows.append(not_behind_row(tested, setting, figure, dpo, grpo, offline, when))
+        for name, tested in ADDED.items():
+            added = records[f"{environment}/{name}/{SEMI:g}"]
+            rows.append(added_row(tested, setting, figure, added, at["dpo", SEMI], offline, _weights(name, added)))
+    large, small = (records[f"network/{name}/{SEMI:g}"] for name in ("dpo_epsilon", "dpo"))
+    diverged = int((small.arrays["diverged_at"] >= 0).sum())
     note = (
-        "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, "
-        f"and an early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
+        f"{diverged} of {RUNS['network']} runs diverge with the small ε; what the paper saw, loss spikes of a large "
+        "model, a larger one may prevent."
     )
-    return row_of(tested, setting, effect, FIGURE.name, [online.hash, semi.hash], note, gates)
+    return [*rows, epsilon_row(EPSILON, "mlp", figure, large, small, note)]
 
 
-def _behind(tested: Claim, setting: Setting, semi: Record, offline: Record) -> Verdict:
-    at, room = last_with_room([sides([semi], [offline])], tested.margin)
-    effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
-    why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
-    gates = [room, tuned_for(at, semi, offline), placebo(None, tested.margin, why)]
-    gates += edges_and_bounds(tested.margin, semi, offline)
-    note = (
-        f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
-        "Offline is fresh draws from the reference for ever, more than a fixed data set has."
-    )
-    return row_of(tested, setting, effect, FIGURE.name, [semi.hash, offline.hash], note, gates)
+STALE = (
+    "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, and an "
+    f"early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
+)
 
 
-def _not_behind(how: str, setting: Setting, dpo: Record, grpo: Record, offline: Record) -> Verdict:
-    tested, at = NOT_BEHIND[how], None if how == "run" else -1
-    lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
-    control = _control(grpo, offline, tested.margin, at)
-    gates = [control, tuned_for(at, dpo, grpo), *edges_and_bounds(tested.margin, dpo, grpo)]
-    note = "Both are tuned for their score at the end."
-    return row_of(tested, setting, lost, FIGURE.name, [dpo.hash, grpo.hash], note, gates)
-
-
-def _added(name: str, setting: Setting, added: Record, plain: Record, offline: Record) -> Verdict:
-    tested, note = ADDED[name], ""
-    at, room = last_with_room([sides([added], [plain])], tested.margin)
-    gained = effect_of([part(1.0, added, at), part(-1.0, plain, at)])
-    gates = [room, tuned_for(at, added, plain), _control(added, offline, tested.margin, at)]
-    gates += edges_and_bounds(tested.margin, added, plain)
+def _weights(name: str, added: Record) -> str:
     if name == WITH_NLL:
-        note = f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. "
-    if name == "dpo_grpo":
-        note = "The two losses with equal weights, GRPO's without a KL penalty. "
-    note += (
-        f"Tested after {int(added.arrays['updates'][at])} updates, the last evaluation at which something could be "
-        "gained."
-    )
-    return row_of(tested, setting, gained, FIGURE.name, [added.hash, plain.hash], note, gates)
-
-
-def _epsilon(large: Record, small: Record) -> Verdict:
-    at, room = last_with_room([sides([large], [small])], EPSILON.margin)
-    effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
-    why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
-    gates = [room, tuned_for(at, large, small), placebo(None, EPSILON.margin, why)]
-    gates += edges_and_bounds(EPSILON.margin, large, small)
-    note = "Nothing diverges here that a larger ε could save: what the paper saw, loss spikes of a large model, may be."
-    return row_of(EPSILON, "mlp", effect, FIGURE.name, [large.hash, small.hash], note, gates)
-
-
-def _control(best: Record, offline: Record, margin: float, at: int | None = -1) -> Gate:
-    """An arm in the same setting that does lose: GRPO, never synced."""
-    found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin, only_above=True)
-    return replace(found, why=f"against GRPO offline: {found.why}")
+        return f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. "
+    return "The two losses with equal weights, GRPO's without a KL penalty. " if name == "dpo_grpo" else ""
 
 
 def caption(records: Records) -> str:

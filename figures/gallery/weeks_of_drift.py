@@ -239,7 +239,7 @@ def _references_rows(setting: Setting, at: Records) -> list[Verdict]:
         note = "At the learning rate and β that are best with a fixed reference; one rate of drift, twenty weeks."
         rows.append(
             row_of(tested, setting, effect, FIGURE.name, [fixed.hash, previous.hash], note,
-                   [_mechanism(tested), *_trained(fixed, previous)])
+                   [_mechanism(tested), edges(tested.margin, fixed), *_trained(fixed, previous)])
         )  # fmt: skip
     note = "Both tuned: a fixed reference can be given a β so small that it hardly holds."
     return [*rows, _ahead(LOSES, setting, fixed, at["previous"], note)]
@@ -271,7 +271,7 @@ def _gradients(setting: Setting, fresh: Record, stale: Record) -> Verdict:
 
     effect = mean_interval(octaves(fresh) - octaves(stale))
     note = "The norm of one update's gradient each week, at the settings of the weekly loop: a norm is not information."
-    gates = [_mechanism(WEAKER), *_trained(fresh, stale)]
+    gates = [_mechanism(WEAKER), edges(WEAKER.margin, fresh), *_trained(fresh, stale)]
     return row_of(WEAKER, setting, effect, FIGURE.name, [fresh.hash, stale.hash], note, gates)
 
 
@@ -290,7 +290,7 @@ def _against_ppo(setting: Setting, at: Records) -> list[Verdict]:
         f"Of the score over the run, over {SPREAD_RUNS // PROBLEMS} runs each of {PROBLEMS} problems: what the "
         "problems contribute is left out."
     )
-    gates = [*lacking, _mechanism(STEADIER), *_trained(one, other)]
+    gates = [*lacking, _mechanism(STEADIER), edges(LIKE_PPO.margin, ppo, fixed), *_trained(one, other)]
     return [*rows, row_of(STEADIER, setting, effect, FIGURE.name, [one.hash, other.hash], note, gates)]
 
 
@@ -318,7 +318,8 @@ def _trigger_rows(setting: Setting, at: dict[int, Record]) -> list[Verdict]:
 
     def row(tested: Claim, more: int, less: int, note: str, gates: Sequence[Gate]) -> Verdict:
         effect = mean_interval(found[more] - found[less])
-        every = [*gates, edges(tested.margin, at[more], at[less])]
+        moved = trained({f"{pairs:,} pairs": found[pairs] for pairs in (more, less)})  # from the first model's score, 0
+        every = [*gates, edges(tested.margin, at[more], at[less]), moved]
         hashes = [at[more].hash, at[less].hash]
         return row_of(tested, setting, effect, FIGURE.name, hashes, note, every)
 

@@ -14,34 +14,24 @@ from figures.claims import Verdict
 
 from .style import RC
 
-WIDTH, GAP, MARGIN = 5.4, 0.2, 0.12  # inches: added on the right; of these left of the panel, and right of it
-BELOW, LEGEND = 0.62, 0.5  # inches below the panel; more where the figure has a legend there
+WIDTH, GAP, MARGIN, BELOW = 5.4, 0.2, 0.12, 0.62  # inches: of all; left of the panel, right of it and below
 LETTERS = 97  # of a row's name and state, which stand on one line
-LEAST, EACH = 1.3, 0.42  # inches of height, and for each row
+ABOVE, LEAST, EACH = 0.38, 1.3, 0.42  # inches above the panel; of height, and for each row
 FACES = {"supported": "black", "opposite": "white", "too small": "white", "inconclusive": "0.6", "no test": "0.85"}
 SHAPES = {"supported": "o", "opposite": "X", "too small": "v", "inconclusive": "d", "no test": "o"}
 
 
-def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
-    """Widen the figure and draw its rows on the right, theorems aside. Their axis is in margins, linear within two of
-    them and logarithmic beyond; the band is ±1 margin.
-
-    It does nothing for a figure without rows, or one of subfigures, whose layout leaves no place.
-    """
+def panel_of(rows: Sequence[Verdict], height: float) -> MatplotlibFigure | None:
+    """A figure of the rows, theorems aside, at least `height` inches high; None where there are none. Their axis is in
+    margins, linear within two of them and logarithmic beyond; the band is ±1 margin."""
     shown = [row for row in rows if row.low is not None and row.high is not None]
-    engine = fig.get_layout_engine()
-    if not shown or fig.subfigs or engine is None:
-        return
-    width, height = (float(x) for x in fig.get_size_inches())
+    if not shown:
+        return None
     height = max(height, LEAST + EACH * len(shown))
-    fig.set_size_inches(width + WIDTH, height)
-    share = width / (width + WIDTH)
-    engine.set(rect=(0, 0, share, 1))  # type: ignore[call-arg]
     with plt.rc_context(RC):
-        wide, below = WIDTH - GAP - MARGIN, BELOW + LEGEND * bool(fig.legends)
-        corner = share + GAP / (width + WIDTH), below / height
-        panel: Any = fig.add_axes((*corner, wide / (width + WIDTH), 1 - (below + 0.38) / height))
-        panel.set_in_layout(False)
+        fig = MatplotlibFigure(figsize=(WIDTH, height))
+        wide, high = WIDTH - GAP - MARGIN, height - BELOW - ABOVE
+        panel: Any = fig.add_axes((GAP / WIDTH, BELOW / height, wide / WIDTH, high / height))
         across = blended_transform_factory(panel.transAxes, panel.transData)
         for i, row in enumerate(shown):
             assert row.low is not None and row.high is not None
@@ -75,3 +65,4 @@ def beside(fig: MatplotlibFigure, rows: Sequence[Verdict]) -> None:
         panel.set(ylim=(0.7 - len(shown), 0.8), yticks=[], xlabel="effect, in margins")
         panel.spines["left"].set_visible(False)
         panel.set_title("As tested: effect, 95 % interval, ±1 margin", fontsize=10)
+    return fig

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
@@ -41,12 +41,22 @@ DEFAULTS = [field.default for field in fields(Words)]
 NEEDED = 5  # fields without a default
 
 
+class Lettered(NamedTuple):
+    """A figure's pixels, (height, width, 3), without its words; these words in the order of their drawing; and its
+    pixels with them."""
+
+    bare: np.ndarray
+    words: list[Words]
+    whole: np.ndarray
+
+
 class _Lettering(RendererAgg):
-    """Draws all but text, of which it keeps what would be drawn."""
+    """Draws all but text, of which it keeps what would be drawn, and that as words."""
 
     def __init__(self, width: float, height: float, dpi: float) -> None:
         super().__init__(width, height, dpi)
         self.words: list[Words] = []
+        self.left_out: list[tuple[Any, ...]] = []
 
     def draw_text(
         self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False, mtext: Any = None
@@ -54,6 +64,7 @@ class _Lettering(RendererAgg):
         if ismath or gc.get_clip_rectangle() is not None:
             super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
             return
+        self.left_out.append((gc, x, y, s, prop, angle, ismath, mtext))
         width, _, _ = self.get_text_width_height_descent(s, prop, ismath=False)
         seen = gc.get_alpha() * np.array(gc.get_rgb()[:3]) + 1 - gc.get_alpha()  # on white paper
         weight = prop.get_weight()
@@ -72,8 +83,8 @@ class _Lettering(RendererAgg):
         )
 
 
-def lettered(fig: MatplotlibFigure, dpi: float) -> tuple[np.ndarray, list[Words]]:
-    """The figure's pixels without its words, (height, width, 3), and these words in the order of their drawing."""
+def lettered(fig: MatplotlibFigure, dpi: float) -> Lettered:
+    """The figure without its words and with them, drawn once: words come last, over all else, as in the report."""
     before = fig.dpi
     fig.set_dpi(dpi)
     try:
@@ -82,9 +93,17 @@ def lettered(fig: MatplotlibFigure, dpi: float) -> tuple[np.ndarray, list[Words]
         fig.draw(renderer)
     finally:
         fig.set_dpi(before)
-    rgba = np.asarray(renderer.buffer_rgba()).astype(float)
+    bare = _on_paper(renderer)
+    for text in renderer.left_out:
+        RendererAgg.draw_text(renderer, *text)
+    return Lettered(bare, renderer.words, _on_paper(renderer))
+
+
+def _on_paper(renderer: RendererAgg) -> np.ndarray:
+    """What was drawn, on white: (height, width, 3)."""
+    rgba = np.asarray(renderer.buffer_rgba()).astype(np.float32)
     alpha = rgba[..., 3:] / 255
-    return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8), renderer.words
+    return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 
 
 def kept(words: Iterable[Words]) -> list[list[Any]]:

@@ -7,6 +7,7 @@ template escapes every text, and the page's own policy lets the browser run no s
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -17,7 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure as MatplotlibFigure
@@ -27,13 +27,12 @@ from figures.claims import RULE, Verdict, write_text
 from figures.figure import Figure
 from figures.lab import Lab
 from sims.core.spec import SpecError
-from sims.experiments.curves import SAVED
 from sims.experiments.whole import written_whole
 
 from . import elsewhere, forest
-from .effects import beside
+from .effects import panel_of
 from .lettering import alike, kept, read_words
-from .picture import picture, small
+from .picture import pictures, small
 from .reading import SETTINGS, read_figures, read_rows
 from .sections import changes, described, remarks, sections, tuned
 from .states import NOT_TESTED, STATES, state_of
@@ -57,16 +56,11 @@ def save_figure(
 
     Two equal figures give equal bytes, and an SVG's text is text.
     """
-    drawn, words = picture(fig)
-    _write_bytes(out / f"{figure.name}.webp", drawn)
-    beside(fig, rows)
     hashes = sorted(set(lab.hashes))
     about = {"Title": figure.title, "Description": f"onoff figure {figure.name}; specs {' '.join(hashes)}"}
-    for suffix, metadata in ((".png", about), (".svg", about | {"Date": None})):
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(SAVED):
-            fig.savefig(buffer, format=suffix[1:], metadata=metadata)
-        _write_bytes(out / f"{figure.name}{suffix}", buffer.getvalue())
+    drawn = pictures(fig, panel_of(rows, fig.get_figheight()), about)
+    for suffix, content in ((".webp", drawn.webp), (".png", drawn.png), (".svg", drawn.svg)):
+        _write_bytes(out / f"{figure.name}{suffix}", content)
     data = {
         "name": figure.name,
         "title": figure.title,
@@ -78,7 +72,7 @@ def save_figure(
         "compared": [asdict(compared) for compared in lab.compared],
         "stamps": dict(stamps),
         "tuned": [asdict(tuned) for tuned in lab.tuned],
-        "words": kept(words),
+        "words": kept(drawn.words),
     }
     write_text(out / f"{figure.name}.json", json.dumps(data, indent=1, default=float) + "\n")
 
@@ -147,6 +141,7 @@ def _shown(figure: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
+@functools.cache  # its templates take a fifth of a page's time to compile
 def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("figures.report", ""),

@@ -74,6 +74,7 @@ RC: dict[RcKeyType, Any] = {
     "savefig.dpi": 160,
     "font.size": 10,
     "axes.titlesize": 11,
+    "axes.titley": 1.0,  # else each layout measures all of a panel's ticks once more, to see whether some are on top
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -3,6 +3,7 @@
 The store stays the truth: nothing is read from MLflow but what it holds already. A version is found there by the tag
 `align.version`, which is written in the same request as the version itself, so that a mirror that was killed, or is
 called twice, neither doubles nor loses one. Each call brings all versions, so that it makes up for calls that failed.
+Weights stay where they are, unless `upload` is asked to bring them too.
 MLflow numbers its versions itself: `align.version` and `align.parent` are the store's numbers.
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -22,13 +24,15 @@ from . import registry
 from .gate import report_of
 from .registry import Version
 from .store import Store
+from .upload import QUICK, SQLITE, TIMEOUT, Uploads, location_of
 
 ALIAS, PREFIX = "live", "align."
+UPLOADED = f"{PREFIX}artifacts"  # the tag that says where uploaded weights are
 # An alignment loop does not wait for minutes, as MLflow's client would, for a server that is away. It also reports its
 # use to its makers unless told not to. Whoever sets these variables is heard.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    TIMEOUT: QUICK,
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -36,11 +40,14 @@ PATIENCE = {
 class Mirror:
     """Brings the registry to MLflow when it has changed since the last try.
 
-    client: makes an MLflow client. remote: whether others read the registry, from other machines.
+    client: makes an MLflow client. remote: whether others read the registry, from other machines. uploads: makes what
+    uploads weights by a client; None: they stay where they are.
     """
 
-    def __init__(self, client: Callable[[], Any], name: str, remote: bool) -> None:
-        self.name, self._make, self._remote = name, client, remote
+    def __init__(
+        self, client: Callable[[], Any], name: str, remote: bool, uploads: Callable[[Any], Uploads] | None = None
+    ) -> None:
+        self.name, self._make, self._remote, self._uploads = name, client, remote, uploads
         self._tried: Any = None
 
     def __call__(self, store: Store) -> str | None:
@@ -50,7 +57,9 @@ class Mirror:
             return None
         self._tried = wanted
         try:
-            written = bring(store, self._make(), self.name, self._remote)
+            client = self._make()
+            uploads = None if self._uploads is None else self._uploads(client)
+            written = bring(store, client, self.name, self._remote, uploads)
         except SpecError as error:
             return f"MLflow is left as it is: {error}"
         except Exception as error:  # of a server, a driver or a network: the loop goes on whatever it is
@@ -59,9 +68,9 @@ class Mirror:
         return f"MLflow, {self.name}: v{wanted[1]} of {len(wanted[0])} is {ALIAS}" if written else None
 
 
-def mlflow_mirror(uri: str, name: str) -> Mirror:
-    """The mirror at an MLflow server, or in a database of its. SpecError without the library, or for a name that
-    MLflow does not take."""
+def mlflow_mirror(uri: str, name: str, artifacts: bool = False) -> Mirror:
+    """The mirror at an MLflow server, or in a database of its. artifacts: whether weights are uploaded too. SpecError
+    without the library, or for a name that MLflow does not take."""
     if not name.strip() or set(name) & set("/:'\"`"):
         raise SpecError("mlflow_model", name, "must be a name without / : and quotes")
     for variable, value in PATIENCE.items():
@@ -70,7 +79,11 @@ def mlflow_mirror(uri: str, name: str) -> Mirror:
         from mlflow import MlflowClient
     except ImportError as error:
         raise SpecError("mlflow_uri", uri, "needs the library: pip install mlflow-skinny sqlalchemy alembic") from error
-    return Mirror(lambda: MlflowClient(uri, uri), name, not uri.startswith("sqlite:"))
+
+    def uploads(client: Any) -> Uploads:
+        return Uploads(client, name, location_of(uri), partial(print, flush=True))
+
+    return Mirror(lambda: MlflowClient(uri, uri), name, not uri.startswith(SQLITE), uploads if artifacts else None)
 
 
 def tags_of(store: Store) -> dict[int, dict[str, str]]:
@@ -100,9 +113,12 @@ def tags_of(store: Store) -> dict[int, dict[str, str]]:
     return found
 
 
-def bring(store: Store, client: Any, name: str, remote: bool) -> int:
+def bring(store: Store, client: Any, name: str, remote: bool, uploads: Uploads | None = None) -> int:
     """Add to a registered model what it lacks of the store's versions and their tags, and move the alias. Returns how
-    much was written. SpecError, before anything is, for a model that holds versions which are not this store's."""
+    much was written. SpecError, before anything is, for a model that holds versions which are not this store's.
+
+    uploads: weights are uploaded first, and are the version's source. Of a version that MLflow held before, whose
+    source it does not change, a tag says where they are."""
     wanted, live = tags_of(store), registry.live(store).version
     held = _held(client, name)
     for number, version in held.items():
@@ -114,13 +130,19 @@ def bring(store: Store, client: Any, name: str, remote: bool) -> int:
     if not held and not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     for version in registry.versions(store):
-        tags = wanted[version.version]
-        if version.version not in held:
-            where = source_of(store, version, remote)
-            held[version.version] = client.create_model_version(name, where, tags=tags, await_creation_for=0)
+        tags, there = wanted[version.version], held.get(version.version)
+        weights = None
+        if uploads is not None and (there is None or UPLOADED not in there.tags):
+            weights = uploads(store, version)
+        if weights is not None:
+            tags = {**tags, UPLOADED: weights.source}
+        if there is None:
+            source, run = weights or (source_of(store, version, remote), None)
+            held[version.version] = client.create_model_version(
+                name, source, run_id=run, tags=tags, await_creation_for=0
+            )
             written += 1
             continue
-        there = held[version.version]
         for key, value in tags.items():
             if there.tags.get(key) != value:
                 client.set_model_version_tag(name, there.version, key, value)

@@ -74,6 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--mlflow-model", metavar="NAME", help=f"the registered model there (default {MODEL}): one per store"
     )
+    parser.add_argument(
+        "--mlflow-artifacts", action="store_true", help="upload the folder of each version there, weights and tokenizer"
+    )
     parser.add_argument("--prompt", metavar="TEXT", help="neighbours: the text")
     parser.add_argument("--count", type=whole, metavar="INT", help=f"neighbours: how many rows (default {COUNT})")
     parser.add_argument("--output", type=path, metavar="FILE", help=f"the page (default {PAGE} in the store)")
@@ -84,7 +87,9 @@ def main(arguments: Sequence[str]) -> int:
     changes = {name: value for part in parts for name, value in given(options, part).items()}
     _check(options)
     task_names(changes.get("gold_tasks"))  # refused before any work, not when the gate comes to it
-    mirror = None if options.mlflow_uri is None else mlflow_mirror(options.mlflow_uri, options.mlflow_model or MODEL)
+    mirror = None
+    if options.mlflow_uri is not None:
+        mirror = mlflow_mirror(options.mlflow_uri, options.mlflow_model or MODEL, options.mlflow_artifacts)
     torch.set_num_threads(1)
     if options.action in READING:
         with read_only(options.store) as store:
@@ -117,8 +122,9 @@ def _check(options: argparse.Namespace) -> None:
             raise SpecError(name, _shown(getattr(options, name)), f"only means something with {action}")
     if options.mlflow_uri is not None and options.action in READING:
         raise SpecError("mlflow_uri", options.mlflow_uri, "only means something with run, a step, or rollback")
-    if options.mlflow_model is not None and options.mlflow_uri is None:
-        raise SpecError("mlflow_model", options.mlflow_model, "only means something with mlflow_uri")
+    for name in ("mlflow_model", "mlflow_artifacts"):
+        if getattr(options, name) not in (None, False) and options.mlflow_uri is None:
+            raise SpecError(name, getattr(options, name), "only means something with mlflow_uri")
 
 
 def _shown(value: Any) -> Any:

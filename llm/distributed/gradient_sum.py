@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-BUCKET = 25 << 20  # bytes of small gradients that are joined, because a message costs more than its content
-_LARGE = 1 << 20  # entries of a gradient that is sent alone, and summed where it is
+from .message import LARGE, Message
+
+BUCKET = 25 << 20  # bytes of small gradients that are joined
 
 
 class GradientSum:
@@ -29,7 +29,7 @@ class GradientSum:
 
     def _begin(self) -> None:
         self._complete: set[int] = set()
-        self._sent: list[tuple[Any, list[Tensor], Tensor | None]] = []  # the work, gradients, and these joined
+        self._sent: list[Message] = []
 
     @contextmanager
     def sending(self) -> Iterator[None]:
@@ -50,12 +50,9 @@ class GradientSum:
         self._complete = set(range(len(self.parameters)))
         self._send()
         found: dict[int, Tensor] = {}
-        for bucket, (work, gradients, joined) in zip(self.buckets, self._sent, strict=True):
-            work.wait()
-            if joined is not None:
-                for gradient, total in zip(gradients, joined.split([x.numel() for x in gradients]), strict=True):
-                    gradient.copy_(total.view_as(gradient))
-            found.update(zip(bucket, gradients, strict=True))
+        for bucket, message in zip(self.buckets, self._sent, strict=True):
+            message.wait()
+            found.update(zip(bucket, message.tensors, strict=True))
         for parameter in self.parameters:
             parameter.grad = None
         self._begin()
@@ -72,10 +69,7 @@ class GradientSum:
             bucket = self.buckets[len(self._sent)]
             parameters = [self.parameters[i] for i in bucket]
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad.contiguous() for p in parameters]
-            alone = len(gradients) == 1
-            joined = None if alone else torch.cat([x.reshape(-1) for x in gradients])
-            sent = gradients[0] if joined is None else joined
-            self._sent.append((dist.all_reduce(sent, group=self.group, async_op=True), gradients, joined))
+            self._sent.append(Message(gradients, self.group))
 
 
 def _buckets(parameters: Sequence[Tensor]) -> list[list[int]]:
@@ -86,7 +80,7 @@ def _buckets(parameters: Sequence[Tensor]) -> list[list[int]]:
     size = 0
     for i in reversed(range(len(parameters))):
         parameter = parameters[i]
-        if parameter.numel() >= _LARGE:
+        if parameter.numel() >= LARGE:
             found.append([i])
             continue
         own = parameter.numel() * parameter.element_size()

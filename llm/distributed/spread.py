@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Generic, Literal, Self, TypeVar
 
 import torch
@@ -31,11 +32,11 @@ from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.spec import SpecError
 
 from .gradient_sum import GradientSum
+from .message import LARGE, Message
 
 P = TypeVar("P", bound=Policy)
 T = TypeVar("T")
 Sharding = Literal["none", "update", "full"]  # where weights are split over processes (llm.distributed.sharded)
-_LARGE = 1 << 20  # entries of a tensor that is sent in a message of its own
 # How long processes wait for each other. torch's default on GPUs, ten minutes, would end a run whose first process
 # saves or loads for longer. If a process dies, the launcher ends the others long before this.
 _TIMEOUT = timedelta(hours=12)
@@ -75,15 +76,12 @@ class Ranks:
             return
         kinds: dict[torch.dtype, list[Tensor]] = {}
         for x in tensors:
-            if x.numel() >= _LARGE:
-                dist.all_reduce(x, group=self.group)
+            if x.numel() >= LARGE:
+                Message([x], self.group).wait()
             else:
                 kinds.setdefault(x.dtype, []).append(x)
-        for small in kinds.values():  # joined, because a message costs more than its content
-            joint = torch.cat([x.reshape(-1) for x in small])
-            dist.all_reduce(joint, group=self.group)
-            for x, total in zip(small, joint.split([x.numel() for x in small]), strict=True):
-                x.copy_(total.view_as(x))
+        for small in kinds.values():
+            Message(small, self.group).wait()
 
     def whole(self, part: Tensor, start: int, size: int) -> Tensor:
         """All slices put together: (size, ...), from every process's part (length, ...) that begins at `start`."""
@@ -189,8 +187,11 @@ class DistributedLearner(Learner):
     ) -> None:
         super().__init__(policy, optimiser, (), micro_batch_size, group_by_length)
         self.ranks, self.adds_up = ranks, not ranks.alone
-        self._sum = GradientSum(self.parameters, ranks.group)
         self.check_parameters()
+
+    @cached_property
+    def _sum(self) -> GradientSum:
+        return GradientSum(self.parameters, self.ranks.group)
 
     def check_parameters(self) -> None:
         """RuntimeError if processes start from different weights."""

@@ -37,6 +37,8 @@ from .quantised import check_library, quantise
 from .settings import LanguageModelSettings
 from .shapes import SHAPES
 from .steps import check_static
+from .varlen import NAME as VARLEN
+from .varlen import check_varlen
 from .vllm_sampler import VLLMDecoding, VLLMPolicy
 
 # How the weights of any folder are read: no pickle and no code. Layers of the wrong shape are told, and then refused by
@@ -120,6 +122,8 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
     check_attention(spec)
+    if spec.attn_implementation == VARLEN:
+        check_varlen(torch.bfloat16 if spec.scoring.precision == "bfloat16" else spec.base_dtype(dtype), device)
     if device.type == "meta":
         return meta_model(spec, dtype)
     _check_base(spec)

@@ -14,8 +14,7 @@ from torch.nn.functional import pad
 
 from sims.core.spec import SpecError
 
-from .forward import hidden_states, max_positions, padding_free_states
-from .log_probs import log_distribution
+from .forward import hidden_states, log_distribution, padding_free_states
 from .scoring import LanguageModel
 from .steps import STEPS, CacheKind
 
@@ -37,7 +36,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
     if parameter.is_meta:
         return
     architecture = type(model.core).__name__
-    most = max_positions(model.core.config)
+    most = model.positions
     if most is not None and most < max(_PROMPTS) + _DRAWN:
         raise SpecError(field, name, f"has {most} positions: must have at least {max(_PROMPTS) + _DRAWN}")
     model.eval()
@@ -45,7 +44,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
     free = model.scoring.padding_free
     dtype = torch.bfloat16 if model.scoring.precision == "bfloat16" else parameter.dtype
     try:
-        with model.autocast(parameter.device):
+        with model.computing(parameter.device):
             plain = [_plain(model, row) for row in rows]
             if not all(bool(logits.isfinite().all()) for logits in plain):
                 raise SpecError(field, name, f"its logits are not finite ({architecture}): must be numbers")
@@ -112,13 +111,14 @@ def _scoring(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -
 
 
 def _apart(model: LanguageModel, rows: list[Tensor], expected: list[Tensor]) -> float:
-    """Every log-prob of all rows, from one pass over one sequence."""
+    """Every log-prob of all rows, each of which is there twice, from one pass over one sequence."""
     width = max(map(len, rows))
-    tokens = torch.stack([pad(row, (width - len(row), 0)) for row in rows])
-    there = torch.stack([pad(torch.ones_like(row), (width - len(row), 0)) for row in rows]).bool()
-    return _difference(
-        log_distribution(model.logits(padding_free_states(model.backbone, tokens, there)), 1.0), torch.cat(expected)
-    )
+    twice = [row for row in rows for _ in range(2)]
+    tokens = torch.stack([pad(row, (width - len(row), 0)) for row in twice])
+    there = torch.stack([pad(torch.ones_like(row), (width - len(row), 0)) for row in twice]).bool()
+    states, place = padding_free_states(model.backbone, tokens, there, width - _DRAWN)
+    logp = log_distribution(model.logits(states[place[there]]), 1.0)
+    return _difference(logp, torch.cat([x for x in expected for _ in range(2)]))
 
 
 def _decoding(model: LanguageModel, rows: list[Tensor], expected: list[Tensor], cache: CacheKind) -> float:

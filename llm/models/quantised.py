@@ -51,7 +51,7 @@ class NF4Linear(nn.Linear):
         made = cls(rows, columns, layer.bias, device)  # type: ignore[arg-type]
         if device.type != "meta":
             # float64 is more than it takes.
-            values = weight.contiguous() if weight.dtype in (torch.bfloat16, torch.float16) else weight.float()
+            values = weight if weight.dtype in (torch.bfloat16, torch.float16) else weight.float()
             stored, state = _library().quantize_4bit(values.contiguous(), blocksize=BLOCK, quant_type="nf4")
             made.weight.data, made.largest.data = stored.flatten(), state.absmax.float()
         return made

@@ -36,8 +36,13 @@ class LanguageModelSettings(PolicySpec):
     lora_target_modules: tuple[str, ...] | None = setting(
         None, "names of the layers that get adapters (q_proj,v_proj); none: every linear one", omit_default=True
     )
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
-        setting(None, "attention of transformers; none: what it takes for the model, sdpa for most", omit_default=True)
+    attn_implementation: (
+        Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "varlen"] | None
+    ) = setting(
+        None,
+        "attention of transformers; none: what it takes for the model, sdpa for most; varlen: PyTorch's own flash "
+        "attention in passes with padding_free, sdpa in others",
+        omit_default=True,
     )
     critic: Literal["shared", "own"] = setting(
         "shared", "backbone of the critic, if the algorithm needs one: the policy's, or a copy of its own"
@@ -58,3 +63,5 @@ class LanguageModelSettings(PolicySpec):
             raise SpecError("base_precision", self.base_precision, "only means something with lora_rank")
         if self.lora_target_modules is not None and self.lora_rank is None:
             raise SpecError("lora_target_modules", self.lora_target_modules, "only means something with lora_rank")
+        if self.attn_implementation == "varlen" and not self.scoring.padding_free:
+            raise SpecError("attn_implementation", "varlen", "only means something with padding_free = True")

@@ -20,8 +20,9 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sims.core.spec import SpecError
 
-from .forward import hidden_states, takes
+from .forward import hidden_states, keywords
 from .scoring import LanguageModel
+from .varlen import NAME as VARLEN
 
 CacheKind = Literal["dynamic", "static"]
 _ALIGNED = 8  # slots are a multiple of this: fused attention wants aligned masks
@@ -80,7 +81,7 @@ class StaticSteps:
         self.token = torch.zeros_like(prompts[:, :1])
         self.position = mask.sum(-1, keepdim=True)  # real tokens only
         there = pad(mask, (0, self.size - width), value=False)[:, None, None]
-        self.attended = there if _attention(model) == "sdpa" else _additive(there, model)
+        self.attended = there if _attention(model) in ("sdpa", VARLEN) else _additive(there, model)
         self.graph: Any = None
         self.logits = torch.empty(0)
 
@@ -103,7 +104,7 @@ class StaticSteps:
     def _step(self) -> None:
         """Compute `logits` from `token`; only tensors of this object are read and written."""
         self.attended.index_fill_(-1, self.slot, self.attended.dtype == torch.bool)  # True, or 0 of an additive mask
-        with self.model.autocast(self.token.device):
+        with self.model.computing(self.token.device):
             states = hidden_states(self.model.backbone, self.token, self.attended, self.cache, self.position)  # type: ignore[arg-type]
             self.logits = self.model.logits(states[:, -1])
         self.slot.add_(1)
@@ -164,9 +165,9 @@ def _additive(there: Tensor, model: LanguageModel) -> Tensor:
 def check_static(model: LanguageModel, longest: int | None) -> None:
     """SpecError for a model that cannot decode with a static cache. longest: prompt and response; None: not checked."""
     field, name = "cache_implementation", type(model.core).__name__
-    if not takes(model.backbone, "position_ids"):
+    if "position_ids" not in keywords(type(model.backbone).forward):
         raise SpecError(field, "static", f"must be dynamic for {name}: it is not told positions")
-    if (kind := _attention(model)) not in ("sdpa", "eager"):
+    if (kind := _attention(model)) not in ("sdpa", "eager", VARLEN):
         raise SpecError(field, "static", f"needs attn_implementation = sdpa or eager: {name} has {kind}")
     layers = DynamicCache(config=model.core.config).layers
     if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):

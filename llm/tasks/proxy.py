@@ -77,7 +77,7 @@ class ProxyReward(Task, kind="proxy_reward"):
     def best_reward(self) -> float:
         return 0.0
 
-    def recorded_pairs(self, encoder: TextEncoder) -> Sequence[Example] | None:
+    def recorded_rows(self, encoder: TextEncoder) -> Sequence[Example] | None:
         """The annotator's pairs, chosen response first."""
         return _annotated(self._pairs, self.recorded_prompts, encoder, "train")
 

@@ -14,7 +14,7 @@ from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
 from llm.tasks.labels import Labels
 from llm.tasks.shaping import Shaping
-from sims.core.algorithms import Algorithm
+from sims.core.algorithms import Algorithm, PairAlgorithm
 from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.objectives.preferences import count_pairs
 from sims.core.schedule import Schedule
@@ -74,9 +74,9 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
         """The task as a run of an experiment has it: the same in each, but for one that is drawn anew."""
         return self
 
-    def recorded_pairs(self, encoder: TextEncoder) -> Sequence[Example] | None:
-        """Pairs of the embedded language that come with a label, chosen response first; None: responses are drawn by
-        `recorded_response` and labelled by the reward."""
+    def recorded_rows(self, encoder: TextEncoder) -> Sequence[Example] | None:
+        """Rows of the embedded language with responses of their own: pairs that come with a label, chosen response
+        first, or single ones; None: responses are drawn by `recorded_response` and labelled by the reward."""
         return None
 
     def recorded_examples(self, examples: Sequence[Example], ends: Sequence[int], rng: Any) -> Sequence[Example]:
@@ -102,6 +102,12 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
             raise SpecError("pool_policy", "final", "must be initial: a language model is trained once, not twice")
         if schedule.source != "dataset":
             return
+        own_labels = self.data_kind in ("preference", "unpaired_preference") and not self.relabel
+        if own_labels and self.data != LANGUAGE and (isinstance(algorithm, PairAlgorithm) or algorithm.single_labels):
+            for name in self.SHAPES:
+                if getattr(self, name):
+                    rule = "means nothing with source = dataset, whose rows have labels of their own, without relabel"
+                    raise SpecError(name, getattr(self, name), rule)
         if self.data == LANGUAGE:
             generations, most = schedule.num_generations, algorithm.min_generations
             if generations < most:

@@ -65,7 +65,7 @@ class VerifiableAndRated(ProxyReward, kind="verifiable_and_rated"):
         parts = {"gold_first": verifiable, "gold_second": ~verifiable}
         return {name: (gold * part / max(part.mean(), 1 / len(part))).tolist() for name, part in parts.items()}
 
-    def recorded_pairs(self, encoder: TextEncoder) -> None:
+    def recorded_rows(self, encoder: TextEncoder) -> None:
         """The annotator's are of the rated task alone: recorded responses are labelled by the reward."""
 
     def load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
-from llm.data import Example
+import numpy as np
+
+from llm.data import Example, TextEncoder
 from llm.embedded import language
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE
 from llm.tasks.task import Task
+from sims.core.algorithms import Algorithm
+from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, setting
 
 from .expressions import same_expression
@@ -41,6 +45,42 @@ class Verifiable(Task, kind="verifiable"):
         "####", "marker before an answer, in completions and in the column (not for the language)"
     )
 
+    demonstration_seed: int | None = setting(
+        None,
+        "recorded responses of the language, one per prompt, are all right, for supervised fine-tuning: run i draws "
+        "its own by this seed + i; none: every run has the same, half of them right",
+        at_least=0,
+        omit_default=True,
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.demonstration_seed is not None and self.data != LANGUAGE:
+            rule = "must be none: the responses of other data are what they are"
+            raise SpecError("demonstration_seed", self.demonstration_seed, rule)
+
+    def check_experiment(self, algorithm: Algorithm, schedule: Schedule) -> None:
+        super().check_experiment(algorithm, schedule)
+        if self.demonstration_seed is None or schedule.source != "dataset":
+            return
+        if algorithm.min_generations > 1 or algorithm.label_pairing is not None:
+            rule = f"must be none: {algorithm.kind} compares responses to the same prompt, and there is one of each"
+            raise SpecError("demonstration_seed", self.demonstration_seed, rule)
+
+    def of_run(self, index: int) -> Verifiable:
+        if self.demonstration_seed is None:
+            return self
+        return self.replace(demonstration_seed=self.demonstration_seed + index)
+
+    def recorded_rows(self, encoder: TextEncoder) -> Sequence[Example] | None:
+        """Demonstrations, if there are any: each of one prompt and a response that is right."""
+        if self.demonstration_seed is None:
+            return None
+        rng = np.random.default_rng(self.demonstration_seed)
+        prompts = self.load(encoder, self.data_split)
+        chosen = [prompts[i] for i in rng.integers(len(prompts), size=self.recorded_prompts)]
+        return [replace(row, completion_ids=(_right_response(row, encoder, rng),)) for row in chosen]
+
     def reward(self) -> Reward:
         if self.data == LANGUAGE:
             return _right_on_the_language
@@ -68,6 +108,14 @@ class Verifiable(Task, kind="verifiable"):
 
     def _answer(self, text: str) -> str:
         return text.rpartition(self.answer_marker)[2].strip()
+
+
+def _right_response(row: Example, encoder: TextEncoder, rng: Any) -> np.ndarray:
+    """Token ids of a response that the language gives, given that it is right."""
+    prompt = str(row.prompt)
+    while not language.is_correct(prompt, text := language.sample_response(prompt, rng)):
+        pass
+    return np.array(encoder.completion(text), dtype=np.int32)
 
 
 def _right_on_the_language(completions: Completions) -> list[float]:

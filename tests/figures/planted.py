@@ -298,7 +298,6 @@ def forgetting() -> list[Planted]:
         arms = (f"network/gate/{name}", f"network/{name}")
         gate = Planted("forgetting", "C59", f"{name}: gate, gold set", "mlp", 1, difference(*arms, "gold_set"))
         found += [gate, Planted("forgetting", "C59", f"{name}: gate, users", "mlp", 0, difference(*arms[::-1]))]
-    found.append(Planted("forgetting", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)))
     for place, setting in (("table", "bandit"), ("network", "mlp")):
         for flip in ("0.2", "0.4"):
             terms = difference(f"{place}/pool/0", f"{place}/pool/{flip}")
@@ -373,38 +372,44 @@ def lm_likelihoods() -> list[Planted]:
     ]
 
 
+def lm_semi_online() -> list[Planted]:
+    """Scores of all synced arms are raised, so that the control holds where one of them is three margins lower."""
+    figure, where, weaker = "lm_semi_online", "lengths near 26", "grpo/inf"
+    synced = (Term(".*/(1|5|10)", 0.14),)
+    found = []
+    for name in ("dpo", "ipo", "best_of_n", "grpo"):
+        near = difference(f"{name}/1", f"{name}/5")
+        found.append(Planted(figure, "C32", f"{name}, {where}: s = 5", "lm", 0, near, weaker=weaker, raised=synced))
+        found.append(Planted(figure, "C33", f"{name}, {where}", "lm", 1, difference(f"{name}/5", f"{name}/inf")))
+    rare = difference("dpo/1", "dpo/10")
+    found.append(Planted(figure, "C32", f"dpo, {where}: s = 10", "lm", 0, rare, weaker=weaker, raised=synced))
+    at_most = {("C34", where): difference("grpo/1", "dpo/1")}
+    for name, label in (("dpo_nll", "dpo with NLL"), ("dpo_grpo", "dpo + grpo")):
+        at_most["C39", f"{where}, s = 5: {label}"] = difference(f"{name}/5", "dpo/5")
+    for row, terms in at_most.items():
+        found.append(Planted(figure, *row, "lm", 0, terms, at_most=True, weaker=weaker, raised=synced))
+    return [*found, Planted(figure, "C38", f"{where}, s = 5", "lm", 1, difference("dpo_epsilon/5", "dpo/5"))]
+
+
 def lm_sync_period() -> list[Planted]:
-    """Scores of s = 8 and s = 4 fall at the end, and lengths from 1."""
+    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1."""
     figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
     interacting = (
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter = (Term("semi|copied", -8.0, "length"),)
+    shorter, copied = (Term("semi|copied", -8.0, "length"),), difference("copied", "semi", "length")
+    pairs, part = difference("group_dpo", "semi"), "forbidden words, s = 5: dpo, all pairs of right and wrong"
     found = [
-        Planted(figure, "C32", f"{short}: s = 4", "lm", 0, difference("online", "semi"), weaker="offline"),
+        Planted(figure, "C32", f"{short}: s = 5", "lm", 0, difference("online", "semi"), weaker="offline"),
         Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
-        Planted(figure, "C35", "forbidden words, settings of s = 4", "lm", 1, interacting, raised=falling),
-        Planted(
-            figure,
-            "C36",
-            "DPO, forbidden words, s = 4",
-            "lm",
-            1,
-            difference("copied", "semi", "length"),
-            raised=shorter,
-        ),
+        Planted(figure, "C35", "forbidden words", "lm", 1, interacting, raised=falling),
+        Planted(figure, "C36", "DPO, forbidden words, s = 5", "lm", 1, copied, raised=shorter),
+        Planted(figure, "C39", part, "lm", 0, pairs, at_most=True, weaker="offline"),
     ]
     for when in ("online", "offline"):
         terms = difference(f"dense/{when}", when, "entropy")
         found.append(Planted(figure, "C37", f"{short}, {when}", "lm", 1, terms))
-    for name, label in (
-        ("dpo_nll", "dpo with NLL"),
-        ("group_dpo", "dpo, all pairs of right and wrong"),
-        ("dpo_grpo", "dpo + grpo"),
-    ):
-        terms, part = difference(f"added/{name}", "semi"), f"forbidden words, s = 4: {label}"
-        found.append(Planted(figure, "C39", part, "lm", 0, terms, at_most=True, weaker="offline"))
     return found
 
 
@@ -419,6 +424,23 @@ def lm_two_tasks() -> list[Planted]:
         loses = f"dpo/{weaker}"
         found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
     return found
+
+
+def prompt_mask() -> list[Planted]:
+    return [
+        Planted("prompt_mask", "C60", "paired DPO", "token", 1, (Term("prompt", 1.0, "excess"),)),
+        *(
+            Planted(
+                "prompt_mask",
+                "C60",
+                f"SFT, right answers, {name}",
+                "lm",
+                1,
+                difference(f"{name}/masked", f"{name}/all"),
+            )
+            for name in ("one pass", "five passes")
+        ),
+    ]
 
 
 def lm_preferences() -> list[Planted]:
@@ -792,8 +814,10 @@ PLANTED = [
         lm_lengths,
         lm_likelihoods,
         lm_preferences,
+        lm_semi_online,
         lm_sync_period,
         lm_two_tasks,
+        prompt_mask,
         negative_gradient,
         online_contrastive_ppo,
         online_offline,

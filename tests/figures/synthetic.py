@@ -115,7 +115,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         distance = np.stack([level["without"], *[level["with"]] * (masses - 1)])
         free = np.zeros(runs)
         return {"excess": np.stack([level["excess"]] * masses), "distance": distance, "free": free}
-    if spec["name"] == "forgetting-prompt":
+    if spec["name"] == "prompt_mask-cancels":
         return {"excess": level["excess"]}
     if spec["name"].startswith("gradient_variance"):
         return {"within": _noise_of_gradients(level, level["perfect"].mean() - moved, len(spec["group_sizes"]))}

@@ -1,5 +1,6 @@
 """Figures: they draw, they say what they drew, and they give verdicts by the rule."""
 
+import contextlib
 import html
 import json
 import math
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
-from figures import committed
+from figures import committed, drawing
 from figures.__main__ import main, parser
 from figures.arms import language_model
 from figures.catalogue import Claim
@@ -136,6 +138,35 @@ def test_figures_are_collected_together_and_each_is_drawn_when_it_has_its_own(tm
     second = replace(first, name="second", collect=collect_second)
     assert len(run([first, second], quickly(results=tmp_path / "r"), tmp_path)) == 2
     assert (tmp_path / "kl_dynamics.png").exists() and (tmp_path / "second.png").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_report_is_written_once_for_figures_that_are_ready_together(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last one fails: what was drawn before it is in the report, and done."""
+    pages, drawn, written = [], [], []
+
+    class Known(drawing._Page):
+        def __init__(self, out: Path) -> None:
+            super().__init__(out)
+            pages.append(self)
+
+    def draw(records: Records) -> MatplotlibFigure:
+        while not drawn and len(pages[0].ready) < 2:  # a test that hangs here has failed
+            time.sleep(0.01)
+        drawn.append(MatplotlibFigure())
+        if fails and len(drawn) == 3:
+            raise ZeroDivisionError
+        return drawn[-1]
+
+    monkeypatch.setattr(drawing, "_Page", Known)
+    monkeypatch.setattr(drawing.report, "write", written.append)
+    some = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw, caption=lambda records: "")
+    with pytest.raises(SpecError) if fails else contextlib.nullcontext():
+        run([replace(some, name=name) for name in "abc"], quickly(results=tmp_path / "r"), tmp_path)
+    assert len(list(tmp_path.glob("*.sha256"))) == (2 if fails else 3)
+    assert written == [tmp_path]
 
 
 def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
@@ -259,7 +290,7 @@ def test_arms_are_tuned_and_tested_on_the_device_but_language_models(
     assert devices == [["cuda", "cpu"], ["cuda"]]
 
 
-def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_first() -> None:
+def test_the_budget_buys_whole_rows_those_first_that_cost_least_a_row() -> None:
     costs = {
         "cheap": {"a": 1.0, "b": 2.0},
         "dear": {"c": 10.0, "d": 50.0, "e": 11.0},
@@ -267,14 +298,20 @@ def test_the_budget_buys_an_arm_of_each_figure_and_then_whole_rows_the_cheapest_
         "empty": {},
     }
     assert choose_live(costs, 0) == set()
-    assert choose_live(costs, 0.1) == {"a", "c"}  # an arm of each, whatever the budget: "a" is of two figures
-    assert choose_live(costs, 13) == {"a", "c", "b"}  # 1 + 10 + 2
-    assert choose_live(costs, 30) == {"a", "b", "c", "e"}  # neither f nor d: what is left buys the cheapest single one
-    assert choose_live(costs, 45) == {"a", "b", "c", "f"}  # all of "shares" before more of "dear"
+    assert choose_live(costs, 13) == {"a", "b"}  # and not c, which alone is no row of "dear"
+    assert choose_live(costs, 33) == {"a", "b", "f"}  # 1 + 2 + 30: "shares" has paid for a
     assert choose_live(costs, 1e9) == set("abcdef")
     rows = {"dear": [{"c"}, {"c", "d"}, {"c", "e", "not there"}], "shares": [{"a", "f"}]}
-    assert choose_live(costs, 24, rows) == {"a", "c", "b", "e"}  # 1 + 10 + 2 + 11: c and e are a row
+    assert choose_live(costs, 24, rows) == {"a", "b", "c", "e"}  # 3 + 10 + 11: c, and then c and e, are rows
     assert choose_live(costs, 62, rows) == {"a", "b", "c", "e", "f"}  # of d and f, f completes a row for less
+    alike = {"one": {"a": 4.0}, "two": {"b": 6.0}}
+    assert choose_live(alike, 6, {"two": [{"b"}, {"b"}]}) == {"b"}  # 3 for each of its rows
+
+
+def test_the_budget_buys_an_arm_of_a_figure_whose_rows_it_cannot_where_that_is_a_hundredth_of_it() -> None:
+    costs = {"dear": {"a": 1.0, "b": 500.0}}
+    assert choose_live(costs, 99) == set()
+    assert choose_live(costs, 100) == {"a"}
 
 
 def test_a_row_says_what_its_records_are(tmp_path: Path) -> None:

@@ -7,8 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from figures.arms.gating import Part, Sides, edges, effect_of, last_with_room, lowest_score, stopped_early, tuned_for
+from figures.arms.gating import (
+    Part,
+    Sides,
+    edges,
+    effect_of,
+    last_with_room,
+    lowest_score,
+    part,
+    part_of_gold,
+    stopped_early,
+    tuned_for,
+)
 from sims.experiments.store import Record
+from sims.statistics.bounded import bounded_interval
 from sims.statistics.intervals import mean_interval
 
 
@@ -32,6 +44,8 @@ def test_runs_at_a_bound_widen_an_interval_by_what_was_not_seen() -> None:
     assert both.estimate == pytest.approx((ones - b).mean())
     missed = 1 - 0.0125 ** (1 / 40)  # half of the error is the other arm's
     assert both.low == pytest.approx(0.5 - missed, abs=0.03) and both.high < 0.53
+    tied, free = bounded_interval(ones, 0.0, 1.0, 0.975), mean_interval(-b, 0.975)
+    assert (both.low, both.high) == pytest.approx((tied.low + free.low, tied.high + free.high))
 
 
 def test_both_sides_at_the_bound_support_no_difference_with_200_runs_and_not_with_50() -> None:
@@ -50,12 +64,20 @@ def tuned(chosen: int, scores: list[float], **points: list[float]) -> Record:
         (1, [0.1, 0.5, 0.2], True),
         (2, [0.1, 0.2, 0.5], False),
         (0, [0.5, 0.2, 0.1], False),
+        (2, [0.1, 0.46, 0.5], False),  # within a margin of the one before, but not within half of one
         (2, [0.1, 0.49, 0.5], True),  # a plateau: no more than half a margin better than the one before
         (2, [0.1, 0.8, 0.97], True),  # less than a margin below the largest score: no more is to be had
     ],
 )
 def test_an_end_of_a_grid_counts_where_more_may_lie_beyond(chosen: int, scores: list[float], open_: bool) -> None:
     assert edges(0.05, tuned(chosen, scores, learning_rate=[0.1, 0.3, 1.0])).open == open_
+
+
+def test_every_end_that_an_arm_stands_at_must_be_a_plateau() -> None:
+    """The last rate is no better than the one before; the last β is, by 0.4."""
+    rates, betas = [0.1, 0.3, 1.0] * 3, [0.1] * 3 + [0.3] * 3 + [1.0] * 3
+    scores = [0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.1, 0.5, 0.5]
+    assert not edges(0.05, tuned(8, scores, learning_rate=rates, beta=betas)).open
 
 
 def test_nothing_lies_below_a_weight_of_0() -> None:
@@ -93,6 +115,34 @@ def test_the_lowest_score_is_that_of_the_smallest_reward() -> None:
     assert lowest_score([record([0.0], decoding=48)]) == pytest.approx(-1.0)  # (−48 + 24)/(0 + 24)
     spec = {"policy": {"decoding": {"max_new_tokens": 48}}, "environment": {"kind": "forbidden_words", "dense": False}}
     assert lowest_score([replace(record([0.0]), spec=spec)]) == pytest.approx(-0.25)  # right or wrong: 0 again
+
+
+def test_the_lowest_score_of_several_is_the_lowest_of_all() -> None:
+    assert lowest_score([record([0.0]), record([0.0], decoding=48)]) == pytest.approx(-1.0)
+
+
+def test_a_score_over_the_run_is_the_mean_without_the_start() -> None:
+    run = record([0.0, 0.2, 0.6])
+    assert part(-1.0, run, None).scores == pytest.approx(np.full(20, 0.4))
+    assert part(-1.0, run).scores == pytest.approx(np.full(20, 0.6))
+    assert part(-1.0, run, 1, runs=3).scores == pytest.approx(np.full(3, 0.2))
+
+
+def test_each_part_of_gold_has_a_scale_of_its_own() -> None:
+    """The first runs from 0 over the reference's 1 to 3, the second from −8 over 0 to 10: gold is their mean."""
+    arrays = {
+        "gold_first": np.array([[1.0, 2.0]]),
+        "gold_second": np.array([[0.0, 5.0]]),
+        "gold": np.array([[0.5, 3.5]]),
+        "diverged_at": np.array([-1]),
+        "updates": np.arange(2),
+        **{"worst_first": np.array([0.0]), "best_first": np.array([3.0])},
+        **{"worst_second": np.array([-8.0]), "best_second": np.array([10.0])},
+    }
+    run = Record({}, arrays, {})
+    first, second = (part_of_gold(1.0, run, name) for name in ("first", "second"))
+    assert (first.scores[0], first.low) == (0.5, -0.5)  # (2 − 1)/(3 − 1), (0 − 1)/(3 − 1)
+    assert (second.scores[0], second.low) == (0.5, -0.8)
 
 
 def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:

@@ -23,6 +23,7 @@ from llm.training.memory import estimate, meta_model
 from llm.training.presets import PRESETS
 from sims.core.spec import SpecError, from_json
 from sims.experiments.store import Record, Store
+from tests.figures.synthetic import SyntheticLab
 
 SHAPES = functools.lru_cache(meta_model)
 WITH_ARMS = [name for name, figure in all_figures().items() if figure.arms is not None]
@@ -218,6 +219,20 @@ def test_tasks_of_the_toys_have_the_overlap_of_the_language() -> None:
             assert toy.overlap_mass() == pytest.approx(length_mass(length), rel=1e-2)  # type: ignore[attr-defined]
     seeds = [matched.arm("lm", task, f"dpo/{s}").seed for task in matched.LENGTHS for s in ("on", "off")]
     assert len(set(seeds)) == len(seeds)  # no two tasks or samplers have the same runs
+
+
+def test_offline_arms_have_more_runs_as_tuned_on_seeds_of_their_own() -> None:
+    records = {}
+    for method in ("dpo/on", "dpo/off", "rwr/off"):
+        spec = matched.arm("lm", "mode", method).to_json()
+        records[f"lm/mode/{method}/0"] = Record(spec, {}, {"tuning": {"points": [{"learning_rate": 0.7}], "chosen": 0}})
+    records["toy/mode/dpo/off/0"] = records["lm/mode/dpo/off/0"]
+    found = matched.more_runs(SyntheticLab(), records)
+    assert set(found) == {"lm/mode/dpo/off/0", "lm/mode/rwr/off/0"}
+    before, after = (x["lm/mode/dpo/off/0"] for x in (records, found))
+    same = {**before.spec, "optimiser": {**before.spec["optimiser"], "learning_rate": 0.7}, "runs": 20}
+    assert after.spec == {**same, "seed": before.spec["seed"] + 100} and after.provenance == before.provenance
+    assert after.spec["seed"] not in {matched.arm("lm", task, "dpo/off").seed for task in matched.LENGTHS}
 
 
 def test_arms_that_learn_from_pairs_alone_are_what_skew_has_offline() -> None:

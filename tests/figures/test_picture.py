@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
 from figures.report.lettering import Words, alike, kept, lettered, read_words
-from figures.report.picture import ALIKE, EDGE, few_colours, picture, small
+from figures.report.picture import ALIKE, EDGE, few_colours, pictures, small
 from figures.report.style import COLOURS
 from sims.core.spec import SpecError
 
@@ -52,7 +54,7 @@ def test_a_picture_of_more_colours_than_a_palette_holds_is_still_one() -> None:
 
 @pytest.mark.parametrize("hues", [("#0072B2",), tuple(COLOURS.values())])
 def test_equal_figures_have_equal_bytes(hues: tuple[str, ...]) -> None:
-    assert picture(drawn(*hues)) == picture(drawn(*hues))
+    assert pictures(drawn(*hues), None, {}) == pictures(drawn(*hues), None, {})
 
 
 def placed() -> MatplotlibFigure:
@@ -79,7 +81,7 @@ def placed() -> MatplotlibFigure:
 
 def test_words_are_where_they_were_drawn_and_not_in_the_picture_any_more() -> None:
     """In pixels at 100 per inch: 400 wide and 300 high; the height of a letter is some .73 of a font's size."""
-    pixels, (which, turned) = lettered(placed(), 100)
+    pixels, (which, turned), whole = lettered(placed(), 100)
     assert (which.x, which.y, which.text, which.size, which.colour) == (100, 150, "which", 25.0, "#0072b2")
     assert which.bold and not which.italic and which.angle == 0 and 70 < which.width < 100
     assert turned.italic and not turned.bold and turned.angle == 90 and turned.colour == "#ff8080"
@@ -88,7 +90,33 @@ def test_words_are_where_they_were_drawn_and_not_in_the_picture_any_more() -> No
     assert not inked[:200, :230].any(), "words that are set are not drawn"
     assert inked[40:80, 230:300].any(), "a formula is"
     assert inked[200:240, 280:350].any(), "and a text that is cut off"
-    assert pixels.shape == (300, 400, 3)
+    assert pixels.shape == whole.shape == (300, 400, 3)
+    drawn = (whole != 255).any(-1)
+    assert (drawn & ~inked)[100:160, 100:190].any() and (drawn >= inked).all(), "the other picture has them too"
+
+
+def test_a_figure_is_laid_out_once_and_its_panel_stands_beside_it() -> None:
+    fig, panel = MatplotlibFigure(figsize=(4, 3), layout="constrained"), MatplotlibFigure(figsize=(2, 5))
+    for each in (fig, panel):
+        each.subplots(2, sharex=True)[0].plot([0, 1], label="one")  # as in both figures: ids that could be the same
+    engine = fig.get_layout_engine()
+    assert engine is not None
+    laid: list[object] = []
+    execute = engine.execute
+    engine.execute = lambda figure: (laid.append(figure), execute(figure))[1]  # type: ignore[method-assign]
+    found = pictures(fig, panel, {"Title": "two"})
+    assert laid == [fig] and fig.get_layout_engine() is engine
+    both, alone = pixels(found.png), pixels(found.webp)
+    assert both.shape == (500, 600, 3) and alone.shape == (300, 400, 3)
+    assert (both[300:, :400] == 255).all() and (both[300:, 400:] != 255).any()
+    with Image.open(io.BytesIO(found.png)) as image:
+        assert image.info["Title"] == "two"
+    svg = ElementTree.fromstring(found.svg)
+    assert (svg.get("width"), svg.get("height"), svg.get("viewBox")) == ("432pt", "360pt", "0 0 432 360")
+    ids = [each.get("id") for each in svg.iter() if each.get("id")]
+    assert len(ids) == len(set(ids)) and "rows_figure_1" in ids
+    used = re.findall(r'(?:href="#|url\(#)([^")]+)', found.svg.decode())
+    assert used and set(used) <= set(ids)
 
 
 def test_words_come_back_from_a_file_and_others_are_refused() -> None:

@@ -60,11 +60,19 @@ def test_what_no_state_follows_from_is_refused() -> None:
         state(Interval(0.2, 0.1, 0.3, 0.9, 20, ""), 0.1)
 
 
+def test_what_contrastive_losses_gain_on_policy_is_no_support_of_a_negative_gradient() -> None:
+    """C27 as it was first designed, but on-policy: DPO and IPO − Best-of-N, mean over budgets, 50 runs, margin .05."""
+    first_design = {"R1": (-0.011, -0.034, 0.010), "R2": (0.001, -0.000, 0.002), "network": (0.023, -0.021, 0.068)}
+    found = {where: state(Interval(*ends, 0.95, 50, ""), 0.05) for where, ends in first_design.items()}
+    assert found == {"R1": "too small", "R2": "too small", "network": "inconclusive"}
+
+
 def test_a_closed_gate_comes_before_the_interval() -> None:
     open_, closed = Gate("room", True, "there is"), Gate("placebo", False, "none was run")
     found = outcome(interval(0.2, 0.3), 0.1, gates=(open_, closed))
     assert (found.state, found.why, found.gates) == ("no test", "placebo: none was run", (open_, closed))
     assert outcome(interval(0.2, 0.3), 0.1, gates=(open_,)).state == "supported"
+    assert outcome(interval(0.2, 0.3), 0.1, -1, gates=(open_,)).state == "opposite"
 
 
 def test_a_state_that_flips_is_fragile() -> None:
@@ -174,6 +182,7 @@ def test_grid_edge() -> None:
 
 def test_placebo() -> None:
     assert gates.placebo(interval(-0.05, 0.04), 0.05).open and not gates.placebo(interval(-0.05, 0.06), 0.05).open
+    assert not gates.placebo(interval(-0.06, 0.05), 0.05).open  # a fall is an effect too
     assert gates.placebo(interval(-0.3, 0.04), 0.05, only_above=True).open
     assert "not at most 0.05" in gates.placebo(interval(0.0, 0.06), 0.05, only_above=True).why
     assert not gates.placebo(None, 0.05).open and gates.placebo(None, 0.05, "a claim about a mechanism").open

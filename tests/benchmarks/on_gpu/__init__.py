@@ -28,8 +28,10 @@ SECTIONS = {  # in order of importance: seconds after which a section is stopped
     "counts": 60,
     "decoding": 120,
     "processes": 90,
-    "beside_trl": 120,
+    "beside_trl": 180,
     "mistral": 150,
+    "packing": 200,
+    "quantised": 120,
 }
 
 

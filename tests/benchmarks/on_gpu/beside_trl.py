@@ -58,10 +58,12 @@ def main(report: Report) -> None:
             ("GRPO", GRPO(beta=0.04), grpo, trl_grpo),
         ):
             found: dict[str, tuple[float, float]] = {}
-            for cache in ("static",) if name == "DPO" else ("static", "dynamic"):
-                sizes["cache"] = cache
-                with report.part(f"{name}, ours, {cache}"):
-                    found[f"ours, {cache}"] = side(report, lambda a=algorithm, s=schedule: ours(report, a, s, sizes))
+            for form in ("static", "static, varlen") if name == "DPO" else ("static", "static, varlen", "dynamic"):
+                if tiny and "varlen" in form:
+                    continue  # it needs a GPU
+                sizes["form"] = form
+                with report.part(f"{name}, ours, {form}"):
+                    found[f"ours, {form}"] = side(report, lambda a=algorithm, s=schedule: ours(report, a, s, sizes))
             with report.part(f"{name}, TRL"):
                 found["TRL"] = side(report, lambda t=theirs, s=schedule: t(report, s, sizes))
             for who, (seconds, peak) in found.items():
@@ -86,11 +88,15 @@ def side(report: Report, run: Callable[[], list[float]]) -> tuple[float, float]:
 def ours(report: Report, algorithm: Algorithm, schedule: Schedule, sizes: dict[str, Any]) -> list[float]:
     """Seconds of each update, its metrics included."""
     scratch, long = sizes["folder"].parent, sizes["response"]
-    decoding = {"max_new_tokens": long, "cache_implementation": sizes["cache"]}
+    cache, *varlen = sizes["form"].split(", ")
+    decoding = {"max_new_tokens": long, "cache_implementation": cache}
     experiment = experiment_of("pythia-1.4b", scratch, sizes["tiny"], algorithm, schedule, **decoding)
     micro = sizes["micro"] if schedule.source == "dataset" else max(1, sizes["micro"] * 2 // schedule.num_generations)
+    policy: Any = experiment.policy.replace(micro_batch_size=micro)  # type: ignore[attr-defined]
+    if varlen:
+        policy = policy.replace(attn_implementation="varlen", scoring=policy.scoring.replace(padding_free=True))
     experiment = experiment.replace(
-        policy=experiment.policy.replace(micro_batch_size=micro),  # type: ignore[attr-defined]
+        policy=policy,
         optimiser=Optimiser(learning_rate=RATE, max_grad_norm=1.0),
     )
     run = Run(experiment, device=report.device)

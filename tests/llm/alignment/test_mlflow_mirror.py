@@ -1,10 +1,12 @@
 """The mirror of the registry in MLflow's: nothing doubled or lost, and nothing stopped by a server that fails."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +14,10 @@ from llm.__main__ import main
 from llm.alignment import registry
 from llm.alignment.mirror import ALIAS, PATIENCE, Mirror, bring, mlflow_mirror, source_of
 from llm.alignment.store import Store, opened
+from llm.alignment.upload import ARTIFACTS, LONG, QUICK, TIMEOUT, Uploads, location_of
+from llm.commands.align import main as align
 from sims.core.spec import SpecError
+from sims.experiments.whole import write_checksums
 
 NAME, SPEC = "support", {"a": 1}
 REPORT = '[{"name": "win rate", "passed": true, "said": "0.6", "value": 0.6}]'
@@ -29,6 +34,8 @@ class FakeClient:
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, Any]] = {}
+        self.experiments: dict[str, Any] = {}
+        self.runs: list[Any] = []
         self.stop_at, self.after, self.calls = 0, False, 0
 
     def __getattr__(self, called: str) -> Callable[..., Any]:
@@ -62,13 +69,40 @@ class FakeClient:
         page.token = str(at + 1) if at + 1 < len(held) else None
         return page
 
-    def _create_model_version(self, name: str, source: str, tags: dict[str, str], await_creation_for: int) -> Any:
+    def _create_model_version(
+        self, name: str, source: str, run_id: str | None, tags: dict[str, str], await_creation_for: int
+    ) -> Any:
         held = self.models[name]["versions"]
         held.append(SimpleNamespace(version=str(5 + len(held)), source=source, tags=dict(tags)))
         return held[-1]
 
     def _set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         next(x for x in self.models[name]["versions"] if x.version == version).tags[key] = value
+
+    def _get_experiment_by_name(self, name: str) -> Any:
+        return self.experiments.get(name)
+
+    def _create_experiment(self, name: str, artifact_location: str | None) -> str:
+        assert name not in self.experiments
+        self.experiments[name] = SimpleNamespace(experiment_id="1")
+        return "1"
+
+    def _search_runs(self, experiments: list[str], where: str, max_results: int) -> list[Any]:
+        wanted = [" and ".join(f"tags.`{k}` = '{v}'" for k, v in list(x.data.tags.items())[:2]) for x in self.runs]
+        return [run for run, said in zip(self.runs, wanted, strict=True) if said == where]
+
+    def _create_run(self, experiment: str, tags: dict[str, str], run_name: str) -> Any:
+        number = f"r{len(self.runs)}"
+        info = SimpleNamespace(run_id=number, artifact_uri=f"somewhere/{number}")
+        self.runs.append(SimpleNamespace(info=info, data=SimpleNamespace(tags=dict(tags)), files={}))
+        return self.runs[-1]
+
+    def _log_artifacts(self, run_id: str, folder: str, path: str) -> None:
+        run = next(x for x in self.runs if x.info.run_id == run_id)
+        run.files |= {f"{path}/{file.name}": file.read_bytes() for file in Path(folder).iterdir()}
+
+    def _set_tag(self, run_id: str, key: str, value: str) -> None:
+        next(x for x in self.runs if x.info.run_id == run_id).data.tags[key] = value
 
     def _set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         self.models[name]["aliases"][alias] = version
@@ -106,18 +140,25 @@ def client(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return mlflow_mirror(f"sqlite:///{tmp_path / 'mlflow.db'}", NAME)._make()
 
 
-def seen(client: Any) -> tuple[dict[str, dict[str, str]], str]:
-    """The tags of the versions that MLflow holds, by the store's number, and what is live, by that number."""
+def versions_of(client: Any) -> dict[str, Any]:
+    """The versions that MLflow holds, by the store's number."""
     found, token = [], None
     while True:
         page = client.search_model_versions(f"name = '{NAME}'", page_token=token)
         found += page
         if not (token := page.token):
             break
-    tags = {x.tags["align.version"]: dict(x.tags) for x in found}
-    assert len(tags) == len(found)
+    versions = {x.tags["align.version"]: x for x in found}
+    assert len(versions) == len(found)
+    return versions
+
+
+def seen(client: Any) -> tuple[dict[str, dict[str, str]], str]:
+    """The tags of these versions, and what is live, by its number in the store."""
+    found = versions_of(client)
     live = str(client.get_registered_model(NAME).aliases[ALIAS])
-    return tags, next(x.tags["align.version"] for x in found if str(x.version) == live)
+    tags = {number: dict(x.tags) for number, x in found.items()}
+    return tags, next(number for number, x in found.items() if str(x.version) == live)
 
 
 def test_versions_come_once_and_the_alias_moves_with_promotion_and_rollback(store: Store, client: Any) -> None:
@@ -216,3 +257,68 @@ def test_what_cannot_be_mirrored_is_told_before_anything_is_done(monkeypatch: py
         mlflow_mirror("http://x", NAME)
     with pytest.raises(SpecError, match="mlflow_model = 'a/b': must be a name without"):
         mlflow_mirror("http://x", "a/b")
+    with pytest.raises(SpecError, match="mlflow_artifacts = True: only means something with mlflow_uri"):
+        align(["run", "--mlflow-artifacts"])
+
+
+@pytest.fixture
+def weighty(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store, whose version 2 has weights that are what was registered; those of version 3 are gone."""
+    (store.folder / "models/v2/model.safetensors").write_bytes(b"weights")
+    write_checksums(store.folder / "models/v2")
+    monkeypatch.setattr("llm.alignment.registry.weights_digest", lambda folder: f"w{folder.name[1:]}")
+    return store
+
+
+def uploads(client: Any, store: Store, said: list[str]) -> Uploads:
+    return Uploads(client, NAME, location_of(f"sqlite:///{store.folder.parent / 'mlflow.db'}"), said.append)
+
+
+UPLOAD_SAID = ["MLflow, support: uploading v2, 2 files, 0.0 MB", "MLflow, support: v3 is not uploaded: "]
+
+
+def test_weights_are_uploaded_once_and_are_the_versions_source(weighty: Store, client: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    bring(weighty, client, NAME, False, uploads(client, weighty, said))
+    assert [line[: len(wanted)] for line, wanted in zip(said, UPLOAD_SAID, strict=True)] == UPLOAD_SAID
+    found = versions_of(client)
+    assert found["2"].source == found["2"].tags["align.artifacts"] and "align.artifacts" not in found["1"].tags
+    if not isinstance(client, FakeClient):
+        downloaded = Path(client.download_artifacts(found["2"].run_id, ARTIFACTS, str(tmp_path)))
+        assert (downloaded / "model.safetensors").read_bytes() == b"weights"
+        assert Path(urlsplit(found["2"].source).path).parent.is_relative_to(tmp_path / "mlflow-artifacts")
+    assert bring(weighty, client, NAME, False, uploads(client, weighty, said)) == 0 and len(said) == 3
+
+
+def test_weights_of_versions_that_were_mirrored_without_them_are_caught_up(weighty: Store, client: Any) -> None:
+    bring(weighty, client, NAME, False)
+    before = versions_of(client)["2"].source
+    assert bring(weighty, client, NAME, False, uploads(client, weighty, [])) == 1
+    found = versions_of(client)["2"]
+    assert found.source == before != found.tags["align.artifacts"]
+    assert bring(weighty, client, NAME, False, uploads(client, weighty, [])) == 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_upload_that_is_killed_at_any_request_is_made_up_for(weighty: Store, after: bool) -> None:
+    whole = FakeClient()
+    bring(weighty, whole, NAME, False, uploads(whole, weighty, []))
+    for call in range(1, whole.calls + 1):
+        client = FakeClient()
+        client.stop_at, client.after = call, after
+        with pytest.raises(KeyboardInterrupt):
+            bring(weighty, client, NAME, False, uploads(client, weighty, []))
+        bring(weighty, client, NAME, False, uploads(client, weighty, []))
+        assert (client.models, client.runs) == (whole.models, whole.runs)
+    assert whole.runs[0].files["model/model.safetensors"] == b"weights"
+
+
+def test_an_upload_has_time_unless_the_user_says_how_much(weighty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, seen_limits = FakeClient(), []
+    monkeypatch.setattr(client, "log_artifacts", lambda *_: seen_limits.append(os.environ[TIMEOUT]), raising=False)
+    for given in (QUICK, "77"):
+        monkeypatch.setenv(TIMEOUT, given)
+        uploads(client, weighty, [])(weighty, registry.find(weighty, 2))
+        client.runs.clear()
+        assert os.environ[TIMEOUT] == given
+    assert seen_limits == [LONG, "77"]

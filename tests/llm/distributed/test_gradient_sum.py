@@ -37,7 +37,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return send(x, **settings)
 
     monkeypatch.setattr("torch.distributed.all_reduce", recorded)
-    monkeypatch.setattr(gradient_sum, "_LARGE", 6)
+    monkeypatch.setattr(gradient_sum, "LARGE", 6)
     return seen
 
 

@@ -39,7 +39,7 @@ def test_recorded_pairs_have_the_annotators_labels_and_gold_rewards_not_the_prox
 def test_the_annotator_prefers_by_bradley_terry() -> None:
     """Of pairs with a gap of d tokens the nearer one is chosen with probability σ(d/T). z < 5 by chance in all but 6e-7
     of seeds, and the seed is fixed."""
-    rows = TASK.replace(recorded_prompts=1500).recorded_pairs(_encoder())
+    rows = TASK.replace(recorded_prompts=1500).recorded_rows(_encoder())
     gold = np.array([[-abs(len(ids) - 1 - TASK.mode) for ids in row.completion_ids] for row in rows], dtype=float)
     gap = np.abs(gold[:, 0] - gold[:, 1])
     right = (gold[:, 0] > gold[:, 1])[gap > 0]
@@ -51,7 +51,7 @@ def test_the_annotator_prefers_by_bradley_terry() -> None:
 def test_each_run_has_its_own_pairs_and_the_same_seed_gives_the_same_proxy() -> None:
     one, again, other = TASK.of_run(1), TASK.replace(proxy_seed=1), TASK.of_run(2)
     assert one == again and one.proxy() is again.proxy()
-    first, second = (task.recorded_pairs(_encoder()) for task in (one, other))
+    first, second = (task.recorded_rows(_encoder()) for task in (one, other))
     assert [row.prompt for row in first] != [row.prompt for row in second]
     weights = [next(task.proxy().parameters()) for task in (one, other)]
     assert not torch.equal(*weights)

@@ -1,0 +1,80 @@
+"""Rows of semi-online training, on toys and on the language model: what a stale sampler loses (C32, C33), whether DPO
+falls short of GRPO (C34), and what a larger Adam ε (C38) or an addition to DPO (C39) brings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from figures.catalogue import Claim, Setting
+from figures.claims import Verdict, row_of
+from sims.experiments.store import Record
+from sims.statistics.gates import Gate, placebo, positive_control
+
+from .gating import edges_and_bounds, effect_of, last_with_room, part, sides, tuned_for
+
+
+def same_row(
+    tested: Claim, setting: Setting, figure: str, online: Record, semi: Record, control: Gate, note: str
+) -> Verdict:
+    """C32: what one sync in s updates loses at the end."""
+    effect = effect_of([part(1.0, online), part(-1.0, semi)])
+    gates = [control, *edges_and_bounds(tested.margin, online, semi)]
+    return row_of(tested, setting, effect, figure, [online.hash, semi.hash], note, gates)
+
+
+def behind_row(tested: Claim, setting: Setting, figure: str, semi: Record, offline: Record) -> Verdict:
+    """C33: what one sync in s updates is ahead of none, at the last evaluation with room."""
+    at, room = last_with_room([sides([semi], [offline])], tested.margin)
+    effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
+    why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
+    gates = [room, tuned_for(at, semi, offline), placebo(None, tested.margin, why)]
+    gates += edges_and_bounds(tested.margin, semi, offline)
+    note = (
+        f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
+        "Offline is fresh draws from the reference for ever, more than a fixed data set has."
+    )
+    return row_of(tested, setting, effect, figure, [semi.hash, offline.hash], note, gates)
+
+
+def not_behind_row(
+    tested: Claim, setting: Setting, figure: str, dpo: Record, grpo: Record, offline: Record, at: int | None = -1
+) -> Verdict:
+    """C34: what DPO loses against GRPO, both online. offline: GRPO's, for the control; at: None for over the run."""
+    lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
+    gates = [control(grpo, offline, tested.margin, at), tuned_for(at, dpo, grpo)]
+    gates += edges_and_bounds(tested.margin, dpo, grpo)
+    scored = [part(1.0, arm, at).scores.mean() for arm in (dpo, grpo)]
+    tie = ", a tie near the largest reward" if min(scored) > 1 - tested.margin else ""
+    note = f"Both are tuned for their score at the end. DPO scores {scored[0]:.2f}, GRPO {scored[1]:.2f}{tie}."
+    return row_of(tested, setting, lost, figure, [dpo.hash, grpo.hash], note, gates)
+
+
+def added_row(
+    tested: Claim, setting: Setting, figure: str, added: Record, plain: Record, offline: Record, note: str
+) -> Verdict:
+    """C39: what an addition gains, at the last evaluation with room. offline: GRPO's, for the control."""
+    at, room = last_with_room([sides([added], [plain])], tested.margin)
+    gained = effect_of([part(1.0, added, at), part(-1.0, plain, at)])
+    gates = [room, tuned_for(at, added, plain), control(added, offline, tested.margin, at)]
+    gates += edges_and_bounds(tested.margin, added, plain)
+    note += (
+        f"Tested after {int(added.arrays['updates'][at])} updates, the last evaluation at which something could be "
+        "gained."
+    )
+    return row_of(tested, setting, gained, figure, [added.hash, plain.hash], note, gates)
+
+
+def epsilon_row(tested: Claim, setting: Setting, figure: str, large: Record, small: Record, note: str) -> Verdict:
+    """C38: what a larger Adam ε brings, at the last evaluation with room."""
+    at, room = last_with_room([sides([large], [small])], tested.margin)
+    effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
+    why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
+    gates = [room, tuned_for(at, large, small), placebo(None, tested.margin, why)]
+    gates += edges_and_bounds(tested.margin, large, small)
+    return row_of(tested, setting, effect, figure, [large.hash, small.hash], note, gates)
+
+
+def control(best: Record, offline: Record, margin: float, at: int | None = -1) -> Gate:
+    """An arm in the same setting that does lose: GRPO, never synced."""
+    found = positive_control(effect_of([part(1.0, best, at), part(-1.0, offline, at)]), margin, only_above=True)
+    return replace(found, why=f"against GRPO offline: {found.why}")

@@ -1,0 +1,86 @@
+"""Rows of records whose effect is not the same at every evaluation, or not there in every run, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from figures.arms.effect_row import effect_row
+from figures.catalogue import claim
+from figures.claims import Verdict
+from figures.figure import all_figures
+from figures.gallery import lm_preferences, lm_sync_period
+from sims.experiments.measures import deployed_scores
+from sims.experiments.store import Record
+from tests.figures.synthetic import balanced, filled, skeleton
+
+
+def path(*score: float) -> Record:
+    """Twenty runs with little noise, of a reward from 0 to 1 that the reference gets a half of."""
+    gold = 0.5 + 0.5 * np.array(score) + 1e-3 * balanced(repr(score), 20)[:, None] * (np.array(score) != 1.0)
+    arrays = {
+        "gold": gold,
+        "deployed_gold": gold[:, [0, 0, 1]],
+        "reference_reward": np.full(20, 0.5),
+        "best_reward": np.ones(20),
+        "diverged_at": np.full(20, -1),
+        "updates": np.arange(3),
+    }
+    return Record({"key": repr(score)}, arrays, {})
+
+
+def rows(figure: str, records: dict[str, Record]) -> dict[tuple[str, str], Verdict]:
+    return {(row.id, row.part): row for row in all_figures()[figure].verdicts(records)}
+
+
+def test_an_effect_is_that_of_the_last_evaluation_that_leaves_room() -> None:
+    records = {"a": path(0.0, 0.6, 1.0), "b": path(0.0, 0.2, 1.0)}
+    row = effect_row(
+        claim("C65", "horizon 6 against 1"), "token", "x", ((1.0, "a"), (-1.0, "b")), records, "", "no reason"
+    )
+    assert row.effect == pytest.approx(0.4, abs=1e-9) and row.note.startswith("Tested at evaluation 1 of 2")
+
+
+def test_so_is_that_of_skew_against_min_length() -> None:
+    records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_lengths"]).items()}
+    for key, record in records.items():
+        gold, best = record.arrays["gold"].copy(), record.arrays["best_reward"][:, None]
+        gold[:, -2] += 0.2 * (best[:, 0] - record.arrays["reference_reward"]) * key.startswith("min/dpo/off")
+        gold[:, -1:] = best
+        record.arrays["gold"] = gold
+    # On min length, offline is ahead by 0.2 at the evaluation before the last: where all are at the bound there is 0.
+    assert rows("lm_lengths", records)["C25", "skew against min length"].effect == pytest.approx(0.2, abs=1e-9)
+
+
+def test_longer_right_answers_close_a_row_about_longer_responses() -> None:
+    records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
+    for key, end in (("semi", 0.0), ("copied", 9.0), ("answers/fixed", 2.0), ("answers/copied", 2.0)):
+        record = records[key] = filled(records[key], {"length": end}, 0.001)
+        record.arrays["length"][:, 0] = 9.0  # tokens, of which a fixed reference loses all
+    address = ("C36", lm_sync_period.LENGTH.part)
+    assert rows("lm_sync_period", records)[address].verdict == "supported"
+    longer = filled(records["answers/copied"], {"length": 9.0}, 0.001)
+    found = rows("lm_sync_period", {**records, "answers/copied": longer})[address]
+    assert found.verdict == "no test" and "placebo" in found.why
+
+
+@pytest.mark.parametrize(("short", "closed"), [(1, False), (6, True)])
+def test_reward_models_without_runs_at_every_level_are_left_out_and_many_close_the_row(
+    short: int, closed: bool
+) -> None:
+    records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_preferences"]).items()}
+    whole = rows("lm_preferences", records)["C13", lm_preferences.EQUAL_KL.part]
+    for key, record in records.items():
+        if key.startswith("dpo/on/"):
+            kl = record.arrays["kl_policy_ref"].copy()
+            kl[:short] = np.minimum(kl[:short], 0.5)
+            record.arrays["kl_policy_ref"] = kl
+    found = rows("lm_preferences", records)["C13", lm_preferences.EQUAL_KL.part]
+    assert found.runs == whole.runs - short
+    assert ("matched KL" in found.why, found.verdict == "no test") == (closed, closed)
+
+
+def test_what_users_get_is_scored_by_its_own_rewards() -> None:
+    found = path(0.0, 0.2, 0.6)
+    assert deployed_scores(found)[:, 2] == pytest.approx(2 * found.arrays["deployed_gold"][:, 2] - 1)
+    assert deployed_scores(found)[:, 2].mean() == pytest.approx(0.2, abs=1e-9)
