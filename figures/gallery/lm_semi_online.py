@@ -166,7 +166,8 @@ def verdicts(records: Records) -> list[Verdict]:
 
 STALE = (
     f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples, {UPDATES} in all, and an s of 100 "
-    "would be never. A score of .1 is a token."
+    "would be never. A score of .1 is a token. Lengths overshoot and come back, most with a stale sampler, so that the "
+    "end is one moment of it."
 )
 
 
