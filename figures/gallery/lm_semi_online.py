@@ -126,7 +126,7 @@ def _against_period(axes: Axes, records: Records) -> None:
 
 def paths_by_period(axes: Axes, by_period: Mapping[float, Record]) -> None:
     """Mean score of DPO over the updates with its 95 % band, by sync period: four, from the most frequent to never."""
-    looks: tuple[tuple[LineStyle, str, str], ...] = (
+    looks: tuple[tuple[LineStyle | tuple[int, tuple[int, int]], str, str], ...] = (
         ("-", "o", BLACK),
         ((0, (8, 2)), "s", BLUE),
         ("-.", "D", GREEN),
