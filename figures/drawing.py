@@ -30,6 +30,30 @@ from .report import page as report
 _artist = threading.Lock()  # matplotlib draws one figure at a time
 
 
+class _Page:
+    """The report on what lies in a folder. To write it takes as long as to draw a small figure, so it is written where
+    no other figure is ready to be drawn. A figure's checksums, which say to a later call that it is done, come after
+    the page that shows it. ready: names of figures that are to be drawn now."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.ready: list[str] = []
+        self._to_show: list[str] = []
+
+    def show(self, name: str) -> None:
+        """A figure was drawn."""
+        self._to_show.append(name)
+        if not self.ready:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is not written yet."""
+        if self._to_show:
+            report.write(self.out)
+        while self._to_show:
+            write_sums(self._to_show.pop(), self.out)
+
+
 def run(
     chosen: Sequence[Figure], options: argparse.Namespace, out: Path, stamps: Mapping[str, str] | None = None
 ) -> list[float]:
@@ -43,17 +67,19 @@ def run(
             if found.file is not None:
                 specs = {key: found.file.specs[key] for key in costs[name]}
                 runner.costs.learn_all((s, costs[name][k]) for k, s in specs.items() if "schedule" in s)
-        works = []
+        works, page = [], _Page(out)
         for figure in chosen:
             urgency = sum(cost for key, cost in costs[figure.name].items() if options.full or key in live)
             lab = lab_of(options, runner, committed[figure.name], live, urgency)
-            works.append(_Work(figure, lab, out, bar, stamps or {}))
+            works.append(_Work(figure, lab, page, bar, stamps or {}))
         for work in works:
             work.start()
         runner.serve(lambda: not any(work.is_alive() for work in works) or any(work.error for work in works))
         for work in works:
             if work.error is not None:
                 runner.stop(work.error)
+                with _artist, FileLock(out / ".lock"):
+                    page.write()
                 raise work.error
         return [work.seconds for work in works]
 
@@ -97,9 +123,9 @@ def lab_of(
 class _Work(threading.Thread):
     """One figure, from its first question to its picture. A daemon: a stop waits for none of them."""
 
-    def __init__(self, figure: Figure, lab: Lab, out: Path, bar: Bar, stamps: Mapping[str, str]) -> None:
+    def __init__(self, figure: Figure, lab: Lab, page: _Page, bar: Bar, stamps: Mapping[str, str]) -> None:
         super().__init__(daemon=True)
-        self.figure, self.lab, self.out, self.bar, self.stamps = figure, lab, out, bar, stamps
+        self.figure, self.lab, self.page, self.bar, self.stamps = figure, lab, page, bar, stamps
         self.seconds = 0.0
         self.error: BaseException | None = None
 
@@ -107,27 +133,30 @@ class _Work(threading.Thread):
         try:
             start = time.perf_counter()
             records = call(self.figure, "collect", self.lab)
+            self.page.ready.append(self.figure.name)
             with _artist:
-                lines = finish(self.figure, self.lab, records, self.out, self.stamps)
+                self.page.ready.remove(self.figure.name)
+                lines = finish(self.figure, self.lab, records, self.page, self.stamps)
             self.seconds = time.perf_counter() - start
             self.bar.finished(lines)
         except BaseException as error:
             self.error = error
 
 
-def finish(figure: Figure, lab: Lab, records: Mapping[str, Record], out: Path, stamps: Mapping[str, str]) -> list[str]:
+def finish(
+    figure: Figure, lab: Lab, records: Mapping[str, Record], page: _Page, stamps: Mapping[str, str]
+) -> list[str]:
     """Draw, test and write one figure; returns what there is to say of it."""
     fig = call(figure, "draw", records)
     caption = call(figure, "caption", records)
     details = call(figure, "details", records) if figure.details is not None else {}
     rows = call(figure, "verdicts", records)  # of shrunken runs too: they say nothing, but that `verdicts` works
     rows = [] if lab.quick else [where_from(fragile(row), lab) for row in rows]
-    with FileLock(out / ".lock"):  # another call may be writing its own figures here
-        report.save_figure(figure, fig, caption, lab, out, stamps, details, rows)
+    with FileLock(page.out / ".lock"):  # another call may be writing its own figures here
+        report.save_figure(figure, fig, caption, lab, page.out, stamps, details, rows)
         if rows:
-            write_claims(rows, out)
-        report.write(out)
-        write_sums(figure.name, out)
+            write_claims(rows, page.out)
+        page.show(figure.name)
     plt.close(fig)
     if lab.kept is not None:
         lab.kept.note_rows(row.spec_hashes for row in rows)

@@ -27,6 +27,8 @@ def page(store: Store) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         cycles=every,
         rows=[_row(store, settings, cycle) for cycle in every],
+        gold=_gold_rows(store, every),
+        interval=_interval,
         live=registry.live(store),
         refused=sum(cycle.passed is False for cycle in every),
         rolled_back=sum(cycle.rolled_back for cycle in every),
@@ -68,6 +70,20 @@ def _row(store: Store, settings: Settings, cycle: Cycle) -> dict[str, Any]:
         "labels": f"{label['labelled']} of {label['pairs']}, {label['ties']} ties" if label else "",
         "share": f"{settings.users.share_of_differences(cycle.number):.0%}",
     }
+
+
+def _gold_rows(store: Store, every: list[Cycle]) -> list[dict[str, Any]]:
+    """The gold score of each skill, with its interval, of what was live at the end of each cycle that has one."""
+    found: dict[int, dict[str, str]] = {}
+    for skill, points in gold_by_cycle(store).items():
+        for number, mean, low, high in points:
+            found.setdefault(int(number), {})[skill] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    live = {cycle.number: cycle.live for cycle in every}
+    return [{"cycle": number, "live": live[number], "skills": skills} for number, skills in sorted(found.items())]
+
+
+def _interval(estimate: float, low: float, high: float) -> str:
+    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
 
 
 def _state(store: Store, version: int, back: set[int]) -> str:

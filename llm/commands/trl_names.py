@@ -149,7 +149,7 @@ TRL_NAMES: Mapping[str, str] = {
         _VARIANT,
     ),
     "normalize_advantages": "use --algorithm grpo, which divides by the group's standard deviation",
-    "mask_truncated_completions": "responses that were cut are not masked; --overlong-tokens lowers their reward",
+    "mask_truncated_completions": "responses that were cut are not masked; --missing-eos-penalty lowers their reward",
     "sync_ref_model": "use --reference copy --reference-every-updates, or --reference ema --reference-rate",
     "ref_model_mixup_alpha": "use --reference ema --reference-rate",
     "ref_model_sync_steps": "use --reference-every-updates",

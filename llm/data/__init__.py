@@ -28,15 +28,15 @@ silently.
 then in each update, where B rows make a batch:
 
 5. `sims/core/loop/train.py`   asks `collect.py` for a batch, which asks `llm/tasks/environment.py` for the next rows;
-6. `collate.py`      pads them: prompts (B, P), responses (B, 2, L), the chosen one first;
-7. `llm/tasks/`      the task's reward of both, as `length.py` has it: for the metrics, DPO does not use it;
-8. `sims/core/loop/collect.py`   adds the reference's log-probs; all is a `Batch` (`sims/core/objectives/batch.py`);
-9. `sims/core/loop/learner.py`   takes a minibatch, and its log-probs (B, 2, L) from `llm/models/policy.py`, which
-                     leaves out padding, and `scoring.py`: hidden states by `forward.py` (in `layers.py`, whether they
-                     are kept for the gradient or computed again), then `log_probs.py`;
-10. `sims/core/algorithms/contrastive.py` and `base.py`   the margin of each pair (B, 1), whose loss is `dpo_loss` of
+6. `collate.py`      pads them: prompts (B, P), responses (B, 2, L), the chosen one first. DPO needs no rewards: only
+                     those of updates that are logged are computed, for the metrics;
+7. `sims/core/loop/collect.py`   adds the reference's log-probs; all is a `Batch` (`sims/core/objectives/batch.py`);
+8. `sims/core/loop/learner.py`   takes a minibatch, and its log-probs (B, 2, L) from `llm/models/policy.py`, which
+                     checks the tokens, and `scoring.py`, which leaves out padding: hidden states and log-probs by
+                     `forward.py`;
+9. `sims/core/algorithms/contrastive.py` and `base.py`   the margin of each pair (B, 1), whose loss is `dpo_loss` of
                      `sims/core/losses/contrastive.py`; its share of the minibatch is from `objectives/reductions.py`;
-11. `sims/core/loop/optimise.py`   the step.
+10. `sims/core/loop/optimise.py`   the step.
 """
 
 from llm.data.collate import TokenBatch, collate

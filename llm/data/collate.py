@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llm.data.tokenise import Example
 
@@ -37,18 +38,6 @@ class TokenBatch:
     desirable: Tensor | None = None
 
 
-def pad(rows: Sequence[np.ndarray], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
-    """Rows of ids to one rectangular tensor. Returns ids (N, longest) int64 and mask (N, longest) bool."""
-    longest = max(len(row) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=bool)
-    for number, row in enumerate(rows):
-        slots = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[number, slots] = row
-        mask[number, slots] = True
-    return torch.from_numpy(ids), torch.from_numpy(mask)
-
-
 def collate(examples: Sequence[Example], pad_id: int) -> TokenBatch:
     """Pad examples of one kind into a batch. pad_id: `TextEncoder(tokenizer).pad`."""
     if not examples:
@@ -59,10 +48,18 @@ def collate(examples: Sequence[Example], pad_id: int) -> TokenBatch:
         if len(example.completion_ids) != k or (example.label is not None) != labelled:
             raise ValueError(f"{example.where} is of another kind than {examples[0].where}: a batch holds one kind")
     b = len(examples)
-    prompts, prompt_mask = pad([example.prompt_ids for example in examples], pad_id, "left")
+
+    def padded(rows: Sequence[np.ndarray], side: str) -> tuple[Tensor, Tensor]:
+        """Ids (N, longest), and True where they are the rows' own."""
+        ids = [torch.from_numpy(row).long() for row in rows]
+        there = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+        whole = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
+        return whole, pad_sequence(there, batch_first=True, padding_side=side)
+
+    prompts, prompt_mask = padded([example.prompt_ids for example in examples], "left")
     if k == 0:
         return TokenBatch(prompts, prompt_mask, tuple(examples))
-    responses, mask = pad([ids for example in examples for ids in example.completion_ids], pad_id, "right")
+    responses, mask = padded([ids for example in examples for ids in example.completion_ids], "right")
     for number, example in enumerate(examples):
         for at, chosen in enumerate(example.chosen_by_policy or ()):
             mask[number * k + at, : len(chosen)] &= torch.from_numpy(chosen)

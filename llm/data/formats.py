@@ -12,7 +12,7 @@ Differences from TRL, each because the mask must hold exactly what a policy chos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from sims.experiments.command import one_line, short
@@ -71,10 +71,8 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_all_reach_the_prompt(row: Mapping[str, Any], kind: Kind) -> None:
-    """RowError for a conversation with what TRL gives to its chat template, or to a processor of images, beside it."""
-    if not any(isinstance(row.get(name), Sequence) and not isinstance(row[name], str) for name in COLUMNS[kind]):
-        return
+def check_all_reach_the_prompt(row: Mapping[str, Any]) -> None:
+    """RowError for what TRL gives to a conversation's chat template, or to a processor of images, beside it."""
     for name in BESIDE:
         if row.get(name) not in (None, "", [], {}):
             way = "write what it says into a system message, or leave the column out"
@@ -106,24 +104,31 @@ def parse_row(raw: Any, kind: Kind, columns: Mapping[str, str] | None = None) ->
     row = {name: value for name, value in raw.items() if name not in columns.values()}
     row.update({ours: raw[theirs] for ours, theirs in columns.items()})
 
-    check_all_reach_the_prompt(row, kind)
     if kind == "language_modeling":
         return language_row(row)
     for name in COLUMNS[kind]:
         if name not in row and not (kind == "preference" and name == "prompt"):
             raise RowError("missing_column", f"no {name!r}, only {', '.join(map(str, row))}")
     texts = {name: check_text(name, row[name]) for name in COLUMNS[kind] if name in row and name != "label"}
+    if not all(isinstance(text, str) for text in texts.values()):
+        check_all_reach_the_prompt(row)
+    extra = {name: value for name, value in row.items() if name not in texts}
     if kind == "preference":
-        return preference_row(texts, {name: value for name, value in row.items() if name not in texts})
-    prompt = check_prompt(texts["prompt"])
+        prompt, chosen, rejected = texts.get("prompt"), texts["chosen"], texts["rejected"]
+        if chosen == rejected:
+            raise RowError("identical", "chosen and rejected are the same text")
+        # A plain prompt beside whole conversations (as in UltraFeedback) repeats their first message.
+        if prompt is None or (isinstance(prompt, str) and not isinstance(chosen, str)):
+            prompt, chosen, rejected = split_prompt(chosen, rejected)
+        return checked_row(prompt, {"chosen": chosen, "rejected": rejected}, extra)
     if kind == "prompt_only":
-        return Row(prompt, extra={name: value for name, value in row.items() if name != "prompt"})
-    completion = check_completion("completion", texts["completion"], prompt)
+        return checked_row(texts["prompt"], {}, extra=extra)
+    checked = checked_row(texts["prompt"], {"completion": texts["completion"]})
     if kind == "prompt_completion":
-        return Row(prompt, (completion,))
+        return checked
     if not isinstance(row["label"], bool):
         raise RowError("wrong_type", f"label is true or false, not {row['label']!r}")
-    return Row(prompt, (completion,), label=row["label"])
+    return replace(checked, label=row["label"])
 
 
 def language_row(row: Mapping[str, Any]) -> Row:
@@ -135,37 +140,46 @@ def language_row(row: Mapping[str, Any]) -> Row:
     if isinstance(value, str) != (name == "text"):
         expected = "a string" if name == "text" else "a list of messages"
         raise RowError("wrong_type", f"{name} is {expected}, not {type(value).__name__}")
-    if is_blank(value):
-        raise RowError("empty", f"{name} is blank")
     if isinstance(value, str):
+        if not value.strip():
+            raise RowError("empty", "text is blank")
         return Row("", (value,))
+    check_all_reach_the_prompt(row)
     first = next((at for at, message in enumerate(value) if message["role"] == "assistant"), None)
     if first is None:
         raise RowError("malformed", "messages has no message of role 'assistant'")
-    prompt = check_prompt(value[:first])
-    return Row(prompt, (check_completion("messages", value[first:], prompt),))
+    return checked_row(value[:first], {"messages": value[first:]})
 
 
-def preference_row(texts: Mapping[str, Text], extra: Mapping[str, Any]) -> Row:
-    """A preference row from its checked columns; without a prompt, it is the common beginning of both responses.
+def checked_row(prompt: Text, completions: Mapping[str, Text], extra: Mapping[str, Any] | None = None) -> Row:
+    """A row of a prompt and completions, by their columns: all texts or all conversations, none blank (of a
+    conversation, its last message), each with the turns that it must begin and end with."""
+    for name, text in {"prompt": prompt, **completions}.items():
+        if isinstance(text, str) != isinstance(prompt, str):
+            raise RowError("wrong_type", f"one of prompt and {name} is plain text, the other a conversation")
+        last = text if isinstance(text, str) else text[-1]["content"] if text else ""
+        if not last.strip():
+            raise RowError("empty", f"{name} is blank")
+        if isinstance(text, str):
+            continue
+        roles = [str(message["role"]) for message in text]
+        if name == "prompt" and roles[-1] not in ("user", "tool"):
+            raise RowError("malformed", f"prompt ends with a message of role {roles[-1]!r}, not of user or tool")
+        if name != "prompt" and (roles[0], roles[-1]) != ("assistant", "assistant"):
+            rule = "must begin and end with an assistant's message"
+            raise RowError("malformed", f"{name} {rule}, not messages of {', '.join(roles)}")
+    return Row(prompt, tuple(completions.values()), extra=extra or {})
 
-    A plain prompt beside whole conversations (as in UltraFeedback) repeats their first message and is ignored.
-    extra: further columns.
-    """
-    prompt, chosen, rejected = texts.get("prompt"), texts["chosen"], texts["rejected"]
+
+def split_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    """The common beginning of two responses, which is their prompt, and what follows it in each."""
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("wrong_type", "one of chosen and rejected is plain text, the other a conversation")
-    if chosen == rejected:
-        raise RowError("identical", "chosen and rejected are the same text")
-    if prompt is None or (isinstance(prompt, str) and not isinstance(chosen, str)):
-        plain = isinstance(chosen, str) and isinstance(rejected, str)
-        cut = shared_words(chosen, rejected) if plain else shared_start(chosen, rejected)  # type: ignore[arg-type]
-        if cut == 0:
-            raise RowError("empty", "no prompt: chosen and rejected have no common beginning to take as one")
-        prompt, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
-    prompt = check_prompt(prompt)
-    completions = (check_completion("chosen", chosen, prompt), check_completion("rejected", rejected, prompt))
-    return Row(prompt, completions, extra=extra)
+    plain = isinstance(chosen, str) and isinstance(rejected, str)
+    cut = shared_words(chosen, rejected) if plain else shared_start(chosen, rejected)  # type: ignore[arg-type]
+    if cut == 0:
+        raise RowError("empty", "no prompt: chosen and rejected have no common beginning to take as one")
+    return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
 def shared_start(first: Sequence[Any], second: Sequence[Any]) -> int:
@@ -185,52 +199,25 @@ def shared_words(first: str, second: str) -> int:
 def check_text(name: str, value: Any) -> Text:
     """A string, or a list of messages that each have a known role and a string as content; without fields that are
     null, as Parquet has them where another message has a value: a chat template would write None."""
+    said = {name: value}
+    if not isinstance(value, str):
+        if not isinstance(value, list):
+            raise RowError("wrong_type", f"{name} is a string or a list of messages, not {type(value).__name__}")
+        for number, message in enumerate(value):
+            if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+                raise RowError("wrong_type", f"{name}[{number}] is not a message with role and content")
+            if message["role"] not in ROLES:
+                known = ", ".join(ROLES)
+                raise RowError("malformed", f"{name}[{number}] has role {message['role']!r}, not one of {known}")
+            if not isinstance(message["content"], str):
+                found = type(message["content"]).__name__
+                raise RowError("wrong_type", f"{name}[{number}].content is {found}, not text")
+        said = {f"{name}[{number}].content": message["content"] for number, message in enumerate(value)}
+    for where, text in said.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair; no tokenizer can read it
+            raise RowError("malformed", f"{where} is not valid Unicode at character {error.start}") from None
     if isinstance(value, str):
-        check_encodable(name, value)
         return value
-    if not isinstance(value, list):
-        raise RowError("wrong_type", f"{name} is a string or a list of messages, not {type(value).__name__}")
-    for number, message in enumerate(value):
-        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-            raise RowError("wrong_type", f"{name}[{number}] is not a message with role and content")
-        if message["role"] not in ROLES:
-            raise RowError("malformed", f"{name}[{number}] has role {message['role']!r}, not one of {', '.join(ROLES)}")
-        if not isinstance(message["content"], str):
-            raise RowError("wrong_type", f"{name}[{number}].content is {type(message['content']).__name__}, not text")
-        check_encodable(f"{name}[{number}].content", message["content"])
     return [{key: held for key, held in message.items() if held is not None} for message in value]
-
-
-def check_encodable(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON may hold half of a surrogate pair; no tokenizer can read it
-        raise RowError("malformed", f"{name} is not valid Unicode at character {error.start}") from None
-
-
-def is_blank(text: Text) -> bool:
-    """Nothing but white space; of a conversation, the last message counts."""
-    if isinstance(text, str):
-        return not text.strip()
-    return not text or not text[-1]["content"].strip()
-
-
-def check_prompt(prompt: Text) -> Text:
-    if is_blank(prompt):
-        raise RowError("empty", "prompt is blank")
-    if not isinstance(prompt, str) and prompt[-1]["role"] not in ("user", "tool"):
-        raise RowError("malformed", f"prompt ends with a message of role {prompt[-1]['role']!r}, not of user or tool")
-    return prompt
-
-
-def check_completion(name: str, completion: Text, prompt: Text) -> Text:
-    if isinstance(completion, str) != isinstance(prompt, str):
-        raise RowError("wrong_type", f"one of prompt and {name} is plain text, the other a conversation")
-    if is_blank(completion):
-        raise RowError("empty", f"{name} is blank")
-    if not isinstance(completion, str):
-        roles = [str(message["role"]) for message in completion]
-        if roles[0] != "assistant" or roles[-1] != "assistant":
-            rule = "must begin and end with an assistant's message"
-            raise RowError("malformed", f"{name} {rule}, not messages of {', '.join(roles)}")
-    return completion

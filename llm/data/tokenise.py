@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jinja2 import TemplateError
 
-from llm.data.formats import Reason, Row, RowError, Text, check_encodable
+from llm.data.formats import Reason, Row, RowError, Text, check_text
 from llm.data.stops import up_to_stop
 from sims.experiments.command import raised
 
@@ -139,12 +139,10 @@ class TextEncoder:
         return [*ids[:end], *(ids[end : end + 1] or [self.eos])]
 
     def render(self, row: Row) -> tuple[str, list[str]]:
-        """Prompt and completions as text, conversations through the chat template.
+        """A conversation's prompt and completions as text, by the chat template.
 
         A completion is what the template adds to the rendered prompt, which must stay as it was.
         """
-        if isinstance(row.prompt, str):
-            return row.prompt, [str(completion) for completion in row.completions]
         if self.tokenizer.chat_template is None:
             raise ValueError("the data are conversational and tokenizer.chat_template is not set")
         prompt = self.template(row.prompt, add_generation_prompt=True)
@@ -236,8 +234,7 @@ class TextEncoder:
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             said = error if isinstance(error, TemplateError) else raised(error)
             raise RowError("malformed", f"the chat template refuses the conversation: {said}") from error
-        check_encodable("what the chat template writes", str(rendered))
-        return str(rendered)
+        return str(check_text("what the chat template writes", str(rendered)))
 
 
 def whole_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
@@ -262,7 +259,10 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     A prompt is cut to its end (its BOS is kept), a completion to its start, which then has no EOS.
     Raises RowError: too long and not to be truncated; empty; or chosen and rejected the same tokens.
     """
-    prompt_text, completion_texts = encoder.render(row)
+    if isinstance(row.prompt, str):
+        prompt_text, completion_texts = row.prompt, [str(completion) for completion in row.completions]
+    else:
+        prompt_text, completion_texts = encoder.render(row)
     masks: list[list[bool]] | None = None
     if any(not isinstance(completion, str) and len(completion) > 1 for completion in row.completions):
         prompt = encoder.prompt(prompt_text)
@@ -306,9 +306,10 @@ def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limit
     be empty, and an EOS written out in it is dropped. RowError where the chat template refuses the conversation.
     """
     text = text.replace(str(encoder.tokenizer.eos_token), "")
-    completion: Text = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-    prompt_text, (response,) = encoder.render(Row(prompt, (completion,)))
-    ids = np.array(encoder.completion(response, may_be_empty=True), dtype=np.int32)
+    prompt_text, said = prompt, text
+    if not isinstance(prompt_text, str):
+        prompt_text, (said,) = encoder.render(Row(prompt, ([{"role": "assistant", "content": text}],)))
+    ids = np.array(encoder.completion(said, may_be_empty=True), dtype=np.int32)
     kept = encoder.prompt(prompt_text)
     if limits.on_too_long == "truncate" and limits.max_prompt_length is not None:
         kept = encoder.end_of_prompt(kept, limits.max_prompt_length)

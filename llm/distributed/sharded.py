@@ -52,8 +52,9 @@ class ShardedModel:
 
     def __init__(self, shared: SharedModule, weights: Weights) -> None:
         self.shared, self.weights = shared, weights
-        self.model, self.core = shared.module.model, shared.module.core
-        self.new_cache, self.autocast = shared.module.new_cache, shared.module.autocast
+        module = shared.module
+        self.model, self.core, self.positions = module.model, module.core, module.positions
+        self.new_cache, self.computing = module.new_cache, module.computing
 
     def __call__(self, *arguments: Any, **options: Any) -> Outputs:
         if not torch.is_grad_enabled():

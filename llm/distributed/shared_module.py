@@ -16,9 +16,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.export import register_dataclass
 
-from llm.models.layers import checkpoint_layers
+from llm.models.forward import checkpoint_layers
 from llm.models.scoring import LanguageModel
-from sims.core.objectives.batch import Outputs
+from sims.core.objectives.batch import OutputRequest, Outputs
 from sims.core.spec import SpecError
 
 from .spread import Ranks
@@ -160,7 +160,7 @@ class SharedModule:
     def idle(self, values: bool) -> None:
         """Call the module on one token and discard the result: the collectives of a call without gradient."""
         token, there = (torch.zeros((1, 1), dtype=kind, device=self.device) for kind in (torch.long, torch.bool))
-        self.module(token, ~there, token, ~there, values=values)
+        self.module(token, ~there, token, there, there, request=OutputRequest(values=values))
 
 
 def _units(module: nn.Module) -> list[FSDPModule]:

@@ -15,9 +15,8 @@ sampling        drawing responses with transformers
 steps           a token at a time, with a cache that grows or one of fixed size
 vllm_sampler    drawing responses with vLLM
 scoring         a model as backbone, head and critic: from rows of tokens to log-probs of their responses
-forward         one forward pass of whatever architecture, padded or not: positions, cache, what comes after the head
-log_probs       log-probs of tokens from hidden states, a chunk at a time
-layers          gradient checkpointing of a model's layers
+forward         one forward pass of whatever architecture, padded or not: positions, cache, checkpoints, what comes
+                after the head, and log-probs of tokens, a chunk at a time
 copies          frozen copies: what they share, and in what precision they hold the rest
 quantised       a frozen base in four bits under adapters
 """

@@ -1,16 +1,20 @@
-"""One forward pass of whatever architecture: its positions, its cache, and what it does after its head."""
+"""One forward pass of whatever architecture, from tokens to log-probs: its positions, its cache, its checkpoints, and
+what it does after its head."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .packed import packed
 from .varlen import NAME
@@ -37,7 +41,7 @@ def hidden_states(
         input_ids=tokens,
         attention_mask=attention,
         # A model without them has no positions (state spaces) or counts them by its mask (ALiBi).
-        **({"position_ids": positions} if takes(backbone, "position_ids") else {}),
+        **({"position_ids": positions} if "position_ids" in keywords(type(backbone).forward) else {}),
         use_cache=cache is not None,
         **({} if cache is None else {cache_keyword(backbone): cache}),
     ).last_hidden_state
@@ -54,7 +58,7 @@ def padding_free_states(
     attention is told where each begins. prompt: how many columns are the prompt's, which under `varlen` is computed
     once for the rows that share it. ValueError for an architecture that takes no positions.
     """
-    if not takes(backbone, "position_ids"):
+    if "position_ids" not in keywords(type(backbone).forward):
         raise ValueError(f"{type(backbone).__name__} takes no positions: must be scored with padding_free = False")
     attends = str(getattr(getattr(backbone, "config", None), "_attn_implementation", None))
     rows = packed(tokens, attention, prompt if attends == NAME else 0)
@@ -77,18 +81,31 @@ def max_positions(config: Any) -> int | None:
     return None
 
 
-def finish_logits(logits: Tensor, config: Any) -> Tensor:
-    """What some architectures do after their head, by their configuration: scale logits (Cohere, Granite, Falcon-H1),
-    then bound them by c·tanh(logits/c) (Gemma). `check_parts` refuses a model that does anything else."""
-    for name in ("logit_scale", "lm_head_multiplier"):
-        if (factor := getattr(config, name, None)) not in (None, 1.0):
-            logits = logits * factor
-    if (divisor := getattr(config, "logits_scaling", None)) not in (None, 1.0):
-        logits = logits / divisor
-    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
-        if (cap := getattr(config, name, None)) is not None:
-            logits = cap * torch.tanh(logits / cap)
-    return logits
+def finished_head(head: nn.Module, config: Any) -> Callable[[Tensor], Tensor]:
+    """From hidden states to logits: a head with what some architectures do after it, by their configuration: scale
+    logits (Cohere, Granite, Falcon-H1), then bound them by c·tanh(logits/c) (Gemma). `check_parts` refuses a model that
+    does anything else."""
+    held = {name: value for name in (*_FACTORS, _DIVISOR, *_CAPS) if (value := getattr(config, name, None)) is not None}
+    if not held:
+        return head
+
+    def finished(states: Tensor) -> Tensor:
+        logits: Tensor = head(states)
+        for name in _FACTORS:
+            if held.get(name, 1.0) != 1.0:
+                logits = logits * held[name]
+        if held.get(_DIVISOR, 1.0) != 1.0:
+            logits = logits / held[_DIVISOR]
+        for name in _CAPS:
+            if name in held:
+                logits = held[name] * torch.tanh(logits / held[name])
+        return logits
+
+    return finished
+
+
+_FACTORS, _DIVISOR = ("logit_scale", "lm_head_multiplier"), "logits_scaling"
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
 def cache_keyword(model: nn.Module) -> str:
@@ -98,21 +115,75 @@ def cache_keyword(model: nn.Module) -> str:
     version 4 and the first ones of 5 do not know. ValueError for a state-space model of version 4, whose cache is of a
     kind of its own.
     """
+    known = keywords(type(model).forward)
     for name in ("cache", "past_key_values"):
-        if takes(model, name):
+        if name in known:
             return name
     if transformers.__version__.startswith("4."):
         raise ValueError(
             f"its cache is of a kind of its own in transformers {transformers.__version__}: needs 5 or later"
         )
-    return "cache_params" if takes(model, "cache_params") else "past_key_values"
-
-
-def takes(model: nn.Module, keyword: str) -> bool:
-    """Whether a model's forward has an argument of this name."""
-    return keyword in _keywords(type(model).forward)
+    return "cache_params" if "cache_params" in known else "past_key_values"
 
 
 @lru_cache
-def _keywords(forward: Callable[..., Any]) -> frozenset[str]:
+def keywords(forward: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's arguments."""
     return frozenset(inspect.signature(forward).parameters)
+
+
+@contextmanager
+def checkpointed_layers(backbone: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing inside the block. Layers do it only in training mode, which is set on these layers alone,
+    so that dropout stays off."""
+    layers = checkpoint_layers(backbone)
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    for layer in layers:
+        layer.training = layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = again  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = layer.gradient_checkpointing = False
+
+
+def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
+    """Layers that transformers can checkpoint: they keep only their input, and recompute the rest for the gradient."""
+    return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
+
+
+def log_distribution(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) over the last axis, in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+
+def chunked_log_probs(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    tokens: Tensor,
+    chunk: int,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """log π of each token, and the entropy of the distribution it was drawn from if asked for: (T,) both,
+    differentiable.
+
+    states: (T, H), the hidden state before each token; tokens: (T,). No more than `chunk` rows of logits exist at a
+    time, in the backward pass too, which recomputes each chunk: a float32 block of T x V, at V = 50,304, would take
+    most of the memory.
+    """
+
+    def of_chunk(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        logp = log_distribution(head(states), temperature)
+        entropies = -(logp.exp() * logp).sum(-1) if entropy else None
+        return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), entropies
+
+    chunks = list(zip(states.split(chunk), tokens.split(chunk), strict=True))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        parts = [of_chunk(*pair) for pair in chunks]
+    else:
+        parts = [checkpoint(of_chunk, *pair, use_reentrant=False, preserve_rng_state=False) for pair in chunks]
+    logp, entropies = zip(*parts, strict=True)
+    return torch.cat(logp), torch.cat(entropies) if entropy else None

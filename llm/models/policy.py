@@ -7,13 +7,13 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from llm.data.stops import count_up_to_stop
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, up_to_last
 
 from .copies import copy_module, keep_as_computed
-from .forward import max_positions
 from .sampling import Decoding, generate
 from .scoring import LanguageModel, Scoring, check_parts
 
@@ -108,15 +108,13 @@ class CausalLMPolicy:
             distributions: list[tuple[LanguageModel, float | Tensor]] = [(self.language_model, 1.0)]
         else:
             distributions = [(self.language_model, 1.0 - blend[1]), (blend[0].language_model, blend[1])]
-        rows = (*_repeat(prompts, prompt_mask, shape[1]), uniforms.to(prompts.device).flatten(0, 1))
-        with self.language_model.autocast(prompts.device):  # around the loop, so that weights are cast once
-            stopped = self._stopped if self.decoding.stop_strings else None
-            parts = [
-                generate(
-                    distributions, *trim_left(p, m), u, self.decoding, self.eos_token_ids, self.pad_token_id, stopped
-                )
-                for p, m, u in _split(rows, self.decoding.sample_batch_size)
-            ]
+        rows = [x.repeat_interleave(shape[1], 0) for x in (prompts, prompt_mask)]
+        rows.append(uniforms.to(prompts.device).flatten(0, 1))
+        stopped = self._stopped if self.decoding.stop_strings else None
+        decoding, parts = self.decoding, []
+        with self.language_model.computing(prompts.device):  # around the loop, so that weights are cast once
+            for p, m, u in zip(*(x.split(decoding.sample_batch_size) for x in rows), strict=True):
+                parts.append(generate(distributions, p, m, u, decoding, self.eos_token_ids, self.pad_token_id, stopped))
         drawn = self._up_to_stop(Samples(*(torch.cat(part) for part in zip(*parts, strict=True))))
         return Samples(*(x.unflatten(0, shape) for x in drawn))
 
@@ -150,65 +148,34 @@ class CausalLMPolicy:
         there = up_to_last(mask)
         prompts, prompt_mask = self._check_prompts(batch.prompts, batch.prompt_mask, there.sum(-1).amax(-1))
         width, shape = max(1, int(there.sum(-1).max())), responses.shape
-        columns = (
-            x[..., :width].flatten(0, 1).to(prompts.device) for x in (responses.masked_fill(~there, 0), there, mask)
-        )
-        rows = (*_repeat(prompts, prompt_mask, shape[1]), *columns)
+        rows = [x.repeat_interleave(shape[1], 0) for x in (prompts, prompt_mask)]
+        of_responses = (responses.masked_fill(~there, 0), there, mask)
+        rows += [x[..., :width].flatten(0, 1).to(prompts.device) for x in of_responses]
         size = len(rows[0]) if torch.is_grad_enabled() else self.scoring.score_batch_size
         back = None
         if self.scoring.group_by_length and size < len(rows[0]):
             order = (rows[1].sum(-1) + rows[3].sum(-1)).argsort(stable=True)
-            rows, back = tuple(x[order] for x in rows), order.argsort()
-        parts = [
-            self._score(
-                *trim_left(p, m),
-                *((tokens, read, chosen) if back is None else trim_right(tokens, read, chosen)),
-                request,
-            )
-            for p, m, tokens, read, chosen in _split(rows, size)
-        ]
+            rows, back = [x[order] for x in rows], order.argsort()
+        parts = []
+        for p, m, *r in zip(*(x.split(size) for x in rows), strict=True):
+            own = r if back is None else trim_right(*r)
+            parts.append(self.language_model(p, m, *own, self.decoding.temperature, request))
 
-        def whole(found: list[Tensor]) -> Tensor:
-            every = torch.cat(found)
+        def joined(name: str, width: int, on_the_left: bool = False) -> Tensor:
+            """An output of all parts, with zeros up to `width`: (B, K, width)."""
+            found = [getattr(part, name) for part in parts]
+            missing = [width - x.shape[1] for x in found]
+            every = torch.cat([pad(x, (m, 0) if on_the_left else (0, m)) for x, m in zip(found, missing, strict=True)])
             return (every if back is None else every[back]).unflatten(0, shape[:2])
 
-        def joined(name: str) -> Tensor | None:
-            found = [getattr(part, name) for part in parts]
-            return None if found[0] is None else whole([_widen(x, shape[2]) for x in found])
-
-        logp = joined("logp")
-        assert logp is not None
-        own = None
+        prompt_logp = None
         if request.prompt_logp:  # the same for each response to a prompt: that of its first
-            wide = [_widen_left(part.prompt_logp, prompts.shape[1]) for part in parts if part.prompt_logp is not None]
-            own = whole(wide)[:, 0]
-        return Outputs(logp=logp, values=joined("values"), entropy=joined("entropy"), prompt_logp=own)
-
-    def _score(
-        self,
-        prompts: Tensor,
-        prompt_mask: Tensor,
-        responses: Tensor,
-        read: Tensor,
-        mask: Tensor,
-        request: OutputRequest,
-    ) -> Outputs:
-        """`forward` of rows: prompts (N, P); responses, read, mask: (N, L), of which read is True on tokens that are
-        there, and mask on those that the policy chose."""
-        tokens = torch.cat([prompts, responses[:, :-1]], -1)
-        attention = torch.cat([prompt_mask, read[:, 1:]], -1)  # nothing is drawn after a row's last token
-        ahead = prompts.shape[1] - 1 if request.prompt_logp else 0
-        if ahead:  # the prompt's tokens after its first are scored as if they were the response's
-            responses = torch.cat([prompts[:, 1:], responses], -1)
-            mask = torch.cat([prompt_mask[:, 1:] & prompt_mask[:, :-1], mask], -1)
-        found = self.language_model(
-            tokens, attention, responses, mask, self.decoding.temperature, request.values, request.entropy
-        )
+            prompt_logp = joined("prompt_logp", prompts.shape[1], on_the_left=True)[:, 0]
         return Outputs(
-            logp=found.logp[:, ahead:],
-            values=None if found.values is None else found.values[:, ahead:],
-            entropy=None if found.entropy is None else found.entropy[:, ahead:],
-            prompt_logp=found.logp[:, :ahead] if request.prompt_logp else None,
+            logp=joined("logp", shape[2]),
+            values=joined("values", shape[2]) if request.values else None,
+            entropy=joined("entropy", shape[2]) if request.entropy else None,
+            prompt_logp=prompt_logp,
         )
 
     def _check_before_sampling(self, request: SampleRequest) -> tuple[Tensor, Tensor]:
@@ -227,13 +194,13 @@ class CausalLMPolicy:
         """
         if prompts.dim() != 2:
             raise ValueError(f"prompts of shape {tuple(prompts.shape)}: must be (B, P) token ids")
-        device = next(self.model.parameters()).device
+        device = next(self.language_model.model.parameters()).device
         prompts = prompts.to(device)
         mask = torch.ones_like(prompts, dtype=torch.bool) if mask is None else mask.to(device).bool()
         if not bool(mask[:, -1].all()):
             row = int((~mask[:, -1]).nonzero()[0])
             raise ValueError(f"prompt {row}: must have tokens, and its padding on the left, but ends in padding")
-        most = max_positions(self.language_model.core.config)
+        most = self.language_model.positions
         own = mask.sum(-1)
         row = int((own + lengths.to(device)).argmax())
         if most is not None and int(own[row] + lengths[row]) - 1 > most:  # the last token is not read
@@ -242,32 +209,7 @@ class CausalLMPolicy:
         return prompts.masked_fill(~mask, 0), mask
 
 
-def trim_left(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the columns that are padding in every row."""
-    start = int(mask.any(0).int().argmax())
-    return tokens[:, start:], mask[:, start:]
-
-
 def trim_right(tokens: Tensor, read: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, L) each, without the columns in which nothing is read."""
     width = max(1, int(read.sum(-1).max()))
     return tokens[:, :width], read[:, :width], chosen[:, :width]
-
-
-def _repeat(prompts: Tensor, mask: Tensor, times: int) -> tuple[Tensor, Tensor]:
-    """Each prompt as often as it has responses: (B·K, P) both."""
-    return prompts.repeat_interleave(times, 0), mask.repeat_interleave(times, 0)
-
-
-def _split(tensors: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
-    return list(zip(*(x.split(size) for x in tensors), strict=True))
-
-
-def _widen_left(x: Tensor, length: int) -> Tensor:
-    """x (N, W) with zeros in front, up to (N, length)."""
-    return nn.functional.pad(x, (length - x.shape[1], 0))
-
-
-def _widen(x: Tensor, length: int) -> Tensor:
-    """x (N, W) with zeros up to (N, length)."""
-    return nn.functional.pad(x, (0, length - x.shape[1]))

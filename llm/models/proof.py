@@ -14,8 +14,7 @@ from torch.nn.functional import pad
 
 from sims.core.spec import SpecError
 
-from .forward import hidden_states, max_positions, padding_free_states
-from .log_probs import log_distribution
+from .forward import hidden_states, log_distribution, padding_free_states
 from .scoring import LanguageModel
 from .steps import STEPS, CacheKind
 
@@ -37,7 +36,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
     if parameter.is_meta:
         return
     architecture = type(model.core).__name__
-    most = max_positions(model.core.config)
+    most = model.positions
     if most is not None and most < max(_PROMPTS) + _DRAWN:
         raise SpecError(field, name, f"has {most} positions: must have at least {max(_PROMPTS) + _DRAWN}")
     model.eval()
@@ -45,7 +44,7 @@ def prove(model: LanguageModel, field: str, name: str, cache: CacheKind = "dynam
     free = model.scoring.padding_free
     dtype = torch.bfloat16 if model.scoring.precision == "bfloat16" else parameter.dtype
     try:
-        with model.autocast(parameter.device):
+        with model.computing(parameter.device):
             plain = [_plain(model, row) for row in rows]
             if not all(bool(logits.isfinite().all()) for logits in plain):
                 raise SpecError(field, name, f"its logits are not finite ({architecture}): must be numbers")

@@ -17,7 +17,7 @@ from sims.core.loop.protocols import Samples
 from sims.core.numerics.sampling import inverse_cdf
 from sims.core.spec import Spec, SpecError, setting
 
-from .log_probs import log_distribution
+from .forward import log_distribution
 from .scoring import LanguageModel
 from .steps import STEPS, CacheKind
 
@@ -108,6 +108,8 @@ def generate(
     (n, t); they have ended too, and keep what they have.
     Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
+    first = int(prompt_mask.any(0).int().argmax())  # columns before it are padding in every row
+    prompts, prompt_mask = prompts[:, first:], prompt_mask[:, first:]
     every = LOOK_EVERY.get(device.type, 16)
     eos = torch.tensor(list(eos_token_ids), device=device)
     responses = torch.full((rows, length), pad_token_id, device=device)

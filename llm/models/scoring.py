@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,13 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from sims.core.objectives.batch import Outputs
+from sims.core.objectives.batch import LOG_PROBS, OutputRequest, Outputs
 from sims.core.spec import Spec, setting
 
 from .copies import copy_module, half
-from .forward import finish_logits, hidden_states, padding_free_states
-from .layers import checkpoint_layers, checkpointed_layers
-from .log_probs import chunked_log_probs
+from .forward import (
+    checkpoint_layers,
+    checkpointed_layers,
+    chunked_log_probs,
+    finished_head,
+    hidden_states,
+    max_positions,
+    padding_free_states,
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,19 @@ class LanguageModel(nn.Module):
     copy of it, or None. Always in evaluation mode: dropout would make the policy differ from the one that sampled.
     """
 
+    core: Any
+    backbone: nn.Module
+    head: nn.Module
+    logits: Callable[[Tensor], Tensor]
+
     def __init__(self, model: nn.Module, critic: Literal["shared", "own"] | None, scoring: Scoring) -> None:
         super().__init__()
         self.model, self.scoring = model, scoring
+        for name, part in _parts(model).items():
+            object.__setattr__(self, name, part)  # not a module of its own: it is inside `model`
+        config = self.core.config
+        self.positions = max_positions(config)
+        self.chunk = max(1, scoring.logits_at_a_time // config.vocab_size)
         if scoring.gradient_checkpointing and not checkpoint_layers(self.core):
             name = type(self.core).__name__
             raise ValueError(f"gradient_checkpointing = True: {name} has no layers that transformers can checkpoint")
@@ -83,31 +101,8 @@ class LanguageModel(nn.Module):
             parameter = next(model.parameters())
             trained = [p for p in model.parameters() if p.requires_grad]
             own = copy_module(self.backbone, trained) if critic == "own" else None
-            self.critic = Critic(self.core.config.hidden_size, parameter, own)
+            self.critic = Critic(config.hidden_size, parameter, own)
         self.eval()
-
-    @property
-    def core(self) -> Any:
-        """The model of transformers, its adapters inside."""
-        adapted: Any = self.model
-        return adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
-
-    @property
-    def head(self) -> nn.Module:
-        """From hidden states (..., H) to logits (..., V), but for `finish_logits`."""
-        return self.core.get_output_embeddings()  # type: ignore[no-any-return]
-
-    @property
-    def backbone(self) -> nn.Module:
-        """From token ids to hidden states."""
-        core = self.core
-        # Llama 4's text model names its backbone otherwise than it says, and is then its own `base_model`.
-        inner = [child for child in core.children() if isinstance(child, PreTrainedModel)]
-        return inner[0] if core.base_model is core and inner else core.base_model  # type: ignore[no-any-return]
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Logits (..., V) of hidden states (..., H)."""
-        return finish_logits(self.head(states), self.core.config)
 
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache."""
@@ -121,63 +116,80 @@ class LanguageModel(nn.Module):
     def next_logits(self, tokens: Tensor, attention: Tensor, cache: DynamicCache) -> Tensor:
         """Logits of the token that follows: (N, V). tokens: (N, S), those not in the cache yet; attention: (N, P + S),
         False on padding, of the cached ones too."""
-        with self._ready(tokens):
+        with self.computing(tokens.device):
             return self.logits(hidden_states(self.backbone, tokens, attention, cache)[:, -1])
 
     def forward(
         self,
-        tokens: Tensor,
-        attention: Tensor,
+        prompts: Tensor,
+        prompt_mask: Tensor,
         responses: Tensor,
+        read: Tensor,
         mask: Tensor,
         temperature: float = 1.0,
-        values: bool = False,
-        entropy: bool = False,
+        request: OutputRequest = LOG_PROBS,
     ) -> Outputs:
-        """Log-probs, values and entropies of responses: (N, L) each, 0 where mask is False.
+        """Log-probs of responses (N, L); if asked for, values and entropies of the prefix before each token, and the
+        prompts' own log-probs (N, P − 1), of all tokens but the first. 0 where mask is False, and in padding.
 
-        tokens, attention: (N, P + L − 1), prompts and all but the last token of the responses, and False on padding.
-        responses, mask: (N, L). Values and entropies are those of the prefix before each token.
+        prompts: (N, P), padded on the left, where prompt_mask is False; columns that are padding in every row are left
+        out of P first. responses, read, mask: (N, L), of which read is True on tokens that are there, and mask on those
+        that the policy chose.
         """
-        with self._ready(tokens):
-            states = self._hidden(self.backbone, tokens, attention, mask)
+        first = int(prompt_mask.any(0).int().argmax())  # columns before it are padding in every row
+        prompts, prompt_mask = prompts[:, first:], prompt_mask[:, first:]
+        tokens = torch.cat([prompts, responses[:, :-1]], -1)
+        attention = torch.cat([prompt_mask, read[:, 1:]], -1)  # nothing is drawn after a row's last token
+        ahead = prompts.shape[1] - 1 if request.prompt_logp else 0
+        if ahead:  # the prompt's tokens after its first are scored as if they were the response's
+            responses = torch.cat([prompts[:, 1:], responses], -1)
+            mask = torch.cat([prompt_mask[:, 1:] & prompt_mask[:, :-1], mask], -1)
+
+        def states_of(backbone: nn.Module) -> Tensor:
+            """States before the tokens where mask is True: (T, H)."""
+            start = tokens.shape[1] - mask.shape[1]
+            again = self.scoring.gradient_checkpointing and torch.is_grad_enabled()
+            with checkpointed_layers(backbone) if again else nullcontext():
+                if not self.scoring.padding_free:
+                    return hidden_states(backbone, tokens, attention)[:, start:][mask]
+                states, place = padding_free_states(backbone, tokens, attention, start + 1)
+                return states[place[:, start:][mask]]
+
+        with self.computing(tokens.device):
+            states = states_of(self.backbone)
             logp, entropies = chunked_log_probs(
-                self.logits, states, responses[mask], self._chunk(), temperature=temperature, entropy=entropy
+                self.logits, states, responses[mask], self.chunk, temperature, request.entropy
             )
-            value = self._values(tokens, attention, mask, states) if values else None
+            found = {"logp": logp, "entropy": entropies}
+            if request.values:
+                if self.critic is None:
+                    raise ValueError("values: this policy has no critic; make it with critic='shared' or critic='own'")
+                own = self.critic.backbone
+                found["values"] = self.critic(states if own is None else states_of(own))
+        placed = {name: x.new_zeros(mask.shape).masked_scatter(mask, x) for name, x in found.items() if x is not None}
         return Outputs(
-            logp=_at(mask, logp),
-            values=None if value is None else _at(mask, value),
-            entropy=None if entropies is None else _at(mask, entropies),
+            **{name: x[:, ahead:] for name, x in placed.items()},
+            prompt_logp=placed["logp"][:, :ahead] if request.prompt_logp else None,
         )
 
-    def _values(self, tokens: Tensor, attention: Tensor, mask: Tensor, states: Tensor) -> Tensor:
-        if self.critic is None:
-            raise ValueError("values: this policy has no critic; make it with critic='shared' or critic='own'")
-        if self.critic.backbone is not None:
-            states = self._hidden(self.critic.backbone, tokens, attention, mask)
-        return self.critic(states)  # type: ignore[no-any-return]
-
-    def _hidden(self, backbone: nn.Module, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
-        """States before the tokens where mask (N, L) is True: (T, H)."""
-        start = tokens.shape[1] - mask.shape[1]
-        with checkpointed_layers(backbone, self.scoring.gradient_checkpointing and torch.is_grad_enabled()):
-            if not self.scoring.padding_free:
-                return hidden_states(backbone, tokens, attention)[:, start:][mask]
-            states, place = padding_free_states(backbone, tokens, attention, start + 1)
-            return states[place[:, start:][mask]]
-
-    def _chunk(self) -> int:
-        return max(1, self.scoring.logits_at_a_time // self.core.config.vocab_size)
-
-    def _ready(self, like: Tensor) -> torch.autocast:
+    def computing(self, device: torch.device) -> torch.autocast:
+        """Around every computation: evaluation mode, whatever code outside has set, and the autocast that `precision`
+        names."""
         if self.model.training:
-            self.eval()  # code outside may have put the model into training mode
-        return self.autocast(like.device)
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """The autocast context that `precision` names."""
+            self.eval()
         return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
+
+
+def _parts(model: nn.Module) -> dict[str, Any]:
+    """core: the model of transformers, its adapters inside; backbone: from token ids to hidden states (..., H); logits:
+    from these to logits (..., V), by the head and what the architecture does after it."""
+    adapted: Any = model
+    core = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
+    # Llama 4's text model names its backbone otherwise than it says, and is then its own `base_model`.
+    inner = [child for child in core.children() if isinstance(child, PreTrainedModel)]
+    backbone = inner[0] if core.base_model is core and inner else core.base_model
+    head = core.get_output_embeddings()
+    return {"core": core, "backbone": backbone, "head": head, "logits": finished_head(head, core.config)}
 
 
 class _HalfCache(DynamicCache):
@@ -189,13 +201,8 @@ class _HalfCache(DynamicCache):
         return super().update(keys, values, *args, **kwargs)
 
 
-def _at(mask: Tensor, x: Tensor) -> Tensor:
-    """Put x (T,) where mask (N, L) is True, and 0 elsewhere."""
-    return x.new_zeros(mask.shape).masked_scatter(mask, x)
-
-
 def check_parts(language_model: LanguageModel) -> None:
-    """Refuse a model that does more between backbone and logits than its head and `finish_logits` (prompt learning)."""
+    """Refuse a model that does more between backbone and logits than `finished_head` (prompt learning)."""
     parameter = next(language_model.model.parameters())
     if parameter.is_meta:
         return

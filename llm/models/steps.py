@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sims.core.spec import SpecError
 
-from .forward import hidden_states, takes
+from .forward import hidden_states, keywords
 from .scoring import LanguageModel
 from .varlen import NAME as VARLEN
 
@@ -104,7 +104,7 @@ class StaticSteps:
     def _step(self) -> None:
         """Compute `logits` from `token`; only tensors of this object are read and written."""
         self.attended.index_fill_(-1, self.slot, self.attended.dtype == torch.bool)  # True, or 0 of an additive mask
-        with self.model.autocast(self.token.device):
+        with self.model.computing(self.token.device):
             states = hidden_states(self.model.backbone, self.token, self.attended, self.cache, self.position)  # type: ignore[arg-type]
             self.logits = self.model.logits(states[:, -1])
         self.slot.add_(1)
@@ -165,7 +165,7 @@ def _additive(there: Tensor, model: LanguageModel) -> Tensor:
 def check_static(model: LanguageModel, longest: int | None) -> None:
     """SpecError for a model that cannot decode with a static cache. longest: prompt and response; None: not checked."""
     field, name = "cache_implementation", type(model.core).__name__
-    if not takes(model.backbone, "position_ids"):
+    if "position_ids" not in keywords(type(model.backbone).forward):
         raise SpecError(field, "static", f"must be dynamic for {name}: it is not told positions")
     if (kind := _attention(model)) not in ("sdpa", "eager", VARLEN):
         raise SpecError(field, "static", f"needs attn_implementation = sdpa or eager: {name} has {kind}")

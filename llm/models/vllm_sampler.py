@@ -41,7 +41,6 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.spec import SpecError, setting
 from sims.experiments.experiment import Experiment
 
-from .forward import max_positions
 from .policy import CausalLMPolicy
 from .sampling import Decoding
 
@@ -148,7 +147,7 @@ class VLLMPolicy(CausalLMPolicy):
     @property
     def _most(self) -> int | None:
         """Tokens that a prompt and its response may have together; unlike in transformers, the last one counts."""
-        return self.decoding.vllm_max_model_length or max_positions(self.language_model.core.config)
+        return self.decoding.vllm_max_model_length or self.language_model.positions
 
     def _engine(self) -> Engine:
         core, decoding = self.language_model.core, self.decoding

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from llm.models.adapters import base_of
-from llm.models.forward import hidden_states, max_positions
+from llm.models.forward import checkpoint_layers, checkpointed_layers, hidden_states, max_positions
 from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
-from llm.models.layers import checkpoint_layers, checkpointed_layers
 from llm.models.loading import CHECKED, from_here, load_config, load_weights, locate
 from llm.models.proof import tolerance
 from llm.models.scoring import Scoring
@@ -67,9 +67,10 @@ class RewardModel(nn.Module):
         if self.training:
             self.eval()
         bfloat16 = self.scoring.precision == "bfloat16"
+        again = self.scoring.gradient_checkpointing and torch.is_grad_enabled()
         with (
             torch.autocast(tokens.device.type, torch.bfloat16, enabled=bfloat16),
-            checkpointed_layers(core.base_model, self.scoring.gradient_checkpointing and torch.is_grad_enabled()),
+            checkpointed_layers(core.base_model) if again else nullcontext(),
         ):
             states = hidden_states(core.base_model, tokens, attention)
         last = attention.shape[1] - 1 - attention.flip(-1).int().argmax(-1)

@@ -34,6 +34,13 @@ class TextPrompts(Prompts):
     examples: tuple[Example, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class TextBatch(Batch):
+    """Recorded responses with their rows, which rewards may need; a part of it keeps the rows of the whole."""
+
+    examples: tuple[Example, ...] = ()
+
+
 class TextEnvironment:
     """Draws prompts, in a new order each epoch or in that of the rows (`Task.in_order`), and rewards responses by a
     task.
@@ -42,7 +49,8 @@ class TextEnvironment:
     of recorded responses that the embedded language draws; pairing: which of them are labelled. split: instead of the
     task's. eos_token_ids: the tokens at which the policy stops, which do not count as length; recorded responses are
     cut there too. (): the tokenizer's. stop_strings: the policy's, which end a response too. max_new_tokens: its
-    longest response.
+    longest response. rewarded: whether recorded responses are rewarded when they are given out; else
+    `score` does it where somebody asks.
     """
 
     def __init__(
@@ -57,7 +65,9 @@ class TextEnvironment:
         eos_token_ids: Sequence[int] = (),
         stop_strings: Sequence[str] = (),
         max_new_tokens: int = 0,
+        rewarded: bool = True,
     ) -> None:
+        self.rewarded = rewarded
         self.task, self.tokenizer, self.device, self.dtype = task, tokenizer, device, dtype
         self.generations, self.pairing = generations, pairing
         self.encoder = TextEncoder(tokenizer, eos_token_ids, stop_strings)
@@ -124,7 +134,8 @@ class TextEnvironment:
         rewards = self._as_tensor(self._reward(completions), mask)
         gold = rewards if self._gold is None else self._as_tensor(self._gold(completions), mask)
         if self._is_shaped:
-            rewards = self.task.shaped(rewards, mask.sum(-1), self.max_new_tokens).to(rewards)
+            cut = torch.tensor(completions.cut, device=rewards.device).reshape(rewards.shape)
+            rewards = self.task.shaped(rewards, mask.sum(-1), cut, self.max_new_tokens).to(rewards)
         return rewards, gold
 
     def _as_tensor(self, rewards: Sequence[float], mask: Tensor) -> Tensor:
@@ -169,8 +180,8 @@ class TextEnvironment:
         stopped = [self.encoder.has_stop(tokens[chosen].tolist()) for tokens, chosen in rows]
         return found | torch.tensor(stopped, device=found.device).reshape(found.shape)
 
-    def recorded(self, batch_size: int, noise: Noise) -> Batch:
-        """The next recorded prompts with their responses, rewards and labels.
+    def recorded(self, batch_size: int, noise: Noise) -> TextBatch:
+        """The next recorded prompts with their responses, labels and, if they are wanted, rewards.
 
         A preference row keeps its own label unless the task relabels, and so do `recorded_rows`; other responses of
         the embedded language are labelled by the task's reward.
@@ -180,18 +191,21 @@ class TextEnvironment:
         index = self._next("recorded", len(self._recorded), batch_size, noise)
         found = collate([self._recorded[i] for i in index], self.encoder.pad)
         assert found.responses is not None and found.mask is not None
-        rewards, gold = self.score(found.examples, found.responses, found.mask)
-        pairs, weight = found.pairs, None
+        rewards = gold = weight = None
+        if self.rewarded or self._drawn:
+            rewards, gold = self.score(found.examples, found.responses, found.mask)
+        pairs = found.pairs
         label = found.pair_label if self._labels is None else self._labels[index]
         if self._drawn:
             pairs = label = None
-            if self.pairing is not None:
+            if self.pairing is not None and rewards is not None:
                 pairs, weight = choose_pairs(rewards, self.pairing, self.labeller.correct_above)
                 count = count_pairs(self.generations, self.pairing)
                 # Labels are part of the data: a row's is the same in every epoch.
                 uniforms = Noise(noise.runs).uniforms("recorded labels", len(self._recorded), count, 2)[0]
                 label = self._label(rewards, pairs, uniforms[index])
-        return Batch(
+        return TextBatch(
+            examples=found.examples,
             prompts=found.prompts.to(self.device),
             prompt_mask=found.prompt_mask.to(self.device),
             responses=found.responses.to(self.device),

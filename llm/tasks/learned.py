@@ -27,8 +27,8 @@ class LearnedReward(Task, kind="learned_reward"):
     chat template if prompts are conversations, and prompts truncated to `max_prompt_length` of its tokens where the
     policy's are. Tokens are made as in the training of `python -m llm reward` (`llm.data.encode_response`), so that a
     response has the same score in both. A response that was cut off is scored as if it had ended there, so that a
-    reward model that prefers length rewards running into max_new_tokens; `missing_eos_penalty` (TRL's name) is
-    subtracted from the reward of such a response, and never from the gold reward.
+    reward model that prefers length rewards running into max_new_tokens; `missing_eos_penalty` makes such a response
+    worth less.
 
     >>> llm.LearnedReward(reward_model="runs/reward/model", missing_eos_penalty=1.0).gold_reward_model is None
     True
@@ -42,11 +42,6 @@ class LearnedReward(Task, kind="learned_reward"):
     gold_reward_model: str | None = setting(
         None, "reward model that policies are evaluated by; none: reward_model, without the penalty"
     )
-    missing_eos_penalty: float = setting(
-        0.0,
-        "subtracted from the reward of a response that was cut off at max_new_tokens, without EOS or a stop string",
-        at_least=0,
-    )
 
     def check(self) -> None:
         super().check()
@@ -54,20 +49,10 @@ class LearnedReward(Task, kind="learned_reward"):
             raise SpecError("reward_model", self.reward_model, "must be a folder or a hub name")
 
     def reward(self) -> Reward:
-        score = self._model("reward_model", self.reward_model)
-        if self.missing_eos_penalty == 0.0:
-            return score
-
-        def penalised(completions: Completions) -> list[float]:
-            rows = zip(score(completions), completions.cut, strict=True)
-            return [score - self.missing_eos_penalty * cut for score, cut in rows]
-
-        return penalised
+        return self._model("reward_model", self.reward_model)
 
     def gold(self) -> Reward | None:
-        if self.gold_reward_model is not None:
-            return self._model("gold_reward_model", self.gold_reward_model)
-        return None if self.missing_eos_penalty == 0.0 else self._model("reward_model", self.reward_model)
+        return None if self.gold_reward_model is None else self._model("gold_reward_model", self.gold_reward_model)
 
     def check_data(self, examples: Sequence[Example]) -> None:
         """SpecError for prompts that a reward model cannot read, or that leave it no token for a response."""

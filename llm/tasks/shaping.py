@@ -1,8 +1,9 @@
-"""What is added to a task's reward for the length of a response. The gold reward stays as it is."""
+"""What is added to a task's reward for how long a response is and how it ends. The gold reward stays as it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +13,14 @@ from sims.core.spec import Spec, SpecError, setting
 
 @dataclass(frozen=True)
 class Shaping(Spec):
-    """The settings of a task for lengths. Training sees r − length_penalty·|y| + overlong_weight·`soft_overlong(|y|)`,
-    |y| in tokens, EOS included; evaluations show it as the reward, and r as gold."""
+    """The settings of a task for lengths and ends. Training sees
+
+        r − length_penalty·|y| + overlong_weight·`soft_overlong(|y|)` − missing_eos_penalty·[y was cut off],
+
+    |y| in tokens, EOS included; evaluations show it as the reward, and r as gold. The last is TRL's in its online
+    trainers (`OnlineDPOConfig`), after Stiennon et al. 2020; here a stop string is an end, too."""
+
+    SHAPES: ClassVar[tuple[str, ...]] = ("length_penalty", "overlong_tokens", "missing_eos_penalty")  # 0: nothing
 
     length_penalty: float = setting(
         0.0, "subtracted from the reward for each token of a response; negative: longer is better", omit_default=True
@@ -26,11 +33,17 @@ class Shaping(Spec):
         omit_default=True,
     )
     overlong_weight: float = setting(1.0, "weight of that punishment", above=0, omit_default=True)
+    missing_eos_penalty: float = setting(
+        0.0,
+        "subtracted from the reward of a response that was cut off at max_new_tokens, without EOS or a stop string",
+        at_least=0,
+        omit_default=True,
+    )
 
     @property
     def is_shaped(self) -> bool:
-        """Whether lengths add anything."""
-        return bool(self.length_penalty or self.overlong_tokens)
+        """Whether lengths or ends add anything."""
+        return any(getattr(self, name) for name in self.SHAPES)
 
     def check(self) -> None:
         super().check()
@@ -43,12 +56,15 @@ class Shaping(Spec):
             rule = f"must be at most max_new_tokens = {max_new_tokens}"
             raise SpecError("overlong_tokens", self.overlong_tokens, rule)
 
-    def shaped(self, rewards: Tensor, lengths: Tensor, max_new_tokens: int) -> Tensor:
-        """Rewards with what their lengths add: any shape, that of `lengths`."""
+    def shaped(self, rewards: Tensor, lengths: Tensor, cut: Tensor, max_new_tokens: int) -> Tensor:
+        """Rewards with what their lengths and ends add: any shape, that of `lengths` and of `cut`, which says of each
+        response whether it was cut off."""
         if self.length_penalty:
             rewards = rewards - self.length_penalty * lengths
         if self.overlong_tokens:
             rewards = rewards + self.overlong_weight * soft_overlong(lengths, max_new_tokens, self.overlong_tokens)
+        if self.missing_eos_penalty:
+            rewards = rewards - self.missing_eos_penalty * cut
         return rewards
 
 

@@ -14,7 +14,7 @@ from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import LANGUAGE, DataSource
 from llm.tasks.labels import Labels
 from llm.tasks.shaping import Shaping
-from sims.core.algorithms import Algorithm
+from sims.core.algorithms import Algorithm, PairAlgorithm
 from sims.core.loop.protocols import EnvironmentSpec
 from sims.core.objectives.preferences import count_pairs
 from sims.core.schedule import Schedule
@@ -102,6 +102,12 @@ class Task(Labels, DataSource, Shaping, EnvironmentSpec):
             raise SpecError("pool_policy", "final", "must be initial: a language model is trained once, not twice")
         if schedule.source != "dataset":
             return
+        own_labels = self.data_kind in ("preference", "unpaired_preference") and not self.relabel
+        if own_labels and self.data != LANGUAGE and (isinstance(algorithm, PairAlgorithm) or algorithm.single_labels):
+            for name in self.SHAPES:
+                if getattr(self, name):
+                    rule = "means nothing with source = dataset, whose rows have labels of their own, without relabel"
+                    raise SpecError(name, getattr(self, name), rule)
         if self.data == LANGUAGE:
             generations, most = schedule.num_generations, algorithm.min_generations
             if generations < most:

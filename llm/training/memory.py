@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
 from llm.models.copies import cast_at_each_call
-from llm.models.layers import checkpoint_layers
+from llm.models.forward import checkpoint_layers
 from llm.models.loading import load_config, locate, meta_model
 from llm.models.quantised import largest_layer, parameter_count
 from llm.models.shapes import SHAPES

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from llm.tasks.environment import TextEnvironment, response_lengths
+from llm.tasks.environment import TextBatch, TextEnvironment, response_lengths
 from sims.core.algorithms import Algorithm
 from sims.core.loop.collect import Collector
 from sims.core.loop.protocols import Policy, SampleRequest, Samples
@@ -15,7 +15,7 @@ from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
 
 from .evaluation import by_label
-from .run import Run
+from .run import Run, RunDiverged
 
 Row = dict[str, float]
 
@@ -53,7 +53,7 @@ class UpdateMetrics:
         the clip range.
         Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
         draw: sampling/… (`sampler_mismatch`)."""
-        batch, run = update.batch, self.run
+        batch, run = self._rewarded(update), self.run
         found: dict[str, Any] = {
             "loss": update.stats.loss,
             "grad_norm": update.stats.grad_norm,
@@ -75,6 +75,18 @@ class UpdateMetrics:
         row: Row = {"update": update.number, "samples": update.samples, "staleness": int(update.staleness)}
         row |= dict(zip(found, values, strict=True))
         return row | getattr(run.training.collector.sampler, "mismatch", {})
+
+    def _rewarded(self, update: Update) -> Batch:
+        """An update's batch, with rewards of recorded responses, which are computed for updates that are logged alone
+        where the algorithm needs none. RunDiverged for one that is not finite."""
+        batch = update.batch
+        if batch.rewards is not None or not isinstance(batch, TextBatch):
+            return batch
+        try:
+            rewards, gold = self.run.environment.score(batch.examples, batch.responses, batch.mask)
+        except FloatingPointError as error:
+            raise RunDiverged(f"update {update.number}: {error}") from error
+        return batch.replace(rewards=rewards, gold=gold)
 
     def _of_the_policy(self, batch: Batch) -> dict[str, Tensor]:
         """Means over the parts of the last update, of all processes. batch: whole, for the names."""

@@ -14,7 +14,6 @@ from llm.data.whole import repeated
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
 from llm.models.aside import Aside
-from llm.models.forward import max_positions
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
 from llm.models.spec import LanguageModelSpec
@@ -86,6 +85,7 @@ class Run:
                 self.policy.eos_token_ids,
                 self.policy.decoding.stop_strings,
                 self.policy.decoding.max_new_tokens,
+                algorithm.needs_rewards,
             )
 
         self.environment = environment(task.data_split)
@@ -117,7 +117,7 @@ class Run:
     def _check_data(self, ranks: Ranks) -> None:
         """Refuse rows that do not fit the model; say how many evaluation prompts are trained on."""
         trained, held_out = self.environment, self.evaluation_environment
-        positions = max_positions(self.policy.language_model.core.config)
+        positions = self.policy.language_model.positions
         for each in {id(trained): trained, id(held_out): held_out}.values():
             each.check_lengths(positions, self.policy.decoding.max_new_tokens)
             if self.policy.decoding.cache_implementation == "static" and self.sharded is None:

@@ -19,15 +19,15 @@ def parse_json(text: str | bytes) -> Any:
     Traceback (most recent call last):
     ValueError: the key 'a' is there twice: which value counts is unknown
     """
-    return json.loads(text, object_pairs_hook=_unique)
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise ValueError(f"the key {twice!r} is there twice: {_UNKNOWN}")
+        return found
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} is there twice: {_UNKNOWN}")
-    return found
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def parse_yaml(text: str, name: Callable[[str], str] = str) -> Any:

@@ -1,5 +1,6 @@
 """Figures: they draw, they say what they drew, and they give verdicts by the rule."""
 
+import contextlib
 import html
 import json
 import math
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
 
-from figures import committed
+from figures import committed, drawing
 from figures.__main__ import main, parser
 from figures.arms import language_model
 from figures.catalogue import Claim
@@ -136,6 +138,35 @@ def test_figures_are_collected_together_and_each_is_drawn_when_it_has_its_own(tm
     second = replace(first, name="second", collect=collect_second)
     assert len(run([first, second], quickly(results=tmp_path / "r"), tmp_path)) == 2
     assert (tmp_path / "kl_dynamics.png").exists() and (tmp_path / "second.png").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_report_is_written_once_for_figures_that_are_ready_together(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the last one fails: what was drawn before it is in the report, and done."""
+    pages, drawn, written = [], [], []
+
+    class Known(drawing._Page):
+        def __init__(self, out: Path) -> None:
+            super().__init__(out)
+            pages.append(self)
+
+    def draw(records: Records) -> MatplotlibFigure:
+        while not drawn and len(pages[0].ready) < 2:  # a test that hangs here has failed
+            time.sleep(0.01)
+        drawn.append(MatplotlibFigure())
+        if fails and len(drawn) == 3:
+            raise ZeroDivisionError
+        return drawn[-1]
+
+    monkeypatch.setattr(drawing, "_Page", Known)
+    monkeypatch.setattr(drawing.report, "write", written.append)
+    some = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=draw, caption=lambda records: "")
+    with pytest.raises(SpecError) if fails else contextlib.nullcontext():
+        run([replace(some, name=name) for name in "abc"], quickly(results=tmp_path / "r"), tmp_path)
+    assert len(list(tmp_path.glob("*.sha256"))) == (2 if fails else 3)
+    assert written == [tmp_path]
 
 
 def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:

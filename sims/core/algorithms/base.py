@@ -60,6 +60,7 @@ class Algorithm(Spec):
     min_generations: ClassVar[int] = 1  # least number of responses per prompt
     needs_critic: ClassVar[bool] = False
     needs_probes: ClassVar[bool] = False
+    needs_rewards: ClassVar[bool] = True  # of responses; where pairs come labelled, a loss of pairs needs none
     single_labels: ClassVar[bool] = False  # recorded responses may be labelled one by one instead of in pairs
     penalises_reward: ClassVar[bool] = False  # subtracts the KL from the reward, at collection
     on_policy: ClassVar[bool] = False  # derived for samples of the current policy
@@ -139,6 +140,7 @@ class PairAlgorithm(Algorithm):
     """
 
     min_generations: ClassVar[int] = 2
+    needs_rewards: ClassVar[bool] = False
     negative_gradient: ClassVar[bool] = True
     length_normalised = (
         False  # whether ρ is averaged over tokens; some make it a setting. No annotation: not a field here

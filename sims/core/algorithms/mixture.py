@@ -117,7 +117,8 @@ class Mixture(Algorithm, kind="mixture"):
 
 _OF_THE_LOSSES: dict[str, Callable[..., Any]] = {
     "min_generations": max,
-    **dict.fromkeys(("needs_critic", "needs_probes", "penalises_reward", "on_policy", "negative_gradient"), any),
+    **dict.fromkeys(("needs_critic", "needs_probes", "needs_rewards", "penalises_reward"), any),
+    **dict.fromkeys(("on_policy", "negative_gradient"), any),
     **dict.fromkeys(("sample_reuse", "single_labels"), all),
 }
 

@@ -55,12 +55,12 @@ def check_labels(
     """Raise SpecError for rewards and labels of the wrong shape or range.
 
     source: "Class.method" that returned them. responses: (..., B, K, L). pairing: the requested pairing.
-    rewarded: whether the rewards are the environment's own; others are not checked for NaN.
+    rewarded: whether the rewards are the environment's own; others are not checked for NaN, and may be missing.
     """
     shape, lead = tuple(responses.shape[:-1]), responses.dim() - 2
     for name in ("rewards", "gold", "desirable"):
         value = getattr(labels, name)
-        if value is None and name != "rewards":
+        if value is None and (name != "rewards" or not rewarded):
             continue
         check_shape(f"{source}: {name}", value, shape, f"{PER_RESPONSE}, as responses are {tuple(responses.shape)}")
     if rewarded:

@@ -84,7 +84,10 @@ class Collector:
         elif schedule.source == "replay":
             batch = self._from_stream()
         else:
-            batch = self._recorded()
+            batch = self.environment.recorded(schedule.batch_size, self.noise)
+            rewards = None if self._read_later else batch.rewards
+            if not self.checked or (rewards is not None and not rewards.sum().isfinite()):
+                self._check_recorded(batch)
         self.batches += 1
         if algorithm.needs_probes:
             batch = replace(batch, probes=mismatch(batch))
@@ -168,16 +171,12 @@ class Collector:
         axis = len(self.noise.lead) + 1
         return Samples(*(torch.cat(parts, dim=axis) for parts in zip(*drawn, strict=True)))
 
-    def _recorded(self) -> Batch:
-        """The next recorded prompts, with their responses and labels."""
-        batch = self.environment.recorded(self.schedule.batch_size, self.noise)
-        if not self.checked:
-            name = f"{type(self.environment).__name__}.recorded: responses"
-            shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
-            check_shape(name, batch.responses, shape, "tokens of K responses per prompt")
-        if batch.rewards is not None and not (self.checked and (self._read_later or batch.rewards.sum().isfinite())):
-            self._check("recorded", batch, batch.responses)
-        return batch
+    def _check_recorded(self, batch: Batch) -> None:
+        """SpecError for recorded responses, rewards and labels of the wrong shape or range."""
+        name = f"{type(self.environment).__name__}.recorded: responses"
+        shape = (*self.noise.lead, self.schedule.batch_size, *batch.responses.shape[-2:])
+        check_shape(name, batch.responses, shape, "tokens of K responses per prompt")
+        self._check("recorded", batch, batch.responses, rewarded=batch.rewards is not None)
 
     def read_rewards(self) -> None:
         """SpecError if a reward was not finite in a batch whose sum was not read yet."""

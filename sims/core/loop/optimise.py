@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from sims.core.numerics.cache_blocks import pieces
-from sims.core.objectives.batch import in_use
+from sims.core.objectives.batch import in_use, over
 from sims.core.spec import Spec, setting
 
 
@@ -117,10 +117,10 @@ class PerRunOptimiser:
             for runs, parameter, mean, square, learning_rate, epsilon, weight_decay in blocks:
                 change = gradient if runs is None else gradient[runs]
                 if clip is not None:
-                    change = change * _per_run(clip if runs is None else clip[runs], change)
+                    change = change * over(clip if runs is None else clip[runs], change)
                 going_on = None
                 if alive is not None:
-                    going_on = _per_run(alive if runs is None else alive[runs], change)
+                    going_on = over(alive if runs is None else alive[runs], change)
                     change = torch.where(going_on, change, 0.0)
                 if mean is not None and square is not None:
                     mean.lerp_(change, 1.0 - beta1)
@@ -187,8 +187,4 @@ class PerRunOptimiser:
 
 def _per_run(value: float | Tensor, x: Tensor) -> Tensor:
     """One number per run, broadcastable against a parameter."""
-    return (
-        value.reshape(value.shape + (1,) * (x.dim() - value.dim()))
-        if isinstance(value, Tensor)
-        else x.new_tensor(value)
-    )
+    return over(value, x) if isinstance(value, Tensor) else x.new_tensor(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -169,6 +169,10 @@ class Outputs:
     prompt_logp: Tensor | None = None
 
 
+@overload
+def over(value: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def over(value: float | Tensor, like: Tensor) -> float | Tensor: ...
 def over(value: float | Tensor, like: Tensor) -> float | Tensor:
     """A hyper-parameter that broadcasts against `like`, whose leading axes are the runs: a float unchanged, an array
     over runs with trailing axes of size 1 added."""

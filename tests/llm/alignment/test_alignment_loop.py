@@ -108,7 +108,9 @@ def test_lineage_and_live_version(whole: Path) -> None:
         assert store.one("SELECT count(*) FROM trained WHERE new GROUP BY row HAVING count(*) > 1") is None
         assert "v3       v2      2" in status(store) and "live" in status(store)
         html = page(store)
-        points = [point for each in gold_by_cycle(store).values() for point in each]
+        found = gold_by_cycle(store)
+        points = [point for each in found.values() for point in each]
+        assert all(f"{mean:.2f} [{low:.2f}, {high:.2f}]" in html for _, mean, low, high in points)
         assert len(points) == 6 and all(low < mean < high for _, mean, low, high in points)
         assert html.count("<svg") == 3 and "v3 against v2" in html and "http" not in html
 

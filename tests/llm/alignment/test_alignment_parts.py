@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llm.alignment import users
-from llm.alignment.chart import BOTTOM, HEIGHT, TOP, line_chart
+from llm.alignment.chart import BOTTOM, HEIGHT, ROW, TOP, WIDTH, line_chart, round_ticks
 from llm.alignment.drift import drift, energy_distance
 from llm.alignment.filter import flag, repetition
 from llm.alignment.gate import controlled_win_rate, win_rate
@@ -241,10 +242,22 @@ def test_settings_are_changed_by_name_and_checked() -> None:
 def test_a_chart_names_its_series_apart() -> None:
     svg = line_chart({"a & b": [(1, 0.5), (2, 0.5)], "c": [(1, 0.4), (2, 0.5)]}, "title", "unit")
     assert "a &amp; b" in svg and svg.count("<circle") == 4
-    heights = [float(part.split('y="')[1].split('"')[0]) for part in svg.split('class="name')[1:]]
-    assert abs(heights[0] - heights[1]) >= 16
+    many = line_chart({f"a name of some length {i}": [(1, 0.5)] for i in range(4)}, "title", "unit")
+    for found in (svg, many):
+        names = re.findall(r'class="name s\d" x="([\d.]+)" y="([\d.]+)"', found)
+        places = [(float(x), float(y)) for x, y in names]
+        assert len(set(places)) == len(places) == (2 if found is svg else 4) and max(x for x, _ in places) < WIDTH
     assert line_chart({"empty": []}, "", "") == ""
     svg = line_chart({"a": [(1, 0.5, 0.2, 0.9)]}, "title", "unit")
     interval = svg.split('<line class="s0"')[1]
     top, bottom = (float(interval.split(f'y{i}="')[1].split('"')[0]) for i in (2, 1))
-    assert TOP < top < bottom < HEIGHT - BOTTOM and "a, cycle 1: 0.500 [0.200, 0.900]" in svg
+    assert ROW + TOP < top < bottom < ROW + HEIGHT - BOTTOM and "a, cycle 1: 0.500 [0.200, 0.900]" in svg
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [((0.27, 0.94), "0.4 0.6 0.8"), ((-0.013, 0.11), "0.00 0.05 0.10"), ((41, 77), "50 60 70")],
+)
+def test_ticks_are_round_and_told_apart(ends: tuple[float, float], said: str) -> None:
+    ticks, digits = round_ticks(*ends)
+    assert " ".join(f"{y:.{digits}f}" for y in ticks) == said

@@ -62,7 +62,8 @@ def test_an_architecture_that_mixes_rows_or_takes_no_positions_is_refused(monkey
     with pytest.raises(ValueError, match="takes no positions: must be scored with padding_free = False"):
         free = policy_of("bloom").language_model
         free.scoring = Scoring(padding_free=True)
-        free(*[torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool)] * 2)
+        tokens, there = (torch.ones(1, 3, dtype=kind) for kind in (torch.long, torch.bool))
+        free(tokens, there, tokens, there, there)
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda positions: None)
     with pytest.raises(SpecError, match="it scores rows without padding between them with log-probs that are"):
         policy("mistral", True)

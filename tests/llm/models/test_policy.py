@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
-from llm.models.log_probs import chunked_log_probs
+from llm.models.forward import chunked_log_probs
 from llm.models.policy import CausalLMPolicy
 from sims.core.algorithms.likelihood import SFT
 from sims.core.loop.learner import Learner

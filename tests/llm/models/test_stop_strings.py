@@ -14,8 +14,7 @@ from llm.data.stops import count_up_to_stop, up_to_stop
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.sampling import Decoding
 from llm.models.spec import LanguageModelSpec
-from llm.tasks import LearnedReward, MinLength
-from llm.tasks.completions import Completions
+from llm.tasks import MinLength
 from llm.tasks.environment import TextEnvironment
 from llm.training.presets import PRESETS
 from llm.training.run import Run
@@ -145,12 +144,12 @@ def test_a_special_token_can_be_a_stop_string():
     assert env.ended(tokens, torch.ones_like(tokens, dtype=torch.bool)).tolist() == [[True, False]]
 
 
-def test_the_penalty_is_for_responses_that_were_cut(monkeypatch):
-    monkeypatch.setattr(LearnedReward, "_model", lambda *given: lambda completions: [1.0] * len(completions))
-    reward = LearnedReward(reward_model="x", missing_eos_penalty=0.5).reward()
-    texts, ids = ["a.", "ab"], [[3, 4], [3, 5]]
-    assert reward(Completions(["p", "p"], texts, ids, [2, 2], {}, ended=[True, False])) == [1.0, 0.5]
-    assert reward(Completions(["p", "p"], texts, ids, [2, 1], {})) == [0.5, 1.0]
+def test_the_penalty_is_for_responses_that_were_cut():
+    env = TextEnvironment(MinLength(missing_eos_penalty=0.5), BPE, CPU, stop_strings=("<|user|>",))
+    said = BPE.encode("The sky<|user|>", add_special_tokens=False)
+    tokens = torch.tensor([[said, said[:-1] + said[:1]]])
+    rewards, gold = env.score(env.prompts(1, Noise.single(0)).examples, tokens, torch.ones_like(tokens) > 0)
+    assert (gold - rewards).tolist() == [[0.0, 0.5]]
 
 
 def test_as_options_each_is_given_by_itself(tmp_path: Path):

@@ -144,9 +144,8 @@ class LLM:
         model = LanguageModel(self.model, None, Scoring())
         drawn = generate([(model, 1.0)], tokens, mask, uniforms, distribution, ends, 0)
         if not self.processed:
-            text, seen = torch.cat([tokens, drawn.responses[:, :-1]], 1), torch.cat([mask, drawn.mask[:, 1:]], 1)
             with torch.no_grad():
-                drawn = drawn._replace(logp=model(text, seen, drawn.responses, drawn.mask).logp)
+                drawn = drawn._replace(logp=model(tokens, mask, drawn.responses, drawn.mask, drawn.mask).logp)
         return [self._output(row, *one) for row, *one in zip(rows, *drawn, strict=True)]
 
     def _output(self, prompt: list[int], tokens: Tensor, mask: Tensor, logp: Tensor) -> SimpleNamespace:

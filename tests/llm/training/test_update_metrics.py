@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,10 +11,12 @@ import pytest
 import torch
 
 from llm.models.scoring import LanguageModel
+from llm.tasks import MinLength
 from llm.training.metrics import UpdateMetrics
 from llm.training.presets import PRESETS
-from llm.training.run import Run
+from llm.training.run import Run, RunDiverged
 from sims.core.algorithms import find_algorithm
+from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 
 
@@ -87,6 +91,27 @@ def test_a_run_without_reference_logs_its_kl_when_asked() -> None:
     metrics = UpdateMetrics(run, with_kl=True)
     rows = [metrics.row(update) for update in run.train()]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[1]["kl"] != rows[0]["kl"]
+
+
+def test_recorded_pairs_are_rewarded_only_for_updates_that_are_logged(tmp_path: Path) -> None:
+    """DPO does not need rewards, and a judge of language takes its time for each."""
+    path, base = tmp_path / "rows.jsonl", PRESETS["tiny-sft"]
+    path.write_text('{"prompt": "one two", "chosen": "three", "rejected": "four five"}\n')
+    task, schedule = (
+        MinLength(data=str(path), data_kind="preference"),
+        base.schedule.replace(source="dataset", batch_size=1),
+    )
+    run = Run(base.replace(algorithm=DPO(), environment=task, schedule=schedule, updates=2, evaluations=1))
+    metrics, asked, reward = UpdateMetrics(run), [], run.environment._reward
+    run.environment._reward = lambda completions: asked.append(completions.texts) or reward(completions)
+    first, second = run.train()
+    assert first.batch.rewards is None and asked == []
+    row = metrics.row(second)
+    assert asked == [["three", "four five"]]
+    assert (row["reward"], row["reward_std"]) == (-1.5, 0.5)  # of 1 and 2 words
+    run.environment._reward = lambda completions: [math.nan, 0.0]
+    with pytest.raises(RunDiverged, match=r"update 2: task = 'min_length': reward of response 0 = nan: must be finite"):
+        metrics.row(second)
 
 
 def test_processes_add_up_what_each_has_of_an_update() -> None:
