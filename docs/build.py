@@ -29,7 +29,7 @@ HOMES = {  # of links in pages that are copied, and what they become on the site
     "../notebooks/NAME.ipynb": "tutorials/NAME.html",
     "out/html/index.html": "index.html",
 }
-ONLY_HERE = re.compile(r'<span class="only-here">.*?</span>', re.DOTALL)  # remarks on pages that the site has anyway
+ONLY_HERE = re.compile(r'<span class="only-here[^"]*">.*?</span>', re.DOTALL)  # on pages that the site has
 
 
 def assemble(source: Path, address: str) -> None:

@@ -163,9 +163,8 @@ def _documented(names: Iterable[str], module: str) -> list[str]:
 
 
 def _opening(module: str) -> str:
-    """A module's docstring, without examples."""
-    lines = to_rst(importlib.import_module(module).__doc__ or "")
-    return "\n".join(line for line in lines if not line.lstrip().startswith((">>>", "tensor(")))
+    """A module's docstring; an example of it ends at an empty line."""
+    return "\n".join(to_rst(importlib.import_module(module).__doc__ or ""))
 
 
 def recipe(title: str, file: str) -> str:

@@ -4,7 +4,8 @@ A record is drawn from there where computing it would take too long; its `source
 shrunken twin of itself. Where today's sources are not those that made the records, a twin of every kind of arm is run,
 and of a kind whose twin gives other numbers all of them: a record with such a twin is "stale", and the report says so.
 Sources whose twin agreed are noted in the file, and a twin that was run lies in the store, so that none is run twice.
-`python -m figures NAME --keep` runs every twin, and writes the file.
+`python -m figures NAME --keep` runs every twin, and writes the file; a stale record keeps the twin that it had, until
+`--full --keep` computes it again.
 """
 
 from __future__ import annotations

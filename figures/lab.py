@@ -232,7 +232,7 @@ class Lab:
         for name, arm in arms.items():
             record = before[name] if name in drawn else records[name]
             assert record is not None
-            if name in doubted and name in twins and not self._gives(arm, twins[name]):
+            if name in drawn and name in twins and not self._gives(arm, twins[name]):
                 record = Record(record.spec, record.arrays, record.provenance, "stale")
             if self.kept is not None:
                 self._keep(keys[name], arm, record, twins[name])
@@ -256,9 +256,12 @@ class Lab:
         return not self.force and self.store.load_key(key, sources_of(arm)) is not None
 
     def _keep(self, key: str, arm: Experiment, record: Record, twin: Record) -> None:
+        """Put a record into the file with its twin; a stale one with the twin that it had, which says that it is."""
         assert self.kept is not None
         small = committed.shrink(arm)
-        self.kept.twins[key] = (record_key(small.name, small.to_json()), twin)
+        kept = self.kept_before.twin(arm) if record.source == "stale" else twin  # type: ignore[union-attr]
+        if kept is not None:
+            self.kept.twins[key] = (record_key(small.name, small.to_json()), kept)
         if record.source == "committed":
             self.kept.agreed[key] = [sources_of(arm)]
 

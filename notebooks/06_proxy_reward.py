@@ -475,10 +475,10 @@ keep(tolerance=1e-6, **{f"effect_{i}": row.effect for i, row in enumerate(tested
 
 # %% [markdown]
 # The length bias of section 5 is exploited wherever it was tried. The fall of section 2 is another matter: it is a fall of the
-# *optimum*. Of networks that were trained for 160 updates some rows fell by less than what was said to matter; the others are
-# undecided: their intervals reach to both sides of the margin, or other seeds gave another state. *Too small* is an answer;
-# *inconclusive* is none. The report has each row with its gates and history, and under the same claims what a tiny language
-# model did with a reward model fitted to 512 pairs (figure `lm_preferences`).
+# *optimum*. The networks were trained for 160 updates. Where their row is *too small*, gold fell by less than the margin. Where
+# it is *inconclusive*, the interval reaches to both sides of the margin, or other seeds gave another state. The first is an
+# answer, the second is none. The report has each row with its gates and history, and under the same claims what a tiny
+# language model did with a reward model fitted to 512 pairs (figure `lm_preferences`).
 #
 # ## What was taught
 #

@@ -43,7 +43,9 @@ def not_behind_row(
     lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
     gates = [control(grpo, offline, tested.margin, at), tuned_for(at, dpo, grpo)]
     gates += edges_and_bounds(tested.margin, dpo, grpo)
-    note = "Both are tuned for their score at the end."
+    scored = [part(1.0, arm, at).scores.mean() for arm in (dpo, grpo)]
+    tie = ", a tie near the largest reward" if min(scored) > 1 - tested.margin else ""
+    note = f"Both are tuned for their score at the end. DPO scores {scored[0]:.2f}, GRPO {scored[1]:.2f}{tie}."
     return row_of(tested, setting, lost, figure, [dpo.hash, grpo.hash], note, gates)
 
 

@@ -75,7 +75,7 @@
     "beta β",
     "epsilon ε",
     "sensitive sweep",
-    "outside absent unseen",
+    "outside absent unseen lack lacks lacking missing",
     "transfer carry predict predicts",
     "semi-online sync syncs synced",
     "llms llm lm language",
@@ -83,6 +83,9 @@
     "rounds round cycles cycle",
     "collapse collapses falls fall drops",
     "noisy noise flipped flips",
+    "exploits exploit exploited hacks hack hacked",
+    "fixes fix fixed repairs repair removes remove removed cures cure",
+    "1,000 thousand",
     "over-optimisation overoptimisation over-optimization overoptimization hacking",
     "larger smaller bigger", // of which a claim has one, and its question often another
   ].map((words) => words.split(" "));
@@ -151,14 +154,16 @@
   const weight = (heading, words) =>
     words.reduce((sum, word) => sum + (says(heading, word) ? 1 / headingsWith(word) : 0), 0);
 
+  // How many of the words stand in the claim's heading and one of its rows together.
+  const nearest = ({ heading, rows }, words) =>
+    Math.max(has(heading, words), ...rows.map(({ text }) => has(`${heading} ${text}`, words)));
+
   // What a question asks and no row answers, in words; "" where a row has all of it, with its claim's heading.
   function unanswered(words) {
     const tested = claims.filter(({ line }) => line);
     const missing = words.filter((word) => !tested.some(({ text }) => says(text, word)));
     if (missing.length) return `. No tested claim speaks of ${missing.map(({ word }) => `“${word}”`).join(" or ")}`;
-    const asks = ({ heading, rows }) =>
-      rows.some(({ text }) => words.every((word) => says(text, word) || says(heading, word)));
-    return words.length < 2 || tested.some(asks) ? "" : ". No row has all of this: nearest first";
+    return words.length < 2 || tested.some((claim) => nearest(claim, words) === words.length) ? "" : ". No row has all of this: nearest first";
   }
 
   // Claims that are catalogued, and not tested, whose heading has a word that few have.
@@ -220,14 +225,18 @@
     order();
   }
 
-  // Of those found, the claims whose heading has what few headings have, then those that mention the words most.
+  // Of those found, the claims of which one row has most of the words, beside a heading that has what few headings have,
+  // then those that mention the words most.
   let laid = claims;
   function order() {
     const key = sort.value;
     const words = asked();
     const number = (claim) => Number(claim.article.dataset.order);
     const ranks = {
-      match: (claim) => [weight(claim.heading, words), mentions(claim.text, words)],
+      match: (claim) => {
+        const telling = weight(claim.heading, words);
+        return [nearest(claim, words) + telling, telling, mentions(claim.text, words)];
+      },
       order: () => [],
     };
     const rank = ranks[key] || ((claim) => [Number(claim.article.dataset[key])]);

@@ -43,6 +43,10 @@ def read_rows(
         if split is not None:
             raise ValueError(f"split={split!r}: {source} is one file and has no splits")
         return read_file(path)
+    if path.exists():
+        raise FileNotFoundError(f"{source} is a pipe or a device, and must be a file or a folder")
+    if path.is_symlink():
+        raise FileNotFoundError(f"{source} is a link to {path.readlink()}, which leads to no file or folder")
     if path.name.endswith(SUFFIXES) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         raise FileNotFoundError(f"{source} is no file or folder, and no hub name (owner/name) either")
     return read_hub(str(source), split, config)

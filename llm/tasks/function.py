@@ -15,11 +15,16 @@ import importlib
 import inspect
 import itertools
 import math
+import os
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
 
 from llm.data import Example
 from llm.tasks.completions import Completions, Reward
@@ -78,10 +83,11 @@ class RewardFunction(Task, kind="function"):
                     for prompt, text in zip(completions.prompts, completions.texts, strict=True)
                 ],
                 "completion_ids": [list(ids) for ids in completions.ids],
+                **{name: list(values) for name, values in completions.columns.items()},
             }
-            columns = {name: list(values) for name, values in completions.columns.items()}
+            # Each gets copies: what one changes in its arguments is neither the next one's nor the data's.
             found = [
-                numbers(name, _call(name, functions[name], arguments | columns, len(completions)), completions)
+                numbers(name, _call(name, functions[name], deepcopy(arguments), len(completions)), completions)
                 for name in self.reward_funcs
             ]
             return weighted_sums(self.reward_funcs, weights, found, completions)
@@ -138,7 +144,8 @@ def import_function(name: str) -> Callable[..., Any]:
 
 def numbers(name: str, found: Any, completions: Completions) -> list[float | None]:
     """What a reward function returned, as N floats or None; SpecError names the first row with anything else."""
-    if isinstance(found, str) or not isinstance(found, Iterable):
+    # Of a mapping there would be its keys, of a set any order, of bytes their codes.
+    if isinstance(found, str | bytes | bytearray | Mapping | Set) or not isinstance(found, Iterable):
         rule = f"must return a list of {len(completions)} numbers, one per completion, not {_shown(found)}"
         raise SpecError("reward_funcs", name, rule)
     values = list(found)
@@ -162,14 +169,28 @@ def numbers(name: str, found: Any, completions: Completions) -> list[float | Non
 def _call(name: str, function: Callable[..., Any], arguments: dict[str, Any], count: int) -> Any:
     """What a function returns; of an iterator at most count + 1 items, as it may have no end."""
     try:
-        found = function(**arguments)
-        if inspect.iscoroutine(found):
-            found = _awaited(found)
-        return list(itertools.islice(found, count + 1)) if isinstance(found, Iterator) else found
+        with _unchanged():
+            found = function(**arguments)
+            if inspect.iscoroutine(found):
+                found = _awaited(found)
+            return list(itertools.islice(found, count + 1)) if isinstance(found, Iterator) else found
     except FOREIGN as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{frame.filename.rpartition('/')[2]}, line {frame.lineno}"
         raise SpecError("reward_funcs", name, f"must not raise; it raised {raised(error)} ({where})") from error
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """Whatever runs within leaves the folder that relative paths start from, and the type of new tensors, as they
+    are."""
+    folder, dtype = os.open(".", os.O_RDONLY), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+        torch.set_default_dtype(dtype)
 
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:

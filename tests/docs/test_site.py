@@ -15,7 +15,7 @@ import pytest
 
 import sims
 from docs import pages
-from docs.build import HOMES, SITE, tutorial
+from docs.build import HOMES, ONLY_HERE, SITE, tutorial
 from docs.docstrings import to_rst
 from docs.equations import NotAnEquation, inside, latex, leading
 from docs.links import Site
@@ -294,6 +294,18 @@ def test_links_among_the_copied_pages_are_changed_for_the_site() -> None:
     text = (ROOT / "docs" / "explorer.html").read_text()
     outside = [link for link in re.findall(r'href="([^"#]+\.html)', text) if not link.startswith("explorer/")]
     assert outside and set(outside) <= set(HOMES)
+
+
+@pytest.mark.parametrize("page", ["docs/explorer.html", "figures/report/page.html"])
+def test_remarks_on_pages_that_the_site_has_are_left_out_of_it(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert "only-here" in text and "only-here" not in ONLY_HERE.sub("", text)
+
+
+@pytest.mark.parametrize("module", ["sims", "sims.checks", "sims.losses"])
+def test_an_example_that_a_module_opens_with_is_whole(module: str) -> None:
+    opening = pages._opening(module)
+    assert opening.count(">>>") == (importlib.import_module(module).__doc__ or "").count(">>>") > 0
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,22 @@ def test_a_twin_that_disagrees_makes_its_record_stale(tmp_path: Path, monkeypatc
     assert record.source == "stale" and lab.stale == [record.hash]
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_stale_record_that_is_kept_again_is_still_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    """Under other sources, and under those that made it, whose numbers are another processor's."""
+    keep(tmp_path, {"x": ARM}, twin_change=0.01)
+    if other:
+        other_sources(monkeypatch)
+    for store in "bc":
+        lab = Lab(Store(tmp_path / store), kept_before=Committed("figure", tmp_path), kept=Kept())
+        final_scores(lab.records({"x": ARM})["x"])
+        assert lab.kept is not None and lab.stale == [ARM_HASH]
+        lab.kept.write("figure", tmp_path)
+    assert not Committed("figure", tmp_path).agreed
+
+
 @pytest.mark.parametrize(("change", "run", "source"), [(0.0, 2, "committed"), (0.01, 3, "stale")])
 def test_of_arms_that_differ_in_numbers_one_twin_is_run_and_the_others_if_it_disagrees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: float, run: int, source: str

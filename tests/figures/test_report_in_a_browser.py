@@ -349,3 +349,31 @@ def test_hostile_rows_run_nothing(driver: Any, tmp_path: Path) -> None:
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
     press(driver, "supported")
     assert console_errors(driver) == [] and shown(driver, ".claim")
+
+
+def test_the_claim_whose_row_has_the_words_of_a_question_comes_first(driver: Any, tmp_path: Path) -> None:
+    """C08 has them all too, but some in its notes alone; and one of thousand is one of 1,000."""
+    rows = [
+        row(id="C08", part="rounds", note="A fifth of the labels is flipped, which hurts PPO and DPO. " * 9),
+        row(id="C43", part="flipped labels: PPO less DPO"),
+        row(id="C61", part="1,000 pairs"),
+    ]
+    open_page(driver, lay(tmp_path / "report", rows).as_uri())
+    search = driver.find_element("id", "search")
+    search.send_keys("Do flipped labels hurt DPO more than PPO?")
+    assert shown(driver, "[data-of]")[:2] == ["C43", "C08"]
+    search.clear()
+    search.send_keys("A thousand pairs")
+    assert shown(driver, "[data-of]")[0] == "C61"
+    assert "thousand" not in driver.find_element("id", "count").text
+
+
+def test_a_note_of_many_rows_says_how_many_and_unfolds_which(driver: Any, tmp_path: Path) -> None:
+    note = {"note": "Of these alone."}
+    rows = [row(id="C27", part=f"part {n}", **(note if n else {})) for n in range(5)]
+    open_page(driver, lay(tmp_path / "report", rows).as_uri())
+    held = driver.find_element("css selector", "#C27 .notes .of")
+    assert held.find_element("tag name", "summary").text == "of 4 rows"
+    assert held.get_property("innerText") == "of 4 rows"
+    held.find_element("tag name", "summary").click()
+    assert "part 1 (bandit); part 2 (bandit)" in held.get_property("innerText")

@@ -16,6 +16,7 @@ from . import TaskDied, Tell
 from .processes import answer, worker_environment
 
 LOOK_EVERY = 0.5  # seconds between two questions to an actor how far it is
+STARTS = 10  # of Ray on this machine
 ROOT = Path(__file__).resolve().parents[3]  # where this package lies: on every node, under the same path
 
 
@@ -45,7 +46,7 @@ class RayActors:
             own = {"num_cpus": jobs, "include_dashboard": False} if here else {}
             quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
             try:
-                ray.init(**{**own, **quiet, **options}, runtime_env={"env_vars": _environment()})
+                _start(ray, {**own, **quiet, **options, "runtime_env": {"env_vars": _environment()}})
             except (ValueError, TypeError, RuntimeError, ConnectionError) as error:
                 raise SpecError("engine_option", options, " ".join(str(error).split())) from error
         # Two at a time: the task, and the question how far it is.
@@ -105,6 +106,19 @@ class RayActors:
         for actor in (*self._idle, *(running.actor for running in self._running.values())):
             self._ray.kill(actor)
         self._idle, self._running = [], {}
+
+
+def _start(ray: Any, options: dict[str, Any]) -> None:
+    """`ray.init`. Ray gives its processes 30 s to start, which no setting of its own changes: a busy machine needs
+    more, and is asked again."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 class _Actor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 import types
 
@@ -197,6 +198,21 @@ def test_a_folder_has_splits(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", [{"prompt": "c"}])
     with pytest.raises(ValueError, match="split='test' is there more than once"):
         read_rows(tmp_path, split="test")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a pipe or a device, and must be a file or a folder"),  # and is not waited for
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device"),  # and is not read for ever
+        (lambda path: path.symlink_to("none.jsonl"), "is a link to none.jsonl, which leads to no file"),
+        (lambda path: path.symlink_to(path.name), "is a link to d.jsonl, which leads to no file"),
+    ],
+)
+def test_what_is_no_file_is_said(make, words, tmp_path):
+    make(tmp_path / "d.jsonl")
+    with pytest.raises(FileNotFoundError, match=words):
+        read_rows(tmp_path / "d.jsonl")
 
 
 def test_a_source_that_is_not_there_or_not_data(tmp_path):

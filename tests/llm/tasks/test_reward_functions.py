@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 
 import numpy as np
@@ -40,6 +41,36 @@ def returns_a_scalar(**columns):
 
 def returns_a_string(**columns):
     return "1.0"
+
+
+def returns_a_mapping(completions, **columns):
+    return {index: 5.0 for index in range(len(completions))}  # its keys are numbers, and none of them a reward
+
+
+def returns_a_set(**columns):
+    return {1.0, 2.0}
+
+
+def returns_bytes(**columns):
+    return b"12"
+
+
+def changes_what_it_is_given(completions, completion_ids, level, **columns):
+    completions.clear()
+    completion_ids[0].clear()
+    level[0]["of"] = 9
+    return [0.0, 0.0]
+
+
+def moves(completions, **columns):
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    return [1.0] * len(completions)
+
+
+def moves_and_raises(**columns):
+    os.chdir("/")
+    raise KeyError("grade")
 
 
 def exits(**columns):
@@ -146,6 +177,26 @@ def test_several_functions_are_weighed_and_none_adds_nothing():
         RewardFunction()
 
 
+def of_levels(completions, completion_ids, level, **columns):
+    return [len(text) + len(ids) + x["of"] for text, ids, x in zip(completions, completion_ids, level, strict=True)]
+
+
+def test_what_a_function_changes_in_its_arguments_is_its_own():
+    given = Completions(["p", "q"], ["a", "b c"], [[4, 2], [5, 6, 2]], [1, 2], {"level": [{"of": 1}, {"of": 3}]})
+    both = RewardFunction(reward_funcs=(f"{HERE}:changes_what_it_is_given", f"{HERE}:of_levels"))
+    assert both.reward()(given) == [1 + 2 + 1, 3 + 3 + 3]
+    assert given.columns["level"] == [{"of": 1}, {"of": 3}]
+
+
+def test_the_folder_and_the_type_of_tensors_stay_what_they_are(tmp_path, monkeypatch):
+    """A run's relative paths would else lead elsewhere, and its later tensors have more digits."""
+    monkeypatch.chdir(tmp_path)
+    assert rewards("moves") == [1.0, 1.0]
+    with pytest.raises(SpecError):
+        rewards("moves_and_raises")
+    assert os.getcwd() == str(tmp_path) and torch.get_default_dtype() == torch.float32
+
+
 def test_an_async_function_is_awaited_inside_a_running_loop():
     """As in Jupyter."""
 
@@ -161,6 +212,9 @@ def test_an_async_function_is_awaited_inside_a_running_loop():
         ("returns_nothing", "must return a list of 2 numbers, one per completion, not None"),
         ("returns_a_scalar", "must return a list of 2 numbers, one per completion, not 1.0"),
         ("returns_a_string", "must return a list of 2 numbers, one per completion, not '1.0'"),
+        ("returns_a_mapping", "must return a list of 2 numbers, one per completion, not {0: 5.0, 1: 5.0}"),
+        ("returns_a_set", "must return a list of 2 numbers, one per completion, not {1.0, 2.0}"),
+        ("returns_bytes", "must return a list of 2 numbers, one per completion, not b'12'"),
         ("returns_strings", "must return finite numbers, not '1.0' for row 0, whose prompt is 'p'"),
         ("returns_none_for_a_row", "must return a number: None of every function for row 1, whose prompt is 'q'"),
         ("returns_nan", "must return finite numbers, not nan for row 0, whose prompt is 'p'"),
