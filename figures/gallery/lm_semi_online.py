@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
-from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, LineStyle, bound, colour, curve, points
+from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, bound, colour, curve, points
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.best_of_n import BestOfN
 from sims.core.algorithms.clipped import GRPO
@@ -126,7 +127,7 @@ def _against_period(axes: Axes, records: Records) -> None:
 
 def paths_by_period(axes: Axes, by_period: Mapping[float, Record]) -> None:
     """Mean score of DPO over the updates with its 95 % band, by sync period: four, from the most frequent to never."""
-    looks: tuple[tuple[LineStyle | tuple[int, tuple[int, int]], str, str], ...] = (
+    looks: tuple[tuple[Any, str, str], ...] = (
         ("-", "o", BLACK),
         ((0, (8, 2)), "s", BLUE),
         ("-.", "D", GREEN),
@@ -165,7 +166,8 @@ def verdicts(records: Records) -> list[Verdict]:
 
 STALE = (
     f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples, {UPDATES} in all, and an s of 100 "
-    "would be never. A score of .1 is a token."
+    "would be never. A score of .1 is a token. Lengths overshoot and come back, most with a stale sampler, so that the "
+    "end is one moment of it."
 )
 
 

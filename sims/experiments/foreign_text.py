@@ -1,9 +1,10 @@
-"""JSON and YAML that others wrote. Python's readers of both keep the last of two equal keys, silently; here they are an
-error, as nobody knows which of the values counts."""
+"""JSON and YAML that others wrote. Python's readers of both keep the last of two equal keys, silently, and that of YAML
+reads 010 as 8: here such text is an error, as nobody knows what was meant."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +32,8 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_yaml(text: str, name: Callable[[str], str] = str) -> Any:
-    """The value of a YAML text. ValueError, in one line, for what is none, and for a key that is there twice; brackets
-    in brackets without end are a RecursionError.
+    """The value of a YAML text. ValueError, in one line, for what is none, for a key that is there twice, and for a
+    number that YAML 1.1 reads in base 8 or 60, as 010 and 1:30; brackets in brackets without end are a RecursionError.
 
     name: what a key stands for; two keys of one name are the same key.
     """
@@ -49,6 +50,16 @@ def parse_yaml(text: str, name: Callable[[str], str] = str) -> Any:
                     lines[known] = key.start_mark.line + 1
             return super().construct_mapping(node, deep)
 
+        def construct_number(self, node: yaml.ScalarNode) -> Any:
+            float_ = node.tag.endswith(":float")
+            value = super().construct_yaml_float(node) if float_ else super().construct_yaml_int(node)
+            if ":" in node.value or (not float_ and re.fullmatch(r"[-+]?0[0-7_]+", node.value)):
+                where = f"{node.value} in line {node.start_mark.line + 1}"
+                raise ValueError(f"{where} is {value:g} in YAML: write that, or quotes around a text")
+            return value
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_number)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:

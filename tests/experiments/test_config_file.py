@@ -27,6 +27,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     assert found.policy.scoring.gradient_checkpointing and found.policy.lora_rank is None
     assert found.environment.data == "a.jsonl:0.5,b.jsonl:0.5"
     assert not parsed(tmp_path, text, "--no-gradient-checkpointing").policy.scoring.gradient_checkpointing
+    assert parsed(tmp_path, "seed: 0x10\nbeta: 1_0.5\nalgorithm: dpo\n").seed == 16  # one meaning alone
     several = "stop_strings: ['a,b', c]\n"
     assert parsed(tmp_path, several).policy.decoding.stop_strings == ("a,b", "c")
     assert parsed(tmp_path, several, "--stop-strings=d").policy.decoding.stop_strings == ("d",)
@@ -40,6 +41,9 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         ("just words", r"^config = .*: must have lines of `option: value`"),
         ("a: [", r"^config = .*: must be YAML"),
         ("[" * 3000, r"^config = .*: must be YAML"),
+        ("beta: 1\nseed: 010", r"must be YAML: 010 in line 2 is 8 in YAML: write that, or quotes around a text"),
+        ("seed: 1:30", r"must be YAML: 1:30 in line 1 is 90 in YAML"),
+        ("beta: 1:30.5", r"must be YAML: 1:30.5 in line 1 is 90.5 in YAML"),
         ("beta: 1\nseed: 2\nbeta: 3", r"must be YAML: the key 'beta' is there twice, in line 1 and in line 3: which"),
         ("learning-rate: 1\nlearning_rate: 2", r"the key 'learning_rate' is there twice, in line 1 and in line 2"),
         ("data: [[a, b]]", r"^data = .*: must be one value, or a list of values: options are not nested"),

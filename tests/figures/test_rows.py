@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -13,7 +12,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of, write_claims
 from figures.drawing import where_from
 from figures.lab import Compared, Lab
-from figures.report.effects import beside
+from figures.report.effects import panel_of
 from sims.experiments.store import Store
 from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval
@@ -65,11 +64,10 @@ def test_a_row_is_as_old_as_the_oldest_of_its_records(
 
 def test_an_effect_is_drawn_in_margins_between_its_own_ends() -> None:
     skewed = Interval(0.5, 0.4, 0.9, 0.95, 50, "")
-    fig = plt.figure(figsize=(4, 3), layout="constrained")
-    beside(fig, [row_of(TESTED, "mlp", skewed, "audit", ["a"], "None.")])
-    (panel,) = fig.axes
+    found = panel_of([row_of(TESTED, "mlp", skewed, "audit", ["a"], "None.")], 3.0)
+    assert found is not None
+    (panel,) = found.axes
     point = next(line for line in panel.lines if len(line.get_xdata()) == 1)
     assert point.get_xdata() == pytest.approx([0.5 / TESTED.margin])
     (segment,) = panel.collections[0].get_segments()  # type: ignore[attr-defined]
     assert np.asarray(segment)[:, 0] == pytest.approx([0.4 / TESTED.margin, 0.9 / TESTED.margin])
-    plt.close(fig)

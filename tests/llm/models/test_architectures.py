@@ -27,9 +27,10 @@ def test_an_architecture_that_does_not_fit_is_refused_in_one_line(name: str):
 
 
 def test_the_comparison_sees_a_wrong_log_prob(monkeypatch: pytest.MonkeyPatch):
-    policy, own = policy_of("gpt2"), LanguageModel.logits
+    policy = policy_of("gpt2")
+    own = policy.language_model.logits
     check_draws(policy)
-    monkeypatch.setattr(LanguageModel, "logits", lambda self, states: own(self, states) * 1.001)
+    monkeypatch.setattr(policy.language_model, "logits", lambda states: own(states) * 1.001)
     with pytest.raises(AssertionError, match="not close"):
         check_draws(policy)
 
