@@ -217,7 +217,9 @@ class Runner:
             while not finished():
                 with self._lock:
                     self._form_stacks()
-                    waiting, predicted = bool(self._stacks), sum(w.cost for w in self._pending.values())
+                    waiting = bool(self._stacks)
+                    # By what the last stack took, where nothing was known when they were asked for.
+                    predicted = 0.0 if engine else sum(self.costs.predict(w.spec) for w in self._pending.values())
                 if self.engine == "processes":
                     here = self.jobs == 1 or (engine is None and (predicted < SMALL or len(self._stacks or ()) < 2))
                 else:

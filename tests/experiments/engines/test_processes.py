@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from sims.core.schedule import Schedule
 from sims.experiments import runner as room
+from sims.experiments.costs import Costs, _kind
 from sims.experiments.engines import TaskDied
 from sims.experiments.engines.processes import Processes
 from sims.experiments.experiment import Experiment
@@ -43,6 +45,25 @@ def test_workers_give_the_same_records_and_stay_for_the_next_call(tmp_path: Path
     cached = []
     assert_same(find_or_run(experiments(0), Store(tmp_path / "together"), jobs=2, progress=cached.append), alone)
     assert (cached[-1].cached, cached[-1].done, cached[-1].work) == (2, 0, 0)
+
+
+def test_workers_are_started_once_the_first_stack_says_how_much_there_is_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hired(Exception):
+        pass
+
+    def hire(_: Runner) -> None:
+        raise Hired
+
+    monkeypatch.setattr(room, "SMALL", 3.0)
+    monkeypatch.setattr(Runner, "_hire", hire)
+    monkeypatch.setattr(Costs, "learn", lambda self, spec, _: self.rates.update({_kind(spec): 1.0}))
+    several = [*experiments(3), experiments(3)[0].replace(schedule=Schedule(batch_size=2))]  # three stacks
+    assert sum(Costs().predict(e.to_json()) for e in several) < 3.0
+    with pytest.raises(Hired):
+        find_or_run(several, Store(tmp_path), jobs=2)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
 
 
 def test_an_interruption_ends_the_workers_and_the_next_call_has_new_ones(tmp_path: Path) -> None:
