@@ -417,8 +417,10 @@ def of_one_batch(arm: Experiment) -> Experiment:
     if getattr(arm.policy, "fit_steps", None) is not None:
         arm = arm.replace(policy=arm.policy.replace(fit_steps=2))
     if arm.environment.executor.startswith("llm."):
-        decoding = arm.policy.decoding.replace(max_new_tokens=4)  # type: ignore[attr-defined]
-        environment = arm.environment.replace(evaluation_prompts=2, recorded_prompts=32)  # type: ignore[attr-defined]
+        # Words to avoid come late: where no response of the reference has one, scores are 0 / 0.
+        tokens, prompts = (12, 8) if arm.environment.kind == "forbidden_words" else (4, 2)  # type: ignore[attr-defined]
+        decoding = arm.policy.decoding.replace(max_new_tokens=tokens)  # type: ignore[attr-defined]
+        environment = arm.environment.replace(evaluation_prompts=prompts, recorded_prompts=32)  # type: ignore[attr-defined]
         arm = arm.replace(environment=environment, policy=arm.policy.replace(decoding=decoding))
     updates = arm.schedule.updates_per_batch
     if arm.labelling.implicit_after_updates:  # one batch that the environment labels, and one that the policy does
