@@ -8,9 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LARGE = (
-    1 << 20
-)  # entries of a tensor that is sent alone; smaller ones are joined: a message costs more than its content
+# Entries of a tensor that is sent alone; smaller ones are joined, as a message costs more than its content.
+LARGE = 1 << 20
 
 
 class Message:
