@@ -176,7 +176,7 @@ def where_from(row: Verdict, lab: Lab) -> Verdict:
 def in_a_line(row: Verdict) -> str:
     """A verdict, for a terminal."""
     name = f"{row.id} ({row.setting}, {row.part}) {row.verdict}"
-    if row.verdict in ("no test", "theorem"):
+    if row.low is None or row.verdict == "no test":  # a theorem, proven or not, has no interval
         return f"{name}: {row.why}"
     return f"{name}: {row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}], {row.runs} runs, {row.computed}"
 

@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -120,9 +121,12 @@ class Lab:
         """Hashes of committed records that today's code no longer gives."""
         return [record for record, source in self.where_from.items() if source == "stale"]
 
-    def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
-        """The record of each arm."""
-        return self._tested(self.sized(self._on_device(arms)))
+    def records(
+        self, arms: Mapping[str, Experiment], same_bits: Mapping[str, Record] = MappingProxyType({})
+    ) -> dict[str, Record]:
+        """The record of each arm. same_bits: by the name of an arm that is to have the very numbers of another, the
+        other's record: the two are computed together, or both read, as two processors differ in the last bits."""
+        return self._tested(self.sized(self._on_device(arms)), same_bits)
 
     def tuned_records(
         self,
@@ -209,7 +213,9 @@ class Lab:
                 check_size(arm)
         return arms
 
-    def _tested(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+    def _tested(
+        self, arms: Mapping[str, Experiment], same_bits: Mapping[str, Record] = MappingProxyType({})
+    ) -> dict[str, Record]:
         """Computed, or committed and proven; what is committed is stale if its twin disagrees.
 
         Of the arms of one kind the first one's twin is run, for it goes through the code of all; theirs, if it
@@ -217,7 +223,9 @@ class Lab:
         """
         keys = {name: record_key(arm.name, arm.to_json()) for name, arm in arms.items()}
         before = {name: self._committed(arm.name, arm.to_json()) for name, arm in arms.items()}
-        drawn = {n for n, arm in arms.items() if before[n] and not self._is_live(keys[n], arm)}
+        live = {n: self._is_live(keys[n], arm) for n, arm in arms.items()}
+        live |= {n: same_bits[n].source == "live" for n in arms.keys() & same_bits.keys()}
+        drawn = {n for n in arms if before[n] and not live[n]}
         doubted = {n for n in drawn if not self.kept_before.proven(keys[n], sources_of(arms[n]))}  # type: ignore[union-attr]
         twinned = list(arms) if self.kept is not None else one_of_each_kind({n: arms[n] for n in arms if n in doubted})
         wanted = [arms[n] for n in arms if n not in drawn] + [committed.shrink(arms[n]) for n in twinned]

@@ -79,6 +79,16 @@ def test_full_and_live_compute_it_again_and_compare(tmp_path: Path, options: dic
     assert compared.same_bits and compared.agrees and compared.hash == record.hash
 
 
+@pytest.mark.parametrize("live", [set(), {KEY}])
+@pytest.mark.parametrize("source", ["live", "committed"])
+def test_an_arm_with_the_bits_of_another_comes_from_where_that_does(tmp_path: Path, live: set, source: str) -> None:
+    """Else a proof that two arms give one number would be of two processors' numbers, which differ in the last bits."""
+    keep(tmp_path, {"x": ARM})
+    lab = Lab(Store(tmp_path / "b"), kept_before=Committed("figure", tmp_path), live=live)
+    other = Record({}, {}, {}, source)
+    assert lab.records({"x": ARM}, {"x": other})["x"].source == source
+
+
 def test_what_was_computed_here_before_is_live(tmp_path: Path) -> None:
     keep(tmp_path, {"x": ARM})
     find_or_run([ARM], Store(tmp_path / "b"))

@@ -25,7 +25,7 @@ from figures.arms import language_model
 from figures.catalogue import Claim
 from figures.claims import Verdict, as_markdown, row_of, theorem_of, write_claims
 from figures.committed import Tuned, shrink
-from figures.drawing import run, where_from
+from figures.drawing import in_a_line, run, where_from
 from figures.entries import choose, entries
 from figures.figure import Records, all_figures
 from figures.freshness import FILES, is_fresh, write_sums
@@ -378,7 +378,9 @@ def test_a_theorem_has_no_interval_and_no_p(tmp_path: Path) -> None:
     claim = Claim("C99", "part", "It holds.", "its error", margin=1e-6, kind="theorem")
     row = theorem_of(claim, "bandit", [1e-12, 1e-9], "f", ["h"], "n.")
     assert (row.verdict, row.effect, row.low, row.high, row.p) == ("theorem", 1e-9, None, None, None)
-    assert theorem_of(claim, "bandit", [0.0, 1e-5], "f", ["h"], "n.").verdict == "opposite"
+    disproved = theorem_of(claim, "bandit", [0.0, 1e-5], "f", ["h"], "n.")
+    assert disproved.verdict == "opposite"
+    assert "opposite: does not hold: an error of 1e-05" in in_a_line(disproved)  # without an interval, too
     with pytest.raises(ValueError, match="is a theorem"):
         row_of(claim, "bandit", mean_interval(np.zeros(20)), "f", ["h"], "n.")
     write_claims([row], tmp_path)
