@@ -180,7 +180,8 @@ class Lab:
     ) -> Record:
         """The record of a computation without runs. spec: all that it depends on, shrunken by the caller if `quick`.
 
-        modules: where its code starts; if that, or what it imports, changes, it is computed again.
+        modules: where its code starts, as `sources_digest` wants it; if that, or what it rests on, changes, it is
+        computed again. "module:function" leaves out what only draws or judges.
         """
         sources = sources_digest(modules, packages=("sims", "llm", "figures"))
         name = f"{name}-quick" if self.quick else name

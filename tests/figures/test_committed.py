@@ -1,8 +1,10 @@
 """Committed records: drawn as they are, proven by sources or twins, and marked when today's code disagrees."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +12,21 @@ import pytest
 from figures import committed
 from figures import lab as room
 from figures.committed import FOLDER, Committed, Kept, Tuned, Watched
+from figures.figure import all_figures
 from figures.lab import AGREEMENT, Lab, compare, product
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.labelling import Labelling
 from sims.core.schedule import Schedule
 from sims.environments import TokenBanditSmall, TokenTree
+from sims.experiments import code_digest
+from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.record_file import DamagedRecord, Record
-from sims.experiments.runner import find_or_run
+from sims.experiments.runner import find_or_run, sources_of
 from sims.experiments.store import Store, record_key
 from sims.policies import Table, Transformer
+from tests.figures.synthetic import SyntheticLab
 
 ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)
 KEY = record_key(ARM.name, ARM.to_json())
@@ -57,6 +63,48 @@ def names(folder: Path, store: str = "b") -> list[str]:
 def other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "sources_of", lambda experiment: "other")
     monkeypatch.setattr("sims.experiments.runner.sources_of", lambda experiment: "other")
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The modules that digests read from now on, to the last."""
+    found: set[str] = set()
+    whole = code_digest._read_source
+    code_digest._digest.cache_clear()
+    monkeypatch.setattr(code_digest, "_read_source", lambda file, *name: (found.add(name[0]), whole(file, *name))[1])
+    yield found
+    code_digest._digest.cache_clear()
+
+
+def test_what_an_arm_runs_through_unproves_its_record_and_no_page_does(read: set[str]) -> None:
+    sources_of(ARM)
+    losses, loop, places = ("sims.core.losses.policy_gradient", "sims.core.loop.train", "sims.environments.token_tree")
+    runner = {"sims.experiments.executor", "sims.experiments.record_loop", "sims.experiments.evaluation"}
+    assert {losses, loop, places, "sims.policies.table", "sims.core.algorithms.policy_gradient", *runner} <= read
+    assert not [name for name in read if name.startswith(("figures", "sims.statistics"))]
+
+
+def test_what_is_computed_without_runs_is_unproven_by_its_mathematics_and_not_by_how_it_is_drawn(
+    read: set[str],
+) -> None:
+    class Exact(SyntheticLab):
+        def exact(self, name: str, spec: Any, compute: Any, modules: Sequence[str]) -> Record:
+            read.clear()
+            code_digest._digest.cache_clear()  # several computations of a figure start at one definition
+            sources_digest(modules, packages=("sims", "llm", "figures"))
+            found[name] = set(read)
+            return Record(spec, {}, {})
+
+    found: dict[str, set[str]] = {}
+    for figure in all_figures().values():
+        figure.collect(Exact())
+    assert {name.partition("-")[0] for name in found} == {
+        "gradient_variance", "kl_dynamics", "prompt_mask", "reachable_policies"
+    }  # fmt: skip
+    for name, modules in found.items():
+        assert not [module for module in modules if module.startswith("figures.report")], name
+        assert f"figures.gallery.{name.partition('-')[0]}" in modules, "its own computation"
+        assert any(module.startswith(("sims.exact.", "sims.core.losses.")) for module in modules), name
 
 
 def test_what_these_sources_made_is_drawn_and_nothing_is_run(tmp_path: Path) -> None:
