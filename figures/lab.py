@@ -322,7 +322,8 @@ class Lab:
     def _expect(self, later: Sequence[Experiment]) -> None:
         """Tell the queue what this figure will still ask for."""
         if self.runner is not None:
-            self.runner.expect(id(self), later)
+            named = [(e.name, e.to_json()) for e in later]
+            self.runner.expect(id(self), {record_key(name, spec): spec for name, spec in named})
 
     def _means(self, runs: Mapping[Any, Experiment], measure: Callable[[Record], np.ndarray]) -> dict[Any, float]:
         """Mean score of each, at the end or over the run; what gives none is behind all that do."""
