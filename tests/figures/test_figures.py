@@ -24,7 +24,7 @@ from figures.__main__ import main, parser
 from figures.arms import language_model
 from figures.catalogue import Claim
 from figures.claims import Verdict, as_markdown, row_of, theorem_of, write_claims
-from figures.committed import Tuned, shrink
+from figures.committed import Committed, Tuned, shrink
 from figures.drawing import in_a_line, run, where_from
 from figures.entries import choose, entries
 from figures.figure import Records, all_figures
@@ -344,6 +344,16 @@ def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
     assert "| C99 | part | bandit | **too small** |" in (tmp_path / "claims.md").read_text()
     assert as_markdown(rows).count("## C99") == 2
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_default_budget_computes_half_of_the_rows() -> None:
+    """Or a reader is told so by the README, --help and the report, and it is not so: raise the default of --budget."""
+    committed = {name: Committed(name) for name in entries()}
+    rows = {name: found.rows for name, found in committed.items()}
+    costs = {name: found.core_seconds() for name, found in committed.items()}
+    live = choose_live(costs, 60 * parser().parse_strictly([]).budget, rows)
+    every = [row for its in rows.values() for row in its]
+    assert 2 * sum(row <= live for row in every) >= len(every)
 
 
 def test_the_correction_is_for_all_tested_rows_and_no_others(tmp_path: Path) -> None:
