@@ -347,14 +347,37 @@ def one_of_each_kind(arms: Mapping[str, Experiment]) -> list[str]:
 
 def compare(arm: str, live: Record, before: Record) -> Compared:
     """A record that was computed beside the committed one. They agree if their mean final scores are AGREEMENT apart
-    at most; without a score, if all numbers are equal to a relative `committed.TOLERANCE`."""
+    at most; without a score, if all means over runs are (`means_apart`), and without runs, if all numbers are equal to
+    a relative `committed.TOLERANCE`."""
     if all(name in live.arrays and _same_bits(live.arrays[name], before.arrays[name]) for name in before.arrays):
         return Compared(arm, live.hash, True, 0.0, True)
     try:
         difference = abs(float(final_scores(live).mean()) - float(final_scores(before).mean()))
-        return Compared(arm, live.hash, False, difference, difference <= AGREEMENT)
     except KeyError:
-        return Compared(arm, live.hash, False, math.nan, committed.agree(before, live))
+        if "runs" not in live.spec:
+            return Compared(arm, live.hash, False, math.nan, committed.agree(before, live))
+        difference = means_apart(live, before)
+    return Compared(arm, live.hash, False, difference, difference <= AGREEMENT)
+
+
+def means_apart(live: Record, before: Record) -> float:
+    """The largest difference between two records' means over runs, of any number that a record has for each run, in
+    units of its array's largest mean where that is above 1: one run may go another way on another processor. Log-probs
+    are compared as probabilities."""
+    apart = [0.0]
+    for name, old in before.arrays.items():
+        if old.dtype.kind != "f" or not old.shape or len(old) != before.spec["runs"]:
+            continue
+        if name not in live.arrays or live.arrays[name].shape != old.shape:
+            return math.inf
+        both = [x.astype(float) for x in (live.arrays[name], old)]
+        if name.startswith("logp"):
+            both = [np.exp(x) for x in both]
+        now, then = (x.mean(0) for x in both)
+        gone = np.isnan(now) != np.isnan(then)
+        scale = max(1.0, float(np.nanmax(np.abs(then), initial=0.0)))
+        apart.append(math.inf if gone.any() else float(np.nanmax(np.abs(now - then), initial=0.0)) / scale)
+    return max(apart)
 
 
 def _as_tuned(record: Record, tuned: Tuned) -> Record:

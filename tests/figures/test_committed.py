@@ -159,6 +159,26 @@ def test_agreement_is_of_mean_final_scores(tmp_path: Path) -> None:
         assert found.difference == pytest.approx(shift, rel=1e-3)
 
 
+def test_without_a_score_agreement_is_of_means_over_runs() -> None:
+    """One of a hundred runs may end elsewhere on another processor; all of them may not. Both as probabilities."""
+    spec, mass = {"runs": 100}, np.linspace(0.2, 0.6, 100, dtype=np.float32)
+    before = Record(spec, {"logp_final": np.log(mass)[:, None], "length": 100 * mass, "rewards": np.zeros(3)}, {})
+
+    def found(**changed: np.ndarray) -> tuple[bool, float]:
+        compared = compare("x", Record(spec, {**before.arrays, **changed}, {}), before)
+        assert not compared.same_bits
+        return compared.agrees, compared.difference
+
+    one, all_of_them = mass.copy(), mass + np.float32(2 * AGREEMENT)
+    one[0] = 0.9
+    assert found(logp_final=np.log(one)[:, None]) == (True, pytest.approx(0.007, rel=1e-4))
+    assert found(logp_final=np.log(all_of_them)[:, None]) == (False, pytest.approx(2 * AGREEMENT, rel=1e-4))
+    # 4 in lengths of 40 on average
+    assert found(length=100 * all_of_them) == (False, pytest.approx(0.1, rel=1e-4))
+    assert found(length=np.where(one > 0.8, np.nan, 100 * mass))[0] is False
+    assert found(length=mass[:50])[0] is False
+
+
 def test_under_other_sources_the_twin_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(tmp_path, {"x": ARM})
     other_sources(monkeypatch)
