@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from filelock import FileLock
@@ -64,9 +65,9 @@ def run(
     with Bar(len(chosen)) as bar:
         runner = runner_of(options, bar.show)
         for name, found in committed.items():
-            if found.file is not None:
-                specs = {key: found.file.specs[key] for key in costs[name]}
-                runner.costs.learn_all((s, costs[name][k]) for k, s in specs.items() if "schedule" in s)
+            runner.costs.learn_all((spec, costs[name][key]) for key, spec in specs_of_runs(found, costs[name]).items())
+            if not (options.full or options.quick or options.runs or options.device != "cpu"):
+                runner.expect(name, specs_of_runs(found, live & costs[name].keys()))  # each asks in its own time
         works, page = [], _Page(out)
         for figure in chosen:
             urgency = sum(cost for key, cost in costs[figure.name].items() if options.full or key in live)
@@ -82,6 +83,12 @@ def run(
                     page.write()
                 raise work.error
         return [work.seconds for work in works]
+
+
+def specs_of_runs(found: Committed, keys: Collection[str]) -> dict[str, Any]:
+    """The specs of some committed records, by their keys; without computations that are no runs."""
+    specs = found.file.specs if found.file is not None else {}
+    return {key: specs[key] for key in sorted(keys) if "schedule" in specs[key]}
 
 
 def runner_of(options: argparse.Namespace, show: Callable[[Progress], None]) -> Runner:
@@ -133,6 +140,8 @@ class _Work(threading.Thread):
         try:
             start = time.perf_counter()
             records = call(self.figure, "collect", self.lab)
+            if self.lab.runner is not None:
+                self.lab.runner.expect(self.figure.name, {})
             self.page.ready.append(self.figure.name)
             with _artist:
                 self.page.ready.remove(self.figure.name)
@@ -176,7 +185,7 @@ def where_from(row: Verdict, lab: Lab) -> Verdict:
 def in_a_line(row: Verdict) -> str:
     """A verdict, for a terminal."""
     name = f"{row.id} ({row.setting}, {row.part}) {row.verdict}"
-    if row.verdict in ("no test", "theorem"):
+    if row.low is None or row.verdict == "no test":  # a theorem, proven or not, has no interval
         return f"{name}: {row.why}"
     return f"{name}: {row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}], {row.runs} runs, {row.computed}"
 

@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -120,9 +121,12 @@ class Lab:
         """Hashes of committed records that today's code no longer gives."""
         return [record for record, source in self.where_from.items() if source == "stale"]
 
-    def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
-        """The record of each arm."""
-        return self._tested(self.sized(self._on_device(arms)))
+    def records(
+        self, arms: Mapping[str, Experiment], same_bits: Mapping[str, Record] = MappingProxyType({})
+    ) -> dict[str, Record]:
+        """The record of each arm. same_bits: by the name of an arm that is to have the very numbers of another, the
+        other's record: the two are computed together, or both read, as two processors differ in the last bits."""
+        return self._tested(self.sized(self._on_device(arms)), same_bits)
 
     def tuned_records(
         self,
@@ -176,7 +180,8 @@ class Lab:
     ) -> Record:
         """The record of a computation without runs. spec: all that it depends on, shrunken by the caller if `quick`.
 
-        modules: where its code starts; if that, or what it imports, changes, it is computed again.
+        modules: where its code starts, as `sources_digest` wants it; if that, or what it rests on, changes, it is
+        computed again. "module:function" leaves out what only draws or judges.
         """
         sources = sources_digest(modules, packages=("sims", "llm", "figures"))
         name = f"{name}-quick" if self.quick else name
@@ -209,7 +214,9 @@ class Lab:
                 check_size(arm)
         return arms
 
-    def _tested(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+    def _tested(
+        self, arms: Mapping[str, Experiment], same_bits: Mapping[str, Record] = MappingProxyType({})
+    ) -> dict[str, Record]:
         """Computed, or committed and proven; what is committed is stale if its twin disagrees.
 
         Of the arms of one kind the first one's twin is run, for it goes through the code of all; theirs, if it
@@ -217,7 +224,9 @@ class Lab:
         """
         keys = {name: record_key(arm.name, arm.to_json()) for name, arm in arms.items()}
         before = {name: self._committed(arm.name, arm.to_json()) for name, arm in arms.items()}
-        drawn = {n for n, arm in arms.items() if before[n] and not self._is_live(keys[n], arm)}
+        live = {n: self._is_live(keys[n], arm) for n, arm in arms.items()}
+        live |= {n: same_bits[n].source == "live" for n in arms.keys() & same_bits.keys()}
+        drawn = {n for n in arms if before[n] and not live[n]}
         doubted = {n for n in drawn if not self.kept_before.proven(keys[n], sources_of(arms[n]))}  # type: ignore[union-attr]
         twinned = list(arms) if self.kept is not None else one_of_each_kind({n: arms[n] for n in arms if n in doubted})
         wanted = [arms[n] for n in arms if n not in drawn] + [committed.shrink(arms[n]) for n in twinned]
@@ -313,7 +322,8 @@ class Lab:
     def _expect(self, later: Sequence[Experiment]) -> None:
         """Tell the queue what this figure will still ask for."""
         if self.runner is not None:
-            self.runner.expect(id(self), later)
+            named = [(e.name, e.to_json()) for e in later]
+            self.runner.expect(id(self), {record_key(name, spec): spec for name, spec in named})
 
     def _means(self, runs: Mapping[Any, Experiment], measure: Callable[[Record], np.ndarray]) -> dict[Any, float]:
         """Mean score of each, at the end or over the run; what gives none is behind all that do."""
@@ -337,14 +347,37 @@ def one_of_each_kind(arms: Mapping[str, Experiment]) -> list[str]:
 
 def compare(arm: str, live: Record, before: Record) -> Compared:
     """A record that was computed beside the committed one. They agree if their mean final scores are AGREEMENT apart
-    at most; without a score, if all numbers are equal to a relative `committed.TOLERANCE`."""
+    at most; without a score, if all means over runs are (`means_apart`), and without runs, if all numbers are equal to
+    a relative `committed.TOLERANCE`."""
     if all(name in live.arrays and _same_bits(live.arrays[name], before.arrays[name]) for name in before.arrays):
         return Compared(arm, live.hash, True, 0.0, True)
     try:
         difference = abs(float(final_scores(live).mean()) - float(final_scores(before).mean()))
-        return Compared(arm, live.hash, False, difference, difference <= AGREEMENT)
     except KeyError:
-        return Compared(arm, live.hash, False, math.nan, committed.agree(before, live))
+        if "runs" not in live.spec:
+            return Compared(arm, live.hash, False, math.nan, committed.agree(before, live))
+        difference = means_apart(live, before)
+    return Compared(arm, live.hash, False, difference, difference <= AGREEMENT)
+
+
+def means_apart(live: Record, before: Record) -> float:
+    """The largest difference between two records' means over runs, of any number that a record has for each run, in
+    units of its array's largest mean where that is above 1: one run may go another way on another processor. Log-probs
+    are compared as probabilities."""
+    apart = [0.0]
+    for name, old in before.arrays.items():
+        if old.dtype.kind != "f" or not old.shape or len(old) != before.spec["runs"]:
+            continue
+        if name not in live.arrays or live.arrays[name].shape != old.shape:
+            return math.inf
+        both = [x.astype(float) for x in (live.arrays[name], old)]
+        if name.startswith("logp"):
+            both = [np.exp(x) for x in both]
+        now, then = (x.mean(0) for x in both)
+        gone = np.isnan(now) != np.isnan(then)
+        scale = max(1.0, float(np.nanmax(np.abs(then), initial=0.0)))
+        apart.append(math.inf if gone.any() else float(np.nanmax(np.abs(now - then), initial=0.0)) / scale)
+    return max(apart)
 
 
 def _as_tuned(record: Record, tuned: Tuned) -> Record:

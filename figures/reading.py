@@ -37,7 +37,7 @@ class _Reader(Lab):
     def exact(self, name: str, spec: Mapping[str, Any], compute: Callable[..., Any], modules: Sequence[str]) -> Record:
         return self._read(name, spec)
 
-    def _tested(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+    def _tested(self, arms: Mapping[str, Experiment], *same_bits: Mapping[str, Record]) -> dict[str, Record]:
         return {name: self._read(arm.name, arm.to_json()) for name, arm in arms.items()}
 
     def _tune(self, arms: Mapping[str, Experiment], *how: Any) -> list[Tuned]:

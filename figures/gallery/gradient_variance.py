@@ -150,7 +150,7 @@ def collect(lab: Lab) -> Records:
 
     def record(key: str, problem: dict[str, Any], compute: Callable[[], Arrays], group_sizes: Sequence[int]) -> Record:
         spec = {**common, "group_sizes": list(group_sizes), "problem": problem}
-        return lab.exact(f"gradient_variance-{key}", spec, compute, [__name__])
+        return lab.exact(f"gradient_variance-{key}", spec, compute, [f"{__name__}:collect"])
 
     found = {}
     for name, environment in (("R1", BanditR1()), ("R2", BanditR2())):

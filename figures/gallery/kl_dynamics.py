@@ -110,8 +110,9 @@ def collect(lab: Lab) -> Records:
         "rarer_modes": lambda: rarer_modes(fine),
         "two_modes": two_modes,
     }
+    code = [f"{__name__}:collect"]
     return {
-        name: lab.exact(f"kl_dynamics-{name}", {**common, "part": name, "fine": fine}, compute, [__name__])
+        name: lab.exact(f"kl_dynamics-{name}", {**common, "part": name, "fine": fine}, compute, code)
         for name, compute in parts.items()
     }
 

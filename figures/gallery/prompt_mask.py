@@ -60,13 +60,13 @@ def prompt_cancels(instances: int) -> Arrays:
     """How far DPO's loss, and its gradient by the responses' log-probs, are from what they are without the prompt."""
     generator = torch.Generator().manual_seed(60)
 
-    def draw(*shape: int) -> torch.Tensor:
+    def uniform(*shape: int) -> torch.Tensor:
         return -3.0 * torch.rand(instances, *shape, generator=generator, dtype=torch.float64)
 
-    prompt, prompt_ref, logp_ref = draw(1), draw(1), draw(2)
+    prompt, prompt_ref, logp_ref = uniform(1), uniform(1), uniform(2)
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     for shared, shared_ref in ((0.0, 0.0), (prompt, prompt_ref)):
-        logp = (draw(2) if not found else found[0][0].detach()).requires_grad_(True)
+        logp = (uniform(2) if not found else found[0][0].detach()).requires_grad_(True)
         ratio = (logp + shared) - (logp_ref + shared_ref)
         loss = dpo_loss(ratio[:, 0] - ratio[:, 1], beta=0.1)
         (gradient,) = torch.autograd.grad(loss.sum(), logp)
@@ -79,7 +79,8 @@ def collect(lab: Lab) -> Records:
     """Each arm tuned for its own score at its end."""
     chosen = arms()
     many = 4 if lab.quick else INSTANCES
-    cancels = lab.exact("prompt_mask-cancels", {"instances": many}, lambda: prompt_cancels(many), [__name__])
+    code = [f"{__name__}:prompt_cancels"]
+    cancels = lab.exact("prompt_mask-cancels", {"instances": many}, lambda: prompt_cancels(many), code)
     return {**lab.tuned_records(chosen, dict.fromkeys(chosen, GRID), TUNING_RUNS), "prompt": cancels}
 
 

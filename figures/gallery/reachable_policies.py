@@ -100,7 +100,7 @@ def collect(lab: Lab) -> Records:
     """One exact computation."""
     problems = 20 if lab.quick else PROBLEMS
     spec = {"masses": list(MASSES), "problems": problems, "seed": SEED, "grid": GRID}
-    modules = ("figures.gallery.reachable_policies", "sims.exact")
+    modules = (f"{__name__}:compute",)
     return {"exact": lab.exact("reachable_policies", spec, lambda: compute(problems), modules)}
 
 

@@ -138,12 +138,15 @@ def same(tuned: Records) -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Online, offline, shuffled and final are tuned; replays are also run as online was tuned."""
+    """Online, offline, shuffled and final are tuned; replays are also run as online was tuned, that in order where the
+    online run was."""
     tuned: Records = {}
     for chosen, betas in ((arms(), BETAS), (near(), DPO_BETAS)):
         grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], betas, POINTS) for name, arm in chosen.items()}
         tuned = {**tuned, **lab.tuned_records(chosen, grids, **TUNING)}
-    return {**tuned, **lab.records(held(tuned) | same(tuned))}
+    replays = held(tuned)
+    in_order = {n: tuned[n.replace("held/ordered", "online")] for n in replays if n.endswith("held/ordered")}
+    return {**tuned, **lab.records(replays | same(tuned), in_order)}
 
 
 def draw(records: Records) -> MatplotlibFigure:

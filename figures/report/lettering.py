@@ -101,7 +101,10 @@ def lettered(fig: MatplotlibFigure, dpi: float) -> Lettered:
 
 def _on_paper(renderer: RendererAgg) -> np.ndarray:
     """What was drawn, on white: (height, width, 3)."""
-    rgba = np.asarray(renderer.buffer_rgba()).astype(np.float32)
+    drawn = np.asarray(renderer.buffer_rgba())
+    if (drawn[..., 3] == 255).all():  # on a figure's own white paper, as nearly always: nothing is left to blend
+        return drawn[..., :3].copy()
+    rgba = drawn.astype(np.float32)
     alpha = rgba[..., 3:] / 255
     return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
 

@@ -113,7 +113,12 @@ def few_colours(image: Image.Image) -> Image.Image:
     becomes the nearest of these.
     """
     rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
-    colours, where, counts = np.unique(rgb @ (65536, 256, 1), return_inverse=True, return_counts=True)
+    each = (rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]).ravel()
+    # Sorted by stretches of one colour, of which a drawing has a fraction of its pixels.
+    starts = np.flatnonzero(np.concatenate([[True], each[1:] != each[:-1]]))
+    lengths = np.diff(starts, append=len(each))
+    colours, where = np.unique(each[starts], return_inverse=True)
+    counts = np.bincount(where, weights=lengths)
     parts = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.int64)
     limits = np.where(counts >= COMMON * counts.sum(), ALIKE, EDGE) ** 2
     distances = np.full(len(parts), np.iinfo(np.int64).max)
@@ -126,6 +131,6 @@ def few_colours(image: Image.Image) -> Image.Image:
         nearest[found < distances] = len(palette) // 3
         distances = np.minimum(distances, found)
         palette += parts[i].tolist()
-    few = Image.fromarray(nearest[where].reshape(rgb.shape[:2]), "P")
+    few = Image.fromarray(nearest[where].repeat(lengths).reshape(rgb.shape[:2]), "P")
     few.putpalette(palette)
     return few

@@ -20,8 +20,10 @@ _one_at_a_time = threading.Lock()
 def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "llm")) -> str:
     """SHA-256 of the source files that a run goes through, blind to comments, docstrings and formatting.
 
-    modules: dotted names to start from; their imports are followed wherever they stand in a file, within `packages`.
-    Found out once per process. Not seen: modules imported by a computed name, data files, other packages.
+    modules: dotted names to start from; their imports are followed wherever they stand in a file, within `packages`. Of
+    "module:name" only what that definition rests on is read of its module (`behind`): a figure's drawing is not what
+    its numbers come from. Found out once per process. Not seen: modules imported by a computed name, data files, other
+    packages.
     """
     with _one_at_a_time:
         return _digest(tuple(modules), tuple(packages))
@@ -31,16 +33,17 @@ def sources_digest(modules: Iterable[str], packages: Sequence[str] = ("sims", "l
 def _digest(modules: tuple[str, ...], packages: tuple[str, ...]) -> str:
     waiting, digests = list(modules), {}
     seen: set[str] = set()
-    for name in waiting:
-        if _find_source(name, packages) is None:
-            raise ValueError(f"modules has {name!r}: must be the name of a module in {', '.join(packages)}")
+    for start in waiting:
+        if _find_source(start.partition(":")[0], packages) is None:
+            raise ValueError(f"modules has {start!r}: must be the name of a module in {', '.join(packages)}")
     while waiting:
-        name = waiting.pop()
-        if name and name not in seen:
-            seen.add(name)
+        start = waiting.pop()
+        if start and start not in seen:
+            seen.add(start)
+            name, _, definition = start.partition(":")
             waiting.append(name.rpartition(".")[0])  # importing a module runs the package around it
             if file := _find_source(name, packages):
-                digests[name], imported = _read_source(file, name)
+                digests[start], imported = _read_source(file, name, definition)
                 waiting += imported
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
@@ -58,9 +61,12 @@ def _find_source(name: str, packages: Sequence[str]) -> Path | None:
 
 
 @functools.cache
-def _read_source(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
-    """The digest of one file's code, and the names that it may import (modules or what is in them)."""
+def _read_source(file: Path, name: str, definition: str) -> tuple[str, tuple[str, ...]]:
+    """The digest of one file's code, or of what a definition in it rests on, and the names that this may import
+    (modules or what is in them)."""
     tree = ast.parse(file.read_bytes(), filename=str(file))
+    if definition:
+        tree.body = behind(tree.body, definition)
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     imported = tuple(_imports(tree, package))
     for node in ast.walk(tree):
@@ -68,6 +74,74 @@ def _read_source(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
             has_docstring = ast.get_docstring(node, clean=False) is not None
             del node.body[:has_docstring]
     return hashlib.sha256(_plain(tree).encode()).hexdigest(), imported
+
+
+def behind(statements: Sequence[ast.stmt], definition: str) -> list[ast.stmt]:
+    """Those statements of a module that a definition of it rests on, in their order: itself; the functions, classes,
+    assignments and imports whose names it uses, and theirs; and all statements of any other kind, since they may change
+    anything: `if`, `for`, a call, an assignment to a part of something, a decorated function, a class that registers
+    itself by a keyword. Names in the annotations of functions are not used. ValueError if there is no such definition.
+    """
+    bound: dict[str, list[ast.stmt]] = {}
+    used, single = [], [part for statement in statements for part in _one_by_one(statement)]
+    for statement in single:
+        names = _bound_by(statement)
+        used += [statement] if names is None else []
+        for name in names or ():
+            bound.setdefault(name, []).append(statement)
+    if definition not in bound:
+        raise ValueError(f"modules names {definition!r}: must be defined at the top of its module")
+    used += bound[definition]
+    for statement in used:  # grows
+        for name in sorted(_names(statement)):
+            used += [other for other in bound.get(name, ()) if not any(other is known for known in used)]
+    return [statement for statement in single if any(statement is known for known in used)]
+
+
+def _one_by_one(statement: ast.stmt) -> list[ast.stmt]:
+    """`from a import b, c` as two statements."""
+    if not isinstance(statement, ast.Import | ast.ImportFrom):
+        return [statement]
+    return [ast.copy_location(_with_names(statement, alias), statement) for alias in statement.names]
+
+
+def _with_names(statement: ast.Import | ast.ImportFrom, alias: ast.alias) -> ast.stmt:
+    if isinstance(statement, ast.Import):
+        return ast.Import([alias])
+    return ast.ImportFrom(statement.module, [alias], statement.level)
+
+
+def _bound_by(statement: ast.stmt) -> list[str] | None:
+    """The names that a statement gives a meaning, and does nothing else; None for one that may do more."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and not statement.decorator_list:
+        return [statement.name]
+    if isinstance(statement, ast.ClassDef) and not statement.keywords:
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
+    targets = statement.targets if isinstance(statement, ast.Assign) else ()
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    flat = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    if not flat or not all(isinstance(target, ast.Name) for target in flat):
+        return None
+    return [target.id for target in flat if isinstance(target, ast.Name)]
+
+
+def _names(node: ast.AST) -> set[str]:
+    """All names in a syntax tree, but in annotations of functions."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        fields.pop("returns")
+    if isinstance(node, ast.arg):
+        fields.pop("annotation")
+    found: set[str] = set()
+    for value in fields.values():
+        for part in value if isinstance(value, list) else [value]:
+            found |= _names(part) if isinstance(part, ast.AST) else set()
+    return found
 
 
 def _plain(node: Any) -> str:

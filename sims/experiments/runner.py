@@ -12,7 +12,7 @@ import inspect
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +146,7 @@ class Runner:
         self._stacks: list[_Stack] | None = None  # of what is pending; None: to be made anew
         self._running: dict[int, tuple[_Stack, float]] = {}  # with the share that is done
         self._numbers = 0
-        self._expected: dict[object, float] = {}
+        self._expected: dict[object, dict[str, float]] = {}  # cost of what somebody will ask for, by its key
         self._done = self._cached = 0
         self._seconds_done = 0.0
         self._failure: BaseException | None = None
@@ -164,6 +164,9 @@ class Runner:
         unique = dict(zip(keys, named, strict=True))
         asked = Asked(keys, {key: spec for key, (_, spec) in unique.items()}, set(unique))
         with self._lock:
+            for expected in self._expected.values():
+                for key in expected.keys() & unique.keys():
+                    del expected[key]
             self._asked.append(asked)  # from now on it gets what is finished
             if self._failure is not None:
                 asked.ready.set()
@@ -203,10 +206,11 @@ class Runner:
 
     # Work still to be asked for
 
-    def expect(self, who: object, experiments: Iterable[Experiment]) -> None:
-        """Somebody will ask for these later, when what was asked first is there: count them as work to be done."""
+    def expect(self, who: object, specs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Somebody will ask for these, by their keys, later, as when what was asked first is there: count them as work
+        to be done, once however many will ask, until they are asked for or `who` expects others."""
         with self._lock:
-            self._expected[who] = sum(self.costs.predict(e.to_json()) for e in experiments)
+            self._expected[who] = {key: self.costs.predict(spec) for key, spec in specs.items()}
 
     # Running
 
@@ -333,7 +337,8 @@ class Runner:
         """Tell where things stand. The caller holds the lock."""
         running = sum(stack.cost * share for stack, share in self._running.values())
         work = self._seconds_done + sum(stack.cost for stack, _ in self._running.values())
-        work += sum(w.cost for w in self._pending.values()) + sum(self._expected.values())
+        work += sum(w.cost for w in self._pending.values())
+        work += sum({key: cost for costs in self._expected.values() for key, cost in costs.items()}.values())
         names = ", ".join(sorted({stack.wanted[0].experiment.name for stack, _ in self._running.values()}))
         asked = self._cached + self._done + len(self._pending) + len(self._underway)
         self.progress(Progress(asked, self._cached, self._done, self._seconds_done + running, work, names))

@@ -177,6 +177,69 @@ def test_sources_digest_parses_in_one_thread_at_a_time(package, monkeypatch: pyt
     assert found == [expected] * 4 and overlapped and not any(overlapped)
 
 
+FIGURE = """
+from __future__ import annotations
+from toy.far import number
+from toy.lazy import late, later
+from toy.deep import leaf
+from toy.stranger import Lab
+import json
+
+WIDTH, HEIGHT = number, 3
+SEED: int = 1
+COUNTS = {}
+COUNTS["a"] = 1
+
+def measure(x):
+    def inner():
+        return WIDTH * x
+    return inner()
+
+def collect(lab: Lab):
+    return measure(SEED)
+
+def draw(records):
+    return late, HEIGHT, collect
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("return late, HEIGHT", "return later, HEIGHT", True),  # a drawing
+        ("def draw(", "def draft(", True),
+        ("import json", "import csv", True),
+        ("return measure(SEED)", "return measure(SEED + 1)", False),
+        ("WIDTH * x", "WIDTH + x", False),
+        ("SEED: int = 1", "SEED: int = 2", False),
+        ("number, 3", "number, 4", False),  # one statement
+        ('["a"] = 1', '["a"] = 2', False),  # may change what is used
+        ("def draw(", "@register\ndef draw(", False),  # so may this
+        ("def draw(", "class Loss(Spec, kind='new'): pass\n\ndef draw(", False),
+        ("def draw(", "class Loss(Spec): pass\n\ndef draw(", True),
+        ("def draw(", "reset()\n\ndef draw(", False),
+        ("toy.far import number", "toy.deep.leaf import leaf as number", False),
+    ],
+)
+def test_the_digest_of_a_definition_is_of_what_it_rests_on(package, old, new, same):
+    def digest(figure, **files):
+        package({"toy/figure.py": figure, **files})
+        return sources_digest(["toy.figure:collect"], packages=("toy",))
+
+    assert old in FIGURE
+    before = digest(FIGURE)
+    assert (digest(FIGURE.replace(old, new)) == before) is same
+    assert digest(FIGURE, **{"toy/lazy.py": "late = later = 3\n"}) == before, "a module that only a drawing uses"
+    assert digest(FIGURE, **{"toy/stranger.py": "unused = 3\n"}) == before, "one that only an annotation names"
+    assert digest(FIGURE, **{"toy/far.py": "number = 7\n"}) != before, "one that numbers come from"
+
+
+def test_the_digest_of_a_definition_that_is_not_there_is_refused(package):
+    package({"toy/figure.py": FIGURE})
+    with pytest.raises(ValueError, match="'gather': must be defined"):
+        sources_digest(["toy.figure:gather"], packages=("toy",))
+
+
 def test_sources_digest_refuses_a_module_that_is_not_there():
     with pytest.raises(ValueError, match=r"'sims\.core\.stor'"):
         sources_digest(["sims.core.stor"])

@@ -60,7 +60,9 @@ class SyntheticLab(Lab):
     def __init__(self) -> None:
         super().__init__(Store("nothing is read or written here"))
 
-    def records(self, arms: Mapping[str, Experiment]) -> dict[str, Record]:
+    def records(
+        self, arms: Mapping[str, Experiment], same_bits: Mapping[str, Record] | None = None
+    ) -> dict[str, Record]:
         return {name: Record(arm.to_json(), {}, {}) for name, arm in arms.items()}
 
     def tuned_records(

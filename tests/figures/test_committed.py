@@ -4,8 +4,10 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +15,21 @@ import pytest
 from figures import committed
 from figures import lab as room
 from figures.committed import FOLDER, Committed, Kept, Tuned, Watched
+from figures.figure import all_figures
 from figures.lab import AGREEMENT, Lab, compare, product
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.labelling import Labelling
 from sims.core.schedule import Schedule
 from sims.environments import BanditR1, TokenBanditSmall, TokenTree
+from sims.experiments import code_digest
+from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.record_file import DamagedRecord, Record
-from sims.experiments.runner import find_or_run
+from sims.experiments.runner import find_or_run, sources_of
 from sims.experiments.store import Store, record_key
 from sims.policies import Table, Transformer
+from tests.figures.synthetic import SyntheticLab
 
 ARM = Experiment("arm", TokenTree(), Table(), find_algorithm("rloo")(), Schedule(batch_size=4), updates=20, runs=3)
 KEY = record_key(ARM.name, ARM.to_json())
@@ -62,6 +68,48 @@ def other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sims.experiments.runner.sources_of", lambda experiment: "other")
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The modules that digests read from now on, to the last."""
+    found: set[str] = set()
+    whole = code_digest._read_source
+    code_digest._digest.cache_clear()
+    monkeypatch.setattr(code_digest, "_read_source", lambda file, *name: (found.add(name[0]), whole(file, *name))[1])
+    yield found
+    code_digest._digest.cache_clear()
+
+
+def test_what_an_arm_runs_through_unproves_its_record_and_no_page_does(read: set[str]) -> None:
+    sources_of(ARM)
+    losses, loop, places = ("sims.core.losses.policy_gradient", "sims.core.loop.train", "sims.environments.token_tree")
+    runner = {"sims.experiments.executor", "sims.experiments.record_loop", "sims.experiments.evaluation"}
+    assert {losses, loop, places, "sims.policies.table", "sims.core.algorithms.policy_gradient", *runner} <= read
+    assert not [name for name in read if name.startswith(("figures", "sims.statistics"))]
+
+
+def test_what_is_computed_without_runs_is_unproven_by_its_mathematics_and_not_by_how_it_is_drawn(
+    read: set[str],
+) -> None:
+    class Exact(SyntheticLab):
+        def exact(self, name: str, spec: Any, compute: Any, modules: Sequence[str]) -> Record:
+            read.clear()
+            code_digest._digest.cache_clear()  # several computations of a figure start at one definition
+            sources_digest(modules, packages=("sims", "llm", "figures"))
+            found[name] = set(read)
+            return Record(spec, {}, {})
+
+    found: dict[str, set[str]] = {}
+    for figure in all_figures().values():
+        figure.collect(Exact())
+    assert {name.partition("-")[0] for name in found} == {
+        "gradient_variance", "kl_dynamics", "prompt_mask", "reachable_policies"
+    }  # fmt: skip
+    for name, modules in found.items():
+        assert not [module for module in modules if module.startswith("figures.report")], name
+        assert f"figures.gallery.{name.partition('-')[0]}" in modules, "its own computation"
+        assert any(module.startswith(("sims.exact.", "sims.core.losses.")) for module in modules), name
+
+
 def test_what_these_sources_made_is_drawn_and_nothing_is_run(tmp_path: Path) -> None:
     kept = keep(tmp_path, {"x": ARM})["x"]
     assert Committed("figure", tmp_path).rows == [{KEY}, {KEY}, set()]
@@ -80,6 +128,16 @@ def test_full_and_live_compute_it_again_and_compare(tmp_path: Path, options: dic
     assert record.source == "live" and names(tmp_path) == ["arm"]
     (compared,) = lab.compared
     assert compared.same_bits and compared.agrees and compared.hash == record.hash
+
+
+@pytest.mark.parametrize("live", [set(), {KEY}])
+@pytest.mark.parametrize("source", ["live", "committed"])
+def test_an_arm_with_the_bits_of_another_comes_from_where_that_does(tmp_path: Path, live: set, source: str) -> None:
+    """Else a proof that two arms give one number would be of two processors' numbers, which differ in the last bits."""
+    keep(tmp_path, {"x": ARM})
+    lab = Lab(Store(tmp_path / "b"), kept_before=Committed("figure", tmp_path), live=live)
+    other = Record({}, {}, {}, source)
+    assert lab.records({"x": ARM}, {"x": other})["x"].source == source
 
 
 def test_what_was_computed_here_before_is_live(tmp_path: Path) -> None:
@@ -102,6 +160,26 @@ def test_agreement_is_of_mean_final_scores(tmp_path: Path) -> None:
         found = compare("x", record, moved)
         assert (found.same_bits, found.agrees) == (False, agrees)
         assert found.difference == pytest.approx(shift, rel=1e-3)
+
+
+def test_without_a_score_agreement_is_of_means_over_runs() -> None:
+    """One of a hundred runs may end elsewhere on another processor; all of them may not. Both as probabilities."""
+    spec, mass = {"runs": 100}, np.linspace(0.2, 0.6, 100, dtype=np.float32)
+    before = Record(spec, {"logp_final": np.log(mass)[:, None], "length": 100 * mass, "rewards": np.zeros(3)}, {})
+
+    def found(**changed: np.ndarray) -> tuple[bool, float]:
+        compared = compare("x", Record(spec, {**before.arrays, **changed}, {}), before)
+        assert not compared.same_bits
+        return compared.agrees, compared.difference
+
+    one, all_of_them = mass.copy(), mass + np.float32(2 * AGREEMENT)
+    one[0] = 0.9
+    assert found(logp_final=np.log(one)[:, None]) == (True, pytest.approx(0.007, rel=1e-4))
+    assert found(logp_final=np.log(all_of_them)[:, None]) == (False, pytest.approx(2 * AGREEMENT, rel=1e-4))
+    # 4 in lengths of 40 on average
+    assert found(length=100 * all_of_them) == (False, pytest.approx(0.1, rel=1e-4))
+    assert found(length=np.where(one > 0.8, np.nan, 100 * mass))[0] is False
+    assert found(length=mass[:50])[0] is False
 
 
 def test_under_other_sources_the_twin_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

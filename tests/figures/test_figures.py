@@ -24,8 +24,8 @@ from figures.__main__ import main, parser
 from figures.arms import language_model
 from figures.catalogue import Claim
 from figures.claims import Verdict, as_markdown, row_of, theorem_of, write_claims
-from figures.committed import Tuned, shrink
-from figures.drawing import run, where_from
+from figures.committed import Committed, Tuned, shrink
+from figures.drawing import in_a_line, run, where_from
 from figures.entries import choose, entries
 from figures.figure import Records, all_figures
 from figures.freshness import FILES, is_fresh, write_sums
@@ -346,6 +346,16 @@ def test_claims_are_merged_by_figure_and_written_whole(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_default_budget_computes_half_of_the_rows() -> None:
+    """Or a reader is told so by the README, --help and the report, and it is not so: raise the default of --budget."""
+    committed = {name: Committed(name) for name in entries()}
+    rows = {name: found.rows for name, found in committed.items()}
+    costs = {name: found.core_seconds() for name, found in committed.items()}
+    live = choose_live(costs, 60 * parser().parse_strictly([]).budget, rows)
+    every = [row for its in rows.values() for row in its]
+    assert 2 * sum(row <= live for row in every) >= len(every)
+
+
 def test_the_correction_is_for_all_tested_rows_and_no_others(tmp_path: Path) -> None:
     """p = .04 survives beside p = .03 (both ranks at most k/2 · .05), and not beside four rows that show nothing."""
     claim = Claim("C99", "part", "Something matters.", "a − b", margin=0.1)
@@ -378,7 +388,9 @@ def test_a_theorem_has_no_interval_and_no_p(tmp_path: Path) -> None:
     claim = Claim("C99", "part", "It holds.", "its error", margin=1e-6, kind="theorem")
     row = theorem_of(claim, "bandit", [1e-12, 1e-9], "f", ["h"], "n.")
     assert (row.verdict, row.effect, row.low, row.high, row.p) == ("theorem", 1e-9, None, None, None)
-    assert theorem_of(claim, "bandit", [0.0, 1e-5], "f", ["h"], "n.").verdict == "opposite"
+    disproved = theorem_of(claim, "bandit", [0.0, 1e-5], "f", ["h"], "n.")
+    assert disproved.verdict == "opposite"
+    assert "opposite: does not hold: an error of 1e-05" in in_a_line(disproved)  # without an interval, too
     with pytest.raises(ValueError, match="is a theorem"):
         row_of(claim, "bandit", mean_interval(np.zeros(20)), "f", ["h"], "n.")
     write_claims([row], tmp_path)

@@ -52,6 +52,24 @@ def test_a_picture_of_more_colours_than_a_palette_holds_is_still_one() -> None:
     assert len(few_colours(Image.fromarray(noise)).getcolors() or ()) <= 256
 
 
+def test_colours_are_counted_by_pixels_however_they_lie() -> None:
+    """Stripes are one stretch of a colour a row, or one pixel after the other; turned, they have the same palette."""
+    image = Image.fromarray(lettered(drawn(*COLOURS.values()), 100).whole)
+    turned = few_colours(image.transpose(Image.Transpose.TRANSPOSE)).transpose(Image.Transpose.TRANSPOSE)
+    assert few_colours(image).getpalette() == turned.getpalette()
+    np.testing.assert_array_equal(np.asarray(few_colours(image)), np.asarray(turned))
+
+
+def test_a_figure_without_paper_is_on_white() -> None:
+    def on(paper: str) -> np.ndarray:
+        fig = drawn("#0072B2")
+        fig.set_facecolor(paper)
+        fig.axes[0].set_facecolor(paper)
+        return lettered(fig, 100).whole.astype(int)
+
+    assert np.abs(on("none") - on("white")).max() <= 2  # roundings of two ways to blend
+
+
 @pytest.mark.parametrize("hues", [("#0072B2",), tuple(COLOURS.values())])
 def test_equal_figures_have_equal_bytes(hues: tuple[str, ...]) -> None:
     assert pictures(drawn(*hues), None, {}) == pictures(drawn(*hues), None, {})

@@ -196,6 +196,30 @@ def test_force_runs_again_what_is_there_but_once(tmp_path: Path) -> None:
     assert done == 2
 
 
+def test_what_will_be_asked_for_is_work_from_the_start_and_counts_once(tmp_path: Path) -> None:
+    """Two figures expect arms, of which they share one: the work is that of all, before and after each asks, so that a
+    bar neither stands nor jumps back."""
+    told: list[Progress] = []
+    runner = Runner(Store(tmp_path), progress=told.append)
+    runner.costs.learn = lambda spec, seconds: None  # type: ignore[method-assign]  # as if known before
+    arms = [experiments(seed)[0] for seed in range(3)]
+    specs = {room.record_key(e.name, e.to_json()): e.to_json() for e in arms}
+    keys = list(specs)
+    cost = runner.costs.predict(specs[keys[0]])
+    runner.expect("a", {key: specs[key] for key in keys[:2]})
+    runner.expect("b", {key: specs[key] for key in keys[1:]})
+    for some in (arms[:1], arms[1:2], arms[1:]):
+        asked = runner.ask(some)
+        assert told[-1].work == pytest.approx(3 * cost)
+        runner.serve(asked.ready.is_set)
+        assert told[-1].work == pytest.approx(3 * cost)
+    assert told[-1].work_done == pytest.approx(3 * cost)
+    runner.expect("a", {"never asked for": specs[keys[0]]})
+    runner.expect("a", {})
+    runner.ask(arms[:1])
+    assert told[-1].work == pytest.approx(3 * cost)
+
+
 def test_stacks_are_split_for_workers_only_where_they_are_large() -> None:
     def sizes(runs: int, jobs: int) -> list[int]:
         arms = [experiments(seed)[0].replace(runs=runs) for seed in range(8)]
