@@ -157,6 +157,16 @@ def check_finite(field: str, name: str, model: nn.Module) -> None:
             raise SpecError(field, name, f"{tensor}: {count} of {weight.numel()} weights are NaN or infinite")
 
 
+def check_tokenizer(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """SpecError for a tokenizer without EOS, and for one that draws how it splits a word (BPE with dropout)."""
+    if tokenizer.eos_token_id is None:
+        raise SpecError(field, name, "its tokenizer has no EOS token: must have one, or no response ends")
+    dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
+    if dropout:
+        rule = "must be none, or one text has other tokens each time"
+        raise SpecError(field, name, f"its tokenizer has dropout = {dropout:g}: {rule}")
+
+
 def check_tokens(field: str, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """SpecError for a tokenizer whose ids the embedding lacks, and for end tokens that are no token.
 
@@ -167,8 +177,7 @@ def check_tokens(field: str, name: str, model: Any, tokenizer: PreTrainedTokeniz
     if most >= rows:
         rule = f"must be below the {rows} rows of the model's embedding"
         raise SpecError(field, name, f"its tokenizer has the token id {most}: {rule}")
-    if tokenizer.eos_token_id is None:
-        raise SpecError(field, name, "its tokenizer has no EOS token: must have one, or no response ends")
+    check_tokenizer(field, name, tokenizer)
     for where in ("generation_config", "config"):
         settings = getattr(model, where, None)
         for token in _TOKENS:

@@ -25,6 +25,7 @@ from .gate import (
     check_folder,
     check_loaded,
     check_sizes,
+    check_tokenizer,
     check_tokens,
     check_written,
     keep_savable,
@@ -104,9 +105,11 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
     if local and spec.tokenizer:  # that of the model's own folder is looked at with its weights
         check_written(field, Path(source))
     with loading(field, name, _held(local, "a tokenizer")):
-        return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=spec.revision, padding_side="left", **from_here(local)
         )
+    check_tokenizer(field, name, tokenizer)
+    return tokenizer
 
 
 def check_attention(spec: LanguageModelSettings) -> None:
