@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         tokens = Prompts(torch.tensor([ids]))
         drawn = run.policy.sample(SampleRequest(tokens, run.experiment.schedule.num_generations, run.noise))
         for response, mask in zip(drawn.responses[0], drawn.mask[0], strict=True):
-            print(f"{prompt}\n  {run.tokenizer.decode(response[mask], skip_special_tokens=True) or '(empty)'}\n")
+            print(f"{prompt}\n  {run.environment.encoder.decode(response[mask].tolist()) or '(empty)'}\n")
     return 0
 
 

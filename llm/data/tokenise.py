@@ -14,18 +14,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jinja2 import TemplateError
 
-from llm.data.formats import Reason, Row, RowError, Text, check_text
+from llm.data.chat_template import PROBE, ChatTemplate
+from llm.data.formats import Reason, Row, RowError, Text
 from llm.data.stops import up_to_stop
-from sims.experiments.command import raised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OnTooLong = Literal["refuse", "drop", "truncate"]
-CALLS, THOUGHTS = ("tool_calls", "function_call"), ("reasoning_content", "thinking")  # of a message, beside its content
-_PROBE = "PROBE"  # stands for a response, to find what a chat template writes around one
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Example:
 class TextEncoder:
     """A tokenizer with its special tokens made explicit.
 
-    bos is the token that the tokenizer itself puts before a text, or None where it puts none, whatever its bos_token
+    front: the tokens that the tokenizer itself puts before a text, BOS in most; none in some, whatever their bos_token
     is (GPT-2 and Pythia define one and do not use it). pad is eos where the tokenizer has no pad token: padding is
     known from masks, never from ids. ends: further tokens at which a policy stops, besides EOS (a generation config may
     name several). stop_strings: texts that end a response, too.
@@ -89,34 +86,36 @@ class TextEncoder:
         self.ends: tuple[int, ...] = tuple(dict.fromkeys((self.eos, *ends)))
         self.stop_strings = tuple(stop_strings)
         self._whole_text = whole_text(tokenizer)
-        bos = tokenizer.bos_token_id
-        self.bos: int | None = bos if bos is not None and tokenizer.encode("a")[:1] == [bos] else None
+        self.chat = ChatTemplate(tokenizer)
+        whole, own = tokenizer.encode("a"), self.encode("a")
+        count = next((at for at in range(len(whole)) if whole[at : at + len(own)] == own), 0)
+        self.front: list[int] = list(dict.fromkeys(whole[:count]))
 
     def encode(self, text: str) -> list[int]:
         """Token ids with nothing added; verbose=False, because limits are checked here."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def prompt(self, text: str) -> list[int]:
-        """Prompt ids: exactly one BOS in front if the tokenizer uses one, whether the text has none or several."""
-        ids = self.encode(text)
-        start = 0
-        while self.bos is not None and ids[start : start + 1] == [self.bos]:
-            start += 1
+        """Prompt ids: `front` exactly once in front, whether the text has it not at all or several times."""
+        ids, start, step = self.encode(text), 0, len(self.front)
+        while step and ids[start : start + step] == self.front:
+            start += step
         if start == len(ids):
             raise RowError("empty", "prompt has no tokens")
-        return ids if self.bos is None else [self.bos, *ids[start:]]
+        return [*self.front, *ids[start:]]
 
     def whole_text(self, ids: list[int]) -> tuple[list[int], list[list[int]]]:
-        """A text without a prompt as prompt and completion: BOS, or its first token, which nothing predicts."""
-        if self.bos is not None:
-            ids = [self.bos, *(ids[1:] if ids[0] == self.bos else ids)]
-        if len(ids) < 3:
+        """A text without a prompt as prompt and completion: `front`, or its first token, which nothing predicts."""
+        step = len(self.front)
+        ids = [*self.front, *(ids[step:] if ids[:step] == self.front else ids)]
+        first = max(1, step)
+        if len(ids) < first + 2:
             raise RowError("empty", "text has fewer than two tokens")
-        return ids[:1], [ids[1:]]
+        return ids[:first], [ids[first:]]
 
     def end_of_prompt(self, ids: list[int], most: int) -> list[int]:
-        """The last `most` tokens of a prompt, its BOS among them."""
-        front = [] if self.bos is None else ids[:1]
+        """The last `most` tokens of a prompt, `front` among them."""
+        front = ids[: len(self.front)]
         return ids if len(ids) <= most else front + ids[len(ids) - most + len(front) :]
 
     def completion(self, text: str, may_be_empty: bool = False) -> list[int]:
@@ -133,10 +132,21 @@ class TextEncoder:
         end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
         if end == 0 and not may_be_empty:
             raise RowError("empty", "a completion has no tokens before its EOS")
-        rest = self.tokenizer.decode([token for token in ids[end:] if token not in self.ends])
-        if str(rest).strip():
+        rest = [token for token in ids[end:] if token not in self.ends]
+        if rest and self._whole_text(rest).strip():
             raise RowError("malformed", "a completion goes on after its EOS token")
         return [*ids[:end], *(ids[end : end + 1] or [self.eos])]
+
+    def without_ends(self, text: str) -> str:
+        """A text without what would be read as an end token: every time that it is written out, that which is left once
+        one within it is gone, and that which the tokenizer takes for one (</S> where it lowers capitals)."""
+        while set(ids := self.encode(text)) & set(self.ends):
+            rest = text.replace(str(self.tokenizer.eos_token), "")
+            rest = rest if rest != text else self._whole_text([token for token in ids if token not in self.ends])
+            if len(rest) >= len(text):
+                break
+            text = rest
+        return text
 
     def render(self, row: Row) -> tuple[str, list[str]]:
         """A conversation's prompt and completions as text, by the chat template.
@@ -145,43 +155,27 @@ class TextEncoder:
         """
         if self.tokenizer.chat_template is None:
             raise ValueError("the data are conversational and tokenizer.chat_template is not set")
-        prompt = self.template(row.prompt, add_generation_prompt=True)
+        prompt = self.chat.render(row.prompt, add_generation_prompt=True)
         conversations: list[list[Any]] = [[*row.prompt, *completion] for completion in row.completions]
-        whole = [self.template(messages) for messages in conversations]
-        for messages, text in zip(conversations or [list(row.prompt)], whole or [prompt], strict=True):
-            self._check_all_is_written(messages, text, bool(conversations))
+        whole = [self.chat.render(messages) for messages in conversations]
         if any(not text.startswith(prompt) for text in whole):
             raise RowError("malformed", "the chat template writes the prompt otherwise once a response follows")
+        for messages, text in zip(conversations or [list(row.prompt)], whole or [prompt], strict=True):
+            self.chat.check_all_is_written(messages, text, bool(conversations))
         return prompt, [text[len(prompt) :] for text in whole]
-
-    def _check_all_is_written(self, messages: Sequence[Mapping[str, Any]], text: str, answered: bool) -> None:
-        """RowError for what a message says beside its content, if the text would be the same without it. Thoughts of
-        earlier turns are left out by many templates, on purpose. answered: whether the last is the response."""
-        for at, message in enumerate(messages):
-            last = answered and at == len(messages) - 1
-            for name in (*CALLS, *(THOUGHTS if last else ())):
-                if not message.get(name):
-                    continue
-                without = {key: held for key, held in message.items() if key != name}
-                rest = [*messages[:at], without, *messages[at + 1 :]]
-                if self.template(rest, add_generation_prompt=not answered) == text:
-                    raise RowError("malformed", f"{name} of message {at + 1} is not written by the chat template")
-            if message.get("weight", 1) != 1:
-                said = f"weight = {message['weight']!r} of message {at + 1}: must be 1, or left out"
-                raise RowError("malformed", said)
 
     def turns(self, prompt: Text, completion: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
         """Ids of a completion of several messages, and which of them are the assistant's: its words and its ends.
 
         What others say, and what the template writes between messages, is read and not trained on.
         """
-        before = self.template(prompt, add_generation_prompt=True)
+        before = self.chat.render(prompt, add_generation_prompt=True)
         ids: list[int] = []
         chosen: list[bool] = []
         for at, message in enumerate(completion):
             last, own = at == len(completion) - 1, message["role"] == "assistant"
             answers = not last and completion[at + 1]["role"] == "assistant"
-            after = self.template([*prompt, *completion[: at + 1]], add_generation_prompt=answers and not own)  # type: ignore[list-item]
+            after = self.chat.render([*prompt, *completion[: at + 1]], add_generation_prompt=answers and not own)  # type: ignore[list-item]
             if not after.startswith(before):
                 raise RowError("malformed", "the chat template writes earlier messages otherwise once others follow")
             said = self.encode(after[len(before) :])
@@ -209,32 +203,26 @@ class TextEncoder:
         return bool(self.stop_strings) and up_to_stop(self._whole_text(ids), self.stop_strings) is not None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Text, special tokens left out, and otherwise as it was written: no space before a mark is taken away."""
+        return plain_text(self.tokenizer, ids)
 
     def frame(self, prompt: Text) -> tuple[str, str]:
         """What the chat template writes before and after a response to a prompt, as `decode` gives it."""
         if isinstance(prompt, str):
             return "", ""
         try:
-            _, (written,) = self.render(Row(prompt, ([{"role": "assistant", "content": _PROBE}],)))
-            opening, found, closing = written.partition(_PROBE)
+            _, (written,) = self.render(Row(prompt, ([{"role": "assistant", "content": PROBE}],)))
+            opening, found, closing = written.partition(PROBE)
             closing_ids = self.completion(closing, may_be_empty=True)
         except RowError:
             return "", ""  # a template that cannot be inverted: its data are refused, fresh responses left as they are
         return (self.decode(self.encode(opening)), self.decode(closing_ids)) if found else ("", "")
 
-    def template(self, messages: Any, add_generation_prompt: bool = False) -> str:
-        """A conversation as text. RowError where the template, which may be anybody's, fails, and for what it writes
-        that is no text."""
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            said = error if isinstance(error, TemplateError) else raised(error)
-            raise RowError("malformed", f"the chat template refuses the conversation: {said}") from error
-        return str(check_text("what the chat template writes", str(rendered)))
+
+def plain_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of tokens, special ones left out. Many a tokenizer's own `decode` also writes "a ." as "a.": what is
+    rewarded would not be what was written."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def whole_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
@@ -244,7 +232,7 @@ def whole_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], 
 
 def check_limits(limits: Limits, encoder: TextEncoder) -> None:
     """Refuse limits that leave no room for a token."""
-    least = {"max_prompt_length": 1 if encoder.bos is None else 2, "max_completion_length": 1}
+    least = {"max_prompt_length": 1 + len(encoder.front), "max_completion_length": 1}
     for name, low in least.items():
         value = getattr(limits, name)
         if value is not None and value < low:
@@ -305,7 +293,7 @@ def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limit
     prompt truncated to `max_prompt_length` if `on_too_long` is truncate, EOS at the end. Unlike a row's, a response may
     be empty, and an EOS written out in it is dropped. RowError where the chat template refuses the conversation.
     """
-    text = text.replace(str(encoder.tokenizer.eos_token), "")
+    text = encoder.without_ends(text)
     prompt_text, said = prompt, text
     if not isinstance(prompt_text, str):
         prompt_text, (said,) = encoder.render(Row(prompt, ([{"role": "assistant", "content": text}],)))

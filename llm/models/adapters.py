@@ -16,10 +16,13 @@ from transformers.pytorch_utils import Conv1D
 
 from llm.embedded import find_folder
 from sims.core.spec import SpecError
+from sims.experiments.whole import checksum
 
 from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
 from .settings import LanguageModelSettings
 
+# Beside adapters that we write: a digest of the weights under them; "" where these were on the hub.
+BASE, WEIGHTS_OF_BASE = "base_weights.json", "sha256"
 MERGE = "python -m llm export RUN --output whole --merge writes one"
 
 
@@ -77,6 +80,27 @@ def is_of_adapters(folder: Path) -> bool:
         return (folder / ADAPTER).is_file()
     except OSError:  # too long for a path
         return False
+
+
+def weights_digest(name: str | Path) -> str:
+    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name of no folder here."""
+    folder = find_folder(name)
+    if not folder.is_dir():
+        return ""
+    sums = [checksum(file) for file in sorted(folder.glob("*.safetensors"))]
+    base = base_of("model", folder)
+    return ", ".join(sums if base is None else [*sums, weights_digest(base)])
+
+
+def check_base(field: str, folder: Path, base: str) -> None:
+    """SpecError for adapters of ours over other weights than those that they were trained on: another model of the same
+    shape, the base as it was trained on since, or the model that they are merged into already."""
+    if not (folder / BASE).is_file():
+        return
+    held, now = read_json(field, folder, BASE).get(WEIGHTS_OF_BASE), weights_digest(base)
+    if held and now and held != now:
+        rule = "has other weights than the model that these adapters were trained on: must be that model"
+        raise SpecError(field, str(folder), f"{ADAPTER}: base_model_name_or_path = {json.dumps(base)}: {rule}")
 
 
 @contextmanager

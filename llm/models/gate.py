@@ -32,7 +32,14 @@ from .sampling import Decoding
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "num_beams", "repetition_penalty")
+_SAMPLING = (  # settings of a generation config that change what is drawn
+    *("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("num_beams", "penalty_alpha", "guidance_scale", "sequence_bias", "bad_words_ids", "watermarking_config"),
+    *("repetition_penalty", "no_repeat_ngram_size", "exponential_decay_length_penalty", "min_length"),
+    *("min_new_tokens", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    "stop_strings",
+)
+_MOST_LAYERS = 10_000
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -46,18 +53,24 @@ def check_folder(field: str, folder: Path) -> None:
     read_json(field, folder, CONFIG)
     if (folder / GENERATION).is_file():  # one that cannot be read, transformers takes for none: its ends would be lost
         read_json(field, folder, GENERATION)
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+    if not (folder / INDEX).is_file():
         _check_tensors(field, folder, WEIGHTS)
         return
     placed = read_json(field, folder, INDEX).get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise SpecError(field, str(folder), f"{INDEX}: weight_map must be an object of tensor and file names")
-    for file in sorted(set(placed.values())):
+    files = sorted(set(placed.values()))
+    if (folder / WEIGHTS).is_file() and WEIGHTS not in files:  # transformers would take it, and it may be an older one
+        rule = f"has {WEIGHTS} and {INDEX}, which names other files: must have the weights once: remove one of the two"
+        raise SpecError(field, str(folder), rule)
+    for file in files:
         if Path(file).name != file:
             raise SpecError(field, str(folder), f"{INDEX} names {file!r}: must be files of this folder")
         held = _check_tensors(field, folder, file)
         for tensor in (name for name, where in placed.items() if where == file and name not in held):
             raise SpecError(field, str(folder), f"{file} has no tensor {tensor!r}, which {INDEX} says it must have")
+        for tensor in (name for name in held if placed.get(name, file) != file):  # the last file read would be taken
+            raise SpecError(field, str(folder), f"{file} has {tensor!r} too, which {INDEX} says is in {placed[tensor]}")
 
 
 def check_written(field: str, folder: Path) -> None:
@@ -91,17 +104,21 @@ def read_json(field: str, folder: Path, file: str) -> dict[str, Any]:
 
 
 def _check_tensors(field: str, folder: Path, file: str) -> set[str]:
-    """The names of the tensors in a file of safetensors."""
+    """The names of the tensors in a file of safetensors. SpecError for weights that are no floating-point numbers."""
     if not (folder / file).is_file():
         pickled = next((path.name for path in sorted(folder.glob("*.bin"))), None)
         instead = "" if pickled is None else f", only {pickled}, a pickle, which may run code when it is read"
         raise SpecError(field, str(folder), f"has no {file}{instead}: must hold weights as safetensors")
     try:
         with safe_open(folder / file, framework="pt") as opened:
-            return set(opened.keys())
+            kinds = {name: str(opened.get_slice(name).get_dtype()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise SpecError(field, str(folder), f"{file} is damaged: {first}: must be a file of safetensors") from error
+    for name, kind in kinds.items():  # masks and positions of some architectures are of other types, and no weights
+        if name.endswith(".weight") and not kind.startswith(("F", "BF")):
+            raise SpecError(field, str(folder), f"{file}: {name} is of type {kind}: must be of floating-point numbers")
+    return set(kinds)
 
 
 def check_sizes(field: str, folder: Path) -> None:
@@ -111,6 +128,11 @@ def check_sizes(field: str, folder: Path) -> None:
         value, least = held.get(name), 0 if name == "num_hidden_layers" else 1
         if isinstance(value, str | bool) or (isinstance(value, int) and value < least):
             raise SpecError(field, str(folder), f"{CONFIG}: {name} = {json.dumps(value)}: must be int >= {least}")
+        if (
+            name == "num_hidden_layers" and isinstance(value, int) and value > _MOST_LAYERS
+        ):  # built before it is refused
+            rule = f"must be at most {_MOST_LAYERS:,}"
+            raise SpecError(field, str(folder), f"{CONFIG}: {name} = {json.dumps(value)}: {rule}")
 
 
 def check_config(field: str, name: str, config: PretrainedConfig) -> None:
@@ -157,6 +179,16 @@ def check_finite(field: str, name: str, model: nn.Module) -> None:
             raise SpecError(field, name, f"{tensor}: {count} of {weight.numel()} weights are NaN or infinite")
 
 
+def check_tokenizer(field: str, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """SpecError for a tokenizer without EOS, and for one that draws how it splits a word (BPE with dropout)."""
+    if tokenizer.eos_token_id is None:
+        raise SpecError(field, name, "its tokenizer has no EOS token: must have one, or no response ends")
+    dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
+    if dropout:
+        rule = "must be none, or one text has other tokens each time"
+        raise SpecError(field, name, f"its tokenizer has dropout = {dropout:g}: {rule}")
+
+
 def check_tokens(field: str, name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """SpecError for a tokenizer whose ids the embedding lacks, and for end tokens that are no token.
 
@@ -167,8 +199,7 @@ def check_tokens(field: str, name: str, model: Any, tokenizer: PreTrainedTokeniz
     if most >= rows:
         rule = f"must be below the {rows} rows of the model's embedding"
         raise SpecError(field, name, f"its tokenizer has the token id {most}: {rule}")
-    if tokenizer.eos_token_id is None:
-        raise SpecError(field, name, "its tokenizer has no EOS token: must have one, or no response ends")
+    check_tokenizer(field, name, tokenizer)
     for where in ("generation_config", "config"):
         settings = getattr(model, where, None)
         for token in _TOKENS:

@@ -17,7 +17,7 @@ from llm.data.tokenise import whole_text
 from llm.embedded import EMBEDDED, find_folder
 from sims.core.spec import SpecError
 
-from .adapters import MERGE, add_adapters, base_named, base_of, is_of_adapters, merged
+from .adapters import MERGE, add_adapters, base_named, base_of, check_base, is_of_adapters, merged
 from .gate import (
     ADAPTER,
     CONFIG,
@@ -25,6 +25,7 @@ from .gate import (
     check_folder,
     check_loaded,
     check_sizes,
+    check_tokenizer,
     check_tokens,
     check_written,
     keep_savable,
@@ -103,10 +104,12 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
         check_sizes(field, Path(source))
     if local and spec.tokenizer:  # that of the model's own folder is looked at with its weights
         check_written(field, Path(source))
-    with loading(field, name, _held(local, "a tokenizer")):
-        return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
+    with loading(field, name, _held(local, "a tokenizer, and a configuration if any,")):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=spec.revision, padding_side="left", **from_here(local)
         )
+    check_tokenizer(field, name, tokenizer)
+    return tokenizer
 
 
 def check_attention(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> None:
@@ -178,6 +181,7 @@ def load_weights(spec: LanguageModelSettings, dtype: torch.dtype, field: str = "
         if (base := base_of(field, Path(source))) is not None:
             with base_named(field, Path(source), base):
                 under = load_weights(spec.replace(model=base, revision=None), dtype, field)
+            check_base(field, Path(source), base)
             check_written(field, Path(source))
             return merged(field, Path(source), under)
     kinds = load_config(spec, field).architectures or ()

@@ -11,10 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llm.embedded import find_folder
-from sims.experiments.whole import checksum, folder_written_whole
+from sims.experiments.whole import folder_written_whole
 
-from .adapters import base_of
+from .adapters import BASE, WEIGHTS_OF_BASE, base_of, weights_digest
 
 REPORT = "report.json"
 
@@ -36,20 +35,12 @@ def write_model(
         model.save_pretrained(new, state_dict=weights)
         tokenizer.save_pretrained(new)
         _name_class(new / "tokenizer_config.json")
+        if (base := base_of("model", new)) is not None:
+            (new / BASE).write_text(json.dumps({WEIGHTS_OF_BASE: weights_digest(base)}, indent=1) + "\n")
         if report is not None:
             (new / REPORT).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         for file in beside:
             shutil.copyfile(file, new / file.name)
-
-
-def weights_digest(name: str | Path) -> str:
-    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name of no folder here."""
-    folder = find_folder(name)
-    if not folder.is_dir():
-        return ""
-    sums = [checksum(file) for file in sorted(folder.glob("*.safetensors"))]
-    base = base_of("model", folder)
-    return ", ".join(sums if base is None else [*sums, weights_digest(base)])
 
 
 def _name_class(file: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm.data import Example, collate
+from llm.data.tokenise import plain_text
 from llm.models.policy import CausalLMPolicy
 from sims.core.loop.labelling import implicit_reward
 from sims.core.numerics.noise import Noise
@@ -71,7 +72,7 @@ class TextScorer:
         return torch.tensor(list(scores), dtype=torch.float64).unflatten(0, mask.shape[:2])
 
     def _text(self, tokens: Tensor, mask: Tensor) -> str:
-        return str(self.tokenizer.decode(tokens[mask].tolist(), skip_special_tokens=True))
+        return plain_text(self.tokenizer, tokens[mask].tolist())
 
 
 def preference_batch(examples: Sequence[Example], pad_id: int) -> Batch:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.embedded import find_folder
-from llm.models.writing import weights_digest
+from llm.models.adapters import weights_digest
 from sims.core.spec import SpecError, from_json
 from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment

@@ -12,7 +12,7 @@ from llm.alignment.context import Context
 from llm.alignment.settings import Settings
 from llm.alignment.sqlite import sqlite3
 from llm.alignment.store import FILE, Store, opened, read_only
-from llm.models.writing import weights_digest
+from llm.models.adapters import weights_digest
 from sims.core.spec import SpecError
 
 

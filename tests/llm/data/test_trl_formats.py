@@ -59,7 +59,7 @@ def test_what_would_not_reach_the_prompt_is_refused_by_name(kind: str, row: dict
 def test_of_several_turns_the_assistants_words_and_ends_alone_are_trained_on(kind: str, row: dict):
     (example,), _, _ = load([row], CHAT_BPE, kind=kind)
     encoder = TextEncoder(CHAT_BPE)
-    whole = encoder.encode(encoder.template(TALK))
+    whole = encoder.encode(encoder.chat.render(TALK))
     assert [*ids(example.prompt_ids), *ids(example.completion_ids[0])] == whole[:-1]  # without the template's last \n
     batch = collate([example], encoder.pad)
     assert batch.responses is not None and batch.mask is not None
@@ -112,7 +112,7 @@ def test_a_text_is_trained_on_after_bos_or_after_its_first_token(tokenizer):
     encoder = TextEncoder(tokenizer)
     text = encoder.encode("The sky is blue.")
     (example,), _, _ = load([{"text": "The sky is blue."}], tokenizer, kind="language_modeling")
-    expected = [*text, encoder.eos] if encoder.bos is None else [encoder.bos, *text, encoder.eos]
+    expected = [*text, encoder.eos] if not encoder.front else [*encoder.front, *text, encoder.eos]
     assert (ids(example.prompt_ids), ids(example.completion_ids[0])) == (expected[:1], expected[1:])
 
 

@@ -92,6 +92,34 @@ def only_a_pickle(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
+def a_second_time(folder: Path) -> None:
+    """Other weights of one layer in a further file, where the index names the first."""
+    index()(folder)
+    held = json.loads((folder / INDEX).read_text())["weight_map"]
+    names = [name for name in held if ".layers.1." in name]
+    tensors = load_file(folder / "part.safetensors")
+    other = {name: tensors[name] + 1 for name in names} | {
+        "gpt_neox.embed_in.weight": tensors.pop("gpt_neox.embed_in.weight")
+    }
+    save_file(tensors, folder / "part.safetensors", {"format": "pt"})
+    save_file(other, folder / "rest.safetensors", {"format": "pt"})
+    placed = held | {"gpt_neox.embed_in.weight": "rest.safetensors"}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+def beside_an_older_file(folder: Path) -> None:
+    shutil.copy(folder / WEIGHTS, folder / "older")
+    index()(folder)
+    (folder / "older").rename(folder / WEIGHTS)
+
+
+def of_type(dtype: torch.dtype) -> Callable[[Path], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["gpt_neox.embed_in.weight"] = tensors["gpt_neox.embed_in.weight"].to(dtype)
+
+    return change_tensors(change)
+
+
 def truncated(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000])
 
@@ -127,6 +155,20 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an index of another form": (
         lambda folder: [(folder / WEIGHTS).unlink(), (folder / INDEX).write_text('{"weight_map": [1]}')],
         "weight_map must be an object",
+    ),
+    "a tensor in a file that the index does not name for it": (
+        a_second_time,
+        "rest.safetensors has 'gpt_neox.layers.1.* too, which .*index.json says is in part.safetensors",
+    ),
+    "files of an index beside a single one, which would be taken": (
+        beside_an_older_file,
+        "has model.safetensors and model.safetensors.index.json, which names other files: must have the weights once",
+    ),
+    "weights that are integers": (of_type(torch.int8), "embed_in.weight is of type I8: must be of floating-point"),
+    "weights that are true or false": (of_type(torch.bool), "embed_in.weight is of type BOOL: must be of floating"),
+    "more layers than any machine has room for": (
+        change_json("config.json", num_hidden_layers=10**9),
+        "num_hidden_layers = 1000000000: must be at most 10,000",
     ),
     "pickled weights": (only_a_pickle, "has no model.safetensors, only pytorch_model.bin, a pickle"),
     "truncated weights": (truncated, "model.safetensors is damaged: .*: must be a file of safetensors"),
@@ -203,7 +245,7 @@ def test_what_is_neither_folder_nor_hub_name_is_refused_under_its_own_setting(fo
             assert main(arguments) == 2
             assert re.match(rf"error: {said} = \S+: .*{rule}", capsys.readouterr().err)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(SpecError, match=r"^model = .*base': must hold a tokenizer that transformers can read: "):
+    with pytest.raises(SpecError, match=r"^model = .*base': must hold a tokenizer, .*that transformers can read: "):
         load_tokenizer(LanguageModelSpec(model=str(folder)))
 
 
@@ -258,7 +300,16 @@ def test_every_end_token_of_the_generation_config_ends_a_response(folder: Path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"do_sample": False, "temperature": 0.9}, {"do_sample": True, "temperature": 0.1}]
+    "settings",
+    [
+        {"do_sample": False, "temperature": 0.9},
+        {"do_sample": True, "temperature": 0.1},
+        {"suppress_tokens": [3, 4]},
+        {"forced_eos_token_id": 2},
+        {"bad_words_ids": [[3]]},
+        {"no_repeat_ngram_size": 2},
+        {"stop_strings": ["x"]},
+    ],
 )
 def test_sampling_settings_of_a_folder_are_named_never_applied_and_never_in_the_way_of_saving(
     settings: dict[str, Any], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -267,7 +318,7 @@ def test_sampling_settings_of_a_folder_are_named_never_applied_and_never_in_the_
     capsys.readouterr()
     change_json("generation_config.json", **settings)(folder)
     policy = policy_of(folder)
-    assert "temperature" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert next(reversed(settings)) in (said := capsys.readouterr().err) and said.count("\n") == 1
     assert policy.decoding == expected.decoding and policy.eos_token_ids == expected.eos_token_ids
     policy.model.save_pretrained(tmp_path / "saved")
 
@@ -408,6 +459,28 @@ def test_adapters_on_adapters_are_refused(device: str, tmp_path: Path):
     load_model(LanguageModelSpec(lora_rank=2), torch.float32, CPU).save_pretrained(tmp_path)  # type: ignore[operator]
     with pytest.raises(SpecError, match=r"holds adapters, on which no others can be put .* export RUN .* --merge"):
         load_model(LanguageModelSpec(model=str(tmp_path), lora_rank=2), torch.float32, torch.device(device))
+
+
+@pytest.mark.parametrize("other", ["another model of its shape", "trained on since", "merged into it already"])
+def test_adapters_are_read_over_the_weights_alone_that_they_were_trained_on(other: str, folder: Path, tmp_path: Path):
+    spec = LanguageModelSpec(model=str(folder), lora_rank=2)
+    adapters, tokenizer = tmp_path / "adapters", load_tokenizer(spec)
+    write_model(adapters, load_model(spec, torch.float32, CPU), tokenizer)
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    change_json("adapter_config.json", base_model_name_or_path=str(moved))(adapters)
+    under = policy_of(adapters).model  # the same weights elsewhere are the same model
+    if other == "merged into it already":
+        with torch.no_grad():
+            next(iter(under.parameters())).mul_(1.01)  # new adapters change nothing
+        shutil.rmtree(moved)
+        write_model(moved, under, tokenizer)
+    else:
+        changed = folder if other == "trained on since" else moved
+        change_tensors(lambda tensors: tensors["gpt_neox.final_layer_norm.bias"].add_(0.1))(changed)  # type: ignore[arg-type, return-value]
+        change_json("adapter_config.json", base_model_name_or_path=str(changed))(adapters)
+    with pytest.raises(SpecError) as error:
+        policy_of(adapters)
+    one_line(error, adapters, "has other weights than the model that these adapters were trained on")
 
 
 def test_adapters_name_their_base_for_whoever_reads_them_from_another_folder(tmp_path: Path, monkeypatch):

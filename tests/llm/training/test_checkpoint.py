@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from llm.__main__ import main
+from llm.models.adapters import weights_digest
 from llm.models.policy import CausalLMPolicy
-from llm.models.writing import weights_digest
 from llm.tasks import LearnedReward
 from llm.tasks.data_source import DataSource
 from llm.training import checkpoint
