@@ -12,7 +12,7 @@ import pytest
 
 import sims
 from sims.exact import Population, chain_rule, entropy, expected_reward, kl_policy_ref, population_weights, token_logp
-from tests.browser import browser, console_errors, set_window, wait_until
+from tests.browser import browser, console_errors, lost_stops, set_window, tab_stops, wait_until, weak_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explorer.html").as_uri()
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -226,6 +226,31 @@ def test_nothing_overflows_and_every_control_has_a_name(page: Any, size: tuple[i
     assert (sum(map(int, ground[4:-1].split(","))) < 200) is dark
     set_window(page, *DESKTOP)
     assert console_errors(page) == []
+
+
+OPENED = "onoff.openLesson(arguments[0]); document.getElementById('lesson-reveal').open = true"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_paper(page: Any, dark: bool) -> None:
+    set_window(page, *DESKTOP, dark)
+    open_page(page)
+    for lesson in ("stale", "imitation"):  # of the policy gradient, which reads no labels; of recorded pairs
+        page.execute_script(OPENED, lesson)
+        assert weak_text(page) == [], lesson
+    set_window(page, *DESKTOP)
+
+
+def test_it_is_used_without_a_mouse(page: Any) -> None:
+    open_page(page)
+    page.execute_script(OPENED, "far")
+    stops = list(tab_stops(page))
+    assert lost_stops(iter(stops)) == []
+    usable = page.execute_script(
+        "return [...document.querySelectorAll('a[href], button, select, summary, input:not([type=radio])')]"
+        ".filter((x) => !x.hidden && !x.disabled && x.getClientRects().length).length"
+    )
+    assert len(stops) >= usable  # and the radio that is chosen
 
 
 def test_the_page_asks_nothing_of_a_network() -> None:
