@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import sims
+from figures.catalogue import catalogue
 from sims.exact import Population, chain_rule, entropy, expected_reward, kl_policy_ref, population_weights, token_logp
 from tests.browser import browser, console_errors, lost_stops, set_window, tab_stops, wait_until, weak_text
 
@@ -270,6 +272,16 @@ def test_an_address_with_a_lesson_alone_opens_it_as_it_was_written(page: Any) ->
     open_page(page, "#lesson=nowhere")
     assert "lesson = nowhere: must be one of optimum" in page.find_element("id", "address-faults").text
     assert console_errors(page) == []
+
+
+def test_no_lesson_says_of_a_claim_that_it_is_tested_which_is_not(page: Any) -> None:
+    open_page(page)
+    for lesson in page.execute_script("return onoff.LESSONS.map(({ id }) => id)"):
+        page.execute_script(OPENED, lesson)
+        said = page.find_element("id", "lesson-text").text
+        told = set(re.findall(r"(C\d\d) is tested", said))
+        told |= set(re.findall(r"C\d\d", "".join(re.findall(r"[Tt]ested[^.]*: [^.]*\.", said))))
+        assert [id for id in told if not catalogue()[id].rows] == [], lesson
 
 
 def test_a_lesson_leads_to_its_notebook_and_its_claims(page: Any) -> None:
