@@ -7,6 +7,7 @@ the claims and the explorer are taken from where they are kept. The report is pu
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -44,7 +45,7 @@ def assemble(source: Path, address: str) -> None:
         for picture in pictures(file):
             shutil.copy(picture, source / "_static" / picture.name)
     for notebook in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        text = tutorial(notebook.read_text(encoding="utf-8"), address)
+        text = described(tutorial(notebook.read_text(encoding="utf-8"), address))
         (source / "tutorials" / notebook.name).write_text(text, encoding="utf-8")
     for path, text in pages.made(REPORT.exists()).items():
         (source / path).parent.mkdir(exist_ok=True, parents=True)
@@ -60,6 +61,24 @@ def tutorial(notebook: str, address: str) -> str:
         return f"[Open in Colab]({badge[2].replace(_slug(repository()), _slug(address))})"
 
     return BADGE.sub(plain, notebook).replace(repository(), address)
+
+
+def described(notebook: str) -> str:
+    """The notebook with a text in the place of each picture, for who cannot see it: the titles that its cell draws, or
+    else the labels of its axes. What the picture shows is said in the text below."""
+    cells = json.loads(notebook)
+    for cell in cells["cells"]:
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            source = "".join(cell["source"])
+            titles = TITLE.findall(source) or LABEL.findall(source)
+            drawn = "; ".join(re.sub(r"\{[^}]*\}", "…", title) for title in titles)
+            alt = f"Plot: {drawn}." if drawn else "Plot."
+            cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
+    return json.dumps(cells, ensure_ascii=False)
+
+
+TITLE = re.compile(r'title(?:=|\()\s*f?"([^"]+)"')  # of title="…" and set_title("…")
+LABEL = re.compile(r'[xy]label=\s*f?"([^"]+)"')
 
 
 def _slug(address: str) -> str:

@@ -11,7 +11,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from .equations import Leading, NotAnEquation, inside, latex, leading
 
@@ -25,6 +25,11 @@ def to_rst(docstring: str, names: Collection[str] = ()) -> list[str]:
     for number, paragraph in enumerate(_joined(paragraphs)):
         lines += [*(_opening(paragraph, names) if number == 0 else _paragraph(paragraph)), ""]
     return lines
+
+
+def of_data(thing: object) -> list[str]:
+    """What stands for the docstring of a name that is neither class nor function, and so shows its type's: its keys."""
+    return [f"A mapping with {', '.join(f'``{key}``' for key in thing)}."] if isinstance(thing, Mapping) else []
 
 
 def _joined(paragraphs: list[str]) -> Iterator[str]:

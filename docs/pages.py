@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from figures.catalogue import NOT_TESTED, Entry, catalogue
+from figures.catalogue import NOT_TESTED, Entry, Row, catalogue
 from figures.entries import entries
+from figures.report.answers import without_arm
 from figures.report.elsewhere import Lesson, lessons
 
 from . import other_libraries, planted_bugs
@@ -212,17 +213,46 @@ def _claim(entry: Entry, shown: list[Lesson], titles: Mapping[str, str]) -> list
     if not entry.rows:
         lines += [f"*{NOT_TESTED.capitalize()}.*", ""]
     else:
-        for row in entry.rows:
-            name, title = row.figure, titles.get(row.figure)
-            lines.append(
-                f"- **{_md(row.claim.part)}** ({', '.join(row.settings)}): {_md(row.claim.effect)}; claimed "
-                f"{_md(row.claim.claimed)} {_md(row.claim.unit)}. Figure `{name}`{f': {_md(title)}' if title else ''}"
-                + ("" if title and title.endswith("?") else ".")
-            )
+        for rows in _alike(entry.rows):
+            lines += _rows(rows, titles)
         lines += ["", f"Tested again by `python -m figures {entry.id}`.", ""]
     if shown:
         links = (f'<a href="explorer.html#lesson={lesson.id}">{lesson.title}</a>' for lesson in shown)
         lines += [f"In the explorer: {'; '.join(links)}.", ""]
+    return lines
+
+
+def _alike(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows of one effect, but for its arm and what stands behind a semicolon, of one margin and figure, together."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        same = (_effect(row)[0], row.claim.claimed, row.claim.unit, row.figure, row.settings)
+        found.setdefault(same, []).append(row)
+    return list(found.values())
+
+
+def _effect(row: Row) -> tuple[str, str]:
+    """Of a row's effect, without the name of its arm, what stands before the first semicolon, and the rest."""
+    before, _, behind = without_arm(row.claim.part, row.claim.effect).partition("; ")
+    return before, behind
+
+
+def _rows(rows: list[Row], titles: Mapping[str, str]) -> list[str]:
+    """One row, or what several have in common and then each. titles: of figures."""
+    row = rows[0]
+    effect, of = row.claim.effect, ""
+    if len(rows) > 1:
+        effect, of = _effect(row)[0], f"{len(rows)} rows"
+    title = titles.get(row.figure, "")
+    lines = [
+        f"- **{_md(row.claim.part) if len(rows) == 1 else of}** ({', '.join(row.settings)}): {_md(effect)}; claimed "
+        f"{_md(row.claim.claimed)} {_md(row.claim.unit)}. Figure `{row.figure}`{f': {_md(title)}' if title else ''}"
+        + ("" if title.endswith("?") else ".")
+    ]
+    if len(rows) > 1:
+        for each in rows:
+            rest = _effect(each)[1]
+            lines.append(f"  - **{_md(each.claim.part)}**{f': {_md(rest)}' if rest else ''}")
     return lines
 
 

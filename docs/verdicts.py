@@ -3,6 +3,7 @@ now, and what was changed in between and why; from the histories in `figures/cla
 
 from __future__ import annotations
 
+import datetime
 import re
 import textwrap
 from collections import Counter
@@ -42,8 +43,8 @@ rule, which meant both *too small* and *opposite*.
 ## Fragile rows, and why
 
 Each was tested once more, with other seeds, with other rounding or by another tuning, and came out otherwise: an end of
-an interval lies so near to a margin that as good a sample puts it on the other side, or a gate closed. Under *came out
-otherwise* stand the state before, and what the other tests came to.
+an interval lies so near to a margin that as good a sample puts it on the other side, or a gate closed. Under *found*
+stand the state before and the interval, under *came out otherwise* what the other tests came to.
 
 {fragile}
 
@@ -97,9 +98,7 @@ def page(found: Sequence[Verdict], missing: Sequence[str] = ()) -> str:
         rule=textwrap.fill(" ".join(RULE), 120),
         counts=textwrap.fill(counts, 120),
         moves=moves_table(moved),
-        fragile=table(
-            ("claim", "part", "setting", "claimed", "interval", "came out otherwise", "why"), _fragile(found)
-        ),
+        fragile=table(("row", "claimed", "found", "came out otherwise", "why"), _fragile(found)),
         closed=table(("claim", "part", "setting", "closed gate"), _closed(found)),
         claims="\n\n".join(_claims(by_row)),
     )
@@ -142,17 +141,20 @@ def _closed(found: Iterable[Verdict]) -> list[tuple[str, ...]]:
 def _fragile(found: Iterable[Verdict]) -> list[tuple[str, ...]]:
     return [
         (
-            row.id,
-            _md(row.part),
-            row.setting,
+            f"**{row.id}** {_md(row.part)} ({row.setting})",
             _md(row.wanted),
-            _md(f"{row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"),
-            _md(row.why),
+            _md(f"{_before(row)}, {row.effect:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"),
+            _md(row.why.partition("; ")[2] or row.why),
             _reason_of(row),
         )
         for row in found
         if row.why.startswith("fragile")
     ]
+
+
+def _before(row: Verdict) -> str:
+    """The state that a fragile row had before it was tested again."""
+    return row.why.removeprefix("fragile: ").partition(", but ")[0]
 
 
 def _reason_of(row: Verdict) -> str:
@@ -171,12 +173,24 @@ def _claims(by_row: Mapping[tuple[str, str], Sequence[Verdict]]) -> Iterable[str
                 _md(row.claim.part),
                 "<br>".join(map(_now, by_row.get(_name(row), []))) or "–",
                 _md(first_said(row)) or "–",
-                "<br>".join(f"{change.date:%d %b}: {_md(_reason(change.change))}" for change in row.history),
             )
             for row in entry.rows
         ]
         if lines:
-            yield f"## {entry.id}\n\n{_md(entry.text)}\n\n" + table(("part", "now", "at first", "history"), lines)
+            rows = table(("part", "now", "at first"), lines)
+            yield f"## {entry.id}\n\n{_md(entry.text)}\n\n{rows}\n\n" + "\n".join(changed(entry.rows))
+
+
+def changed(rows: Sequence[Row]) -> Iterable[str]:
+    """A line for each change, once, with the parts that it is of, or is not of if these are fewer."""
+    parts: dict[tuple[datetime.date, str], list[str]] = {}
+    for row in rows:
+        for change in row.history:
+            parts.setdefault((change.date, _reason(change.change)), []).append(row.claim.part)
+    for (date, text), of in sorted(parts.items(), key=lambda item: item[0][0]):
+        others = [row.claim.part for row in rows if row.claim.part not in of]
+        named = f"all but {'; '.join(others)}" if len(others) < len(of) else "; ".join(of)
+        yield f"- {date:%d %b}: {_md(text)}{f' ({_md(named)})' if others else ''}"
 
 
 def _reason(change: str) -> str:

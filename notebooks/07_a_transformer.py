@@ -352,7 +352,7 @@ SAYS = {
     "supported": "**the ranking carries over**",
     "opposite": "**the ranking is the other way round**",
     "too small": "**it does not carry over by as much as was said to matter**",
-    "inconclusive": "**undecided**: the interval holds values on both sides of what would matter",
+    "inconclusive": "**inconclusive**: the interval has both sides of what would matter, or as good a test came out otherwise",
     "no test": "**no test**: this τ answers nothing, whatever its sign",
 }
 rows = {row.part: fragile(row) for row in toy_to_lm.FIGURE.verdicts(records)}
@@ -372,6 +372,7 @@ say(
     f"{len(tasks)} tasks, which differ in little but a length, and one model are few."
 )
 keep(tolerance=1e-6, **{f"tau_{i}": row.effect for i, row in enumerate(rows.values())})
+keep(tolerance=0.05, sized=True, **{f"tau_{i}_high": row.high for i, row in enumerate(rows.values())})  # by resampling
 
 # %% [markdown]
 # **Exercise 3.** Kendall's τ: a function of `(toy, model)`, the scores of the same methods on either side. No two scores of a
@@ -400,7 +401,7 @@ exercises_07.kendall(answer)
 # - The reference's mass near the optimum puts tasks of both on one axis.
 # - That axis is not all: with one overlap, a reward that slopes is found where a reward that is flat is not.
 # - Whether rankings carry over is a question with a number, an interval, a margin that was said beforehand and conditions;
-#   *no test* and *undecided* are honest ends of it.
+#   *no test* and *inconclusive* are honest ends of it.
 
 # %%
 assert toy.experiment.algorithm is model.experiment.algorithm, "one algorithm trained both"
@@ -411,4 +412,8 @@ assert masses[16] > 0.9 and masses[0] < 2e-5, "a length is near the reference or
 assert reached["model"] > reached["toy"] + 0.3, "and what is far may be found all the same, if there is a slope"
 assert spread_model[0] > 10 * spread_toy[0], "which the reference's samples show on the language and not on the bandit"
 assert all(row.verdict in SAYS for row in rows.values()), "every row has one of the states of the rule"
+assert {group: len(names) for group, names in methods.items()} == {"on-policy": 15, "offline": 7}, (
+    "as many as the text says"
+)
+assert {row.margin for row in rows.values()} == {0.2}, "and the margin that it names"
 assert all(tau > 0.5 for (_, where), tau in itself.items() if where == "toy"), "the toys' rankings are no noise"

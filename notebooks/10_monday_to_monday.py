@@ -379,7 +379,7 @@ exercises_10.rating_effect(answer)
 # - Drift is a reason to label, not a verdict on the model.
 #
 # One run of one model shows that these things can happen. How often they do, with intervals, is in the simulation's
-# figures, of a hundred runs each: [`weeks_of_drift`](https://github.com/OWNER/onoff/blob/main/figures/gallery/weeks_of_drift.py)
+# figures, of a hundred runs or more each: [`weeks_of_drift`](https://github.com/OWNER/onoff/blob/main/figures/gallery/weeks_of_drift.py)
 # (which reference, how much replay, when to train), [`alarms`](https://github.com/OWNER/onoff/blob/main/figures/gallery/alarms.py)
 # (who finds a bias of the labels first, and what helps) and
 # [`forgetting`](https://github.com/OWNER/onoff/blob/main/figures/gallery/forgetting.py) (what happens to skills that nobody asks

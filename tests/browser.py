@@ -57,3 +57,72 @@ def wait_until(driver: Any, condition: Callable[[Any], Any], seconds: float = 12
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(driver, seconds).until(condition)
+
+
+WEAK = """
+  const parse = (colour) => { const p = colour.match(/[\\d.]+/g).map(Number); return [p[0], p[1], p[2], p[3] ?? 1]; };
+  const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+  const light = (c) => { const [r, g, b] = c.slice(0, 3).map((x) => x / 255)
+    .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const found = [], above = (e) => e ? [e, ...above(e.parentElement)] : [];
+  for (const e of document.querySelectorAll("body *")) {
+    const style = getComputedStyle(e), texts = [...e.childNodes].filter((n) => n.nodeType === 3);
+    const words = texts.map((n) => n.data).join("").trim(), name = e.className.baseVal ?? e.className;
+    if (!words || !e.getClientRects().length || e.closest(":disabled")) continue;
+    const papers = above(e).map((x) => parse(getComputedStyle(x).backgroundColor)).concat([[255, 255, 255, 1]]);
+    const paper = papers.reduceRight((below, colour) => over(colour, below));
+    const ink = parse(e.namespaceURI.endsWith("svg") ? style.fill : style.color);
+    ink[3] *= above(e).reduce((product, x) => product * getComputedStyle(x).opacity, 1);
+    const [low, high] = [light(over(ink, paper)), light(paper)].sort((a, b) => a - b);
+    found.push([(high + 0.05) / (low + 0.05), `${e.tagName}.${name}: ${words.slice(0, 40)}`]);
+  }
+  return found;
+"""
+
+
+def weak_text(driver: Any, least: float = 4.5) -> list[str]:
+    """Text whose contrast with its paper, as both are blended, is below `least`, WCAG's for normal text; controls that
+    are not in use are let off. AssertionError where the page has no text."""
+    found = driver.execute_script(WEAK)
+    assert found
+    return [f"{name}, {contrast:.2f}" for contrast, name in found if contrast < least]
+
+
+STOP = """
+  const e = document.activeElement;
+  if (!e || e === document.body) return null;
+  const style = getComputedStyle(e), box = e.getBoundingClientRect();
+  const visited = window.stops ??= [], before = visited.at(-1);
+  const follows = !before || !!(before.compareDocumentPosition(e) & Node.DOCUMENT_POSITION_FOLLOWING);
+  visited.push(e);
+  return {
+    id: e.id, tag: e.tagName, follows,
+    name: e.getAttribute("aria-label") || [...e.labels ?? [], e].map((x) => x.textContent.trim()).find(Boolean) || "",
+    marked: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+    seen: box.width > 0 && box.bottom > 0 && box.top < innerHeight && style.clipPath === "none",
+  };
+"""
+
+
+def tab_stops(driver: Any, at_most: int = 1000) -> Iterator[dict[str, Any]]:
+    """Press Tab until the page ends. Of each stop its id, tag and name, and whether an outline marks it and it is on
+    the screen. AssertionError beyond `at_most`: focus goes in a circle."""
+    from selenium.webdriver import ActionChains
+
+    driver.execute_script("window.stops = []; document.activeElement.blur(); scrollTo(0, 0)")
+    for _ in range(at_most):
+        ActionChains(driver).send_keys(TAB).perform()
+        stop = driver.execute_script(STOP)
+        if stop is None or (not stop["follows"]):
+            return
+        yield stop
+    raise AssertionError(f"{at_most} stops, and no end")
+
+
+TAB = "\ue004"  # as WebDriver writes the key
+
+
+def lost_stops(stops: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a page's stops those that a reader without a mouse loses: no name, no outline, or not on the screen."""
+    return [stop for stop in stops if not (stop["name"] and stop["marked"] and stop["seen"])]

@@ -190,8 +190,8 @@
       run: { algorithm: "dpo", overlap: 1e-5 }, compare: { overlap: 0.27 }, scale: "log",
       question: "The notebook asks a language model for responses of 9 tokens, which 27 % of its samples are near, and of none, " +
         "which one in 100,000 is near. A table with the same overlaps, and online DPO: how far does each get?",
-      answer: (a, b) => `To ${f(end(a.score))}, and to ${f(end(b.score))}. What is near in one sample of 100,000 is in next to no ` +
-        `pair, and the table stays. The language model came to 0.8: see there why one overlap is not one difficulty.`,
+      answer: (a, b) => `Where 27 % are near, to ${f(end(b.score))}; where one in 100,000 is, to ${f(end(a.score))}: that one is in ` +
+        `next to no pair, and the table stays. The language model came to 0.8: see there why one overlap is not one difficulty.`,
       limits: "There is no language model in this page. A length falls evenly, and a bump is flat where the reference is.",
       holds: (a, b) => end(a.score) < 0.01 && end(b.score) > 0.9,
     },

@@ -218,7 +218,7 @@
     }
     const claims = title.match(/C\d\d/g) ?? [];
     const links = claims.map((id) => element("a", { href: claim.replace("ID", id) }, id));
-    if (links.length) parts.push(["Tested, with samples: ", ...links.flatMap((link, k) => (k ? [", ", link] : [link])), "."]);
+    if (links.length) parts.push(["In the report: ", ...links.flatMap((link, k) => (k ? [", ", link] : [link])), "."]);
     more.replaceChildren(...parts.flat());
     more.hidden = !parts.length;
   }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import llm  # noqa: E402
 import sims  # noqa: E402
-from docs.docstrings import to_rst  # noqa: E402
+from docs.docstrings import of_data, to_rst  # noqa: E402
 from sims.core.spec import Spec  # noqa: E402
 
 project = "onoff"
@@ -35,7 +36,7 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = False
 html_domain_indices = False
 templates_path = ["_templates"]
-pygments_style, pygments_dark_style = "friendly", "monokai"
+pygments_style, pygments_dark_style = "a11y-light", "monokai"  # each token stands out from its paper: a test
 nitpicky = False  # a `name` in a docstring is a link where it leads somewhere, else code
 suppress_warnings = ["config.cache", "mystnb.unknown_mime_type"]
 
@@ -55,6 +56,9 @@ python_maximum_signature_line_length = 88
 
 def document(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Read a docstring by this project's conventions, and add a table of settings to a class that has them."""
+    if what == "data":
+        lines[:] = of_data(thing)
+        return
     lines[:] = to_rst("\n".join(lines), _arguments(thing))
     if what == "class" and isinstance(thing, type) and issubclass(thing, Spec):
         lines += _settings(thing)
@@ -115,7 +119,18 @@ def _mathml(node: nodes.Element, as_block: bool) -> str:
         return f"<code>{html.escape(latex)}</code>"
 
 
+def breakable(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Long names may break after an underscore, a slash or a dot, as those of tests must in the cell of a table."""
+    if "body" in context:
+        context["body"] = LONG.sub(lambda name: JOINT.sub("<wbr>", name[0]), context["body"])
+
+
+LONG = re.compile(r'(?<=<span class="pre">)[^<]{16,}')
+JOINT = re.compile(r"(?<=/)(?=\w)|(?<=[a-zA-Z0-9]_)(?=[a-zA-Z0-9])|(?<=[a-z]\.)(?=[a-z]{3})")
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("html-page-context", breakable)
     app.add_html_math_renderer("mathml", (math, None), (math_block, None))
     app.connect("autodoc-process-docstring", document)
     app.connect("autodoc-process-signature", without_fields)

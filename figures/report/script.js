@@ -7,6 +7,13 @@
   controls.hidden = false;
   // On a phone the first answer comes first.
   document.getElementById("filters").open = !matchMedia("(max-width: 46rem)").matches;
+  // On a phone a row is laid out as a block, which alone would take from tables what they are to a screen reader.
+  const roles = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
+  for (const table of find(".answers, .forest")) {
+    for (const part of [table, ...table.querySelectorAll("thead, tbody, tr, th, td")]) {
+      part.setAttribute("role", roles[part.tagName] || (part.scope === "col" ? "columnheader" : "rowheader"));
+    }
+  }
   const search = document.getElementById("search");
   const sort = document.getElementById("sort");
   const count = document.getElementById("count");
@@ -65,8 +72,9 @@
   const idle = new Set(
     ("a algorithm algorithms allowed an and any are as at be best better between both by can compute computes correct " +
       "did do does enough for from good happen happens has have help helps how hurt hurts i if in instead is it its many matter " +
-      "matters more most much need needed needs of on or out over really result results right same should suffice suffices than that " +
-      "the then there this to true use was what when where which who why will with work works worse would").split(" "),
+      "matters me more most much must my need needed needs of often on or our out over really result results right same should " +
+      "suffice suffices than that the then there this to true us use was we what when where which who why will with " +
+      "work works worse would you your").split(" "),
   );
   // Longer ones first, so that each mention is counted once.
   const alike = [
@@ -76,7 +84,7 @@
     "epsilon ε",
     "sensitive sweep",
     "outside absent unseen lack lacks lacking missing",
-    "transfer carry predict predicts",
+    "transfer carry predict predicts tell tells",
     "semi-online sync syncs synced",
     "llms llm lm language",
     "rollouts rollout samples",
@@ -87,7 +95,10 @@
     "fixes fix fixed repairs repair removes remove removed cures cure",
     "1,000 thousand",
     "over-optimisation overoptimisation over-optimization overoptimization hacking",
-    "larger smaller bigger", // of which a claim has one, and its question often another
+    "before first",
+    "judge judges judged judgement judgements",
+    "data pairs",
+    "larger smaller bigger size sizes large small", // of which a claim has one, and its question often another
   ].map((words) => words.split(" "));
   // Of the same root: "replayed" finds "replaying", and "learned" not "learns".
   const root = (word) => word.replace(/^(\p{L}{6,}?)(?:ing|ed|es|s)$/u, "$1").replace(/^(over-?optimi)[sz].*/, "$1sation");
@@ -101,7 +112,7 @@
     search.value
       .toLowerCase()
       .split(/\s+/)
-      .map((word) => word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, ""))
+      .map((word) => word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "").replace(/['’]s$/, ""))
       .filter((word, i, all) => word && !idle.has(word) && all.indexOf(word) === i)
       .map((word) => ({ word, pattern: pattern(word) }));
   const says = (text, { pattern }) => text.search(pattern) >= 0;

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from figures.catalogue import Entry, catalogue
 
-from .answers import answer, counts, join
+from .answers import answer, counts, join, without_arm
 from .forest import Axis, Mark, axis, mark
 from .reading import SETTINGS, Row
 from .states import NOT_TESTED, State, rank, state_of
@@ -103,6 +103,7 @@ def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
     rows = sorted(rows, key=lambda row: (_place(row.setting), row.part))
     head, said = answer(rows) if rows else ("", "")
     drawn_elsewhere = sorted({f"python -m figures {row.figure}" for row in entry.rows})
+    rows = _by_measure(rows)
     return Section(
         anchor=anchor,
         id=entry.id,
@@ -125,6 +126,15 @@ def _section(entry: Entry, rows: Sequence[Row], anchor: str) -> Section:
     )
 
 
+def _by_measure(rows: Sequence[Row]) -> list[Row]:
+    """Of each setting those that measure the same together, so that what they measure is said once; of these first what
+    is decided."""
+    first: dict[tuple[str, str], int] = {}
+    for row in rows:
+        first.setdefault((row.setting, without_arm(row.part, row.measure)), len(first))
+    return sorted(rows, key=lambda row: (first[row.setting, without_arm(row.part, row.measure)], rank(row.state)))
+
+
 def _cell(rows: Sequence[Row]) -> list[tuple[State, int]]:
     found = counts(rows)
     return [(state_of(word), found[word]) for word in sorted(found, key=rank)]
@@ -140,9 +150,9 @@ def _plots(rows: Sequence[Row], text: str) -> list[Plot]:
         for claim in sorted(_distinct(row.claim for row in shared), key=lambda claim: claim != text):
             above, lines = None, []
             for row in (row for row in shared if row.claim == claim):
-                measure = "" if row.measure == above else row.measure
-                lines.append(Line(row, state_of(row.state), mark(row, line), measure))
-                above = row.measure
+                measured = without_arm(row.part, row.measure)
+                lines.append(Line(row, state_of(row.state), mark(row, line), "" if measured == above else measured))
+                above = measured
             groups.append(("" if claim == text else claim, lines))
         plots.append(Plot(unit, line, groups))
     return plots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 import sims
+from figures.catalogue import catalogue
 from sims.exact import Population, chain_rule, entropy, expected_reward, kl_policy_ref, population_weights, token_logp
-from tests.browser import browser, console_errors, set_window, wait_until
+from tests.browser import browser, console_errors, lost_stops, set_window, tab_stops, wait_until, weak_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explorer.html").as_uri()
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -228,6 +230,31 @@ def test_nothing_overflows_and_every_control_has_a_name(page: Any, size: tuple[i
     assert console_errors(page) == []
 
 
+OPENED = "onoff.openLesson(arguments[0]); document.getElementById('lesson-reveal').open = true"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_paper(page: Any, dark: bool) -> None:
+    set_window(page, *DESKTOP, dark)
+    open_page(page)
+    for lesson in ("stale", "imitation"):  # of the policy gradient, which reads no labels; of recorded pairs
+        page.execute_script(OPENED, lesson)
+        assert weak_text(page) == [], lesson
+    set_window(page, *DESKTOP)
+
+
+def test_it_is_used_without_a_mouse(page: Any) -> None:
+    open_page(page)
+    page.execute_script(OPENED, "far")
+    stops = list(tab_stops(page))
+    assert lost_stops(iter(stops)) == []
+    usable = page.execute_script(
+        "return [...document.querySelectorAll('a[href], button, select, summary, input:not([type=radio])')]"
+        ".filter((x) => !x.hidden && !x.disabled && x.getClientRects().length).length"
+    )
+    assert len(stops) >= usable  # and the radio that is chosen
+
+
 def test_the_page_asks_nothing_of_a_network() -> None:
     folder = Path(__file__).parents[2] / "docs"
     files = [folder / "explorer.html", *(folder / "explorer").iterdir()]
@@ -245,6 +272,16 @@ def test_an_address_with_a_lesson_alone_opens_it_as_it_was_written(page: Any) ->
     open_page(page, "#lesson=nowhere")
     assert "lesson = nowhere: must be one of optimum" in page.find_element("id", "address-faults").text
     assert console_errors(page) == []
+
+
+def test_no_lesson_says_of_a_claim_that_it_is_tested_which_is_not(page: Any) -> None:
+    open_page(page)
+    for lesson in page.execute_script("return onoff.LESSONS.map(({ id }) => id)"):
+        page.execute_script(OPENED, lesson)
+        said = page.find_element("id", "lesson-text").text
+        told = set(re.findall(r"(C\d\d) is tested", said))
+        told |= set(re.findall(r"C\d\d", "".join(re.findall(r"[Tt]ested[^.]*: [^.]*\.", said))))
+        assert [id for id in told if not catalogue()[id].rows] == [], lesson
 
 
 def test_a_lesson_leads_to_its_notebook_and_its_claims(page: Any) -> None:

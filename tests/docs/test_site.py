@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 
 import sims
 from docs import pages
-from docs.build import HOMES, ONLY_HERE, SITE, tutorial
-from docs.docstrings import to_rst
+from docs.build import HOMES, ONLY_HERE, SITE, described, tutorial
+from docs.docstrings import of_data, to_rst
 from docs.equations import NotAnEquation, inside, latex, leading
 from docs.links import Site
 from docs.repository import AS_THEY_ARE, PAGES, ROOT, pictures, relinked
@@ -207,6 +208,50 @@ def test_the_reference_documents_every_public_name() -> None:
         assert public - documented == set(), face
 
 
+def test_every_token_of_code_stands_out_from_its_paper() -> None:
+    """WCAG's contrast of normal text, 4.5, in the styles that conf.py names, by day and by night."""
+    styles = pytest.importorskip("pygments.styles", reason="needs pygments, which the extra `docs` brings")
+    pytest.importorskip("a11y_pygments", reason="needs furo, which the extra `docs` brings")
+    names = re.search(
+        r'^pygments_style, pygments_dark_style = "([\w-]+)", "([\w-]+)"', (SITE / "conf.py").read_text(), re.M
+    )
+    assert names
+    for name in names.groups():
+        style = styles.get_style_by_name(name)
+        drawn = {(look["color"], look["bgcolor"] or style.background_color) for _, look in style if look["color"]}
+        assert drawn and {pair for pair in drawn if contrast(*pair) < 4.5} == set(), name
+
+
+def test_white_letters_stand_out_in_every_cell_of_the_matrix() -> None:
+    found = re.findall(r"\.matrix td\.\w+ \{ background: (#\w{6}); \}", (SITE / "_static/site.css").read_text())
+    assert found and all(contrast("#ffffff", colour) >= 4.5 for colour in found)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's, of two colours, 'd55e00' or '#D55E00'."""
+
+    def light(colour: str) -> float:
+        parts = (int(colour.lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4))
+        r, g, b = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_name_that_is_neither_class_nor_function_is_not_described_by_its_type() -> None:
+    assert of_data({"a-preset": 1, "b": 2}) == ["A mapping with ``a-preset``, ``b``."] and of_data(3) == []
+
+
+def test_rows_that_measure_the_same_say_it_once_on_the_page_of_claims() -> None:
+    text = pages.claims()
+    c32 = text[text.index("## C32\n") : text.index("## C33\n")]
+    effects = [row.claim.effect.partition("; ")[0] for row in catalogue()["C32"].rows]
+    assert len(effects) > len(set(effects)) and all(effect in c32 for effect in effects)
+    assert all(f"**{row.claim.part.replace('_', chr(92) + '_')}**" in c32 for row in catalogue()["C32"].rows)
+    assert c32.count("claimed") < len(effects)
+
+
 def test_the_claims_page_has_every_claim_and_its_lessons() -> None:
     text = pages.claims()
     assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == list(catalogue())
@@ -261,6 +306,15 @@ def test_the_code_on_written_pages_is_python() -> None:
     for path in SITE.rglob("*.md"):
         for code in re.findall(r"^( *)```python\n(.*?)^ *```", path.read_text(), re.MULTILINE | re.DOTALL):
             ast.parse(inspect.cleandoc("\n" + code[1]))
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_a_picture_of_a_tutorial_is_told_by_the_titles_of_its_panels(notebook: Path) -> None:
+    cells = json.loads(described(notebook.read_text(encoding="utf-8")))["cells"]
+    drawn = [cell for cell in cells if any("image/png" in each.get("data", {}) for each in cell.get("outputs", []))]
+    told = [cell["metadata"]["mystnb"]["image"]["alt"] for cell in drawn]
+    untitled = [alt for alt in told if not re.fullmatch(r"Plot: .{10,}\.", alt)]
+    assert drawn and len(untitled) <= 1  # whose titles stand in a loop
 
 
 def test_a_tutorial_on_the_site_loads_no_badge() -> None:

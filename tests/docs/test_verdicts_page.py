@@ -3,7 +3,7 @@
 import datetime
 from dataclasses import replace
 
-from docs.verdicts import PAGE, first_said, known_rows, moves, page
+from docs.verdicts import PAGE, changed, first_said, known_rows, moves, page
 from figures.catalogue import Change, Claim, Row
 from figures.claims import row_of
 from sims.statistics.gates import Gate
@@ -41,6 +41,22 @@ def test_a_fragile_row_says_how_near_its_interval_is_to_a_margin() -> None:
     flipped = replace(row, verdict="inconclusive", why="fragile: supported, but inconclusive with other seeds")
     assert "an end lies 10% of the interval's width from a margin" in page([flipped])  # (.12 − .1)/(.32 − .12)
     assert "a gate closed" in page([replace(flipped, why="fragile: supported, but no test with other seeds")])
+
+
+def test_a_change_of_several_parts_is_a_line_with_the_parts_that_it_is_of_or_not_of() -> None:
+    """Those that are fewer."""
+
+    def part(name: str, *changes: str) -> Row:
+        claim = Claim("C01", name, "Something matters.", "a − b", margin=0.1)
+        return Row(claim, "somewhere", ("bandit",), tuple(Change(DAY, change) for change in changes))
+
+    rows = [
+        part("a", "first", "wider"),
+        part("b", "first", "wider"),
+        part("c", "first", "other seeds; before: opposite"),
+    ]
+    said = ["- 31 Jan: first", "- 31 Jan: wider (all but c)", "- 31 Jan: other seeds (c)"]
+    assert list(changed(rows)) == said
 
 
 def test_every_claim_with_rows_has_a_heading() -> None:

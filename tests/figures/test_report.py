@@ -93,6 +93,31 @@ def test_an_answer_says_where_the_rows_that_it_counts_are_alone_in_one_setting(t
     assert answer(found)[1] == "supported in 4 of 7 rows; opposite in 3 of 7 rows (all mlp)."
 
 
+def test_an_answer_of_many_rows_says_what_it_depends_on(tmp_path: Path) -> None:
+    """Where they ask few things, as the part behind an arm's name says; one that asks none of these is named."""
+    states = {"s = 10": "supported", "s = 100": "opposite", "s = 5, shorter": "no test"}
+    rows = [row(part=f"{arm}: {what}", verdict=s) for arm in "abcde" for what, s in states.items()]
+    found = read(tmp_path, *rows, row(part="another", verdict="too small"))
+    assert answer(found)[1] == (
+        "s = 10: 5 supported; s = 100: 5 opposite; too small for “another” (bandit). "
+        "Inconclusive or no test: 5 of 16 rows."
+    )
+    near = [row(part=f"{n}, reference: {what}") for n in "abcdefg" for what in ("near", "far")]
+    said = answer(read(tmp_path, *near, row(verdict="opposite")))[1]
+    assert said.startswith("reference: near: 7 supported; reference: far: 7 supported; opposite for “a part”")
+    many = read(tmp_path, *(row(part=f"a: {n}", verdict=("supported", "opposite")[n % 2]) for n in range(14)))
+    assert answer(many)[1] == "supported in 7 of 14 rows; opposite in 7 of 14 rows."
+
+
+def test_what_rows_of_several_arms_measure_is_said_once_and_decided_ones_stand_first(tmp_path: Path) -> None:
+    states = {"dpo: far": "no test", "dpo: near": "supported", "ipo: far": "supported", "ipo: near": "opposite"}
+    rows = [row(part=part, measure=part.replace(": ", ": score, "), verdict=state) for part, state in states.items()]
+    section = next(section for section in sections(read(tmp_path, *rows)) if section.rows)
+    ((_, lines),) = section.plots[0].groups
+    said = [(line.row.part, line.measure) for line in lines]
+    assert said == [("ipo: far", "score, far"), ("dpo: far", ""), ("dpo: near", "score, near"), ("ipo: near", "")]
+
+
 def test_every_state_of_the_rules_has_a_symbol_a_word_and_a_colour_of_the_page() -> None:
     assert set(get_args(State)) == set(STATES)
     assert len({state.symbol for state in STATES.values()}) == len(STATES)

@@ -7,6 +7,7 @@ updates; numbers that depend on these are compared in the full one, among the lo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 
 from notebooks.build import (
     KERNEL,
+    NUMBERS,
     ROOT,
     clean,
     execute,
@@ -32,6 +34,10 @@ if TYPE_CHECKING:  # nbformat takes seconds to import, of every process that col
     from nbformat import NotebookNode
 
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
+
+
+CLOCK = re.compile(r"perf_counter|process_time|monotonic|time\.time|datetime\.now")
+NUMBER = re.compile(r"[-+−]?\b\d[\d,]*(?:\.\d+)?(?:e[-+−]?\d+)?")
 
 
 def committed(source: Path) -> NotebookNode:
@@ -52,6 +58,17 @@ def disagreements(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], size
     return wrong
 
 
+def words(notebook: NotebookNode) -> list[str]:
+    """What each cell says whose numbers do not depend on the sizes, without the numbers: the states of rows, say."""
+    found = []
+    for cell in notebook.cells:
+        data = [output.data for output in cell.get("outputs", []) if "data" in output]
+        kept = [each[NUMBERS] for each in data if NUMBERS in each]
+        if kept and not any(each["sized"] for each in kept):
+            found += [NUMBER.sub("…", each["text/markdown"]) for each in data if "text/markdown" in each]
+    return found
+
+
 @SOURCES
 def test_a_notebook_is_in_step_with_its_source(source: Path) -> None:
     cells = [(cell.cell_type, cell.id, cell.source) for cell in read(source).cells]
@@ -67,6 +84,7 @@ def test_a_committed_notebook_was_run_and_holds_nothing_that_changes(source: Pat
     assert all(cell.metadata == {} for cell in notebook.cells)
     assert kept_numbers(notebook), "no number is kept with sims.teaching.keep"
     assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
+    assert not any(CLOCK.search(cell.source) for cell in code), "it tells a time, which the next run will not"
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +96,9 @@ def kernel() -> Iterator[KernelManager]:
 
 @SOURCES
 def test_a_notebook_runs_quickly_and_says_what_it_said(source: Path, kernel: KernelManager) -> None:
-    found = kept_numbers(execute(source, True, kernel))
-    assert disagreements(found, kept_numbers(committed(source)), sized=False) == []
+    now, before = execute(source, True, kernel), committed(source)
+    assert disagreements(kept_numbers(now), kept_numbers(before), sized=False) == []
+    assert words(now) == words(before)
 
 
 @pytest.mark.long
@@ -137,6 +156,18 @@ def test_a_number_that_moved_is_seen() -> None:
     assert disagreements(new, old, sized=True) == ["x: 1.2, committed 1.0, tolerance 0.1"]
     assert disagreements(new, old, sized=False) == []
     assert disagreements([{**new[0], "numbers": {"x": float("nan")}}], old, sized=True)
+
+
+def test_a_state_that_moved_is_seen() -> None:
+    import nbformat
+
+    def notebook(state: str, sized: bool) -> NotebookNode:
+        shown = [{"text/markdown": f"C14: {state}, +0.1"}, {NUMBERS: {"sized": sized, "numbers": {}}}]
+        outs = [nbformat.v4.new_output("display_data", data=data) for data in shown]
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("say()", outputs=outs)])
+
+    assert words(notebook("too small", False)) == ["C14: too small, …"] != words(notebook("opposite", False))
+    assert words(notebook("too small", True)) == []
 
 
 def test_what_widgets_leave_is_not_kept() -> None:
