@@ -211,7 +211,8 @@ class DriftingEnvironment(EnumerableEnvironment):
     def curated(self, prompts: Prompts, responses: Tensor) -> Tensor:
         """(R, B): the short-but-right pairs, whose shorter response has the larger gold reward. responses: (R, B, 2,
         1)."""
-        gold, length = self.gold(prompts.tokens, responses), self._lengths.reward(prompts.tokens, responses)
+        gold = super().reward(prompts.tokens, responses)
+        length = self._lengths.reward(prompts.tokens, responses)
         return (gold[..., 0] - gold[..., 1]) * (length[..., 0] - length[..., 1]) < 0
 
     def gold_set_score(self, policy: Policy) -> Tensor:
