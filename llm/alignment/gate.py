@@ -32,6 +32,7 @@ from .generation import Drawn
 from .gold import gold_items, guarded
 from .label import Pair
 from .labellers import check_readable, labeller_of
+from .logistic import logistic, probability
 from .registry import Version
 from .store import Store
 
@@ -181,14 +182,8 @@ def logistic_at_zero(won: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[
     """θ of P(win) = σ(θ + γ·x), and its standard error, by the sandwich estimator, which ties do not mislead (White
     1982). A normal prior of variance 100 keeps θ finite where all outcomes are equal."""
     design = np.stack([np.ones_like(x), x], 1)
-    weight, hessian, chance = np.zeros(2), np.eye(2), np.full(len(x), 0.5)
-    for _ in range(50):
-        chance = 0.5 * (1 + np.tanh(design @ weight / 2))
-        hessian = 0.01 * np.eye(2) + (design * (chance * (1 - chance))[:, None]).T @ design
-        change = np.linalg.solve(hessian, design.T @ (chance - won) + 0.01 * weight)
-        weight = weight - change
-        if np.abs(change).max() < 1e-10:
-            break
+    weight, hessian = logistic(design, won, 0.01)
+    chance = probability(design @ weight)
     scores = design * (chance - won)[:, None]
     inverse = np.linalg.inv(hessian)
     return float(weight[0]), float(np.sqrt((inverse @ scores.T @ scores @ inverse)[0, 0]))
