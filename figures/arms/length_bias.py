@@ -79,9 +79,9 @@ def _curated(share: str, setting: Setting, curated: Record, ordinary: Record, fi
     shrunk = float((growth(curated) < 0).mean())
     note = (
         f"{ADDED[share]} pairs beside {PAIRS} that the biased labellers label: of pairs that the policy draws, those "
-        f"whose shorter response is right, labelled by gold. Responses end shorter than they began in {shrunk:.0%} of "
-        "the runs. Tuned by the reward that the labellers see, bias included. A share that just balances the bias "
-        "would undo it, and nobody knows that share."
+        f"whose shorter response is right, labelled by gold; where it no longer draws such pairs, fewer. Responses end "
+        f"shorter than they began in {shrunk:.0%} of the runs. Tuned by the reward that the labellers see, bias "
+        "included. Other shares, and curators who err, are not tried."
     )
     rows = [
         row_of(tested, setting, mean_interval(growth(curated)), figure, [curated.hash], note,
@@ -124,7 +124,7 @@ def draw_pairs(axes: Axes, at: Records) -> None:
             with_intervals(axes, shares, [of(r) for r in records], f"{what}, {said}", shade, shape, line, fill)
     axes.axhline(float(final_scores(at["honest"]).mean()), color=BLUE, linewidth=1, linestyle=":")
     axes.axhline(0.0, color=BLACK, linewidth=1)
-    axes.legend(fontsize=8, loc="center")
+    axes.legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.45), ncols=2)
     axes.set(xlabel="pairs added, as a share of the ordinary ones", ylabel="growth, share of the first length; score")
     axes.set(xticks=shares, xlim=(0.15, 1.1))
 

@@ -52,6 +52,7 @@ BIAS, DRIFT = 0.3, 0.3
 POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
+WIDER = (0.003, 30.0)  # of the table with added pairs, which took the end of the others' rates
 BETAS = (0.01, 0.1, 1.0, 10.0)
 GATED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
 POINTS, GATED_POINTS = 7 * len(BETAS), 7 * len(GATED_BETAS)
@@ -106,7 +107,8 @@ def arms() -> dict[str, Experiment]:
                 seed=33 if name in COMPARED else 31,
             )
         for share, added in ADDED.items():
-            arm = found[f"{kind}/length"].replace(seed=34, schedule=WEEKLY.replace(batch_size=PAIRS + added))
+            more = WEEKLY.replace(batch_size=PAIRS + added)
+            arm = found[f"{kind}/length"].replace(seed=35 if kind == "table" else 34, schedule=more)
             found[f"{kind}/ordinary/{share}"] = arm
             found[f"{kind}/curated/{share}"] = arm.replace(deployment=Deployment(curated_pairs=added))
     return found
@@ -137,10 +139,16 @@ def too_fast(tuned: Records) -> dict[str, Experiment]:
     return found
 
 
+def rates_of(name: str) -> tuple[float, float]:
+    """The ends of an arm's learning rates, tuned by what the learner sees."""
+    kind, what, *_ = name.split("/")
+    return WIDER if kind == "table" and what in ("curated", "ordinary") else RATES[kind]
+
+
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself over as many points."""
     biased, gated = arms(), gated_arms()
-    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in biased.items()}
+    grids = {name: spread_grid(arm, *rates_of(name), BETAS, POINTS) for name, arm in biased.items()}
     grids |= {
         name: spread_grid(arm, *RATES[name.split("/")[0]], GATED_BETAS, GATED_POINTS) for name, arm in gated.items()
     }
@@ -330,8 +338,8 @@ def caption(records: Records) -> str:
         "response is right, or as many more that the biased labellers label; dotted, the score without a bias. Last: "
         f"under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, "
         f"who is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points "
-        f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network "
-        f"{RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a "
+        f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, with added pairs … "
+        f"{WIDER[1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a "
         f"gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
     )
 
