@@ -339,8 +339,8 @@ def caption(records: Records) -> str:
         f"under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, "
         f"who is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points "
         f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, with added pairs … "
-        f"{WIDER[1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a "
-        f"gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
+        f"{WIDER[1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … "
+        f"{BETAS[-1]:g}; where there may be a gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
     )
 
 
