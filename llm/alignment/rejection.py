@@ -97,7 +97,7 @@ def fitted(vectors: Vectors, rejected: Array, prompts: Sequence[str]) -> Fitted:
     gain = (found.estimate, found.low, found.high)
     said = f"of prompts that were left out it knows {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}] nats a row"
     if found.low <= 0:
-        return Fitted(None, f"{said}, which may be chance", no + yes, yes, precision, gain)
+        return Fitted(None, f"{said}, no more than chance may give", no + yes, yes, precision, gain)
     slope = float(logistic(np.stack([tried[precision], np.ones(len(fold))], 1), rejected, SLOPE_PRECISION)[0][0])
     said += f"; slope of the log-odds {slope:.2f}"
     return Fitted(fit(vectors, rejected, precision), said, no + yes, yes, precision, gain, slope)
