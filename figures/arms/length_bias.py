@@ -81,7 +81,7 @@ def _curated(share: str, setting: Setting, curated: Record, ordinary: Record, fi
         f"{ADDED[share]} pairs beside {PAIRS} that the biased labellers label: of pairs that the policy draws, those "
         f"whose shorter response is right, labelled by gold; where it no longer draws such pairs, fewer. Responses end "
         f"shorter than they began in {shrunk:.0%} of the runs. Tuned by the reward that the labellers see, bias "
-        "included. Other shares, and curators who err, are not tried."
+        "included. Not tried: other shares, curators who err, and as many right labels of pairs of any length."
     )
     rows = [
         row_of(tested, setting, mean_interval(growth(curated)), figure, [curated.hash], note,
