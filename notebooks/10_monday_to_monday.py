@@ -75,7 +75,7 @@ folder = Path(place.name) / "loop"
 # |---|---|
 # | log | some requests are kept, with what was answered, and the user's thumb up or down |
 # | watch | is what users ask still what the live version was trained on? Is it rated worse than the version before? |
-# | filter | near-duplicates are dropped; rows are chosen for labelling: some by rules, some because the reward is uncertain, some by chance |
+# | filter | near-duplicates are dropped; rows are chosen for labelling: some by rules, some because labellers are likely to reject them, as a small classifier says from the second week on, some because the reward is uncertain, some by chance |
 # | label | to each chosen row a second response is drawn, and a labeller says which one is better |
 # | update | DPO from the live version on the new pairs and some old ones gives a *candidate* |
 # | gate | the candidate is compared with the live version on prompts that nobody trained on |

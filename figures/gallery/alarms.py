@@ -1,9 +1,9 @@
 """Who finds a flaw of the labels first, which alarm tells, and what helps? (C55, C56, C57, C58, C63) Labellers who like
-length, or a style; alarms of length and of entropy; a length penalty; a head-to-head gate."""
+length, or a style; alarms of length and of entropy; a length penalty, short-but-right pairs; a head-to-head gate."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.gating import edges
+from figures.arms.length_bias import ADDED, PAIRS, all_trained, draw_pairs, draw_penalties, length_rows, with_intervals
 from figures.arms.monitors import (
     FLATTER,
     LONGER,
@@ -39,18 +40,19 @@ from sims.core.schedule import Schedule
 from sims.core.spec import from_json
 from sims.environments import Drifting
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import deployed_scores, final_scores, scores
+from sims.experiments.measures import deployed_scores, scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.bounded import bounded_interval
-from sims.statistics.gates import Gate, placebo, positive_control, room, trained
-from sims.statistics.intervals import Interval, band, mean_interval, student_interval
+from sims.statistics.gates import placebo, room
+from sims.statistics.intervals import Interval, band, mean_interval
 
-WEEKS, WEEK, PAIRS, RUNS, EVALUATIONS, EVERY = 20, 10, 32, 100, 40, 200
+WEEKS, WEEK, RUNS, EVALUATIONS, EVERY = 20, 10, 100, 40, 200
 BIAS, DRIFT = 0.3, 0.3
 POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
 RATES = {"table": (0.003, 3.0), "network": (0.0003, 0.3)}
+WIDER = (0.003, 30.0)  # of the table with added pairs, which took the end of the others' rates
 BETAS = (0.01, 0.1, 1.0, 10.0)
 GATED_BETAS = (0.01, 0.1, 1.0, 10.0, 100.0)  # with a gate, a larger one
 POINTS, GATED_POINTS = 7 * len(BETAS), 7 * len(GATED_BETAS)
@@ -82,10 +84,6 @@ JUDGES = {  # who labels the pairs and compares two models
 
 FASTER = {name: claim("C55", f"{name}, per update") for name in COMPARED[:2]}
 PER_NAT = {name: claim("C55", f"{name}, at one nat") for name in COMPARED[:2]}
-SHORTER, BETTER = (
-    {x: claim("C56", f"penalty of {words} the bias: {what}") for x, words in (("0.5", "half"), ("2", "twice"))}
-    for what in ("length", "gold")
-)
 TELLS = {name: claim("C57", f"hacks about {name}") for name in ("length", "style")}
 WARNS = claim("C58", "entropy halved a week before")
 RANKS = claim("C58", "entropy as a ranking")
@@ -108,6 +106,11 @@ def arms() -> dict[str, Experiment]:
                 runs=RUNS,
                 seed=33 if name in COMPARED else 31,
             )
+        for share, added in ADDED.items():
+            more = WEEKLY.replace(batch_size=PAIRS + added)
+            arm = found[f"{kind}/length"].replace(seed=35 if kind == "table" else 34, schedule=more)
+            found[f"{kind}/ordinary/{share}"] = arm
+            found[f"{kind}/curated/{share}"] = arm.replace(deployment=Deployment(curated_pairs=added))
     return found
 
 
@@ -136,10 +139,16 @@ def too_fast(tuned: Records) -> dict[str, Experiment]:
     return found
 
 
+def rates_of(name: str) -> tuple[float, float]:
+    """The ends of an arm's learning rates, tuned by what the learner sees."""
+    kind, what, *_ = name.split("/")
+    return WIDER if kind == "table" and what in ("curated", "ordinary") else RATES[kind]
+
+
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself over as many points."""
     biased, gated = arms(), gated_arms()
-    grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in biased.items()}
+    grids = {name: spread_grid(arm, *rates_of(name), BETAS, POINTS) for name, arm in biased.items()}
     grids |= {
         name: spread_grid(arm, *RATES[name.split("/")[0]], GATED_BETAS, GATED_POINTS) for name, arm in gated.items()
     }
@@ -155,8 +164,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
         for name in FASTER:
             rows += _faster(name, setting, at)
-        for share in SHORTER:
-            rows += _penalised(share, setting, at[f"penalty/{share}"], at["length"])
+        rows += length_rows(setting, at, FIGURE.name)
         for name in TELLS:
             _, area = roc(growth(at[name]), growth(at["honest"]))
             said = f"{_NOTES[name]} At any limit in place of +30 %, the area below the ROC curve is {area:.2f}."
@@ -180,10 +188,6 @@ _NOTES = {
 }
 
 
-def _trained(*records: Record) -> Gate:
-    return trained({f"arm {i + 1}": r.arrays["kl_policy_ref"][:, -1].astype(float) for i, r in enumerate(records)})
-
-
 def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
     """Over the run, and where each arm is a nat from the reference."""
     online, offline, honest = (exploit(at[arm]) for arm in (name, "offline", "honest"))
@@ -194,7 +198,7 @@ def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
     ):  # fmt: skip
         none = placebo(mean_interval(honest[:, 1:].mean(1)), tested.margin)
         gates = [room(one, other, -1.7, 1.7, tested.margin), none, edges(tested.margin, at[name], at["offline"])]
-        gates.append(_trained(at[name], at["offline"]))
+        gates.append(all_trained(at[name], at["offline"]))
         hashes = [at[name].hash, at["offline"].hash]
         said = (
             f"{note} Tuned by the reward that the learner sees, as one would; the placebo is a labeller without bias."
@@ -203,34 +207,12 @@ def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
     return rows
 
 
-def _penalised(share: str, setting: Setting, fixed: Record, biased: Record) -> list[Verdict]:
-    tested = SHORTER[share]
-    control = positive_control(mean_interval(growth(biased)), tested.margin, only_above=True)
-    control = Gate(control.name, control.open, f"without a penalty: {control.why}")
-    note = (
-        "A penalty of just the bias's size would undo it; nobody knows that size. Short-but-right pairs are not tried."
-    )
-    rows = [
-        row_of(tested, setting, mean_interval(growth(fixed)), FIGURE.name, [fixed.hash], note,
-               [control, edges(tested.margin, fixed), _trained(fixed)])
-    ]  # fmt: skip
-    gold = BETTER[share]
-    one, other = final_scores(fixed), final_scores(biased)
-    gates = [
-        room(one, other, -1.0, 1.0, gold.margin),
-        placebo(None, gold.margin, "the arms differ in the penalty alone"),
-    ]
-    gates += [edges(gold.margin, fixed, biased), _trained(fixed, biased)]
-    effect = mean_interval(one - other)
-    return [*rows, row_of(gold, setting, effect, FIGURE.name, [fixed.hash, biased.hash], note, gates)]
-
-
 def _told(tested: Claim, setting: Setting, wrong: Record, right: Record, alarm: Alarm, note: str) -> Verdict:
     """Share of the runs that raise the alarm, where something is wrong − where nothing is."""
     hits, false = alarm(wrong), alarm(right)
     effect: Interval = bounded_interval(hits - false, -1.0, 1.0)
     gates = [placebo(None, tested.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(tested.margin, wrong, right), _trained(wrong, right)]
+    gates += [edges(tested.margin, wrong, right), all_trained(wrong, right)]
     said = f"{note} Alarms: {hits.mean():.0%} where something is wrong, {false.mean():.0%} where nothing is."
     return row_of(tested, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
@@ -239,7 +221,7 @@ def _ranked(setting: Setting, wrong: Record, right: Record, note: str) -> Verdic
     """Area below the ROC curve of the fall of entropy as an alarm at any level."""
     effect = above_chance(lost(wrong), lost(right))
     gates = [placebo(None, RANKS.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(RANKS.margin, wrong, right), _trained(wrong, right)]
+    gates += [edges(RANKS.margin, wrong, right), all_trained(wrong, right)]
     said = f"{note} The area is {0.5 + effect.estimate:.2f}."
     return row_of(RANKS, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
@@ -247,7 +229,7 @@ def _ranked(setting: Setting, wrong: Record, right: Record, note: str) -> Verdic
 def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:
     tested = GATED[judge]
     one, other = (deployed_scores(r)[:, 1:].mean(1) for r in (gate, none))
-    gates = [room(one, other, -1.0, 1.0, tested.margin), edges(tested.margin, gate, none), _trained(gate, none)]
+    gates = [room(one, other, -1.0, 1.0, tested.margin), edges(tested.margin, gate, none), all_trained(gate, none)]
     gates.append(placebo(None, tested.margin, "the arms differ in the gate alone"))
     refused = float(gate.arrays["refused"][:, -1].mean())
     note = (
@@ -262,21 +244,23 @@ SHOWN = (
     "length at the end as an alarm",
     "entropy as an alarm",
     "a length penalty",
+    "short-but-right pairs",
     "a gate",
 )
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Exploits by update; ROC of the length alarm; entropy; penalties; gates."""
+    """Exploits by update; ROC of the length alarm; entropy; penalties; short-but-right pairs; gates."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(5, 2, figsize=(11.0, 17.0), layout="constrained")
+        fig, axes = plt.subplots(6, 2, figsize=(11.0, 20.0), layout="constrained")
         for column, kind in enumerate(POLICIES):
             at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
             _exploits(axes[0, column], at)
             _roc(axes[1, column], at)
             _entropies(axes[2, column], at)
-            _penalties(axes[3, column], at)
-            _gates(axes[4, column], at)
+            draw_penalties(axes[3, column], at)
+            draw_pairs(axes[4, column], at)
+            _gates(axes[5, column], at)
             for axis, what in zip(axes[:, column], SHOWN, strict=True):
                 axis.set_title(f"{TITLES[kind]} · {what}", fontsize=10)
     return fig
@@ -332,42 +316,13 @@ def _entropies(axes: Axes, at: Records) -> None:
     axes.set(xlabel="week", ylabel="score; share of the first entropy", ylim=(0, 1.35), xticks=range(0, WEEKS + 1, 5))
 
 
-def _penalties(axes: Axes, at: Records) -> None:
-    shares = {0.0: at["length"], 0.5: at["penalty/0.5"], 2.0: at["penalty/2"]}
-    growths, ends = ([of(r) for r in shares.values()] for of in (growth, final_scores))
-    _points(axes, list(shares), growths, "growth of length", VERMILION, "D", "--")
-    _points(axes, list(shares), ends, "score at the end", BLUE, "o")
-    honest = float(final_scores(at["honest"]).mean())
-    axes.axhline(honest, color=BLUE, linewidth=1, linestyle=":")
-    axes.text(2.0, honest, "score without a bias", fontsize=7.5, ha="right", va="bottom")
-    axes.axhline(0.0, color=BLACK, linewidth=1)
-    axes.legend(fontsize=8, loc="center right")
-    axes.set(xlabel="penalty, in units of the bias", ylabel="growth, share of the first length; score")
-    axes.set(xticks=list(shares), ylim=(None, 1.15))
-
-
 def _gates(axes: Axes, at: Records) -> None:
     for i, (gate, label, shade) in enumerate((("none", "no gate", BLACK), ("gate", "gate", VERMILION))):
         values = [deployed_scores(at[f"{judge}/{gate}"])[:, 1:].mean(1) for judge in JUDGES]
-        _points(axes, [k + 0.12 * (i - 0.5) for k in range(len(JUDGES))], values, label, shade, "os"[i], line="")
+        with_intervals(axes, [k + 0.12 * (i - 0.5) for k in range(len(JUDGES))], values, label, shade, "os"[i], line="")
     axes.set_xticks(range(len(JUDGES)), [f"{judge}\njudge" for judge in JUDGES])
     axes.legend(fontsize=8)
     axes.set(ylabel="score of what users get, over the weeks", ylim=(0, 1))
-
-
-def _points(
-    axes: Axes,
-    x: list[float],
-    values: list[np.ndarray],
-    label: str,
-    shade: str,
-    shape: str,
-    line: Literal["-", "--", ""] = "-",
-) -> None:
-    found = [student_interval(runs) for runs in values]
-    spread = [[i.estimate - i.low for i in found], [i.high - i.estimate for i in found]]
-    means = [i.estimate for i in found]
-    axes.errorbar(x, means, spread, label=label, color=shade, marker=shape, linestyle=line, ms=4.5)
 
 
 def caption(records: Records) -> str:
@@ -379,11 +334,13 @@ def caption(records: Records) -> str:
         "deviation of a response's log length, or of a style, which have nothing to do with gold; these arms are tuned "
         "by the reward that the learner sees. Second row: alarm if responses are so much longer at the end than at "
         f"the start. Third, means: under a drift of d = {DRIFT:g} per week, at the best learning rate and ten times "
-        f"it. Last: under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, "
+        f"it. Fifth: beside {PAIRS} pairs per update, {ADDED['1/5']} or {ADDED['1/2']} more of which the shorter "
+        "response is right, or as many more that the biased labellers label; dotted, the score without a bias. Last: "
+        f"under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, "
         f"who is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points "
-        f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, network "
-        f"{RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … {BETAS[-1]:g}; where there may be a "
-        f"gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
+        f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, with added pairs … "
+        f"{WIDER[1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … "
+        f"{BETAS[-1]:g}; where there may be a gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
     )
 
 

@@ -16,7 +16,9 @@ nearest       the stored vectors that are nearest to given ones
 imported      the same from a file of an OpenAI-compatible server
 drift         the distance between what a version was trained on and what users ask
 watch         step 2: users' ratings of the live version against its predecessor's; a rollback
+logistic      logistic regression with a normal prior
 uncertainty   a Bradley–Terry model on hidden states, and how unsure it is
+rejection     a small classifier: which responses labellers will reject
 filter        step 3: which rows are labelled, and why
 label         step 4: pairs, and their answers
 labellers     what answers: the simulated preference, a reward model, a judge

@@ -1,22 +1,40 @@
 """Step 3: which logged rows are labelled, each with the reason for or against it.
 
 dropped   did not end, or is empty, or is a near-duplicate of an earlier row, by the cosine of their vectors
-chosen    flagged by a rule (length, repetition), the most uncertain, and some at random
+chosen    flagged by a rule (length, repetition), likely to be rejected, the most uncertain, and some at random
 kept      the rest: in the log, and not labelled
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import rejection
 from .context import Context
 from .generation import Vectors, as_vectors
 from .nearest import nearest, unit
+from .rejection import Fitted
 from .settings import Filtering
+from .sqlite import sqlite3
 from .uncertainty import Posterior, fit
+
+Decision = tuple[str, str]  # chosen, kept or dropped; and the reason
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that may be labelled. unsure: of its response's worth; rejected: the probability that labellers reject it,
+    0 where no classifier says."""
+
+    id: str
+    response: str
+    unsure: float
+    rejected: float
 
 
 def choose(context: Context) -> str:
@@ -27,44 +45,67 @@ def choose(context: Context) -> str:
         "WHERE l.cycle = ? ORDER BY l.id",
         cycle,
     )
-    decided: dict[str, tuple[str, str]] = {}
-    for row in rows:
-        if row["finished"] == 0:
-            decided[row["id"]] = ("dropped", "did not end within the largest number of tokens")
-        elif not row["response"].strip():
-            decided[row["id"]] = ("dropped", "empty")
     vectors = as_vectors([row["vector"] for row in rows])
     texts = np.concatenate([as_vectors([row["prompt"] for row in rows]), vectors], 1)
-    chosen = "SELECT row FROM decisions WHERE decision = 'chosen'"  # of earlier cycles
-    earlier = nearest(store, ("prompt", "response"), texts, 1, chosen)
-    ids, directions = [row["id"] for row in rows], unit(texts)
-    for index, (row, old) in enumerate(zip(rows, earlier, strict=True)):
-        # max takes the first of equals: the earlier one
-        id, cosine = max([*old, *nearest_above(directions, ids, index)], key=lambda found: found[1], default=("", -1.0))
-        if row["id"] not in decided and cosine >= settings.duplicate_similarity:
-            decided[row["id"]] = ("dropped", f"near-duplicate of {id} (cosine {cosine:.4f})")
-    posterior = posterior_of(context, vectors)
-    unsure = dict(zip((row["id"] for row in rows), posterior.uncertainty(vectors).tolist(), strict=True))
-    left = [row for row in rows if row["id"] not in decided]
-    flagged = [(row["id"], why) for row in left if (why := flag(row["response"], settings)) is not None]
-    for id, why in flagged[: int(settings.budget * settings.flagged_share)]:
-        decided[id] = ("chosen", why)
-    rest = [row["id"] for row in left if row["id"] not in decided]
-    room = settings.budget - sum(decision == "chosen" for decision, _ in decided.values())
-    at_random = min(int(settings.budget * settings.random_share), room)
-    ordered = sorted(rest, key=lambda id: (-unsure[id], id))
-    for rank, id in enumerate(ordered[: room - at_random], 1):
-        decided[id] = ("chosen", f"uncertain: {unsure[id]:.2f}, rank {rank} of {len(rest)}")
-    others = ordered[room - at_random :]
-    drawn = {others[i] for i in context.rng("filter").permutation(len(others))[:at_random]}
-    for id in others:
-        decided[id] = ("chosen", "drawn at random") if id in drawn else ("kept", f"less uncertain: {unsure[id]:.2f}")
+    decided = dropped(context, rows, texts)
+    unsure = posterior_of(context, vectors).uncertainty(vectors).tolist()
+    found = rejection.of_labels(store, cycle) if settings.rejected_share else Fitted(None, "rejected_share is 0")
+    rejected = [0.0] * len(rows) if found.classifier is None else found.classifier.chance(texts).tolist()
+    every = [Row(row["id"], row["response"], *two) for row, *two in zip(rows, unsure, rejected, strict=True)]
+    left = [row for row in every if row.id not in decided]
+    decided |= divided(left, settings, f"by a classifier of {found.labelled} labels", context.rng("filter"))
     counts = Counter(decision for decision, _ in decided.values())
     with store.transaction():
-        for id, (decision, reason) in sorted(decided.items()):
-            store.insert("decisions", row=id, cycle=cycle, decision=decision, reason=reason, uncertainty=unsure[id])
+        for row in every:
+            decision, reason = decided[row.id]
+            store.insert("decisions", row=row.id, cycle=cycle, decision=decision, reason=reason, uncertainty=row.unsure)
+        rejection.keep(store, cycle, found)
         store.finish(cycle, "filter", dict(sorted(counts.items())))
-    return ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
+    said = ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
+    return f"{said}; classifier of rejections {'on' if found.classifier else 'off'}: {found.why}"
+
+
+def divided(rows: Sequence[Row], settings: Filtering, by: str, rng: np.random.Generator) -> dict[str, Decision]:
+    """The rows that are chosen, within the budget, and those that are kept. by: who says which are likely rejected."""
+    found: dict[str, Decision] = {}
+
+    def choose_first(count: int, reasons: Sequence[tuple[str, str]]) -> None:
+        found.update((id, ("chosen", why)) for id, why in reasons[:count])
+
+    flagged = [(row.id, why) for row in rows if (why := flag(row.response, settings)) is not None]
+    choose_first(int(settings.budget * settings.flagged_share), flagged)
+    likely = [row for row in rows if row.id not in found and row.rejected > settings.flag_above]
+    likely.sort(key=lambda row: -row.rejected)
+    reasons = [(row.id, f"likely rejected: {row.rejected:.2f}, {by}") for row in likely]
+    choose_first(int(settings.budget * settings.rejected_share), reasons)
+    room = settings.budget - len(found)
+    at_random = min(int(settings.budget * settings.random_share), room)
+    ordered = sorted((row for row in rows if row.id not in found), key=lambda row: (-row.unsure, row.id))
+    ranked = enumerate(ordered, 1)
+    reasons = [(row.id, f"uncertain: {row.unsure:.2f}, rank {rank} of {len(ordered)}") for rank, row in ranked]
+    choose_first(room - at_random, reasons)
+    others = ordered[room - at_random :]
+    choose_first(at_random, [(others[i].id, "drawn at random") for i in rng.permutation(len(others))])
+    return {row.id: ("kept", f"less uncertain: {row.unsure:.2f}") for row in others} | found
+
+
+def dropped(context: Context, rows: Sequence[sqlite3.Row], texts: Vectors) -> dict[str, Decision]:
+    """The rows that no one needs to see, with the reason. rows: of the cycle; texts: (N, D), their vectors."""
+    found: dict[str, Decision] = {}
+    for row in rows:
+        if row["finished"] == 0:
+            found[row["id"]] = ("dropped", "did not end within the largest number of tokens")
+        elif not row["response"].strip():
+            found[row["id"]] = ("dropped", "empty")
+    chosen = "SELECT row FROM decisions WHERE decision = 'chosen'"  # of earlier cycles
+    earlier = nearest(context.store, ("prompt", "response"), texts, 1, chosen)
+    ids, directions = [row["id"] for row in rows], unit(texts)
+    for index, (id, old) in enumerate(zip(ids, earlier, strict=True)):
+        # max takes the first of equals: the earlier one
+        like, cosine = max([*old, *nearest_above(directions, ids, index)], key=lambda near: near[1], default=("", -1.0))
+        if id not in found and cosine >= context.settings.filtering.duplicate_similarity:
+            found[id] = ("dropped", f"near-duplicate of {like} (cosine {cosine:.4f})")
+    return found
 
 
 def nearest_above(directions: NDArray[np.float64], ids: list[str], index: int) -> list[tuple[str, float]]:

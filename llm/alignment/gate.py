@@ -32,6 +32,7 @@ from .generation import Drawn
 from .gold import gold_items, guarded
 from .label import Pair
 from .labellers import check_readable, labeller_of
+from .logistic import logistic, probability
 from .registry import Version
 from .store import Store
 
@@ -110,10 +111,7 @@ def checked(
     longer = np.array([len(a.tokens) - len(b.tokens) for a, b in zip(mine, theirs, strict=True)], np.float64)
     found = [win_rate(won, settings.least_win_rate), controlled_win_rate(won, longer, settings.least_win_rate)]
     for skill in guarded(settings, gold):
-        effect = paired_effect(gold[skill][0], live_gold[skill][0])
-        passed = effect.estimate >= -settings.skill_margin and effect.high >= 0
-        said = f"{effect.estimate:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}], allowed −{settings.skill_margin:g}"
-        found.append(Check(f"gold, {skill}", passed, said, effect.estimate, effect.low, effect.high))
+        found.append(skill_change(skill, gold[skill][0], live_gold[skill][0], settings.skill_margin))
     lengths = [float(np.mean([len(x.tokens) for x in side])) for side in (mine, theirs)]
     entropies = [float(np.mean([x.entropy for x in side])) for side in (mine, theirs)]
     grown, fallen = lengths[0] / lengths[1] - 1, 1 - entropies[0] / max(entropies[1], 1e-9)
@@ -177,18 +175,21 @@ def controlled_win_rate(won: NDArray[np.float64], longer: NDArray[np.float64], l
     return Check("win rate at equal length", low > least, said, value, low, high)
 
 
+def skill_change(skill: str, mine: NDArray[np.float64], theirs: NDArray[np.float64], margin: float) -> Check:
+    """The change of a skill's mean gold score, with the bootstrap-t's interval, whose ends can lie far out where few
+    prompts are scored differently: they are cut at the largest change that there can be."""
+    effect, most = paired_effect(mine, theirs), users.HIGHEST - users.LOWEST
+    low, high = max(effect.low, -most), min(effect.high, most)
+    said = f"{effect.estimate:+.3f} [{low:+.3f}, {high:+.3f}], allowed −{margin:g}"
+    return Check(f"gold, {skill}", effect.estimate >= -margin and high >= 0, said, effect.estimate, low, high)
+
+
 def logistic_at_zero(won: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[float, float]:
     """θ of P(win) = σ(θ + γ·x), and its standard error, by the sandwich estimator, which ties do not mislead (White
     1982). A normal prior of variance 100 keeps θ finite where all outcomes are equal."""
     design = np.stack([np.ones_like(x), x], 1)
-    weight, hessian, chance = np.zeros(2), np.eye(2), np.full(len(x), 0.5)
-    for _ in range(50):
-        chance = 0.5 * (1 + np.tanh(design @ weight / 2))
-        hessian = 0.01 * np.eye(2) + (design * (chance * (1 - chance))[:, None]).T @ design
-        change = np.linalg.solve(hessian, design.T @ (chance - won) + 0.01 * weight)
-        weight = weight - change
-        if np.abs(change).max() < 1e-10:
-            break
+    weight, hessian = logistic(design, won, 0.01)
+    chance = probability(design @ weight)
     scores = design * (chance - won)[:, None]
     inverse = np.linalg.inv(hessian)
     return float(weight[0]), float(np.sqrt((inverse @ scores.T @ scores @ inverse)[0, 0]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from . import registry
+from . import registry, rejection
 from .chart import Points, line_chart
 from .context import settings_of
 from .report import Cycle, cycles, gold_by_cycle
@@ -35,6 +35,11 @@ def page(store: Store) -> str:
         charts=charts(store, every),
         versions=[(version, _state(store, version.version, back)) for version in versions],
         scenario=settings.users.scenario,
+        classifiers=[
+            (cycle.number, found, rejection.came_true(store, cycle.number))
+            for cycle in every
+            if (found := rejection.kept(store, cycle.number)) is not None
+        ],
     )
 
 

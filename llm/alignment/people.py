@@ -61,9 +61,10 @@ def import_annotations(context: Context, file: Path) -> str:
     """
     waiting = {pair.row: (pair, tried) for pair, tried in unanswered(context, TRIES)}
     found: dict[str, Answer] = {}
-    rows = read_tasks(file)
+    rows, unsaid = read_tasks(file), 0
     for at, each in enumerate(rows, 1):
         row, answer = read_task(each, f"task {at}", file)
+        unsaid += answer is None and bool(each.get("annotations"))
         if row not in waiting or answer is None:
             continue
         shown, pair = each["data"], waiting[row][0]
@@ -74,7 +75,8 @@ def import_annotations(context: Context, file: Path) -> str:
         for row, answer in sorted(found.items()):
             write_answer(context, row, waiting[row][1], "people", answer)
     left = len(waiting) - len(found)
-    return f"{len(found)} labels from {len(rows)} tasks; {left} pairs are open"
+    empty = f"; {unsaid} tasks were skipped, or submitted without an answer" if unsaid else ""
+    return f"{len(found)} labels from {len(rows)} tasks; {left} pairs are open{empty}"
 
 
 def read_tasks(file: Path) -> list[dict[str, Any]]:

@@ -19,11 +19,21 @@ ReferenceRule = Literal["fixed", "previous", "average"]
 
 @dataclass(frozen=True)
 class Filtering(Spec, kind="filtering"):
-    """Which logged rows are labelled. Budget: first those that a rule flags, then the most uncertain, then others at
-    random, so that the labelled rows say something about all rows."""
+    """Which logged rows are labelled. Budget: first those that a rule flags, then those that labellers are likely to
+    reject, then the most uncertain, then others at random, so that the labelled rows say something about all rows."""
 
     budget: int = setting(400, "rows labelled per cycle", at_least=1)
     flagged_share: float = setting(0.2, "largest share of the budget for rows that a rule flags", at_least=0, at_most=1)
+    rejected_share: float = setting(
+        0.1,
+        "largest share of the budget for rows that labellers are likely to reject, as a classifier of hidden states "
+        "says that is fitted to the labels of earlier cycles; 0: none is fitted",
+        at_least=0,
+        at_most=1,
+    )
+    flag_above: float = setting(
+        0.6, "probability of rejection above which that classifier flags a row", above=0, below=1
+    )
     random_share: float = setting(0.3, "share of the budget that is drawn at random", at_least=0, at_most=1)
     duplicate_similarity: float = setting(
         0.999, "cosine of two rows' vectors from which on the later one is a near-duplicate", above=0, at_most=1
@@ -35,8 +45,8 @@ class Filtering(Spec, kind="filtering"):
     )
 
     def check(self) -> None:
-        if self.flagged_share + self.random_share > 1:
-            raise SpecError("random_share", self.random_share, "must be at most 1 - flagged_share")
+        if self.flagged_share + self.rejected_share + self.random_share > 1:
+            raise SpecError("random_share", self.random_share, "must be at most 1 - flagged_share - rejected_share")
         if self.longest <= self.shortest:
             raise SpecError("longest", self.longest, f"must be more than shortest = {self.shortest}")
 

@@ -31,11 +31,17 @@ from .sqlite import add_vector_functions, sqlite3
 FILE, LOCK, MODELS = "store.sqlite", "lock", "models"
 # What can be wrong outside the program: SQLite's names of it.
 _OUTSIDE = tuple(f"SQLITE_{name}" for name in ("FULL", "IOERR", "CANTOPEN", "READONLY", "NOTADB", "CORRUPT", "BUSY"))
-FORMAT = 2  # of the tables below; another number is refused
+FORMAT = 3  # of the tables below; 2 had no classifiers, which are added; another number is refused
 _MODULUS = 1 << 62  # of the sums: SQLite's integers are signed
 
-SCHEMA = """
--- The settings of the loop, from a cycle on.
+CLASSIFIERS = """
+-- What flags rows that labellers may reject, by cycle. report: what it was fitted to and how well it tells them apart,
+-- or why it is off, as JSON; numbers: float64, centre, scale, weight and offset; NULL where it is off.
+CREATE TABLE classifiers (cycle INTEGER PRIMARY KEY, report TEXT NOT NULL, numbers BLOB);
+"""
+
+SCHEMA = f"""
+{CLASSIFIERS}-- The settings of the loop, from a cycle on.
 CREATE TABLE settings (cycle INTEGER PRIMARY KEY, spec TEXT NOT NULL);
 -- The steps that are done, each once per cycle; note: what it did, as JSON.
 CREATE TABLE steps (cycle INTEGER, step TEXT, note TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (cycle, step));
@@ -167,8 +173,9 @@ def opened(folder: Path, wait: bool = False) -> Iterator[Store]:
         with _told(folder), _connected(folder, "rwc") as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            held = connection.execute("PRAGMA user_version").fetchone()[0]
+            if (missing := {0: SCHEMA, 2: CLASSIFIERS}.get(held)) is not None:
+                connection.executescript(f"BEGIN IMMEDIATE; {missing} PRAGMA user_version = {FORMAT}; COMMIT;")
             _check(folder, connection)
             yield Store(folder, connection)
     finally:
@@ -200,7 +207,10 @@ def _connected(folder: Path, mode: str) -> Iterator[sqlite3.Connection]:
 def _check(folder: Path, connection: sqlite3.Connection) -> None:
     held = connection.execute("PRAGMA user_version").fetchone()[0]
     if held != FORMAT:
-        raise SpecError("store", str(folder), f"has tables of format {held}: this version reads format {FORMAT}")
+        rule = f"this version reads format {FORMAT}" + (
+            ", which the next step of the loop makes of it" if held == 2 else ""
+        )
+        raise SpecError("store", str(folder), f"has tables of format {held}: {rule}")
     try:
         damage = _damage(connection)
     except sqlite3.OperationalError as error:  # of a text that is none

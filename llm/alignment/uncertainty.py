@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from .logistic import Array, logistic
+
 PRECISION = 1.0  # λ
-NEWTON_STEPS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,5 @@ def fit(
     centre, scale = wide.mean(0), np.maximum(wide.std(0), 1e-6)
     size = len(centre)
     difference = ((first.astype(np.float64) - second) / scale).reshape(len(labels), size)
-    weight, hessian = np.zeros(size), PRECISION * np.eye(size)
-    for _ in range(NEWTON_STEPS if len(labels) else 0):
-        chance = 0.5 * (1 + np.tanh(difference @ weight / 2))
-        gradient = difference.T @ (chance - labels) + PRECISION * weight
-        hessian = PRECISION * np.eye(size) + (difference * (chance * (1 - chance))[:, None]).T @ difference
-        change = np.linalg.solve(hessian, gradient)
-        weight = weight - change
-        if np.abs(change).max() < 1e-10:
-            break
+    weight, hessian = logistic(difference, labels, PRECISION)
     return Posterior(centre, scale, weight, np.linalg.inv(hessian).astype(np.float64))

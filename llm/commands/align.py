@@ -3,7 +3,8 @@
 run        all steps, until --cycles cycles are done, and a page that shows them
 log        serve and log a cycle's requests of simulated users; --from FILE: read a server's log instead
 watch      drift of the requests, ratings of the live version; a rollback if users are less content
-filter     decide which rows are labelled
+filter     decide which rows are labelled, and why: rules, a classifier of what labellers rejected in earlier cycles,
+           uncertainty, chance; it says whether the classifier is on
 label      label pairs; by people: --export FILE and --import FILE, for Label Studio, and --finish
 update     train a candidate, if there are enough new pairs
 gate       compare the candidate with the live version

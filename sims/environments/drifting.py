@@ -183,6 +183,7 @@ class DriftingEnvironment(EnumerableEnvironment):
         self.tokens = TYPICAL_LENGTH * (LENGTH_SPREAD * tables["lengths"]).exp()
         self.biased = tables["biased"]
         self._seen = EnumerableEnvironment(space, self.every_seen[:, 0], labeller)
+        self._lengths = EnumerableEnvironment(space, self.tokens, labeller)
         self.gold = super().reward
         self.cycle = -1
         self.advance(0)
@@ -206,6 +207,13 @@ class DriftingEnvironment(EnumerableEnvironment):
 
     def seen_rewards(self) -> Tensor:
         return self._seen.rewards
+
+    def curated(self, prompts: Prompts, responses: Tensor) -> Tensor:
+        """(R, B): the short-but-right pairs, whose shorter response has the larger gold reward. responses: (R, B, 2,
+        1)."""
+        gold = super().reward(prompts.tokens, responses)
+        length = self._lengths.reward(prompts.tokens, responses)
+        return (gold[..., 0] - gold[..., 1]) * (length[..., 0] - length[..., 1]) < 0
 
     def gold_set_score(self, policy: Policy) -> Tensor:
         """(R,): expected gold reward on the gold set."""

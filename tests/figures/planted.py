@@ -119,6 +119,11 @@ def alarms() -> list[Planted]:
             grown = (Term(arm, 1.0, "growth"),)
             found.append(Planted("alarms", "C56", f"{part}: length", setting, 0, grown, weaker=longer))
             found.append(Planted("alarms", "C56", f"{part}: gold", setting, 1, difference(arm, longer)))
+        for share, words in (("1/5", "one in five"), ("1/2", "one in two")):
+            arm, more, part = f"{place}/curated/{share}", f"{place}/ordinary/{share}", f"short-but-right pairs, {words}"
+            grown = (Term(arm, 1.0, "growth"),)
+            found.append(Planted("alarms", "C56", f"{part}: length", setting, 0, grown, weaker=more))
+            found.append(Planted("alarms", "C56", f"{part}: gold", setting, 1, difference(arm, more)))
         for name in ("length", "style"):
             terms = difference(f"{place}/{name}", honest, "alarmed")
             found.append(Planted("alarms", "C57", f"hacks about {name}", setting, 1, terms))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 
 from .checks import check_labels, check_shape
-from .deployment import Deployment, least_certain, passes, set_back, take
+from .deployment import CURATORS_SEE, Deployment, least_certain, passes, set_back, take
 from .labelling import Labelling, implicit_reward
 from .protocols import Environment, Labels, Policy, Prompts, SampleRequest, Samples
 from .reference import Reference
@@ -114,6 +115,16 @@ class Collector:
     @torch.no_grad()
     def draw(self, count: int, updates: int = 0) -> Batch:
         """Draw responses to `count` prompts, and label them. updates: number done so far."""
+        curated = self.deployment.curated_pairs
+        batch = self._drawn(count - curated, updates)
+        if curated:
+            weight = torch.ones_like(batch.need("pair_label")) if batch.pair_weight is None else batch.pair_weight
+            batch = Batch.join([batch.replace(pair_weight=weight), self._curated(curated)])
+        self.samples += count * self.schedule.num_generations
+        return batch
+
+    def _drawn(self, count: int, updates: int) -> Batch:
+        """Fresh responses to `count` prompts with their labels."""
         candidates = count * self.deployment.label_candidates
         prompts = self.environment.prompts(candidates, self.noise)
         if not self.checked and prompts.mask is None:
@@ -122,8 +133,7 @@ class Collector:
         samples = self._responses(prompts)
         if candidates > count:
             index = least_certain(prompts, samples, count, self.sampler, self.reference.policy)
-            prompts = replace(prompts, tokens=take(prompts.tokens, index))
-            samples = Samples(*(take(x, index) for x in samples))
+            prompts, samples = _at(prompts, samples, index)
         given, labelling = {}, self.labelling
         if labelling.labels == "implicit" and updates >= labelling.implicit_after_updates:
             given["rewards"] = self._implicit_rewards(prompts, samples)
@@ -134,20 +144,27 @@ class Collector:
             self.unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
-        self.samples += count * self.schedule.num_generations
-        return Batch(
-            prompts=prompts.tokens,
-            prompt_mask=prompts.mask,
-            responses=samples.responses,
-            mask=samples.mask,
-            logp_sampler=samples.logp,
-            rewards=labels.rewards,
-            gold=labels.gold,
-            pairs=labels.pairs,
-            pair_label=labels.pair_label,
-            pair_weight=labels.pair_weight,
-            desirable=labels.desirable,
+        return _labelled(prompts, samples, labels)
+
+    def _curated(self, count: int) -> Batch:
+        """Pairs that curators choose among fresh ones and label by gold; those that are lacking weigh 0."""
+        wanted: Callable[[Prompts, Tensor], Tensor] | None = getattr(self.environment, "curated", None)
+        if wanted is None:
+            owner = type(self.environment).__name__
+            raise SpecError("curated_pairs", count, f"must be 0: {owner} does not say which pairs curators want")
+        prompts = self.environment.prompts(count * CURATORS_SEE, self.noise)
+        samples = self._responses(prompts)
+        right = wanted(prompts, samples.responses)
+        index = (~right).to(torch.int8).argsort(dim=-1, stable=True)[..., :count]  # those drawn first come first
+        prompts, samples = _at(prompts, samples, index)
+        gold = self.environment.label(prompts, samples.responses, samples.mask, None, self.noise).gold
+        assert gold is not None
+        labels = self.environment.label(
+            prompts, samples.responses, samples.mask, self.pairing, self.noise, rewards=gold
         )
+        assert labels.pair_label is not None
+        weight = take(right, index).unsqueeze(-1).expand(labels.pair_label.shape).to(labels.pair_label.dtype)
+        return _labelled(prompts, samples, labels).replace(pair_weight=weight)
 
     def _implicit_rewards(self, prompts: Prompts, samples: Samples) -> Tensor:
         """Rewards of the policy that labels; makes the frozen copy when it first does (implicit_policy = frozen)."""
@@ -219,6 +236,27 @@ class Collector:
         drawn = self.order[..., self.batches]
         self.drawn_at = drawn * self.schedule.updates_per_batch
         return self.pool.gather(drawn.unsqueeze(-1) * size + torch.arange(size, device=drawn.device))
+
+
+def _at(prompts: Prompts, samples: Samples, index: Tensor) -> tuple[Prompts, Samples]:
+    """Prompts and their responses at indices (..., count)."""
+    return replace(prompts, tokens=take(prompts.tokens, index)), Samples(*(take(x, index) for x in samples))
+
+
+def _labelled(prompts: Prompts, samples: Samples, labels: Labels) -> Batch:
+    return Batch(
+        prompts=prompts.tokens,
+        prompt_mask=prompts.mask,
+        responses=samples.responses,
+        mask=samples.mask,
+        logp_sampler=samples.logp,
+        rewards=labels.rewards,
+        gold=labels.gold,
+        pairs=labels.pairs,
+        pair_label=labels.pair_label,
+        pair_weight=labels.pair_weight,
+        desirable=labels.desirable,
+    )
 
 
 def as_drawn(batch: Batch) -> Batch:

@@ -20,6 +20,8 @@ from .protocols import Environment, Policy, Prompts, SampleRequest, Samples
 if TYPE_CHECKING:
     from sims.core.numerics.noise import Noise
 
+CURATORS_SEE = 8  # fresh pairs for each that they choose
+
 
 @dataclass(frozen=True)
 class Deployment(Spec, kind="deployment"):
@@ -27,6 +29,9 @@ class Deployment(Spec, kind="deployment"):
 
     Labels: of `label_candidates` prompts with two responses each, one is labelled, that of the smallest implicit
     margin |r̂_1 − r̂_2| under the sampler: the pair that the policy is least sure of (active learning by uncertainty).
+    `curated_pairs`: the last pairs of a batch are chosen by curators, who know what is right: the first of
+    `CURATORS_SEE` times as many fresh pairs that the environment's `curated` asks for, labelled by gold. Where fewer
+    are found, the rest weigh nothing.
 
     Gates: at a sync, the trained policy replaces the sampler, which users get, only if it passes; else it is set back
     to the sampler, and training goes on from there, with the optimiser's moments as they are. `gate_comparisons`:
@@ -38,6 +43,9 @@ class Deployment(Spec, kind="deployment"):
     """
 
     label_candidates: int = setting(1, "prompts that are drawn for each that is labelled; 1: all are", at_least=1)
+    curated_pairs: int = setting(
+        0, "pairs of each batch that curators choose, and label by gold; 0: none", at_least=0, omit_default=True
+    )
     gate_comparisons: int = setting(
         0, "comparisons of the trained policy with the one in use before it replaces it; 0: none", at_least=0
     )
@@ -66,6 +74,8 @@ class Deployment(Spec, kind="deployment"):
             if schedule.num_generations != 2:
                 rule = f"must be 1 with num_generations = {schedule.num_generations}: a pair is chosen by its margin"
                 raise SpecError("label_candidates", self.label_candidates, rule)
+        if self.curated_pairs:
+            self._check_curated(schedule)
         if self.gates:
             period = schedule.sync_period
             if schedule.source != "policy" or math.isinf(period) or period <= schedule.updates_per_batch:
@@ -74,6 +84,17 @@ class Deployment(Spec, kind="deployment"):
                     "policy, for a gate to have a policy in use to compare with"
                 )
                 raise SpecError("sync_every_updates", schedule.sync_every_updates, rule)
+
+    def _check_curated(self, schedule: Schedule) -> None:
+        if schedule.source != "policy":
+            rule = f"must be 0 with source = {schedule.source}: only fresh samples are chosen from"
+            raise SpecError("curated_pairs", self.curated_pairs, rule)
+        if schedule.num_generations != 2:
+            rule = f"must be 0 with num_generations = {schedule.num_generations}: curators choose pairs of two"
+            raise SpecError("curated_pairs", self.curated_pairs, rule)
+        if self.curated_pairs >= schedule.batch_size:
+            rule = f"must be below batch_size = {schedule.batch_size}, of which they are a part"
+            raise SpecError("curated_pairs", self.curated_pairs, rule)
 
 
 class _OfGate:

@@ -52,7 +52,10 @@ def check_run(
     name, generations, labelling = algorithm.kind, schedule.num_generations, labelling or Labelling()
     algorithm.check_schedule(schedule)
     labelling.check_schedule(schedule)
-    (deployment or Deployment()).check_schedule(schedule)
+    deployment = deployment or Deployment()
+    deployment.check_schedule(schedule)
+    if deployment.curated_pairs and algorithm.label_pairing is None:
+        raise SpecError("curated_pairs", deployment.curated_pairs, f"must be 0: {name} takes no pairs")
     if schedule.source != "dataset":  # recorded data bring their own responses, pairs and labels
         if generations < algorithm.min_generations:
             rule = f"must be at least {algorithm.min_generations}: {name} compares responses to the same prompt"

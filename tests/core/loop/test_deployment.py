@@ -13,6 +13,7 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import Prompts, Samples
 from sims.core.loop.train import Training
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
 
@@ -85,6 +86,46 @@ def test_chosen_pairs_are_labelled_and_they_alone_count_as_drawn() -> None:
     assert counted == [schedule.counts(update, 2)[0] for update in (1, 2)] == [12, 24]
 
 
+def drawn(deployment: Deployment, batch_size: int, spec: sims.Drifting, logits: torch.Tensor) -> Batch:
+    """A batch that a policy with these logits draws for DPO."""
+    learner, sampler = Learner(policy(logits), Optimiser(), NOISE.lead), policy(logits)
+    environment, schedule = spec.build(torch.float64, NOISE), Schedule(batch_size=batch_size)
+    training = Training(sampler, environment, sims.DPO(), schedule, learner, Noise.of(2, 4), deployment=deployment)
+    return training.collector.draw(batch_size)
+
+
+def test_curated_pairs_are_the_last_of_a_batch_short_but_right_and_labelled_by_gold() -> None:
+    """Labellers see next to nothing but length, so that they prefer the longer response of every pair; of curated pairs
+    the shorter one is right. The probability that 40 of the pairs drawn for 5 places hold fewer than 5 is below 1e-3 a
+    run, and the seed is fixed."""
+    spec = SPEC.replace(bias=100.0)
+    batch = drawn(Deployment(curated_pairs=5), 12, spec, torch.zeros_like(greedy(1.0)))
+    length, gold = (torch.from_numpy(x) for x in (spec.attributes(NOISE)[:, 0], spec.gold_rewards(NOISE)[:, 0]))
+    runs = torch.arange(4).view(4, 1, 1)
+    cells = (runs, batch.prompts.unsqueeze(-1), batch.responses[..., 0])
+    longer, better = (torch.sign(table[cells][..., 0] - table[cells][..., 1]) for table in (length, gold))
+    label = batch.pair_label[..., 0]  # type: ignore[index]
+    assert batch.pair_weight is not None and (batch.pair_weight == 1).all() and label.shape == (4, 12)
+    assert torch.equal(label[:, :7], (longer[:, :7] + 1) / 2)
+    assert torch.equal(label[:, 7:], (better[:, 7:] + 1) / 2) and (better * longer)[:, 7:].eq(-1).all()
+
+
+def test_curated_pairs_that_are_not_found_weigh_nothing() -> None:
+    """A policy that gives one response to each prompt has no pair to offer: the ordinary pairs are ties, and the rest
+    is not there."""
+    batch = drawn(Deployment(curated_pairs=5), 12, SPEC, greedy(1.0))
+    assert batch.pair_weight is not None
+    assert (batch.pair_weight[:, :7] == 1).all() and (batch.pair_weight[:, 7:] == 0).all()
+
+
+def test_curated_pairs_count_as_drawn_and_change_what_is_learned() -> None:
+    settings = {"updates": 4, "runs": 2, "batch_size": 6, "sync_every_updates": 2, "learning_rate": 0.1}
+    plain, curated = (sims.run(sims.DPO(), SPEC, **settings, curated_pairs=k).record for k in (0, 2))
+    assert np.abs(plain.arrays["logp_final"] - curated.arrays["logp_final"]).max() > 0
+    assert plain.arrays["samples"].tolist() == curated.arrays["samples"].tolist()
+    assert "deployment" not in plain.spec and curated.spec["deployment"]["curated_pairs"] == 2
+
+
 def test_a_gated_run_counts_refusals_and_deploys_nothing_that_loses() -> None:
     """A win rate of 1 is out of reach: users keep the first policy, and every sync refuses one."""
     settings = {"updates": 12, "runs": 3, "batch_size": 4, "sync_every_updates": 3, "learning_rate": 0.1}
@@ -104,6 +145,9 @@ def test_a_gated_run_counts_refusals_and_deploys_nothing_that_loses() -> None:
         ({"gate_gold_loss": 0.1}, {"sync_every_updates": float("inf")}, "sync_every_updates = inf: must be finite"),
         ({"label_candidates": 2}, {"num_generations": 4}, "label_candidates = 2: must be 1 with num_generations = 4"),
         ({"label_candidates": 2}, {"source": "pool", "pool_size": 64}, "label_candidates = 2: must be 1 with source"),
+        ({"curated_pairs": 2}, {"num_generations": 4}, "curated_pairs = 2: must be 0 with num_generations = 4"),
+        ({"curated_pairs": 2}, {"source": "pool", "pool_size": 64}, "curated_pairs = 2: must be 0 with source = pool"),
+        ({"curated_pairs": 64}, {}, "curated_pairs = 64: must be below batch_size = 64"),
     ],
 )
 def test_refuses(deployment: dict[str, float], schedule: dict[str, float], said: str) -> None:
@@ -114,3 +158,17 @@ def test_refuses(deployment: dict[str, float], schedule: dict[str, float], said:
 def test_a_gold_gate_needs_an_environment_with_a_gold_set() -> None:
     with pytest.raises(SpecError, match="has no gold_set_score"):
         sims.run(sims.DPO(), sims.BanditR1(), updates=4, runs=2, sync_every_updates=2, gate_gold_loss=0.1)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "spec", "said"),
+    [
+        (sims.DPO(), sims.BanditR1(), "curated_pairs = 2: must be 0: EnumerableEnvironment does not say which"),
+        (sims.RLOO(), SPEC, "curated_pairs = 2: must be 0: rloo takes no pairs"),
+    ],
+)
+def test_curators_need_pairs_and_an_environment_that_says_which(
+    algorithm: sims.Algorithm, spec: sims.EnvironmentSpec, said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        sims.run(algorithm, spec, updates=2, runs=2, curated_pairs=2)

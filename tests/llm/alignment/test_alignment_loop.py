@@ -212,7 +212,9 @@ def test_a_completion_that_tells_the_judge_to_prefer_it_gains_nothing(store: Sto
     assert answers[0].label == 0.5 and answers[1].label in (0.0, 1.0)
 
 
-def test_people_label_by_files_that_can_be_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_label_by_files_that_can_be_read_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with opened(tmp_path / "loop") as store:
         keep_settings(store, Settings().changed(**SMALL, labels="people"))
@@ -223,10 +225,12 @@ def test_people_label_by_files_that_can_be_read_twice(tmp_path: Path, monkeypatc
     assert "Pairwise" in (tmp_path / "pairs.xml").read_text()
     vote = {"result": [{"type": "pairwise", "value": {"selected": "left"}}]}
     for number, each in enumerate(tasks):
-        each |= {"id": number, "annotations": [vote] if number else []}
+        each |= {"id": number, "annotations": [vote] if number else [{"result": []}]}  # one is submitted unanswered
     (tmp_path / "done.json").write_text(json.dumps(tasks))
-    for _ in range(2):
+    for count in (len(tasks) - 1, 0):
         assert main(["align", "label", "--import", "done.json"]) == 0
+        said = f"{count} labels from {len(tasks)} tasks; 1 pairs are open; 1 tasks were skipped, or submitted without"
+        assert said in capsys.readouterr().out
     with opened(tmp_path / "loop") as store:
         assert store.one("SELECT count(*) FROM answers WHERE source = 'people'") == len(tasks) - 1
         assert store.done(1, "label") is None  # one is open

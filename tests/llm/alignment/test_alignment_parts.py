@@ -12,7 +12,7 @@ from llm.alignment import users
 from llm.alignment.chart import BOTTOM, HEIGHT, ROW, TOP, WIDTH, line_chart, round_ticks
 from llm.alignment.drift import drift, energy_distance
 from llm.alignment.filter import flag, repetition
-from llm.alignment.gate import controlled_win_rate, win_rate
+from llm.alignment.gate import controlled_win_rate, skill_change, win_rate
 from llm.alignment.gold import gold_items, read_gold_set
 from llm.alignment.imported import LineError, read_line
 from llm.alignment.label import Pair
@@ -24,6 +24,7 @@ from llm.alignment.update import preference_row
 from llm.alignment.users import Users
 from llm.data import Text, parse_row
 from sims.core.spec import SpecError
+from sims.statistics import paired_effect
 
 RNG = np.random.default_rng
 
@@ -109,6 +110,18 @@ def test_a_win_rate_that_length_explains_is_no_win_at_equal_length() -> None:
     found = controlled_win_rate(better, longer - longer.mean(), 0.5)
     assert found.passed and found.value == pytest.approx(better.mean(), abs=0.02)
     assert controlled_win_rate(np.full(400, 0.5), longer, 0.5).value == pytest.approx(0.5)
+
+
+def test_a_skill_changes_by_no_more_than_scores_can() -> None:
+    """One of twelve prompts is scored differently, and a few by next to nothing: the bootstrap-t runs out."""
+    live, most = np.full(12, 0.0), users.HIGHEST - users.LOWEST
+    differs = np.where(np.arange(12) == 0, 1.0, np.where(np.arange(12) % 5 == 1, 0.02, 0.0))
+    for sign in (1, -1):
+        wide, found = paired_effect(sign * differs, live), skill_change("sums", sign * differs, live, 0.1)
+        assert max(-wide.low, wide.high) > most
+        assert (found.low, found.high) == (max(wide.low, -most), min(wide.high, most)) and found.passed
+    fallen = skill_change("sums", live - np.linspace(0.05, 0.06, 12), live, 0.1)
+    assert not fallen.passed and fallen.high is not None and fallen.high < 0  # by less than the margin, surely
 
 
 def test_a_gold_set_of_ones_own(tmp_path: Path) -> None:
