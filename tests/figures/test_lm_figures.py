@@ -23,7 +23,7 @@ from llm.training.memory import estimate, meta_model
 from llm.training.presets import PRESETS
 from sims.core.spec import SpecError, from_json
 from sims.experiments.store import Record, Store
-from tests.figures.synthetic import SyntheticLab
+from tests.figures.synthetic import SyntheticLab, filled, skeleton
 
 SHAPES = functools.lru_cache(meta_model)
 WITH_ARMS = [name for name, figure in all_figures().items() if figure.arms is not None]
@@ -233,6 +233,23 @@ def test_offline_arms_have_more_runs_as_tuned_on_seeds_of_their_own() -> None:
     same = {**before.spec, "optimiser": {**before.spec["optimiser"], "learning_rate": 0.7}, "runs": 20}
     assert after.spec == {**same, "seed": before.spec["seed"] + 100} and after.provenance == before.provenance
     assert after.spec["seed"] not in {matched.arm("lm", task, "dpo/off").seed for task in matched.LENGTHS}
+
+
+def test_rankings_take_the_models_offline_arms_from_more_runs_and_rows_say_how_many() -> None:
+    records = {key: filled(r, {}, 1e-3) for key, r in skeleton(toy_to_lm.FIGURE).items() if "/min/" in key}
+    seeds = {(k.split("/")[0], k.split("/")[3]): (r.spec["runs"], r.spec["seed"]) for k, r in records.items()}
+    assert seeds == {
+        ("toy", "on"): (50, 100),
+        ("toy", "off"): (50, 101),
+        ("lm", "on"): (5, 100),
+        ("lm", "off"): (20, 201),
+    }
+    rows = {row.part: row for row in toy_to_lm.verdicts(records)}
+    offline, on_policy = rows["offline, final score"], rows["on-policy, final score"]
+    assert "50 runs per arm on toys and 20 on the model" in offline.note and offline.runs == 7 * 20
+    assert "50 runs per arm on toys and 5 on the model. More runs of the model would not do" in on_policy.note
+    assert "5 on-policy and 20 offline runs of " in toy_to_lm.caption(records)
+    assert set(offline.spec_hashes) == {key for key in records if "/off/" in key}  # those of more_runs among them
 
 
 def test_arms_that_learn_from_pairs_alone_are_what_skew_has_offline() -> None:
