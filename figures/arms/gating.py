@@ -6,6 +6,7 @@ and the bootstrap's intervals are too narrow, and the bounded one is taken (`sim
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from sims.statistics.gates import (
     positive_control,
     room,
     runs_at_a_bound,
+    shared_arms,
 )
 from sims.statistics.intervals import LEVEL, Interval, mean_interval
 
@@ -174,6 +176,31 @@ def tuned_for(at: int | None, *records: Record) -> Gate:
         ("over the run", "tuning by that") if at is None else (f"at evaluation {at} of {last}", "shorter runs")
     )
     return Gate("tuned for", False, f"tuned by the score at the end and tested {what}; {other} would open it")
+
+
+def own_settings(margin: float, arms: Mapping[str, tuple[Record, Record]]) -> Gate:
+    """Whether arms that were run by settings that another was tuned to lose less than a margin by that. arms: of each,
+    as it was run, and as it does when tuned for itself; of other seeds, or of the same."""
+    costs = {}
+    for name, (as_run, tuned) in arms.items():
+        runs = min(len(record.arrays["gold"]) for record in (as_run, tuned))
+        costs[name] = effect_of([part(1.0, tuned, runs=runs), part(-1.0, as_run, runs=runs)])
+    said = "; ".join(f"tuned for itself, {name} scores {cost} more" for name, cost in costs.items())
+    if all(cost.high <= margin for cost in costs.values()):
+        return Gate("own settings", True, said)
+    return Gate(
+        "own settings", False, f"{said}, which may be more than the margin {margin:g}; tuned arms would open it"
+    )
+
+
+def separate(a: Record, b: Record, c: Record, d: Record) -> Gate:
+    """`shared_arms` of (a − b) − (c − d), by what the records hold: two specs may differ in what an arm never sees, as
+    recorded pairs where it draws its own, and give the very same runs."""
+
+    def runs(record: Record) -> list[str]:
+        return [hashlib.sha256(np.ascontiguousarray(record.arrays["gold"]).tobytes()).hexdigest()]
+
+    return shared_arms(runs(a), runs(b), runs(c), runs(d))
 
 
 def edges_and_bounds(margin: float, one: Record, other: Record) -> list[Gate]:

@@ -20,7 +20,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.gates import Gate, placebo, room, trained
+from sims.statistics.gates import Gate, placebo, rises, room
 from sims.statistics.intervals import band, mean_interval
 
 from .over_kl import fall
@@ -82,7 +82,7 @@ def exploits_row(records: Records, source: str, figure: str) -> Verdict:
     effect = mean_interval(fall(scores(record)[:, 1:]))
     gates = [
         no_fall(fall(scores(gold)[:, 1:]), tested.margin),
-        trained({"the proxy": proxy[:, -1] - proxy[:, proxy.shape[1] // 2]}),
+        rises("the reward model's score in the second half", proxy[:, -1] - proxy[:, proxy.shape[1] // 2]),
         level_room(tested.margin, record),
     ]
     note = (

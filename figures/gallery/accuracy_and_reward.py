@@ -180,10 +180,10 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _labels(what: str, more: Record, less: Record, note: str) -> Verdict:
-    tested, low = OWN[what], proxies.lowest(more)
+    tested, low = OWN[what], proxies.lowest_of_any(more)
     parts = [Part(1.0, final_scores(more).astype(float), low), Part(-1.0, final_scores(less).astype(float), low)]
     gates: list[Gate] = [
-        room(parts[0].scores, parts[1].scores, low, 1.0, tested.margin),
+        room(parts[0].scores, parts[1].scores, proxies.lowest(more), 1.0, tested.margin),
         placebo(None, tested.margin, "the arms differ in who labels, or in nothing before labels change hands"),
         edges(tested.margin, more, less),
         runs_at_a_bound({"one arm": parts[0].scores, "the other": parts[1].scores}, low, 1.0),

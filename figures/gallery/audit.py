@@ -20,6 +20,7 @@ from figures.arms.gating import (
     last_with_room,
     lowest_score,
     part,
+    separate,
     sides,
     tuned_for,
 )
@@ -199,6 +200,7 @@ def verdicts(records: Records) -> list[Verdict]:
             gate,
             tuned_for(at, *arms),
             edges(tested.margin, *arms),
+            separate(*arms),
             geometry(masses, {"R1": "out", "R2": "in"}),
             placebo(None, tested.margin, NOTHING_TO_LEARN),
         ]

@@ -214,7 +214,9 @@ def verdicts(records: Records) -> list[Verdict]:
         gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
         setting: Literal["bandit", "mlp"] = "mlp" if environment == "network" else "bandit"
-        said = f"Tested after {fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,} samples. {note}"
+        alone = ", ".join(f"{name} {effect_of(parts).estimate:+.2f}" for name, parts in each.items())
+        after = f"{fresh[0].arrays['updates'][at] * SAMPLES_AN_UPDATE:,}"
+        said = f"Tested after {after} samples. Each by itself: {alone}. {note}"
         hashes = [record.hash for record in (*fresh, *stale)]
         rows.append(row_of(tested, setting, effect, FIGURE.name, hashes, said, gates))
     for budget, tested in SUFFICES.items():

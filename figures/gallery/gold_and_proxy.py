@@ -54,6 +54,7 @@ from figures.arms.proxies import (
     TUNED_RATES,
     UPDATES,
     lowest,
+    lowest_of_any,
     of_sweep,
     sweep,
     to_tune,
@@ -124,10 +125,10 @@ def _ahead(tested: Claim, online: list[Record], offline: list[Record]) -> Verdic
 
 
 def _tuned(tested: Claim, online: Record, offline: Record) -> Verdict:
-    low = lowest(offline)
+    low = lowest_of_any(offline)
     parts = [Part(1.0, final_scores(online).astype(float), low), Part(-1.0, final_scores(offline).astype(float), low)]
     gates = [
-        room(parts[0].scores, parts[1].scores, low, 1.0, tested.margin),
+        room(parts[0].scores, parts[1].scores, lowest(offline), 1.0, tested.margin),
         placebo(None, tested.margin, WHOLE),
         edges(tested.margin, online, offline),
         runs_at_a_bound({"online": parts[0].scores, "offline": parts[1].scores}, low, 1.0),

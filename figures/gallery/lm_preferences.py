@@ -29,7 +29,7 @@ from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_file import Record
-from sims.statistics.gates import Gate, placebo, trained
+from sims.statistics.gates import Gate, placebo, rises, trained
 from sims.statistics.intervals import band, mean_interval
 
 METHODS = ("dpo/on", "dpo/off", "dpo/semi", "dpo/stale", "ppo/on", "pref_ft/off")
@@ -153,12 +153,13 @@ def sweep(records: Records, method: str) -> list[Record]:
     return [record for name, record in records.items() if name.rsplit("/", 2)[0] == method]
 
 
-def at_level(record: Record, level: float) -> np.ndarray:
-    """(runs,): gold reward where a run's KL to the reference first reaches a level, between two evaluations in
-    proportion to √KL; NaN for a run that never does, or that goes further than STEP between the two."""
-    gold, distance = record.arrays["gold"], np.sqrt(np.maximum(record.arrays["kl_policy_ref"], 0.0))
-    found = np.full(len(gold), np.nan)
-    for run, (values, path) in enumerate(zip(gold, distance, strict=True)):
+def at_level(record: Record, level: float, of: str = "gold") -> np.ndarray:
+    """(runs,): gold reward, or the reward model's score, "reward", where a run's KL to the reference first reaches a
+    level, between two evaluations in proportion to √KL; NaN for a run that never does, or that goes further than STEP
+    between the two."""
+    curves, distance = record.arrays[of], np.sqrt(np.maximum(record.arrays["kl_policy_ref"], 0.0))
+    found = np.full(len(curves), np.nan)
+    for run, (values, path) in enumerate(zip(curves, distance, strict=True)):
         reached = np.flatnonzero(path >= math.sqrt(level))
         if len(reached) and (at := reached[0]) > 0 and path[at] - path[at - 1] <= STEP:
             share = (math.sqrt(level) - path[at - 1]) / (path[at] - path[at - 1])
@@ -179,17 +180,19 @@ def mean_of_known(found: np.ndarray) -> np.ndarray:
     return np.where(known.any(0), total, np.nan)
 
 
-def fall(record: Record) -> np.ndarray:
+def fall(record: Record, of: str = "gold") -> np.ndarray:
     """(runs,): gold reward at END less that at the level of LEVELS that is best for the other half of the runs, among
-    those that most of this half have; NaN for a run that has not both."""
-    levels, found = np.stack([at_level(record, level) for level in LEVELS]), at_level(record, END)
+    those that most of this half have; NaN for a run that has not both. of: what is followed from that level on, if not
+    gold itself."""
+    levels, found = np.stack([at_level(record, level) for level in LEVELS]), at_level(record, END, of)
+    followed = np.stack([at_level(record, level, of) for level in LEVELS])
     for half in (0, 1):
         others = levels[:, 1 - half :: 2]
         counted = np.isfinite(others).mean(1) > 0.5
         if not counted.any():
             return np.full_like(found, np.nan)
         means = np.where(counted, mean_of_known(others.T), -np.inf)
-        found[half::2] -= levels[means.argmax(), half::2]
+        found[half::2] -= followed[means.argmax(), half::2]
     return found
 
 
@@ -247,9 +250,10 @@ def _equal_kl(records: Records) -> Verdict:
 def _falls(records: Records, method: str) -> Verdict:
     record = records[f"{method}/{BETAS[0]:g}/{RATES[1]:g}" if method in SWEPT else f"{method}/–/{RATES[1]:g}"]
     found, rise = fall(record), at_level(record, LEVELS[-1]) - record.arrays["gold"][:, 0]
-    known = np.isfinite(found)
-    why = "the fall is from the peak of the same path; a reward model without error would be one, and none was run"
+    known, proxy = np.isfinite(found), fall(record, "reward")
+    why = "the reward model's score still rises where gold falls: without its error the two would rise together"
     gates = [_reached(known), placebo(None, FALLS[method].margin, why)]
+    gates.append(rises("the reward model's score", _two(proxy[np.isfinite(proxy)])))
     gates.append(trained({f"gold reward up to {LEVELS[-1]:g} nats": _two(rise[np.isfinite(rise)])}))
     note = (
         f"From the peak among {_levels()} nats, chosen on the other half of the reward models, to {END:g}. The fall is "

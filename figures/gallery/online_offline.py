@@ -21,6 +21,7 @@ from figures.arms.gating import (
     likelihood,
     over_the_run,
     part,
+    separate,
     sides,
     tuned_for,
 )
@@ -195,7 +196,7 @@ def interaction_row(
         if at is None
         else f"Tested after {int(updates[at])} updates, the last evaluation at which the scores leave room."
     )
-    gates = [room, edges(tested.margin, *found), likelihood({"out": found[0], "in": found[2]})]
+    gates = [room, edges(tested.margin, *found), separate(*found), likelihood({"out": found[0], "in": found[2]})]
     gates += [placebo(None, tested.margin, NOTHING_TO_LEARN), *([] if at is None else [tuned_for(at, *found)])]
     hashes = [record.hash for record in found]
     return row_of(tested, "bandit", effect, figure, hashes, f"{said} {note}", gates)

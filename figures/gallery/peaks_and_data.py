@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, over_the_run, part, sides
+from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, over_the_run, part, separate, sides
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -97,10 +97,14 @@ def verdicts(records: Records) -> list[Verdict]:
         "every response that is in them alike, however unlikely it is under the reference: of a peak that is unlikely, "
         "they are data that no policy near the reference would draw."
     )
+    same = (
+        f"{note} Fresh pairs know nothing of recorded ones: what is left is by how much these train worse without the "
+        "best response."
+    )
     rows = []
     for name in ALGORITHMS:
         rows.append(_row(PEAK[name], records, name, ("unlikely/with", "likely/with"), note))
-        rows.append(_row(OVERLAP[name], records, name, ("unlikely/without", "unlikely/with"), note))
+        rows.append(_row(OVERLAP[name], records, name, ("unlikely/without", "unlikely/with"), same))
     return rows
 
 
@@ -113,6 +117,7 @@ def _row(tested: Claim, records: Records, name: str, cells: tuple[str, str], not
     gates = [
         over_the_run([sides(used[:1], used[1:2]), sides(used[2:3], used[3:])], tested.margin),
         edges(tested.margin, *used),
+        separate(*used),
         geometry(
             {where: PEAKS[peak] for where, peak in said.items()},
             {where: "in" if peak == "likely" else "out" for where, peak in said.items()},

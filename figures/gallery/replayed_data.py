@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import edges_and_bounds, effect_of, last_with_room, part, sides, stopped_early, tuned_for
+from figures.arms.gating import (
+    edges_and_bounds,
+    effect_of,
+    last_with_room,
+    own_settings,
+    part,
+    sides,
+    stopped_early,
+    tuned_for,
+)
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
@@ -189,24 +198,30 @@ def verdicts(records: Records) -> list[Verdict]:
         gap, ipos = (effect_of([part(1.0, x["online"]), part(-1.0, x["offline"])]) for x in (best, ipo))
         between = f"IPO's gap, online − offline, is {ipos.estimate:+.2f} [{ipos.low:+.2f}, {ipos.high:+.2f}]."
         rows.append(_in_order(setting, [(x["online"], x["held/ordered"]) for x in (ipo, best)]))
+        shuffled = {"the shuffled stream": (ipo["held/shuffled"], ipo["shuffled"])}
         for source, tested in SHUFFLED.items():
             note = f"A shuffled stream holds the late samples of a good policy. {between}"
             note += _repeated(ipo, source)
-            rows.append(_none(tested, setting, ipo[source], ipo["offline"], _to_close(ipos, tested), note))
+            more = [own_settings(tested.margin, shuffled)] if source != "shuffled" else []
+            rows.append(_none(tested, setting, ipo[source], ipo["offline"], _to_close(ipos, tested), note, *more))
         alike = {source: records[f"{environment}/ipo/same/{source}"] for source in ("online", "shuffled", "offline")}
         note = "By settings that are best online, which need not be those that are best for data of the reference."
         control = _to_close(effect_of([part(1.0, alike["online"]), part(-1.0, alike["offline"])]), SAME)
-        rows.append(_none(SAME, setting, alike["shuffled"], alike["offline"], control, note))
+        own = own_settings(SAME.margin, {source: (alike[source], ipo[source]) for source in ("shuffled", "offline")})
+        rows.append(_none(SAME, setting, alike["shuffled"], alike["offline"], control, note, own))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
         rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _harm(ipo), note))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
-        rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note))
+        tuned = own_settings(SHARP.margin, shuffled)
+        rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note, tuned))
         note = f"Both responses are the last policy's. {between}"
         rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
         for source, tested in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
             note += _repeated(best, source)
-            rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note))
+            winners = {"the shuffled stream": (best[source], best["shuffled"])}
+            more = [own_settings(tested.margin, winners)] if source != "shuffled" else []
+            rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note, *more))
         dpo = {source: records[f"{environment}/dpo/{source}"] for source in ("final", *NEAR)}
         for source, tested in NEAR.items():
             note = "Each is tuned, and with it the online run whose last policy draws its pairs."
@@ -231,10 +246,12 @@ def _in_order(setting: Setting, pairs: list[tuple[Record, Record]]) -> Verdict:
     return theorem_of(ORDER, setting, [float(x) for x in np.concatenate(errors)], FIGURE.name, hashes, note)
 
 
-def _none(tested: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str) -> Verdict:
+def _none(
+    tested: Claim, setting: Setting, more: Record, less: Record, control: Gate, note: str, *more_gates: Gate
+) -> Verdict:
     """Nothing that matters is lost, or gained: how far `more` is ahead."""
     ahead = effect_of([part(1.0, more), part(-1.0, less)])
-    gates = [control, *edges_and_bounds(tested.margin, more, less)]
+    gates = [control, *more_gates, *edges_and_bounds(tested.margin, more, less)]
     return row_of(tested, setting, ahead, FIGURE.name, [more.hash, less.hash], note, gates)
 
 

@@ -30,7 +30,7 @@ from sims.environments import Contextual
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, estimand, placebo, positive_control
+from sims.statistics.gates import Gate, estimand, placebo, positive_control, room
 from sims.statistics.intervals import Interval, mean_interval, paired_effect
 
 COVERAGES = (0.25, 0.5, 0.875)
@@ -245,7 +245,11 @@ def verdicts(records: Records) -> list[Verdict]:
                     ("at the end", at_the_end[i], hashes[i : i + 1]),
                 ):
                     tested = claim("C03", f"{part}, reference: {tilt}, coverage {coverage:g}")
-                    gates = [placebo(None, tested.margin, MECHANISM)]
+                    at_first = records[f"{cells[i]}/dpo"].arrays["unseen_mass"][:, 0]
+                    gates = [
+                        room(at_first, at_first + values, 0.0, 1.0, tested.margin),
+                        placebo(None, tested.margin, MECHANISM),
+                    ]
                     note = "One β and one size of the problem; it rises at some coverages and falls at others."
                     rows.append(row_of(tested, setting, mean_interval(values), FIGURE.name, of, note, gates))
             slope = of_tilt[-1] - of_tilt[0]

@@ -161,3 +161,13 @@ def trained(changes: Mapping[str, ArrayLike]) -> Gate:
     if still:
         return Gate("trained", False, f"{', '.join(still)} did not move beyond noise; more updates would open it")
     return Gate("trained", True, "every arm moved beyond noise")
+
+
+def rises(name: str, changes: ArrayLike) -> Gate:
+    """Whether something goes on rising, as a reward model's score where gold falls: that gold falls because the policy
+    does what it is trained to do, and not because training fails. changes: (runs,) while gold falls."""
+    found = student_interval(changes)
+    said = f"{name} changes by {found} meanwhile"
+    if found.low > 0:
+        return Gate("still rises", True, said)
+    return Gate("still rises", False, f"{said}, and does not rise; smaller steps would open it")

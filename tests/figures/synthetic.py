@@ -132,6 +132,10 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         kl = 0.05 * 100.0 ** np.linspace(0.0, 1.0, spec["evaluations"] + 1)
         kl[-1] *= 1.2
         found["kl_policy_ref"] = np.broadcast_to(kl, found["gold"].shape)
+    if spec["name"].startswith(("gold_and_proxy", "lm_preferences")):  # a reward model's score, whatever gold does
+        rising = found["gold"].copy()
+        rising[:, 1:] = found["gold"][:, 1:2] + 0.1 * np.arange(1, rising.shape[1])
+        found["reward"] = rising
     if spec["name"].startswith("alarms"):
         found |= _alarms(level, *found["gold"].shape)
     mass = spec["environment"].get("best_mass")

@@ -14,8 +14,10 @@ from figures.arms.gating import (
     effect_of,
     last_with_room,
     lowest_score,
+    own_settings,
     part,
     part_of_gold,
+    separate,
     stopped_early,
     tuned_for,
 )
@@ -159,3 +161,21 @@ def test_a_control_is_seen_where_a_stopped_arm_is_behind() -> None:
     slow, quick = record([0.0, 0.2, 0.5, 0.7, 0.9]), record([0.0, 0.9, 0.9, 0.9, 0.9])
     assert stopped_early([quick], [slow], 0.05).open
     assert not stopped_early([quick], [quick], 0.05).open
+
+
+def test_settings_of_another_are_an_arms_own_if_it_loses_less_than_a_margin_by_them() -> None:
+    """Tuned for itself it scores 0.3 more, or 0.01."""
+    as_run, tuned, alike = (record([0.0, x]) for x in (0.5, 0.8, 0.51))
+    assert own_settings(0.05, {"a": (as_run, alike)}).open
+    closed = own_settings(0.05, {"a": (as_run, alike), "b": (as_run, tuned)})
+    assert not closed.open and closed.why.endswith("tuned arms would open it")
+    assert own_settings(0.05, {"b": (tuned, as_run)}).open  # what is better than tuned has nothing to complain of
+
+
+def test_arms_that_hold_the_same_runs_cancel_whatever_their_specs_say() -> None:
+    """Fresh pairs of an environment whose recorded pairs differ: another hash, the same runs."""
+    fresh, with_it, without = record([0.0, 0.5]), record([0.0, 0.3]), record([0.0, 0.2])
+    again = replace(fresh, spec={"environment": {"best_in_data": False}})
+    closed = separate(again, without, fresh, with_it)
+    assert again.hash != fresh.hash and not closed.open and closed.why.startswith("the first arms are the same records")
+    assert separate(record([0.0, 0.6]), without, fresh, with_it).open

@@ -75,9 +75,14 @@ def test_the_references_probability_is_the_one_it_has_and_not_the_one_that_was_m
 
 def at_shifts(gold: dict[str, float]) -> dict[str, Record]:
     """The same reward for an arm at every shift, but for a spread of 1e-4 over runs; references earn 0.2."""
-    noise = 1e-4 * np.random.default_rng(0).normal(size=(12, 3))
+    random = np.random.default_rng(0)
+
+    def record(reward: float) -> Record:
+        noise = 1e-4 * random.normal(size=(12, 3))
+        return Record({}, {"gold": reward + noise, "reference_reward": np.full(12, 0.2)}, {})
+
     return {
-        f"{policy}/{shift:g}/{arm}": Record({}, {"gold": gold[arm] + noise, "reference_reward": np.full(12, 0.2)}, {})
+        f"{policy}/{shift:g}/{arm}": record(gold[arm])
         for policy in reference_shift.POLICIES
         for shift in reference_shift.SHIFTS
         for arm in reference_shift.ARMS

@@ -9,7 +9,7 @@ from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, lm_sync_period
+from figures.gallery import lm_preferences, lm_sync_period, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -84,3 +84,42 @@ def test_what_users_get_is_scored_by_its_own_rewards() -> None:
     found = path(0.0, 0.2, 0.6)
     assert deployed_scores(found)[:, 2] == pytest.approx(2 * found.arrays["deployed_gold"][:, 2] - 1)
     assert deployed_scores(found)[:, 2].mean() == pytest.approx(0.2, abs=1e-9)
+
+
+def alike(figure: str) -> dict[str, Record]:
+    """Records of a figure in which all arms are alike but for their noise."""
+    return {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()[figure]).items()}
+
+
+def test_mass_that_is_hardly_there_cannot_fall_by_a_margin() -> None:
+    records = alike("unseen_responses")
+    few = records["losers-0.875/table/dpo"]
+    few.arrays["unseen_mass"] = 0.03 * few.arrays["unseen_mass"]  # 0.015, where the margin is 0.02
+    found = {row.part: row for row in unseen_responses.verdicts(records) if (row.id, row.setting) == ("C03", "bandit")}
+    for when in ("at one loss", "at the end"):
+        closed = found[f"{when}, reference: losers, coverage 0.875"]
+        assert closed.verdict == "no test" and closed.why.startswith("room")
+        assert found[f"{when}, reference: losers, coverage 0.5"].verdict == "too small"
+
+
+def test_a_gap_that_never_was_does_not_stay_open() -> None:
+    found = rows("rounds_and_horizon", alike("rounds_and_horizon"))["C09", "two objectives"]
+    assert found.verdict == "no test" and found.why.startswith("positive control")
+
+
+def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
+    records = alike("peaks_and_data")
+    records["unlikely/without/ipo/fresh"].arrays["gold"] = records["unlikely/with/ipo/fresh"].arrays["gold"]
+    found = rows("peaks_and_data", records)
+    part = "data without the peak against with it, peak unlikely"
+    assert found["C25", f"ipo: {part}"].why.startswith("shared arms")
+    assert found["C25", f"dpo: {part}"].verdict == "too small"
+
+
+def test_an_arm_by_the_settings_of_another_must_do_as_well_as_by_its_own() -> None:
+    """Offline IPO, tuned for itself, scores 0.3 more."""
+    records = alike("replayed_data")
+    for where in ("bandit", "network"):
+        records[f"{where}/ipo/offline"] = filled(records[f"{where}/ipo/offline"], {"score": 0.8}, 0.001)
+    found = rows("replayed_data", records)["C16", "IPO, every arm by the settings of online"]
+    assert "own settings: " in found.why and "tuned arms would open it" in found.why

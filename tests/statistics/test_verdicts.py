@@ -215,6 +215,7 @@ def test_geometry() -> None:
         gates.geometry({"min": 0.17}, {"min": "out"}),
         gates.estimand({"a": interval(-0.3, -0.2), "b": interval(0.1, 0.3)}),
         gates.trained({"a": np.linspace(-0.1, 0.1, 20)}),
+        gates.rises("the score", np.linspace(-0.2, -0.1, 20)),
     ],
     ids=lambda gate: gate.name,
 )
@@ -226,6 +227,14 @@ def test_estimand() -> None:
     ipo, best, flat = interval(-0.3, -0.2), interval(0.1, 0.3), interval(-0.1, 0.1)
     assert gates.estimand({"best": best, "flat": flat}).open and gates.estimand({"ipo": ipo, "flat": flat}).open
     assert not gates.estimand({"ipo": ipo, "best": best}).open
+
+
+def test_what_falls_does_not_still_rise() -> None:
+    """It has moved beyond noise, which is enough to be trained, and not to rise."""
+    rising = np.linspace(0.1, 0.2, 20)
+    assert gates.rises("the score", rising).open
+    assert not gates.rises("the score", -rising).open and gates.trained({"the score": -rising}).open
+    assert not gates.rises("the score", np.linspace(-0.1, 0.12, 20)).open
 
 
 def test_trained() -> None:
