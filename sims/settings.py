@@ -43,6 +43,7 @@ class Settings(TypedDict, total=False):
     implicit_after_updates: int
 
     label_candidates: int
+    curated_pairs: int
     gate_comparisons: int
     gate_win_rate: float
     gate_gold_loss: float | None

@@ -9,7 +9,7 @@ from jinja2 import Environment
 
 from . import registry, rejection
 from .chart import Points, line_chart
-from .context import settings_of
+from .context import Context, settings_of
 from .report import Cycle, cycles, gold_by_cycle
 from .settings import Settings
 from .store import Store
@@ -34,7 +34,7 @@ def page(store: Store) -> str:
         rolled_back=sum(cycle.rolled_back for cycle in every),
         charts=charts(store, every),
         versions=[(version, _state(store, version.version, back)) for version in versions],
-        scenario=settings.users.scenario,
+        lessons=settings.users.scenario == "lessons" and Context(store, settings).simulated,
         classifiers=[
             (cycle.number, found, rejection.came_true(store, cycle.number))
             for cycle in every
@@ -69,7 +69,7 @@ def _row(store: Store, settings: Settings, cycle: Cycle) -> dict[str, Any]:
     """What the table of cycles shows of one."""
     watched, label = cycle.notes.get("watch", {}), cycle.notes.get("label", {})
     return {
-        "asked": cycle.notes.get("log", {}).get("logged", ""),
+        "asked": store.one("SELECT count(*) FROM log WHERE cycle = ?", cycle.number),
         "drift": f"{watched['drift']:.3f}" if "drift" in watched else "",
         "above": watched.get("drift", 0) > watched.get("level", 0),
         "labels": f"{label['labelled']} of {label['pairs']}, {label['ties']} ties" if label else "",

@@ -112,6 +112,7 @@ def test_lineage_and_live_version(whole: Path) -> None:
         points = [point for each in found.values() for point in each]
         assert all(f"{mean:.2f} [{low:.2f}, {high:.2f}]" in html for _, mean, low, high in points)
         assert len(points) == 6 and all(low < mean < high for _, mean, low, high in points)
+        assert "Simulated users" in html and "Gold score per skill" in html and html.count("<td>16</td>") >= 2
         assert html.count("<svg") == 3 and "v3 against v2" in html and "http" not in html
 
 
@@ -287,6 +288,8 @@ def test_an_imported_log_is_labelled_and_gated_by_a_reward_model(tmp_path: Path)
         for prompt, first, second, label in map(tuple, pairs):
             scores = [score(reward, encoder, json.loads(prompt), text) for text in (first, second)]
             assert label == float(scores[0] > scores[1])
+        html = page(store)
+        assert "Simulated users" not in html and "Gold score per skill" not in html and "<td>20</td>" in html
         checks = {check.name for check in report_of(store, 2)}
         assert checks == {"win rate", "win rate at equal length", "length", "entropy"}  # there is no gold set
         held_out = {prompt for prompt in held_out_prompts(context) if isinstance(prompt, str)}

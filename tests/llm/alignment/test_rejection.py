@@ -92,7 +92,7 @@ def test_rows_that_differ_are_told_apart_and_the_probabilities_are_about_right()
 def test_left_out_rows_that_are_separated_have_a_finite_slope() -> None:
     rejected = (np.arange(400) % 2).astype(float)
     found = fitted(np.stack([2 * rejected - 1] * 2, 1).astype(np.float32), rejected, PROMPTS)
-    assert found.classifier is not None and found.slope is not None and 1 < found.slope < 100
+    assert found.classifier is not None and found.slope is not None and 1 < found.slope < 5  # else 7.6
 
 
 def test_no_row_has_a_part_in_its_own_left_out_odds() -> None:
