@@ -51,17 +51,20 @@ class Tuned:
 def shrink(arm: Experiment) -> Experiment:
     """A run of the same kind that takes no time: 4 runs, 2 of a transformer, and a fraction of the updates.
 
-    Where training magnifies rounding, it is in float64 and at a tenth of the learning rate, so that another processor,
-    which differs in the last bits, still gives its numbers. A language model's costs a hundred times as much, and has
-    a few short responses an evaluation; one that computes in bfloat16 stays there.
+    It is in float64, so that another processor, which differs in the last bits, still gives its numbers: in float32 a
+    gradient that is zero but for rounding, as of a response that nobody drew, can be as large as Adam's ε, and is then
+    a step. Where training magnifies rounding, it is also at a tenth of the learning rate. A language model's costs a
+    hundred times as much, and has a few short responses an evaluation; one that computes in bfloat16 stays there.
     """
     turn = arm.schedule.updates_per_batch
     updates = max(turn, min(arm.updates // 10, 20) // turn * turn)
     of_a_model = arm.environment.executor.startswith("llm.")
-    exactly = arm.policy.scoring.precision == "stored" if of_a_model else arm.policy.magnifies_rounding  # type: ignore[attr-defined]
-    if exactly:
-        slower = arm.optimiser.replace(learning_rate=arm.optimiser.learning_rate / 10)
-        arm = arm.replace(precision="float64", optimiser=slower)
+    costly = of_a_model or arm.policy.magnifies_rounding
+    if not of_a_model or arm.policy.scoring.precision == "stored":  # type: ignore[attr-defined]
+        arm = arm.replace(precision="float64")
+        if costly:
+            slower = arm.optimiser.replace(learning_rate=arm.optimiser.learning_rate / 10)
+            arm = arm.replace(optimiser=slower)
     if of_a_model:
         decoding = arm.policy.decoding  # type: ignore[attr-defined]
         decoding = decoding.replace(max_new_tokens=min(decoding.max_new_tokens, 16))
@@ -73,7 +76,6 @@ def shrink(arm: Experiment) -> Experiment:
             labelling=arm.labelling.replace(implicit_after_updates=max(1, first * updates // arm.updates))
         )
     small = {"updates": updates, "evaluations": min(arm.evaluations, updates, 5)}
-    costly = of_a_model or arm.policy.magnifies_rounding
     return arm.replace(name=f"{arm.name}-quick", runs=2 if costly else 4, **small)
 
 

@@ -221,7 +221,8 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if options.resume and options.overwrite:
         raise SpecError("overwrite", True, "cannot be combined with --resume")
     device = device_of(options)
-    check_attention(experiment.policy)  # type: ignore[arg-type]
+    where = torch.device("meta" if options.dry_run else device)
+    check_attention(experiment.policy, experiment.dtype, where)  # type: ignore[arg-type]
     check_sampler(experiment, None if options.dry_run else device, options.sharding)
     if not options.dry_run:
         if base_precision == "nf4":

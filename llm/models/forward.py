@@ -41,7 +41,7 @@ def hidden_states(
         input_ids=tokens,
         attention_mask=attention,
         # A model without them has no positions (state spaces) or counts them by its mask (ALiBi).
-        **({"position_ids": positions} if "position_ids" in keywords(type(backbone).forward) else {}),
+        **({"position_ids": positions} if takes(type(backbone).forward, "position_ids") else {}),
         use_cache=cache is not None,
         **({} if cache is None else {cache_keyword(backbone): cache}),
     ).last_hidden_state
@@ -58,12 +58,12 @@ def padding_free_states(
     attention is told where each begins. prompt: how many columns are the prompt's, which under `varlen` is computed
     once for the rows that share it. ValueError for an architecture that takes no positions.
     """
-    if "position_ids" not in keywords(type(backbone).forward):
+    if not takes(type(backbone).forward, "position_ids"):
         raise ValueError(f"{type(backbone).__name__} takes no positions: must be scored with padding_free = False")
     attends = str(getattr(getattr(backbone, "config", None), "_attn_implementation", None))
-    rows = packed(tokens, attention, prompt if attends == NAME else 0)
-    bounds = rows.bounds if attends == NAME or attends.startswith("flash_attention") else {}
-    found = backbone(input_ids=rows.tokens, position_ids=rows.positions, use_cache=False, **bounds)
+    told = attends == NAME or attends.startswith("flash_attention")
+    rows = packed(tokens, attention, prompt if attends == NAME else 0, told)
+    found = backbone(input_ids=rows.tokens, position_ids=rows.positions, use_cache=False, **rows.bounds)
     return found.last_hidden_state[0], rows.place
 
 
@@ -115,21 +115,20 @@ def cache_keyword(model: nn.Module) -> str:
     version 4 and the first ones of 5 do not know. ValueError for a state-space model of version 4, whose cache is of a
     kind of its own.
     """
-    known = keywords(type(model).forward)
     for name in ("cache", "past_key_values"):
-        if name in known:
+        if takes(type(model).forward, name):
             return name
     if transformers.__version__.startswith("4."):
         raise ValueError(
             f"its cache is of a kind of its own in transformers {transformers.__version__}: needs 5 or later"
         )
-    return "cache_params" if "cache_params" in known else "past_key_values"
+    return "cache_params" if takes(type(model).forward, "cache_params") else "past_key_values"
 
 
 @lru_cache
-def keywords(forward: Callable[..., Any]) -> frozenset[str]:
-    """The names of a function's arguments."""
-    return frozenset(inspect.signature(forward).parameters)
+def takes(forward: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name."""
+    return name in inspect.signature(forward).parameters
 
 
 @contextmanager

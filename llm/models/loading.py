@@ -109,9 +109,12 @@ def load_tokenizer(spec: LanguageModelSettings, field: str = "model") -> PreTrai
         )
 
 
-def check_attention(spec: LanguageModelSettings) -> None:
-    """SpecError for an attention implementation whose library is not installed."""
+def check_attention(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> None:
+    """SpecError for an attention implementation that cannot compute here: its library is not installed, or it is made
+    for another device or precision. dtype: of weights that are trained."""
     name = spec.attn_implementation or ""
+    if name == VARLEN:
+        check_varlen(torch.bfloat16 if spec.scoring.precision == "bfloat16" else spec.base_dtype(dtype), device)
     library = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name)
     if library is not None and importlib.util.find_spec(library) is None:
         rule = f"needs the library {library}: must be eager, sdpa or flex_attention without it"
@@ -121,9 +124,7 @@ def check_attention(spec: LanguageModelSettings) -> None:
 def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The model on its device, with new adapters if `lora_rank` is set. Weights are read from safetensors only, never
     from pickles; on the device `meta` there are none, and nothing is read."""
-    check_attention(spec)
-    if spec.attn_implementation == VARLEN:
-        check_varlen(torch.bfloat16 if spec.scoring.precision == "bfloat16" else spec.base_dtype(dtype), device)
+    check_attention(spec, dtype, device)
     if device.type == "meta":
         return meta_model(spec, dtype)
     _check_base(spec)

@@ -27,11 +27,11 @@ class Packed:
     bounds: dict[str, Any]
 
 
-def packed(tokens: Tensor, attention: Tensor, shared: int = 0) -> Packed:
+def packed(tokens: Tensor, attention: Tensor, shared: int = 0, told: bool = True) -> Packed:
     """Rows (N, S) without their padding, one after another. attention: (N, S), False on padding.
 
     shared: how many of the first columns a row has in common with the row before, where all of them are equal, padding
-    too: they then stand once.
+    too: they then stand once. told: whether the attention is told where rows begin; else there are no bounds.
     """
     kept = attention
     source = torch.arange(len(tokens), device=tokens.device)
@@ -42,12 +42,14 @@ def packed(tokens: Tensor, attention: Tensor, shared: int = 0) -> Packed:
         kept = torch.cat([attention[:, :shared] & begins[:, None], attention[:, shared:]], -1)
     place = kept.flatten().cumsum(0).view_as(kept) - 1
     place = torch.cat([place[source, :shared], place[:, shared:]], -1)
-    bounds: dict[str, Any] = {"cu_seq_lens_q": _starts(kept), "cu_seq_lens_k": _starts(attention)}
-    bounds |= {"max_length_q": tokens.shape[1], "max_length_k": tokens.shape[1]}
-    one, keys = tokens[kept], place[attention]
-    if len(keys) != len(one):
-        bounds["keys_of_rows"] = keys
     positions = (attention.long().cumsum(-1) - 1)[kept]
+    one, bounds = tokens[kept], dict[str, Any]()
+    if told:
+        longest, keys = tokens.shape[1], place[attention]
+        bounds = {"cu_seq_lens_q": _starts(kept), "cu_seq_lens_k": _starts(attention)}
+        bounds |= {"max_length_q": longest, "max_length_k": longest}
+        if len(keys) != len(one):
+            bounds["keys_of_rows"] = keys
     return Packed(one.unsqueeze(0), positions.unsqueeze(0), place, bounds)
 
 

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sims.core.spec import SpecError
 
-from .forward import hidden_states, keywords
+from .forward import hidden_states, takes
 from .scoring import LanguageModel
 from .varlen import NAME as VARLEN
 
@@ -165,7 +165,7 @@ def _additive(there: Tensor, model: LanguageModel) -> Tensor:
 def check_static(model: LanguageModel, longest: int | None) -> None:
     """SpecError for a model that cannot decode with a static cache. longest: prompt and response; None: not checked."""
     field, name = "cache_implementation", type(model.core).__name__
-    if "position_ids" not in keywords(type(model.backbone).forward):
+    if not takes(type(model.backbone).forward, "position_ids"):
         raise SpecError(field, "static", f"must be dynamic for {name}: it is not told positions")
     if (kind := _attention(model)) not in ("sdpa", "eager", VARLEN):
         raise SpecError(field, "static", f"needs attn_implementation = sdpa or eager: {name} has {kind}")

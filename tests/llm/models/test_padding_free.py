@@ -124,7 +124,10 @@ def test_a_sliding_window_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
-def test_where_it_cannot_compute_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_it_cannot_compute_it_is_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.training.run.load_tokenizer", lambda *_: pytest.fail("a tokenizer was loaded"))
     words = ["train", "--attn-implementation", "varlen", "--device", "cpu", "--output", str(tmp_path / "run")]
     assert main(words) == 2
     assert "'varlen': only means something with padding_free = True" in capsys.readouterr().err
