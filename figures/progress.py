@@ -29,8 +29,11 @@ class Bar:
         layout = "{desc:72.72} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
         self._said = "reading"
         self._work, self._work_done = 0.0, 0.0  # of runs
-        # smoothing: what is left is told by the whole time until now, since a figure is drawn in a burst
-        self._bar = tqdm(total=1, bar_format=layout, leave=False, disable=not self.watched, smoothing=0)
+        # smoothing: what is left is told by the whole time until now, since a figure is drawn in a burst; miniters:
+        # after a large step, small ones are shown too
+        self._bar = tqdm(
+            total=1, bar_format=layout, leave=False, disable=not self.watched, smoothing=0, miniters=0, file=sys.stderr
+        )
 
     def __enter__(self) -> Self:
         return self

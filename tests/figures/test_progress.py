@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
+import sys
+
 import pytest
 
 from figures import progress as room
@@ -38,3 +42,17 @@ def test_what_is_left_goes_by_all_the_time_that_was_taken(
     now[0] += 60.0
     bar.show(Progress(asked=2, cached=0, done=0, work_done=3 * DRAWING, work=11 * DRAWING, running="arm"))
     assert "; 25% of the predicted work; about 3.0 min left" in capsys.readouterr().err
+
+
+def test_a_small_step_after_a_large_one_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    bar = Bar(1)
+    bar._bar.mininterval = 0.0
+    work = 99 * DRAWING  # and 1 for drawing
+    for percent in (0, 50, 51, 52, 53):
+        bar.show(Progress(asked=1, cached=0, done=0, work_done=percent * DRAWING, work=work, running="arm"))
+    assert re.findall(r" (\d+)%\|", sys.stderr.getvalue())[-4:] == ["50", "51", "52", "53"]  # type: ignore[attr-defined]
