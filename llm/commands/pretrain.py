@@ -15,7 +15,7 @@ from llm.training.memory import check_new_model
 from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.spec import SpecError, to_json
 from sims.experiments.command import FAILED, REFUSED, failed, keeping
-from sims.experiments.folders import check_folder, path
+from sims.experiments.folders import check_folder, path, written_by_one
 from sims.experiments.options import OptionParser, add_options, from_options
 
 from .saving import add_saving, config_of, kept_of, parsed, saving_of, settings_of
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     again = (options.resume, options.overwrite, options.evaluations, kept_of(options))
     progress = Unfinished(folder, settings, text, saving_of(options, "eval_loss"), *again)
     try:
-        with keeping(progress.kept):
+        with keeping(progress.kept), written_by_one("output", folder):
             fit = pretraining.Pretraining(config)
             if (held := progress.held()) is not None:
                 fit.load_state_dict(held.tensors, held.numbers)

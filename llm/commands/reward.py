@@ -34,7 +34,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import to_json
 from sims.experiments.command import FAILED, REFUSED, failed, keeping
-from sims.experiments.folders import check_new, path
+from sims.experiments.folders import check_new, path, written_by_one
 from sims.experiments.memory import check_fits, check_steps, sizes_of
 from sims.experiments.options import OptionParser, add_options, whole
 
@@ -92,7 +92,11 @@ def run(options: argparse.Namespace) -> int:
         settings, text = {spec.kind: to_json(spec) for spec in specs}, config_of("reward", options, specs)
         again = (options.resume, options.overwrite, options.evaluations, kept_of(options))
         progress = Unfinished(options.output, settings, text, saving_of(options, "eval_log_loss"), *again)
-        with keeping(progress.kept), joined(options.processes, device) as ranks:
+        with (
+            keeping(progress.kept),
+            joined(options.processes, device) as ranks,
+            written_by_one("output", options.output, ranks.first),
+        ):
             _run(data, labeller, loss, training, scoring, progress, device, ranks)
     except FloatingPointError as error:
         return failed(error, REFUSED)

@@ -40,7 +40,7 @@ from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.config_file import config_text
 from sims.experiments.experiment import Experiment
-from sims.experiments.folders import check_folder, path
+from sims.experiments.folders import check_folder, path, written_by_one
 from sims.experiments.memory import check_size
 from sims.experiments.options import OptionParser, whole
 
@@ -247,7 +247,7 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
     """Train in a folder, from the start or from its last checkpoint."""
     torch.set_num_threads(options.threads)
     device = device_of(options)
-    with joined(options.processes, device) as ranks:
+    with joined(options.processes, device) as ranks, written_by_one("output", folder, ranks.first):
         held = ranks.in_turn(
             lambda: held_in(experiment, folder, options.run, options.resume, options.overwrite), device
         )

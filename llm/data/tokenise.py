@@ -53,11 +53,12 @@ class Example:
     chosen_by_policy: tuple[np.ndarray, ...] | None = None
 
     def digest(self) -> bytes:
-        """16 bytes that identify what the row says: prompt, completions, label and further columns; not where it is."""
+        """16 bytes that identify what the row says: prompt, completions, label and further columns; not where it is.
+        The prompt as tokens and as text, which reward functions read: one token may stand for many words."""
         found = hashlib.blake2b(digest_size=16)
         for ids in (self.prompt_ids, *self.completion_ids, *(self.chosen_by_policy or ())):
             found.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-        beside = [self.label, dict(self.extra)]
+        beside = [self.label, dict(self.extra), self.prompt]
         try:
             said = json.dumps(beside, default=str, sort_keys=True)
         except (TypeError, ValueError):  # keys that are no text, or a list in itself, of rows that Python code gives

@@ -55,7 +55,10 @@ def begin(
     kept of the run, to go on likewise. SpecError for a run that goes on with other weights than it was started with."""
     file, weights = folder / SPEC, _weights_read(experiment)
     if file.exists() and not overwrite:
-        _check_weights(experiment, _read(file).get(WEIGHTS, {}), weights)
+        before = _read(file).get(WEIGHTS, {})
+        if not isinstance(before, dict):
+            raise SpecError("output", str(folder), f"{SPEC} is damaged: {WEIGHTS} must be an object")
+        _check_weights(experiment, before, weights)
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)

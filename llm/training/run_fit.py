@@ -15,6 +15,7 @@ from .metrics import UpdateMetrics
 from .run import Run
 
 SHOWN = 4  # completions kept of each evaluation
+_TICK = 1e-9  # of a clock, in seconds: what an update takes at least, where the clock has not moved
 
 
 class RunFit:
@@ -46,7 +47,7 @@ class RunFit:
 
     def row(self, update: Update) -> dict[str, float]:
         """`UpdateMetrics.row`, and tokens trained on per second since the last row or evaluation."""
-        seconds = time.perf_counter() - self.since
+        seconds = max(time.perf_counter() - self.since, _TICK)
         row = self.metrics.row(update) | {"tokens_per_second": self.tokens / seconds}
         self.tokens, self.since = 0, time.perf_counter()
         return row

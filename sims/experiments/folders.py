@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sims.core.spec import SpecError
 
@@ -54,6 +59,27 @@ def check_new(name: str, path: Path) -> None:
     check_folder(name, path)
     if os.path.lexists(path):
         raise SpecError(name, short(str(path)), "is there already: name another folder, or remove it")
+
+
+@contextmanager
+def written_by_one(name: str, path: Path, asked: bool = True) -> Iterator[None]:
+    """SpecError while another process of this machine writes a run into the same folder: each would remove what the
+    other has half written. The lock lies among temporary files, and ends with its process. asked: False takes none,
+    for further processes of the same run."""
+    locks = Path(tempfile.gettempdir()) / f"onoff-locks-{getattr(os, 'getuid', int)()}"
+    lock = FileLock(locks / f"{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]}.lock", timeout=0)
+    with ExitStack() as stack:
+        try:
+            if asked:
+                locks.mkdir(exist_ok=True)
+                stack.enter_context(lock)
+        except Timeout as error:
+            raise SpecError(
+                name, short(str(path)), "is being written by another process: must be a folder of its own"
+            ) from error
+        except OSError:
+            pass  # no room for temporary files: nobody is locked out
+        yield
 
 
 def check_file(name: str, path: Path, endings: tuple[str, ...]) -> None:

@@ -155,3 +155,9 @@ def test_a_digest_knows_rows_and_their_order():
     first, second = (load([row], kind="preference")[0] for row in WORDS)
     assert digest([*first, *second]) != digest([*second, *first]) and digest(first) == digest(first)
     assert repeated([*first, *second], first) == 1
+
+
+def test_a_digest_knows_words_that_are_one_token():
+    """Reward functions read the prompt, of which a tokenizer of few words may say "<unk>" alone."""
+    one, other = (load([{"prompt": prompt}], kind="prompt_only")[0] for prompt in ("3 + 4", "4 + 5"))
+    assert (one[0].prompt_ids == other[0].prompt_ids).all() and digest(one) != digest(other)

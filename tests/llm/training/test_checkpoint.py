@@ -25,6 +25,7 @@ from llm.training.run import Run
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError
+from sims.experiments.folders import written_by_one
 from sims.experiments.whole import CHECKSUMS
 from tests.processes import Fork, wait_until
 
@@ -211,7 +212,9 @@ def test_a_run_goes_on_from_its_folder_alone_and_from_the_checkpoint_before_a_da
     assert state(tmp_path / "stopped") == state(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["a digit of the settings", "a checkpoint of other settings", "a list"])
+@pytest.mark.parametrize(
+    "damage", ["a digit of the settings", "a checkpoint of other settings", "a list", "its weights"]
+)
 def test_settings_that_are_not_those_of_the_run_are_refused(tmp_path, capsys, damage):
     assert main(arguments(tmp_path, updates="2")) == 0
     file, held = tmp_path / "spec.json", checkpoint.read_spec(tmp_path / "spec.json")
@@ -220,12 +223,34 @@ def test_settings_that_are_not_those_of_the_run_are_refused(tmp_path, capsys, da
         file.write_text(file.read_text().replace('"num_generations": 2', '"num_generations": 3'))
     elif damage == "a list":
         file.write_text("[]")
+    elif damage == "its weights":
+        checkpoint.write_spec(file, held | {"weights": [1]})
     else:
         held["experiment"]["schedule"]["num_generations"] = 3
         checkpoint.write_spec(file, held)
     assert main(["train", "--resume", "--output", str(tmp_path), "--updates", "3"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: output = ") and said.count("\n") == 1 and "spec.json is " in said
+
+
+@pytest.mark.parametrize("more", [["--resume"], ["--overwrite"], []])
+def test_a_folder_that_another_process_writes_is_left_alone(tmp_path, capsys, more):
+    """Two commands in one folder removed each other's partial checkpoints, and mixed their metrics."""
+    assert main(arguments(tmp_path / "run", updates="2")) == 0
+    before = state(tmp_path / "run")
+    capsys.readouterr()
+    with written_by_one("output", tmp_path / "run"):
+        assert main([*arguments(tmp_path / "run", updates="3"), *more]) == 2
+        said = capsys.readouterr().err
+        assert "is being written by another process" in said and said.count("\n") == 1
+        assert main(arguments(tmp_path / "other", updates="2")) == 0
+    assert state(tmp_path / "run") == before
+    assert main([*arguments(tmp_path / "run", updates="3"), "--resume"]) == 0  # it is free again
+
+
+def test_a_clock_that_stands_still_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+    assert main(arguments(tmp_path, updates="2")) == 0
 
 
 def test_a_line_of_metrics_that_is_damaged_is_named(tmp_path, capsys):
