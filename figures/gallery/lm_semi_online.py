@@ -172,7 +172,8 @@ def verdicts(records: Records) -> list[Verdict]:
     for (name, s), tested in SAME.items():
         loses = control(grpo, offline, tested.margin)
         rows.append(same_row(tested, "lm", figure, at[name, ONLINE], at[name, s], loses, STALE))
-    rows += [behind_row(BEHIND[name], "lm", figure, at[name, SEMI], at[name, OFFLINE]) for name in ALGORITHMS]
+    for name, tested in BEHIND.items():
+        rows.append(behind_row(tested, "lm", figure, at[name, SEMI], at[name, OFFLINE], MOMENT))
     rows.append(not_behind_row(NOT_BEHIND, "lm", figure, at["dpo", ONLINE], grpo, offline))
     for name, tested in ADDED.items():
         added = records[f"{name}/{SEMI:g}"]
@@ -182,10 +183,13 @@ def verdicts(records: Records) -> list[Verdict]:
     return [*rows, epsilon_row(EPSILON, "lm", figure, large, at["dpo", SEMI], note)]
 
 
+MOMENT = (
+    "Lengths overshoot and come back, most with a stale sampler unless its rate is small, so that the end is one "
+    "moment of it."
+)
 STALE = (
     f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples, {UPDATES} in all, and an s of 100 "
-    "would be never. A score of .1 is a token. Lengths overshoot and come back, most with a stale sampler, so that the "
-    "end is one moment of it."
+    f"would be never. A score of .1 is a token. {MOMENT}"
 )
 
 
