@@ -22,8 +22,8 @@ def same_row(
     return row_of(tested, setting, effect, figure, [online.hash, semi.hash], note, gates)
 
 
-def behind_row(tested: Claim, setting: Setting, figure: str, semi: Record, offline: Record) -> Verdict:
-    """C33: what one sync in s updates is ahead of none, at the last evaluation with room."""
+def behind_row(tested: Claim, setting: Setting, figure: str, semi: Record, offline: Record, also: str = "") -> Verdict:
+    """C33: what one sync in s updates is ahead of none, at the last evaluation with room. also: ends the note."""
     at, room = last_with_room([sides([semi], [offline])], tested.margin)
     effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
     why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
@@ -31,7 +31,7 @@ def behind_row(tested: Claim, setting: Setting, figure: str, semi: Record, offli
     gates += edges_and_bounds(tested.margin, semi, offline)
     note = (
         f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
-        "Offline is fresh draws from the reference for ever, more than a fixed data set has."
+        f"Offline is fresh draws from the reference for ever, more than a fixed data set has.{also and f' {also}'}"
     )
     return row_of(tested, setting, effect, figure, [semi.hash, offline.hash], note, gates)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,6 +20,7 @@ from figures.arms import language_model as lm
 from figures.arms.syncing import added_row, behind_row, control, epsilon_row, not_behind_row, same_row
 from figures.catalogue import claim
 from figures.claims import Verdict
+from figures.committed import Point
 from figures.figure import Figure, Records
 from figures.lab import Lab, product
 from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, bound, colour, curve, points
@@ -34,10 +35,22 @@ from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.statistics.intervals import band
 
-RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS, MODE = 20, 403, 20, 4, 8, 4, 26
+RUNS, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS, MODE = 20, 20, 4, 8, 4, 26
 ONLINE, SEMI, RARE, OFFLINE = 1.0, 5.0, 10.0, math.inf  # updates between two copies of the policy to the sampler
-GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 2
 LARGE_EPSILON = 1e-4
+
+
+class Tuning(NamedTuple):
+    """What arms are tuned over, and the seed that judges them. A grid that was changed after its runs takes a fresh one
+    (claims.toml)."""
+
+    grid: list[Point]
+    seed: int
+
+
+FOUR = Tuning(product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 403)
+SIX = Tuning(product(learning_rate=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)), 405)  # arms had taken the lowest of the four
+TUNING_RUNS = 2
 
 PLAIN = DPO(pairing="best_worst")  # of four
 ALGORITHMS: dict[str, Algorithm] = {
@@ -51,6 +64,7 @@ ADDITIONS: dict[str, Algorithm] = {
     "dpo_grpo": Mixture((PLAIN, GRPO(beta=0.0))),
 }
 EPSILON_ARM = "dpo_epsilon"
+TUNINGS = {"ipo": FOUR, "best_of_n": FOUR}  # every other arm is by six rates
 SHOWN = {"dpo_nll": "dpo with NLL", "dpo_grpo": "dpo + grpo", EPSILON_ARM: f"dpo, Adam's ε = {LARGE_EPSILON:g}"}
 
 COMPARED = [(name, SEMI) for name in ALGORITHMS] + [("dpo", RARE)]
@@ -77,7 +91,7 @@ def arms() -> dict[str, Experiment]:
             updates=UPDATES,
             evaluations=EVALUATIONS,
             runs=RUNS,
-            seed=SEED,
+            seed=TUNINGS.get(name, SIX).seed,
         )
         for (name, s), algorithm in found.items()
     }
@@ -93,7 +107,11 @@ def _or_always(s: float) -> float | None:
 def collect(lab: Lab) -> Records:
     """Every arm tuned for itself: a stale sampler may want another learning rate."""
     chosen = arms()
-    return lab.tuned_records(chosen, dict.fromkeys(chosen, GRID), TUNING_RUNS)
+    found: dict[str, Record] = {}
+    for tuning in (FOUR, SIX):
+        tuned = {name: arm for name, arm in chosen.items() if arm.seed == tuning.seed}
+        found |= lab.tuned_records(tuned, dict.fromkeys(tuned, tuning.grid), TUNING_RUNS)
+    return {name: found[name] for name in chosen}
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -154,7 +172,8 @@ def verdicts(records: Records) -> list[Verdict]:
     for (name, s), tested in SAME.items():
         loses = control(grpo, offline, tested.margin)
         rows.append(same_row(tested, "lm", figure, at[name, ONLINE], at[name, s], loses, STALE))
-    rows += [behind_row(BEHIND[name], "lm", figure, at[name, SEMI], at[name, OFFLINE]) for name in ALGORITHMS]
+    for name, tested in BEHIND.items():
+        rows.append(behind_row(tested, "lm", figure, at[name, SEMI], at[name, OFFLINE], MOMENT))
     rows.append(not_behind_row(NOT_BEHIND, "lm", figure, at["dpo", ONLINE], grpo, offline))
     for name, tested in ADDED.items():
         added = records[f"{name}/{SEMI:g}"]
@@ -164,10 +183,13 @@ def verdicts(records: Records) -> list[Verdict]:
     return [*rows, epsilon_row(EPSILON, "lm", figure, large, at["dpo", SEMI], note)]
 
 
+MOMENT = (
+    "Lengths overshoot and come back, most with a stale sampler unless its rate is small, so that the end is one "
+    "moment of it."
+)
 STALE = (
     f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples, {UPDATES} in all, and an s of 100 "
-    "would be never. A score of .1 is a token. Lengths overshoot and come back, most with a stale sampler, so that the "
-    "end is one moment of it."
+    f"would be never. A score of .1 is a token. {MOMENT}"
 )
 
 
@@ -191,9 +213,14 @@ def caption(records: Records) -> str:
         "reference's responses are within five tokens of it, so that the optimum is out of its likelihood. Score: "
         "(reward − reference's) / (largest − reference's), on prompts that are not trained on. DPO and IPO with β = "
         f"{PLAIN.beta:g}, of the best of {GENERATIONS} against the worst. Arms are tuned by {TUNING_RUNS} runs of "
-        f"another seed at each of {len(GRID)} rates, {GRID[0]['learning_rate']:g} … {GRID[-1]['learning_rate']:g}, for "
-        f"the score at the end; they took {rates}."
+        f"another seed at each rate, for the score at the end: {' and '.join(TUNINGS)} at {_rates(FOUR)}, all else at "
+        f"{_rates(SIX)}; they took {rates}."
     )
+
+
+def _rates(tuning: Tuning) -> str:
+    rates = [point["learning_rate"] for point in tuning.grid]
+    return f"{len(rates)} rates, {rates[0]:g} … {rates[-1]:g}"
 
 
 FIGURE = Figure(

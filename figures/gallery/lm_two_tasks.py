@@ -19,9 +19,10 @@ from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 
-UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 16, 2, 10, 401, 8, 4
-MODE, PAIRS, TEMPERATURE = 16, 256, 1.0  # of the rated task: most recorded responses are on either side of the mode
-GRID, TUNING_RUNS = product(learning_rate=(1e-3, 3e-3, 1e-2)), 1
+UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 20, 2, 20, 406, 8, 4
+# Of the rated task. Recorded responses are shorter than the mode: longer is better, and 33 tokens are the longest.
+MODE, PAIRS, TEMPERATURE = 30, 256, 1.0
+GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 2
 
 ORDER = claim("C40", "dpo, a language model: both tasks")
 JOINT = {part: claim("C41", f"dpo, a language model: {task}") for part, task in PARTS.items()}
@@ -33,7 +34,7 @@ def arms() -> dict[str, Experiment]:
 
     base, half = lm.preset("tiny", "min"), UPDATES // 2 * PROMPTS
     task = VerifiableAndRated(
-        evaluation_prompts=96,
+        evaluation_prompts=128,
         recorded_prompts=PAIRS,
         mode=MODE,
         annotator_temperature=TEMPERATURE,
@@ -96,9 +97,10 @@ def caption(records: Records) -> str:
         f"tokens, and scored by the distance to {MODE}. Scores on prompts that are not trained on: 0 is the reference, "
         f"1 all right, or all of that length. {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses in "
         "every arm, the dotted line is where the task changes; mean and 95 % band. Online DPO of the best of "
-        f"{GENERATIONS} against the worst. Tuned by a run of another seed, with the first reward model, at each of "
-        f"{len(GRID)} learning rates: what trains one task alone for its score, all else for the mean of "
-        f"both; they took {taken}."
+        f"{GENERATIONS} against the worst. Tuned by {TUNING_RUNS} runs of another seed, with the first {TUNING_RUNS} "
+        f"reward models, at each of {len(GRID)} learning rates, {GRID[0]['learning_rate']:g} … "
+        f"{GRID[-1]['learning_rate']:g}: what trains one task alone for its score, all else for the mean of both; they "
+        f"took {taken}."
     )
 
 

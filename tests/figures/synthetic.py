@@ -260,10 +260,11 @@ def _noise_of_gradients(level: Mapping[str, np.ndarray], perfect: float, sizes: 
 def balanced(key: str, runs: int) -> np.ndarray:
     """(runs,): normal noise of this record; mean 0 in the even runs and in the odd ones, standard deviation 1.
 
-    Of more than 50 runs every 50 are alike, so that the first 50, which a row may pair with shorter records, balance.
+    Of more than 50 runs every 50 are alike, so that the first 50, which a row may pair with shorter records, balance;
+    and so do those that are left.
     """
     if runs > 50:
-        return np.tile(balanced(key, 50), -(-runs // 50))[:runs]
+        return np.concatenate([balanced(key, 50), balanced(key, runs - 50)])
     noise = np.random.default_rng(zlib.crc32(key.encode())).normal(size=runs)
     for half in (0, 1):
         noise[half::2] -= noise[half::2].mean()

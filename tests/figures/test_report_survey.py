@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from figures.catalogue import catalogue
+from figures.committed import Committed
 from figures.report import page, sections, survey
 from figures.report.reading import Row
 
@@ -48,3 +49,15 @@ def test_nothing_is_said_without_rows() -> None:
 def test_every_claim_is_in_the_catalogue() -> None:
     named = {id for groups in survey.QUESTIONS.values() for claims in groups.values() for id in claims}
     assert named | {survey.CARRIES} <= catalogue().keys()
+
+
+def test_what_it_says_of_the_language_models_rewards_is_so() -> None:
+    named = {id for groups in survey.QUESTIONS.values() for claims in groups.values() for id in claims}
+    figures = {row.figure for id in named for row in catalogue()[id].rows if "lm" in row.settings}
+    specs = [file.record(key).spec for name in figures if (file := Committed(name).file) for key in file.keys]
+    kinds = {spec["environment"]["kind"] for spec in specs if "of" not in spec}
+    # proxy_reward's pairs are labelled by lengths; verifiable is of a placebo
+    of_lengths, others = {"min_length", "mode_length", "skew_length", "proxy_reward"}, {"forbidden_words", "verifiable"}
+    assert len(figures) > 3 and kinds <= of_lengths | others and kinds & of_lengths and "forbidden_words" in kinds
+    found = survey.survey(sections.sections([replace(ROW, setting="lm")]))
+    assert found is not None and "rewards are of lengths or of words to avoid" in found.ends.replace("\n", " ")
