@@ -78,7 +78,7 @@ def of_sweep(records: Records, name: str, source: str) -> list[Record]:
 
 
 def lowest(record: Record) -> float:
-    """The mean score of always giving the worst response."""
+    """The score of always giving the worst response, where it is lowest of all problems: no run is below it."""
     rewards, reference, best = (record.arrays[x] for x in ("rewards", "reference_reward", "best_reward"))
     worst = rewards.min(-1).mean(-1)
-    return float(((worst - reference) / (best - reference)).mean())
+    return float(((worst - reference) / (best - reference)).min())
