@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sims.experiments.whole import written_whole
-from sims.statistics.gates import Gate
+from sims.statistics.gates import RUNS_AT_A_BOUND, Gate
 from sims.statistics.intervals import Interval
 from sims.statistics.verdicts import FALSE_DISCOVERIES, outcome, p_value, survive, theorem
 
@@ -87,6 +87,11 @@ def row_of(
     if claim.kind == "theorem":
         raise ValueError(f"{claim.id}, {claim.part}: is a theorem: must be checked by theorem_of, and has no interval")
     found = outcome(effect, claim.margin, claim.sign, claim.kind, gates)
+    if _few_at_a_bound(effect, gates):
+        note += (
+            f" Some of the {effect.runs} runs are at a bound, where {RUNS_AT_A_BOUND} are asked for: the interval "
+            "allows for runs that were not seen, and is as much wider."
+        )
     p = None if found.state == "no test" else p_value(effect, claim.margin, claim.sign, claim.kind)
     return Verdict(
         **_named(claim, setting, figure, hashes, note),
@@ -99,6 +104,12 @@ def row_of(
         gates=found.gates,
         p=p,
     )
+
+
+def _few_at_a_bound(effect: Interval, gates: Sequence[Gate]) -> bool:
+    """Whether an interval is a bounded one, of fewer runs than are asked for at a bound, and no gate says so."""
+    asked = "runs at a bound" in {gate.name for gate in gates}
+    return "Gaffke" in effect.method and effect.runs < RUNS_AT_A_BOUND and not asked
 
 
 def theorem_of(

@@ -36,6 +36,8 @@ NOTHING_TO_LEARN = (
     "the arms differ in what is compared alone; on rewards that say nothing of the response neither is drawn to the "
     "optimum, and both scores stay at the reference's 0"
 )
+IN_SCORES = 0.05  # the margin of `edges` where a row's own is in another unit: what arms are tuned by is a score
+SAMPLED = 0.05  # share of its range by which a score may be beyond its bounds, where it is a mean over samples
 FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau
 
 
@@ -90,12 +92,18 @@ def effect_of(parts: Sequence[Part]) -> Interval:
 
     `mean_interval` where no run of an arm is at a bound. Else the arms that have one are taken together in a bounded
     interval, the others in `mean_interval`, and the ends added; each at half of the error allowed (Bonferroni).
+    ValueError where a score lies outside the bounds that it is said to have.
     """
     tied, free = [x for x in parts if x.at_a_bound], [x for x in parts if not x.at_a_bound]
     if not tied:
         return mean_interval(_sum(free))
     least = sum(min(x.times * x.low, x.times * x.high) for x in tied)
     most = sum(max(x.times * x.low, x.times * x.high) for x in tied)
+    for x in tied:
+        beyond = SAMPLED * (x.high - x.low)
+        if x.scores.min() < x.low - beyond or x.scores.max() > x.high + beyond:
+            said = f"{x.scores.min():.3g} … {x.scores.max():.3g}: must lie within [{x.low:.3g}, {x.high:.3g}]"
+            raise ValueError(f"scores: {said}, which bound the interval")
     values = np.clip(_sum(tied), least, most)
     if not free:
         return bounded_interval(values, least, most)
@@ -142,7 +150,8 @@ def _sum(parts: Sequence[Part]) -> np.ndarray:
 def edges(margin: float, *records: Record) -> Gate:
     """`grid_edge` of every record that was tuned. An end of a grid is a plateau if the value
     before it gives as much, within half a margin, or if there is less than a margin to be gained beyond it. A field of
-    two values is a choice, and has no ends."""
+    two values is a choice, and has no ends. margin: in scores, by which arms are tuned; `IN_SCORES` where a row is of
+    lengths, entropies or alarms."""
     chosen, grids, plateaus = {}, {}, []
     for record in records:
         tuning = record.provenance.get("tuning")
@@ -165,16 +174,20 @@ def edges(margin: float, *records: Record) -> Gate:
     return grid_edge(chosen, grids, plateaus)
 
 
-def tuned_for(at: int | None, *records: Record) -> Gate:
-    """Whether arms that were tuned by their score at the end are tested there. Where several settings come to the same
-    end, tuning takes any of them, and which arm is ahead on the way there is then a matter of that choice. at: the
-    evaluation at which they are tested; None for over the run."""
-    last = records[0].arrays["gold"].shape[1] - 1
-    if at in (-1, last) or not any("tuning" in record.provenance for record in records):
+def tuned_for(at: int | None, *records: Record, quantity: str = "score") -> Gate:
+    """Whether arms that were tuned by their score at the end are tested by it, and there. Where several settings come
+    to the same end, tuning takes any of them; which arm is ahead on the way there, or by another `quantity`, is then a
+    matter of that choice. at: the evaluation at which they are tested; None for over the run."""
+    arrays = records[0].arrays  # committed ones have what is tested, and no more
+    last = (arrays["gold"].shape[1] if quantity == "score" else len(arrays["updates"])) - 1
+    there = at in (-1, last)
+    if not any("tuning" in record.provenance for record in records) or (there and quantity == "score"):
         return Gate("tuned for", True, "every arm that was tuned was tuned by what is tested")
-    what, other = (
-        ("over the run", "tuning by that") if at is None else (f"at evaluation {at} of {last}", "shorter runs")
-    )
+    when = "over the run" if at is None else "there" if there else f"at evaluation {at} of {last}"
+    if quantity != "score":
+        what, other = f"by its {quantity} {when}", "one setting for all arms, or all settings that end alike,"
+    else:
+        what, other = when, "tuning by that" if at is None else "shorter runs"
     return Gate("tuned for", False, f"tuned by the score at the end and tested {what}; {other} would open it")
 
 
@@ -231,19 +244,31 @@ def sides(one: Sequence[Record], other: Sequence[Record]) -> Sides:
 
 def over_the_run(pairs: Sequence[Sides], margin: float) -> Gate:
     """`room` of the scores averaged over the run, without the start."""
-    gates = [room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs]
-    closed = [gate for gate in gates if not gate.open]
-    return closed[0] if closed else Gate("room", True, "; ".join(gate.why for gate in gates))
+    return _of_all([room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs])
+
+
+def at_the_end(pairs: Sequence[Sides], margin: float) -> Gate:
+    """`room` of the scores at the last evaluation, where an effect is tested there whatever room was left before."""
+    return _of_all(_rooms(pairs, margin, -1))
 
 
 def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:
     """The last evaluation at which every difference leaves room for a margin either way, and the gate there; if none
-    does, the last one of all, and a gate that is closed. All have the same evaluations."""
+    does, the last one of all, and a gate that is closed. All have the same evaluations. The effect is to be tested at
+    that evaluation: the gate says nothing of another one, such as the end (`at_the_end`)."""
     last = pairs[0].one.shape[1] - 1
     for at in range(last, 0, -1):
-        gates = [room(pair.one[:, at], pair.other[:, at], pair.low, 1.0, margin) for pair in pairs]
-        if all(gate.open for gate in gates):
-            why = "; ".join(gate.why for gate in gates)
-            return at, Gate("room", True, why if at == last else f"{why}; at evaluation {at} of {last}")
-    gates = [room(pair.one[:, last], pair.other[:, last], pair.low, 1.0, margin) for pair in pairs]
-    return last, next(gate for gate in gates if not gate.open)
+        found = _of_all(_rooms(pairs, margin, at))
+        if found.open:
+            return at, found if at == last else replace(found, why=f"{found.why}; at evaluation {at} of {last}")
+    return last, at_the_end(pairs, margin)
+
+
+def _rooms(pairs: Sequence[Sides], margin: float, at: int) -> list[Gate]:
+    return [room(pair.one[:, at], pair.other[:, at], pair.low, 1.0, margin) for pair in pairs]
+
+
+def _of_all(gates: Sequence[Gate]) -> Gate:
+    """The first gate that is closed; if none is, one that is open, with the reasons of all."""
+    closed = [gate for gate in gates if not gate.open]
+    return closed[0] if closed else Gate("room", True, "; ".join(gate.why for gate in gates))

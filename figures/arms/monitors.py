@@ -3,7 +3,7 @@ the labels, and the ROC curve of an alarm. Records are of runs on `Drifting`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +12,12 @@ from sims.core.spec import from_json
 from sims.experiments.measures import scores
 from sims.experiments.store import Record
 from sims.statistics.bounded import bounded_interval
+from sims.statistics.gates import Gate
 from sims.statistics.intervals import Interval, mean_interval
 
 LONGER, FLATTER, FALLEN = 0.3, 0.5, 0.1  # alarms: length +30 %, entropy below half; and what counts as a fall in score
 NATS = 1.0  # from the reference, where exploits are compared at equal KL
+COARSEST = 0.5  # nats between the two evaluations around it: half of the way that is compared
 
 Alarm = Callable[[Record], np.ndarray]  # (runs,) 0 or 1
 
@@ -23,6 +25,11 @@ Alarm = Callable[[Record], np.ndarray]  # (runs,) 0 or 1
 def exploit(record: Record) -> np.ndarray:
     """(runs, points): what the labellers' flaw likes, of what is sampled."""
     return np.asarray(record.arrays["exploit"].astype(float))
+
+
+def over_updates(record: Record) -> np.ndarray:
+    """(runs,): the exploit, mean over the evaluations, without the start."""
+    return np.asarray(exploit(record)[:, 1:].mean(1))
 
 
 def growth(record: Record) -> np.ndarray:
@@ -68,12 +75,33 @@ def _points_a_week(record: Record) -> int:
 def at_nats(record: Record) -> np.ndarray:
     """(runs,): the exploit where the mean KL to the reference is a nat, between the two evaluations around it; at the
     end where it never is."""
-    kl, found = record.arrays["kl_policy_ref"].astype(float).mean(0), exploit(record)
+    kl, found = _mean_kl(record), exploit(record)
     if kl.max() < NATS:
         return np.asarray(found[:, -1])
     after = int((kl >= NATS).argmax())
     share = (NATS - kl[after - 1]) / (kl[after] - kl[after - 1])
     return np.asarray((1.0 - share) * found[:, after - 1] + share * found[:, after])
+
+
+def resolved(records: Mapping[str, Record]) -> Gate:
+    """Whether arms walk to a nat, rather than leap over it: where one update crosses COARSEST nats there, an equal KL
+    compares the sizes of updates, which are learning rates, and not what is learned on the way."""
+    steps = {name: _across(_mean_kl(record)) for name, record in records.items()}
+    said = "; ".join(f"{name} crosses it by {step:.2g} nats" for name, step in steps.items())
+    if max(steps.values()) <= COARSEST:
+        return Gate("resolution", True, said)
+    why = f"{said}, more than {COARSEST:g} between two evaluations; a smaller learning rate, or the same for all arms,"
+    return Gate("resolution", False, f"{why} would open it")
+
+
+def _mean_kl(record: Record) -> np.ndarray:
+    return np.asarray(record.arrays["kl_policy_ref"].astype(float).mean(0))
+
+
+def _across(kl: np.ndarray) -> float:
+    """Nats between the two evaluations around a nat; inf where it is never reached."""
+    after = int((kl >= NATS).argmax())
+    return float(kl[after] - kl[after - 1]) if after else np.inf
 
 
 def roc(wrong: np.ndarray, right: np.ndarray) -> tuple[list[tuple[float, float]], float]:

@@ -20,9 +20,10 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.gates import Gate, placebo, rises, room
+from sims.statistics.gates import Gate, placebo, rises, room, runs_at_a_bound
 from sims.statistics.intervals import band, mean_interval
 
+from .gating import Part, effect_of
 from .over_kl import fall
 from .proxies import BATCH, ENVIRONMENTS, EVALUATIONS, PAIRS, RUNS, UPDATES, arm, lowest
 
@@ -108,13 +109,16 @@ def longer_row(records: Records, name: str, figure: str) -> Verdict:
     """C42: by how much responses are longer for a labeller who likes length."""
     tested = LONGER[name]
     biased, unbiased = (records[f"length/{name}/{labels}"] for labels in ("biased", "unbiased"))
-    length = [record.arrays["length"].astype(float) for record in (biased, unbiased)]
-    effect = mean_interval(length[0][:, -1] - length[1][:, -1])
+    length, longest = [record.arrays["length"].astype(float) for record in (biased, unbiased)], TREE.max_length
+    ends = {"biased": length[0][:, -1], "unbiased": length[1][:, -1]}
+    # Most responses of some arms are as long as can be: there an interval has to allow for runs that were not seen.
+    parts = [Part(sign, x, 0.0, longest) for sign, x in zip((1.0, -1.0), ends.values(), strict=True)]
+    effect = effect_of(parts)
     why = "the arms differ in the bias of the labeller alone, on the same problems and pairs"
-    longest = TREE.max_length
     gates = [
-        room(length[0][:, -1], length[1][:, -1], 0.0, longest, tested.margin),
+        room(ends["biased"], ends["unbiased"], 0.0, longest, tested.margin),
         placebo(None, tested.margin, why),
+        runs_at_a_bound(ends, 0.0, longest),
     ]
     lost = mean_interval(final_scores(unbiased) - final_scores(biased))
     note = (

@@ -3,8 +3,6 @@ and offline IPO and DPO on them, and the arms that are tuned."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from figures.figure import Records
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.optimise import Optimiser
@@ -80,16 +78,7 @@ def of_sweep(records: Records, name: str, source: str) -> list[Record]:
 
 
 def lowest(record: Record) -> float:
-    """The mean score of always giving the worst response: the lowest level that a mean over runs can have."""
-    return float(_worst(record).mean())
-
-
-def lowest_of_any(record: Record) -> float:
-    """The same on the problem where it is lowest: no run's score is below it, which an interval by bounds needs."""
-    return float(_worst(record).min())
-
-
-def _worst(record: Record) -> np.ndarray:
-    """(runs,): the score of always giving the worst response, on each run's own problem."""
+    """The score of always giving the worst response, where it is lowest of all problems: no run is below it."""
     rewards, reference, best = (record.arrays[x] for x in ("rewards", "reference_reward", "best_reward"))
-    return np.asarray((rewards.min(-1).mean(-1) - reference) / (best - reference))
+    worst = rewards.min(-1).mean(-1)
+    return float(((worst - reference) / (best - reference)).min())

@@ -3,7 +3,7 @@ policies' implicit rewards, on pairs of the reference and of the policy, against
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -40,7 +40,7 @@ RATES, BETAS = (0.001, 0.003, 0.01, 0.03, 0.1), (0.03, 0.1, 0.3)
 
 BETTER = {(name, where): claim("C20", f"{name}, {where}") for name in proxies.ALGORITHMS for where in WHERE}
 NO_GUIDE = {source: claim("C21", source) for source in SOURCES}
-OWN = {what: claim("C67", what) for what in ("own labels, gain", "own labels, less than gold", "reward model, gain")}
+OWN = {what: claim("C67", what) for what in ("own labels, gain", "own labels, against gold", "reward model, gain")}
 LARGER, MORE = claim("C70", "larger reward models"), claim("C70", "more pairs")
 
 
@@ -112,12 +112,10 @@ def verdicts(records: Records) -> list[Verdict]:
     rows += [_no_guide(records, source) for source in NO_GUIDE]
     who = {name: records[f"labels/{name}"] for name in ("gold", "proxy", "own", "stopped")}
     after = f"After {FIRST} updates on the reward model's labels, at which the arm it is compared with stops."
-    for what, more, less, note in (
-        ("own labels, gain", "own", "stopped", after),
-        ("own labels, less than gold", "gold", "own", "Gold labels from the first update on."),
-        ("reward model, gain", "proxy", "stopped", f"The other arm stops after {FIRST} updates, tuned for own labels."),
-    ):
-        rows.append(_labels(what, who[more], who[less], note))
+    other = f"The other arm stops after {FIRST} updates, tuned for own labels."
+    rows.append(_labels("own labels, gain", who["own"], who["stopped"], after))
+    rows.append(_against_gold(who["gold"], who["own"], who["stopped"]))
+    rows.append(_labels("reward model, gain", who["proxy"], who["stopped"], other))
     most = {units: records[f"size/{units}/{PAIRS[-1]}"] for units in UNITS}
     middle = {pairs: records[f"size/{UNITS[2]}/{pairs}"] for pairs in PAIRS}
     rows.append(_sizes(LARGER, most[UNITS[-1]], most[UNITS[0]], f"Fitted to {PAIRS[-1]:,} pairs; 0 units are linear."))
@@ -180,16 +178,42 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _labels(what: str, more: Record, less: Record, note: str) -> Verdict:
-    tested, low = OWN[what], proxies.lowest_of_any(more)
-    parts = [Part(1.0, final_scores(more).astype(float), low), Part(-1.0, final_scores(less).astype(float), low)]
+    """What an arm gains by labels of some kind over the one that stops before."""
+    tested = OWN[what]
+    parts = _ends(more, less)
     gates: list[Gate] = [
-        room(parts[0].scores, parts[1].scores, proxies.lowest(more), 1.0, tested.margin),
+        room(parts[0].scores, parts[1].scores, parts[0].low, 1.0, tested.margin),
         placebo(None, tested.margin, "the arms differ in who labels, or in nothing before labels change hands"),
         edges(tested.margin, more, less),
-        runs_at_a_bound({"one arm": parts[0].scores, "the other": parts[1].scores}, low, 1.0),
+        _enough(parts),
     ]
-    note = f"{note} Own labels are the implicit reward of the policy itself, of the last update."
-    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [more.hash, less.hash], note, gates)
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [more.hash, less.hash], f"{note} {_WHOSE}", gates)
+
+
+def _against_gold(gold: Record, own: Record, stopped: Record) -> Verdict:
+    """What own labels lose against gold's, if anything: a claim that they can stand in for it is one of at most the
+    margin."""
+    tested, parts = OWN["own labels, against gold"], _ends(gold, own)
+    control = positive_control(effect_of(_ends(gold, stopped)), tested.margin, only_above=True)
+    gates = [
+        replace(control, why=f"against the arm that stops after {FIRST} updates: {control.why}"),
+        edges(tested.margin, gold, own),
+        _enough(parts),
+    ]
+    note = f"Gold labels from the first update on. {_WHOSE}"
+    return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [gold.hash, own.hash], note, gates)
+
+
+_WHOSE = "Own labels are the implicit reward of the policy itself, of the last update."
+
+
+def _ends(more: Record, less: Record) -> list[Part]:
+    low = proxies.lowest(more)
+    return [Part(1.0, final_scores(more).astype(float), low), Part(-1.0, final_scores(less).astype(float), low)]
+
+
+def _enough(parts: Sequence[Part]) -> Gate:
+    return runs_at_a_bound({"one arm": parts[0].scores, "the other": parts[1].scores}, parts[0].low, 1.0)
 
 
 def _sizes(tested: Claim, more: Record, less: Record, note: str) -> Verdict:

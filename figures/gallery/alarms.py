@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges
+from figures.arms.gating import IN_SCORES, edges, tuned_for
 from figures.arms.length_bias import ADDED, PAIRS, all_trained, draw_pairs, draw_penalties, length_rows, with_intervals
 from figures.arms.monitors import (
     FLATTER,
@@ -24,6 +24,8 @@ from figures.arms.monitors import (
     growth,
     has_grown,
     lost,
+    over_updates,
+    resolved,
     roc,
     warned,
 )
@@ -190,18 +192,20 @@ _NOTES = {
 
 def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
     """Over the run, and where each arm is a nat from the reference."""
-    online, offline, honest = (exploit(at[arm]) for arm in (name, "offline", "honest"))
-    rows = []
-    for tested, one, other, note in (
-        (FASTER[name], online[:, 1:].mean(1), offline[:, 1:].mean(1), "Over the run; both see as many pairs."),
-        (PER_NAT[name], at_nats(at[name]), at_nats(at["offline"]), f"At a mean KL of {NATS:g} nat, interpolated."),
-    ):  # fmt: skip
-        none = placebo(mean_interval(honest[:, 1:].mean(1)), tested.margin)
-        gates = [room(one, other, -1.7, 1.7, tested.margin), none, edges(tested.margin, at[name], at["offline"])]
-        gates.append(all_trained(at[name], at["offline"]))
-        hashes = [at[name].hash, at["offline"].hash]
+    rows, arms = [], {arm: at[arm] for arm in (name, "offline")}
+    by_end, walk = tuned_for(None, *arms.values(), quantity="exploit"), resolved(arms)
+    for tested, of, note, gate in (
+        (FASTER[name], over_updates, "Over the run; both see as many pairs.", by_end),
+        (PER_NAT[name], at_nats, f"At a mean KL of {NATS:g} nat, interpolated.", walk),
+    ):
+        one, other, honest = (of(at[arm]) for arm in (name, "offline", "honest"))
+        none = placebo(mean_interval(honest), tested.margin)
+        gates = [room(one, other, -1.7, 1.7, tested.margin), none, edges(IN_SCORES, *arms.values())]
+        gates += [all_trained(*arms.values()), gate]
+        hashes = [record.hash for record in arms.values()]
         said = (
-            f"{note} Tuned by the reward that the learner sees, as one would; the placebo is a labeller without bias."
+            f"{note} Tuned by the reward that the learner sees, as one would; the placebo is the weekly loop with a "
+            "labeller without bias, measured likewise."
         )
         rows.append(row_of(tested, setting, mean_interval(one - other), FIGURE.name, hashes, said, gates))
     return rows
@@ -212,7 +216,7 @@ def _told(tested: Claim, setting: Setting, wrong: Record, right: Record, alarm: 
     hits, false = alarm(wrong), alarm(right)
     effect: Interval = bounded_interval(hits - false, -1.0, 1.0)
     gates = [placebo(None, tested.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(tested.margin, wrong, right), all_trained(wrong, right)]
+    gates += [edges(IN_SCORES, wrong, right), all_trained(wrong, right)]
     said = f"{note} Alarms: {hits.mean():.0%} where something is wrong, {false.mean():.0%} where nothing is."
     return row_of(tested, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
@@ -221,7 +225,7 @@ def _ranked(setting: Setting, wrong: Record, right: Record, note: str) -> Verdic
     """Area below the ROC curve of the fall of entropy as an alarm at any level."""
     effect = above_chance(lost(wrong), lost(right))
     gates = [placebo(None, RANKS.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(RANKS.margin, wrong, right), all_trained(wrong, right)]
+    gates += [edges(IN_SCORES, wrong, right), all_trained(wrong, right)]
     said = f"{note} The area is {0.5 + effect.estimate:.2f}."
     return row_of(RANKS, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 

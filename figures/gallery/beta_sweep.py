@@ -231,7 +231,13 @@ def verdicts(records: Records) -> list[Verdict]:
         parts = {name: _loss(tried, end) for name, tried in cells.items()}
         effect = effect_of([x._replace(times=x.times / len(parts)) for pair in parts.values() for x in pair])
         used = [r for tried in cells.values() for r in (*tried[1:-1], tried[BETAS.index(ENDS[end])])]
-        gates = [edges(tested.margin, *used), agree(parts), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        level = [np.mean([pair[side].scores for pair in parts.values()], axis=0) for side in (0, 1)]
+        gates = [
+            room(level[0], level[1], lowest_score(used), 1.0, tested.margin),
+            edges(tested.margin, *used),
+            agree(parts),
+            placebo(None, tested.margin, NOTHING_TO_LEARN),
+        ]
         setting: Setting = "mlp" if environments[0] in NETWORKS else "bandit"
         rows.append(row_of(tested, setting, effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
     return [*rows, *(_sensitive(records, *of, tested) for of, tested in SENSITIVE.items())]
@@ -252,7 +258,10 @@ def _sensitive(records: Records, other: str, place: str, rate: str, tested: Clai
         _same_data(other),
         placebo(None, tested.margin, NOTHING_TO_LEARN),
     ]
-    note = f"β from {NEAR[0]:g} to {NEAR[-1]:g}; the best and the worst are chosen on the other half of the runs."
+    note = (
+        f"PPO against {other.upper()} alone: whether it is the most sensitive of all takes every row. "
+        f"β from {NEAR[0]:g} to {NEAR[-1]:g}; the best and the worst are chosen on the other half of the runs."
+    )
     return row_of(tested, "bandit", effect_of(parts), FIGURE.name, [r.hash for r in every], note, gates)
 
 

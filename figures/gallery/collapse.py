@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured
-from figures.arms.gating import edges, last_with_room, sides
+from figures.arms.gating import IN_SCORES, edges, last_with_room, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -213,8 +213,9 @@ def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
     )
     gates = [
         left,
+        tuned_for(at, dense, binary, quantity="entropy"),
         placebo(None, tested.margin, why),
-        edges(tested.margin, dense, binary),
+        edges(IN_SCORES, dense, binary),
     ]
     note = (
         f"Tested after {int(dense.arrays['updates'][at])} updates, the last evaluation at which the entropies leave "

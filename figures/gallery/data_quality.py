@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.effect_row import Terms, effect_row, settings
-from figures.arms.gating import effect_of, part
+from figures.arms.gating import IN_SCORES, effect_of, part
 from figures.arms.sweeps import spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -241,7 +241,8 @@ def verdicts(records: Records) -> list[Verdict]:
     names = [f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor")]
     note = (
         f"{MODELS['poor']} or {MODELS['good']} pairs; hard is a reference that avoids what is good, easy one that "
-        "favours it; the pairs are the same. Scores are shares of what is to be gained in either."
+        "favours it; the pairs are the same. Scores are shares of what is to be gained in either; "
+        f"{_in_rewards(records)}"
     )
     rows.append(_effect(MODEL, list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True)), records, note))
     names = [f"width/{width}/{source}" for width in (WIDTHS[0], WIDTHS[-1]) for source in ("online", "offline")]
@@ -293,7 +294,7 @@ def _variance(records: Records, name: str) -> Verdict:
     )
     spread = Gate("trained", bool(table.mean(0).std() > 0), "the cells' means differ")
     why = "the shares are of the same table, whose labels could be permuted: of unrelated cells both are small"
-    gates = [spread, placebo(None, tested.margin, why), *settings(tested.margin, used)]
+    gates = [spread, placebo(None, tested.margin, why), *settings(IN_SCORES, used)]
     return row_of(tested, "mlp", effect, FIGURE.name, [record.hash for record in used], note, gates)
 
 
@@ -301,6 +302,17 @@ def _within(effect: Interval) -> Interval:
     """A difference of shares lies in [−1, 1]: pseudo-values, and so their interval, may not."""
     estimate, low, high = (float(np.clip(x, -1.0, 1.0)) for x in (effect.estimate, effect.low, effect.high))
     return replace(effect, estimate=estimate, low=low, high=high)
+
+
+def _in_rewards(records: Records) -> str:
+    """The same of rewards: an interaction may turn with the scale, as what is to be gained differs by difficulty."""
+    ends = {key: records[key].arrays["gold"][:, -1].astype(float) for key in records if key.startswith("model/")}
+    gain = {d: ends[f"model/{d}/good"] - ends[f"model/{d}/poor"] for d in DIFFICULTY}
+    more = mean_interval(gain["hard"] - gain["easy"])
+    return (
+        f"in rewards a better model gains {gain['hard'].mean():+.2f} where it is hard and {gain['easy'].mean():+.2f} "
+        f"where it is easy, {more.estimate:+.2f} [{more.low:+.2f}, {more.high:+.2f}] more."
+    )
 
 
 def _worth_at(tested: Claim, records: Records, name: str, times: int) -> Verdict:

@@ -171,7 +171,8 @@ def _catches(name: str, free: Record, gate: Record) -> Verdict:
     gates = [room(_skills(gate)[:, -1], _skills(free)[:, -1], 0.0, 1.0, tested.margin), _trained(free, gate)]
     gates += [placebo(None, tested.margin, "the arms differ in the gate alone"), edges(tested.margin, free)]
     note = (
-        f"A week is thrown away if the gold set loses more than {TOLERATED:g}; the settings are those without a gate."
+        f"A week is thrown away if the gold set loses more than {TOLERATED:g}; the settings are those without a gate. "
+        "The gate asks the set by which it is judged, without noise: what it saves of other skills is not asked."
     )
     return row_of(tested, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, gates)
 

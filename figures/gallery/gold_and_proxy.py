@@ -54,7 +54,6 @@ from figures.arms.proxies import (
     TUNED_RATES,
     UPDATES,
     lowest,
-    lowest_of_any,
     of_sweep,
     sweep,
     to_tune,
@@ -125,7 +124,7 @@ def _ahead(tested: Claim, online: list[Record], offline: list[Record]) -> Verdic
 
 
 def _tuned(tested: Claim, online: Record, offline: Record) -> Verdict:
-    low = lowest_of_any(offline)
+    low = lowest(offline)
     parts = [Part(1.0, final_scores(online).astype(float), low), Part(-1.0, final_scores(offline).astype(float), low)]
     gates = [
         room(parts[0].scores, parts[1].scores, lowest(offline), 1.0, tested.margin),

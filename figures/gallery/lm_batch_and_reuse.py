@@ -13,9 +13,9 @@ from figures.arms import matched
 from figures.arms.gating import (
     NOTHING_TO_LEARN,
     agree,
+    at_the_end,
     edges,
     effect_of,
-    last_with_room,
     mean_of,
     part,
     sides,
@@ -139,7 +139,7 @@ def verdicts(records: Records) -> list[Verdict]:
             C26,
             effect_of([*mean_of(1.0, fresh), *mean_of(-1.0, stale)]),
             [
-                last_with_room([sides(fresh, stale)], C26.margin)[1],
+                at_the_end([sides(fresh, stale)], C26.margin),
                 agree(each),
                 edges(C26.margin, *fresh, *stale),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
@@ -152,14 +152,14 @@ def verdicts(records: Records) -> list[Verdict]:
             largest([effect_of([part(1.0, ppo[0]), part(-1.0, reused)]) for reused in ppo[1:]]),
             [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, edges(C29.margin, *ppo)],
             [f"reuse/ppo/{times}" for times in passes],
-            f"At equal samples more passes are more steps, and {COLLECTED} batches are few: reuse helps whoever is far "
-            "from the optimum. Equal steps would show what fresh samples are worth.",
+            f"At equal samples more passes are more steps, and {COLLECTED} batches are few: that helps whoever is far "
+            "from the optimum, so that a loss is one in spite of it. Equal steps would show what fresh ones are worth.",
         ),
         (
             C30,
             effect_of([x for times, side in terms for x in mean_of(times, side)]),
             [
-                last_with_room([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin)[1],
+                at_the_end([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin),
                 agree(likelihoods),
                 started,
                 edges(C30.margin, *once, *often, ppo[0], ppo[-1]),

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, last_with_room, part, sides
+from figures.arms.gating import NOTHING_TO_LEARN, at_the_end, edges, effect_of, part, sides
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -203,7 +203,7 @@ def tested_at_shortest(records: Records, of: Row, margin: float) -> Tested:
     _, environment, name, samplers, budgets = of
     for budget in budgets:
         pairs = [[records[f"{environment}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
-        gates = [last_with_room([sides([one], [other])], margin)[1] for one, other in pairs]
+        gates = [at_the_end([sides([one], [other])], margin) for one, other in pairs]
         if "off" in samplers:
             imitation = pairs[samplers.index("off")][1]
             limit = best_of_n_score(records[f"{environment}/best_of_n/off/{ENVIRONMENTS[environment].budgets[0]}"])

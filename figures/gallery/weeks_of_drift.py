@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges, effect_of, over_the_run, part, sides
+from figures.arms.gating import IN_SCORES, edges, effect_of, over_the_run, part, sides
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -239,7 +239,7 @@ def _references_rows(setting: Setting, at: Records) -> list[Verdict]:
         note = "At the learning rate and β that are best with a fixed reference; one rate of drift, twenty weeks."
         rows.append(
             row_of(tested, setting, effect, FIGURE.name, [fixed.hash, previous.hash], note,
-                   [_mechanism(tested), edges(tested.margin, fixed), *_trained(fixed, previous)])
+                   [_mechanism(tested), edges(IN_SCORES, fixed), *_trained(fixed, previous)])
         )  # fmt: skip
     note = "Both tuned: a fixed reference can be given a β so small that it hardly holds."
     return [*rows, _ahead(LOSES, setting, fixed, at["previous"], note)]
@@ -271,7 +271,7 @@ def _gradients(setting: Setting, fresh: Record, stale: Record) -> Verdict:
 
     effect = mean_interval(octaves(fresh) - octaves(stale))
     note = "The norm of one update's gradient each week, at the settings of the weekly loop: a norm is not information."
-    gates = [_mechanism(WEAKER), edges(WEAKER.margin, fresh), *_trained(fresh, stale)]
+    gates = [_mechanism(WEAKER), edges(IN_SCORES, fresh), *_trained(fresh, stale)]
     return row_of(WEAKER, setting, effect, FIGURE.name, [fresh.hash, stale.hash], note, gates)
 
 

@@ -94,11 +94,13 @@ def accuracy_and_reward() -> list[Planted]:
         found.append(Planted(figure, "C21", part, "mlp", 0, terms, also=f"sweep/.*/{source}/.*"))
     for part, more, less in (
         ("own labels, gain", "own", "stopped"),
-        ("own labels, less than gold", "gold", "own"),
         ("reward model, gain", "proxy", "stopped"),
     ):
         terms = difference(f"labels/{more}", f"labels/{less}")
         found.append(Planted(figure, "C67", part, "mlp", 1, terms))
+    lost = difference("labels/gold", "labels/own")
+    own = Planted(figure, "C67", "own labels, against gold", "mlp", 0, lost, at_most=True, weaker="labels/stopped")
+    found.append(own)
     for part, more, less in (("larger reward models", "128/1024", "0/1024"), ("more pairs", "32/1024", "32/32")):
         found.append(Planted(figure, "C70", part, "mlp", 1, difference(f"size/{more}", f"size/{less}", "proxy")))
     return found
@@ -111,8 +113,8 @@ def alarms() -> list[Planted]:
         honest, longer = f"{place}/honest", f"{place}/length"
         for name in ("rloo", "online"):
             arms = ((f"{place}/{name}", 1.0), (f"{place}/offline", -1.0))
-            for part, share in (("per update", 1.0), ("at one nat", 0.5)):  # of the two nats at the first evaluation
-                terms = tuple(Term(arm, sign * share, "exploit") for arm, sign in arms)
+            for part in ("per update", "at one nat"):
+                terms = tuple(Term(arm, sign, "exploit") for arm, sign in arms)
                 found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms, weaker=honest))
         for share, words in (("0.5", "half"), ("2", "twice")):
             arm, part = f"{place}/penalty/{share}", f"penalty of {words} the bias"

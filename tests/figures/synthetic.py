@@ -188,6 +188,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "token_entropy": path(1.0, level["entropy"]),
         "reference_reward": np.full(runs, reference),
         "best_reward": np.full(runs, reference + scale),
+        "worst_reward": np.full(runs, reference - scale),  # a score of −1, below all that is planted
         "diverged_at": np.full(runs, -1),
         "rewards": np.array([[0.0, 1.0]]),
         "logp_ref": np.broadcast_to(REFERENCE, (runs, 1, 2)),
@@ -239,7 +240,7 @@ def _alarms(level: Mapping[str, np.ndarray], runs: int, points: int) -> Arrays:
     return {
         "length": length,
         "entropy": entropy,
-        "kl_policy_ref": path(0.0, 1.5 + level["kl"]),  # two nats
+        "kl_policy_ref": np.linspace(0.0, 1.0, points) * (1.5 + level["kl"])[:, None],  # two nats, step by step
         "exploit": path(0.0, level["exploit"]),
         "refused": path(0.0, np.ones(runs)),
     }

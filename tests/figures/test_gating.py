@@ -10,6 +10,7 @@ import pytest
 from figures.arms.gating import (
     Part,
     Sides,
+    at_the_end,
     edges,
     effect_of,
     last_with_room,
@@ -21,6 +22,7 @@ from figures.arms.gating import (
     stopped_early,
     tuned_for,
 )
+from figures.gallery import collapse
 from sims.experiments.store import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.intervals import mean_interval
@@ -53,6 +55,15 @@ def test_runs_at_a_bound_widen_an_interval_by_what_was_not_seen() -> None:
 def test_both_sides_at_the_bound_support_no_difference_with_200_runs_and_not_with_50() -> None:
     high = {n: effect_of([Part(1.0, np.ones(n), -0.6), Part(-1.0, np.ones(n), -0.6)]).high for n in (50, 200)}
     assert high[200] < 0.05 < high[50]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-4.2, 0.7)])
+def test_a_score_beyond_its_bounds_is_refused_and_not_cut_off(low: float, high: float) -> None:
+    """One run of 40 at −4.2, where none is said to be below `low`: cut off at −1 the mean would be 0.08 larger."""
+    scores = np.append(np.ones(39), -4.2)
+    with pytest.raises(ValueError, match="bound the interval"):
+        effect_of([Part(1.0, scores, low, high)])
+    assert effect_of([Part(1.0, scores, -4.2)]).estimate == pytest.approx(scores.mean())
 
 
 def tuned(chosen: int, scores: list[float], **points: list[float]) -> Record:
@@ -97,6 +108,16 @@ def test_what_is_tuned_by_its_end_is_tested_there(at: int | None, open_: bool) -
     tuned_run = Record(run.spec, run.arrays, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance)
     assert tuned_for(at, run, tuned_run).open == open_
     assert tuned_for(at, run).open  # as it was set: no tuning chose among settings that end alike
+
+
+@pytest.mark.parametrize("at", [-1, 2, 1, None])
+def test_what_is_tuned_by_its_score_is_not_tested_by_another_quantity(at: int | None) -> None:
+    """Settings of one score may differ in entropy as much as they like, at the end too."""
+    run = record([0.0, 0.5, 0.9])
+    tuned_run = Record(run.spec, run.arrays, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance)
+    gate = tuned_for(at, run, tuned_run, quantity="entropy")
+    assert not gate.open and "by its entropy" in gate.why
+    assert tuned_for(at, run, quantity="entropy").open
 
 
 def record(score: list[float], runs: int = 20, decoding: int | None = None) -> Record:
@@ -155,6 +176,37 @@ def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:
     full = np.ones((20, 4))
     at, gate = last_with_room([Sides(full, full, 0.0)], 0.05)
     assert at == 3 and not gate.open
+
+
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
+def test_entropies_of_arms_that_were_tuned_by_their_score_are_no_test(name: str) -> None:
+    """C37 of the token tree: right or wrong, most learning rates end at the same score and at any entropy."""
+    tested = collapse.ENTROPY[name, "online"]
+    entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
+    dense, binary = ({"updates": np.arange(3), "entropy": entropy - x} for x in (0.0, 0.5))
+    how = tuned(1, [0.1, 0.9, 0.9], learning_rate=[0.1, 0.3, 1.0]).provenance
+    by_score = collapse._entropy(tested, Record({}, dense, how), Record({}, binary, how))
+    assert by_score.verdict == "no test" and "tuned for" in by_score.why
+    (edge,) = (gate for gate in by_score.gates if gate.name == "grid edge")
+    assert edge.open
+    # A plateau is one of scores, within half of 0.05, and not within half of the row's 0.1 nats.
+    risen = tuned(2, [0.1, 0.46, 0.5], learning_rate=[0.1, 0.3, 1.0]).provenance
+    (edge,) = (
+        gate
+        for gate in collapse._entropy(tested, Record({}, dense, risen), Record({}, binary, risen)).gates
+        if gate.name == "grid edge"
+    )
+    assert not edge.open
+    held = collapse._entropy(tested, Record({}, dense, {}), Record({}, binary, {}))
+    assert held.verdict == "supported" and held.effect == pytest.approx(0.5)
+
+
+def test_an_effect_at_the_end_needs_room_at_the_end() -> None:
+    """Room before, and none at the end: only what is tested before it may call that room."""
+    one, other = np.tile([0.0, 0.5, 1.0], (20, 1)), np.tile([0.0, 0.4, 1.0], (20, 1))
+    assert last_with_room([Sides(one, other, 0.0)], 0.05)[1].open
+    assert not at_the_end([Sides(one, other, 0.0)], 0.05).open
+    assert at_the_end([Sides(one[:, :2], other[:, :2], 0.0)], 0.05).open
 
 
 def test_a_control_is_seen_where_a_stopped_arm_is_behind() -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from figures.arms.monitors import above_chance, at_nats, falls_at, has_grown, lost, roc, warned
+from figures.arms.monitors import (
+    above_chance,
+    at_nats,
+    falls_at,
+    has_grown,
+    lost,
+    over_updates,
+    resolved,
+    roc,
+    warned,
+)
 from sims.core.spec import to_json
 from sims.environments import Drifting
 from sims.experiments.store import Record
@@ -79,3 +89,22 @@ def test_an_exploit_is_read_off_between_the_evaluations_around_a_nat() -> None:
     found = run(kl_policy_ref=[0.0, 0.5, 2.5, 3.0, 4.0], exploit=[0.0, 0.1, 0.5, 0.6, 0.9])
     assert at_nats(found) == pytest.approx([0.2])
     assert at_nats(run(kl_policy_ref=[0.0, 0.1, 0.2, 0.3, 0.4], exploit=[0.0, 0.1, 0.5, 0.6, 0.9])).tolist() == [0.9]
+
+
+@pytest.mark.parametrize(
+    ("kl", "open_"),
+    [
+        ([0.0, 0.4, 0.8, 1.2, 1.6], True),  # from 0.8 to 1.2
+        ([0.0, 1.24, 1.3, 1.3, 1.3], False),  # in the first update
+        ([0.0, 0.83, 1.42, 1.5, 1.5], False),  # from 0.83 to 1.42
+        ([0.0, 0.2, 0.3, 0.4, 0.5], False),  # never
+    ],
+)
+def test_an_arm_that_leaps_over_a_nat_is_not_compared_there(kl: list[float], open_: bool) -> None:
+    walks = run(kl_policy_ref=[0.0, 0.5, 0.9, 1.1, 1.2])
+    assert resolved({"one": walks}).open
+    assert resolved({"one": walks, "other": run(kl_policy_ref=kl)}).open == open_
+
+
+def test_an_exploit_over_the_updates_is_the_mean_without_the_start() -> None:
+    assert over_updates(run(exploit=[9.0, 0.1, 0.2, 0.3, 0.4])) == pytest.approx([0.25])

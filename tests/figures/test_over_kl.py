@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from figures.arms.over_kl import EDGES, fall, frontier, gao_fit, reached
+from figures.arms.over_updates import TREE, longer_row
+from figures.arms.proxies import lowest
 from sims.experiments.store import Record
 
 
@@ -49,3 +51,23 @@ def test_a_curve_of_the_fitted_form_is_fitted_exactly(family: str) -> None:
     found = gao_fit(kl, gold, family)
     assert (found.alpha, found.beta) == pytest.approx((0.7, 0.2)) and found.error < 1e-12
     assert found.curve(d) == pytest.approx(gold)
+
+
+def test_no_run_is_below_the_lowest_score() -> None:
+    """Of two problems the worst response is at −1 and at −9: their mean is no bound."""
+    rewards = np.array([[[0.0, 1.0]], [[-4.0, 1.0]]])
+    arrays = {"rewards": rewards, "reference_reward": np.full(2, 0.5), "best_reward": np.ones(2)}
+    assert lowest(Record({}, arrays, {})) == pytest.approx(-9.0)
+
+
+@pytest.mark.parametrize(("at_the_longest", "method"), [(0.8, "Gaffke"), (0.0, "Student and bootstrap-t")])
+def test_where_responses_are_as_long_as_can_be_the_interval_is_bounded(at_the_longest: float, method: str) -> None:
+    def record(mean: float, share: float) -> Record:
+        ends = mean + 0.1 * np.random.default_rng(0).normal(size=100)
+        ends[: round(100 * share)] = TREE.max_length
+        arrays = {"length": np.stack([np.full(100, 2.0), ends], axis=1), "gold": np.zeros((100, 2))}
+        fixed = {"reference_reward": np.zeros(100), "best_reward": np.ones(100), "diverged_at": np.full(100, -1)}
+        return Record({}, {**arrays, **fixed, "updates": np.arange(2)}, {})
+
+    arms = {"length/dpo/biased": record(3.0, at_the_longest), "length/dpo/unbiased": record(2.0, at_the_longest / 2)}
+    assert f"runs, {method})" in longer_row(arms, "dpo", "gold_and_proxy").why

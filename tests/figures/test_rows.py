@@ -31,6 +31,21 @@ def test_what_is_no_test_has_no_p_and_is_not_of_the_family() -> None:
     assert row(0.5, 0.1, "audit", (Gate("room", True, "there is"),)).p is not None
 
 
+@pytest.mark.parametrize(
+    ("runs", "method", "gates", "says"),
+    [
+        (50, "Gaffke", (), True),
+        (50, "Gaffke and Student, Bonferroni", (), True),
+        (100, "Gaffke", (), False),
+        (50, "Student and bootstrap-t", (), False),
+        (50, "Gaffke", (Gate("runs at a bound", True, "none is"),), False),
+    ],
+)
+def test_a_row_of_few_runs_at_a_bound_says_so(runs: int, method: str, gates: tuple[Gate, ...], says: bool) -> None:
+    found = row_of(TESTED, "mlp", Interval(0.5, 0.4, 0.6, 0.95, runs, method), "audit", ["a"], "None.", gates)
+    assert ("100 are asked for" in found.note) == says and found.note.startswith("None.") and found.note.endswith(".")
+
+
 def test_all_rows_of_the_folder_are_one_family(tmp_path: Path) -> None:
     """Alone a row of p = 0.04 survives; beside one of p = 0.9 its rank asks for 0.025."""
     write_claims([row(0.5, 0.1, "audit")], tmp_path)
