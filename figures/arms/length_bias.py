@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from figures.catalogue import Setting, claim
+from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Records
 from figures.report.style import BLACK, BLUE, VERMILION
@@ -52,30 +53,13 @@ def all_trained(*records: Record) -> Gate:
 
 
 def _penalised(share: str, setting: Setting, fixed: Record, biased: Record, figure: str) -> list[Verdict]:
-    tested = SHORTER[share]
-    control = positive_control(mean_interval(growth(biased)), tested.margin, only_above=True)
-    control = Gate(control.name, control.open, f"without a penalty: {control.why}")
     note = "A penalty of just the bias's size would undo it; nobody knows that size."
-    rows = [
-        row_of(tested, setting, mean_interval(growth(fixed)), figure, [fixed.hash], note,
-               [control, edges(tested.margin, fixed), all_trained(fixed)])
-    ]  # fmt: skip
-    gold = BETTER[share]
-    one, other = final_scores(fixed), final_scores(biased)
-    gates = [
-        room(one, other, -1.0, 1.0, gold.margin),
-        placebo(None, gold.margin, "the arms differ in the penalty alone"),
-    ]
-    gates += [edges(gold.margin, fixed, biased), all_trained(fixed, biased)]
-    effect = mean_interval(one - other)
-    return [*rows, row_of(gold, setting, effect, figure, [fixed.hash, biased.hash], note, gates)]
+    alike = "the arms differ in the penalty alone"
+    return _rows(SHORTER[share], BETTER[share], setting, (fixed, biased), figure, note, "without a penalty", alike)
 
 
 def _curated(share: str, setting: Setting, curated: Record, ordinary: Record, figure: str) -> list[Verdict]:
     """Against as many ordinary pairs more: the control, and the placebo."""
-    tested = CURATED[share]
-    control = positive_control(mean_interval(growth(ordinary)), tested.margin, only_above=True)
-    control = Gate(control.name, control.open, f"with as many ordinary pairs instead: {control.why}")
     shrunk = float((growth(curated) < 0).mean())
     note = (
         f"{ADDED[share]} pairs beside {PAIRS} that the biased labellers label: of pairs that the policy draws, those "
@@ -83,19 +67,38 @@ def _curated(share: str, setting: Setting, curated: Record, ordinary: Record, fi
         f"shorter than they began in {shrunk:.0%} of the runs. Tuned by the reward that the labellers see, bias "
         "included. Not tried: other shares, curators who err, and as many right labels of pairs of any length."
     )
-    rows = [
-        row_of(tested, setting, mean_interval(growth(curated)), figure, [curated.hash], note,
-               [control, edges(tested.margin, curated), all_trained(curated)])
-    ]  # fmt: skip
-    gold = CURATED_GAIN[share]
-    one, other = final_scores(curated), final_scores(ordinary)
+    without = "with as many ordinary pairs instead"
+    alike = "the second arm is it: as many added pairs, which the labellers label"
+    return _rows(CURATED[share], CURATED_GAIN[share], setting, (curated, ordinary), figure, note, without, alike)
+
+
+def _rows(
+    length: Claim,
+    gold: Claim,
+    setting: Setting,
+    arms: tuple[Record, Record],
+    figure: str,
+    note: str,
+    without: str,
+    alike: str,
+) -> list[Verdict]:
+    """How much longer responses get with a fix, and the gold that it wins over the arm without it.
+
+    without: which arm that is, the control of the first row; alike: why the second needs no further placebo.
+    """
+    fixed, other = arms
+    control = positive_control(mean_interval(growth(other)), length.margin, only_above=True)
+    gates = [replace(control, why=f"{without}: {control.why}"), edges(length.margin, fixed), all_trained(fixed)]
+    rows = [row_of(length, setting, mean_interval(growth(fixed)), figure, [fixed.hash], note, gates)]
+    scores = [final_scores(arm) for arm in arms]
     gates = [
-        room(one, other, -1.0, 1.0, gold.margin),
-        placebo(None, gold.margin, "the second arm is it: as many added pairs, which the labellers label"),
+        room(scores[0], scores[1], -1.0, 1.0, gold.margin),
+        placebo(None, gold.margin, alike),
+        edges(gold.margin, *arms),
+        all_trained(*arms),
     ]
-    gates += [edges(gold.margin, curated, ordinary), all_trained(curated, ordinary)]
-    effect = mean_interval(one - other)
-    return [*rows, row_of(gold, setting, effect, figure, [curated.hash, ordinary.hash], note, gates)]
+    gained = mean_interval(scores[0] - scores[1])
+    return [*rows, row_of(gold, setting, gained, figure, [arm.hash for arm in arms], note, gates)]
 
 
 def draw_penalties(axes: Axes, at: Records) -> None:
