@@ -43,8 +43,8 @@ FLAT = 0.5  # share of the margin within which the last two values of a grid are
 
 def lowest_score(records: Iterable[Record]) -> float:
     """The score of always getting the smallest reward there is: as the record says, else 0, and of a language model's
-    length, or number of forbidden words, that of the longest response."""
-    return min(float(_lowest(record).min()) for record in records)
+    length, or number of forbidden words, that of the longest response. At most 0, which the reference gets."""
+    return min(0.0, *(float(_lowest(record).min()) for record in records))
 
 
 def _lowest(record: Record) -> np.ndarray:

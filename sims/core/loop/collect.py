@@ -116,23 +116,15 @@ class Collector:
     def draw(self, count: int, updates: int = 0) -> Batch:
         """Draw responses to `count` prompts, and label them. updates: number done so far."""
         curated = self.deployment.curated_pairs
-        batch = self._drawn(count - curated, updates)
-        if curated:
-            weight = torch.ones_like(batch.need("pair_label")) if batch.pair_weight is None else batch.pair_weight
-            batch = Batch.join([batch.replace(pair_weight=weight), self._curated(curated)])
-        self.samples += count * self.schedule.num_generations
-        return batch
-
-    def _drawn(self, count: int, updates: int) -> Batch:
-        """Fresh responses to `count` prompts with their labels."""
-        candidates = count * self.deployment.label_candidates
+        fresh = count - curated
+        candidates = fresh * self.deployment.label_candidates
         prompts = self.environment.prompts(candidates, self.noise)
         if not self.checked and prompts.mask is None:
             name, shape = f"{type(self.environment).__name__}.prompts", (*self.noise.lead, candidates)
             check_shape(name, prompts.tokens, shape, "one number per prompt")
         samples = self._responses(prompts)
-        if candidates > count:
-            index = least_certain(prompts, samples, count, self.sampler, self.reference.policy)
+        if candidates > fresh:
+            index = least_certain(prompts, samples, fresh, self.sampler, self.reference.policy)
             prompts, samples = _at(prompts, samples, index)
         given, labelling = {}, self.labelling
         if labelling.labels == "implicit" and updates >= labelling.implicit_after_updates:
@@ -144,10 +136,15 @@ class Collector:
             self.unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
-        return _labelled(prompts, samples, labels)
+        self.samples += count * self.schedule.num_generations
+        batch = Batch(
+            prompts.tokens, samples.responses, samples.mask, prompts.mask, logp_sampler=samples.logp, **vars(labels)
+        )
+        return self._with_curated(batch, curated) if curated else batch
 
-    def _curated(self, count: int) -> Batch:
-        """Pairs that curators choose among fresh ones and label by gold; those that are lacking weigh 0."""
+    def _with_curated(self, batch: Batch, count: int) -> Batch:
+        """A batch and the pairs that curators choose among fresh ones and label by gold; those that are lacking weigh
+        0."""
         wanted: Callable[[Prompts, Tensor], Tensor] | None = getattr(self.environment, "curated", None)
         if wanted is None:
             owner = type(self.environment).__name__
@@ -164,7 +161,11 @@ class Collector:
         )
         assert labels.pair_label is not None
         weight = take(right, index).unsqueeze(-1).expand(labels.pair_label.shape).to(labels.pair_label.dtype)
-        return _labelled(prompts, samples, labels).replace(pair_weight=weight)
+        chosen = Batch(
+            prompts.tokens, samples.responses, samples.mask, prompts.mask, logp_sampler=samples.logp, **vars(labels)
+        )
+        alike = torch.ones_like(batch.need("pair_label")) if batch.pair_weight is None else batch.pair_weight
+        return Batch.join([replace(batch, pair_weight=alike), replace(chosen, pair_weight=weight)])
 
     def _implicit_rewards(self, prompts: Prompts, samples: Samples) -> Tensor:
         """Rewards of the policy that labels; makes the frozen copy when it first does (implicit_policy = frozen)."""
@@ -241,22 +242,6 @@ class Collector:
 def _at(prompts: Prompts, samples: Samples, index: Tensor) -> tuple[Prompts, Samples]:
     """Prompts and their responses at indices (..., count)."""
     return replace(prompts, tokens=take(prompts.tokens, index)), Samples(*(take(x, index) for x in samples))
-
-
-def _labelled(prompts: Prompts, samples: Samples, labels: Labels) -> Batch:
-    return Batch(
-        prompts=prompts.tokens,
-        prompt_mask=prompts.mask,
-        responses=samples.responses,
-        mask=samples.mask,
-        logp_sampler=samples.logp,
-        rewards=labels.rewards,
-        gold=labels.gold,
-        pairs=labels.pairs,
-        pair_label=labels.pair_label,
-        pair_weight=labels.pair_weight,
-        desirable=labels.desirable,
-    )
 
 
 def as_drawn(batch: Batch) -> Batch:
