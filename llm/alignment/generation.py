@@ -126,9 +126,9 @@ class Model:
     def _encoded(self, texts: Sequence[tuple[Text, str | None]]) -> TokenBatch:
         encoder, examples = self.encoder, []
         for prompt, response in texts:
-            text = prompt if isinstance(prompt, str) else encoder.chat.render(prompt, add_generation_prompt=True)
             completions = () if response is None else (np.array(encoder.completion(response, True), np.int32),)
-            examples.append(Example("", prompt, np.array(encoder.prompt(text), np.int32), completions))
+            ids = np.array(encoder.prompt(encoder.prompt_text(prompt)), np.int32)
+            examples.append(Example("", prompt, ids, completions))
         return collate(examples, encoder.pad)
 
 

@@ -61,7 +61,7 @@ class ByRewardModel:
         for at in range(0, len(pairs), self.at_once):
             part, examples = pairs[at : at + self.at_once], []
             for pair in part:
-                prompt = pair.prompt if isinstance(pair.prompt, str) else self.encoder.chat.render(pair.prompt, True)
+                prompt = self.encoder.prompt_text(pair.prompt)
                 texts = [np.array(self.encoder.completion(text, True), np.int32) for text in (pair.first, pair.second)]
                 examples.append(
                     Example(pair.row, pair.prompt, np.array(self.encoder.prompt(prompt), np.int32), tuple(texts))

@@ -98,21 +98,24 @@ class TextEncoder:
 
     def prompt(self, text: str) -> list[int]:
         """Prompt ids: `front` exactly once in front, whether the text has it not at all or several times."""
-        ids, start, step = self.encode(text), 0, len(self.front)
-        while step and ids[start : start + step] == self.front:
-            start += step
-        if start == len(ids):
+        ids = self._behind_front(self.encode(text))
+        if not ids:
             raise RowError("empty", "prompt has no tokens")
-        return [*self.front, *ids[start:]]
+        return [*self.front, *ids]
 
     def whole_text(self, ids: list[int]) -> tuple[list[int], list[list[int]]]:
         """A text without a prompt as prompt and completion: `front`, or its first token, which nothing predicts."""
-        step = len(self.front)
-        ids = [*self.front, *(ids[step:] if ids[:step] == self.front else ids)]
-        first = max(1, step)
+        ids, first = [*self.front, *self._behind_front(ids)], max(1, len(self.front))
         if len(ids) < first + 2:
             raise RowError("empty", "text has fewer than two tokens")
         return ids[:first], [ids[first:]]
+
+    def _behind_front(self, ids: list[int]) -> list[int]:
+        """Ids without `front` before them, however often it stands there."""
+        step = len(self.front)
+        while step and ids[:step] == self.front:
+            ids = ids[step:]
+        return ids
 
     def end_of_prompt(self, ids: list[int], most: int) -> list[int]:
         """The last `most` tokens of a prompt, `front` among them."""
@@ -198,6 +201,10 @@ class TextEncoder:
         opening, closing = frame
         # A response that was cut off lacks the template's closing: a line break at its end is the policy's.
         return text.removeprefix(opening).removesuffix(closing if ids and ids[-1] in self.ends else "")
+
+    def prompt_text(self, prompt: Text) -> str:
+        """A prompt as it is encoded: messages as the chat template writes them before an answer."""
+        return prompt if isinstance(prompt, str) else self.chat.render(prompt, add_generation_prompt=True)
 
     def has_stop(self, ids: Sequence[int]) -> bool:
         """Whether the text of tokens has a stop string."""

@@ -18,7 +18,7 @@ from sims.core.numerics.sampling import inverse_cdf
 from sims.core.spec import Spec, SpecError, setting
 
 from .forward import log_distribution
-from .scoring import LanguageModel
+from .scoring import LanguageModel, trim_left
 from .steps import STEPS, CacheKind
 
 # Tokens between two looks of the host at what a device has drawn; 16 elsewhere. Computing a token for rows that have
@@ -108,8 +108,7 @@ def generate(
     (n, t); they have ended too, and keep what they have.
     Raises FloatingPointError when logits are not finite."""
     (rows, length), device = uniforms.shape, prompts.device
-    first = int(prompt_mask.any(0).int().argmax())  # columns before it are padding in every row
-    prompts, prompt_mask = prompts[:, first:], prompt_mask[:, first:]
+    prompts, prompt_mask = trim_left(prompts, prompt_mask)
     every = LOOK_EVERY.get(device.type, 16)
     eos = torch.tensor(list(eos_token_ids), device=device)
     responses = torch.full((rows, length), pad_token_id, device=device)

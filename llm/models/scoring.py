@@ -136,8 +136,7 @@ class LanguageModel(nn.Module):
         out of P first. responses, read, mask: (N, L), of which read is True on tokens that are there, and mask on those
         that the policy chose.
         """
-        first = int(prompt_mask.any(0).int().argmax())  # columns before it are padding in every row
-        prompts, prompt_mask = prompts[:, first:], prompt_mask[:, first:]
+        prompts, prompt_mask = trim_left(prompts, prompt_mask)
         tokens = torch.cat([prompts, responses[:, :-1]], -1)
         attention = torch.cat([prompt_mask, read[:, 1:]], -1)  # nothing is drawn after a row's last token
         ahead = prompts.shape[1] - 1 if request.prompt_logp else 0
@@ -178,6 +177,12 @@ class LanguageModel(nn.Module):
         if self.model.training:
             self.eval()
         return torch.autocast(device.type, torch.bfloat16, enabled=self.scoring.precision == "bfloat16")
+
+
+def trim_left(prompts: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompts (N, P), padded on the left, and their mask, without the first columns that are padding in every row."""
+    first = int(prompt_mask.any(0).int().argmax())
+    return prompts[:, first:], prompt_mask[:, first:]
 
 
 def _parts(model: nn.Module) -> dict[str, Any]:

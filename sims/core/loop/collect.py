@@ -137,9 +137,7 @@ class Collector:
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)
         self.samples += count * self.schedule.num_generations
-        batch = Batch(
-            prompts.tokens, samples.responses, samples.mask, prompts.mask, logp_sampler=samples.logp, **vars(labels)
-        )
+        batch = _labelled(prompts, samples, labels)
         return self._with_curated(batch, curated) if curated else batch
 
     def _with_curated(self, batch: Batch, count: int) -> Batch:
@@ -161,9 +159,7 @@ class Collector:
         )
         assert labels.pair_label is not None
         weight = take(right, index).unsqueeze(-1).expand(labels.pair_label.shape).to(labels.pair_label.dtype)
-        chosen = Batch(
-            prompts.tokens, samples.responses, samples.mask, prompts.mask, logp_sampler=samples.logp, **vars(labels)
-        )
+        chosen = _labelled(prompts, samples, labels)
         alike = torch.ones_like(batch.need("pair_label")) if batch.pair_weight is None else batch.pair_weight
         return Batch.join([replace(batch, pair_weight=alike), replace(chosen, pair_weight=weight)])
 
@@ -242,6 +238,12 @@ class Collector:
 def _at(prompts: Prompts, samples: Samples, index: Tensor) -> tuple[Prompts, Samples]:
     """Prompts and their responses at indices (..., count)."""
     return replace(prompts, tokens=take(prompts.tokens, index)), Samples(*(take(x, index) for x in samples))
+
+
+def _labelled(prompts: Prompts, samples: Samples, labels: Labels) -> Batch:
+    return Batch(
+        prompts.tokens, samples.responses, samples.mask, prompts.mask, logp_sampler=samples.logp, **vars(labels)
+    )
 
 
 def as_drawn(batch: Batch) -> Batch:

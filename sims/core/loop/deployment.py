@@ -67,15 +67,17 @@ class Deployment(Spec, kind="deployment"):
 
     def check_schedule(self, schedule: Schedule) -> None:
         """Raise SpecError for a schedule in which labels are not chosen, or no policy is deployed."""
-        if self.label_candidates > 1:
-            if schedule.source != "policy":
-                rule = f"must be 1 with source = {schedule.source}: only fresh samples are chosen from"
-                raise SpecError("label_candidates", self.label_candidates, rule)
-            if schedule.num_generations != 2:
-                rule = f"must be 1 with num_generations = {schedule.num_generations}: a pair is chosen by its margin"
-                raise SpecError("label_candidates", self.label_candidates, rule)
-        if self.curated_pairs:
-            self._check_curated(schedule)
+        for name, off in (("label_candidates", 1), ("curated_pairs", 0)):
+            found, rule = getattr(self, name), ""
+            if found != off and schedule.source != "policy":
+                rule = f"must be {off} with source = {schedule.source}: only fresh samples are chosen from"
+            elif found != off and schedule.num_generations != 2:
+                rule = f"must be {off} with num_generations = {schedule.num_generations}: pairs are chosen"
+            if rule:
+                raise SpecError(name, found, rule)
+        if self.curated_pairs >= schedule.batch_size:
+            rule = f"must be below batch_size = {schedule.batch_size}, of which they are a part"
+            raise SpecError("curated_pairs", self.curated_pairs, rule)
         if self.gates:
             period = schedule.sync_period
             if schedule.source != "policy" or math.isinf(period) or period <= schedule.updates_per_batch:
@@ -84,17 +86,6 @@ class Deployment(Spec, kind="deployment"):
                     "policy, for a gate to have a policy in use to compare with"
                 )
                 raise SpecError("sync_every_updates", schedule.sync_every_updates, rule)
-
-    def _check_curated(self, schedule: Schedule) -> None:
-        if schedule.source != "policy":
-            rule = f"must be 0 with source = {schedule.source}: only fresh samples are chosen from"
-            raise SpecError("curated_pairs", self.curated_pairs, rule)
-        if schedule.num_generations != 2:
-            rule = f"must be 0 with num_generations = {schedule.num_generations}: curators choose pairs of two"
-            raise SpecError("curated_pairs", self.curated_pairs, rule)
-        if self.curated_pairs >= schedule.batch_size:
-            rule = f"must be below batch_size = {schedule.batch_size}, of which they are a part"
-            raise SpecError("curated_pairs", self.curated_pairs, rule)
 
 
 class _OfGate:

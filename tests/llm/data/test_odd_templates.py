@@ -157,13 +157,14 @@ def test_what_a_tokenizer_puts_in_front_is_there_once_whatever_it_is():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(held)), eos_token="</s>")
     own = tokenizer.encode("The sky")
     assert own[:2] == [4, 0]
-    rows = [{"prompt": text} for text in ("The sky", "<|system|><s>The sky")]
+    texts = [times * "<|system|><s>" + "The sky" for times in range(3)]
+    rows = [{"prompt": text} for text in texts]
     examples, _, _ = load(rows, tokenizer, kind="prompt_only")
-    assert [ids(example.prompt_ids) for example in examples] == [own, own]
+    assert [ids(example.prompt_ids) for example in examples] == [own] * 3
     (cut,), _, _ = load(rows[:1], tokenizer, kind="prompt_only", max_prompt_length=3, on_too_long="truncate")
     assert ids(cut.prompt_ids) == [4, 0, own[-1]]
-    (text,), _, _ = load([{"text": "The sky"}], tokenizer, kind="language_modeling")
-    assert (ids(text.prompt_ids), ids(text.completion_ids[0])) == ([4, 0], [*own[2:], 1])
+    examples, _, _ = load([{"text": text} for text in texts], tokenizer, kind="language_modeling")
+    assert [(ids(text.prompt_ids), ids(text.completion_ids[0])) for text in examples] == [([4, 0], [*own[2:], 1])] * 3
 
 
 def test_a_tokenizer_that_splits_words_at_random_or_has_no_end_is_refused(tmp_path: Path):
