@@ -146,7 +146,8 @@ def _over_kl(axes: Axes, records: Records, keys: Mapping[str, str]) -> None:
         style: dict[str, Any] = {"marker": marker(algorithm), "ms": 5, "mfc": face, "color": colour(algorithm)}
         axes.plot(np.maximum(distance, 0.0), reward, line, linewidth=1.4, **style)
     axes.set_xscale("symlog", linthresh=1.0)
-    axes.set_xlim(0, 1.3 * float(max(np.max(line.get_xdata()) for line in axes.lines)))
+    farthest = float(max(np.max(line.get_xdata()) for line in axes.lines))
+    axes.set_xlim(0, max(1.0, 1.3 * farthest))  # of a few updates none has gone anywhere
 
 
 def _queries(records: Records) -> int:
