@@ -1,4 +1,4 @@
-"""Commands that are killed, run out of disk, or find a flipped bit (`tests.interrupted`): many at length."""
+"""Commands that are killed, run out of disk, lose a folder or find a flipped bit (`tests.interrupted`): at length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.interrupted import CASES
+from tests.undisturbed import CASES
 
 
 def check(*arguments: str) -> None:
@@ -27,8 +27,12 @@ def test_no_command_that_is_interrupted_is_refused_for_an_option_given_twice() -
             assert len(options) == len(set(options)), line
 
 
+def test_a_folder_that_is_removed_does_not_come_back_half() -> None:
+    check("remove", "--tries", "2", "--cases", "new,export")
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["kill", "fill", "flip"])
+@pytest.mark.parametrize("how", ["kill", "disk", "remove", "flip"])
 @pytest.mark.parametrize("case", [case.name for case in CASES])
 def test_nothing_is_lost_half_written_or_silently_wrong(case: str, how: str) -> None:
-    check(how, "--kills", "18", "--cases", case)
+    check(how, "--kills", "18", "--cases", case, *(("--tries", "8") if how == "remove" else ()))

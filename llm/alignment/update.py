@@ -123,10 +123,12 @@ def train(context: Context, experiment: Experiment, parent: Version, checkpoints
         held = checkpoint.load(checkpoints, tell)
     if held is not None:
         run.load_state_dict(held.tensors, held.numbers)
+    checkpoints.mkdir(exist_ok=True)
     for update in run.train():
         if update.number % context.settings.updating.save_every == 0 and update.number < experiment.updates:
             checkpoint.save(checkpoints, update.number, *run.state_dict(), experiment.to_json())
-    write_model(folder, run.policy.model, run.tokenizer)
+    folder.parent.mkdir(exist_ok=True)
+    write_model(folder, run.policy.model, run.tokenizer, parents=False)
 
 
 def set_reference(context: Context, run: Run, parent: Version) -> None:

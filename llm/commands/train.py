@@ -29,6 +29,7 @@ from llm.training.folder import (
     held_in,
     stored,
     try_to_save,
+    weights_read,
 )
 from llm.training.loggers import JsonLines, Logger, TensorBoard, WeightsAndBiases
 from llm.training.loop import Loop
@@ -265,6 +266,7 @@ def _train(
     device: str,
     ranks: Ranks,
 ) -> None:
+    read = weights_read(experiment) if ranks.first else {}  # before they are loaded: a folder may be removed then
     run = Run(experiment, options.run, device, ranks, options.sharding)
     watched = options.log_sampler_mismatch
     if isinstance(run.policy.decoding, VLLMDecoding) if watched is None else watched:
@@ -278,7 +280,7 @@ def _train(
     if ranks.first:
         try_to_save(run)
         # From here on the folder holds a run.
-        begin(experiment, folder, options.run, options.overwrite, _options(options))
+        begin(experiment, folder, options.run, options.overwrite, _options(options), read)
         checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))
@@ -293,7 +295,7 @@ def _train(
     loop.run(fit, fit.evaluate, experiment.name, fit.row, _BAR)
     weights = run.model_weights()
     if ranks.first:
-        write_model(folder / MODEL, run.policy.model, run.tokenizer, weights=weights)
+        write_model(folder / MODEL, run.policy.model, run.tokenizer, weights=weights, parents=False)
         print(closing_table(folder))
         if fit.updates < experiment.updates:
             print(f"the model is that of update {fit.updates}, which was best")

@@ -82,13 +82,14 @@ def is_of_adapters(folder: Path) -> bool:
         return False
 
 
-def weights_digest(name: str | Path) -> str:
-    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name of no folder here."""
+def weights_digest(name: str | Path, field: str = "model") -> str:
+    """SHA-256 over the weights of a folder, and of the base under its adapters; "" for a name of no folder here. field:
+    which setting names it."""
     folder = find_folder(name)
     if not folder.is_dir():
         return ""
     sums = [checksum(file) for file in sorted(folder.glob("*.safetensors"))]
-    base = base_of("model", folder)
+    base = base_of(field, folder)
     return ", ".join(sums if base is None else [*sums, weights_digest(base)])
 
 

@@ -25,13 +25,15 @@ def write_model(
     report: Mapping[str, Any] | None = None,
     beside: Sequence[Path] = (),
     weights: dict[str, Tensor] | None = None,
+    parents: bool = True,
 ) -> None:
     """Write weights (safetensors), configuration and tokenizer in the format of transformers, with their checksums;
     `report` as report.json, and copies of the files `beside`. weights: in place of the model's.
+    parents: as of `folder_written_whole`.
 
     Atomic: the folder is written under a temporary name and renamed. An existing one is replaced.
     """
-    with folder_written_whole(Path(folder)) as new:
+    with folder_written_whole(Path(folder), parents) as new:
         model.save_pretrained(new, state_dict=weights)
         tokenizer.save_pretrained(new)
         _name_class(new / "tokenizer_config.json")

@@ -73,9 +73,8 @@ def save(
 ) -> Path:
     """Write a checkpoint, then remove older ones, but for the last `keep` and those of the updates `also`.
 
-    Raises CheckpointError, and keeps the last good one.
+    Raises CheckpointError, and keeps the last good one; also where the folder is not there: somebody has removed it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
     final = folder / f"checkpoint-{update:08d}"
     scratch = folder / f"{_PARTIAL}{os.getpid()}"

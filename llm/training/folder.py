@@ -49,11 +49,17 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
 
 
 def begin(
-    experiment: Experiment, folder: Path, run: int, overwrite: bool, options: Mapping[str, Any] | None = None
+    experiment: Experiment,
+    folder: Path,
+    run: int,
+    overwrite: bool,
+    options: Mapping[str, Any] | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> None:
     """Write the spec into the folder; overwrite: and delete the run that it holds. options: JSON of what is logged and
-    kept of the run, to go on likewise. SpecError for a run that goes on with other weights than it was started with."""
-    file, weights = folder / SPEC, _weights_read(experiment)
+    kept of the run, to go on likewise. weights: `weights_read`, of before they were loaded; None: of now. SpecError for
+    a run that goes on with other weights than it was started with."""
+    file, weights = folder / SPEC, dict(weights if weights is not None else weights_read(experiment))
     if file.exists() and not overwrite:
         before = _read(file).get(WEIGHTS, {})
         if not isinstance(before, dict):
@@ -69,9 +75,9 @@ def begin(
     checkpoint.write_spec(file, held)
 
 
-def _weights_read(experiment: Experiment) -> dict[str, str]:
+def weights_read(experiment: Experiment) -> dict[str, str]:
     """A digest of the weights in each folder that the run reads, by the setting that names it."""
-    return {field: weights_digest(name) for field, name in _models_read(experiment).items()}
+    return {field: weights_digest(name, field) for field, name in _models_read(experiment).items()}
 
 
 def _models_read(experiment: Experiment) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sims.core.spec import SpecError
 from sims.experiments.command import FOREIGN, raised, tell
+from sims.experiments.whole import is_there
 
 from .checkpoint import CheckpointError, last_good, write_text
 
@@ -103,6 +104,8 @@ class JsonLines(Logger):
         self._note(row)
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
+        if not is_there(self.path, self.file.fileno()):
+            raise FileNotFoundError("it was removed while it was written")
 
     def _close(self) -> None:
         self.file.flush()

@@ -96,7 +96,9 @@ def tell(text: str) -> None:
 def in_a_line(error: BaseException) -> str:
     """An error's message without line breaks, repeating no more of a value than is needed to find it."""
     if isinstance(error, SpecError):
-        return f"{error.field} = {short(repr(error.value))}: {error.valid}"
+        value = str(error.value)  # which the system's own message repeats
+        rule = error.valid.replace(value, short(value)) if len(value) > LONGEST else error.valid
+        return f"{error.field} = {short(repr(error.value))}: {rule}"
     if _is_lack_of_memory(error):
         said = one_line(str(error)) or "make the run smaller"
         return said if "out of memory" in said else f"out of memory: {said}"

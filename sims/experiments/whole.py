@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOENT
 from pathlib import Path
 
 CHECKSUMS = "checksums.json"
@@ -44,14 +45,17 @@ def write_file(path: Path, content: bytes, beside: Path | None = None) -> None:
 
 
 @contextmanager
-def folder_written_whole(folder: Path) -> Iterator[Path]:
+def folder_written_whole(folder: Path, parents: bool = True) -> Iterator[Path]:
     """Another folder to write files into, which then takes the folder's place, with checksums of what is in it; a
-    failure leaves what was there.
+    failure leaves what was there. parents: whether the folders that it lies in are made too, or must be there.
+
+    FileNotFoundError where somebody removes it meanwhile: a library that makes it again would leave half of it.
 
     A process killed at any moment leaves the old one or the new one under the folder's name or, between two renames,
     the old one aside; the next call for this folder brings that back, and removes what else the killed one left.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        folder.parent.mkdir(parents=True, exist_ok=True)
     stem = f".new-{zlib.crc32(os.fsencode(folder.name)):08x}"  # of a length that any name allows
     old, new = folder.with_name(f"{stem}-old"), folder.with_name(f"{stem}-{os.getpid()}")
     if old.exists() and not folder.exists():
@@ -61,8 +65,11 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     try:
         new.mkdir()
-        yield new
-        write_checksums(new)
+        with _held(new) as check_there:
+            yield new
+            check_there()
+            write_checksums(new)
+            check_there()
         if folder.exists():
             os.rename(folder, old)
         try:
@@ -76,6 +83,33 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Callable[[], None]]:
+    """A function that raises FileNotFoundError if the folder is not the one that it is now, and removes its parent if
+    only that was made again."""
+    descriptor = os.open(folder, os.O_RDONLY)
+
+    def check_there() -> None:
+        if is_there(folder, descriptor):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # it is not there, or has files of others
+            folder.parent.rmdir()
+        raise FileNotFoundError(ENOENT, "was removed while it was written", str(folder.parent))
+
+    try:
+        yield check_there
+    finally:
+        os.close(descriptor)
+
+
+def is_there(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to the file that a descriptor is of: nobody has removed or replaced it."""
+    with suppress(OSError):
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    return False
 
 
 def _is_in_use(number: str) -> bool:

@@ -16,7 +16,7 @@ import figures.__main__
 import llm.__main__
 import sims.__main__
 from sims.core.spec import SpecError
-from sims.experiments.command import Stopped, keeping, run_command, short, write_anywhere
+from sims.experiments.command import Stopped, in_a_line, keeping, run_command, short, write_anywhere
 from tests.exits import exit_status
 from tests.processes import Fork, wait_until
 
@@ -91,6 +91,14 @@ def test_any_text_is_written_in_any_encoding(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_long_value_is_told_by_its_ends() -> None:
     assert short("a" * 120) == "a" * 120
     assert short("a" * 60 + "x" * 999 + "b" * 60) == "a" * 60 + "..." + "b" * 60 + " (1,119 characters)"
+
+
+def test_the_systems_own_message_repeats_no_more_of_a_value_than_its_ends() -> None:
+    name = "9" * 5000
+    error = OSError(errno.ENAMETOOLONG, "File name too long", name)
+    said = in_a_line(SpecError("config", name, f"cannot be read: {error}"))
+    assert said.endswith(f"cannot be read: [Errno {errno.ENAMETOOLONG}] File name too long: '{short(name)}'")
+    assert len(said) < 500
 
 
 def python(*arguments: str, **more: str) -> subprocess.Popen[str]:

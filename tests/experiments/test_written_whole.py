@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -75,3 +76,23 @@ def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_pa
     with written_whole(tmp_path / "table.json") as new:
         new.write_text("whole")
     assert set(tmp_path.iterdir()) == {*ours, tmp_path / "table.json"}  # process 1 runs
+
+
+@pytest.mark.parametrize("what", ["folder", "parent"])
+def test_a_folder_that_is_removed_while_it_is_written_does_not_come_back_half(tmp_path: Path, what: str) -> None:
+    """A library that makes the folder again for its next file would leave that file alone there."""
+    folder = tmp_path / "runs" / "folder"
+    with pytest.raises(FileNotFoundError, match="removed while it was written"), folder_written_whole(folder) as new:
+        (new / "weights").write_text("one")
+        shutil.rmtree(new if what == "folder" else tmp_path / "runs")
+        new.mkdir(parents=True)
+        (new / "tokenizer").write_text("two")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folders_around_one_are_made_or_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), folder_written_whole(tmp_path / "runs" / "folder", parents=False):
+        pass
+    assert not (tmp_path / "runs").exists()
+    written(tmp_path / "runs" / "folder", "one")
+    assert (tmp_path / "runs" / "folder" / "file").read_text() == "one"

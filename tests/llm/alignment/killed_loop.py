@@ -34,8 +34,9 @@ from llm.alignment import registry
 from llm.alignment.context import STEPS
 from llm.alignment.store import FILE, Store, read_only
 from llm.embedded import language
-from tests.interrupted import ALIGN, Case, content, difference, prepared, refused_well, rows_of, run, start, undisturbed
+from tests.disturbed import kill, killed_at, run, start
 from tests.llm.judge_server import JudgeServer
+from tests.undisturbed import ALIGN, Case, content, difference, prepared, refused_well, rows_of, undisturbed
 
 # Rows that must not be there, by what is wrong with them.
 WRONG = {
@@ -115,8 +116,12 @@ def one(folder: Path, expected: dict[str, Any], seconds: float, moments: int, rn
     while done["kills"] < kills:
         work, rows = prepared(LOOP, folder), dict[str, Any]()
         for _ in range(min(rng.randint(1, 5), kills - done["kills"])):
-            at = {"kill_at": rng.randrange(moments)} if rng.random() < 0.5 else {"kill_after": rng.uniform(0, seconds)}
-            status, said, _ = run(LOOP.line, work, **at)  # type: ignore[arg-type]
+            if rng.random() < 0.5:
+                at = f"moment {(moment := rng.randrange(moments))}"
+                status, said, _ = run(LOOP.line, work, killed_at(moment))
+            else:
+                at = f"second {(after := rng.uniform(0, seconds)):.3g}"
+                status, said, _ = run(LOOP.line, work, after=after, then=kill)
             rows, step, found = seen(work / "out", rows, folder / "copy")
             done["kills"] += status == -signal.SIGKILL
             done[step] += status == -signal.SIGKILL
@@ -173,7 +178,7 @@ def judge(folder: Path, rng: random.Random, kills: int) -> Counts:
             work, rows = prepared(case, folder / "loop"), dict[str, Any]()
             for _ in range(MANY):
                 after = rng.uniform(0, 3.0) if rng.random() < 0.6 and done["kills"] < kills else None
-                status, text, _ = run(case.line, work, kill_after=after)
+                status, text, _ = run(case.line, work, after=after, then=kill)
                 rows, step, found = seen(work / "out", rows, folder / "copy")
                 done["kills"] += status == -signal.SIGKILL
                 done[step] += status == -signal.SIGKILL

@@ -32,8 +32,8 @@ from llm.embedded import language
 from llm.models.aside import Aside
 from llm.reward_models.model import RewardModel, new_reward_model
 from llm.training.pretrain import load
-from tests.interrupted import rows_of
 from tests.llm.judge_server import serving
+from tests.undisturbed import rows_of
 
 SMALL: dict[str, Any] = {
     "requests": 16,

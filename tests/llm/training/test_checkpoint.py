@@ -18,7 +18,7 @@ from llm.models.policy import CausalLMPolicy
 from llm.tasks import LearnedReward
 from llm.tasks.data_source import DataSource
 from llm.training import checkpoint
-from llm.training.folder import begin, check_apart
+from llm.training.folder import begin, check_apart, weights_read
 from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run
@@ -170,6 +170,12 @@ def test_any_flipped_bit_is_seen_and_the_checkpoint_before_is_used(tmp_path, nam
     flip_a_bit(place / name, 9)
     with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint-00000001: damaged.*no older one is whole"):
         checkpoint.load(tmp_path)
+
+
+def test_a_folder_that_was_removed_does_not_come_back_with_a_checkpoint_alone(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match="update 3: its checkpoint could not be written"):
+        checkpoint.save(tmp_path / "run", 3, {"x": torch.zeros(1)}, {}, {})
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
@@ -422,7 +428,10 @@ def test_other_weights_are_refused_on_resume(other: str, tmp_path: Path):
     (tmp_path / other / "model.safetensors").write_text("trained again")
     with pytest.raises(SpecError, match=f"^{other} = .* has other weights than those that the run was started with"):
         begin(experiment, tmp_path / "run", 0, overwrite=False)
-    begin(experiment, tmp_path / "run", 0, overwrite=True)
+    read = weights_read(experiment)
+    shutil.rmtree(tmp_path / other)  # while the run, which has read it, begins
+    begin(experiment, tmp_path / "run", 0, overwrite=True, weights=read)
+    assert checkpoint.read_spec(tmp_path / "run" / "spec.json")["weights"] == read and "" not in read.values()
 
 
 @pytest.mark.parametrize(("model", "refused"), [("run/model", True), ("run/../run/model", True), ("run/x", False)])

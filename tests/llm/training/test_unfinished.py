@@ -149,6 +149,16 @@ def test_rows_that_cannot_be_written_name_the_update_and_what_is_left(tmp_path: 
     rows.close()  # does not fail once more, in place of what was told
 
 
+def test_rows_whose_file_is_removed_are_not_written_into_nothing(tmp_path: Path) -> None:
+    rows = JsonLines(tmp_path / "metrics.jsonl", -1)
+    rows.log({"update": 1})
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").write_text("")  # another's
+    with pytest.raises(checkpoint.CheckpointError, match=r"^update 2: .*jsonl could not be written: .*removed"):
+        rows.log({"update": 2})
+    rows.close()
+
+
 def test_pretraining_goes_on_bit_for_bit_from_its_folder_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

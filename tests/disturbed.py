@@ -1,0 +1,219 @@
+"""A command that is disturbed at one of its changes of files, or after a time: it is killed, its disk is full or not to
+be written to, a folder is gone.
+
+Each command is forked from a process that has loaded its libraries, so that what disturbs it falls into its work. A
+moment is one at which it opens a file to write, makes, renames or removes something; moments are counted from 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from errno import ENOSPC, EROFS
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tqdm
+
+import figures.__main__
+import llm.__main__
+import sims.__main__
+
+MAIN: dict[str, Callable[[list[str]], int]] = {
+    "figures": figures.__main__.main,
+    "llm": llm.__main__.main,
+    "sims": sims.__main__.main,
+}
+WRITES = ("open", "os.mkdir", "os.rename")  # what a full disk refuses
+CHANGES = (*WRITES, "os.remove", "os.rmdir")
+Killed = Literal["all", "parent", "worker"]
+KILLED: tuple[Killed, ...] = get_args(Killed)
+
+Disturbance = Callable[[int, str, str], None]
+"""What happens at a moment, before the change: its number, the event, the path."""
+
+
+def killed_at(moment: int) -> Disturbance:
+    """The command is killed at a moment."""
+
+    def disturb(now: int, event: str, path: str) -> None:
+        if now == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return disturb
+
+
+def full_from(moment: int) -> Disturbance:
+    """The disk is full from a moment on."""
+
+    def disturb(now: int, event: str, path: str) -> None:
+        if now >= moment and event in WRITES:
+            raise OSError(ENOSPC, os.strerror(ENOSPC), path)
+
+    return disturb
+
+
+def read_only_from(moment: int) -> Disturbance:
+    """Nothing may be changed from a moment on, as where a file system with errors is mounted again."""
+
+    def disturb(now: int, event: str, path: str) -> None:
+        if now >= moment:
+            raise OSError(EROFS, os.strerror(EROFS), path)
+
+    return disturb
+
+
+def removed_at(moment: int, name: str) -> Disturbance:
+    """Somebody removes what a name stands for in the command's folder, `*` all that is there, at a moment."""
+
+    def disturb(now: int, event: str, path: str) -> None:
+        if now == moment:
+            remove(Path(), name)
+
+    return disturb
+
+
+def remove(folder: Path, name: str) -> None:
+    """Remove what a name stands for in a folder; `*`: all."""
+    for path in folder.iterdir() if name == "*" else [folder / name]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def run(
+    line: str,
+    folder: Path,
+    disturbance: Disturbance | None = None,
+    after: float | None = None,
+    then: Callable[[int], None] | None = None,
+    largest: int | None = None,
+) -> tuple[int, str, int]:
+    """(exit status, −9 for a killed one; standard output and error; moments counted) of a command in a folder.
+
+    after: seconds from its start, when `then` is called with its process. largest: bytes that a file may have.
+    """
+    log, count = folder.parent / "log", folder.parent / "count"
+    count.write_text("0")
+    with log.open("w") as file:
+        # A pipe, where a file could not hold what is said.
+        read, write = os.pipe() if largest is not None else (None, file.fileno())
+        child = os.fork()
+        if child == 0:
+            _child(line, folder, write, count, disturbance, largest)
+        if read is not None:
+            os.close(write)
+            with os.fdopen(read, errors="replace") as said:
+                file.write(said.read())
+    if after is not None and then is not None:
+        time.sleep(after)
+        then(child)
+    _, ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended), log.read_text(errors="replace"), int(count.read_text() or 0)
+
+
+def kill(child: int, killed: Killed = "all") -> None:
+    """Kill a command with its workers, it alone, or the first of its workers that there is before it ends."""
+    if killed == "worker":
+        while not (there := workers_of(child)) and _state(child) != "Z":
+            time.sleep(0.005)
+        for worker in there[:1]:
+            os.kill(worker, signal.SIGKILL)
+    elif killed == "all" and os.getpgid(child) == child:
+        os.killpg(child, signal.SIGKILL)
+    else:
+        os.kill(child, signal.SIGKILL)
+
+
+def _state(process: int) -> str:
+    """Its state, as in proc(5): Z for one that has ended."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def workers_of(process: int) -> list[int]:
+    """The worker processes that a process has."""
+    found = []
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
+def start(line: str, folder: Path, log: Path) -> int:
+    """The process of a command in a folder, to be waited for; what it says goes to a file."""
+    count = log.with_suffix(".count")
+    count.write_text("0")
+    with log.open("w") as file:
+        child = os.fork()
+        if child == 0:
+            _child(line, folder, file.fileno(), count, None, None)
+    return child
+
+
+def _child(
+    line: str, folder: Path, log: int, count: Path, disturbance: Disturbance | None, largest: int | None
+) -> None:
+    """Run a command and end the process; only ever in a fork."""
+    status = 99
+    try:
+        os.setpgid(0, 0)
+        os.chdir(folder)
+        tqdm.tqdm.set_lock(threading.RLock())  # that of the parent is shared: a fork that was killed may hold it
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        if largest is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        counter = os.open(count, os.O_WRONLY)
+        seen, busy = 0, False
+        home = str(folder)
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal seen, busy
+            if largest is not None or busy or event not in CHANGES or not _within(event, arguments, home):
+                return
+            now, seen = seen, seen + 1
+            os.pwrite(counter, str(seen).encode(), 0)
+            if disturbance is None:
+                return
+            busy = True  # what a disturbance changes itself does not count
+            try:
+                disturbance(now, event, os.fsdecode(arguments[0]))
+            finally:
+                busy = False
+
+        sys.addaudithook(watch)
+        program, *words = line.split()
+        status = MAIN[program](words)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:
+            os._exit(status)  # whatever comes, the fork never runs on into its parent's code, which removes the folder
+
+
+def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:
+    """Whether an event changes something in the folder."""
+    path = arguments[0]
+    if not isinstance(path, str | bytes | os.PathLike):
+        return False
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return False
+    text = os.fsdecode(path)
+    return not os.path.isabs(text) or text.startswith(home)
