@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         reference = Run(run.experiment.replace(policy=policy), device=run.device)
     except SpecError as error:
         raise SpecError("against", name, error.valid) if error.field == "model" else error from None
-    count = run.experiment.environment.evaluation_prompts  # type: ignore[attr-defined]
+    # Not more than there are: the interval would take two samples to one prompt for two prompts.
+    count = min(run.experiment.environment.evaluation_prompts, len(run.evaluation_environment.examples))  # type: ignore[attr-defined]
     if run.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
         model = run.experiment.policy.model  # type: ignore[attr-defined]
         rule = f"must have the tokens of {model}, whose responses it scores: name what that started from"

@@ -191,13 +191,15 @@ class TextEncoder:
             before = after
         return ids, chosen
 
-    def content(self, ids: Sequence[int], frame: tuple[str, str] = ("", "")) -> str:
-        """The text of a response, special tokens left out, and what the template writes itself (`frame`).
+    def content(self, ids: Sequence[int], frame: tuple[str, str] = ("", ""), special: bool = False) -> str:
+        """The text of a response, without its end token and what the template writes itself (`frame`).
 
         The inverse of `render` and `completion`: where `ids` are a message that went through the template, this is the
-        message, even if the template adds an empty think block before it or a line break after it.
+        message, even if the template adds an empty think block before it or a line break after it. special: whether
+        the other special tokens within it, such as role marks that a policy wrote, are kept in letters, from which
+        `encode` makes them again; else they are left out, as readers of text want it. frame: with the same `special`.
         """
-        text = self.decode(ids)
+        text = self._said(ids, special)
         opening, closing = frame
         # A response that was cut off lacks the template's closing: a line break at its end is the policy's.
         return text.removeprefix(opening).removesuffix(closing if ids and ids[-1] in self.ends else "")
@@ -214,8 +216,12 @@ class TextEncoder:
         """Text, special tokens left out, and otherwise as it was written: no space before a mark is taken away."""
         return plain_text(self.tokenizer, ids)
 
-    def frame(self, prompt: Text) -> tuple[str, str]:
-        """What the chat template writes before and after a response to a prompt, as `decode` gives it."""
+    def _said(self, ids: Sequence[int], special: bool) -> str:
+        """The text of tokens; special ones left out, or only the ends."""
+        return self._whole_text([token for token in ids if token not in self.ends]) if special else self.decode(ids)
+
+    def frame(self, prompt: Text, special: bool = False) -> tuple[str, str]:
+        """What the chat template writes before and after a response to a prompt, as `content` has it."""
         if isinstance(prompt, str):
             return "", ""
         try:
@@ -224,7 +230,7 @@ class TextEncoder:
             closing_ids = self.completion(closing, may_be_empty=True)
         except RowError:
             return "", ""  # a template that cannot be inverted: its data are refused, fresh responses left as they are
-        return (self.decode(self.encode(opening)), self.decode(closing_ids)) if found else ("", "")
+        return (self._said(self.encode(opening), special), self._said(closing_ids, special)) if found else ("", "")
 
 
 def plain_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -294,12 +300,13 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     return Example(where, row.prompt, np.array(prompt, dtype=np.int32), arrays, row.label, row.extra, chosen), cuts
 
 
-def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limits) -> Example:
+def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limits, truncated: bool = False) -> Example:
     """A response to a prompt as token ids, those that `encode_row` makes of the same prompt and text in a row.
 
     Reward models tokenise responses with this, just as the rows of their training: through the chat template, the
     prompt truncated to `max_prompt_length` if `on_too_long` is truncate, EOS at the end. Unlike a row's, a response may
-    be empty, and an EOS written out in it is dropped. RowError where the chat template refuses the conversation.
+    be empty, and an EOS written out in it is dropped. truncated: the response was cut at `max_completion_length`, and
+    so has no EOS, as a row that is truncated there has none. RowError where the chat template refuses the conversation.
     """
     text = encoder.without_ends(text)
     prompt_text, said = prompt, text
@@ -309,6 +316,8 @@ def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limit
     kept = encoder.prompt(prompt_text)
     if limits.on_too_long == "truncate" and limits.max_prompt_length is not None:
         kept = encoder.end_of_prompt(kept, limits.max_prompt_length)
+    if truncated:
+        ids = ids[: limits.max_completion_length]
     return Example("", prompt, np.array(kept, dtype=np.int32), (ids,))
 
 

@@ -56,7 +56,10 @@ def check_folder(field: str, folder: Path) -> None:
     if not (folder / INDEX).is_file():
         _check_tensors(field, folder, WEIGHTS)
         return
-    placed = read_json(field, folder, INDEX).get("weight_map")
+    index = read_json(field, folder, INDEX)
+    if not isinstance(index.get("metadata"), dict):  # transformers asks for it, and says KeyError
+        raise SpecError(field, str(folder), f'{INDEX}: metadata must be an object, as in "metadata": {{}}')
+    placed = index.get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise SpecError(field, str(folder), f"{INDEX}: weight_map must be an object of tensor and file names")
     files = sorted(set(placed.values()))

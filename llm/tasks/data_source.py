@@ -120,9 +120,9 @@ class DataSource(Spec):
         return {name: found for name in _COLUMNS if (found := getattr(self, f"{name}_column")) is not None}
 
     @property
-    def prompt_limits(self) -> Limits:
-        """Limits of prompts, for reward models that must truncate as the policy does."""
-        return Limits(max_prompt_length=self.max_prompt_length, on_too_long=self.on_too_long)
+    def limits(self) -> Limits:
+        """Limits of prompts and recorded completions, for reward models that must truncate as the policy does."""
+        return Limits(self.max_prompt_length, self.max_completion_length, self.on_too_long)
 
     @property
     def split_for_evaluation(self) -> str | None:

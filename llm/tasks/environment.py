@@ -160,16 +160,22 @@ class TextEnvironment:
         ids = [[token for token, chosen in zip(*row, strict=True) if chosen] for row in rows]
         repeated = [example for example in examples for _ in range(generations)]
         names = sorted({name for example in examples for name in example.extra})
-        frames = [frame for example in examples for frame in [self.encoder.frame(example.prompt)] * generations]
         return Completions(
             prompts=[example.prompt for example in repeated],
-            texts=[self.encoder.content(*row) for row in zip(ids, frames, strict=True)],
+            texts=self._texts(examples, ids, False),
+            written=self._texts(examples, ids, True),
             ids=ids,
             lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
             columns={name: [example.extra.get(name) for example in repeated] for name in names},
             generations=generations,
             ended=self.ended(responses, mask).flatten().tolist(),
         )
+
+    def _texts(self, examples: Sequence[Example], ids: Sequence[Sequence[int]], special: bool) -> list[str]:
+        """`TextEncoder.content` of each response, K of each example."""
+        frames = [self.encoder.frame(example.prompt, special) for example in examples]
+        generations = len(ids) // max(1, len(frames))
+        return [self.encoder.content(row, frames[at // generations], special) for at, row in enumerate(ids)]
 
     def ended(self, responses: Tensor, mask: Tensor) -> Tensor:
         """Which responses (..., L) end with an end token or a stop string: (...) bool; the others were cut."""

@@ -28,7 +28,12 @@ class LearnedReward(Task, kind="learned_reward"):
     policy's are. Tokens are made as in the training of `python -m llm reward` (`llm.data.encode_response`), so that a
     response has the same score in both. A response that was cut off is scored as if it had ended there, so that a
     reward model that prefers length rewards running into max_new_tokens; `missing_eos_penalty` makes such a response
-    worth less.
+    worth less. One that was cut at max_completion_length, with on_too_long = truncate, has no EOS, as in training.
+
+    What is scored is what the policy wrote, other special tokens than ends included: role marks, BOS or UNK within a
+    response are tokens of it in the rows of a reward model, and would cost nothing if they were left out here. Judges
+    and Python functions read texts without them, as in TRL. Two things are not read as written, since text lies in
+    between: tokens that are no whole characters, and words that the policy split otherwise than the tokenizer does.
 
     >>> llm.LearnedReward(reward_model="runs/reward/model", missing_eos_penalty=1.0).gold_reward_model is None
     True
@@ -56,13 +61,13 @@ class LearnedReward(Task, kind="learned_reward"):
 
     def check_data(self, examples: Sequence[Example]) -> None:
         """SpecError for prompts that a reward model cannot read, or that leave it no token for a response."""
-        limits = Limits() if self.data == LANGUAGE else self.prompt_limits
+        limits = Limits() if self.data == LANGUAGE else self.limits
         for field in ("reward_model", "gold_reward_model"):
             if (name := getattr(self, field)) is not None:
                 _check_prompts(field, name, examples, limits)
 
     def _model(self, field: str, name: str) -> Reward:
-        return _load(field, name, Limits() if self.data == LANGUAGE else self.prompt_limits)
+        return _load(field, name, Limits() if self.data == LANGUAGE else self.limits)
 
 
 _DEVICE: ContextVar[str | None] = ContextVar("device of reward models", default=None)
@@ -138,8 +143,11 @@ def score_texts(model: RewardModel, encoder: TextEncoder, limits: Limits) -> Rew
     """A reward model's scores of texts. RowError or ValueError for one that it cannot read."""
 
     def score(completions: Completions) -> list[float]:
-        pairs = zip(completions.prompts, completions.texts, strict=True)
-        rows = [encode_response(prompt, text, encoder, limits) for prompt, text in pairs]
+        texts = completions.texts if completions.written is None else completions.written
+        most = limits.max_completion_length if limits.on_too_long == "truncate" else None
+        cut = [is_cut and len(ids) == most for is_cut, ids in zip(completions.cut, completions.ids, strict=True)]
+        read = zip(completions.prompts, texts, cut, strict=True)
+        rows = [encode_response(prompt, text, encoder, limits, truncated) for prompt, text, truncated in read]
         found = collate(rows, encoder.pad)
         assert found.responses is not None and found.mask is not None
         return list(model.score(found.prompts, found.prompt_mask, found.responses, found.mask).flatten().tolist())

@@ -14,6 +14,7 @@ import torch
 from llm.__main__ import main
 from llm.commands.options import parse
 from llm.embedded.language import build_tokenizer
+from llm.reward_models.calibration import wilson
 from llm.reward_models.model import new_reward_model
 from llm.tasks import LearnedReward
 from llm.tasks.environment import response_lengths
@@ -181,6 +182,17 @@ def test_sample_and_evaluate_read_what_train_wrote(tmp_path, capsys):
     other = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.split("\n") if line}
     assert float(other["kl_policy_ref"][1]) == 0 != float(other["kl_policy_ref"][0])
     assert same["win"][1:6] == ["0.500", "95", "%", "[0.150,", "0.850],"]  # against itself, on the same uniforms
+
+
+def test_a_prompt_is_evaluated_once(tmp_path, capsys):
+    """Five rows are five prompts, however many are asked for: the interval of the win rate is that of five."""
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"prompt": "two plus {x} :"}}\n' for x in "abcde"))
+    data = ["--data", str(tmp_path / "rows.jsonl"), "--evaluation-prompts", "64", "--max-new-tokens", "4"]
+    assert main(["evaluate", *data]) == 0
+    table = capsys.readouterr().out
+    assert "on 5 prompts" in table
+    low, high = wilson(0.5, 5)
+    assert f"95 % [{low:.3f}, {high:.3f}]" in table  # against itself
 
 
 def test_execute_gives_records(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -32,6 +35,27 @@ def test_adapters_are_put_where_they_are_named():
     assert adapted("mistral") == every  # not on the head
     assert adapted("mistral", lora_target_modules=("q_proj", "v_proj")) == {"q_proj", "v_proj"}
     assert adapted("pythia", lora_target_modules=("query_key_value",)) == {"query_key_value"}
+
+
+def test_nothing_is_said_of_quantisation_where_nothing_is_quantised(tmp_path, monkeypatch, caplog):
+    """peft imports bitsandbytes, which warns of kernels that it lacks on some processors."""
+
+    def warning(function):
+        def warned(*arguments, **options):
+            logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
+            return function(*arguments, **options)
+
+        return warned
+
+    monkeypatch.setattr(peft, "get_peft_model", warning(peft.get_peft_model))
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", warning(peft.PeftModel.from_pretrained))
+    load_model(LanguageModelSpec(lora_rank=2), torch.float32, CPU).save_pretrained(tmp_path)
+    held = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert held["base_model_name_or_path"] == str(EMBEDDED["pythia"])
+    load_model(LanguageModelSpec(model=str(tmp_path)), torch.float32, CPU)
+    assert not caplog.records
+    logging.getLogger("bitsandbytes").warning("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
 
 
 def test_layers_that_are_not_there_are_refused_in_a_line():

@@ -153,8 +153,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "part.safetensors has no tensor 'nothing.weight'",
     ),
     "an index of another form": (
-        lambda folder: [(folder / WEIGHTS).unlink(), (folder / INDEX).write_text('{"weight_map": [1]}')],
+        lambda folder: [
+            (folder / WEIGHTS).unlink(),
+            (folder / INDEX).write_text('{"metadata": {}, "weight_map": [1]}'),
+        ],
         "weight_map must be an object",
+    ),
+    "an index without what transformers reads first": (
+        lambda folder: [index()(folder), change_json(INDEX, metadata=None)(folder)],
+        'index.json: metadata must be an object, as in "metadata": {}$',
     ),
     "a tensor in a file that the index does not name for it": (
         a_second_time,

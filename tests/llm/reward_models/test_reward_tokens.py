@@ -17,8 +17,8 @@ from llm.reward_models.model import load_reward_model, new_reward_model
 from llm.reward_models.scoring import preference_batch
 from llm.tasks import Completions, LearnedReward
 from llm.tasks.environment import TextEnvironment
-from tests.llm.tiny_data import CHAT, assistant, byte_level, user
-from tests.llm.tiny_models import tiny_model
+from tests.llm.tiny_data import CHAT, WORDS, assistant, byte_level, user
+from tests.llm.tiny_models import pad_right, tiny_model
 
 
 def _turns(assistant_turn: str, start: str = "<|assistant|>") -> str:
@@ -92,19 +92,66 @@ def test_the_score_in_training_is_the_reward(made, tmp_path, ends):
     expected = training_scores(ROWS, tokenizer, model)
     task = LearnedReward(data=written(tmp_path, ROWS), data_kind="preference", reward_model=model)
     stops = [tokenizer.eos_token_id] + [tokenizer.convert_tokens_to_ids("<|end|>")] * (ends != "EOS")
-    env = TextEnvironment(task, tokenizer, torch.device("cpu"), eos_token_ids=stops)
-    scores = []
-    for example in env.examples:
-        width = max(map(len, example.completion_ids))
-        tokens = torch.tensor([[[*ids, *[0] * (width - len(ids))] for ids in example.completion_ids]])
-        mask = torch.tensor([[[i < len(ids) for i in range(width)] for ids in example.completion_ids]])
-        scores.append(env.score([example], tokens, mask)[0])
-    torch.testing.assert_close(torch.cat(scores), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rewards_of_rows(task, tokenizer, stops), expected, rtol=0, atol=1e-5)
 
     texts = [row[name][0]["content"] for row in ROWS for name in ("chosen", "rejected")]
     prompts = [row["prompt"] for row in ROWS for _ in range(2)]
     found = task.reward()(Completions(prompts, texts, [[0]] * 4, [1] * 4, {}))
     torch.testing.assert_close(torch.tensor(found).view(2, 2), expected, rtol=0, atol=1e-5)
+
+
+SPECIAL = rows_of(
+    ("The sky?", "It <s>is<|user|> blue.", "The <|assistant|>sky"), ("green", "<s>green", "Blue <|user|>")
+)
+
+
+def rewards_of_rows(task: LearnedReward, tokenizer, ends: list[int]) -> torch.Tensor:
+    """The task's rewards of the recorded responses, as a policy with these ends has them: (B, 2)."""
+    env = TextEnvironment(task, tokenizer, torch.device("cpu"), eos_token_ids=ends)
+    scores = []
+    for example in env.examples:
+        tokens, mask = pad_right([ids.tolist() for ids in example.completion_ids])
+        scores.append(env.score([example], tokens[None], mask[None])[0])
+    return torch.cat(scores)
+
+
+@pytest.mark.parametrize("marker", [False, True])
+def test_special_tokens_within_a_response_are_scored_as_in_training(made, tmp_path, marker):
+    """Role marks and a BOS that a policy writes: tokens of its response to a reward model, and left out of the texts
+    that functions and judges read."""
+    tokenizer, model = made
+    expected = training_scores(SPECIAL, tokenizer, model)
+    task = LearnedReward(data=written(tmp_path, SPECIAL), data_kind="preference", reward_model=model)
+    ends = [tokenizer.eos_token_id, *[tokenizer.convert_tokens_to_ids("<|end|>")] * marker]
+    torch.testing.assert_close(rewards_of_rows(task, tokenizer, ends), expected, rtol=0, atol=1e-5)
+
+    env = TextEnvironment(task, tokenizer, torch.device("cpu"), eos_token_ids=ends)
+    tokens, mask = pad_right([ids.tolist() for ids in env.examples[0].completion_ids])
+    found = env.completions(env.examples[:1], tokens[None], mask[None])
+    assert list(found.texts) == ["It is blue.", "The sky"]
+    assert list(found.written or ()) == ["It <s>is<|user|> blue.", "The <|assistant|>sky"]
+
+
+def test_an_unknown_word_is_scored_as_in_training(tmp_path):
+    """What a tokenizer does not know is a token of the row, UNK, and one of the policy's: it is not left out."""
+    tiny_model("gpt_neox", dtype=torch.float32, vocabulary=len(WORDS)).save_pretrained(tmp_path / "base")
+    new_reward_model(tmp_path / "base", seed=1).save(tmp_path / "reward", WORDS)
+    rows = [{"prompt": "a", "chosen": "b zebra c", "rejected": "b c"}, {"prompt": "b", "chosen": "d", "rejected": "x"}]
+    model = str(tmp_path / "reward")
+    task = LearnedReward(data=written(tmp_path, rows), data_kind="preference", reward_model=model)
+    expected = training_scores(rows, WORDS, model)
+    torch.testing.assert_close(rewards_of_rows(task, WORDS, []), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [2, 3])
+def test_responses_cut_at_the_limit_of_the_rows_have_no_eos_as_the_rows_have_none(made, tmp_path, more):
+    tokenizer, model = made
+    encoder = TextEncoder(tokenizer)
+    written_by_the_template = len(encoder.encode(encoder.frame([user("a")], special=True)[0]))
+    limits = {"max_completion_length": written_by_the_template + more, "on_too_long": "truncate"}
+    expected = training_scores(ROWS, tokenizer, model, **limits)
+    task = LearnedReward(data=written(tmp_path, ROWS), data_kind="preference", reward_model=model, **limits)
+    torch.testing.assert_close(rewards_of_rows(task, tokenizer, []), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("made", ["EOS, then a line break"], indirect=True)
