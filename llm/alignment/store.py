@@ -24,11 +24,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from llm.training.written_by import STORE
 from sims.core.spec import SpecError
 
 from .sqlite import add_vector_functions, sqlite3
 
-FILE, LOCK, MODELS = "store.sqlite", "lock", "models"
+FILE, LOCK, MODELS = STORE, "lock", "models"
 # What can be wrong outside the program: SQLite's names of it.
 _OUTSIDE = tuple(f"SQLITE_{name}" for name in ("FULL", "IOERR", "CANTOPEN", "READONLY", "NOTADB", "CORRUPT", "BUSY"))
 FORMAT = 3  # of the tables below; 2 had no classifiers, which are added; another number is refused

@@ -35,6 +35,7 @@ from llm.alignment.settings import Settings
 from llm.alignment.store import FILE, Store, opened, read_only
 from llm.training.checkpoint import CheckpointError, write_text
 from llm.training.run import RunError
+from llm.training.written_by import check_written_by
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.folders import check_folder, path
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         with read_only(options.store) as store:
             return _show(store, options)
     check_folder("store", options.store)
+    check_written_by("store", options.store, ["align"])
     if not (options.store / FILE).exists():
         Settings().changed(**changes)  # refused before anything is written
     kept = f"{options.store} is kept: the same command goes on from there"

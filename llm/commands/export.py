@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         help="add LoRA adapters to the weights of their base; of a quantised one, to those that it computed with",
     )
     options = parser.parse_strictly(arguments)
-    experiment, _ = stored(options.folder)
+    experiment, _ = stored(options.folder, "folder")
     there: dict[int, Path] = dict(checkpoint.found(options.folder))
     if options.update is None and options.output is None:
         print("\n".join(f"{update:8}  {place}" for update, place in there.items()) or "no checkpoints")

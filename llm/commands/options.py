@@ -27,6 +27,7 @@ from sims.experiments.options import OptionParser, add_options, given, kind_name
 
 S = TypeVar("S", bound=Spec)
 _NESTED = ("decoding", "scoring")
+MOST_THREADS = 1024
 
 
 def parse(
@@ -213,6 +214,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=whole, default=1, metavar="INT", help="CPU threads; 1 is fastest for tiny models (default 1)"
     )
+
+
+def check_threads(threads: int) -> None:
+    """SpecError for a number that no machine has: torch would be told to start so many, or could not read it."""
+    if not 1 <= threads <= MOST_THREADS:
+        raise SpecError("threads", threads, f"must be int from 1 to {MOST_THREADS:,}")
 
 
 def device_of(options: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ from llm.training import pretrain as pretraining
 from llm.training.checkpoint import CheckpointError
 from llm.training.memory import check_new_model
 from llm.training.unfinished import Unfinished, stored, was_finished
+from llm.training.written_by import check_written_by, written_by
 from sims.core.spec import SpecError, to_json
 from sims.experiments.command import FAILED, REFUSED, failed, keeping
 from sims.experiments.folders import check_folder, path, written_by_one
@@ -53,14 +54,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if all(row.holds for row in rows) else 1
     config = from_options(options, pretraining.PretrainConfig)
     folder = _folder(options)
-    if options.resume and was_finished(folder):
+    if options.resume and was_finished(folder, "pretrain"):
         return 0
-    config = settings_of(options, pretraining.PretrainConfig, stored(folder) if options.resume else {})
+    config = settings_of(options, pretraining.PretrainConfig, stored(folder, "pretrain") if options.resume else {})
     _check(config, folder)
     settings = {config.kind: to_json(config)}
     text = config_of("pretrain", options, [config])
     again = (options.resume, options.overwrite, options.evaluations, kept_of(options))
-    progress = Unfinished(folder, settings, text, saving_of(options, "eval_loss"), *again)
+    progress = Unfinished(folder, "pretrain", settings, text, saving_of(options, "eval_loss"), *again)
     try:
         with keeping(progress.kept), written_by_one("output", folder):
             fit = pretraining.Pretraining(config)
@@ -88,5 +89,6 @@ def _check(config: pretraining.PretrainConfig, folder: Path) -> None:
     documents = {"held_out_documents": 500, "samples": 200.0 * wide, "batch_size": 800.0 * wide}
     check_new_model(config, 0, documents)
     check_folder("output", folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
+    check_written_by("output", folder, ["pretrain"])
+    if folder.exists() and any(folder.iterdir()) and written_by(folder) is None:
         raise SpecError("output", str(folder), "holds other files: must be a new folder, or a model to be replaced")

@@ -78,9 +78,9 @@ def parser() -> OptionParser:
 def run(options: argparse.Namespace) -> int:
     """Fit, evaluate on held-out pairs, save, print. Exit status: 0 for success, 2 for an error."""
     try:
-        if options.resume and was_finished(options.output):
+        if options.resume and was_finished(options.output, "reward"):
             return 0
-        held = stored(options.output) if options.resume else {}
+        held = stored(options.output, "reward") if options.resume else {}
         data, labeller = settings_of(options, RewardData, held), settings_of(options, Labeller, held)
         loss, training = settings_of(options, RewardModelLoss, held), settings_of(options, RewardTraining, held)
         scoring = settings_of(options, Scoring, held)
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         specs = (data, labeller, loss, training, scoring)
         settings, text = {spec.kind: to_json(spec) for spec in specs}, config_of("reward", options, specs)
         again = (options.resume, options.overwrite, options.evaluations, kept_of(options))
-        progress = Unfinished(options.output, settings, text, saving_of(options, "eval_log_loss"), *again)
+        progress = Unfinished(options.output, "reward", settings, text, saving_of(options, "eval_log_loss"), *again)
         with (
             keeping(progress.kept),
             joined(options.processes, device) as ranks,

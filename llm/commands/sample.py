@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from llm.data import RowError
 from llm.training.evaluation import EvaluatedSamples, as_evaluated
 from llm.training.evaluation import evaluate as draw_and_reward
 from llm.training.run import Run
@@ -15,7 +16,7 @@ from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser, whole
 
-from .options import add_device, device_of, parse
+from .options import add_device, check_threads, device_of, parse
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,9 +44,10 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{prompt}\n  {completion or '(empty)'}\n  reward {reward:g}, {length} tokens\n")
         return 0
     for prompt in options.prompt:
-        ids = run.environment.encoder.prompt(prompt)
-        if not ids:
-            raise SpecError("prompt", prompt, "must have a token, as this tokenizer writes no BOS")
+        try:
+            ids = run.environment.encoder.prompt(prompt)
+        except RowError as error:
+            raise SpecError("prompt", prompt, "must have a token: this tokenizer makes none of it") from error
         tokens = Prompts(torch.tensor([ids]))
         drawn = run.policy.sample(SampleRequest(tokens, run.experiment.schedule.num_generations, run.noise))
         for response, mask in zip(drawn.responses[0], drawn.mask[0], strict=True):
@@ -60,6 +62,7 @@ def run_of(parser: OptionParser, arguments: Sequence[str]) -> tuple[Run, argpars
     for prompt in getattr(options, "prompt", None) or ():
         if any("\ud800" <= x <= "\udfff" for x in prompt):
             raise SpecError("prompt", prompt, "must be text in UTF-8: it holds half a character")
+    check_threads(options.threads)
     torch.set_num_threads(options.threads)
     return Run(experiment, device=device_of(options)), options
 

@@ -37,6 +37,7 @@ from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler
 from llm.training.run import Run, RunError
 from llm.training.run_fit import RunFit
+from llm.training.written_by import RUNS, check_written_by
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
 from sims.experiments.config_file import config_text
@@ -45,7 +46,7 @@ from sims.experiments.folders import check_folder, path, written_by_one
 from sims.experiments.memory import check_size
 from sims.experiments.options import OptionParser, whole
 
-from .options import add_device, as_options, device_of, parse
+from .options import add_device, as_options, check_threads, device_of, parse
 from .saving import add_checkpoints, saving_of
 from .trl_names import TRL_NAMES
 
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         "gather all weights for sampling, which is faster if they fit; none: each process holds all (default none)",
     )
     add_device(group)  # type: ignore[arg-type]
-    held, before = _resumed(arguments)
+    held, before = _resumed(arguments, command)
     parser.set_defaults(**{name: before[name] for name in _KEPT if name in before and name != "report_to"})
     experiment, options = parse(
         parser, arguments, "tiny-sft" if command == "sft" else "tiny-min-length", held and held[0]
@@ -172,10 +173,12 @@ def main(arguments: Sequence[str], command: str = "train") -> int:
         return 0
     folder: Path = options.output or Path("runs") / experiment.name
     check_folder("output", folder)
+    # What --overwrite deletes of either is what a run has written.
+    check_written_by("output", folder, RUNS if options.overwrite else [command])
     check_apart(experiment, folder)
     try:
         with keeping(lambda: _left(folder)):
-            train(experiment, folder, options)
+            train(experiment, folder, options, command)
     except (RunError, CheckpointError) as error:
         left = checkpoint.found(folder)
         rest = f"; the last good checkpoint is {left[-1][1]}" if left and str(left[-1][1]) not in str(error) else ""
@@ -191,7 +194,7 @@ def _left(folder: Path) -> str:
     return "there was no checkpoint yet: the same command with --resume starts again"
 
 
-def _resumed(arguments: Sequence[str]) -> tuple[tuple[Experiment, int] | None, dict[str, Any]]:
+def _resumed(arguments: Sequence[str], command: str) -> tuple[tuple[Experiment, int] | None, dict[str, Any]]:
     """Of a run that is resumed, what is stored in its folder: its settings, and what it logs and keeps. Settings are
     None where a preset is named, or where a command that says more than the folder finds none: it was stopped before
     it wrote them, and starts."""
@@ -205,13 +208,14 @@ def _resumed(arguments: Sequence[str]) -> tuple[tuple[Experiment, int] | None, d
     before = checkpoint.stored_options(options.output)
     if options.preset is not None or (more and not (options.output / SPEC).exists()):
         return None, before
-    return stored(options.output), before
+    return stored(options.output, commands=[command]), before
 
 
 def _check(experiment: Experiment, options: argparse.Namespace) -> None:
     if options.load_best_model_at_end and options.metric_for_best_model is None:
         raise SpecError("load_best_model_at_end", True, "needs --metric-for-best-model")
-    for name in ("log_every", "save_every", "save_total_limit", "threads", "processes"):
+    check_threads(options.threads)
+    for name in ("log_every", "save_every", "save_total_limit", "processes"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
@@ -244,7 +248,7 @@ def _options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in _KEPT if getattr(options, name) is not None}
 
 
-def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> None:
+def train(experiment: Experiment, folder: Path, options: argparse.Namespace, command: str = "train") -> None:
     """Train in a folder, from the start or from its last checkpoint."""
     torch.set_num_threads(options.threads)
     device = device_of(options)
@@ -253,7 +257,7 @@ def train(experiment: Experiment, folder: Path, options: argparse.Namespace) -> 
             lambda: held_in(experiment, folder, options.run, options.resume, options.overwrite), device
         )
         try:
-            _train(experiment, folder, options, held, device, ranks)
+            _train(experiment, folder, options, held, device, ranks, command)
         finally:
             stop_engine()
 
@@ -265,6 +269,7 @@ def _train(
     held: Checkpoint | None,
     device: str,
     ranks: Ranks,
+    command: str,
 ) -> None:
     read = weights_read(experiment) if ranks.first else {}  # before they are loaded: a folder may be removed then
     run = Run(experiment, options.run, device, ranks, options.sharding)
@@ -280,7 +285,7 @@ def _train(
     if ranks.first:
         try_to_save(run)
         # From here on the folder holds a run.
-        begin(experiment, folder, options.run, options.overwrite, _options(options), read)
+        begin(experiment, folder, options.run, options.overwrite, _options(options), command, read)
         checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))

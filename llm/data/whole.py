@@ -39,7 +39,8 @@ def check_lengths(
         named = ", ".join(f"{where} ({prompt} + {response})" for where, prompt, response in long[:NAMED])
         more = ", …" if len(long) > NAMED else ""
         what = f"{len(long)} of {rows} rows have more tokens, prompt + response, than the model's {positions} positions"
-        raise SpecError("data", source, f"{what}: {named}{more}: {remedy}")
+        quarter = f"a prompt of {positions // 4} and a response of {positions - positions // 4} would fit"
+        raise SpecError("data", source, f"{what}: {named}{more}: {remedy} ({quarter})")
 
 
 def repeated(examples: Sequence[Example], others: Iterable[Example]) -> int:

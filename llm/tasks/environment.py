@@ -93,7 +93,9 @@ class TextEnvironment:
 
     def check_lengths(self, positions: int | None, max_new_tokens: int) -> None:
         """SpecError that names the rows that do not fit a model of so many positions, before a run meets them."""
-        remedy = "lower max_new_tokens, or set max_prompt_length and max_completion_length, and on_too_long"
+        recorded = self.task.data != LANGUAGE and self.task.data_kind != "prompt_only"
+        limits = "max_prompt_length and max_completion_length" if recorded else "max_prompt_length"
+        remedy = f"lower max_new_tokens, or set {limits}, and on_too_long to drop or truncate"
         check_lengths(self.task.data, self.examples, positions, remedy, max_new_tokens)
 
     def prompts(self, batch_size: int, noise: Noise) -> TextPrompts:

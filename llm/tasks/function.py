@@ -33,6 +33,7 @@ from sims.core.spec import SpecError, setting
 from sims.experiments.command import FOREIGN, raised
 
 ARGUMENTS = ("prompts", "completions", "completion_ids")
+LARGEST = 1e30  # in size: what is learned from is float32, and sums and squares of it
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,10 @@ def numbers(name: str, found: Any, completions: Completions) -> list[float | Non
             reward = None if value is None else math.nan if isinstance(value, str | bytes) else float(value)
         except Exception:  # of a number type that is not ours
             reward = math.nan
-        if reward is not None and not math.isfinite(reward):
+        if reward is not None and not abs(reward) <= LARGEST:
             prompt = _shown(completions.prompts[row])
-            rule = f"must return finite numbers, not {_shown(value)} for row {row}, whose prompt is {prompt}"
+            what = "numbers of at most 1e30 in size" if math.isfinite(reward) else "finite numbers"
+            rule = f"must return {what}, not {_shown(value)} for row {row}, whose prompt is {prompt}"
             raise SpecError("reward_funcs", name, rule)
         rewards.append(reward)
     return rewards

@@ -7,6 +7,7 @@ held_out        what is measured of a run on held-out responses
 learning_rate   an optimiser whose learning rate warms up and decays
 checkpoint      checkpoints, written atomically
 folder          the files of a run, how it is started or resumed
+written_by      which command wrote a folder, so that no other writes there
 metrics         metrics of an update, under TRL's names
 loggers         JSON lines, TensorBoard, Weights & Biases
 memory          estimated memory of a run

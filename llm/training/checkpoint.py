@@ -31,7 +31,7 @@ _PARTIAL = ".checkpoint-"
 _REPLACED = re.compile(r"\.replaced-(checkpoint-\d{8})")
 TENSORS, NUMBERS = "state.safetensors", "state.json"
 SPEC, CONFIG, METRICS = "spec.json", "run.yaml", "metrics.jsonl"  # of a run, beside its checkpoints
-OPTIONS = "options"  # in SPEC: what the run logs and keeps
+OPTIONS, COMMAND = "options", "command"  # in SPEC: what the run logs and keeps, and whose it is
 
 
 class CheckpointError(RuntimeError):

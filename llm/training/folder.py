@@ -19,9 +19,10 @@ from sims.experiments.command import one_line, tell
 from sims.experiments.experiment import Experiment
 
 from . import checkpoint
-from .checkpoint import CONFIG, METRICS, OPTIONS, SPEC, Checkpoint
+from .checkpoint import COMMAND, CONFIG, METRICS, OPTIONS, SPEC, Checkpoint
 from .loggers import read_json_lines
 from .run import Run
+from .written_by import RUNS, check_written_by
 
 SAMPLES, MODEL = "samples.jsonl", "model"
 WEIGHTS = "weights"  # in SPEC: digests of those that the run was started with
@@ -38,7 +39,7 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     if not resume:
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     before = _without_end(_read(file))
-    for name in (OPTIONS, WEIGHTS):
+    for name in (OPTIONS, WEIGHTS, COMMAND):
         before.pop(name, None)
     if before != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
@@ -54,11 +55,12 @@ def begin(
     run: int,
     overwrite: bool,
     options: Mapping[str, Any] | None = None,
+    command: str = "train",
     weights: Mapping[str, str] | None = None,
 ) -> None:
     """Write the spec into the folder; overwrite: and delete the run that it holds. options: JSON of what is logged and
-    kept of the run, to go on likewise. weights: `weights_read`, of before they were loaded; None: of now. SpecError for
-    a run that goes on with other weights than it was started with."""
+    kept of the run, to go on likewise. command: whose run it is. weights: `weights_read`, of before they were loaded;
+    None: of now. SpecError for a run that goes on with other weights than it was started with."""
     file, weights = folder / SPEC, dict(weights if weights is not None else weights_read(experiment))
     if file.exists() and not overwrite:
         before = _read(file).get(WEIGHTS, {})
@@ -71,7 +73,8 @@ def begin(
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    held = {"experiment": experiment.to_json(), "run": run, OPTIONS: dict(options or {}), WEIGHTS: weights}
+    held = {"experiment": experiment.to_json(), "run": run, COMMAND: command}
+    held |= {OPTIONS: dict(options or {}), WEIGHTS: weights}
     checkpoint.write_spec(file, held)
 
 
@@ -105,8 +108,10 @@ def _check_weights(experiment: Experiment, before: Mapping[str, str], now: Mappi
             raise SpecError(field, name, rule)
 
 
-def stored(folder: Path) -> tuple[Experiment, int]:
-    """The experiment of the run in a folder, and the run's index. Raises SpecError where there is none."""
+def stored(folder: Path, field: str = "output", commands: Sequence[str] = RUNS) -> tuple[Experiment, int]:
+    """The experiment of the run of one of these commands in a folder, and the run's index. Raises SpecError, naming
+    `field`, where there is none."""
+    check_written_by(field, folder, commands)
     held = _read(folder / SPEC)
     try:
         experiment = from_json(held["experiment"], Experiment)

@@ -21,9 +21,9 @@ from llm.models.spec import LanguageModelSpec
 from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import LearnedReward
 from sims.core.loop.train import uses_reference
-from sims.core.spec import Spec
+from sims.core.spec import Spec, SpecError
 from sims.experiments.experiment import Experiment
-from sims.experiments.memory import Sizes, check_fits, check_steps, sizes_of
+from sims.experiments.memory import Sizes, available, check_fits, check_steps, in_units, sizes_of
 
 _PROMPT = 128  # assumed tokens of a prompt where the task sets no limit
 
@@ -148,6 +148,11 @@ def check_memory(experiment: Experiment, device: str, processes: int = 1, shardi
     parts = (spec.decoding, spec.scoring, spec, experiment.environment, experiment.schedule, experiment)
     sizes, config = sizes_of(*parts), load_config(spec)
     held = sum(estimate(experiment, processes, sharding).held.values())
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available()
+    if free is not None and held > free:  # no count of prompts or tokens is to blame
+        field = "model" if spec.lora_rank is None or spec.lora_rank <= config.hidden_size else "lora_rank"
+        rule = f"needs {in_units(held)} of memory for weights and optimiser, of which {in_units(free)} are free"
+        raise SpecError(field, getattr(spec, field), f"{rule}: must be smaller")
     wide = config.hidden_size * config.num_hidden_layers
 
     def least(sizes: Sizes) -> float:
@@ -159,7 +164,7 @@ def check_memory(experiment: Experiment, device: str, processes: int = 1, shardi
         cached = 0 if isinstance(spec.decoding, VLLMDecoding) else min(sizes["sample_batch_size"], rows) * wide // 8
         return held + sizes["max_new_tokens"] * (rows * 28 + 4 * kept + 2 * cached)
 
-    check_fits(sizes, least, torch.cuda.mem_get_info()[0] if device == "cuda" else None)
+    check_fits(sizes, least, free)
 
 
 def check_new_model(spec: Spec, vocabulary: int, bytes_each: Mapping[str, float] | None = None) -> None:

@@ -22,12 +22,14 @@ from . import checkpoint
 from .checkpoint import CONFIG, METRICS, OPTIONS, SPEC, Checkpoint, read_spec, write_spec, write_text
 from .loggers import JsonLines, read_json_lines
 from .loop import Fit, Loop, Saving
+from .written_by import check_written_by
 
 
-def stored(output: Path) -> dict[str, Spec]:
-    """The settings of the fit that was stopped, by kind, to go on from its folder alone. SpecError where there is
-    none."""
+def stored(output: Path, command: str) -> dict[str, Spec]:
+    """The settings of the fit of a command that was stopped, by kind, to go on from its folder alone. SpecError where
+    there is none."""
     folder = _beside(output)
+    check_written_by("output", folder, [command])
     if not _holds_a_fit(folder):
         raise SpecError("resume", True, f"there is nothing to go on with: no {folder / SPEC}")
     return {kind: from_json(value) for kind, value in _read(folder)["settings"].items()}
@@ -38,10 +40,12 @@ def options_of(output: Path) -> dict[str, Any]:
     return checkpoint.stored_options(_beside(output))
 
 
-def was_finished(output: Path) -> bool:
-    """Whether a fit was stopped when its model stood already, and only its own folder was left to remove: it is
-    removed."""
+def was_finished(output: Path, command: str) -> bool:
+    """Whether a fit of a command was stopped when its model stood already, and only its own folder was left to remove:
+    it is removed. SpecError for what another command wrote."""
     folder = _beside(output)
+    for each in (output, folder):
+        check_written_by("output", each, [command])
     try:
         if not any(folder.iterdir()) and output.exists():
             folder.rmdir()
@@ -57,14 +61,16 @@ def was_finished(output: Path) -> bool:
 
 
 class Unfinished:
-    """settings: JSON of all that the fit depends on; config: the file that makes it again. saving: with a metric, of
-    evaluations; save_every: None for a tenth of all updates. evaluations: how many there are after the first. options:
-    JSON of what is evaluated and kept, to go on likewise. Raises SpecError where a stopped fit is there and neither
-    resume nor overwrite is set, where there is none to resume, or one of other settings."""
+    """command: whose fit it is. settings: JSON of all that the fit depends on; config: the file that makes it again.
+    saving: with a metric, of evaluations; save_every: None for a tenth of all updates. evaluations: how many there are
+    after the first. options: JSON of what is evaluated and kept, to go on likewise. Raises SpecError where a stopped
+    fit is there and neither resume nor overwrite is set, where there is none to resume, one of other settings, or the
+    folder of another command."""
 
     def __init__(
         self,
         output: Path,
+        command: str,
         settings: Mapping[str, Any],
         config: str,
         saving: Saving,
@@ -79,6 +85,7 @@ class Unfinished:
         if evaluations < 1:
             raise SpecError("evaluations", evaluations, "must be int >= 1")
         check_folder("output", self.folder)
+        check_written_by("output", self.folder, [command])
         there = _holds_a_fit(self.folder)
         if resume and overwrite:
             raise SpecError("overwrite", True, "cannot be combined with --resume")

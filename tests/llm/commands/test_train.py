@@ -195,6 +195,19 @@ def test_a_prompt_is_evaluated_once(tmp_path, capsys):
     assert f"95 % [{low:.3f}, {high:.3f}]" in table  # against itself
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["sample", "--threads", "100000000000"], "threads = 100000000000: must be int from 1 to 1,024"),
+        (["evaluate", "--threads", "-3"], "threads = -3: must be int from 1 to 1,024"),
+        (["sample", "--prompt", ""], "prompt = '': must have a token: this tokenizer makes none of it"),
+    ],
+)
+def test_samples_that_cannot_be_drawn_are_one_line(arguments, line, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 def test_execute_gives_records(tmp_path):
     experiment = small(PRESETS["tiny-min-length"], runs=2, algorithm=PRESETS["tiny-preference"].algorithm)
     assert from_json(json.loads(json.dumps(experiment.to_json()))) == experiment
@@ -339,6 +352,9 @@ BAD = [
     (["--model", "no/such"], "model = 'no/such'", "must be pythia, mistral, a folder"),
     (["--task", "function"], "reward_funcs = None", 'must name a function as "module:function"'),
     (["--log-every", "0"], "log_every = 0", "must be int >= 1"),
+    (["--threads", "100000000000"], "threads = 100000000000", "must be int from 1 to 1,024"),
+    (["--threads", "0"], "threads = 0", "must be int from 1 to 1,024"),
+    (["--lora-rank", "99999999"], "lora_rank = 99999999", "of memory for weights and optimiser, of which"),
     (["--run", "1"], "run = 1", "must be from 0 to runs - 1 = 0"),
     (["--data", "absent.jsonl"], "absent.jsonl", "no file or folder"),
     (

@@ -120,6 +120,10 @@ def returns_beyond_floats(completions, **columns):
     return [0.5, 10**400]
 
 
+def returns_beyond_float32(completions, **columns):
+    return [1e300, 0.5]
+
+
 def returns_lists(completions, **columns):
     return [[0.5], [0.5]]
 
@@ -220,6 +224,7 @@ def test_an_async_function_is_awaited_inside_a_running_loop():
         ("returns_nan", "must return finite numbers, not nan for row 0, whose prompt is 'p'"),
         ("returns_infinity", "must return finite numbers, not -inf for row 1, whose prompt is 'q'"),
         ("returns_beyond_floats", "must return finite numbers, not 1000000000"),
+        ("returns_beyond_float32", "must return numbers of at most 1e30 in size, not 1e+300 for row 0"),
         ("returns_lists", r"must return finite numbers, not [0.5] for row 0"),
         ("returns_too_few", "must return a number for each of 2 completions, not 1"),
         ("raises", "must not raise; it raised KeyError: 'grade' (test_reward_functions.py, line "),

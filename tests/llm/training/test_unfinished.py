@@ -63,7 +63,9 @@ def fitted(
 ) -> tuple[Counting, Unfinished, str]:
     """A fit with these held-out losses after its updates; 0 before the first."""
     fit = fit or Counting()
-    progress = Unfinished(folder / "model", {}, "a: 1", saving, False, False, evaluations=len(losses))
+    progress = Unfinished(
+        folder / "model", "pretrain", {"pretrain": {}}, "a: 1", saving, False, False, evaluations=len(losses)
+    )
     progress.held()
     progress.run(fit, lambda: {"eval_loss": ({0: 0.0} | losses)[fit.updates]}, "fit")
     kept = [update for update, _ in checkpoint.found(progress.folder)]
@@ -107,7 +109,7 @@ def test_a_checkpoint_that_is_due_within_a_batch_is_saved_after_it(
 
 
 def again(folder: Path, resume: bool) -> Unfinished:
-    return Unfinished(folder / "model", {}, "a: 1", BEST, resume, False)
+    return Unfinished(folder / "model", "pretrain", {"pretrain": {}}, "a: 1", BEST, resume, False)
 
 
 def test_rows_that_changed_since_the_checkpoint_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,9 +131,9 @@ def test_an_empty_folder_is_no_fit_and_beside_a_model_the_last_trace_of_one(tmp_
     again(tmp_path, resume=False)  # killed as it began
     with pytest.raises(SpecError, match="there is nothing to go on with"):
         again(tmp_path, resume=True)
-    assert not was_finished(tmp_path / "model")
+    assert not was_finished(tmp_path / "model", "pretrain")
     (tmp_path / "model").mkdir()
-    assert was_finished(tmp_path / "model") and not (tmp_path / "model.unfinished").exists()
+    assert was_finished(tmp_path / "model", "pretrain") and not (tmp_path / "model.unfinished").exists()
 
 
 def test_counts_that_cannot_be_are_refused_by_name() -> None:
