@@ -169,18 +169,30 @@ class SideBySide(EnumerableSpec):
 
     def reference_logp(self, noise: Noise | None = None) -> np.ndarray:
         noise = given(noise, "each run has its own environment")
-        return np.concatenate([_a_run(p.checked_reference_logp(own), own, 3) for p, own in self._parts(noise)])
+        return np.concatenate([_a_run(x, own, 3) for x, own in self._each(noise, "checked_reference_logp")])
 
     def tables(self, noise: Noise) -> Tables:
-        found = [(problem.checked_tables(own), own) for problem, own in self._parts(noise)]
+        found = self._each(noise, "checked_tables")
         return {name: np.concatenate([_a_run(x[name], own, 2) for x, own in found]) for name in found[0][0]}
 
     def features(self, noise: Noise | None = None) -> np.ndarray:
         noise = given(noise, "each run has its own environment")
-        return np.concatenate([_a_run(p.features(own), own, 3) for p, own in self._parts(noise)])
+        return np.concatenate([_a_run(x, own, 3) for x, own in self._each(noise, "features")])
 
     def environment(self, tables: Tables, dtype: torch.dtype, noise: Noise) -> EnumerableEnvironment:
         return self.problems[0].environment(tables, dtype, noise)
+
+    def _each(self, noise: Noise, method: str) -> list[tuple[Any, Noise]]:
+        """What a method gives of each environment, with the streams of its runs; of equal environments whose runs are
+        the same, as those of arms that differ elsewhere, once."""
+        found: list[tuple[Any, Noise]] = []
+        asked: list[tuple[EnumerableSpec, Noise]] = []
+        for problem, own in self._parts(noise):
+            same = (i for i, (other, its) in enumerate(asked) if its.runs == own.runs and other == problem)
+            before = next(same, None)
+            found.append((getattr(problem, method)(own) if before is None else found[before][0], own))
+            asked.append((problem, own))
+        return found
 
     def _parts(self, noise: Noise) -> list[tuple[EnumerableSpec, Noise]]:
         """Each environment with the streams of its own runs, from their start."""

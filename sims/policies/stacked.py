@@ -43,3 +43,14 @@ class StackedPolicy:
         copy.__dict__.update(self.__dict__)
         copy._parameters = [p.detach().clone() for p in self._parameters]
         return copy
+
+    def of_runs(self, runs: Sequence[int]) -> Self:
+        """A copy of some of the runs, of all that is a tensor here."""
+        copy = self.clone()
+        copy._parameters = [p[list(runs)] for p in copy._parameters]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                # What is one for all stays so: a matrix product's rounding may depend on the memory layout.
+                one = value.stride(0) == 0
+                copy.__dict__[name] = value[:1].expand(len(runs), *value.shape[1:]) if one else value[list(runs)]
+        return copy

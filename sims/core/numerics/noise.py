@@ -93,23 +93,29 @@ class Noise:
 
 
 class _NumPyStream:
-    """Uniforms of NumPy's generators, one per run."""
+    """Uniforms of NumPy's generators, one per run; runs that share seed and number, as those of arms that are paired
+    do, share a generator."""
 
     def __init__(self, noise: Noise, name: str, skip: int) -> None:
-        stream = zlib.crc32(name.encode())
-        self.generators = [_in_numpy(noise.generator, seed, run, stream, skip) for seed, run in noise.runs]
-        self.block = np.empty((len(self.generators), 0))
+        stream, first = zlib.crc32(name.encode()), dict[tuple[int, int], int]()
+        source = [first.setdefault(run, row) for row, run in enumerate(noise.runs)]
+        self.generators = {row: _in_numpy(noise.generator, *run, stream, skip) for run, row in first.items()}
+        self.copies = [row for row, its in enumerate(source) if its != row]
+        self.copied = [source[row] for row in self.copies]
+        self.block = np.empty((len(source), 0))
         self.used = 0
 
     def refill(self, count: int) -> None:
         """Draw a block of what is left and at least `count` more for every run: (runs, at least count)."""
-        left, calls = self.block.shape[1] - self.used, max(1, _BLOCK // (len(self.generators) * max(count, 1)))
+        left, calls = self.block.shape[1] - self.used, max(1, _BLOCK // (len(self.block) * max(count, 1)))
         block = self.block  # reused where it fits: newly allocated memory is slow
         if block.shape[1] != left + count * calls:
-            block = np.empty((len(self.generators), left + count * calls))
+            block = np.empty((len(self.block), left + count * calls))
         block[:, :left] = self.block[:, self.used :]
-        for row, generator in zip(block, self.generators, strict=True):
-            generator.random(out=row[left:])
+        for row, generator in self.generators.items():
+            generator.random(out=block[row, left:])
+        for row, its in zip(self.copies, self.copied, strict=True):
+            block[row, left:] = block[its, left:]
         self.block, self.used = block, 0
 
 

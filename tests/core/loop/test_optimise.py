@@ -115,3 +115,23 @@ def test_the_fused_step_is_the_plain_one():
         found.append([*parameters, *optimiser.mean, *optimiser.square])
     for plain, other in zip(*found, strict=True):
         torch.testing.assert_close(other, plain, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-30], ids=["ε hides the least root", "ε is too small for that"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_gradients_of_0_and_next_to_it_give_the_bits_of_the_plain_formula(epsilon: float, dtype: torch.dtype) -> None:
+    """MKL's root of 0 or of a denormal number is slow, and is not taken where that changes nothing."""
+    tiny, rates = torch.finfo(dtype).tiny, torch.tensor([0.1, 0.3])[:, None].to(dtype)
+    every = torch.tensor([0.0, tiny, tiny**0.5, tiny**0.5 * 40, -1e-3, 1.0], dtype=dtype).expand(2, -1)
+    parameters = [torch.ones_like(every)]
+    optimiser = PerRunOptimiser(parameters, (2,), Optimiser(adam_epsilon=epsilon).replace(learning_rate=rates[:, 0]))
+    expected, mean, square = torch.ones_like(every), torch.zeros_like(every), torch.zeros_like(every)
+    for step in range(1, 6):
+        gradient = every / step
+        optimiser.step([gradient], optimiser.grad_norm([gradient]))
+        mean.lerp_(gradient, 1.0 - 0.9)
+        square.mul_(0.999).addcmul_(gradient, gradient, value=1.0 - 0.999)
+        root = square.sqrt().div((1.0 - 0.999**step) ** 0.5)
+        expected.sub_(mean.div(root.add(epsilon).mul(1.0 - 0.9**step)) * rates)
+        assert torch.equal(parameters[0], expected)
+    assert 0 < square[0, 2] < tiny  # it was denormal

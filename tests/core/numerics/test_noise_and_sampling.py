@@ -27,6 +27,15 @@ def test_block_size_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(large[0], drawn[0])
 
 
+def test_runs_that_share_seed_and_number_draw_the_same_and_others_as_if_alone() -> None:
+    runs = [(0, 1), (4, 1), (0, 1), (0, 2), (4, 1), (0, 1)]
+    together, alone = Noise(runs), [Noise([run]) for run in runs]
+    for count in (3, 7, 1 << 18, 5):  # through several blocks
+        drawn = together.uniforms("x", count)
+        for row, single in zip(drawn, alone, strict=True):
+            assert torch.equal(row, single.uniforms("x", count)[0])
+
+
 def test_streams_seeds_and_runs_differ() -> None:
     draws = [Noise.of(0, 2).uniforms("a", 4), Noise.of(0, 2).uniforms("b", 4), Noise.of(1, 2).uniforms("a", 4)]
     rows = torch.cat(draws).tolist()
