@@ -11,6 +11,7 @@ tested by, and its claim the one that its states are by.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,12 @@ def _same_row(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str,
     return before if same else {}
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> Mapping[str, Any]:
     path = folder / FILE
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return _parsed(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=1)  # each of some 500 rows asks
+def _parsed(text: str) -> Mapping[str, Any]:
+    found: dict[str, Any] = json.loads(text)
     return found

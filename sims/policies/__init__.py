@@ -56,10 +56,11 @@ stacked       parameters with a leading axis of runs
             return SharedPolicy(environment.space, environment.num_prompts, [logits, *values])
 
 Every parameter has R runs as its leading axis, and runs must not mix. Logits are (R, X, nodes, V): of each token after
-each prefix, for each prompt. All random numbers come from `noise.uniforms`, of a stream that you name; what is not
-trained, such as features, is an attribute, which copies share. `build` returns the reference, from which training
-starts. `CategoricalPolicy` samples and scores from the logits; a policy whose logits do not fit into memory inherits
-from `StackedPolicy` and defines `sample`, `forward` and `all_log_probs` itself, as in `causal`.
+each prefix, for each prompt; they and the values are functions of parameters and attributes alone, for they are asked
+for again only when a parameter has changed in place. All random numbers come from `noise.uniforms`, of a stream that
+you name; what is not trained, such as features, is an attribute, which copies share. `build` returns the reference,
+from which training starts. `CategoricalPolicy` samples and scores from the logits; a policy whose logits do not fit
+into memory inherits from `StackedPolicy` and defines `sample`, `forward` and `all_log_probs` itself, as in `causal`.
 
 (2) List the settings in `sims/__init__.pyi`, which makes them `sims.NAME`, with an example (`>>>`) in their docstring;
 and put the table that `python -m sims --policies` prints into the README.

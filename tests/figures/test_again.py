@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 
 from figures.__main__ import parser
 from figures.again import fragile, keep, name_of
@@ -44,6 +45,13 @@ def test_a_row_that_flips_is_fragile_and_one_that_does_not_says_what_it_came_to(
     assert flipped.verdict == "inconclusive" and flipped.why.startswith("fragile: supported, but too small with other")
     other = fragile(row(hashes=("a", "c")), tmp_path)
     assert other == row(hashes=("a", "c"))
+
+
+def test_the_file_is_parsed_once_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep("reference_shift", {name_of(row()): entry("supported", "a", "b")}, tmp_path)
+    fragile(row(), tmp_path)
+    monkeypatch.setattr("figures.again.json.loads", lambda text: pytest.fail("parsed again"))
+    assert fragile(row(), tmp_path).why.endswith("and so on")
 
 
 def test_a_state_by_another_claim_does_not_count(tmp_path: Path) -> None:

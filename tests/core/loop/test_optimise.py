@@ -123,9 +123,9 @@ def test_gradients_of_0_and_next_to_it_give_the_bits_of_the_plain_formula(epsilo
     """MKL's root of 0 or of a denormal number is slow, and is not taken where that changes nothing."""
     tiny, rates = torch.finfo(dtype).tiny, torch.tensor([0.1, 0.3])[:, None].to(dtype)
     every = torch.tensor([0.0, tiny, tiny**0.5, tiny**0.5 * 40, -1e-3, 1.0], dtype=dtype).expand(2, -1)
-    parameters = [torch.ones_like(every)]
+    parameters = [torch.zeros_like(every)]  # beside 1 a small step would be lost
     optimiser = PerRunOptimiser(parameters, (2,), Optimiser(adam_epsilon=epsilon).replace(learning_rate=rates[:, 0]))
-    expected, mean, square = torch.ones_like(every), torch.zeros_like(every), torch.zeros_like(every)
+    expected, mean, square = (torch.zeros_like(every) for _ in range(3))
     for step in range(1, 6):
         gradient = every / step
         optimiser.step([gradient], optimiser.grad_norm([gradient]))
