@@ -201,13 +201,12 @@ def beta_sweep() -> list[Planted]:
     for other in ("dpo", "ipo", "rloo"):
         for place in ("R1", "R2"):
             for rate, words in rates.items():
-                ppo, its = (f"{rate}/{place}/{name}/" for name in ("ppo", other))
+                ppo, its = (f"{rate}/near/{place}/{name}/" for name in ("ppo", other))
                 spread.append(
                     Planted(
                         *("beta_sweep", "C90", f"ppo against {other} on {place}, {words}", "bandit", 1),
                         difference(f"{ppo}0.3", f"{its}0.3"),
                         also=f"({ppo}|{its})(0.03|0.1)",
-                        closed=other != "rloo",  # DPO and IPO have other data than PPO
                         raised=(Term(f"{ppo}0.3", 0.2), Term(f"{its}0.3", 0.2)),
                     )
                 )
