@@ -170,8 +170,7 @@ def draw(records: Records) -> MatplotlibFigure:
                 axis.set_axis_off()
             pair[0, 0].set_ylabel("gold score at the end")
             pair[1, 0].set_ylabel("entropy at the end, nats")
-        axes[1, -1].set_axis_on()
-        draw_spread(axes[1, -1], records)
+        draw_spread(fig.add_subplot(axes[1, -1].get_subplotspec()), records)  # another x: not shared
         axes[0, -1].legend(handles=_handles(), loc="upper left", fontsize=10)
     return fig
 
