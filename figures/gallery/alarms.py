@@ -10,22 +10,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import IN_SCORES, edges, tuned_for
+from figures.arms.exploits import RATES as ONE_RATE
+from figures.arms.exploits import draw_exploits, exploit_rows, exploiters
+from figures.arms.gating import IN_SCORES, edges
 from figures.arms.length_bias import ADDED, PAIRS, all_trained, draw_pairs, draw_penalties, length_rows, with_intervals
 from figures.arms.monitors import (
     FLATTER,
     LONGER,
-    NATS,
     Alarm,
     above_chance,
-    at_nats,
-    exploit,
     falls_at,
     growth,
     has_grown,
     lost,
-    over_updates,
-    resolved,
     roc,
     warned,
 )
@@ -34,8 +31,8 @@ from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLACK, BLUE, ORANGE, PURPLE, RC, SKY, VERMILION
-from sims.core.algorithms import find_algorithm
+from figures.report.style import BLACK, BLUE, PURPLE, RC, VERMILION
+from sims.core.algorithms.contrastive import DPO
 from sims.core.loop.deployment import Deployment
 from sims.core.loop.protocols import PolicySpec
 from sims.core.schedule import Schedule
@@ -47,9 +44,9 @@ from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import placebo, room
-from sims.statistics.intervals import Interval, band, mean_interval
+from sims.statistics.intervals import Interval, mean_interval
 
-WEEKS, WEEK, RUNS, EVALUATIONS, EVERY = 20, 10, 100, 40, 200
+WEEKS, WEEK, RUNS, EVALUATIONS = 20, 10, 100, 40
 BIAS, DRIFT = 0.3, 0.3
 POLICIES: dict[str, tuple[Setting, PolicySpec]] = {"table": ("bandit", Table()), "network": ("mlp", MLP(hidden=(32,)))}
 TITLES = {"table": "a table", "network": "a network, shared by the prompts"}
@@ -63,29 +60,22 @@ TOO_FAST = 10.0
 
 STILL = Drifting(updates_per_cycle=WEEK, cycles=WEEKS, preference_drift=0.0)
 MOVING = STILL.replace(preference_drift=DRIFT, prompt_drift=DRIFT, prompt_spread=1.0)
-WEEKLY, ONLINE = Schedule(batch_size=PAIRS, sync_every_updates=WEEK), Schedule(batch_size=PAIRS)
-OFFLINE = Schedule(batch_size=PAIRS, source="pool", pool_size=PAIRS * WEEK * WEEKS)
+WEEKLY = Schedule(batch_size=PAIRS, sync_every_updates=WEEK)
 LENGTH, STYLE = STILL.replace(bias=BIAS), STILL.replace(bias=BIAS, bias_of="style")
 
-BIASED: dict[str, tuple[str, Schedule, Drifting]] = {  # tuned by the reward that the learner sees
-    "honest": ("dpo", WEEKLY, STILL),
-    "length": ("dpo", WEEKLY, LENGTH),
-    "style": ("dpo", WEEKLY, STYLE),
-    "offline": ("dpo", OFFLINE, LENGTH),
-    "online": ("dpo", ONLINE, LENGTH),
-    "rloo": ("rloo", ONLINE, LENGTH),
-    "penalty/0.5": ("dpo", WEEKLY, LENGTH.replace(length_penalty=0.5 * BIAS)),
-    "penalty/2": ("dpo", WEEKLY, LENGTH.replace(length_penalty=2.0 * BIAS)),
+BIASED = {  # weekly DPO, tuned by the reward that the learner sees
+    "honest": STILL,
+    "length": LENGTH,
+    "style": STYLE,
+    "penalty/0.5": LENGTH.replace(length_penalty=0.5 * BIAS),
+    "penalty/2": LENGTH.replace(length_penalty=2.0 * BIAS),
 }
-COMPARED = ("rloo", "online", "offline")  # at every update, as the KL moves fast at first
 JUDGES = {  # who labels the pairs and compares two models
     "right": MOVING,
     "noisy": MOVING.replace(flip_rate=0.3),
     "biased": MOVING.replace(bias=BIAS),
 }
 
-FASTER = {name: claim("C55", f"{name}, per update") for name in COMPARED[:2]}
-PER_NAT = {name: claim("C55", f"{name}, at one nat") for name in COMPARED[:2]}
 TELLS = {name: claim("C57", f"hacks about {name}") for name in ("length", "style")}
 WARNS = claim("C58", "entropy halved a week before")
 RANKS = claim("C58", "entropy as a ranking")
@@ -96,17 +86,17 @@ def arms() -> dict[str, Experiment]:
     """policy/what is wrong, to be tuned by the reward that the learner sees."""
     found = {}
     for kind, (_, policy) in POLICIES.items():
-        for name, (algorithm, schedule, environment) in BIASED.items():
+        for name, environment in BIASED.items():
             found[f"{kind}/{name}"] = Experiment(
-                name=f"alarms-{algorithm}",
+                name="alarms-dpo",
                 environment=environment,
                 policy=policy,
-                algorithm=find_algorithm(algorithm)(),
-                schedule=schedule,
+                algorithm=DPO(),
+                schedule=WEEKLY,
                 updates=WEEK * WEEKS,
-                evaluations=EVERY if name in COMPARED else EVALUATIONS,
+                evaluations=EVALUATIONS,
                 runs=RUNS,
-                seed=33 if name in COMPARED else 31,
+                seed=31,
             )
         for share, added in ADDED.items():
             more = WEEKLY.replace(batch_size=PAIRS + added)
@@ -148,7 +138,7 @@ def rates_of(name: str) -> tuple[float, float]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for itself over as many points."""
+    """Every arm tuned for itself over as many points; those of C55 by one learning rate for all."""
     biased, gated = arms(), gated_arms()
     grids = {name: spread_grid(arm, *rates_of(name), BETAS, POINTS) for name, arm in biased.items()}
     grids |= {
@@ -156,16 +146,17 @@ def collect(lab: Lab) -> Records:
     }
     by_seen = lab.tuned_records(biased, {name: grids[name] for name in biased}, by="seen", **TUNING)
     by_gold = lab.tuned_records(gated, {name: grids[name] for name in gated}, by="deployed", **TUNING)
-    return {**by_seen, **by_gold, **lab.records(too_fast(by_gold))}
+    like = {kind: biased[f"{kind}/honest"] for kind in POLICIES}
+    alike = exploiters(like, {"biased": LENGTH, "unbiased": STILL})
+    return {**by_seen, **by_gold, **lab.records({**too_fast(by_gold), **alike})}
 
 
 def verdicts(records: Records) -> list[Verdict]:
     """C55 to C58 and C63, of the table and of the network."""
-    rows = []
+    rows: list[Verdict] = []
     for kind, (setting, _) in POLICIES.items():
         at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
-        for name in FASTER:
-            rows += _faster(name, setting, at)
+        rows += exploit_rows(kind, setting, at, FIGURE.name)
         rows += length_rows(setting, at, FIGURE.name)
         for name in TELLS:
             _, area = roc(growth(at[name]), growth(at["honest"]))
@@ -188,27 +179,6 @@ _NOTES = {
     "make alarms rarer.",
     "entropy": "What is well trained loses entropy too: an alarm must tell the two apart.",
 }
-
-
-def _faster(name: str, setting: Setting, at: Records) -> list[Verdict]:
-    """Over the run, and where each arm is a nat from the reference."""
-    rows, arms = [], {arm: at[arm] for arm in (name, "offline")}
-    by_end, walk = tuned_for(None, *arms.values(), quantity="exploit"), resolved(arms)
-    for tested, of, note, gate in (
-        (FASTER[name], over_updates, "Over the run; both see as many pairs.", by_end),
-        (PER_NAT[name], at_nats, f"At a mean KL of {NATS:g} nat, interpolated.", walk),
-    ):
-        one, other, honest = (of(at[arm]) for arm in (name, "offline", "honest"))
-        none = placebo(mean_interval(honest), tested.margin)
-        gates = [room(one, other, -1.7, 1.7, tested.margin), none, edges(IN_SCORES, *arms.values())]
-        gates += [all_trained(*arms.values()), gate]
-        hashes = [record.hash for record in arms.values()]
-        said = (
-            f"{note} Tuned by the reward that the learner sees, as one would; the placebo is the weekly loop with a "
-            "labeller without bias, measured likewise."
-        )
-        rows.append(row_of(tested, setting, mean_interval(one - other), FIGURE.name, hashes, said, gates))
-    return rows
 
 
 def _told(tested: Claim, setting: Setting, wrong: Record, right: Record, alarm: Alarm, note: str) -> Verdict:
@@ -244,7 +214,8 @@ def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:
 
 
 SHOWN = (
-    "the bias exploited",
+    "the bias exploited, by update",
+    "the bias exploited, by KL",
     "length at the end as an alarm",
     "entropy as an alarm",
     "a length penalty",
@@ -254,38 +225,21 @@ SHOWN = (
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Exploits by update; ROC of the length alarm; entropy; penalties; short-but-right pairs; gates."""
+    """Exploits by update and by KL; ROC of the length alarm; entropy; penalties; short-but-right pairs; gates."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(6, 2, figsize=(11.0, 20.0), layout="constrained")
+        fig, axes = plt.subplots(7, 2, figsize=(11.0, 23.3), layout="constrained")
         for column, kind in enumerate(POLICIES):
             at = {name.removeprefix(f"{kind}/"): r for name, r in records.items() if name.startswith(f"{kind}/")}
-            _exploits(axes[0, column], at)
-            _roc(axes[1, column], at)
-            _entropies(axes[2, column], at)
-            draw_penalties(axes[3, column], at)
-            draw_pairs(axes[4, column], at)
-            _gates(axes[5, column], at)
+            draw_exploits(axes[0, column], kind, at, over_kl=False)
+            draw_exploits(axes[1, column], kind, at, over_kl=True)
+            _roc(axes[2, column], at)
+            _entropies(axes[3, column], at)
+            draw_penalties(axes[4, column], at)
+            draw_pairs(axes[5, column], at)
+            _gates(axes[6, column], at)
             for axis, what in zip(axes[:, column], SHOWN, strict=True):
                 axis.set_title(f"{TITLES[kind]} · {what}", fontsize=10)
     return fig
-
-
-def _exploits(axes: Axes, at: Records) -> None:
-    ends = []
-    for name, label, shade, line in (
-        ("rloo", "RLOO online", SKY, "-"),
-        ("online", "DPO online", BLUE, "--"),
-        ("length", "DPO weekly", VERMILION, "-."),
-        ("offline", "DPO offline", ORANGE, (0, (3, 1, 1, 1, 1, 1))),
-        ("honest", "weekly, no bias", BLACK, ":"),
-    ):
-        mean, low, high = band(exploit(at[name]), resamples=None)
-        x = at[name].arrays["updates"]
-        axes.plot(x, mean, linestyle=line, color=shade, linewidth=1.6, label=label)
-        axes.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
-        ends.append(mean)
-    axes.legend(fontsize=8, loc="center right")
-    axes.set(xlabel="updates", ylabel="what the bias likes, standard deviations")
 
 
 def _roc(axes: Axes, at: Records) -> None:
@@ -336,16 +290,22 @@ def caption(records: Records) -> str:
         f"{runs} runs an arm, each with a problem of its own: 16 prompts × 16 responses, {WEEKS} weeks of {WEEK} "
         f"updates of {PAIRS} pairs; mean and 95 % band or interval. Labellers see {BIAS:g} more reward per standard "
         "deviation of a response's log length, or of a style, which have nothing to do with gold; these arms are tuned "
-        "by the reward that the learner sees. Second row: alarm if responses are so much longer at the end than at "
-        f"the start. Third, means: under a drift of d = {DRIFT:g} per week, at the best learning rate and ten times "
-        f"it. Fifth: beside {PAIRS} pairs per update, {ADDED['1/5']} or {ADDED['1/2']} more of which the shorter "
+        "by the reward that the learner sees, but for those of the first two rows, which all have one β and one "
+        f"learning rate (table {_rates('table')}, network {_rates('network')}; drawn is the first). Third row: alarm "
+        "if responses are so much longer at the end than at the start. Fourth, means: under a drift of "
+        f"d = {DRIFT:g} per week, at the best learning rate and ten times "
+        f"it. Sixth: beside {PAIRS} pairs per update, {ADDED['1/5']} or {ADDED['1/2']} more of which the shorter "
         "response is right, or as many more that the biased labellers label; dotted, the score without a bias. Last: "
         f"under the same drift, a week's policy must win half of {COMPARISONS} comparisons by the labeller, "
-        f"who is right, flips 30 % of labels, or likes length; tuned by what they get. All over {POINTS} points "
+        f"who is right, flips 30 % of labels, or likes length; tuned by what they get. Tuned over {POINTS} points "
         f"({ROUNDS}) of learning rate (table {RATES['table'][0]:g} … {RATES['table'][1]:g}, with added pairs … "
         f"{WIDER[1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and β ({BETAS[0]:g} … "
         f"{BETAS[-1]:g}; where there may be a gate {GATED_POINTS} points, up to {GATED_BETAS[-1]:g}), on other seeds."
     )
+
+
+def _rates(kind: str) -> str:
+    return " and ".join(f"{rate:g}" for rate in ONE_RATE[kind])
 
 
 FIGURE = Figure(

@@ -4,7 +4,7 @@ at a fixed number of samples, drawn in batches of 16 … 1,024, or all by the in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -62,7 +62,8 @@ BATCHES = (16.0, 64.0, 256.0, 1024.0, math.inf)
 FRESH, STALE = BATCHES[0], BATCHES[-2]
 BUDGETS = {"short": 2048, "long": 8192}
 NETWORK_RATES = (0.001, 3.0)
-RUNS = 50
+RUNS, SEED = 50, 40
+ENOUGH = 100  # runs on R1 where B is tested: as many as are asked for where some are at a bound
 NEEDED = 200  # runs on R2 where a claim of no loss is tested: nearly all arms are at the largest reward
 
 SHORT, LONG = claim("C26", "R1, 2,048 samples"), claim("C26", "R1, 8,192 samples")
@@ -95,6 +96,7 @@ def arms(batches: tuple[float, ...] = BATCHES) -> dict[str, Experiment]:
                         updates=samples // SAMPLES_AN_UPDATE,
                         evaluations=16,
                         runs=RUNS,
+                        seed=SEED,
                     )
     return found
 
@@ -106,8 +108,17 @@ def collect(lab: Lab) -> Records:
     for apart, ends in ((False, ()), (True, NETWORK_RATES)):
         group = {name: arm for name, arm in chosen.items() if name.startswith(LIKELY_NETWORK) == apart}
         grids = {name: equal_grid(arm, *ends) for name, arm in group.items()}
-        tested = [name for name in group if "R2" in name and name.split("/")[-1] in (f"{FRESH:g}", "inf")]
-        found |= lab.tuned_records(group, grids, **TUNING, runs=dict.fromkeys(tested, NEEDED))
+        found |= lab.tuned_records(group, grids, **TUNING, runs=_more_runs(group))
+    return found
+
+
+def _more_runs(names: Iterable[str]) -> dict[str, int]:
+    """Of the arms that are tested: on R2 the freshest and those offline, elsewhere the freshest and the stalest."""
+    found = {}
+    for name in names:
+        likely, batch = "R2" in name, name.split("/")[-1]
+        if batch in (f"{FRESH:g}", "inf" if likely else f"{STALE:g}"):
+            found[name] = NEEDED if likely else ENOUGH
     return found
 
 
@@ -269,10 +280,10 @@ def _best(arms: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
-    runs = len(records["R1/long/dpo/16"].arrays["reward"])
+    runs = len(records["R1/long/dpo/inf"].arrays["reward"])
     return (
-        f"1-D bandit, 100 actions, {runs} runs per arm, {NEEDED} of those of R2 that are tested, mean and 95 % "
-        f"interval or band. All arms of a panel draw "
+        f"1-D bandit, 100 actions, {runs} runs per arm, {ENOUGH} of those of R1 that are tested, {NEEDED} of R2's, "
+        "mean and 95 % interval or band. All arms of a panel draw "
         "equally many samples, 4 per prompt, and take one step on every 16: a batch of B "
         "samples is drawn by one policy and used once, so that at its end it is B/16 − 1 updates old. Offline: all by "
         "the reference. Table policy, or a network with one hidden layer of 32. Noiseless labels. "

@@ -44,12 +44,12 @@ from sims.statistics.intervals import band, mean_interval
 ALGORITHMS = ("rloo", "best_of_n", "rwr", "dpo", "ipo")
 OVERLAPS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
 SAMPLERS = {"on": None, "off": math.inf}
-UPDATES, RUNS = 500, 50
+UPDATES, RUNS, SEED = 500, 100, 40  # runs: as many as are asked for where some are at a bound
 NEEDED = 200  # runs of the contrastive arms on R2: a claim of no difference, at the largest reward
 # DPO and IPO are at the largest reward on R2 long before the end: they are tested over runs short enough to see them
 # rise, and tuned for these.
 SHORT, SHORT_UPDATES, SHORT_EVALUATIONS = ("dpo", "ipo"), 10, 10
-SHORT_SEEDS = {"dpo": 0, "ipo": 20}
+SHORT_SEEDS = {"dpo": 0, "ipo": 20}  # beyond the other arms'
 SHORT_GRID = product(
     learning_rate=(0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0), beta=(0.0003, 0.003, 0.03, 0.3, 3.0)
 )
@@ -66,7 +66,7 @@ def environments() -> dict[str, Bandit]:
     return {"R1": BanditR1(), "R2": BanditR2()} | {f"{o:g}": BanditOverlap(overlap=o) for o in OVERLAPS}
 
 
-def arms(bandits: Mapping[str, Bandit]) -> dict[str, Experiment]:
+def arms(bandits: Mapping[str, Bandit], runs: int, seed: int) -> dict[str, Experiment]:
     """Every algorithm on every environment, drawn on-policy or from the reference for ever, at equal samples."""
     found = {}
     for name, bandit in bandits.items():
@@ -79,16 +79,17 @@ def arms(bandits: Mapping[str, Bandit]) -> dict[str, Experiment]:
                     algorithm=find_algorithm(algorithm)(),
                     schedule=Schedule(batch_size=16, num_generations=4, sync_every_updates=period),
                     updates=UPDATES,
-                    runs=RUNS,
+                    runs=runs,
+                    seed=seed,
                 )
     return found
 
 
-def short_arms(bandits: Mapping[str, Bandit], algorithm: str) -> dict[str, Experiment]:
+def short_arms(bandits: Mapping[str, Bandit], algorithm: str, runs: int, seed: int) -> dict[str, Experiment]:
     """environment/algorithm/sampler/short → the arms of an algorithm of SHORT, stopped while they rise."""
     return {
-        f"{name}/short": arm.replace(updates=SHORT_UPDATES, evaluations=SHORT_EVALUATIONS, seed=SHORT_SEEDS[algorithm])
-        for name, arm in arms(bandits).items()
+        f"{name}/short": arm.replace(updates=SHORT_UPDATES, evaluations=SHORT_EVALUATIONS)
+        for name, arm in arms(bandits, runs, seed + SHORT_SEEDS[algorithm]).items()
         if name.split("/")[-2] == algorithm
     }
 
@@ -97,19 +98,22 @@ def tuned(
     lab: Lab,
     bandits: Mapping[str, Bandit],
     short: Mapping[str, Bandit],
-    runs: Mapping[str, int] | None = None,
+    more: Mapping[str, int] | None = None,
     algorithms: Sequence[str] = SHORT,
+    runs: int = RUNS,
+    seed: int = SEED,
 ) -> Records:
     """Each arm tuned over as many points as the others: learning rate × β where the algorithm has one, else more
-    learning rates. The short ones, of these algorithms, by the score over the run, by which they are tested."""
-    chosen = arms(bandits)
+    learning rates. The short ones, of these algorithms, by the score over the run, by which they are tested. more: test
+    runs of arms that take more than the others."""
+    chosen = arms(bandits, runs, seed)
     grids = {name: equal_grid(arm, *(WIDER if "/rwr/" in name else ())) for name, arm in chosen.items()}
     found: Records = {}
     for wide in (False, True):
         these = {name: arm for name, arm in chosen.items() if ("/rwr/" in name) == wide}
-        found = {**found, **lab.tuned_records(these, {name: grids[name] for name in these}, **TUNING, runs=runs)}
+        found = {**found, **lab.tuned_records(these, {name: grids[name] for name in these}, **TUNING, runs=more)}
     for algorithm in algorithms:
-        brief = short_arms(short, algorithm)
+        brief = short_arms(short, algorithm, runs, seed)
         found = {**found, **lab.tuned_records(brief, dict.fromkeys(brief, SHORT_GRID), **TUNING, by="run")}
     return found
 

@@ -19,6 +19,7 @@ from figures.report.style import RC, colour, key, points
 from sims.environments import Bandit, BanditR1, BanditR2
 
 SHORT = ("dpo",)
+RUNS = 50
 WIDTHS = (10.0, 20.0, 30.0)  # the first is tested with the overlap axis, by online_offline
 CLAIMS = {
     (name, width): claim("C25", f"{name}: R1 against R2, width {width:g}{', short runs' * (name in SHORT)}")
@@ -36,7 +37,7 @@ def collect(lab: Lab) -> Records:
     """Each arm tuned anew for its width, over as many points."""
     bandits = environments()
     tested = {name: bandit for name, bandit in bandits.items() if float(name.split("/")[1]) in WIDTHS[1:]}
-    return tuned(lab, bandits, tested, algorithms=SHORT)
+    return tuned(lab, bandits, tested, algorithms=SHORT, runs=RUNS, seed=0)
 
 
 def draw(records: Records) -> MatplotlibFigure:

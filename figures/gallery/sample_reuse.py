@@ -40,7 +40,7 @@ PASSES = (1, 2, 4, 8, 32)
 MODERATE, MANY = (2, 4, 8), 32
 BATCHES, STEPS = 32, 256  # batches drawn where samples are equal; updates where these are
 PROMPTS, GENERATIONS = 16, 4
-RUNS = 50
+RUNS, SEED = 100, 40  # as many runs as are asked for where some are at a bound
 NEEDED = 200  # runs of the arms of which no loss is claimed: many are at the largest reward
 
 PANELS = {
@@ -78,6 +78,7 @@ def arms(panel: str, passes_tried: tuple[int, ...] = PASSES) -> dict[str, Experi
             updates=BATCHES * passes if equal == "samples" else STEPS,
             evaluations=4,
             runs=RUNS,
+            seed=SEED,
         )
         for algorithm in ALGORITHMS
         for passes in passes_tried

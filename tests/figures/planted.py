@@ -107,15 +107,14 @@ def accuracy_and_reward() -> list[Planted]:
 
 
 def alarms() -> list[Planted]:
-    """Who is not biased exploits nothing, and without a penalty length grows: the placebo and the control."""
+    """Without a penalty length grows: the control."""
     found = []
     for place, setting in (("table", "bandit"), ("network", "mlp")):
         honest, longer = f"{place}/honest", f"{place}/length"
         for name in ("rloo", "online"):
-            arms = ((f"{place}/{name}", 1.0), (f"{place}/offline", -1.0))
+            terms = difference(f"{place}/biased/.*/{name}", f"{place}/biased/.*/offline", "exploit")
             for part in ("per update", "at one nat"):
-                terms = tuple(Term(arm, sign, "exploit") for arm, sign in arms)
-                found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms, weaker=honest))
+                found.append(Planted("alarms", "C55", f"{name}, {part}", setting, 1, terms))
         for share, words in (("0.5", "half"), ("2", "twice")):
             arm, part = f"{place}/penalty/{share}", f"penalty of {words} the bias"
             grown = (Term(arm, 1.0, "growth"),)
@@ -202,13 +201,12 @@ def beta_sweep() -> list[Planted]:
     for other in ("dpo", "ipo", "rloo"):
         for place in ("R1", "R2"):
             for rate, words in rates.items():
-                ppo, its = (f"{rate}/{place}/{name}/" for name in ("ppo", other))
+                ppo, its = (f"{rate}/near/{place}/{name}/" for name in ("ppo", other))
                 spread.append(
                     Planted(
                         *("beta_sweep", "C90", f"ppo against {other} on {place}, {words}", "bandit", 1),
                         difference(f"{ppo}0.3", f"{its}0.3"),
                         also=f"({ppo}|{its})(0.03|0.1)",
-                        closed=other != "rloo",  # DPO and IPO have other data than PPO
                         raised=(Term(f"{ppo}0.3", 0.2), Term(f"{its}0.3", 0.2)),
                     )
                 )

@@ -308,7 +308,7 @@ def test_what_the_repository_holds_is_whole() -> None:
             for array in held.file.record(key).arrays.values():
                 assert array.dtype.kind in "biufSU"
         total += path.stat().st_size
-    assert total < 14_000_000
+    assert total < 16_000_000  # rows where some runs are at a bound have 100
 
 
 def test_twins_are_in_float64_and_slower_where_training_magnifies_rounding() -> None:
