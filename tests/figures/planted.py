@@ -406,11 +406,12 @@ def lm_sync_period() -> list[Planted]:
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter, copied = (Term("semi|copied", -8.0, "length"),), difference("copied", "semi", "length")
+    shorter = (Term("more/(semi|copied)", -8.0, "length"),)
+    copied = difference("more/copied", "more/semi", "length")
     pairs, part = difference("group_dpo", "semi"), "forbidden words, s = 5: dpo, all pairs of right and wrong"
     found = [
         Planted(figure, "C32", f"{short}: s = 5", "lm", 0, difference("online", "semi"), weaker="offline"),
-        Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
+        Planted(figure, "C33", short, "lm", 1, difference("more/semi", "more/offline")),
         Planted(figure, "C35", "forbidden words", "lm", 1, interacting, raised=falling),
         Planted(figure, "C36", "DPO, forbidden words, s = 5", "lm", 1, copied, raised=shorter),
         Planted(figure, "C39", part, "lm", 0, pairs, at_most=True, weaker="offline"),
