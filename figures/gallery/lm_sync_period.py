@@ -265,8 +265,9 @@ def caption(records: Records) -> str:
     record, more = records["online"], len(records["more/semi"].arrays["length"])
     means = ", ".join(f"{name} {mean_scores(records[name]).mean():.2f}" for name in ("online", "semi", "offline"))
     return (
-        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {more} of the lengths, {UPDATES} updates "
-        f"of {PROMPTS} prompts × {GENERATIONS} responses; mean and 95 % band or interval. Reward 1 for a response "
+        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {more} of the lengths; {UPDATES} updates "
+        f"of {PROMPTS} prompts × {GENERATIONS} responses; mean and 95 % band or interval. C33 has other runs of "
+        f"s = {SEMI:g} and of no sync, {more} each, which are not drawn. Reward 1 for a response "
         "without a verb, else 0, or −(number of verbs). Score: (reward − reference's) / (largest − reference's), on "
         f"prompts that are not trained on; over the run: {means}. DPO with β = {PLAIN.beta:g}, of the best of "
         f"{GENERATIONS} against the worst. Every arm has the learning rate {RATE:g}, at which none ends the task "

@@ -63,7 +63,7 @@ AWAY = {"offline": (-10, -38), "iterated": (40, -34), "online": (-96, 34), "ppo"
 BOTH = ONE.replace(num_aspects=2, aspect_correlation=0.5)
 LABELS = {"both": BOTH, "first": BOTH.replace(rated="first")}
 LABELLED = ("first/offline", "first/iterated", "both/iterated", "both/ppo")
-APART = {"first/offline": (20, 20), "first/iterated": (-80, -20), "both/iterated": (-110, 20), "both/ppo": (20, 20)}
+APART = {"first/offline": (-70, -44), "first/iterated": (-40, 42), "both/iterated": (-84, 26), "both/ppo": (20, 22)}
 TREE = TokenTree(vocabulary=4, max_length=4, structure="path")
 SMALL, LARGE, DRAWN = 16, 64, 5120
 LADDER = list(itertools.product(("white", "plain"), ("large", "small"), ("ema", "fixed")))

@@ -113,6 +113,17 @@ def test_a_gap_that_never_was_does_not_stay_open() -> None:
     assert found.verdict == "no test" and found.why.startswith("positive control")
 
 
+def test_rounds_that_see_both_objectives_are_to_close_the_gap_on_the_second() -> None:
+    records = alike("rounds_and_horizon")
+    for name in ("first/offline", "first/iterated"):
+        records[f"labels/{name}"] = filled(records[f"labels/{name}"], {"second": 0.2}, 0.001)
+    address = ("C09", "labels of the first alone")
+    assert rows("rounds_and_horizon", records)[address].verdict == "supported"
+    records["labels/both/iterated"] = filled(records["labels/both/iterated"], {"second": 0.2}, 0.001)
+    found = rows("rounds_and_horizon", records)[address]
+    assert found.verdict == "no test" and found.why.startswith("placebo: against iterated DPO on labels of both")
+
+
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
     records = alike("peaks_and_data")
     records["unlikely/without/ipo/fresh"].arrays["gold"] = records["unlikely/with/ipo/fresh"].arrays["gold"]
