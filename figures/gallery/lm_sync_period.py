@@ -37,6 +37,7 @@ from sims.statistics.gates import Gate, placebo, positive_control, room
 from sims.statistics.intervals import Interval, mean_interval
 
 RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS = 20, 402, 20, 4, 8, 4
+MORE_RUNS, MORE_SEED = 60, 407  # of what 20 runs could not decide: offline against semi-online, and lengths
 ONLINE, SEMI, RARE, OFFLINE = None, 5.0, 10.0, math.inf  # updates between two copies of the policy to the sampler
 FEW = 8  # prompts
 RATE = 1e-3  # of every arm; from a pilot of three runs on other seeds
@@ -53,13 +54,13 @@ ADDED = claim("C39", "forbidden words, s = 5: dpo, all pairs of right and wrong"
 
 
 def arms() -> dict[str, Experiment]:
-    """DPO by its sync period, by reward, by prompts and by reference, and over all pairs. answers: right answers are
-    rewarded, which are right at any length."""
-    from llm.tasks import ForbiddenWords, Verifiable
+    """DPO by its sync period, by reward, by prompts and by reference, and over all pairs. more/: with more runs; coin/:
+    and by labels that say nothing, each flipped with probability ½."""
+    from llm.tasks import ForbiddenWords
 
     words, base = ForbiddenWords(evaluation_prompts=64), lm.preset("tiny", "min")
     dense, few = words.replace(dense=True), words.replace(data_split=f"train[:{FEW}]")
-    answers = Verifiable(evaluation_prompts=64)
+    coin = words.replace(flip_rate=0.5)
     semi = _every(SEMI)
     copied = semi.replace(reference="copy", reference_every_updates=int(SEMI))
     found: dict[str, tuple[EnvironmentSpec, Algorithm, Schedule]] = {
@@ -72,10 +73,13 @@ def arms() -> dict[str, Experiment]:
         "group_dpo": (words, ALL_PAIRS, semi),
         "few/semi": (few, PLAIN, semi),
         "few/rare": (few, PLAIN, _every(RARE)),
-        "copied": (words, PLAIN, copied),
-        "answers/fixed": (answers, PLAIN, semi),
-        "answers/copied": (answers, PLAIN, copied),
+        "more/semi": (words, PLAIN, semi),
+        "more/offline": (words, PLAIN, _every(OFFLINE)),
+        "more/copied": (words, PLAIN, copied),
+        "coin/semi": (coin, PLAIN, semi),
+        "coin/copied": (coin, PLAIN, copied),
     }
+    more = {name for name in found if name.startswith(("more/", "coin/"))}
     return {
         name: base.replace(
             name=f"lm_sync_period-{algorithm.kind}",
@@ -85,8 +89,8 @@ def arms() -> dict[str, Experiment]:
             optimiser=base.optimiser.replace(learning_rate=RATE),
             updates=UPDATES,
             evaluations=EVALUATIONS,
-            runs=RUNS,
-            seed=SEED,
+            runs=MORE_RUNS if name in more else RUNS,
+            seed=MORE_SEED if name in more else SEED,
         )
         for name, (task, algorithm, schedule) in found.items()
     }
@@ -125,16 +129,33 @@ def _path(axes: Axes, record: Record, algorithm: str, line: str, label: str) -> 
 
 
 def _lengths(axes: Axes, records: Records) -> None:
-    for i, (task, names) in enumerate(LENGTHS.items()):
-        ends = [measured(records[name], "length") for name in names]
-        points(axes, np.arange(2) + 0.08 * (i - 0.5), ends, "dpo", task == "words")
-    bound(axes, float(records["semi"].arrays["length"][:, 0].mean()), "at the start")
+    at, _ = silent(records)
+    for i, (labels, names) in enumerate(LENGTHS.items()):
+        found = [measured(records[name], "length", at) for name in names]
+        points(axes, np.arange(2) + 0.08 * (i - 0.5), found, "dpo", labels == "words")
+    bound(axes, float(records["more/semi"].arrays["length"][:, 0].mean()), "at the start")
     axes.set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
-    axes.set(title="filled: forbidden words; open: right answers", ylabel="tokens before EOS at the end")
+    after = int(records["more/semi"].arrays["updates"][at])
+    axes.set(title="filled: forbidden words; open: labels of a coin", ylabel=f"tokens before EOS, {after} updates")
     axes.set_xlim(-0.5, 1.5)
 
 
-LENGTHS = {"words": ("semi", "copied"), "answers": ("answers/fixed", "answers/copied")}
+LENGTHS = {"words": ("more/semi", "more/copied"), "coin": ("coin/semi", "coin/copied")}
+
+
+def silent(records: Records) -> tuple[int, Gate]:
+    """The last evaluation at which copying the reference makes no difference by labels that say nothing, and the gate
+    there; if none, the last one of all. Until the first copy both arms are one."""
+    fixed, copied = (records[name] for name in LENGTHS["coin"])
+    updates = fixed.arrays["updates"]
+    last = len(updates) - 1
+    gates = {
+        at: placebo(mean_interval(measured(copied, "length", at) - measured(fixed, "length", at)), LENGTH.margin)
+        for at in range(last, 0, -1)
+        if updates[at] > SEMI or at == last
+    }
+    at = next((at for at, gate in gates.items() if gate.open), last)
+    return at, gates[at]
 
 
 def _entropies(axes: Axes, records: Records) -> None:
@@ -153,8 +174,8 @@ ONE_RATE = f"All arms have the learning rate {RATE:g}: none is tuned."
 def verdicts(records: Records) -> list[Verdict]:
     """C32, C33, C35, C36, C37 online and offline, and C39 of all pairs."""
     online, semi, offline = (records[name] for name in ("online", "semi", "offline"))
-    gap = _over(online, offline)
-    rows = [_same(online, semi, gap), _behind(semi, offline), _unstable(records), _length(records)]
+    gap, behind = _over(online, offline), _behind(records["more/semi"], records["more/offline"])
+    rows = [_same(online, semi, gap), behind, _unstable(records), _length(records)]
     rows += [_entropy(ENTROPY[when], records[f"dense/{when}"], records[when]) for when in ENTROPY]
     return [*rows, _added(records["group_dpo"], semi, offline)]
 
@@ -204,17 +225,17 @@ def _unstable(records: Records) -> Verdict:
 
 def _length(records: Records) -> Verdict:
     fixed, copied = (records[name] for name in LENGTHS["words"])
-    lost = fixed.arrays["length"][:, 0] - measured(fixed, "length")
+    at, quiet = silent(records)
+    lost = fixed.arrays["length"][:, 0] - measured(fixed, "length", at)
     collapse = positive_control(mean_interval(lost), LENGTH.margin, only_above=True)
     collapse = replace(collapse, why=f"tokens that are lost with a fixed reference: {collapse.why}")
-    alike = [measured(records[name], "length") for name in LENGTHS["answers"]]
-    gates = [collapse, placebo(mean_interval(alike[1] - alike[0]), LENGTH.margin)]
     note = (
-        f"Of up to 13 tokens .45 of the reference's responses are right, of 19 or more .08. {ONE_RATE} The placebo: "
-        "right answers are rewarded, which are right at any length."
+        f"Tested after {int(fixed.arrays['updates'][at])} updates, the last evaluation at which the placebo is silent: "
+        "labels that are flipped with probability ½ and say nothing of length. Of up to 13 tokens .45 of the "
+        f"reference's responses are right, of 19 or more .08. {ONE_RATE}"
     )
-    effect = mean_interval(measured(copied, "length") - measured(fixed, "length"))
-    return _row(LENGTH, effect, [copied, fixed], note, gates)
+    effect = mean_interval(measured(copied, "length", at) - measured(fixed, "length", at))
+    return _row(LENGTH, effect, [copied, fixed], note, [collapse, quiet])
 
 
 def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
@@ -241,14 +262,16 @@ def _row(tested: Claim, effect: Interval, used: list[Record], note: str, gates: 
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
-    record = records["online"]
+    record, more = records["online"], len(records["more/semi"].arrays["length"])
     means = ", ".join(f"{name} {mean_scores(records[name]).mean():.2f}" for name in ("online", "semi", "offline"))
     return (
-        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {UPDATES} updates of {PROMPTS} prompts × "
-        f"{GENERATIONS} responses; mean and 95 % band or interval. Reward 1 for a response without a verb, else 0, or −"
-        "(number of verbs). Score: (reward − reference's) / (largest − reference's), on prompts that are not trained "
-        f"on; over the run: {means}. DPO with β = {PLAIN.beta:g}, of the best of {GENERATIONS} against the worst. "
-        f"Every arm has the learning rate {RATE:g}, at which none ends the task before the run does; none is tuned."
+        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {more} of the lengths; {UPDATES} updates "
+        f"of {PROMPTS} prompts × {GENERATIONS} responses; mean and 95 % band or interval. C33 has other runs of "
+        f"s = {SEMI:g} and of no sync, {more} each, which are not drawn. Reward 1 for a response "
+        "without a verb, else 0, or −(number of verbs). Score: (reward − reference's) / (largest − reference's), on "
+        f"prompts that are not trained on; over the run: {means}. DPO with β = {PLAIN.beta:g}, of the best of "
+        f"{GENERATIONS} against the worst. Every arm has the learning rate {RATE:g}, at which none ends the task "
+        "before the run does; none is tuned."
     )
 
 

@@ -1,9 +1,11 @@
 """What can stand in for PPO, and what makes PPO work? (C08, C09, C10, C65) Iterated DPO in rounds, on one objective and
-on two; PPO with and without three of its details; and a critic against DPO at horizons from 1 to 6."""
+on two; PPO with and without three of its details; and a critic against DPO at horizons from 1 to 6 of a tree, and to 16
+of the token bandit."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,22 +15,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.effect_row import effect_row, settings
-from figures.arms.gating import Part, agree, effect_of, part, part_of_gold
+from figures.arms.gating import agree, effect_of, part
+from figures.arms.second_objective import Rounds, ahead, second_row
 from figures.arms.sweeps import spread_grid
-from figures.catalogue import claim
+from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
-from figures.lab import Lab
+from figures.lab import Lab, Measure, Point
 from figures.report.style import RC, bound, colour, key, marker, points, side_by_side
 from sims.core.algorithms.clipped import PPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.policy_gradient import RLOO
 from sims.core.schedule import Schedule
-from sims.environments import RatedResponses, TokenTree
+from sims.environments import RatedResponses, TokenBanditR1, TokenTree
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, part_scores
-from sims.policies import ResponseMLP, Table
-from sims.statistics.gates import placebo, positive_control, room
+from sims.experiments.store import Record
+from sims.policies import ResponseMLP, Table, Transformer
+from sims.statistics.gates import placebo, positive_control
 from sims.statistics.intervals import student_interval
 
 RUNS, UPDATES, EVALUATIONS, SAMPLES, COUNT, TRIED = 100, 160, 8, 32, 4, 12
@@ -55,20 +59,27 @@ LEARNERS = {
 }
 NAMES = {"offline": "DPO,\noffline", "iterated": f"DPO,\n{COUNT} rounds", "online": "DPO,\nonline", "ppo": "PPO"}
 AWAY = {"offline": (-10, -38), "iterated": (40, -34), "online": (-96, 34), "ppo": (34, 26)}  # labels, in points
+# DPO's labels are of the first of two objectives, which correlate, and a reward model of both is PPO's.
+BOTH = ONE.replace(num_aspects=2, aspect_correlation=0.5)
+LABELS = {"both": BOTH, "first": BOTH.replace(rated="first")}
+LABELLED = ("first/offline", "first/iterated", "both/iterated", "both/ppo")
+APART = {"first/offline": (-70, -44), "first/iterated": (-40, 42), "both/iterated": (-84, 26), "both/ppo": (20, 22)}
 TREE = TokenTree(vocabulary=4, max_length=4, structure="path")
 SMALL, LARGE, DRAWN = 16, 64, 5120
 LADDER = list(itertools.product(("white", "plain"), ("large", "small"), ("ema", "fixed")))
 FACTORS = {"advantages whitened": 0, "large batch": 1, "reference an average": 2}
-HORIZONS = (1, 2, 4, 6)
+HORIZONS, LONG = (1, 2, 4, 6), (1, 4, 16)
+SHORT_RUN, FEW = 12, Schedule(batch_size=2, num_generations=4)  # of the token bandit: longer runs leave no room
+SMALLEST = Transformer(num_layers=1, num_heads=1, hidden_size=16)
 STEPWISE = {"ppo": PPO(), "dpo": DPO(), "rloo": RLOO()}
 RATES = {"network": (0.003, 0.3), "table": (0.01, 3.0)}
 BETAS, PPO_BETAS, POINTS = (0.01, 0.1, 1.0, 10.0), (0.0003, 0.003, 0.03, 0.3), 16
-# With two objectives, where iterated DPO stood at the end of the others' learning rates.
+# With two objectives, where iterated DPO stood at the end of the others' learning rates, and of what came later.
 WIDER: dict[str, Any] = {"lowest": 0.003, "highest": 3.0, "count": 24}
-WIDER_TRIED, SEED_OF = 24, {"one": 10, "two": 20}
+WIDER_TRIED, SEED_OF, LATER = 24, {"one": 10, "two": 20}, 30
 
 GAINED, CLOSED = claim("C08", "what the rounds gain"), claim("C08", "what PPO is still ahead")
-SECOND = claim("C09", "two objectives")
+SECOND, ALONE = claim("C09", "two objectives"), claim("C09", "labels of the first alone")
 # Of a large batch a row for each kind of advantages: it helps with one and hurts with the other.
 HELPS = {
     "advantages whitened": (0, ("white", "plain"), claim("C10", "advantages whitened")),
@@ -76,11 +87,12 @@ HELPS = {
     "large batch, plain": (1, ("plain",), claim("C10", "large batch, plain advantages")),
     "reference an average": (2, ("white", "plain"), claim("C10", "reference an average")),
 }
-CREDIT = claim("C65", "horizon 6 against 1")
+CREDIT, LONGER = claim("C65", "horizon 6 against 1"), claim("C65", "horizon 16 against 1, token bandit")
 
 
 def arms() -> dict[str, Experiment]:
-    """rounds/objectives/learner; ladder/advantages/batch/reference; horizon/tokens/algorithm."""
+    """rounds/objectives/learner; labels/objectives/learner; ladder/advantages/batch/reference; horizon/tokens/algorithm
+    of the tree, tokens/tokens/algorithm of the token bandit."""
     shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": SEED_OF["one"]}
     found = {}
     for objectives, environment in OBJECTIVES.items():
@@ -89,6 +101,9 @@ def arms() -> dict[str, Experiment]:
                 f"rounds-{name}", environment, ResponseMLP(), algorithm, schedule, updates=UPDATES, **shared
             )
             found[f"rounds/{objectives}/{name}"] = arm.replace(seed=SEED_OF[objectives])
+    for name in LABELLED:
+        labels, learner = name.split("/")
+        found[f"labels/{name}"] = found[f"rounds/two/{learner}"].replace(environment=LABELS[labels], seed=LATER)
     for white, batch, reference in LADDER:
         size = LARGE if batch == "large" else SMALL
         moving: dict[str, Any] = {"reference": "ema", "reference_rate": 0.05} if reference == "ema" else {}
@@ -103,28 +118,42 @@ def arms() -> dict[str, Experiment]:
             found[f"horizon/{length}/{name}"] = Experiment(
                 f"horizon-{name}", tree, Table(), algorithm, schedule, updates=UPDATES, **shared
             )
+    shared |= {"evaluations": SHORT_RUN // 2, "seed": LATER}
+    for length, name in itertools.product(LONG, STEPWISE):
+        bandit = TokenBanditR1(num_prompts=1, length=length)
+        found[f"tokens/{length}/{name}"] = Experiment(
+            f"tokens-{name}", bandit, SMALLEST, STEPWISE[name], FEW, updates=SHORT_RUN, **shared
+        )
     return found
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for itself."""
-    chosen = arms()
-    grids, wider = {}, {}
-    for name, arm in chosen.items():
-        betas = BETAS if arm.algorithm.kind == "dpo" else PPO_BETAS
-        if name.startswith("rounds/two/"):
-            wider[name] = spread_grid(arm, betas=betas, **WIDER)
-        else:
-            rates = RATES["network" if name.startswith("rounds/") else "table"]
-            grids[name] = spread_grid(arm, *rates, betas, POINTS)
-    found = lab.tuned_records({name: chosen[name] for name in grids}, grids, tuning_runs=TRIED)
-    return found | lab.tuned_records({name: chosen[name] for name in wider}, wider, tuning_runs=WIDER_TRIED)
+    """Every arm tuned for itself: where labels are of the first objective, by that one."""
+    chosen, found = arms(), dict[str, Record]()
+    groups: list[tuple[tuple[str, ...], int, Measure]] = [
+        (("rounds/one/", "ladder/", "horizon/"), TRIED, "end"),
+        (("rounds/two/",), WIDER_TRIED, "end"),
+        (("labels/both/", "tokens/"), WIDER_TRIED, "end"),
+        (("labels/first/",), WIDER_TRIED, "first"),
+    ]
+    for names, tried, by in groups:
+        tuned = {name: arm for name, arm in chosen.items() if name.startswith(names)}
+        grids = {name: _grid(name, arm) for name, arm in tuned.items()}
+        found |= lab.tuned_records(tuned, grids, tuning_runs=tried, by=by)
+    return found
+
+
+def _grid(name: str, arm: Experiment) -> list[Point]:
+    betas = BETAS if arm.algorithm.kind == "dpo" else PPO_BETAS
+    if name.startswith(("rounds/two/", "labels/", "tokens/")):
+        return spread_grid(arm, betas=betas, **WIDER)
+    return spread_grid(arm, *RATES["network" if name.startswith("rounds/") else "table"], betas, POINTS)
 
 
 def draw(records: Records) -> MatplotlibFigure:
-    """Rounds beside offline, online and PPO; both objectives; PPO's details; scores against the horizon."""
+    """Rounds beside offline, online and PPO; two objectives; PPO's details; scores against both horizons."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 2, figsize=(10.5, 8.2), layout="constrained")
+        fig, axes = plt.subplots(2, 3, figsize=(14.0, 8.2), layout="constrained")
         for objectives, shade in (("one", "0.2"), ("two", "0.6")):
             ends = [final_scores(records[f"rounds/{objectives}/{name}"]) for name in LEARNERS]
             at = np.arange(len(LEARNERS)) + (0.08 if objectives == "two" else -0.08)
@@ -133,33 +162,41 @@ def draw(records: Records) -> MatplotlibFigure:
             axes[0, 0].plot(at, [end.mean() for end in ends], color=shade, linewidth=0.9, zorder=0)
         axes[0, 0].set_xticks(range(len(NAMES)), list(NAMES.values()))
         axes[0, 0].set(title="one objective (filled) and the mean of two", ylabel="score at the end")
-        _objectives(axes[0, 1], records)
+        _objectives(axes[0, 1], {f"rounds/two/{name}": away for name, away in AWAY.items()}, records)
+        axes[0, 1].set_title("labels of two objectives, at the end")
+        _objectives(axes[0, 2], {f"labels/{name}": away for name, away in APART.items()}, records)
+        axes[0, 2].set_title("DPO: labels of the first, or of both")
         _ladder(axes[1, 0], records)
-        each = {name: [final_scores(records[f"horizon/{length}/{name}"]) for length in HORIZONS] for name in STEPWISE}
-        side_by_side(axes[1, 1], each)
-        axes[1, 1].set_xticks(range(len(HORIZONS)), [str(length) for length in HORIZONS])
-        axes[1, 1].set(
-            xlabel="tokens of a response, at most", ylabel="score at the end", title="reward at the last token"
-        )
-        for axis in (axes[0, 0], axes[1, 1]):
+        _horizons(axes[1, 1], records, "horizon", HORIZONS)
+        axes[1, 1].set(xlabel="tokens of a response, at most", title="tree: reward at the last token")
+        _horizons(axes[1, 2], records, "tokens", LONG)
+        axes[1, 2].set(xlabel="tokens of a response", title="token bandit: reward at the last token")
+        for axis in (axes[0, 0], axes[1, 1], axes[1, 2]):
             bound(axis, 1.0, "largest reward")
             axis.set_ylim(top=1.1)
         fig.legend(handles=[key(name) for name in STEPWISE], loc="outside lower center", ncols=3, fontsize=9.5)
     return fig
 
 
-def _objectives(axes: Axes, records: Records) -> None:
-    for name, label in NAMES.items():
-        found = [
-            student_interval(part_scores(records[f"rounds/two/{name}"], part)[:, -1]) for part in ("first", "second")
-        ]
+def _horizons(axes: Axes, records: Records, group: str, lengths: Sequence[int]) -> None:
+    each = {name: [final_scores(records[f"{group}/{length}/{name}"]) for length in lengths] for name in STEPWISE}
+    side_by_side(axes, each)
+    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+    axes.set_ylabel("score at the end")
+
+
+def _objectives(axes: Axes, places: Mapping[str, tuple[int, int]], records: Records) -> None:
+    for name, place in places.items():
+        _, labels, learner = name.split("/")
+        label = NAMES[learner].replace("\n", " ") + (", first alone" if labels == "first" else "")
+        found = [student_interval(part_scores(records[name], part)[:, -1]) for part in ("first", "second")]
         x, y = (each.estimate for each in found)
         across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
-        algorithm = "ppo" if name == "ppo" else "dpo"
+        algorithm = "ppo" if learner == "ppo" else "dpo"
         axes.errorbar(x, y, up, across, fmt=marker(algorithm), color=colour(algorithm), ms=7, elinewidth=1)
-        away: dict[str, Any] = {"xytext": AWAY[name], "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(label.replace("\n", " "), (x, y), arrowprops={"arrowstyle": "-", "color": "0.6"}, **away)
-    axes.set(xlabel="score, first objective", ylabel="score, second objective", title="two objectives, at the end")
+        away: dict[str, Any] = {"xytext": place, "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(label, (x, y), arrowprops={"arrowstyle": "-", "color": "0.6"}, **away)
+    axes.set(xlabel="score, first objective", ylabel="score, second objective")
     axes.margins(0.25)
 
 
@@ -187,11 +224,12 @@ def _pairs(place: int) -> list[tuple[str, str]]:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """C08 and C09 of iterated DPO, C10 of each detail of PPO, C65 of the longest horizon."""
+    """C08 and C09 of iterated DPO, C10 of each detail of PPO, C65 of the longest horizons."""
     note = f"{COUNT} rounds of {EACH_ROUND} updates; labels by the reward model that PPO sees too."
     why = "the arms differ in where pairs come from alone; offline DPO is the placebo"
     terms = [(1.0, "rounds/one/iterated"), (-1.0, "rounds/one/offline")]
-    rows = [effect_row(GAINED, "mlp", FIGURE.name, terms, records, note, why), _closed(records), _second(records)]
+    rows = [effect_row(GAINED, "mlp", FIGURE.name, terms, records, note, why), _closed(records)]
+    rows += [_second(records), _alone(records)]
     ladder = np.concatenate([final_scores(records["ladder/" + "/".join(levels)]) for levels in LADDER])
     stuck = float(np.median(ladder))
     share = float((np.abs(ladder - stuck) < 0.02).mean())
@@ -207,14 +245,25 @@ def verdicts(records: Records) -> list[Verdict]:
         )
         why = "the arms differ in one detail; PPO without it is the placebo"
         rows.append(effect_row(tested, "token", FIGURE.name, terms, records, note, why, [agree(each)]))
-    names = [f"horizon/{length}/{name}" for length in (HORIZONS[-1], HORIZONS[0]) for name in ("ppo", "dpo")]
-    note = (
-        "Every token's worth is part of the reward, which is paid at the last one. A table has no prefix in common "
-        "with another, so that the critic learns each prefix alone; a horizon of 16 cannot be listed, and is not run."
+    note = "Every token's worth is part of the reward, which is paid at the last one."
+    own = (
+        "A table has no prefix in common with another, so that the critic learns each prefix alone; responses of 16 "
+        "tokens are too many for it."
     )
-    why = "a horizon of 1, where there is no credit to assign, is the placebo"
+    shared = (
+        "A token's worth is the same after any prefix; the critic is one layer on the policy's own transformer. Scores "
+        "are of samples: so many responses cannot be listed."
+    )
+    rows.append(_credit(CREDIT, records, "horizon", HORIZONS, f"{note} {own}"))
+    return [*rows, _credit(LONGER, records, "tokens", LONG, f"{note} {shared}")]
+
+
+def _credit(tested: Claim, records: Records, group: str, lengths: Sequence[int], note: str) -> Verdict:
+    """C65: what PPO gains on DPO from the shortest horizon to the longest."""
+    names = [f"{group}/{length}/{name}" for length in (lengths[-1], lengths[0]) for name in ("ppo", "dpo")]
     terms = list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True))
-    return [*rows, effect_row(CREDIT, "token", FIGURE.name, terms, records, note, why)]
+    why = "a horizon of 1, where there is no credit to assign, is the placebo"
+    return effect_row(tested, "token", FIGURE.name, terms, records, note, why)
 
 
 def _closed(records: Records) -> Verdict:
@@ -228,24 +277,27 @@ def _closed(records: Records) -> Verdict:
 
 
 def _second(records: Records) -> Verdict:
-    ppo, iterated, offline = (records[f"rounds/two/{name}"] for name in ("ppo", "iterated", "offline"))
-    parts = [part_of_gold(1.0, ppo, "second"), part_of_gold(-1.0, iterated, "second")]
-    of_offline = Part(-1.0, part_scores(offline, "second")[:, -1].astype(float), parts[0].low)  # on the same problems
-    gap = effect_of([parts[0], of_offline])
-    control = positive_control(gap, SECOND.margin, only_above=True)
-    gates = [
-        replace(control, why=f"PPO against offline DPO, second objective: {control.why}"),
-        room(parts[0].scores, parts[1].scores, min(p.low for p in parts), 1.0, SECOND.margin),
-        placebo(None, SECOND.margin, "the arms see the same reward model; equal arms give 0"),
-        *settings(SECOND.margin, [ppo, iterated]),
-    ]
+    arms = Rounds(*(records[f"rounds/two/{name}"] for name in ("ppo", "iterated", "offline")))
     note = (
         "Labels and the reward model are of the mean of two unrelated objectives, for DPO as for PPO: nothing tells "
-        "the second from the first, and the row is whether rounds close a gap on half of what is labelled. In the "
-        "paper PPO had a reward model of each, and the pairs of iterated DPO were labelled for safety alone: DPO on "
-        "labels of the first objective alone would be that, and was not run."
+        "the second from the first, and the row is whether rounds close a gap on half of what is labelled."
     )
-    return row_of(SECOND, "mlp", effect_of(parts), FIGURE.name, [ppo.hash, iterated.hash], note, gates)
+    none = placebo(None, SECOND.margin, "the arms see the same reward model; equal arms give 0")
+    return second_row(SECOND, FIGURE.name, arms, none, note)
+
+
+def _alone(records: Records) -> Verdict:
+    names = ("both/ppo", "first/iterated", "first/offline")
+    arms, both = Rounds(*(records[f"labels/{name}"] for name in names)), records["labels/both/iterated"]
+    silent = placebo(ahead(arms.ppo, both, "second"), ALONE.margin)
+    silent = replace(silent, why=f"against iterated DPO on labels of both: {silent.why}")
+    first = ahead(arms.iterated, arms.ppo, "first")
+    note = (
+        f"On the first objective, of which its labels are, iterated DPO is {first.estimate:+.2f} from PPO, whose "
+        f"reward model is of both. They correlate by {BOTH.aspect_correlation:g}: labels of the first say something "
+        "of the second. In the paper, too, pairs for DPO are labelled for safety alone."
+    )
+    return second_row(ALONE, FIGURE.name, arms, silent, note)
 
 
 def caption(records: Records) -> str:
@@ -255,13 +307,18 @@ def caption(records: Records) -> str:
         f"{runs} runs an arm; mean and 95 % interval. Top: {ONE.num_pairs} recorded pairs of a reference that avoids "
         "what is good, each run a problem of its own, and a network that scores responses by their features; "
         f"{UPDATES} updates of {SAMPLES} samples, or of {SAMPLES // 2} recorded pairs. In rounds: every {EACH_ROUND} "
-        "updates the policy becomes sampler and reference; the reward model of the recorded pairs labels. Bottom: a "
+        "updates the policy becomes sampler and reference; the reward model of the recorded pairs labels. Middle, two "
+        "unrelated objectives, whose mean is labelled; right, two that correlate by "
+        f"{BOTH.aspect_correlation:g}: the labels that DPO sees are of the first alone where it says so. Bottom: a "
         "tree of tokens with EOS and a table; every prefix gives each token a worth, the reward is their mean. Left, "
         f"{DRAWN:,} samples in batches of {SMALL} or {LARGE}, the reference fixed or an average (weight 0.05 per "
-        "update); four points a detail, one for each combination of the others. Right, 3 kinds of token. Every arm was "
-        f"tuned on other seeds over {POINTS} points ({TRIED} runs each) of learning rate ({RATES['network'][0]:g} … "
-        f"{RATES['network'][1]:g}, tables {RATES['table'][0]:g} … {RATES['table'][1]:g}) and β (DPO {BETAS[0]:g} … "
-        f"{BETAS[-1]:g}, PPO and RLOO {PPO_BETAS[0]:g} … {PPO_BETAS[-1]:g})."
+        "update); four points a detail, one for each combination of the others. Middle, 3 kinds of token. Right, the "
+        f"token bandit R1 and a transformer of one layer, {SHORT_RUN} updates of {FEW.batch_size} × "
+        f"{FEW.num_generations} responses. Every arm was tuned on other seeds over {POINTS} points ({TRIED} runs each) "
+        f"of learning rate ({RATES['network'][0]:g} … {RATES['network'][1]:g}, tables {RATES['table'][0]:g} … "
+        f"{RATES['table'][1]:g}) and β (DPO {BETAS[0]:g} … {BETAS[-1]:g}, PPO and RLOO {PPO_BETAS[0]:g} … "
+        f"{PPO_BETAS[-1]:g}); with two objectives, and on the token bandit, over {WIDER['count']} ({WIDER_TRIED} runs "
+        f"each), with rates to {WIDER['highest']:g}; by its score on what is labelled."
     )
 
 

@@ -73,8 +73,10 @@ class RatedResponses(Proxy, kind="rated_responses"):
         0.0,
         "who draws the recorded responses: proportional to reference x exp(tilt x gold), gold in standard deviations",
     )
-    rated: Literal["overall", "aspects"] = setting(
-        "overall", "what the labels of recorded pairs follow: one overall rating, or the mean of one for each aspect"
+    rated: Literal["overall", "aspects", "first"] = setting(
+        "overall",
+        "what the labels of recorded pairs follow: one overall rating, the mean of one for each aspect, or one of the "
+        "first aspect alone",
     )
     rating_noise: float = setting(
         0.0, "scale of the logistic error in the difference of two ratings, in reward", at_least=0
@@ -86,7 +88,7 @@ class RatedResponses(Proxy, kind="rated_responses"):
         super().check()
         if self.length_bias:
             raise SpecError("length_bias", self.length_bias, "must be 0: all responses are of one length")
-        if self.rated == "aspects" and self.num_aspects == 1:
+        if self.rated != "overall" and self.num_aspects == 1:
             raise SpecError("rated", self.rated, "must be overall where num_aspects = 1: there is one rating")
         for name in ("reference_tilt", "pair_tilt"):
             if abs(getattr(self, name)) > 50:  # e to it must be a number, for the likeliest of many normal ones
@@ -128,7 +130,7 @@ class RatedResponses(Proxy, kind="rated_responses"):
 
     def recorded_labels(self, noise: Noise, gold: np.ndarray, prompts: Tensor, drawn: Tensor) -> Tensor:
         problem = self.drawn(noise)
-        rated = problem.aspects if self.rated == "aspects" else gold[..., None]
+        rated = {"overall": gold[..., None], "aspects": problem.aspects, "first": problem.aspects[..., :1]}[self.rated]
         liked = torch.from_numpy(rated + self.rating_bias * problem.taste[..., None])
         cells = cells_of(prompts, drawn, liked[..., 0])
         first, second = (

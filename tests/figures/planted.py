@@ -9,6 +9,7 @@ with its line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Planted:
     `base` itself, and cannot be negative. also: records that move the row in another way, such as the loss at which a
     run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less than all others, for
     the row's positive control or its placebo. raised: records that are raised by `times` whatever is planted, for a
-    gate that wants an effect of its own; between the row's arms they cancel.
+    gate that wants an effect of its own; between the row's arms they cancel. along: records that move with those of
+    the first term, for a placebo or a control that has the same arm.
     """
 
     figure: str
@@ -47,6 +49,7 @@ class Planted:
     closed: bool = False
     weaker: str | None = None
     raised: tuple[Term, ...] = ()
+    along: str | None = None
 
 
 def difference(plus: str, minus: str, quantity: str = "score") -> tuple[Term, ...]:
@@ -404,11 +407,12 @@ def lm_sync_period() -> list[Planted]:
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter, copied = (Term("semi|copied", -8.0, "length"),), difference("copied", "semi", "length")
+    shorter = (Term("more/(semi|copied)", -8.0, "length"),)
+    copied = difference("more/copied", "more/semi", "length")
     pairs, part = difference("group_dpo", "semi"), "forbidden words, s = 5: dpo, all pairs of right and wrong"
     found = [
         Planted(figure, "C32", f"{short}: s = 5", "lm", 0, difference("online", "semi"), weaker="offline"),
-        Planted(figure, "C33", short, "lm", 1, difference("semi", "offline")),
+        Planted(figure, "C33", short, "lm", 1, difference("more/semi", "more/offline")),
         Planted(figure, "C35", "forbidden words", "lm", 1, interacting, raised=falling),
         Planted(figure, "C36", "DPO, forbidden words, s = 5", "lm", 1, copied, raised=shorter),
         Planted(figure, "C39", part, "lm", 0, pairs, at_most=True, weaker="offline"),
@@ -427,8 +431,8 @@ def lm_two_tasks() -> list[Planted]:
     found = [Planted(figure, "C40", f"{where}: both tasks", "lm", 1, parts)]
     for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
         terms = difference(f"dpo/{task}", mixed, quantity)
-        loses = f"dpo/{weaker}"
-        found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, at_most=True, weaker=loses))
+        alone: Any = {"at_most": True, "weaker": f"dpo/{weaker}", "along": f"dpo/{weaker}"}
+        found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, **alone))
     return found
 
 
@@ -592,6 +596,11 @@ def replayed_data() -> list[Planted]:
             found.append(
                 Planted("replayed_data", id, part, setting, 0, terms, at_most=True, weaker=alike or loses, raised=tuned)
             )
+        if where == "bandit":
+            wide, part = f"{ipo}/wide", "IPO, each tuned on a wider grid"
+            terms = difference(f"{wide}/shuffled", f"{wide}/offline")
+            loses = f"{wide}/(shuffled|offline)"
+            found.append(Planted("replayed_data", "C16", part, setting, 0, terms, at_most=True, weaker=loses))
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
             ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
@@ -663,10 +672,15 @@ def rounds_and_horizon() -> list[Planted]:
     figure, one, two = "rounds_and_horizon", "rounds/one", "rounds/two"
     ahead = difference(f"{one}/ppo", f"{one}/iterated")
     behind, offline = difference(f"{two}/ppo", f"{two}/iterated", "second"), f"{one}/offline"
+    alone, both = difference("labels/both/ppo", "labels/first/iterated", "second"), "labels/both/iterated"
+    first = Planted(
+        figure, "C09", "labels of the first alone", "mlp", 1, alone, weaker="labels/first/offline", along=both
+    )
     found = [
         Planted(figure, "C08", "what the rounds gain", "mlp", 1, difference(f"{one}/iterated", offline)),
         Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, at_most=True, weaker=offline),
         Planted(figure, "C09", "two objectives", "mlp", 1, behind, weaker=f"{two}/offline"),
+        first,
     ]
     for part, on, off in (
         ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
@@ -675,8 +689,13 @@ def rounds_and_horizon() -> list[Planted]:
         ("reference an average", "ladder/.*/ema", "ladder/.*/fixed"),
     ):
         found.append(Planted(figure, "C10", part, "token", 1, difference(on, off)))
-    arms = (f"horizon/{length}/{name}" for length in (6, 1) for name in ("ppo", "dpo"))
-    return [*found, Planted(figure, "C65", "horizon 6 against 1", "token", 1, interaction(*arms))]
+    for group, longest, part in (
+        ("horizon", 6, "horizon 6 against 1"),
+        ("tokens", 16, "horizon 16 against 1, token bandit"),
+    ):
+        arms = (f"{group}/{length}/{name}" for length in (longest, 1) for name in ("ppo", "dpo"))
+        found.append(Planted(figure, "C65", part, "token", 1, interaction(*arms)))
+    return found
 
 
 def sample_reuse() -> list[Planted]:
@@ -733,8 +752,8 @@ def two_tasks() -> list[Planted]:
         found.append(Planted("two_tasks", "C40", f"{name}: both tasks", "mlp", 1, tuple(parts)))
         for (task, quantity), weaker in zip(own.items(), reversed(own), strict=True):
             terms = difference(f"{name}/{task}", mixed, quantity)
-            loses = f"{name}/{weaker}"
-            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, at_most=True, weaker=loses))
+            alone: Any = {"at_most": True, "weaker": f"{name}/{weaker}", "along": f"{name}/{weaker}"}
+            found.append(Planted("two_tasks", "C41", f"{name}: {task}", "mlp", 0, terms, **alone))
         targeted = [Term(f"{name}/{task}", 0.5, quantity) for task, quantity in own.items()]
         instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
         found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))

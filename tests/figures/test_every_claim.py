@@ -131,7 +131,8 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     """The row where `term` alone differs, by what should give the effect."""
     by = (effect if line.base is None else effect - line.base) / term.times
     others = () if line.base is None else tuple(other.arms for other in line.terms)
-    moved = (term.arms, term.quantity) if by or others else None
+    arms = f"{term.arms}|{line.along}" if line.along is not None and term is line.terms[0] else term.arms
+    moved = (arms, term.quantity) if by or others else None
     return planted(line.figure, moved, by, noise, line.base, others, line.weaker, line.raised)[
         line.id, line.part, line.setting
     ]

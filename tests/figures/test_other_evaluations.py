@@ -52,16 +52,22 @@ def test_so_is_that_of_skew_against_min_length() -> None:
     assert rows("lm_lengths", records)["C25", "skew against min length"].effect == pytest.approx(0.2, abs=1e-9)
 
 
-def test_longer_right_answers_close_a_row_about_longer_responses() -> None:
+def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_placebo_is_silent() -> None:
     records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
-    for key, end in (("semi", 0.0), ("copied", 9.0), ("answers/fixed", 2.0), ("answers/copied", 2.0)):
+    for key, end in (("more/semi", 0.0), ("more/copied", 9.0), ("coin/semi", 2.0), ("coin/copied", 2.0)):
         record = records[key] = filled(records[key], {"length": end}, 0.001)
         record.arrays["length"][:, 0] = 9.0  # tokens, of which a fixed reference loses all
     address = ("C36", lm_sync_period.LENGTH.part)
-    assert rows("lm_sync_period", records)[address].verdict == "supported"
-    longer = filled(records["answers/copied"], {"length": 9.0}, 0.001)
-    found = rows("lm_sync_period", {**records, "answers/copied": longer})[address]
-    assert found.verdict == "no test" and "placebo" in found.why
+    records["more/copied"].arrays["length"][:, 3] = 7.0  # after 15 of 20 updates
+    found = rows("lm_sync_period", records)[address]
+    assert found.verdict == "supported" and found.effect == pytest.approx(9.0, abs=0.01)
+    records["coin/copied"].arrays["length"][:, 4] = 9.0
+    earlier = rows("lm_sync_period", records)[address]
+    assert earlier.verdict == "supported" and earlier.effect == pytest.approx(7.0, abs=0.01)
+    assert earlier.note.startswith("Tested after 15 updates")
+    records["coin/copied"].arrays["length"][:, 2:] = 9.0  # before, both arms are one
+    loud = rows("lm_sync_period", records)[address]
+    assert loud.verdict == "no test" and "placebo" in loud.why and loud.effect == pytest.approx(9.0, abs=0.01)
 
 
 @pytest.mark.parametrize(("short", "closed"), [(1, False), (6, True)])
@@ -105,6 +111,17 @@ def test_mass_that_is_hardly_there_cannot_fall_by_a_margin() -> None:
 def test_a_gap_that_never_was_does_not_stay_open() -> None:
     found = rows("rounds_and_horizon", alike("rounds_and_horizon"))["C09", "two objectives"]
     assert found.verdict == "no test" and found.why.startswith("positive control")
+
+
+def test_rounds_that_see_both_objectives_are_to_close_the_gap_on_the_second() -> None:
+    records = alike("rounds_and_horizon")
+    for name in ("first/offline", "first/iterated"):
+        records[f"labels/{name}"] = filled(records[f"labels/{name}"], {"second": 0.2}, 0.001)
+    address = ("C09", "labels of the first alone")
+    assert rows("rounds_and_horizon", records)[address].verdict == "supported"
+    records["labels/both/iterated"] = filled(records["labels/both/iterated"], {"second": 0.2}, 0.001)
+    found = rows("rounds_and_horizon", records)[address]
+    assert found.verdict == "no test" and found.why.startswith("placebo: against iterated DPO on labels of both")
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
