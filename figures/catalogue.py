@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import functools
 import itertools
-import json
 import string
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sims.core.spec import nearest
+
+from .tables import read_tables
 
 CATALOGUE = Path(__file__).with_name("claims.toml")
 Setting = Literal["bandit", "mlp", "token", "lm"]
@@ -139,7 +140,7 @@ def claim(id: str, part: str, **measured: str) -> Claim:
 
 def table(claims_json: Path | None = None) -> str:
     """The catalogue for a terminal: id, text, states by setting where claims.json has them, and figure."""
-    tested = json.loads(claims_json.read_text(encoding="utf-8")) if claims_json and claims_json.exists() else []
+    tested = read_tables(claims_json, ("id", "part", "setting", "verdict")) if claims_json else []
     states = {(r["id"], r["part"], r["setting"]): r["verdict"] for r in tested}
     lines = []
     for entry in catalogue().values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sims.statistics.intervals import Interval
 from sims.statistics.verdicts import FALSE_DISCOVERIES, outcome, p_value, survive, theorem
 
 from .catalogue import Claim, Setting
+from .tables import read_tables
 
 RULE = (
     "Supported: the 95 % interval of the effect lies wholly beyond the margin, on the claimed side; of a claim of no",
@@ -199,7 +200,8 @@ def write_claims(rows: Sequence[Verdict], folder: Path) -> None:
     """
     path = folder / "claims.json"
     renewed = {row.figure for row in rows}
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    needed = [field.name for field in fields(Verdict) if field.default is MISSING]
+    old = read_tables(path, needed)
     merged = sorted(
         [row for row in old if row["figure"] not in renewed] + [asdict(row) for row in rows],
         key=lambda row: (row["id"], row["setting"], row["figure"], row["part"]),

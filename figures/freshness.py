@@ -12,6 +12,8 @@ from typing import Any
 from sims.experiments.command import tell
 from sims.experiments.whole import written_whole
 
+from .tables import read_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (".png", ".svg", ".webp", ".json")  # of a figure
 LIBRARIES = ("numpy", "torch", "scipy", "matplotlib")
@@ -50,8 +52,7 @@ def write_sums(name: str, out: Path) -> None:
 def _sums(name: str, out: Path) -> dict[str, str]:
     """SHA-256 of a figure's files, and of its rows in claims.json but for what all rows together say of them."""
     found = {file: (out / file).read_bytes() for file in (f"{name}{suffix}" for suffix in FILES)}
-    claims = out / "claims.json"
-    rows = json.loads(claims.read_text(encoding="utf-8")) if claims.exists() else []
+    rows = read_tables(out / "claims.json")
     own = [{key: row[key] for key in row if key != "survives"} for row in rows if row.get("figure") == name]
     found["claims.json"] = json.dumps(own, sort_keys=True).encode()
     return {what: hashlib.sha256(data).hexdigest() for what, data in found.items()}

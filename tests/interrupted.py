@@ -130,9 +130,10 @@ def removals(whole: Whole, rng: random.Random, most: int | None) -> Found:
                 tries += 1
                 found = refused_well(status, said)
                 if status and name not in read and not found:
-                    back = ", ".join(x for x in case.writes if (work / x).exists())
-                    if when.startswith("moment"):
-                        found = back and f"{back} came back: {said[-300:]}"
+                    # Records and pictures are whole each for itself.
+                    back = case.line.startswith("llm ") and ", ".join(x for x in case.writes if (work / x).exists())
+                    if back and when.startswith("moment"):
+                        found = f"{back} came back: {said[-300:]}"
                     remove(work, name)  # who removes while others write is told that something is left
                 if found := found or _left(whole, work, status, read):
                     problems.append(f"{name} removed at {when}, status {status}: {found}")

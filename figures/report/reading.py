@@ -6,7 +6,6 @@ ignored. A number that is none, or a file that is no figure's, is refused in one
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from figures.entries import entries
+from figures.tables import read_json, read_tables
 from sims.core.spec import SpecError
 
 SETTINGS = ("bandit", "mlp", "token", "lm")
@@ -73,14 +73,7 @@ class Row:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a claims.json; none where there is no such file."""
-    if not path.exists():
-        return []
-    tables = _json(path)
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise SpecError(
-            path.name, type(tables).__name__, "must be a list of rows; remove it and draw the figures again"
-        )
-    return [_row(table, f"{path.name}, row {i}") for i, table in enumerate(tables)]
+    return [_row(table, f"{path.name}, row {i}") for i, table in enumerate(read_tables(path))]
 
 
 def read_figures(folder: Path) -> list[dict[str, Any]]:
@@ -89,7 +82,7 @@ def read_figures(folder: Path) -> list[dict[str, Any]]:
 
 
 def _figure(path: Path) -> dict[str, Any]:
-    found = _json(path)
+    found = read_json(path)
     wanted = {"name": str, "title": str, "caption": str, "tuned": list}
     for name, kind in wanted.items():
         if not isinstance(found, dict) or not isinstance(found.get(name), kind):
@@ -98,13 +91,6 @@ def _figure(path: Path) -> dict[str, Any]:
     if found["name"] != path.stem:
         raise SpecError(f"{path.name}: name", found["name"], "must be that of its file")
     return dict(found)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SpecError(path.name, str(error), "must be JSON; remove it and draw its figures again") from error
 
 
 def _row(table: Mapping[str, Any], where: str) -> Row:

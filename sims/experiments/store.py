@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ class Store:
             return record
         self.complete([Wanted(name, spec, sources)], lambda _: [compute()], force=force, on_damage=on_damage)
         found = self.load(name, spec)
-        assert found is not None
+        if found is None:
+            raise FileNotFoundError(ENOENT, "its records were removed while they were written", str(self.root))
         return found
 
     def complete(

@@ -613,3 +613,17 @@ def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_file(tmp_path / f"{1:020d}-00000000.npz", content)
     with pytest.raises(DamagedRecord, match="allow_pickle=False"):
         Store(tmp_path).load("x", SPEC).arrays["r"]
+
+
+def test_records_that_are_removed_while_they_are_written_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, complete = Store(tmp_path / "results"), Store.complete
+
+    def removed(self: Store, *given: object, **named: object) -> None:
+        complete(self, *given, **named)  # type: ignore[arg-type]
+        shutil.rmtree(self.root)
+
+    monkeypatch.setattr(Store, "complete", removed)
+    with pytest.raises(FileNotFoundError, match=r"removed while they were written.*results"):
+        store.get_or_run("mine", SPEC, lambda: arrays(3), None)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 from markupsafe import escape
 
-from figures.catalogue import catalogue, claim
+from figures.catalogue import catalogue, claim, table
 from figures.claims import as_markdown, row_of, write_claims
 from figures.report import page
 from figures.report.answers import answer
@@ -300,6 +300,24 @@ def test_claims_md_takes_no_markup_from_a_row_and_claims_json_keeps_what_it_does
     kept = {found["figure"]: found for found in json.loads((tmp_path / "claims.json").read_text())}
     assert kept["audit"]["gates"] == ["a gate"]
     assert "| a \\| b |" in (tmp_path / "claims.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "claims.json = .*: must be JSON; remove it and draw its figures again"),
+        ("{}", "claims.json = 'dict': must be a list of rows; remove it"),
+        (json.dumps([row()]).replace('"id"', '"if"'), "claims.json, row 0: id = None"),
+    ],
+)
+def test_rows_of_before_that_are_damaged_are_refused_in_one_line(content: str, said: str, tmp_path: Path) -> None:
+    """By whoever adds to them, and by the catalogue's list."""
+    (tmp_path / "claims.json").write_text(content)
+    with pytest.raises(SpecError, match=said):
+        write_claims([], tmp_path)
+    with pytest.raises(SpecError, match=said):
+        table(tmp_path / "claims.json")
+    assert (tmp_path / "claims.json").read_text() == content
 
 
 # The same twice
