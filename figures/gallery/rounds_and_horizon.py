@@ -76,7 +76,10 @@ RATES = {"network": (0.003, 0.3), "table": (0.01, 3.0)}
 BETAS, PPO_BETAS, POINTS = (0.01, 0.1, 1.0, 10.0), (0.0003, 0.003, 0.03, 0.3), 16
 # With two objectives, where iterated DPO stood at the end of the others' learning rates, and of what came later.
 WIDER: dict[str, Any] = {"lowest": 0.003, "highest": 3.0, "count": 24}
-WIDER_TRIED, SEED_OF, LATER = 24, {"one": 10, "two": 20}, 30
+WIDER_TRIED, SEED_OF, LATER, LATEST = 24, {"one": 10, "two": 20}, 30, 40
+# Of the token bandit, where PPO and DPO stood at the lowest β of the others.
+LOWER: dict[str, Any] = {"lowest": 0.003, "highest": 3.0, "count": 36}
+LOWER_BETAS, LOWER_PPO_BETAS = (1e-4, 1e-3, *BETAS), (3e-6, 3e-5, *PPO_BETAS)
 
 GAINED, CLOSED = claim("C08", "what the rounds gain"), claim("C08", "what PPO is still ahead")
 SECOND, ALONE = claim("C09", "two objectives"), claim("C09", "labels of the first alone")
@@ -118,7 +121,7 @@ def arms() -> dict[str, Experiment]:
             found[f"horizon/{length}/{name}"] = Experiment(
                 f"horizon-{name}", tree, Table(), algorithm, schedule, updates=UPDATES, **shared
             )
-    shared |= {"evaluations": SHORT_RUN // 2, "seed": LATER}
+    shared |= {"evaluations": SHORT_RUN // 2, "seed": LATEST}
     for length, name in itertools.product(LONG, STEPWISE):
         bandit = TokenBanditR1(num_prompts=1, length=length)
         found[f"tokens/{length}/{name}"] = Experiment(
@@ -133,7 +136,8 @@ def collect(lab: Lab) -> Records:
     groups: list[tuple[tuple[str, ...], int, Measure]] = [
         (("rounds/one/", "ladder/", "horizon/"), TRIED, "end"),
         (("rounds/two/",), WIDER_TRIED, "end"),
-        (("labels/both/", "tokens/"), WIDER_TRIED, "end"),
+        (("labels/both/",), WIDER_TRIED, "end"),
+        (("tokens/",), WIDER_TRIED, "end"),
         (("labels/first/",), WIDER_TRIED, "first"),
     ]
     for names, tried, by in groups:
@@ -145,7 +149,9 @@ def collect(lab: Lab) -> Records:
 
 def _grid(name: str, arm: Experiment) -> list[Point]:
     betas = BETAS if arm.algorithm.kind == "dpo" else PPO_BETAS
-    if name.startswith(("rounds/two/", "labels/", "tokens/")):
+    if name.startswith("tokens/"):
+        return spread_grid(arm, betas=LOWER_BETAS if betas is BETAS else LOWER_PPO_BETAS, **LOWER)
+    if name.startswith(("rounds/two/", "labels/")):
         return spread_grid(arm, betas=betas, **WIDER)
     return spread_grid(arm, *RATES["network" if name.startswith("rounds/") else "table"], betas, POINTS)
 
@@ -317,8 +323,9 @@ def caption(records: Records) -> str:
         f"{FEW.num_generations} responses. Every arm was tuned on other seeds over {POINTS} points ({TRIED} runs each) "
         f"of learning rate ({RATES['network'][0]:g} … {RATES['network'][1]:g}, tables {RATES['table'][0]:g} … "
         f"{RATES['table'][1]:g}) and β (DPO {BETAS[0]:g} … {BETAS[-1]:g}, PPO and RLOO {PPO_BETAS[0]:g} … "
-        f"{PPO_BETAS[-1]:g}); with two objectives, and on the token bandit, over {WIDER['count']} ({WIDER_TRIED} runs "
-        f"each), with rates to {WIDER['highest']:g}; by its score on what is labelled."
+        f"{PPO_BETAS[-1]:g}); with two objectives over {WIDER['count']} ({WIDER_TRIED} runs each), with rates to "
+        f"{WIDER['highest']:g}, and on the token bandit over {LOWER['count']}, with β from {LOWER_BETAS[0]:g} and "
+        f"{LOWER_PPO_BETAS[0]:g}; by its score on what is labelled."
     )
 
 
