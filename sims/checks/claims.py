@@ -133,7 +133,7 @@ def _numbers(draw: Draw, *shape: int, width: float = 1.0) -> Tensor:
 
 def _width(claim: Claim, draw: Draw) -> float:
     """How far the logits are from 0, at most: near the reference, or as far as float64 has digits of 1 − p for."""
-    return (1.0, 12.0 if claim.name in (*REFERENCE_ONLY, "kto") else 4.0)[draw(0, 1)]
+    return (1.0, 24.0 if claim.name in (*REFERENCE_ONLY, "kto") else 4.0)[draw(0, 1)]
 
 
 def _chances(draw: Draw, *shape: int) -> Tensor:
