@@ -95,8 +95,9 @@ def test_offline_suffices_by_arms_that_were_chosen_where_they_are_not_scored() -
 
 
 def test_the_published_width_is_the_arm_that_the_overlap_figure_tests() -> None:
-    wide = online_offline.arms(reward_width.environments())
-    published = online_offline.arms(online_offline.environments())
+    """But for how many runs it has, and their seeds."""
+    wide = online_offline.arms(reward_width.environments(), 2, 0)
+    published = online_offline.arms(online_offline.environments(), 2, 0)
     assert len(wide) == 2 * len(reward_width.WIDTHS) * len(online_offline.ALGORITHMS) * 2
     for name, arm in wide.items():
         environment, width, rest = name.split("/", 2)
