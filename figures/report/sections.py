@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from .states import NOT_TESTED, State, rank, state_of
 
 Said = TypeVar("Said", bound=Hashable)
 NEW_SENTENCE = r"(?<=[.!?]) (?=[^\sa-z0-9])(?!(?:It|Its|They|Their|This|That|These|Those|Both|Here|There|But|And|So)\b)"
+BRIEF = 110  # letters of a change in the list of all of them
 
 
 @dataclass(frozen=True)
@@ -193,13 +195,13 @@ class Change:
 
 
 def changes(found: Iterable[Section]) -> list[tuple[str, list[Change]]]:
-    """What changed since a row was first catalogued, by date, the newest first."""
+    """What changed since a row was first catalogued, by date, the newest first; in short: claims have it whole."""
     lines = []
     for section in found:
         for line, of in section.history:
             date, _, text = line.partition(": ")
             if re.fullmatch(r"\d{4}-\d\d-\d\d", date) and text != "first catalogued":
-                lines.append(Change(date, section, text, of))
+                lines.append(Change(date, section, textwrap.shorten(text, BRIEF, placeholder=" …"), of))
     lines.sort(key=lambda change: change.date, reverse=True)
     return [(date, list(of)) for date, of in itertools.groupby(lines, key=lambda change: change.date)]
 
