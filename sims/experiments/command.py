@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ def run_command(command: Callable[[], int], refused: tuple[type[Exception], ...]
     except refused as error:
         return failed(error, REFUSED)
     except Exception as error:
-        if not (isinstance(error, OSError) or _is_lack_of_memory(error) or type(error).__name__ in _FOREIGN):
+        if not (_is_of_the_system(error) or _is_lack_of_memory(error)):
             raise
         return failed(error, FAILED, _kept(error))
 
@@ -91,6 +92,12 @@ def tell(text: str) -> None:
     """One line on standard error, which may be closed."""
     with suppress(OSError, ValueError):
         print(one_line(text), file=sys.stderr, flush=True)
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether an error is a full disk or the like, which libraries in Rust raise as exceptions of other types."""
+    told = type(error).__name__ in _FOREIGN or re.search(r"\(os error \d+\)$", str(error))
+    return isinstance(error, OSError) or bool(told)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -39,6 +39,7 @@ def raising(error: BaseException) -> Callable[[], int]:
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C; the first half is kept"),
         (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; the first half is kept"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "error: a/b: No space left on device; the first"),
+        (Exception("File too large (os error 27)"), 1, "error: File too large (os error 27); the first"),
         (MemoryError(), 1, "error: out of memory: make the run smaller; the first half is kept"),
         (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory: [enf"),
         (BrokenPipeError(), 141, ""),
