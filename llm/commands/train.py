@@ -23,6 +23,7 @@ from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, Checkpoin
 from llm.training.folder import (
     MODEL,
     SAMPLES,
+    Start,
     begin,
     check_apart,
     closing_table,
@@ -285,7 +286,8 @@ def _train(
     if ranks.first:
         try_to_save(run)
         # From here on the folder holds a run.
-        begin(experiment, folder, options.run, options.overwrite, _options(options), command, read)
+        start = Start(experiment=experiment, run=options.run, weights=read, options=_options(options), command=command)
+        begin(folder, start, options.overwrite)
         checkpoint.write_text(folder / CONFIG, _config(experiment, options))
         if "tensorboard" in options.report_to:
             loggers.append(TensorBoard(folder, done))

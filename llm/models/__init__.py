@@ -19,4 +19,5 @@ forward         one forward pass of whatever architecture, padded or not: positi
                 after the head, and log-probs of tokens, a chunk at a time
 copies          frozen copies: what they share, and in what precision they hold the rest
 quantised       a frozen base in four bits under adapters
+quiet           libraries that warn where there is nothing to warn of
 """

@@ -19,7 +19,7 @@ from sims.core.spec import SpecError
 from sims.experiments.whole import checksum
 
 from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
-from .quantised import quiet_library
+from .quiet import quiet_bitsandbytes
 from .settings import LanguageModelSettings
 
 # Beside adapters that we write: a digest of the weights under them; "" where these were on the hub.
@@ -49,7 +49,7 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
             raise SpecError("lora_target_modules", spec.lora_target_modules, rule)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        with quiet_library(), warnings.catch_warnings():  # peft 0.21 asks for what transformers will rename
+        with quiet_bitsandbytes(), warnings.catch_warnings():  # peft 0.21 asks for what transformers will rename
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             adapted = get_peft_model(model, config)  # type: ignore[arg-type]
     for parameter in adapted.parameters():
@@ -124,7 +124,7 @@ def merged(field: str, folder: Path, base: Any) -> nn.Module:
     kind = read_json(field, folder, ADAPTER).get("peft_type")
     if kind != "LORA":
         raise SpecError(field, str(folder), f"{ADAPTER}: peft_type = {json.dumps(kind)}: must be LORA")
-    with quiet_library(), loading(field, str(folder), "its adapters must fit their base model"):
+    with quiet_bitsandbytes(), loading(field, str(folder), "its adapters must fit their base model"):
         adapted = PeftModel.from_pretrained(base, folder, is_trainable=False)
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as opened:
             held = set(opened.keys())

@@ -12,9 +12,6 @@ at a time, in the backward pass too.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +21,8 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from sims.core.spec import SpecError
+
+from .quiet import quiet_bitsandbytes
 
 BLOCK = 64  # weights that share a largest absolute value
 
@@ -140,22 +139,9 @@ def check_library() -> None:
     _library()
 
 
-@contextmanager
-def quiet_library() -> Iterator[None]:
-    """Without the warnings of bitsandbytes within: peft imports it wherever it is installed, and it then warns of
-    kernels that it lacks, whether or not anything is quantised. The product is made here in any case."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _library() -> Any:
     try:
-        with quiet_library():
+        with quiet_bitsandbytes():
             from bitsandbytes import functional
     except ImportError as error:
         raise SpecError("base_precision", "nf4", "needs the library bitsandbytes: pip install bitsandbytes") from error

@@ -21,7 +21,8 @@ class Completions:
     generations: K, how many responses each prompt has; they are next to one another.
     ended: N, whether a response ended by itself, with EOS or a stop string, and was not cut at max_new_tokens; none:
         those with EOS.
-    written: N texts with every special token in letters but the ends, as `TextEncoder.content` has them; none: texts.
+    written: gives N texts with every special token in letters but the ends, as `TextEncoder.content` has them, to a
+        reward that asks: most don't, and it costs as much as `texts`; none: texts.
 
     >>> completions = llm.Completions(["2 + 3 ="], ["5"], [[7, 0]], [1], {})
     >>> llm.MinLength().reward()(completions)
@@ -35,7 +36,7 @@ class Completions:
     columns: Mapping[str, Sequence[Any]]
     generations: int = 1
     ended: Sequence[bool] | None = None
-    written: Sequence[str] | None = None
+    written: Callable[[], Sequence[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -165,7 +165,7 @@ class TextEnvironment:
         return Completions(
             prompts=[example.prompt for example in repeated],
             texts=self._texts(examples, ids, False),
-            written=self._texts(examples, ids, True),
+            written=functools.partial(self._texts, examples, ids, True),
             ids=ids,
             lengths=response_lengths(responses, mask, self.eos_token_ids).flatten().tolist(),
             columns={name: [example.extra.get(name) for example in repeated] for name in names},

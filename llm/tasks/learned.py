@@ -143,7 +143,7 @@ def score_texts(model: RewardModel, encoder: TextEncoder, limits: Limits) -> Rew
     """A reward model's scores of texts. RowError or ValueError for one that it cannot read."""
 
     def score(completions: Completions) -> list[float]:
-        texts = completions.texts if completions.written is None else completions.written
+        texts = completions.texts if completions.written is None else completions.written()
         most = limits.max_completion_length if limits.on_too_long == "truncate" else None
         cut = [is_cut and len(ids) == most for is_cut, ids in zip(completions.cut, completions.ids, strict=True)]
         read = zip(completions.prompts, texts, cut, strict=True)

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +50,42 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     return held
 
 
-def begin(
-    experiment: Experiment,
-    folder: Path,
-    run: int,
-    overwrite: bool,
-    options: Mapping[str, Any] | None = None,
-    command: str = "train",
-    weights: Mapping[str, str] | None = None,
-) -> None:
-    """Write the spec into the folder; overwrite: and delete the run that it holds. options: JSON of what is logged and
-    kept of the run, to go on likewise. command: whose run it is. weights: `weights_read`, of before they were loaded;
-    None: of now. SpecError for a run that goes on with other weights than it was started with."""
-    file, weights = folder / SPEC, dict(weights if weights is not None else weights_read(experiment))
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a run was started, which its folder keeps.
+
+    weights: `weights_read`, of before they were loaded, as a folder may be removed then. options: JSON of what is
+    logged and kept of the run, to go on likewise. command: whose run it is.
+    """
+
+    experiment: Experiment
+    run: int
+    weights: Mapping[str, str]
+    options: Mapping[str, Any]
+    command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What SPEC holds."""
+        held = {"experiment": self.experiment.to_json(), "run": self.run, COMMAND: self.command}
+        return held | {OPTIONS: dict(self.options), WEIGHTS: dict(self.weights)}
+
+
+def begin(folder: Path, start: Start, overwrite: bool) -> None:
+    """Write the spec into the folder; overwrite: and delete the run that it holds. SpecError for a run that goes on
+    with other weights than it was started with."""
+    file = folder / SPEC
     if file.exists() and not overwrite:
         before = _read(file).get(WEIGHTS, {})
         if not isinstance(before, dict):
             raise SpecError("output", str(folder), f"{SPEC} is damaged: {WEIGHTS} must be an object")
-        _check_weights(experiment, before, weights)
+        _check_weights(start.experiment, before, start.weights)
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
         for path in (*(path for _, path in checkpoint.found(folder)), folder / MODEL):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    held = {"experiment": experiment.to_json(), "run": run, COMMAND: command}
-    held |= {OPTIONS: dict(options or {}), WEIGHTS: weights}
-    checkpoint.write_spec(file, held)
+    checkpoint.write_spec(file, start.to_json())
 
 
 def weights_read(experiment: Experiment) -> dict[str, str]:

@@ -129,7 +129,7 @@ def test_special_tokens_within_a_response_are_scored_as_in_training(made, tmp_pa
     tokens, mask = pad_right([ids.tolist() for ids in env.examples[0].completion_ids])
     found = env.completions(env.examples[:1], tokens[None], mask[None])
     assert list(found.texts) == ["It is blue.", "The sky"]
-    assert list(found.written or ()) == ["It <s>is<|user|> blue.", "The <|assistant|>sky"]
+    assert found.written is not None and list(found.written()) == ["It <s>is<|user|> blue.", "The <|assistant|>sky"]
 
 
 def test_an_unknown_word_is_scored_as_in_training(tmp_path):

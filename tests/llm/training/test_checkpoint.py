@@ -18,7 +18,7 @@ from llm.models.policy import CausalLMPolicy
 from llm.tasks import LearnedReward
 from llm.tasks.data_source import DataSource
 from llm.training import checkpoint
-from llm.training.folder import begin, check_apart, weights_read
+from llm.training.folder import Start, begin, check_apart, weights_read
 from llm.training.loggers import read_json_lines
 from llm.training.presets import PRESETS
 from llm.training.run import Run
@@ -423,14 +423,18 @@ def test_other_weights_are_refused_on_resume(other: str, tmp_path: Path):
     preset = PRESETS["tiny-min-length"]
     task = LearnedReward(reward_model=str(tmp_path / "reward_model"))
     experiment = preset.replace(environment=task, policy=preset.policy.replace(model=str(tmp_path / "model")))
-    begin(experiment, tmp_path / "run", 0, overwrite=False)
-    begin(experiment, tmp_path / "run", 0, overwrite=False)
+
+    def start() -> Start:
+        return Start(experiment=experiment, run=0, weights=weights_read(experiment), options={}, command="train")
+
+    begin(tmp_path / "run", start(), overwrite=False)
+    begin(tmp_path / "run", start(), overwrite=False)
     (tmp_path / other / "model.safetensors").write_text("trained again")
     with pytest.raises(SpecError, match=f"^{other} = .* has other weights than those that the run was started with"):
-        begin(experiment, tmp_path / "run", 0, overwrite=False)
-    read = weights_read(experiment)
+        begin(tmp_path / "run", start(), overwrite=False)
+    again, read = start(), weights_read(experiment)
     shutil.rmtree(tmp_path / other)  # while the run, which has read it, begins
-    begin(experiment, tmp_path / "run", 0, overwrite=True, weights=read)
+    begin(tmp_path / "run", again, overwrite=True)
     assert checkpoint.read_spec(tmp_path / "run" / "spec.json")["weights"] == read and "" not in read.values()
 
 
