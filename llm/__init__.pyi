@@ -24,6 +24,6 @@ from .tasks import Completions as Completions
 
 # The model, and how it is sampled, scored and trained.
 from .models.spec import LanguageModelSpec as LanguageModelSpec
-from .models.sampling import Decoding as Decoding
-from .models.scoring import Scoring as Scoring
+from .models.decoding import Decoding as Decoding
+from .models.settings import Scoring as Scoring
 from .training.learning_rate import ScheduledOptimiser as ScheduledOptimiser

@@ -57,6 +57,22 @@ def test_importing_a_package_loads_no_library(package: str) -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_an_experiment_on_a_language_model_is_named_and_read_without_transformers() -> None:
+    """Figures look up committed records by it, and most compute none of them."""
+    code = """
+import sys
+from llm.training.presets import PRESETS
+from sims.core.spec import from_json
+from sims.experiments.experiment import Experiment
+from sims.experiments.runner import sources_of
+for preset in PRESETS.values():
+    assert from_json(preset.to_json(), Experiment) == preset and sources_of(preset)
+print("transformers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("package", [sims, llm])
 def test_every_listed_name_is_there(package: types.ModuleType) -> None:
     assert len(package.__all__) == len(set(package.__all__)) > 10

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm.data import Example, Text, TextEncoder, TokenBatch, collate
+from llm.models.decoding import Decoding
 from llm.models.forward import hidden_states
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.sampling import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.training.evaluation import single_noise
 from sims.core.loop.protocols import Prompts, SampleRequest

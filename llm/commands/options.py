@@ -9,10 +9,9 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from llm.models.sampling import Decoding
-from llm.models.scoring import Scoring
+from llm.models.decoding import Decoding, VLLMDecoding
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
-from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import RewardFunction, Task
 from llm.training.learning_rate import ScheduledOptimiser
 from llm.training.presets import PRESETS

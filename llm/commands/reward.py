@@ -19,7 +19,7 @@ from llm.judges import JudgeSettings
 from llm.models.forward import max_positions
 from llm.models.gate import check_tokens
 from llm.models.loading import load_tokenizer
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.calibration import HeldOut
 from llm.reward_models.data import RewardData, load_margins, load_rows

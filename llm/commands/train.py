@@ -14,9 +14,10 @@ from typing import Any, get_args
 import torch
 
 from llm.distributed.spread import Ranks, Sharding, check_processes, check_sharding, joined
+from llm.models.decoding import VLLMDecoding
 from llm.models.loading import check_attention
 from llm.models.quantised import check_library
-from llm.models.vllm_sampler import VLLMDecoding, check_sampler, stop_engine
+from llm.models.vllm_sampler import check_sampler, stop_engine
 from llm.models.writing import write_model
 from llm.training import checkpoint
 from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, CheckpointError

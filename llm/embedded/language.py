@@ -23,11 +23,12 @@ import math
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = NUMBERS[:6]  # what prompts add and subtract: sums up to ten
@@ -101,6 +102,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     Words and marks are split before they are looked up, so a response appended to a prompt never merges with it, with
     a space between them or without.
     """
+    # Not at the top: a figure that only names the language should not wait for these.
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     words = vocabulary()
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

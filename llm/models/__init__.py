@@ -1,6 +1,7 @@
 """Language models as policies.
 
-settings        which model, adapters, how it is sampled and scored
+settings        which model, adapters, how it is scored
+decoding        settings of what its tokens are drawn from, and by what
 spec            a policy of these settings
 loading         from settings to configuration, tokenizer, weights, policy
 gate            what every model folder passes when it is loaded

@@ -12,8 +12,8 @@ from torch import Tensor
 from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 
+from .decoding import Decoding
 from .policy import CausalLMPolicy
-from .sampling import Decoding
 
 
 class Aside:

@@ -27,7 +27,7 @@ from sims.experiments.command import short
 from sims.experiments.foreign_text import parse_json
 from sims.experiments.whole import CHECKSUMS, changed
 
-from .sampling import Decoding
+from .decoding import Decoding
 
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

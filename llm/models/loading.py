@@ -18,6 +18,7 @@ from llm.embedded import EMBEDDED, find_folder
 from sims.core.spec import SpecError
 
 from .adapters import MERGE, add_adapters, base_named, base_of, check_base, is_of_adapters, merged
+from .decoding import VLLMDecoding
 from .gate import (
     ADAPTER,
     CONFIG,
@@ -40,7 +41,7 @@ from .shapes import SHAPES
 from .steps import check_static
 from .varlen import NAME as VARLEN
 from .varlen import check_varlen
-from .vllm_sampler import VLLMDecoding, VLLMPolicy
+from .vllm_sampler import VLLMPolicy
 
 # How the weights of any folder are read: no pickle and no code. Layers of the wrong shape are told, and then refused by
 # name.

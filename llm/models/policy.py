@@ -14,8 +14,10 @@ from sims.core.loop.protocols import SampleRequest, Samples
 from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs, up_to_last
 
 from .copies import copy_module, keep_as_computed
-from .sampling import Decoding, generate
-from .scoring import LanguageModel, Scoring, check_parts
+from .decoding import Decoding
+from .sampling import generate
+from .scoring import LanguageModel, check_parts
+from .settings import Scoring
 
 
 class CausalLMPolicy:

@@ -14,9 +14,10 @@ from torch.nn.functional import pad
 
 from sims.core.spec import SpecError
 
+from .decoding import CacheKind
 from .forward import hidden_states, log_distribution, padding_free_states
 from .scoring import LanguageModel
-from .steps import STEPS, CacheKind
+from .steps import STEPS
 
 _PROMPTS, _DRAWN, _LEAVES = (5, 2, 3), 4, (1, 2)  # lengths in tokens, tokens drawn, and (row, step) that leaves
 TOLERANCE = 1e-5  # of log-probs, in units of the largest logit where that is above 1

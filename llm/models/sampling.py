@@ -7,70 +7,21 @@ in the same batch nor on when they end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from sims.core.loop.protocols import Samples
 from sims.core.numerics.sampling import inverse_cdf
-from sims.core.spec import Spec, SpecError, setting
 
+from .decoding import Decoding
 from .forward import log_distribution
 from .scoring import LanguageModel, trim_left
-from .steps import STEPS, CacheKind
+from .steps import STEPS
 
 # Tokens between two looks of the host at what a device has drawn; 16 elsewhere. Computing a token for rows that have
 # ended costs less on a GPU than waiting for it, and more on a CPU.
 LOOK_EVERY = {"cpu": 1}
-
-
-@dataclass(frozen=True)
-class Decoding(Spec, kind="decoding"):
-    """The distribution that tokens are drawn from.
-
-    temperature is part of the policy: responses are scored at it too, when they are drawn and in every update, so that
-    the ratio of an on-policy update is 1. top_p is not: a draw's `logp` is that under the truncated distribution, an
-    update scores under the whole one, and the ratio starts below 1. Evaluations measure the policy at their own
-    temperature and top_p, where these are given: its samples, and its KL and entropy, too.
-
-    >>> llm.Decoding(max_new_tokens=16, temperature=0.7).max_new_tokens
-    16
-    """
-
-    max_new_tokens: int = setting(64, "longest response in tokens, EOS included (L)", at_least=1)
-    temperature: float = setting(1.0, "divides the logits, in sampling and in scoring", above=0)
-    top_p: float = setting(
-        1.0, "nucleus sampling: draw from the fewest likeliest tokens with this total probability", above=0, at_most=1
-    )
-    sample_batch_size: int = setting(128, "responses drawn in one batch", at_least=1)
-    cache_implementation: CacheKind = setting(
-        "dynamic",
-        "keys and values: dynamic, which grow with the responses, or static, of fixed size: on a GPU a step is then "
-        "one CUDA graph",
-        omit_default=True,
-    )
-    eval_temperature: float | None = setting(
-        None, "temperature of evaluations; none: that of training", above=0, omit_default=True
-    )
-    eval_top_p: float | None = setting(
-        None, "top_p of evaluations, near 0: greedy; none: that of training", above=0, at_most=1, omit_default=True
-    )
-    stop_strings: tuple[str, ...] = setting(
-        (), "a response ends with the first of these strings that it has", omit_default=True, repeated=True
-    )
-
-    def check(self) -> None:
-        super().check()
-        if "" in self.stop_strings:
-            raise SpecError("stop_strings", self.stop_strings, "must be strings that are not empty")
-
-    def for_evaluation(self) -> Self:
-        """The distribution that evaluations draw from."""
-        temperature = self.temperature if self.eval_temperature is None else self.eval_temperature
-        top_p = self.top_p if self.eval_top_p is None else self.eval_top_p
-        return self.replace(temperature=temperature, top_p=top_p, eval_temperature=None, eval_top_p=None)
 
 
 def truncate(logp: Tensor, top_p: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from sims.core.objectives.batch import LOG_PROBS, OutputRequest, Outputs
-from sims.core.spec import Spec, setting
 
 from .copies import copy_module, half
 from .forward import (
@@ -24,38 +22,7 @@ from .forward import (
     max_positions,
     padding_free_states,
 )
-
-
-@dataclass(frozen=True)
-class Scoring(Spec, kind="scoring"):
-    """How log-probs are computed: memory against time. Only `precision` changes the numbers beyond rounding.
-
-    >>> llm.Scoring(gradient_checkpointing=True).precision
-    'stored'
-    """
-
-    gradient_checkpointing: bool = setting(
-        False, "recompute a layer's activations in the backward pass instead of keeping them"
-    )
-    logits_at_a_time: int = setting(
-        1 << 24, "entries of the float32 block of logits (tokens x vocabulary) held at once, 4 bytes each", at_least=1
-    )
-    group_by_length: bool = setting(
-        False,
-        "responses of like length in one pass, in updates too, which saves padding; rounding differs",
-        omit_default=True,
-    )
-    padding_free: bool = setting(
-        False,
-        "score the responses of a pass as one sequence without padding (TRL's packing); saves time with "
-        "attn_implementation = varlen or flash_attention_2, and costs it with others",
-        omit_default=True,
-    )
-    score_batch_size: int = setting(64, "responses scored in one batch where no gradient is needed", at_least=1)
-    precision: Literal["stored", "bfloat16"] = setting(
-        "stored",
-        "stored: compute in the precision of the weights; bfloat16: under autocast; log-softmax at least in float32",
-    )
+from .settings import Scoring
 
 
 class Critic(nn.Module):

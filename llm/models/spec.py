@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
 
-from .loading import build_policy, load_tokenizer
-from .policy import CausalLMPolicy
 from .settings import LanguageModelSettings
+
+if TYPE_CHECKING:
+    from .policy import CausalLMPolicy
 
 
 @dataclass(frozen=True)
@@ -33,4 +34,7 @@ class LanguageModelSpec(LanguageModelSettings, kind="language_model"):
         environment.check_longest(self.decoding.max_new_tokens)
 
     def build(self, environment: Any, noise: Noise, critic: bool, dtype: torch.dtype) -> CausalLMPolicy:
+        # Not at the top: transformers takes seconds to load, which one who only names a model should not wait for.
+        from .loading import build_policy, load_tokenizer
+
         return build_policy(self, load_tokenizer(self), critic, dtype, torch.device("cpu"))

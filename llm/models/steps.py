@@ -11,7 +11,7 @@ Both give the same distributions up to the rounding of sums, which `llm.models.p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sims.core.spec import SpecError
 
+from .decoding import CacheKind
 from .forward import hidden_states, takes
 from .scoring import LanguageModel
 from .varlen import NAME as VARLEN
 
-CacheKind = Literal["dynamic", "static"]
 _ALIGNED = 8  # slots are a multiple of this: fused attention wants aligned masks
 
 

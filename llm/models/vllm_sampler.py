@@ -29,7 +29,6 @@ import socket
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +37,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sims.core.loop.protocols import SampleRequest, Samples
-from sims.core.spec import SpecError, setting
+from sims.core.spec import SpecError
 from sims.experiments.experiment import Experiment
 
+from .decoding import Decoding, VLLMDecoding
 from .policy import CausalLMPolicy
-from .sampling import Decoding
-
-_LEAST_TEMPERATURE = 0.01  # vLLM silently raises temperatures between 0 and this
-
-
-@dataclass(frozen=True)
-class VLLMDecoding(Decoding, kind="vllm_decoding"):
-    """The distribution that tokens are drawn from, and the vLLM engine that draws them; options under TRL's names."""
-
-    vllm_gpu_memory_utilization: float = setting(
-        0.3, "share of the GPU's memory for vLLM's weights and cache", above=0, at_most=1
-    )
-    vllm_max_model_length: int | None = setting(
-        None, "longest prompt with its response in vLLM, in tokens; none: the model's positions", at_least=2
-    )
-    vllm_enforce_eager: bool = setting(False, "run vLLM without CUDA graphs: it starts faster and samples more slowly")
-
-    def check(self) -> None:
-        super().check()
-        for name in ("temperature", "eval_temperature"):
-            if (value := getattr(self, name)) is not None and value < _LEAST_TEMPERATURE:
-                raise SpecError(name, value, f"must be at least {_LEAST_TEMPERATURE} with use_vllm")
-        if self.cache_implementation != "dynamic":
-            raise SpecError("cache_implementation", self.cache_implementation, "vLLM has a cache of its own")
 
 
 def check_sampler(experiment: Experiment, device: torch.device | str | None = None, sharding: str = "none") -> None:

@@ -11,7 +11,7 @@ from llm.data import TextEncoder
 from llm.embedded import language
 from llm.judges import Judge
 from llm.models.loading import build_policy, load_tokenizer
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from sims.core.spec import SpecError
 

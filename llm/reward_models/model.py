@@ -21,7 +21,7 @@ from llm.models.forward import checkpoint_layers, checkpointed_layers, hidden_st
 from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
 from llm.models.loading import CHECKED, from_here, load_config, load_weights, locate
 from llm.models.proof import tolerance
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.models.writing import write_model
 from sims.core.objectives.batch import up_to_last

@@ -13,12 +13,12 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from llm.distributed.spread import Sharding
 from llm.models.copies import cast_at_each_call
+from llm.models.decoding import VLLMDecoding
 from llm.models.forward import checkpoint_layers
 from llm.models.loading import load_config, locate, meta_model
 from llm.models.quantised import largest_layer, parameter_count
 from llm.models.shapes import SHAPES
 from llm.models.spec import LanguageModelSpec
-from llm.models.vllm_sampler import VLLMDecoding
 from llm.tasks import LearnedReward
 from sims.core.loop.train import uses_reference
 from sims.core.spec import Spec, SpecError

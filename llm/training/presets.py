@@ -27,8 +27,8 @@ from __future__ import annotations
 from typing import Any
 
 from llm.embedded.language import MAX_RESPONSE_TOKENS
-from llm.models.sampling import Decoding
-from llm.models.scoring import Scoring
+from llm.models.decoding import Decoding
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import LearnedReward, MinLength, ModeLength, SkewLength, Task, Verifiable
 from sims.core.algorithms.clipped import GRPO

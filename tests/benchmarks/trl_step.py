@@ -25,8 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from llm.embedded import language
 from llm.embedded.language import MAX_RESPONSE_TOKENS
+from llm.models.decoding import Decoding
 from llm.models.policy import CausalLMPolicy
-from llm.models.sampling import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
 from llm.training.run import Run

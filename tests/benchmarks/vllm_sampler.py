@@ -12,11 +12,11 @@ import time
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from llm.models.decoding import Decoding, VLLMDecoding
 from llm.models.policy import CausalLMPolicy
-from llm.models.sampling import Decoding
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.shapes import SHAPES
-from llm.models.vllm_sampler import VLLMDecoding, VLLMPolicy, checkpoint_weights, stop_engine
+from llm.models.vllm_sampler import VLLMPolicy, checkpoint_weights, stop_engine
 from llm.training.metrics import WatchedSampler
 from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise

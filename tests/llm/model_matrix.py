@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from llm.models.decoding import Decoding
 from llm.models.gate import check_config, loading
 from llm.models.policy import CausalLMPolicy
 from llm.models.proof import prove, tolerance
-from llm.models.sampling import Decoding
 from sims.core.loop.protocols import Prompts, SampleRequest
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch, OutputRequest

@@ -10,9 +10,9 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from llm.models.decoding import Decoding
 from llm.models.policy import CausalLMPolicy
-from llm.models.sampling import Decoding
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 
 SHAPES = ("gpt_neox", "mistral", "gpt2")
 VOCABULARY, EOS, PAD = 13, 2, 0

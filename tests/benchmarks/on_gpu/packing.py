@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from sims.core.objectives.batch import Batch
 from tests.llm.tiny_models import pad_left, pad_right

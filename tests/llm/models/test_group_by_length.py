@@ -7,7 +7,7 @@ import torch
 import sims
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from sims.core.loop.learner import Learner, by_length
 from sims.core.loop.optimise import Optimiser

@@ -14,7 +14,7 @@ from llm.__main__ import main
 from llm.models import varlen
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
 from sims.core.objectives.batch import OutputRequest
 from sims.core.spec import SpecError

@@ -15,10 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from llm.__main__ import main
 from llm.distributed.spread import check_sharding
 from llm.embedded import EMBEDDED
+from llm.models.decoding import VLLMDecoding
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.quantised import BLOCK, NF4Linear, quantise
 from llm.models.spec import LanguageModelSpec
-from llm.models.vllm_sampler import VLLMDecoding, check_sampler
+from llm.models.vllm_sampler import check_sampler
 from llm.training.memory import estimate
 from llm.training.presets import PRESETS
 from sims.core.spec import SpecError

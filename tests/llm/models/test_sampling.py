@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from llm.models import sampling
+from llm.models.decoding import Decoding
 from llm.models.policy import CausalLMPolicy
-from llm.models.sampling import Decoding, truncate
+from llm.models.sampling import truncate
 from sims.core.loop.protocols import Prompts, SampleRequest, Samples
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.batch import Batch

@@ -11,8 +11,8 @@ import torch
 import llm.models.sampling
 from llm.commands.options import parse
 from llm.data.stops import count_up_to_stop, up_to_stop
+from llm.models.decoding import Decoding
 from llm.models.loading import build_policy, load_tokenizer
-from llm.models.sampling import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
 from llm.tasks.environment import TextEnvironment

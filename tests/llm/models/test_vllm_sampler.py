@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llm.__main__ import main
 from llm.commands.options import parse
-from llm.models.sampling import Decoding, truncate
-from llm.models.vllm_sampler import VLLMDecoding, VLLMPolicy, check_sampler, checkpoint_weights, stop_engine
+from llm.models.decoding import Decoding, VLLMDecoding
+from llm.models.sampling import truncate
+from llm.models.vllm_sampler import VLLMPolicy, check_sampler, checkpoint_weights, stop_engine
 from llm.training.loggers import read_json_lines
 from llm.training.memory import estimate
 from llm.training.metrics import WatchedSampler, sampler_mismatch

@@ -21,8 +21,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llm.models import vllm_sampler
-from llm.models.sampling import Decoding, generate
-from llm.models.scoring import LanguageModel, Scoring
+from llm.models.decoding import Decoding
+from llm.models.sampling import generate
+from llm.models.scoring import LanguageModel
+from llm.models.settings import Scoring
 
 
 @dataclass

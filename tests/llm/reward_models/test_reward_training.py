@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from llm.__main__ import main
 from llm.commands.reward import LongerWins
 from llm.embedded import EMBEDDED, language
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.reward_models.calibration import calibration, wilson
 from llm.reward_models.fit import Fit, RewardTraining, fit
 from llm.reward_models.model import RewardModel, load_reward_model, new_reward_model

@@ -18,7 +18,7 @@ import sims.environments
 import sims.policies  # noqa: F401
 from llm.__main__ import USAGE, main
 from llm.embedded.language import build_tokenizer
-from llm.models.sampling import Decoding
+from llm.models.decoding import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.reward_models.model import new_reward_model
 from llm.tasks import Completions, MinLength, Task, Verifiable, task_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm.models.sampling import Decoding
+from llm.models.decoding import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
 from llm.tasks.environment import TextEnvironment

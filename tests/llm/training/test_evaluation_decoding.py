@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llm.models.sampling import Decoding
+from llm.models.decoding import Decoding
 from llm.training.presets import PRESETS
 from llm.training.run import Run
 from sims.core.schedule import Schedule

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from llm.commands.options import parse
-from llm.models.sampling import Decoding
+from llm.models.decoding import Decoding
 from llm.models.spec import LanguageModelSpec
 from llm.tasks import MinLength
 from llm.training.learning_rate import ScheduledOptimiser

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config
 
+from llm.models.decoding import Decoding
 from llm.models.policy import CausalLMPolicy
-from llm.models.sampling import Decoding
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from sims.core.algorithms import Algorithm, all_algorithms
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser

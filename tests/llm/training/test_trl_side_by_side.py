@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from llm.data import Example, TextEncoder, collate
 from llm.embedded import language
 from llm.models.policy import CausalLMPolicy
-from llm.models.scoring import Scoring
+from llm.models.settings import Scoring
 from llm.reward_models.scoring import preference_batch
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import DAPO, GRPO, DrGRPO
