@@ -89,9 +89,9 @@ class Learner:
                 shape = tuple(part.responses.shape[:-2])
                 check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")
             if whole:
-                # Runs are independent: the gradient of the sum of their losses is each run's own.
-                ones = torch.ones_like(loss)
-                found = torch.autograd.grad(loss, self.parameters, ones, allow_unused=True, materialize_grads=True)
+                # Runs are independent: the gradient of the sum of their losses is each run's own. Of a sum, and not of
+                # a vector with ones, for which PyTorch imports sympy.
+                found = torch.autograd.grad(loss.sum(), self.parameters, allow_unused=True, materialize_grads=True)
                 gradients = list(found)
             else:
                 self.add_gradient(loss, last=i == len(several) - 1)
@@ -103,7 +103,7 @@ class Learner:
     def add_gradient(self, loss: Tensor, last: bool) -> None:
         """Add the gradient of a part's loss to `.grad` of the parameters as it is computed, so that no second gradient
         of all of them exists. last: whether no part follows."""
-        torch.autograd.backward(loss, torch.ones_like(loss), inputs=self.parameters)
+        torch.autograd.backward(loss.sum(), inputs=self.parameters)
 
     def take_gradients(self) -> list[Tensor]:
         """What the parts added up to, out of `.grad`."""
