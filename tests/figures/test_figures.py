@@ -290,7 +290,7 @@ def test_arms_are_tuned_and_tested_on_the_device_but_language_models(
     assert devices == [["cuda", "cpu"], ["cuda"]]
 
 
-def test_the_budget_buys_whole_rows_those_first_that_cost_least_a_row() -> None:
+def test_the_budget_buys_as_many_whole_rows_as_it_can() -> None:
     costs = {
         "cheap": {"a": 1.0, "b": 2.0},
         "dear": {"c": 10.0, "d": 50.0, "e": 11.0},
@@ -306,6 +306,11 @@ def test_the_budget_buys_whole_rows_those_first_that_cost_least_a_row() -> None:
     assert choose_live(costs, 62, rows) == {"a", "b", "c", "e", "f"}  # of d and f, f completes a row for less
     alike = {"one": {"a": 4.0}, "two": {"b": 6.0}}
     assert choose_live(alike, 6, {"two": [{"b"}, {"b"}]}) == {"b"}  # 3 for each of its rows
+    # Nine buy the two cheapest rows; or what three share, and what each has alone.
+    sharing = {"alone": {"p": 4.0, "q": 5.0}, "sharing": {"s": 6.0, "x": 1.0, "y": 1.0, "z": 1.0}}
+    rows = {"alone": [{"p"}, {"q"}], "sharing": [{"s", "x"}, {"s", "y"}, {"s", "z"}]}
+    assert choose_live(sharing, 9, rows) == {"s", "x", "y", "z"}
+    assert choose_live({"f": {"a": 1.0}}, 200, {"f": [set()]}) == {"a"}
 
 
 def test_the_budget_buys_an_arm_of_a_figure_whose_rows_it_cannot_where_that_is_a_hundredth_of_it() -> None:
