@@ -28,29 +28,33 @@ from .plan import choose_live
 from .progress import Bar
 from .report import page as report
 
+RARELY = 0.05  # of the time goes into pages that show some of the figures
 _artist = threading.Lock()  # matplotlib draws one figure at a time
 
 
 class _Page:
     """The report on what lies in a folder. To write it takes as long as to draw a small figure, so it is written where
-    no other figure is ready to be drawn. A figure's checksums, which say to a later call that it is done, come after
-    the page that shows it. ready: names of figures that are to be drawn now."""
+    no other figure is ready to be drawn, and takes RARELY of the time at most. A figure's checksums, which say to a
+    later call that it is done, come after the page that shows it. ready: names of figures that are to be drawn now."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.ready: list[str] = []
         self._to_show: list[str] = []
+        self._next = 0.0  # when it may be written again
 
     def show(self, name: str) -> None:
         """A figure was drawn."""
         self._to_show.append(name)
-        if not self.ready:
+        if not self.ready and time.perf_counter() >= self._next:
             self.write()
 
     def write(self) -> None:
         """Write what is not written yet."""
         if self._to_show:
+            start = time.perf_counter()
             report.write(self.out)
+            self._next = start + (time.perf_counter() - start) / RARELY
         while self._to_show:
             write_sums(self._to_show.pop(), self.out)
 
@@ -75,13 +79,15 @@ def run(
             works.append(_Work(figure, lab, page, bar, stamps or {}))
         for work in works:
             work.start()
-        runner.serve(lambda: not any(work.is_alive() for work in works) or any(work.error for work in works))
-        for work in works:
-            if work.error is not None:
-                runner.stop(work.error)
-                with _artist, FileLock(out / ".lock"):
-                    page.write()
-                raise work.error
+        try:
+            runner.serve(lambda: not any(work.is_alive() for work in works) or any(work.error for work in works))
+            for work in works:
+                if work.error is not None:
+                    runner.stop(work.error)
+                    raise work.error
+        finally:  # whatever ends it, the page shows all that is drawn
+            with _artist, FileLock(out / ".lock"):
+                page.write()
         return [work.seconds for work in works]
 
 

@@ -169,6 +169,27 @@ def test_the_report_is_written_once_for_figures_that_are_ready_together(
     assert written == [tmp_path]
 
 
+def test_pages_on_the_way_take_a_twentieth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pages that take a second each, one every twenty; the last is written at the end, whenever that is."""
+    clock, written = [0.0], []
+
+    def write(out: Path) -> None:
+        written.append(clock[0])
+        clock[0] += 1.0
+
+    done: list[str] = []
+    monkeypatch.setattr(drawing, "write_sums", lambda name, out: done.append(name))
+    monkeypatch.setattr(drawing.report, "write", write)
+    monkeypatch.setattr(drawing.time, "perf_counter", lambda: clock[0])
+    page = drawing._Page(tmp_path)
+    for _ in range(50):
+        page.show("f")
+        clock[0] += 1.0
+    assert written == [0.0, 20.0, 40.0]
+    page.write()
+    assert len(written) == 4 and done == ["f"] * 50
+
+
 def test_a_drawing_that_fails_is_told(tmp_path: Path) -> None:
     def draw(records: Records) -> MatplotlibFigure:
         raise ZeroDivisionError
