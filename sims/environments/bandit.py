@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import optimize, stats
 
 from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError, setting
@@ -27,8 +26,9 @@ def cauchy_data_policy(actions: int) -> np.ndarray:
     The first and last bins hold 0.08 and 0.04 of the mass: the heavy tails, where tanh saturates.
     """
     edges = np.arctanh(np.linspace(-1.0, 1.0, actions + 1)[1:-1])
-    cumulative = np.concatenate([[0.0], stats.cauchy.cdf(edges, loc=-0.7, scale=0.4), [1.0]])
-    return np.diff(cumulative)
+    # Cauchy's F(x) = arctan2(1, −z)/π, as exact in the tails: half a second sooner than by importing scipy.stats.
+    below = np.arctan2(1.0, -(edges + 0.7) / 0.4) / np.pi
+    return np.diff(np.concatenate([[0.0], below, [1.0]]))
 
 
 def shifted_data_policy(actions: int, peak: float, width: float, overlap: float, spread: float) -> np.ndarray:
@@ -43,6 +43,8 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
         log_mass = -0.5 * ((positions - centre) / spread) ** 2
         mass = np.exp(log_mass - log_mass.max())
         return mass / mass.sum()
+
+    from scipy import optimize  # not at the top: few bandits need it, and it takes a third of a second
 
     with np.errstate(divide="ignore"):  # far from the peak no mass is within
         centre = optimize.brentq(
