@@ -22,8 +22,9 @@ from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
 from .quantised import quiet_library
 from .settings import LanguageModelSettings
 
-# Beside adapters that we write: a digest of the weights under them; "" where these were on the hub.
-BASE, WEIGHTS_OF_BASE = "base_weights.json", "sha256"
+# Beside adapters that we write: a digest of the weights under them, as they were when they were read, which is kept on
+# the adapted model until then; "" where these were on the hub.
+BASE, WEIGHTS_OF_BASE, READ = "base_weights.json", "sha256", "weights_of_base"
 MERGE = "python -m llm export RUN --output whole --merge writes one"
 
 

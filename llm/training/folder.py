@@ -63,10 +63,7 @@ def begin(
     None: of now. SpecError for a run that goes on with other weights than it was started with."""
     file, weights = folder / SPEC, dict(weights if weights is not None else weights_read(experiment))
     if file.exists() and not overwrite:
-        before = _read(file).get(WEIGHTS, {})
-        if not isinstance(before, dict):
-            raise SpecError("output", str(folder), f"{SPEC} is damaged: {WEIGHTS} must be an object")
-        _check_weights(experiment, before, weights)
+        check_weights(experiment, folder, weights)
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
@@ -100,11 +97,15 @@ def check_apart(experiment: Experiment, folder: Path) -> None:
             raise SpecError("output", str(folder), rule)
 
 
-def _check_weights(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_weights(experiment: Experiment, folder: Path, now: Mapping[str, str]) -> None:
+    """SpecError for a run in a folder that was started with other weights than `weights_read` finds now."""
+    before = _read(folder / SPEC).get(WEIGHTS, {})
+    if not isinstance(before, dict):
+        raise SpecError("output", str(folder), f"{SPEC} is damaged: {WEIGHTS} must be an object")
     for field, weights in now.items():
         if before.get(field, weights) != weights:
             name = getattr(experiment.policy if field == "model" else experiment.environment, field)
-            rule = "has other weights than those that the run was started with: must be the same, to resume"
+            rule = "has other weights than those that the run was started with: must be the same, to go on with it"
             raise SpecError(field, name, rule)
 
 
@@ -112,27 +113,26 @@ def stored(folder: Path, field: str = "output", commands: Sequence[str] = RUNS) 
     """The experiment of the run of one of these commands in a folder, and the run's index. Raises SpecError, naming
     `field`, where there is none."""
     check_written_by(field, folder, commands)
-    held = _read(folder / SPEC)
+    held = _read(folder / SPEC, field)
     try:
         experiment = from_json(held["experiment"], Experiment)
         if not isinstance(experiment, Experiment):
             raise TypeError("experiment")
         return experiment, int(held["run"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SpecError("output", str(folder), f"{SPEC} is damaged: {error!r}") from error
+        raise SpecError(field, str(folder), f"{SPEC} is damaged: {error!r}") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, field: str = "output") -> dict[str, Any]:
     try:
         return checkpoint.read_spec(file)
     except FileNotFoundError as error:
-        raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
+        raise SpecError(field, str(file.parent), f"holds no run: there is no {file.name} in it") from error
     except OSError as error:
-        raise SpecError("output", str(file.parent), f"{file.name} cannot be read: {error.strerror}") from error
+        raise SpecError(field, str(file.parent), f"{file.name} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SpecError(
-            "output", str(file.parent), f"{file.name} is damaged: {error}: --overwrite starts again"
-        ) from error
+        way = ": --overwrite starts again" if field == "output" else ""
+        raise SpecError(field, str(file.parent), f"{file.name} is damaged: {error}{way}") from error
 
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:
