@@ -21,11 +21,13 @@ from sims.experiments.experiment import Experiment
 from . import checkpoint
 from .checkpoint import COMMAND, CONFIG, METRICS, OPTIONS, SPEC, Checkpoint
 from .loggers import read_json_lines
+from .read_again import check_files, files_read
 from .run import Run
 from .written_by import RUNS, check_written_by
 
 SAMPLES, MODEL = "samples.jsonl", "model"
-WEIGHTS = "weights"  # in SPEC: digests of those that the run was started with
+# In SPEC: digests of the weights that the run was started with, and of what else it reads.
+WEIGHTS, FILES = "weights", "files"
 
 
 def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -39,7 +41,7 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     if not resume:
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     before = _without_end(_read(file))
-    for name in (OPTIONS, WEIGHTS, COMMAND):
+    for name in (OPTIONS, WEIGHTS, FILES, COMMAND):
         before.pop(name, None)
     if before != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
@@ -60,10 +62,11 @@ def begin(
 ) -> None:
     """Write the spec into the folder; overwrite: and delete the run that it holds. options: JSON of what is logged and
     kept of the run, to go on likewise. command: whose run it is. weights: `weights_read`, of before they were loaded;
-    None: of now. SpecError for a run that goes on with other weights than it was started with."""
+    None: of now. SpecError for a run that goes on with other weights, or other files, than it was started with."""
     file, weights = folder / SPEC, dict(weights if weights is not None else weights_read(experiment))
     if file.exists() and not overwrite:
         check_weights(experiment, folder, weights)
+        check_read(experiment, folder)
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
@@ -71,7 +74,7 @@ def begin(
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     held = {"experiment": experiment.to_json(), "run": run, COMMAND: command}
-    held |= {OPTIONS: dict(options or {}), WEIGHTS: weights}
+    held |= {OPTIONS: dict(options or {}), WEIGHTS: weights, FILES: files_read(experiment)}
     checkpoint.write_spec(file, held)
 
 
@@ -99,14 +102,24 @@ def check_apart(experiment: Experiment, folder: Path) -> None:
 
 def check_weights(experiment: Experiment, folder: Path, now: Mapping[str, str]) -> None:
     """SpecError for a run in a folder that was started with other weights than `weights_read` finds now."""
-    before = _read(folder / SPEC).get(WEIGHTS, {})
-    if not isinstance(before, dict):
-        raise SpecError("output", str(folder), f"{SPEC} is damaged: {WEIGHTS} must be an object")
+    before = _digests(folder, WEIGHTS)
     for field, weights in now.items():
         if before.get(field, weights) != weights:
             name = getattr(experiment.policy if field == "model" else experiment.environment, field)
             rule = "has other weights than those that the run was started with: must be the same, to go on with it"
             raise SpecError(field, name, rule)
+
+
+def check_read(experiment: Experiment, folder: Path, *fields: str) -> None:
+    """`check_files` of a run in a folder."""
+    check_files(experiment, _digests(folder, FILES), fields)
+
+
+def _digests(folder: Path, name: str) -> dict[str, str]:
+    found = _read(folder / SPEC).get(name, {})
+    if not isinstance(found, dict):
+        raise SpecError("output", str(folder), f"{SPEC} is damaged: {name} must be an object")
+    return found
 
 
 def stored(folder: Path, field: str = "output", commands: Sequence[str] = RUNS) -> tuple[Experiment, int]:
