@@ -46,7 +46,7 @@ class Run:
 
     ranks: the processes that share it; each must make every call of this class, and gets the same numbers. sharding:
     none, each process holds all weights; full, its part of them (llm.distributed.sharded); update, its part, but all
-    of them while it samples."""
+    of them while it samples. told: whether it says what became of rows."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Run:
         device: torch.device | str = "cpu",
         ranks: Ranks | None = None,
         sharding: Sharding = "none",
+        told: bool = True,
     ) -> None:
         assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
         self.experiment, self.device = experiment, torch.device(device)
@@ -90,11 +91,11 @@ class Run:
                 to_stderr if told and ranks.first else _untold,
             )
 
-        self.environment = environment(task.data_split, told=True)
+        self.environment = environment(task.data_split, told)
         split = task.split_for_evaluation
         self.evaluation_environment = self.environment
         if split != self.environment.split:  # a share of the same rows, or a split of its own
-            self.evaluation_environment = environment(split, told=not task.held_out_share)
+            self.evaluation_environment = environment(split, told and not task.held_out_share)
         self._check_data(ranks)
         self.training = Training(
             policy,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 import shutil
+import warnings
 from pathlib import Path
 
 import peft
@@ -50,12 +52,22 @@ def test_nothing_is_said_of_quantisation_where_nothing_is_quantised(tmp_path, mo
 
         return warned
 
+    imported = builtins.__import__
+
+    def importing(name, *arguments, **options):
+        if name == "peft":  # for the first time
+            logging.getLogger("bitsandbytes.backends.cpu.ops").warning("Failed to load CPU gemm_4bit_forward")
+        return imported(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
     monkeypatch.setattr(peft, "get_peft_model", warning(peft.get_peft_model))
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", warning(peft.PeftModel.from_pretrained))
     load_model(LanguageModelSpec(lora_rank=2), torch.float32, CPU).save_pretrained(tmp_path)
     held = json.loads((tmp_path / "adapter_config.json").read_text())
     assert held["base_model_name_or_path"] == str(EMBEDDED["pythia"])
-    load_model(LanguageModelSpec(model=str(tmp_path)), torch.float32, CPU)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # of `is_gradient_checkpointing`, which peft asks for
+        load_model(LanguageModelSpec(model=str(tmp_path)), torch.float32, CPU)
     assert not caplog.records
     logging.getLogger("bitsandbytes").warning("heard again")
     assert [record.message for record in caplog.records] == ["heard again"]
