@@ -12,7 +12,7 @@ from pathlib import Path
 from sims.experiments.command import tell
 
 _LAUNCHED = "TORCHELASTIC_RUN_ID"  # set by torchrun, and by what is built on it
-_LOOKED_AT, _GRACE = 1.0, 30.0  # seconds: between two looks, and until a process that does not end by itself is ended
+_LOOKED_AT, _GRACE = 1.0, 10.0  # seconds: between two looks, and until a process that does not end by itself is ended
 
 
 def end_with_launcher() -> None:
