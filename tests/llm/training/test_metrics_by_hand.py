@@ -74,6 +74,16 @@ def test_of_a_batch() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_of_a_batch_with_a_response_that_ends_early() -> None:
+    """Behind its end stand numbers that nobody has computed: they are in no mean."""
+    mask = torch.tensor([[[True, True, True], [True, True, False]]])
+    spoilt = BATCH.need("logp_sampler").masked_fill(~mask, -50.0)
+    found = logged(sims.RLOO(), replace(BATCH, mask=mask, logp_sampler=spoilt))
+    assert found["kl"] == pytest.approx((1.0 + 0.0) / 2)
+    assert found["entropy"] == pytest.approx((3.5 + 2.0) / 5)
+    assert found["completions/mean_length"] == 2 and found["completions/max_length"] == 2
+
+
 @pytest.mark.parametrize(
     ("algorithm", "share", "turned"),
     [
