@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm.embedded import find_folder
 from sims.core.spec import SpecError
+from sims.experiments.command import one_line
 from sims.experiments.whole import checksum
 
 from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
@@ -51,8 +52,12 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
             raise SpecError("lora_target_modules", spec.lora_target_modules, rule)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        with _quiet():
-            adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        try:
+            with _quiet():
+                adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        except ValueError as error:  # of Mamba's, some layers take none
+            rule = f"must name layers of {spec.model} that take adapters: peft says: {one_line(str(error))}"
+            raise SpecError("lora_target_modules", spec.lora_target_modules, rule) from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

@@ -125,6 +125,18 @@ def test_a_checkpoint_of_adapters_is_exported_over_their_own_base_alone(tmp_path
     assert not (tmp_path / "other").exists()
 
 
+def test_a_model_whose_layers_take_none_is_told_to_name_others(monkeypatch):
+    """As peft refuses Mamba's output projection, which a kernel reads that knows of no adapters."""
+
+    def refusing(*_: object) -> None:
+        raise ValueError("Module 'out_proj' is incompatible\nwith Mamba-based models")
+
+    monkeypatch.setattr(peft, "get_peft_model", refusing)
+    with pytest.raises(SpecError, match=r"^lora_target_modules = None: must name layers of pythia that") as raised:
+        load_model(LanguageModelSpec(lora_rank=2), torch.float32, CPU)
+    assert "\n" not in str(raised.value) and "'out_proj' is incompatible with Mamba" in str(raised.value)
+
+
 def test_merged_adapters_are_a_whole_model_of_plain_transformers(tmp_path: Path, capsys):
     """Its log-probs are those of the base with adapters, W + (alpha / r)·B·A."""
     run, out = tmp_path / "run", tmp_path / "whole"
