@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from llm.reward_models.calibration import ordered_rightly
 from llm.tasks.environment import TextBatch, TextEnvironment, response_lengths
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.base import Targets
@@ -15,7 +16,6 @@ from sims.core.loop.protocols import Policy, SampleRequest, Samples
 from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
 
-from .evaluation import by_label
 from .run import Run, RunDiverged
 
 Row = dict[str, float]
@@ -51,9 +51,10 @@ class UpdateMetrics:
         (nats per response, mean of Σ_t log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while
         top_p = 1). Of the policy before the update, on its minibatch, as in TRL: logps/… of pairs; rewards/… (β times
         the log-ratio to the reference, β = 1 for algorithms without) and rewards/accuracies where the reference scored
-        them; for clipped algorithms clip_ratio/region_mean, the share of tokens that the loss clips: whose ratio to the
-        sampler is above the clip range while their advantage is positive, or below it while it is negative (of CISPO,
-        which clips weights, out of it).
+        them: of a tie, half of each response, no margin and accuracy ½, as in the loss (TRL has no ties, and counts
+        equal rewards as wrong); for clipped algorithms clip_ratio/region_mean, the share of tokens that the loss clips:
+        whose ratio to the sampler is above the clip range while their advantage is positive, or below it while it is
+        negative (of CISPO, which clips weights, out of it).
         Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
         draw: sampling/… (`sampler_mismatch`)."""
         batch, run = self._rewarded(update), self.run
@@ -142,17 +143,18 @@ def _of_a_part(part: Batch, logp: Tensor, targets: Targets, algorithm: Algorithm
     weight = torch.ones_like(label) if part.pair_weight is None else part.pair_weight
 
     def note(kind: str, values: Tensor) -> tuple[Tensor, Tensor]:
-        better, worse = by_label(*pick(values, part.need("pairs")), label)
-        found[f"{kind}/chosen"], found[f"{kind}/rejected"] = (better, weight), (worse, weight)
-        return better, worse
+        first, second = pick(values, part.need("pairs"))
+        better = label * first + (1 - label) * second  # of a tie, half of each, as in the loss
+        found[f"{kind}/chosen"], found[f"{kind}/rejected"] = (better, weight), (first + second - better, weight)
+        return first, second
 
     whole = sequence_sum(logp, part.mask)
     note("logps", whole)
     if part.logp_ref is not None:
         beta = getattr(algorithm, "beta", 1.0)
-        better, worse = note("rewards", beta * (whole - sequence_sum(part.logp_ref, part.mask)))
-        found["rewards/margins"] = (better - worse, weight)
-        found["rewards/accuracies"] = ((better > worse).double(), weight)
+        first, second = note("rewards", beta * (whole - sequence_sum(part.logp_ref, part.mask)))
+        found["rewards/margins"] = ((2 * label - 1) * (first - second), weight)
+        found["rewards/accuracies"] = (ordered_rightly(first - second, label).double(), weight)
     return found
 
 

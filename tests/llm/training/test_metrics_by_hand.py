@@ -127,15 +127,17 @@ def pairs(weight: list[float] | None) -> Batch:
     return replace(BATCH, pairs=torch.tensor([[[0, 1], [1, 0]]]), pair_label=tensor(0.0, 0.5), pair_weight=weights)
 
 
-@pytest.mark.parametrize(
-    ("weight", "chosen", "rejected"), [(None, -3.5, -3.4), ([1, 0], -3.5, -3.4), ([0.5, 0.5], -3.5, -3.4)]
-)
-def test_of_pairs(weight: list[float] | None, chosen: float, rejected: float) -> None:
-    """ℓ is −3.4 and −3.5 of the two, −3.5 and −7 under the reference but for the last token: ρ is 1.1 and 2.5."""
-    found = logged(sims.DPO(beta=2.0), pairs(weight))
-    assert (found["logps/chosen"], found["logps/rejected"]) == pytest.approx((chosen, rejected))
-    assert (found["rewards/chosen"], found["rewards/rejected"]) == pytest.approx((2 * 2.5, 2 * 1.1))
-    assert (found["rewards/margins"], found["rewards/accuracies"]) == pytest.approx((2 * 1.4, 1.0))
+@pytest.mark.parametrize(("weight", "tie"), [(None, 0.5), ([1, 0], 0.0), ([0.25, 0.75], 0.75), ([0, 1], 1.0)])
+def test_of_pairs(weight: list[float] | None, tie: float) -> None:
+    """ℓ is −3.4 and −3.5 of the two, −3.5 and −7 under the reference but for the last token: ρ is 1.1 and 2.5. tie: the
+    share of the tie, which has half of each response, no margin, and half an accuracy."""
+    found, one = logged(sims.DPO(beta=2.0), pairs(weight)), 1 - tie
+    assert found["logps/chosen"] == pytest.approx(-3.5 * one - 3.45 * tie)
+    assert found["logps/rejected"] == pytest.approx(-3.4 * one - 3.45 * tie)
+    assert found["rewards/chosen"] == pytest.approx(2 * (2.5 * one + 1.8 * tie))
+    assert found["rewards/rejected"] == pytest.approx(2 * (1.1 * one + 1.8 * tie))
+    assert found["rewards/margins"] == pytest.approx(2 * 1.4 * one)
+    assert found["rewards/accuracies"] == pytest.approx(one + tie / 2)
 
 
 def test_pairs_weigh_as_in_the_loss() -> None:
