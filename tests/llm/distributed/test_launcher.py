@@ -60,6 +60,28 @@ def test_who_was_adopted_before_it_looked_has_lost_its_launcher(monkeypatch: pyt
         assert launcher._adopted(1) == adopted and not launcher._adopted(7)
 
 
+def test_an_adopted_process_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent does not change any more."""
+
+    class Ended(Exception):
+        pass
+
+    def leave(status: int) -> None:
+        raise Ended(status)
+
+    def wait(seconds: float) -> None:
+        assert seconds == launcher._GRACE, "it goes on"
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(launcher, "_adopted", lambda parent: True)
+    monkeypatch.setattr(launcher.time, "sleep", wait)
+    monkeypatch.setattr(launcher.os, "kill", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(launcher.os, "_exit", leave)
+    with pytest.raises(Ended, match="143"):
+        launcher._watch(os.getppid())
+    assert asked == [(os.getpid(), signal.SIGTERM)]
+
+
 if __name__ == "__main__":
 
     def kept() -> int:
