@@ -17,6 +17,9 @@ from figures.tables import read_json, read_tables
 from sims.core.spec import SpecError
 
 SETTINGS = ("bandit", "mlp", "token", "lm")
+LARGEST = 1e300  # in size, of a finite number: differences of two are numbers too
+WANTED = {"name": str, "title": str, "caption": str, "tuned": list}  # of a figure's file
+LATER = {"details": dict, "claims": list, "spec_hashes": list, "where_from": dict, "compared": list, "words": list}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Row:
     def zone(self) -> tuple[float, float] | None:
         """Between what the claim puts the effect, as `claimed` says it; None if it says nothing."""
         margin = self.margin
+        if not math.isfinite(margin):
+            return None
         zones = {">": (margin, math.inf), "<": (-math.inf, -margin), "w": (-margin, margin), "≤": (-math.inf, margin)}
         return zones.get(self.claimed[:1])
 
@@ -83,10 +88,9 @@ def read_figures(folder: Path) -> list[dict[str, Any]]:
 
 def _figure(path: Path) -> dict[str, Any]:
     found = read_json(path)
-    wanted = {"name": str, "title": str, "caption": str, "tuned": list}
-    for name, kind in wanted.items():
-        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
-            value = found.get(name) if isinstance(found, dict) else found
+    for name, kind in (WANTED | LATER).items():
+        value = found.get(name, None if name in WANTED else kind()) if isinstance(found, dict) else found
+        if not isinstance(value, kind) or (kind is str and not _is_text(value)):
             raise SpecError(f"{path.name}: {name}", value, f"must be {_NAMES[kind]}; draw the figure again")
     if found["name"] != path.stem:
         raise SpecError(f"{path.name}: name", found["name"], "must be that of its file")
@@ -97,9 +101,12 @@ def _row(table: Mapping[str, Any], where: str) -> Row:
     def read(name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
         value = table.get(name, default)
         try:
-            return kind(value)
+            found = kind(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise SpecError(f"{where}: {name}", value, f"must be {_NAMES[kind]}") from error
+        if (kind is str and not _is_text(found)) or (kind is float and LARGEST < abs(found) < math.inf):
+            raise SpecError(f"{where}: {name}", value, f"must be {_NAMES[kind]}")
+        return found
 
     words = ("id", "part", "setting", "claim", "measure", "unit", "claimed", "note", "figure", "command")
     numbers = ("effect", "margin")
@@ -122,7 +129,18 @@ def _row(table: Mapping[str, Any], where: str) -> Row:
     )
 
 
-_NAMES: Mapping[Any, str] = {str: "text", float: "a number", int: "a whole number", list: "a list"}
+_NAMES: Mapping[Any, str] = {
+    str: "text",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _is_text(value: str) -> bool:
+    """Whether a page can hold it: no half of a character."""
+    return value == value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _gate(gate: Any) -> tuple[str, bool, str]:

@@ -6,6 +6,7 @@ Nothing here is markup: the template escapes every text, whatever it holds.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -87,9 +88,9 @@ class Section:
 
     @property
     def largest(self) -> float:
-        """The largest effect of its rows in margins, for sorting."""
+        """The largest finite effect of its rows in margins, for sorting."""
         sizes = (abs(row.effect) / row.margin for row in self.rows if row.margin > 0)
-        return round(max(sizes, default=0.0), 3)
+        return round(max((size for size in sizes if math.isfinite(size)), default=0.0), 3)
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     name = options.against or preset_model(options.preset)
     policy = run.experiment.policy.replace(model=name)  # type: ignore[attr-defined]
     try:
-        reference = Run(run.experiment.replace(policy=policy), device=run.device)
+        reference = Run(run.experiment.replace(policy=policy), device=run.device, told=False)
     except SpecError as error:
         raise SpecError("against", name, error.valid) if error.field == "model" else error from None
     # Not more than there are: the interval would take two samples to one prompt for two prompts.

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from llm.models.adapters import weights_digest
 from llm.models.loading import build_policy, load_tokenizer
 from llm.models.quantised import restored
 from llm.models.spec import LanguageModelSpec
 from llm.models.writing import write_model
 from llm.training import checkpoint
 from llm.training.checkpoint import CheckpointError
-from llm.training.folder import stored
+from llm.training.folder import check_read, check_weights, stored
 from sims.core.loop.train import load_policy
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str]) -> int:
         return failed(error, FAILED)
     # Not a whole `Run`, which would want the data and the reward model too.
     spec: LanguageModelSpec = experiment.policy  # type: ignore[assignment]
+    check_read(experiment, options.folder, "model", "tokenizer")
+    if spec.lora_rank is not None:  # a checkpoint holds adapters alone
+        check_weights(experiment, options.folder, {"model": weights_digest(spec.model)})
     tokenizer = load_tokenizer(spec)
     policy = build_policy(spec, tokenizer, experiment.algorithm.needs_critic, experiment.dtype, torch.device("cpu"))
     load_policy(policy, held.tensors)

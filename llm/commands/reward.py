@@ -26,8 +26,9 @@ from llm.reward_models.data import RewardData, load_margins, load_rows
 from llm.reward_models.fit import Fit, RewardTraining
 from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
-from llm.reward_models.scoring import held_out, label_pairs, preference_batch
+from llm.reward_models.scoring import held_out, label_digest, label_pairs, preference_batch
 from llm.training.checkpoint import CheckpointError
+from llm.training.read_again import files_digest
 from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.noise import Noise
@@ -136,7 +137,10 @@ def _run(
         check_lengths(data.data, each, max_positions(model.classifier.config), remedy, unread=0)
     fitting, started = Fit(model, train, loss, training, margin, ranks), time.perf_counter()
     known = digest([*rows, *held_out_rows])
-    held = ranks.in_turn(lambda: progress.held(known), device)
+    read = {"model, by its configuration or tokenizer": files_digest(data.model)}
+    if data.labels_name != "judge":  # which is asked again, and may say something else
+        read["labelling"] = label_digest(train, test)
+    held = ranks.in_turn(lambda: progress.held(known, read), device)
     before = held_out(model, test)
     if held is not None:
         fitting.load_state_dict(held.tensors, held.numbers)

@@ -71,12 +71,16 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def beside(row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row that TRL gives to a chat template, or to a processor of images, beside the conversation."""
+    return [name for name in BESIDE if row.get(name) not in (None, "", [], {})]
+
+
 def check_all_reach_the_prompt(row: Mapping[str, Any]) -> None:
-    """RowError for what TRL gives to a conversation's chat template, or to a processor of images, beside it."""
-    for name in BESIDE:
-        if row.get(name) not in (None, "", [], {}):
-            way = "write what it says into a system message, or leave the column out"
-            raise RowError("malformed", f"the column {name} does not reach the prompt: {way}")
+    """RowError for a conversation with something beside it."""
+    for name in beside(row):
+        way = "write what it says into a system message, or leave the column out"
+        raise RowError("malformed", f"the column {name} does not reach the prompt: {way}")
 
 
 def check_columns(kind: Kind, columns: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm.data.formats import TOO_LONG, Kind, Reason, RowError, check_columns, parse_row
+from llm.data.formats import BESIDE, TOO_LONG, Kind, Reason, RowError, beside, check_columns, parse_row
 from llm.data.sources import read_rows
 from llm.data.streamed import StreamedExamples
 from llm.data.tokenise import Example, Limits, OnTooLong, TextEncoder, check_limits, encode_row
@@ -144,10 +144,15 @@ def load_examples(
         source = streamed.path
     name = str(source) if isinstance(source, str | Path) else "rows in memory"
 
+    beside_any, unread = set(BESIDE) - set(columns.values()), set[str]()
+
     def decoded(where: str, raw: Any) -> tuple[Example, list[RowError]]:
         if isinstance(raw, RowError):
             raise raw
-        row = parse_row(raw if transform is None else transformed(raw, transform), kind, columns)
+        given = raw if transform is None else transformed(raw, transform)
+        row = parse_row(given, kind, columns)
+        if not beside_any.isdisjoint(given):  # of a conversation, parse_row has refused them
+            unread.update(beside_any.intersection(beside(given)))
         return encode_row(where, row, encoder, limits)
 
     examples: list[Example] | StreamedExamples = []
@@ -177,6 +182,8 @@ def load_examples(
     report = RowReport(name, rows, len(examples), tuple(bad), tuple(truncated), tuple(repeated))
     for line in report.lines():
         log(line)
+    for column in sorted(unread):
+        log(f"{name}: the column {column} does not reach the prompt, which is plain text and has no chat template")
     if not examples:
-        raise ValueError(f"{name}: none of {rows} rows is left")
+        raise ValueError(f"{name}: none of {rows} rows is left" if rows else f"{name}: is empty: it has no row")
     return examples, report

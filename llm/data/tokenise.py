@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llm.data.chat_template import PROBE, ChatTemplate
-from llm.data.formats import Reason, Row, RowError, Text
+from llm.data.formats import Conversation, Reason, Row, RowError, Text
 from llm.data.stops import up_to_stop
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Example:
     where: the row's position in its source. prompt: as read, for reward functions; extra: further columns.
     prompt_ids: (P,) int32; completion_ids: K arrays (L_k,) int32, each with its EOS unless truncated. chosen_by_policy:
     K arrays (L_k,) bool, False on tokens within a completion of several turns that are not the assistant's; None: all
-    are.
+    are. turns: the K completions as read, where one of them has several turns; else None.
     """
 
     where: str
@@ -51,6 +51,7 @@ class Example:
     label: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     chosen_by_policy: tuple[np.ndarray, ...] | None = None
+    turns: tuple[Conversation, ...] | None = None
 
     def digest(self) -> bytes:
         """16 bytes that identify what the row says: prompt, completions, label and further columns; not where it is.
@@ -261,6 +262,7 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     A prompt is cut to its end (its BOS is kept), a completion to its start, which then has no EOS.
     Raises RowError: too long and not to be truncated; empty; or chosen and rejected the same tokens.
     """
+    turns: tuple[Conversation, ...] | None = None
     if isinstance(row.prompt, str):
         prompt_text, completion_texts = row.prompt, [str(completion) for completion in row.completions]
     else:
@@ -268,7 +270,8 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     masks: list[list[bool]] | None = None
     if any(not isinstance(completion, str) and len(completion) > 1 for completion in row.completions):
         prompt = encoder.prompt(prompt_text)
-        pairs = [encoder.turns(row.prompt, completion) for completion in row.completions]  # type: ignore[arg-type]
+        turns = row.completions  # type: ignore[assignment]
+        pairs = [encoder.turns(row.prompt, completion) for completion in turns]  # type: ignore[union-attr]
         completions, masks = [ids for ids, _ in pairs], [mask for _, mask in pairs]
     elif row.prompt == "":  # a text alone
         prompt, completions = encoder.whole_text(encoder.completion(completion_texts[0]))
@@ -297,24 +300,28 @@ def encode_row(where: str, row: Row, encoder: TextEncoder, limits: Limits) -> tu
     chosen = None
     if masks is not None:
         chosen = tuple(np.array(mask[: len(ids)], dtype=bool) for mask, ids in zip(masks, completions, strict=True))
-    return Example(where, row.prompt, np.array(prompt, dtype=np.int32), arrays, row.label, row.extra, chosen), cuts
+    prompt_ids = np.array(prompt, dtype=np.int32)
+    return Example(where, row.prompt, prompt_ids, arrays, row.label, row.extra, chosen, turns), cuts
 
 
-def encode_response(prompt: Text, text: str, encoder: TextEncoder, limits: Limits, truncated: bool = False) -> Example:
+def encode_response(prompt: Text, said: Text, encoder: TextEncoder, limits: Limits, truncated: bool = False) -> Example:
     """A response to a prompt as token ids, those that `encode_row` makes of the same prompt and text in a row.
 
     Reward models tokenise responses with this, just as the rows of their training: through the chat template, the
     prompt truncated to `max_prompt_length` if `on_too_long` is truncate, EOS at the end. Unlike a row's, a response may
     be empty, and an EOS written out in it is dropped. truncated: the response was cut at `max_completion_length`, and
-    so has no EOS, as a row that is truncated there has none. RowError where the chat template refuses the conversation.
+    so has no EOS, as a row that is truncated there has none. said: its text; or, where a row has several turns, their
+    messages, which are truncated as that row is. RowError where the chat template refuses the conversation.
     """
-    text = encoder.without_ends(text)
-    prompt_text, said = prompt, text
+    truncates = limits.on_too_long == "truncate"
+    if not isinstance(said, str):
+        return encode_row("", Row(prompt, (said,)), encoder, limits if truncates else Limits())[0]
+    text, prompt_text = encoder.without_ends(said), prompt
     if not isinstance(prompt_text, str):
-        prompt_text, (said,) = encoder.render(Row(prompt, ([{"role": "assistant", "content": text}],)))
-    ids = np.array(encoder.completion(said, may_be_empty=True), dtype=np.int32)
+        prompt_text, (text,) = encoder.render(Row(prompt, ([{"role": "assistant", "content": text}],)))
+    ids = np.array(encoder.completion(text, may_be_empty=True), dtype=np.int32)
     kept = encoder.prompt(prompt_text)
-    if limits.on_too_long == "truncate" and limits.max_prompt_length is not None:
+    if truncates and limits.max_prompt_length is not None:
         kept = encoder.end_of_prompt(kept, limits.max_prompt_length)
     if truncated:
         ids = ids[: limits.max_completion_length]

@@ -213,7 +213,7 @@ class ShardedLearner(DistributedLearner):
             outputs = self.policy.forward(part, algorithm.output_request)
             loss = weight * algorithm.loss(outputs, part, its_targets).sum()
             if self.scored is not None and weight > 0:
-                self.scored(part, outputs)
+                self.scored(part, outputs, its_targets)
             loss.backward()  # adds to .grad; torch.autograd.grad would bypass the sums over processes
             total += loss.detach()
         gradients = []

@@ -32,6 +32,7 @@ from sims.core.objectives.batch import LOG_PROBS, Batch, OutputRequest, Outputs
 from sims.core.spec import SpecError
 
 from .gradient_sum import GradientSum
+from .launcher import end_with_launcher
 from .message import LARGE, Message
 
 P = TypeVar("P", bound=Policy)
@@ -160,6 +161,7 @@ def joined(processes: int | None = None, device: str = "cpu", backend: str | Non
     if running == 1:
         yield Ranks()
         return
+    end_with_launcher()
     dist.init_process_group(backend or ("nccl" if device == "cuda" else "gloo"), timeout=_TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())

@@ -56,7 +56,7 @@ class Judge:
             rule = "OpenAI's endpoint needs a key in OPENAI_API_KEY; judge_url names another"
             raise SpecError("judge_url", settings.judge_url, rule) from error
 
-    def compare(self, prompts: Sequence[Text], first: Sequence[str], second: Sequence[str]) -> Iterator[Comparison]:
+    def compare(self, prompts: Sequence[Text], first: Sequence[Text], second: Sequence[Text]) -> Iterator[Comparison]:
         """One comparison for each prompt and its two answers, in their order, each as soon as it is there."""
         questions = []
         for prompt, one, two in zip(prompts, first, second, strict=True):
@@ -68,13 +68,13 @@ class Judge:
             label = None if said is None or then is None else said if said == 1 - then else 0.5
             yield Comparison(label, f"{_short(given)} / {_short(swapped)}")
 
-    def score(self, prompts: Sequence[Text], answers: Sequence[str]) -> list[float]:
+    def score(self, prompts: Sequence[Text], answers: Sequence[Text]) -> list[float]:
         """Scores in [0, 1]; unreadable replies, up to their allowed share, are ½."""
         questions = [to_score(*pair, self.criteria) for pair in zip(prompts, answers, strict=True)]
         replies = list(self._replies(questions))
         return self._read([read_score(reply) for reply in replies], [_short(reply) for reply in replies])
 
-    def labels(self, prompts: Sequence[Text], first: Sequence[str], second: Sequence[str]) -> list[float]:
+    def labels(self, prompts: Sequence[Text], first: Sequence[Text], second: Sequence[Text]) -> list[float]:
         """The labels of `compare`; unreadable replies, up to their allowed share, are ties."""
         found = list(self.compare(prompts, first, second))
         return self._read([one.label for one in found], [one.reason for one in found])

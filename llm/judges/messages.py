@@ -31,13 +31,13 @@ _SCORE = (
 )
 
 
-def to_compare(prompt: Text, first: str, second: str, criteria: str) -> list[dict[str, str]]:
+def to_compare(prompt: Text, first: Text, second: Text, criteria: str) -> list[dict[str, str]]:
     """Messages that ask which of two answers is better."""
     question = _COMPARE.format(data=_DATA.format(fields="prompt, answer_1 and answer_2"), criteria=criteria)
     return _messages(question, {"prompt": prompt, "answer_1": first, "answer_2": second})
 
 
-def to_score(prompt: Text, answer: str, criteria: str) -> list[dict[str, str]]:
+def to_score(prompt: Text, answer: Text, criteria: str) -> list[dict[str, str]]:
     """Messages that ask how good an answer is."""
     question = _SCORE.format(data=_DATA.format(fields="prompt and answer"), criteria=criteria, highest=HIGHEST)
     return _messages(question, {"prompt": prompt, "answer": answer})

@@ -16,14 +16,16 @@ from transformers.pytorch_utils import Conv1D
 
 from llm.embedded import find_folder
 from sims.core.spec import SpecError
+from sims.experiments.command import one_line
 from sims.experiments.whole import checksum
 
 from .gate import ADAPTER, ADAPTER_WEIGHTS, check_finite, loading, read_json
 from .quiet import quiet_bitsandbytes
 from .settings import LanguageModelSettings
 
-# Beside adapters that we write: a digest of the weights under them; "" where these were on the hub.
-BASE, WEIGHTS_OF_BASE = "base_weights.json", "sha256"
+# Beside adapters that we write: a digest of the weights under them, as they were when they were read, which is kept on
+# the adapted model until then; "" where these were on the hub.
+BASE, WEIGHTS_OF_BASE, READ = "base_weights.json", "sha256", "weights_of_base"
 MERGE = "python -m llm export RUN --output whole --merge writes one"
 
 
@@ -31,7 +33,8 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
     """LoRA on every linear layer but the head, or on those named, as an identity at the start; its weights in `dtype`.
     Hu et al. 2022. No dropout: a policy that changes from pass to pass has no ratio of 1 to what it sampled."""
     try:
-        from peft import LoraConfig, get_peft_model
+        with _quiet():
+            from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise SpecError("lora_rank", spec.lora_rank, "needs the library peft: pip install peft") from error
     config = LoraConfig(
@@ -49,13 +52,24 @@ def add_adapters(model: nn.Module, spec: LanguageModelSettings, dtype: torch.dty
             raise SpecError("lora_target_modules", spec.lora_target_modules, rule)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        with quiet_bitsandbytes(), warnings.catch_warnings():  # peft 0.21 asks for what transformers will rename
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        try:
+            with _quiet():
+                adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+        except ValueError as error:  # of Mamba's, some layers take none
+            rule = f"must name layers of {spec.model} that take adapters: peft says: {one_line(str(error))}"
+            raise SpecError("lora_target_modules", spec.lora_target_modules, rule) from error
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return adapted.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what peft and the library of quantisation, which it imports, say of each other and of transformers."""
+    with quiet_bitsandbytes(), warnings.catch_warnings():  # peft 0.21 asks for what transformers will rename
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def base_of(field: str, folder: Path) -> str | None:
@@ -118,13 +132,14 @@ def base_named(field: str, folder: Path, base: str) -> Iterator[None]:
 def merged(field: str, folder: Path, base: Any) -> nn.Module:
     """The base model with the folder's LoRA adapters added to its weights. SpecError where they do not fit it."""
     try:
-        from peft import PeftModel, get_peft_model_state_dict
+        with _quiet():
+            from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise SpecError(field, str(folder), "holds adapters, which need the library peft: pip install peft") from error
     kind = read_json(field, folder, ADAPTER).get("peft_type")
     if kind != "LORA":
         raise SpecError(field, str(folder), f"{ADAPTER}: peft_type = {json.dumps(kind)}: must be LORA")
-    with quiet_bitsandbytes(), loading(field, str(folder), "its adapters must fit their base model"):
+    with _quiet(), loading(field, str(folder), "its adapters must fit their base model"):
         adapted = PeftModel.from_pretrained(base, folder, is_trainable=False)
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as opened:
             held = set(opened.keys())

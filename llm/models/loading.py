@@ -17,7 +17,17 @@ from llm.data.tokenise import whole_text
 from llm.embedded import EMBEDDED, find_folder
 from sims.core.spec import SpecError
 
-from .adapters import MERGE, add_adapters, base_named, base_of, check_base, is_of_adapters, merged
+from .adapters import (
+    MERGE,
+    READ,
+    add_adapters,
+    base_named,
+    base_of,
+    check_base,
+    is_of_adapters,
+    merged,
+    weights_digest,
+)
 from .decoding import VLLMDecoding
 from .gate import (
     ADAPTER,
@@ -133,6 +143,8 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
         return meta_model(spec, dtype)
     _check_base(spec)
     stored = spec.base_dtype(dtype)
+    # Before they are read: the folder may be trained on, or removed, while the adapters are.
+    under = weights_digest(spec.model) if spec.lora_rank is not None else ""
     if spec.base_precision == "nf4":
         check_library()
     if spec.weights == "random":
@@ -150,7 +162,9 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
     source, local = locate(spec.model)
     if local:  # what is saved of the adapters names their base, and may be read from another folder
         model.name_or_path = str(Path(source).absolute())
-    return add_adapters(model, spec, dtype)
+    adapted: Any = add_adapters(model, spec, dtype)
+    setattr(adapted, READ, under)
+    return adapted  # type: ignore[no-any-return]
 
 
 def _check_base(spec: LanguageModelSettings) -> None:

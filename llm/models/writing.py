@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sims.experiments.whole import folder_written_whole
 
-from .adapters import BASE, WEIGHTS_OF_BASE, base_of, weights_digest
+from .adapters import BASE, READ, WEIGHTS_OF_BASE, base_of, weights_digest
 
 REPORT = "report.json"
 
@@ -38,7 +38,9 @@ def write_model(
         tokenizer.save_pretrained(new)
         _name_class(new / "tokenizer_config.json")
         if (base := base_of("model", new)) is not None:
-            (new / BASE).write_text(json.dumps({WEIGHTS_OF_BASE: weights_digest(base)}, indent=1) + "\n")
+            read = getattr(model, READ, None)
+            digest = weights_digest(base) if read is None else read
+            (new / BASE).write_text(json.dumps({WEIGHTS_OF_BASE: digest}, indent=1) + "\n")
         if report is not None:
             (new / REPORT).write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         for file in beside:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from llm.models.adapters import base_of
 from llm.models.forward import checkpoint_layers, checkpointed_layers, hidden_states, max_positions
@@ -151,6 +152,9 @@ def _classifier(field: str, name: str | Path, dtype: torch.dtype, new_head: bool
     if local:
         check_folder(field, path)
     config = load_config(spec, field)
+    if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        rule = f"is a {config.model_type}, of which transformers has no classifier: must be of another architecture"
+        raise SpecError(field, str(name), rule)
     labels = getattr(config, "num_labels", 1)
     named = any("SequenceClassification" in kind for kind in config.architectures or ())
     if named and labels != 1:

@@ -7,6 +7,7 @@ What a policy gains under the proxy beyond what it gains under the gold model is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,6 +101,15 @@ def label_pairs(batch: Batch, scorer: Scorer, labeller: Labeller, noise: Noise, 
     pairs, weight = choose_pairs(scores, pairing, labeller.correct_above)
     label = labeller.label(*pick(scores, pairs), noise.uniforms("labels", *pairs.shape))
     return batch.replace(rewards=scores, pairs=pairs, pair_label=label, pair_weight=weight)
+
+
+def label_digest(*batches: Batch) -> str:
+    """SHA-256 of the labels of pairs."""
+    found = hashlib.sha256()
+    for batch in batches:
+        found.update(batch.need("pairs").cpu().numpy().tobytes())
+        found.update(batch.need("pair_label").cpu().double().numpy().tobytes())
+    return found.hexdigest()
 
 
 def held_out(scorer: Scorer, batch: Batch, bins: int = 10) -> HeldOut:

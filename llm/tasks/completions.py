@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm.data import Text
+from llm.data.formats import Conversation
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,9 @@ class Completions:
         those with EOS.
     written: gives N texts with every special token in letters but the ends, as `TextEncoder.content` has them, to a
         reward that asks: most don't, and it costs as much as `texts`; none: texts.
+    turns: N, the messages of a recorded response of several turns, as the data have them, also where it is truncated;
+        None for any other, which the assistant's message of its text is. Of several turns `texts` is the assistant's
+        words one after the other, and `ids` and `lengths` count the assistant's tokens.
 
     >>> completions = llm.Completions(["2 + 3 ="], ["5"], [[7, 0]], [1], {})
     >>> llm.MinLength().reward()(completions)
@@ -37,6 +41,7 @@ class Completions:
     generations: int = 1
     ended: Sequence[bool] | None = None
     written: Callable[[], Sequence[str]] | None = None
+    turns: Sequence[Conversation | None] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,6 +52,12 @@ class Completions:
         if self.ended is None:
             return [len(ids) == length for ids, length in zip(self.ids, self.lengths, strict=True)]
         return [not ended for ended in self.ended]
+
+    def said(self, written: bool = False) -> list[Text]:
+        """What each response says: its text, or the messages of one of several turns. written: with the special tokens
+        of a text in letters."""
+        texts = self.written() if written and self.written is not None else self.texts
+        return [turns or text for turns, text in zip(self.turns or [None] * len(self), texts, strict=True)]
 
 
 Reward = Callable[[Completions], Sequence[float]]  # N finite numbers, one per response

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -130,16 +130,18 @@ class DataSource(Spec):
         held_out = self.data == LANGUAGE or self.held_out_share > 0
         return self.evaluation_split or (HELD_OUT if held_out else self.data_split)
 
-    def load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+    def load(
+        self, encoder: TextEncoder, split: str | None, log: Callable[[str], None] = to_stderr
+    ) -> Sequence[Example]:
         """The rows of a split as token ids; those of the language have a prompt only. With held_out_share, the split
-        held_out is that share of data_split, and data_split the rest."""
+        held_out is that share of data_split, and data_split the rest. log: is told what became of rows."""
         if not self.held_out_share:
-            return self._all_rows(encoder, split)
-        rows = self._all_rows(encoder, self.data_split)
+            return self._all_rows(encoder, split, log)
+        rows = self._all_rows(encoder, self.data_split, log)
         trained, held_out = split_by_prompt(rows, self.held_out_share, HELD_OUT_SEED)
         return held_out if split == HELD_OUT else trained
 
-    def _all_rows(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+    def _all_rows(self, encoder: TextEncoder, split: str | None, log: Callable[[str], None]) -> Sequence[Example]:
         if self.data == LANGUAGE:
             found = _language_split(split)
             assert found is not None, "`check` has refused other names"
@@ -150,10 +152,12 @@ class DataSource(Spec):
             ]
         parts = parse_mixture(self.data)
         if len(parts) == 1:
-            return self._load_one(self.data, encoder, split)
-        return mix([(name, share, self._load_one(name, encoder, split)) for name, share in parts], to_stderr)
+            return self._load_one(self.data, encoder, split, log)
+        return mix([(name, share, self._load_one(name, encoder, split, log)) for name, share in parts], log)
 
-    def _load_one(self, name: str, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+    def _load_one(
+        self, name: str, encoder: TextEncoder, split: str | None, log: Callable[[str], None]
+    ) -> Sequence[Example]:
         examples, _ = load_examples(
             StreamedExamples(Path(name)) if self.stream_data else name,
             encoder.tokenizer,
@@ -168,6 +172,7 @@ class DataSource(Spec):
             on_too_long=self.on_too_long,
             ends=encoder.ends,
             stop_strings=encoder.stop_strings,
+            log=log,
         )
         return examples
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm.data import Example, TextEncoder, collate
+from llm.data.formats import Conversation
 from llm.data.recorded import relabel
+from llm.data.rows import to_stderr
 from llm.data.whole import check_lengths, digest
 from llm.tasks import LANGUAGE, Completions, Reward, Task
 from llm.tasks.learned import reward_models_on
@@ -50,7 +52,7 @@ class TextEnvironment:
     task's. eos_token_ids: the tokens at which the policy stops, which do not count as length; recorded responses are
     cut there too. (): the tokenizer's. stop_strings: the policy's, which end a response too. max_new_tokens: its
     longest response. rewarded: whether recorded responses are rewarded when they are given out; else
-    `score` does it where somebody asks.
+    `score` does it where somebody asks. log: is told what became of the rows that are read.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class TextEnvironment:
         stop_strings: Sequence[str] = (),
         max_new_tokens: int = 0,
         rewarded: bool = True,
+        log: Callable[[str], None] = to_stderr,
     ) -> None:
         self.rewarded = rewarded
         self.task, self.tokenizer, self.device, self.dtype = task, tokenizer, device, dtype
@@ -78,7 +81,7 @@ class TextEnvironment:
         with reward_models_on(str(device) if device.type != "meta" else "cpu"):
             self._reward: Reward = _reward_of(task)
             self._gold: Reward | None = task.gold()
-            self.examples = task.load(self.encoder, self.split)
+            self.examples = task.load(self.encoder, self.split, log)
             task.check_data(self.examples)
         self._recorded: Sequence[Example] | None = None
         self._drawn = False  # recorded responses come without labels
@@ -171,6 +174,7 @@ class TextEnvironment:
             columns={name: [example.extra.get(name) for example in repeated] for name in names},
             generations=generations,
             ended=self.ended(responses, mask).flatten().tolist(),
+            turns=[turns for example in examples for turns in several_turns(example, generations)],
         )
 
     def _texts(self, examples: Sequence[Example], ids: Sequence[Sequence[int]], special: bool) -> list[str]:
@@ -304,6 +308,13 @@ def _order(run: tuple[int, int], name: str, epoch: int, count: int) -> tuple[int
     stream = f"{name} order"
     noise.load_state_dict({stream: epoch * count})
     return tuple(noise.uniforms(stream, count)[0].argsort(stable=True).tolist())
+
+
+def several_turns(example: Example, generations: int) -> list[Conversation | None]:
+    """The messages of each of K recorded responses that has several turns; None for any other."""
+    if example.turns is None:
+        return [None] * generations
+    return [turns if len(turns) > 1 else None for turns in example.turns]
 
 
 def response_lengths(responses: Tensor, mask: Tensor, eos_token_ids: Sequence[int]) -> Tensor:

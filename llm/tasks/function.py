@@ -42,8 +42,8 @@ class RewardFunction(Task, kind="function"):
 
     Each is called as function(prompts=, completions=, completion_ids=, **columns) with lists of N each, and must return
     N finite numbers. Completions are texts, or [{"role": "assistant", "content": text}] where prompts are
-    conversations. An `async` function is awaited. None for a row means that the function does not reward it, and adds
-    nothing; one function at least must reward each row.
+    conversations, and all messages of a recorded completion of several turns. An `async` function is awaited. None for
+    a row means that the function does not reward it, and adds nothing; one function at least must reward each row.
 
     Differences from TRL: (1) a row that no function rewards is refused: TRL gives it 0 and warns; (2) there is no
     `trainer_state`; (3) all rows of a batch come in one call; (4) weights are not normalised, as in TRL.
@@ -80,8 +80,10 @@ class RewardFunction(Task, kind="function"):
             arguments = {
                 "prompts": list(completions.prompts),
                 "completions": [
-                    text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-                    for prompt, text in zip(completions.prompts, completions.texts, strict=True)
+                    [{"role": "assistant", "content": said}]
+                    if isinstance(said, str) and not isinstance(prompt, str)
+                    else said
+                    for prompt, said in zip(completions.prompts, completions.said(), strict=True)
                 ],
                 "completion_ids": [list(ids) for ids in completions.ids],
                 **{name: list(values) for name, values in completions.columns.items()},

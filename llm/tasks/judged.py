@@ -48,7 +48,7 @@ class JudgeReward(JudgeSettings, Task, kind="judge"):
 
         def score(completions: Completions) -> list[float]:
             if self.judge_mode == "score" or completions.generations == 1:
-                return judge.score(completions.prompts, completions.texts)
+                return judge.score(completions.prompts, completions.said())
             return win_rates(judge, completions)
 
         return score
@@ -62,9 +62,9 @@ def win_rates(judge: Judge, completions: Completions) -> list[float]:
         for start in range(0, len(completions), count)
         for i, j in itertools.combinations(range(count), 2)
     ]
-    texts = completions.texts
+    said = completions.said()
     labels = judge.labels(
-        [completions.prompts[i] for i, _ in pairs], [texts[i] for i, _ in pairs], [texts[j] for _, j in pairs]
+        [completions.prompts[i] for i, _ in pairs], [said[i] for i, _ in pairs], [said[j] for _, j in pairs]
     )
     won = [0.0] * len(completions)
     for (i, j), label in zip(pairs, labels, strict=True):

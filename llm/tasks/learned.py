@@ -34,6 +34,8 @@ class LearnedReward(Task, kind="learned_reward"):
     response are tokens of it in the rows of a reward model, and would cost nothing if they were left out here. Judges
     and Python functions read texts without them, as in TRL. Two things are not read as written, since text lies in
     between: tokens that are no whole characters, and words that the policy split otherwise than the tokenizer does.
+    A recorded completion of several turns is scored whole, its messages through the template, as TRL does and as the
+    reward model's own rows are read.
 
     >>> llm.LearnedReward(reward_model="runs/reward/model", missing_eos_penalty=1.0).gold_reward_model is None
     True
@@ -143,11 +145,10 @@ def score_texts(model: RewardModel, encoder: TextEncoder, limits: Limits) -> Rew
     """A reward model's scores of texts. RowError or ValueError for one that it cannot read."""
 
     def score(completions: Completions) -> list[float]:
-        texts = completions.texts if completions.written is None else completions.written()
         most = limits.max_completion_length if limits.on_too_long == "truncate" else None
         cut = [is_cut and len(ids) == most for is_cut, ids in zip(completions.cut, completions.ids, strict=True)]
-        read = zip(completions.prompts, texts, cut, strict=True)
-        rows = [encode_response(prompt, text, encoder, limits, truncated) for prompt, text, truncated in read]
+        read = zip(completions.prompts, completions.said(written=True), cut, strict=True)
+        rows = [encode_response(prompt, said, encoder, limits, truncated) for prompt, said, truncated in read]
         found = collate(rows, encoder.pad)
         assert found.responses is not None and found.mask is not None
         return list(model.score(found.prompts, found.prompt_mask, found.responses, found.mask).flatten().tolist())

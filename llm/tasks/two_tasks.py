@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from llm.data import Example, Text, TextEncoder
+from llm.data.rows import to_stderr
 from llm.embedded import language
 from llm.tasks.completions import Completions, Reward
 from llm.tasks.data_source import HELD_OUT
@@ -68,9 +69,11 @@ class VerifiableAndRated(ProxyReward, kind="verifiable_and_rated"):
     def recorded_rows(self, encoder: TextEncoder) -> None:
         """The annotator's are of the rated task alone: recorded responses are labelled by the reward."""
 
-    def load(self, encoder: TextEncoder, split: str | None) -> Sequence[Example]:
+    def load(
+        self, encoder: TextEncoder, split: str | None, log: Callable[[str], None] = to_stderr
+    ) -> Sequence[Example]:
         """Held-out rows: one of either task in turn. Others as `order` says, drawn by `proxy_seed`."""
-        rows = super().load(encoder, split)
+        rows = super().load(encoder, split, log)
         verifiable = [row for row in rows if is_verifiable(row.prompt)]
         rated = [row for row in rows if not is_verifiable(row.prompt)]
         rng = np.random.default_rng([self.proxy_seed, len(rows)])

@@ -4,6 +4,7 @@ presets         experiments by name
 run             a run: built from its spec and trained; the arrays of its record
 evaluation      what is measured of a run's policy
 held_out        what is measured of a run on held-out responses
+read_again      what a run must find again to go on: configurations, tokenizers, a judge's criteria
 learning_rate   an optimiser whose learning rate warms up and decays
 checkpoint      checkpoints, written atomically
 folder          the files of a run, how it is started or resumed

@@ -22,11 +22,13 @@ from sims.experiments.experiment import Experiment
 from . import checkpoint
 from .checkpoint import COMMAND, CONFIG, METRICS, OPTIONS, SPEC, Checkpoint
 from .loggers import read_json_lines
+from .read_again import check_files, files_read
 from .run import Run
 from .written_by import RUNS, check_written_by
 
 SAMPLES, MODEL = "samples.jsonl", "model"
-WEIGHTS = "weights"  # in SPEC: digests of those that the run was started with
+# In SPEC: digests of the weights that the run was started with, and of what else it reads.
+WEIGHTS, FILES = "weights", "files"
 
 
 def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -40,7 +42,7 @@ def held_in(experiment: Experiment, folder: Path, run: int, resume: bool, overwr
     if not resume:
         raise SpecError("output", str(folder), "holds a run: --resume goes on with it, --overwrite replaces it")
     before = _without_end(_read(file))
-    for name in (OPTIONS, WEIGHTS, COMMAND):
+    for name in (OPTIONS, WEIGHTS, FILES, COMMAND):
         before.pop(name, None)
     if before != _without_end({"experiment": experiment.to_json(), "run": run}):
         raise SpecError("output", str(folder), "holds a run of another spec: only updates and evaluations may change")
@@ -67,18 +69,17 @@ class Start:
     def to_json(self) -> dict[str, Any]:
         """What SPEC holds."""
         held = {"experiment": self.experiment.to_json(), "run": self.run, COMMAND: self.command}
-        return held | {OPTIONS: dict(self.options), WEIGHTS: dict(self.weights)}
+        files = files_read(self.experiment)
+        return held | {OPTIONS: dict(self.options), WEIGHTS: dict(self.weights), FILES: files}
 
 
 def begin(folder: Path, start: Start, overwrite: bool) -> None:
     """Write the spec into the folder; overwrite: and delete the run that it holds. SpecError for a run that goes on
-    with other weights than it was started with."""
+    with other weights, or other files, than it was started with."""
     file = folder / SPEC
     if file.exists() and not overwrite:
-        before = _read(file).get(WEIGHTS, {})
-        if not isinstance(before, dict):
-            raise SpecError("output", str(folder), f"{SPEC} is damaged: {WEIGHTS} must be an object")
-        _check_weights(start.experiment, before, start.weights)
+        check_weights(start.experiment, folder, start.weights)
+        check_read(start.experiment, folder)
     if file.exists() and overwrite:
         for path in (file, folder / CONFIG, folder / METRICS, folder / SAMPLES, *folder.glob("events.out.tfevents.*")):
             path.unlink(missing_ok=True)
@@ -110,39 +111,52 @@ def check_apart(experiment: Experiment, folder: Path) -> None:
             raise SpecError("output", str(folder), rule)
 
 
-def _check_weights(experiment: Experiment, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def check_weights(experiment: Experiment, folder: Path, now: Mapping[str, str]) -> None:
+    """SpecError for a run in a folder that was started with other weights than `weights_read` finds now."""
+    before = _digests(folder, WEIGHTS)
     for field, weights in now.items():
         if before.get(field, weights) != weights:
             name = getattr(experiment.policy if field == "model" else experiment.environment, field)
-            rule = "has other weights than those that the run was started with: must be the same, to resume"
+            rule = "has other weights than those that the run was started with: must be the same, to go on with it"
             raise SpecError(field, name, rule)
+
+
+def check_read(experiment: Experiment, folder: Path, *fields: str) -> None:
+    """`check_files` of a run in a folder."""
+    check_files(experiment, _digests(folder, FILES), fields)
+
+
+def _digests(folder: Path, name: str) -> dict[str, str]:
+    found = _read(folder / SPEC).get(name, {})
+    if not isinstance(found, dict):
+        raise SpecError("output", str(folder), f"{SPEC} is damaged: {name} must be an object")
+    return found
 
 
 def stored(folder: Path, field: str = "output", commands: Sequence[str] = RUNS) -> tuple[Experiment, int]:
     """The experiment of the run of one of these commands in a folder, and the run's index. Raises SpecError, naming
     `field`, where there is none."""
     check_written_by(field, folder, commands)
-    held = _read(folder / SPEC)
+    held = _read(folder / SPEC, field)
     try:
         experiment = from_json(held["experiment"], Experiment)
         if not isinstance(experiment, Experiment):
             raise TypeError("experiment")
         return experiment, int(held["run"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SpecError("output", str(folder), f"{SPEC} is damaged: {error!r}") from error
+        raise SpecError(field, str(folder), f"{SPEC} is damaged: {error!r}") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, field: str = "output") -> dict[str, Any]:
     try:
         return checkpoint.read_spec(file)
     except FileNotFoundError as error:
-        raise SpecError("output", str(file.parent), f"holds no run: there is no {file.name} in it") from error
+        raise SpecError(field, str(file.parent), f"holds no run: there is no {file.name} in it") from error
     except OSError as error:
-        raise SpecError("output", str(file.parent), f"{file.name} cannot be read: {error.strerror}") from error
+        raise SpecError(field, str(file.parent), f"{file.name} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SpecError(
-            "output", str(file.parent), f"{file.name} is damaged: {error}: --overwrite starts again"
-        ) from error
+        way = ": --overwrite starts again" if field == "output" else ""
+        raise SpecError(field, str(file.parent), f"{file.name} is damaged: {error}{way}") from error
 
 
 def _without_end(spec: dict[str, Any]) -> dict[str, Any]:

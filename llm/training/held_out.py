@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llm.reward_models.calibration import ordered_rightly
 from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, pick, sequence_sum
 from sims.experiments.evaluation import Evaluation, Row
@@ -44,9 +45,10 @@ class RecordedEvaluation(Evaluation):
         if batch.pairs is not None and batch.pair_label is not None:
             ref = sequence_sum(self.run.initial.forward(batch).logp, batch.mask).double()
             reward = getattr(algorithm, "beta", 1.0) * (whole - ref)
-            better, worse = by_label(*pick(reward, batch.pairs), batch.pair_label)
-            right = (better > worse).double() + 0.5 * (better == worse).double()
-            found |= {"rewards/accuracies": right.mean(), "rewards/margins": (better - worse).mean()}
+            first, second = pick(reward, batch.pairs)
+            right = ordered_rightly(first - second, batch.pair_label.double())
+            margin = (2 * batch.pair_label.double() - 1) * (first - second)
+            found |= {"rewards/accuracies": right.mean(), "rewards/margins": margin.mean()}
             whole, _ = by_label(*pick(whole, batch.pairs), batch.pair_label)
             tokens, _ = by_label(*pick(tokens, batch.pairs), batch.pair_label)
         nll = -whole.sum() / tokens.sum()

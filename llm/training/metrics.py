@@ -7,14 +7,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from llm.reward_models.calibration import ordered_rightly
 from llm.tasks.environment import TextBatch, TextEnvironment, response_lengths
 from sims.core.algorithms import Algorithm
+from sims.core.algorithms.base import Targets
 from sims.core.loop.collect import Collector
 from sims.core.loop.protocols import Policy, SampleRequest, Samples
 from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
 
-from .evaluation import by_label
 from .run import Run, RunDiverged
 
 Row = dict[str, float]
@@ -29,11 +30,12 @@ class UpdateMetrics:
     def __init__(self, run: Run, with_kl: bool = False) -> None:
         self.run, self.with_kl = run, with_kl
         self.has_gold = run.environment.has_gold or run.experiment.labelling.labels == "implicit"
-        self.parts: list[tuple[Batch, Tensor]] = []  # of the last update, on this process: log-probs from before it
+        # Of the last update, on this process: log-probs from before it, and targets.
+        self.parts: list[tuple[Batch, Tensor, Targets]] = []
         run.training.learner.scored = self._scored
 
-    def _scored(self, part: Batch, outputs: Outputs) -> None:
-        self.parts.append((part, outputs.logp.detach()))
+    def _scored(self, part: Batch, outputs: Outputs, targets: Targets) -> None:
+        self.parts.append((part, outputs.logp.detach(), targets))
 
     def forget(self) -> None:
         """Let go of an update that is not logged."""
@@ -49,8 +51,10 @@ class UpdateMetrics:
         (nats per response, mean of Σ_t log π_sampler − log π_ref, which is unbiased for KL(π_sampler‖π_ref) while
         top_p = 1). Of the policy before the update, on its minibatch, as in TRL: logps/… of pairs; rewards/… (β times
         the log-ratio to the reference, β = 1 for algorithms without) and rewards/accuracies where the reference scored
-        them; for clipped algorithms clip_ratio/region_mean, the share of tokens whose ratio to the sampler is out of
-        the clip range.
+        them: of a tie, half of each response, no margin and accuracy ½, as in the loss (TRL has no ties, and counts
+        equal rewards as wrong); for clipped algorithms clip_ratio/region_mean, the share of tokens that the loss clips:
+        whose ratio to the sampler is above the clip range while their advantage is positive, or below it while it is
+        negative (of CISPO, which clips weights, out of it).
         Recorded data have no sampler, hence neither kl nor entropy: evaluations have both. Of a watched sampler's last
         draw: sampling/… (`sampler_mismatch`)."""
         batch, run = self._rewarded(update), self.run
@@ -91,10 +95,11 @@ class UpdateMetrics:
     def _of_the_policy(self, batch: Batch) -> dict[str, Tensor]:
         """Means over the parts of the last update, of all processes. batch: whole, for the names."""
         algorithm = self.run.experiment.algorithm
-        names = list(_of_a_part(batch.narrow(0, 1), torch.zeros_like(batch.mask[:1], dtype=torch.float32), algorithm))
+        zeros = torch.zeros_like(batch.mask[:1], dtype=torch.float32)
+        names = list(_of_a_part(batch.narrow(0, 1), zeros, {"advantages": zeros}, algorithm))
         sums = torch.zeros(len(names), 2, dtype=torch.float64, device=batch.responses.device)
-        for part, logp in self.parts:
-            found = _of_a_part(part, logp, algorithm)
+        for part, logp, targets in self.parts:
+            found = _of_a_part(part, logp, targets, algorithm)
             for i, name in enumerate(names):
                 values, weight = found[name]
                 sums[i] += torch.stack([(values * weight).double().sum(), weight.double().sum()])
@@ -118,7 +123,7 @@ def _of_the_batch(batch: Batch, environment: TextEnvironment) -> dict[str, Tenso
     return found
 
 
-def _of_a_part(part: Batch, logp: Tensor, algorithm: Algorithm) -> dict[str, tuple[Tensor, Tensor]]:
+def _of_a_part(part: Batch, logp: Tensor, targets: Targets, algorithm: Algorithm) -> dict[str, tuple[Tensor, Tensor]]:
     """What an update knows of the policy before it, by name: values, and weights of their shape. logp: (B, K, L)."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     epsilon = getattr(algorithm, "epsilon", None)
@@ -126,25 +131,30 @@ def _of_a_part(part: Batch, logp: Tensor, algorithm: Algorithm) -> dict[str, tup
         own_ratio = getattr(algorithm, "log_ratio", None)  # GSPO's and RLOO's are the response's
         log_ratio = logp - part.logp_sampler if own_ratio is None else own_ratio(logp, part)
         high = getattr(algorithm, "epsilon_high", None) or epsilon
-        out = (log_ratio.exp() < 1 - epsilon) | (log_ratio.exp() > 1 + high)
-        found["clip_ratio/region_mean"] = (out & part.mask, part.mask)
+        below, above = log_ratio.exp() < 1 - epsilon, log_ratio.exp() > 1 + high
+        if not getattr(algorithm, "clips_weights", False):
+            advantages = targets["advantages"]  # of tokens, or of responses
+            advantages = advantages if advantages.dim() == logp.dim() else advantages.unsqueeze(-1)
+            below, above = below & (advantages < 0), above & (advantages > 0)
+        found["clip_ratio/region_mean"] = ((below | above) & part.mask, part.mask)
     if part.pairs is None or part.pair_label is None:
         return found
     label = part.pair_label
     weight = torch.ones_like(label) if part.pair_weight is None else part.pair_weight
 
     def note(kind: str, values: Tensor) -> tuple[Tensor, Tensor]:
-        better, worse = by_label(*pick(values, part.need("pairs")), label)
-        found[f"{kind}/chosen"], found[f"{kind}/rejected"] = (better, weight), (worse, weight)
-        return better, worse
+        first, second = pick(values, part.need("pairs"))
+        better = label * first + (1 - label) * second  # of a tie, half of each, as in the loss
+        found[f"{kind}/chosen"], found[f"{kind}/rejected"] = (better, weight), (first + second - better, weight)
+        return first, second
 
     whole = sequence_sum(logp, part.mask)
     note("logps", whole)
     if part.logp_ref is not None:
         beta = getattr(algorithm, "beta", 1.0)
-        better, worse = note("rewards", beta * (whole - sequence_sum(part.logp_ref, part.mask)))
-        found["rewards/margins"] = (better - worse, weight)
-        found["rewards/accuracies"] = ((better > worse).double(), weight)
+        first, second = note("rewards", beta * (whole - sequence_sum(part.logp_ref, part.mask)))
+        found["rewards/margins"] = ((2 * label - 1) * (first - second), weight)
+        found["rewards/accuracies"] = (ordered_rightly(first - second, label).double(), weight)
     return found
 
 

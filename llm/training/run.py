@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm.data.rows import to_stderr
 from llm.data.whole import repeated
 from llm.distributed.spread import DistributedLearner, Ranks, Sharding, SpreadPolicy, check_sharding
 from llm.embedded import EMBEDDED
@@ -45,7 +46,7 @@ class Run:
 
     ranks: the processes that share it; each must make every call of this class, and gets the same numbers. sharding:
     none, each process holds all weights; full, its part of them (llm.distributed.sharded); update, its part, but all
-    of them while it samples."""
+    of them while it samples. told: whether it says what became of rows."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Run:
         device: torch.device | str = "cpu",
         ranks: Ranks | None = None,
         sharding: Sharding = "none",
+        told: bool = True,
     ) -> None:
         assert isinstance(experiment.policy, LanguageModelSpec) and isinstance(experiment.environment, Task)
         self.experiment, self.device = experiment, torch.device(device)
@@ -73,7 +75,7 @@ class Run:
         self.sharded: Any = None
         policy, learner = self._spread(ranks, sharding)
 
-        def environment(split: str | None) -> TextEnvironment:
+        def environment(split: str | None, told: bool) -> TextEnvironment:
             return TextEnvironment(
                 task,
                 self.tokenizer,
@@ -86,11 +88,14 @@ class Run:
                 self.policy.decoding.stop_strings,
                 self.policy.decoding.max_new_tokens,
                 algorithm.needs_rewards,
+                to_stderr if told and ranks.first else _untold,
             )
 
-        self.environment = environment(task.data_split)
+        self.environment = environment(task.data_split, told)
         split = task.split_for_evaluation
-        self.evaluation_environment = self.environment if split == self.environment.split else environment(split)
+        self.evaluation_environment = self.environment
+        if split != self.environment.split:  # a share of the same rows, or a split of its own
+            self.evaluation_environment = environment(split, told and not task.held_out_share)
         self._check_data(ranks)
         self.training = Training(
             policy,
@@ -217,6 +222,10 @@ class Run:
         task: Task = self.experiment.environment  # type: ignore[assignment]
         bounds = task.bounds_of_parts(self.policy.decoding.max_new_tokens)
         return SampleEvaluation(self.evaluate, {"best_reward": task.best_reward(), **bounds})
+
+
+def _untold(line: str) -> None:
+    """Tell nobody: another has said it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

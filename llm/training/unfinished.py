@@ -96,13 +96,19 @@ class Unfinished:
                 "output", str(output), f"a fit was stopped: --resume goes on with {self.folder}, --overwrite deletes it"
             )
 
-    def held(self, data: int = 0) -> Checkpoint | None:
-        """The checkpoint to go on from. data: the digest of the rows, which must be those of before."""
-        self.settings_held, self.numbers = {"settings": self.settings, "data": data}, {}
+    def held(self, data: int = 0, read: Mapping[str, str] | None = None) -> Checkpoint | None:
+        """The checkpoint to go on from. data: the digest of the rows, which must be those of before. read: digests of
+        what else must, by what it is."""
+        found, self.numbers = dict(read or {}), {}
+        self.settings_held = {"settings": self.settings, "data": data, "read": found}
         if not self.resume:
             return None
         before = _read(self.folder)
         before.pop(OPTIONS, None)
+        known = before.setdefault("read", found)  # a fit of before it was written down
+        for name, digest in found.items():
+            if known.get(name, digest) != digest:
+                raise SpecError("resume", str(self.folder), f"is a fit of another {name}: --overwrite starts again")
         if before != json.loads(json.dumps(self.settings_held)):
             raise SpecError("resume", str(self.folder), "is a fit of other settings or rows: --overwrite starts again")
         held = checkpoint.load(self.folder, tell)

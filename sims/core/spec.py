@@ -47,7 +47,8 @@ class SpecError(ValueError):
         self.field, self.value, self.valid = field, value, valid
 
     def __str__(self) -> str:
-        return f"{self.field} = {self.value!r}: {self.valid}"
+        shown = " ".join(line.strip() for line in repr(self.value).splitlines())  # an array's has several
+        return f"{self.field} = {shown}: {self.valid}"
 
 
 def undefined(owner: object, member: str, meaning: str) -> SpecError:
@@ -90,7 +91,7 @@ def matches(value: object, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(matches(value, option) for option in get_args(hint))
     if origin is Literal:
-        return value in get_args(hint)
+        return isinstance(value, str) and value in get_args(hint)  # an array would compare with each
     if origin is tuple:
         element = get_args(hint)[0]
         return isinstance(value, tuple) and all(matches(item, element) for item in value)

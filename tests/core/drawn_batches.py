@@ -6,7 +6,8 @@ writing the same batch differently: cut, reordered, padded. What an algorithm ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -255,6 +256,17 @@ def make_case(shape: Shape, style: Style) -> Case:
     case = Case(shape, style, batch, logp, normal(*tokens), log_probs(*prompts), log_probs(*tokens))
     # By way of float32, so that either width holds the very same numbers.
     return case.to(torch.float32).to(style.dtype)
+
+
+@contextmanager
+def float64_by_default() -> Iterator[None]:
+    """What no tensor's type decides, such as a count divided by a count, is float64 within."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def with_nan(case: Case) -> Case:

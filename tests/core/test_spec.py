@@ -6,7 +6,9 @@ import pickle
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pytest
+import torch
 
 from sims.core.algorithms import all_algorithms
 from sims.core.schedule import Schedule
@@ -49,6 +51,19 @@ def test_a_value_that_cannot_be_is_named(field: str, value: object, message: str
         Example(**{field: value})
     assert str(caught.value) == message
     assert (caught.value.field, caught.value.value) == (field, value) or value != value
+
+
+@pytest.mark.parametrize("field", ["rate", "count", "flavour", "widths", "drift", "period"])
+@pytest.mark.parametrize(
+    "value",
+    [np.array([0.1, 0.2]), np.array([]), torch.tensor([[0.1], [0.2]]), torch.tensor(math.nan), 1j, b"sweet", object()],
+    ids=repr,
+)
+def test_a_value_of_a_foreign_type_is_named_in_one_line(field: str, value: object) -> None:
+    with pytest.raises(SpecError) as caught:
+        Example(**{field: value})
+    assert str(caught.value).startswith(f"{field} = ") and "\n" not in str(caught.value)
+    assert ": must be " in str(caught.value)
 
 
 def test_limits_include_what_they_say() -> None:

@@ -28,6 +28,7 @@ from sims.environments import ToyEnvironment
 from sims.environments.enumerable import EnumerableEnvironment, EnumerableSpec
 from sims.experiments.executor import SHARED, execute
 from sims.experiments.experiment import Experiment, stack_key
+from tests.core.drawn_batches import float64_by_default
 from tests.newcomers import other_values, small_policy, within
 
 ENVIRONMENTS = kinds_of(ToyEnvironment)
@@ -247,6 +248,18 @@ def test_a_stack_of_experiments_is_each_by_itself(kind: str) -> None:
             assert np.array_equal(value, stacked[name], equal_nan=True), f"{kind}: {name} of {arm.environment}"
         for name, value in alone.items():
             assert name in SHARED or len(value) == arm.runs, f"{kind}: {name} has no runs axis"
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "ppo"])
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+def test_no_float32_creeps_into_what_is_recorded(kind: str, algorithm: str) -> None:
+    """Of a run in float64, evaluations too: bit for bit as if float64 were PyTorch's default."""
+    arm = experiment(ENVIRONMENTS[kind](label_temperature=0.7), precision="float64")
+    arm = arm.replace(algorithm=find_algorithm(algorithm)())
+    (found,) = execute([arm])
+    with float64_by_default():
+        (expected,) = execute([arm])
+    assert [name for name, value in expected.items() if not np.array_equal(value, found[name], equal_nan=True)] == []
 
 
 @pytest.mark.parametrize("kind", WITH_DATA)

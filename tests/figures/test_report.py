@@ -27,6 +27,7 @@ from sims.statistics.intervals import mean_interval
 from sims.statistics.verdicts import State
 from tests.figures.small_report import FIGURES, ROW, ROWS, lay, row
 
+FIGURE = {"name": "audit", "title": "t", "caption": "c", "tuned": []}
 ATTACK = "</style></script><script>window.attacked=1</script><img src=x onerror=window.attacked=1>\"'|`"
 
 
@@ -271,7 +272,15 @@ def test_other_files_of_the_folder_are_not_read(tmp_path: Path) -> None:
         ("claims.json", "{}", "claims.json = 'dict': must be a list of rows"),
         ("claims.json", json.dumps([row(effect="x")]), "claims.json, row 0: effect = 'x': must be a number"),
         ("claims.json", json.dumps([row(runs=None)]), "claims.json, row 0: runs = None: must be a whole number"),
+        ("claims.json", json.dumps([row(effect=1e308)]), "claims.json, row 0: effect = 1e+308: must be a number"),
+        ("claims.json", json.dumps([row(part="\ud800")]), "claims.json, row 0: part = '\\ud800': must be text"),
         ("audit.json", "[]", "audit.json: name = []: must be text"),
+        *(
+            ("audit.json", json.dumps(FIGURE | {name: value}), f"audit.json: {name} = {value!r}: must be {what}")
+            for name, what in (("details", "an object"), ("where_from", "an object"), ("words", "a list"))
+            for value in (None, 3, "x")
+        ),
+        ("audit.json", json.dumps(FIGURE | {"title": "\ud800"}), "audit.json: title = '\\ud800': must be text"),
         ("audit.json", json.dumps({"name": "other", "title": "t", "caption": "c", "tuned": []}), "name = 'other'"),
         (
             "audit.json",
@@ -385,7 +394,12 @@ def test_the_zone_is_where_the_claim_puts_its_effect(
 def test_what_is_not_finite_is_said_and_not_drawn(tmp_path: Path) -> None:
     (found,) = read(tmp_path, row(effect=float("nan"), low=float("-inf"), claimed=""))
     assert mark(found, axis([found])).ends is None and mark(found, axis([found])).zone is None
-    assert lay(tmp_path / "a", [row(effect=float("nan"))]).exists()
+    (found,) = read(tmp_path, row(margin=float("nan")))
+    assert found.zone is None and mark(found, axis([found])).ends is not None
+    for field in ("effect", "low", "high", "margin"):
+        for value in (float("nan"), float("inf"), 1e300):
+            text = lay(tmp_path / "a", [row(**{field: value}), row(part="another")]).read_text()
+            assert not re.search(r'="-?(nan|inf)|NaN%|nan%|inf%', text), (field, value)
 
 
 def test_numbers_are_short_and_have_a_sign() -> None:

@@ -154,6 +154,7 @@ class GroupPolicyGradient(Algorithm):
     on_policy: ClassVar[bool] = True
     negative_gradient: ClassVar[bool] = True
     sample_reuse: ClassVar[bool] = True
+    clips_weights: ClassVar[bool] = False  # whatever the advantage's sign, and not only what would leave the clip range
     reduction: ClassVar[TokenReduction] = "sequence_mean"
 
     beta: float = setting(0.0, "weight of the KL penalty (k3 estimator, per token)", at_least=0, per_run=True)
@@ -349,6 +350,7 @@ class CISPO(GRPO, kind="cispo"):
     Result(cispo on bandit_r1: 2 runs of 20 updates, ...)
     """
 
+    clips_weights: ClassVar[bool] = True
     reduction: ClassVar[TokenReduction] = "token_mean"
     source: ClassVar[str] = "MiniMax 2025 (MiniMax-M1)"
 

@@ -30,8 +30,8 @@ class Learner:
     """Trains the policies of all runs at once.
 
     micro_batch_size: prompts per forward pass; saves memory, changes no gradient. group_by_length: those of like length
-    together, which saves padding; of one run. scored: is told each part of a minibatch and the policy's outputs on it,
-    from before the step, so that metrics need no pass of their own.
+    together, which saves padding; of one run. scored: is told each part of a minibatch, the policy's outputs on it from
+    before the step, and its targets, so that metrics need no pass of their own.
     """
 
     adds_up = False  # whether a minibatch of one part, too, is computed by `add_gradient`
@@ -45,7 +45,7 @@ class Learner:
         group_by_length: bool = False,
     ) -> None:
         self.policy, self.micro_batch_size, self.group_by_length = policy, micro_batch_size, group_by_length
-        self.scored: Callable[[Batch, Outputs], None] | None = None
+        self.scored: Callable[[Batch, Outputs, Targets], None] | None = None
         self.parameters = list(policy.parameters())
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -84,7 +84,7 @@ class Learner:
             outputs = self.policy.forward(part, algorithm.output_request)
             loss = algorithm.loss(outputs, part, constants)
             if self.scored is not None:
-                self.scored(part, outputs)
+                self.scored(part, outputs, constants)
             if loss.shape != part.responses.shape[:-2]:
                 shape = tuple(part.responses.shape[:-2])
                 check_shape(f"{type(algorithm).__name__}.loss", loss, shape, "each prompt's part of the loss")

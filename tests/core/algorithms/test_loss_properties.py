@@ -38,6 +38,7 @@ from tests.core.drawn_batches import (
     cases,
     differentiate,
     examples,
+    float64_by_default,
     found,
     later_state,
     make_case,
@@ -290,6 +291,20 @@ def test_rows_35_and_46_nan_where_nothing_counts(kind: str, data: st.DataObject)
         assert torch.isfinite(expected.loss).all()
         for ours, theirs in zip((got.loss, *got.gradients), (expected.loss, *expected.gradients), strict=True):
             assert torch.equal(ours, theirs)
+
+
+@every_algorithm
+@examples(10)
+@given(data=st.data())
+def test_no_float32_creeps_into_float64(kind: str, data: st.DataObject) -> None:
+    """A count divided by a count has PyTorch's default precision, float32, whatever is computed with it: were the
+    default float64, no bit would change."""
+    algorithm, case = data.draw(algorithms(kind)), data.draw(cases(**STYLED))
+    got = found(algorithm, case)
+    with float64_by_default():
+        expected = found(algorithm, case)
+    for ours, theirs in zip((got.loss, *got.gradients), (expected.loss, *expected.gradients), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @every_algorithm

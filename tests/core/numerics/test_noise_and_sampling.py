@@ -106,12 +106,14 @@ def test_a_wide_distribution_is_drawn_from_by_blocks_as_in_one_piece() -> None:
 
 @pytest.mark.parametrize("tokens", [3, 5000])
 @pytest.mark.parametrize("draws", [1, 8])
-def test_sums_are_finer_than_float32(tokens: int, draws: int) -> None:
-    """A token of probability 2⁻⁴⁰ after one of ½ has a place of its own, which no sum in float32 has."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_are_finer_than_float32(tokens: int, draws: int, dtype: torch.dtype) -> None:
+    """A token of probability 2⁻⁴⁰ after one of ½ has a place of its own, which no sum in float32 has: though float32
+    holds both."""
     tiny = 2.0**-40
-    probabilities = torch.zeros(1, tokens, dtype=torch.float64)
-    probabilities[0, :3] = torch.tensor([0.5, tiny, 0.5 - tiny], dtype=torch.float64)
-    uniforms = torch.full((1, draws), 0.5 + tiny / 2, dtype=torch.float64)
+    probabilities = torch.zeros(1, tokens, dtype=dtype)
+    probabilities[0, :3] = torch.tensor([0.5, tiny, 0.5], dtype=dtype)
+    uniforms = torch.full((1, draws), (0.5 + tiny / 2) / (1.0 + tiny), dtype=torch.float64)
     assert inverse_cdf(probabilities, uniforms).tolist() == [[1] * draws]
     rows = torch.zeros(1, draws, dtype=torch.int64)
     assert inverse_cdf(probabilities[:, None], uniforms, rows).tolist() == [[1] * draws]

@@ -184,6 +184,15 @@ def test_sample_and_evaluate_read_what_train_wrote(tmp_path, capsys):
     assert same["win"][1:6] == ["0.500", "95", "%", "[0.150,", "0.850],"]  # against itself, on the same uniforms
 
 
+def test_what_became_of_rows_is_told_once(tmp_path, capsys):
+    """The model and its reference are evaluated on the same rows."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "two plus two cats :"}\n' + '{"prompt": ""}\n' * 2)
+    line = f"evaluate --data {file} --on-bad-rows drop --max-new-tokens 4 --evaluation-prompts 2"
+    assert main(line.split()) == 0
+    assert capsys.readouterr().err.count("dropped 2 of 3 rows") == 1
+
+
 def test_a_prompt_is_evaluated_once(tmp_path, capsys):
     """Five rows are five prompts, however many are asked for: the interval of the win rate is that of five."""
     (tmp_path / "rows.jsonl").write_text("".join(f'{{"prompt": "two plus {x} :"}}\n' for x in "abcde"))

@@ -39,7 +39,8 @@ def turn(*messages: dict[str, Any]) -> dict[str, Any]:
         (ROW.replace('"a b"', "NaN").encode(), "prompt is a string or a list of messages, not float"),
         (f'{{"prompt": {"9" * 5000}}}'.encode(), "line 1: broken_json: Exceeds the limit"),
         (b"[" * 100_000, "line 1: broken_json: maximum recursion depth"),
-        (b"\n \n\r\n", "none of 0 rows is left"),
+        (b"\n \n\r\n", "rows.jsonl: is empty: it has no row"),
+        (b"", "rows.jsonl: is empty: it has no row"),
     ],
 )
 def test_a_file_of_lines_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:

@@ -44,6 +44,19 @@ def test_what_would_not_reach_the_prompt_is_refused_by_name(kind: str, row: dict
     assert parse_row({"prompt": "Which tools?", "tools": ["hammer"]}, "prompt_only").extra["tools"] == ["hammer"]
 
 
+def test_what_does_not_reach_a_plain_prompt_is_told_by_name():
+    """TRL leaves it out without a word; a reward function still gets it as a column."""
+    rows = [{"prompt": f"a {i}", "tools": ["hammer"], "images": [], "chat_template_kwargs": None} for i in range(3)]
+    examples, _, said = load(rows, BPE, kind="prompt_only")
+    told = "the column tools does not reach the prompt, which is plain text and has no chat template"
+    assert said == [f"rows in memory: {told}"]
+    assert [example.extra["tools"] for example in examples] == [["hammer"]] * 3
+    texts = [{"text": row["prompt"], "images": ["a.png"]} for row in rows]
+    assert load(texts, BPE, kind="language_modeling")[2] == [f"rows in memory: {told.replace('tools', 'images')}"]
+    asked = [{"tools": row["prompt"]} for row in rows]  # a column of that name may hold the prompt
+    assert load(asked, BPE, kind="prompt_only", columns={"prompt": "tools"})[2] == []
+
+
 # Several turns
 
 

@@ -497,6 +497,14 @@ def test_adapters_name_their_base_for_whoever_reads_them_from_another_folder(tmp
     assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
 
 
+def test_an_architecture_without_a_classifier_is_no_reward_model(folder: Path):
+    change_json("config.json", model_type="mamba")(folder)
+    for load in (new_reward_model, load_reward_model):
+        with pytest.raises(SpecError) as error:
+            load(folder)
+        one_line(error, folder, "is a mamba, of which transformers has no classifier")
+
+
 def test_a_policy_that_diverged_is_named_with_update_and_value():
     run = Run(PRESETS["tiny-min-length"].replace(updates=2, evaluations=1))
     with torch.no_grad():

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from llm.models.forward import chunked_log_probs
 from llm.models.policy import CausalLMPolicy
+from llm.models.scoring import Critic
 from sims.core.algorithms.likelihood import SFT
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
@@ -296,6 +297,17 @@ def test_values_are_read_where_the_logits_are(critic: str):
     expected = states @ torch.linspace(-1, 1, 16, dtype=torch.float64) + 0.5
     torch.testing.assert_close(values[2, 1, :4], expected, rtol=1e-12, atol=1e-12)
     assert values[2, 1, 4:].eq(0).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_critic_of_a_half_precise_model_is_in_float32(autocast: bool):
+    """Its values are sums of returns, which bfloat16 resolves to 1 in 256: 100⅓ would be 100 or 100½."""
+    critic = Critic(301, torch.zeros(1, dtype=torch.bfloat16))
+    assert {parameter.dtype for parameter in critic.parameters()} == {torch.float32}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        critic.weight.fill_(1 / 3)
+        found = critic(torch.ones(2, 301, dtype=torch.bfloat16))
+    assert found.dtype == torch.float32 and found.tolist() == pytest.approx([301 / 3] * 2, rel=1e-6)
 
 
 def test_a_critic_of_its_own_shares_nothing_with_the_policy():

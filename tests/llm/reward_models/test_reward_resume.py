@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.llm.reward_models.test_reward_training import length_pairs
 LINE = ["reward", "--pairs", "48", "--batch-size", "8", "--labels", "min_length", "--save-every", "2"]
 
 
-def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, *more: str) -> int:
+def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, *more: str, line: Sequence[str] = LINE) -> int:
     """The command, interrupted by Ctrl-C after so many updates."""
     log = Loop.log
 
@@ -32,7 +33,7 @@ def stopped(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, *more: str) 
 
     with monkeypatch.context() as patched:
         patched.setattr(Loop, "log", interrupted)
-        return main([*LINE, "--output", str(folder), *more])
+        return main([*line, "--output", str(folder), *more])
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

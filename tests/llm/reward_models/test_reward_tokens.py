@@ -132,6 +132,24 @@ def test_special_tokens_within_a_response_are_scored_as_in_training(made, tmp_pa
     assert found.written is not None and list(found.written()) == ["It <s>is<|user|> blue.", "The <|assistant|>sky"]
 
 
+TALK = [assistant("It is"), user("blue or is it green?"), assistant("The sky.")]
+SEVERAL = [
+    {"prompt": [user("The sky?")], "chosen": TALK, "rejected": [assistant("blue")]},
+    {"prompt": [user("green")], "chosen": [assistant("is")], "rejected": [*TALK[:2], assistant("is")]},
+]
+
+
+@pytest.mark.parametrize("limit", [None, 24])
+def test_several_turns_are_scored_as_in_training(made, tmp_path, limit):
+    """Not as the assistant's words one after the other: the user's are read, and the template between them."""
+    tokenizer, model = made
+    limits = {} if limit is None else {"max_completion_length": limit, "on_too_long": "truncate"}
+    expected = training_scores(SEVERAL, tokenizer, model, **limits)
+    task = LearnedReward(data=written(tmp_path, SEVERAL), data_kind="preference", reward_model=model, **limits)
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
+    torch.testing.assert_close(rewards_of_rows(task, tokenizer, ends), expected, rtol=0, atol=1e-5)
+
+
 def test_an_unknown_word_is_scored_as_in_training(tmp_path):
     """What a tokenizer does not know is a token of the row, UNK, and one of the policy's: it is not left out."""
     tiny_model("gpt_neox", dtype=torch.float32, vocabulary=len(WORDS)).save_pretrained(tmp_path / "base")

@@ -15,8 +15,10 @@ from llm.__main__ import main
 from llm.tasks import Completions, RewardFunction
 from llm.tasks.environment import TextEnvironment
 from llm.tasks.function import numbers
+from sims.core.numerics.noise import Noise
 from sims.core.spec import SpecError
-from tests.llm.tiny_data import CHAT_BPE, WORDS, user
+from tests.llm.tiny_data import CHAT_BPE, WORDS, assistant, user
+from tests.llm.tiny_models import pad_right
 
 HERE = "tests.llm.tasks.test_reward_functions"
 TWO = Completions(["p", "q"], ["a", "b c"], [[4, 2], [5, 6, 2]], [1, 2], {"level": [1, 3]})
@@ -29,6 +31,11 @@ def counted(completions, level, **columns):
 async def awaited(completions, **columns):
     await asyncio.sleep(0)
     return [float(len(text)) for text in completions]
+
+
+def said_by_all(completions, **columns):
+    """How many messages, and 100 for each letter of the last one."""
+    return [len(messages) + 100 * len(messages[-1]["content"]) for messages in completions]
 
 
 def returns_nothing(**columns):
@@ -255,12 +262,11 @@ def test_a_module_that_fails_is_named(tmp_path, monkeypatch):
 # Told before any work
 
 
-def environment(tmp_path, name: str, row: dict, tokenizer=WORDS) -> TextEnvironment:
+def environment(tmp_path, name: str, row: dict, tokenizer=WORDS, **settings) -> TextEnvironment:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    return TextEnvironment(
-        RewardFunction(reward_funcs=(f"{HERE}:{name}",), data=str(file)), tokenizer, torch.device("cpu")
-    )
+    task = RewardFunction(reward_funcs=(f"{HERE}:{name}",), data=str(file), **settings)
+    return TextEnvironment(task, tokenizer, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("column", ["completions", "prompts", "completion_ids"])
@@ -282,6 +288,22 @@ def test_conversations_come_as_messages(tmp_path):
     env = environment(tmp_path, "of_messages", {"prompt": [user("q")]}, CHAT_BPE)
     ids = torch.tensor([[[*CHAT_BPE.encode("blue", add_special_tokens=False), CHAT_BPE.eos_token_id]]])
     assert env.score(env.examples, ids, torch.ones_like(ids, dtype=torch.bool))[0].tolist() == [[4.0]]
+
+
+def test_several_turns_come_as_all_their_messages(tmp_path):
+    """A recorded completion of several turns as the data have it; of fresh samples, and of one turn, one message."""
+    talk = [assistant("blue"), user("why?"), assistant("air")]
+    row = {"prompt": [user("q")], "chosen": talk, "rejected": [assistant("no")]}
+    env = environment(tmp_path, "said_by_all", row, CHAT_BPE, data_kind="preference")
+    (example,), eos = env.examples, CHAT_BPE.eos_token_id
+    tokens, mask = pad_right([ids.tolist() for ids in example.completion_ids])
+    mask[0, : len(example.chosen_by_policy[0])] &= torch.from_numpy(example.chosen_by_policy[0])
+    assert env.score([example], tokens[None], mask[None])[0].tolist() == [[303, 201]]
+    found = env.completions([example], tokens[None], mask[None])
+    assert found.texts == ["blueair", "no"] and found.said() == [talk, "no"]
+    assert found.ids[0].count(eos) == 2 and found.lengths[0] == len(found.ids[0]) - 2
+    fresh = env.prompts(1, Noise([(0, 0)])).examples
+    assert env.score(fresh, tokens[None], mask[None])[0].tolist() == [[701, 201]]
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):

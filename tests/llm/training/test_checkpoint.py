@@ -286,6 +286,14 @@ def test_the_best_evaluation_keeps_its_checkpoint_and_can_be_exported(tmp_path, 
     assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "last")]) == 0  # the last checkpoint
     assert main(["export", str(tmp_path / "run"), "--update", "99", "--output", str(tmp_path / "x")]) == 2
     assert f"must be that of a checkpoint: {', '.join(map(str, kept))}" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "nope"), "--output", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err.replace(str(tmp_path), "")
+    assert said == "error: folder = '/nope': holds no run: there is no spec.json in it\n"
+    (tmp_path / "nope").mkdir()
+    (tmp_path / "nope" / "spec.json").write_text("{")
+    assert main(["export", str(tmp_path / "nope"), "--output", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err.replace(str(tmp_path), "")
+    assert said.startswith("error: folder = '/nope': spec.json is damaged") and "--overwrite" not in said
 
 
 def test_a_run_ends_with_its_best_weights_and_goes_on_from_its_folder_alone_with_what_it_kept(tmp_path, capsys):

@@ -53,6 +53,19 @@ def test_whole_prompts_are_held_out(tmp_path: Path) -> None:
     assert 6 <= len(run.evaluation_environment.examples) <= 12
 
 
+def test_what_became_of_rows_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both parts are of the same file; another split is another one."""
+    path, cut = data(tmp_path), {"max_completion_length": 3, "on_too_long": "truncate"}
+    run_on(path, "dpo", **cut)
+    said = [line for line in capsys.readouterr().err.splitlines() if "truncated" in line]
+    assert len(said) == 1 and said[0].startswith(f"{path}: truncated ")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(Path(path).read_text())
+    Path(path).unlink()
+    run_on(str(tmp_path), "dpo", **cut, held_out_share=0, data_split="train", evaluation_split="test")
+    assert sum("truncated" in line for line in capsys.readouterr().err.splitlines()) == 2
+
+
 def test_numbers_are_those_of_each_row_on_its_own(tmp_path: Path) -> None:
     run = run_on(data(tmp_path), "dpo")
     evaluation = RecordedEvaluation(run)

@@ -73,15 +73,14 @@ def test_the_numbers_are_those_of_the_policy_before_the_update(micro_batch_size:
     with torch.no_grad():
         logp, ref = (policy.forward(batch).logp.sum(-1) for policy in (before, run.initial))
     assert batch.pairs is not None and batch.pair_label is not None
-    won = batch.pair_label[:, 0] >= 0.5
-    chosen = torch.where(won, logp[:, 0], logp[:, 1])
     label = batch.pair_label[:, 0]  # 0.5 for a tie, whose loss is the mean of both ways
+    chosen = label * logp[:, 0] + (1 - label) * logp[:, 1]
     between = 0.5 * (logp - ref) @ torch.tensor([1.0, -1.0])
-    margin = between * torch.where(won, 1.0, -1.0)
+    margin = between * (2 * label - 1)
     assert (batch.pairs == torch.tensor([0, 1])).all()
     assert row["logps/chosen"] == pytest.approx(float(chosen.mean()), rel=1e-5)
     assert row["rewards/margins"] == pytest.approx(float(margin.mean()), rel=1e-4, abs=1e-6) != 0
-    assert row["rewards/accuracies"] == pytest.approx(float((margin > 0).double().mean()))
+    assert row["rewards/accuracies"] == pytest.approx(float((margin.sign() + 1).double().mean() / 2))
     first, second = (-torch.nn.functional.logsigmoid(x) for x in (between, -between))
     assert row["loss"] == pytest.approx(float((label * first + (1 - label) * second).mean()), rel=1e-4)
 
