@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, Part, agree, edges, effect_of, lowest_score
+from figures.arms.gating import FLAT, NOTHING_TO_LEARN, Part, agree, edges, effect_of, lowest_score
 from figures.arms.sensitivity import FRESH, NEAR, RATES, USUAL, draw_spread, near_arms, sensitive_rows
 from figures.arms.sensitivity import RUNS as NEAR_RUNS
 from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
@@ -53,7 +53,13 @@ POOL, FLIPS = 64, 0.2
 RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0, 300.0, 1000.0)  # a large β wants steps that leap away from the penalty
 NEAR_RATES = (*RATES_TRIED, 3000.0, 10000.0)
 NETWORK_RATES = (1e-4, 3e-4, 1e-3, *LEARNING_RATES, 30.0)
-UPDATES, RUNS = 400, 50
+# Of the noisy pool. A table's pairs see rate × β alone (tests/figures/test_sweep_figures.py), and beyond some rate the
+# policy is one response, whichever is ahead: scores saturate in the rate. Grids go on into that plateau, and of rates
+# whose scores are as good the smallest is taken, as the best of them is a matter of luck.
+POOL_RATES = {"table": (*RATES_TRIED, 1e4, 1e6), "network": (1e-4, 1e-3, 1e-2, *LEARNING_RATES[3:], *RATES_TRIED[8:])}
+POOL_TUNING = {"table": 256, "network": 64}  # runs of every point; a mean of 256 has a standard error near 0.02
+EQUAL = FLAT * 0.05  # scores within so much are as good: what `edges` takes for a plateau
+UPDATES, RUNS, SEED = 400, 100, 51  # runs: as many as are asked for where some are at a bound
 POOLED = Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL)
 # The contrastive losses' effects differ between R1 and R2, and are tested at each. The true reward cannot be
 # over-optimised, so that too low a β is tested on a learned one.
@@ -118,6 +124,7 @@ def arms() -> dict[str, Experiment]:
             updates=UPDATES,
             evaluations=4,
             runs=RUNS,
+            seed=SEED,
         )
         for name, family in FAMILIES.items()
         for environment in family.environments
@@ -129,16 +136,25 @@ def arms() -> dict[str, Experiment]:
 def collect(lab: Lab) -> Records:
     """Each β with the learning rate that is best for it, and all with the one that is best for the usual β."""
     chosen = arms()
+    pooled = {name: arm for name, arm in chosen.items() if arm.schedule.source == "pool"}
     tuned: dict[str, Record] = {}
-    networks = {name: arm for name, arm in chosen.items() if name.split("/")[0] in NETWORKS}
-    tables = {name: arm for name, arm in chosen.items() if name not in networks}
-    for group, rates in ((tables, RATES_TRIED), (networks, NETWORK_RATES), (near_arms(), NEAR_RATES)):
+    for kind, rates in (("table", RATES_TRIED), ("network", NETWORK_RATES)):
+        group = {n: a for n, a in chosen.items() if n not in pooled and _kind(n) == kind}
         tuned |= lab.tuned_records(group, dict.fromkeys(group, product(learning_rate=rates)), **TUNING)
-    every = chosen | near_arms()
+        group = {n: a for n, a in pooled.items() if _kind(n) == kind}
+        grids = dict.fromkeys(group, product(learning_rate=POOL_RATES[kind]))
+        tuned |= lab.tuned_records(group, grids, POOL_TUNING[kind], tolerance=EQUAL)
+    near = near_arms()
+    tuned |= lab.tuned_records(near, dict.fromkeys(near, product(learning_rate=NEAR_RATES)), **TUNING)
+    every = chosen | near
     usual = {name: f"{name.rpartition('/')[0]}/{USUAL:g}" for name in every}
     held = {name: arm.replace(optimiser=from_json(tuned[usual[name]].spec["optimiser"])) for name, arm in every.items()}
     found = lab.records(held)
     return {f"tuned/{name}": r for name, r in tuned.items()} | {f"held/{name}": r for name, r in found.items()}
+
+
+def _kind(name: str) -> str:
+    return "network" if name.split("/")[0] in NETWORKS else "table"
 
 
 def optimum(record: Record, beta: float) -> tuple[float, float]:
@@ -271,7 +287,9 @@ def caption(records: Records) -> str:
         "reward): 16 fresh samples per update; the true reward on the bandits, and at the lower right, where 8 prompts "
         f"have 8 responses, that of a table fitted to the pairs of half of the responses, {FLIPS:.0%} of them flipped. "
         "Collapse was defined beforehand as a gold score below that of the best interior β, with the entropy beside "
-        f"it. Filled and solid: the learning rate that was best for that β on other seeds, among {len(RATES_TRIED)}; "
+        "it. Filled and solid: the learning rate that was best for that β on other seeds, among "
+        f"{len(RATES_TRIED)}; of DPO and IPO on the pool the smallest within {EQUAL:g} of the best, among "
+        f"{len(POOL_RATES['table'])} (network: {len(POOL_RATES['network'])}); "
         f"open and dashed: the one that was best for β = {USUAL:g}. Dotted: the KL-regularised optimum of the gold "
         "reward at each β, which RLOO and PPO aim at on the true reward, and DPO and IPO do not on such labels. "
         f"Second row, right: {NEAR_RUNS} runs per arm of all four on 16 fresh samples per update, by the true reward "
