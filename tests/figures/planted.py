@@ -345,7 +345,7 @@ def lm_batch_and_reuse() -> list[Planted]:
     held, likelihood = "min length", "reuse/(best_of_n|rwr)"
     drop = difference("reuse/ppo/1", "reuse/ppo/[248]")
     extra = interaction(f"{likelihood}/1", f"{likelihood}/8", "reuse/ppo/1", "reuse/ppo/8")
-    fresh = difference("batch/(rloo|dpo)/1", "batch/(rloo|dpo)/8")
+    fresh = difference("more/batch/(rloo|dpo)/1", "more/batch/(rloo|dpo)/8")
     return [
         Planted("lm_batch_and_reuse", "C26", "min length", "lm", 1, fresh),
         Planted("lm_batch_and_reuse", "C29", held, "lm", 0, drop, at_most=True),
