@@ -20,6 +20,8 @@ def same_row(
     """C32: what one sync in s updates loses at the end."""
     effect = effect_of([part(1.0, online), part(-1.0, semi)])
     gates = [control, *edges_and_bounds(tested.margin, online, semi)]
+    if effect.high < -tested.margin:
+        note = f"{note} Here it is the stale sampler that is ahead."
     return row_of(tested, setting, effect, figure, [online.hash, semi.hash], note, gates)
 
 

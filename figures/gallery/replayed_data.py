@@ -199,7 +199,8 @@ def draw(records: Records) -> MatplotlibFigure:
         lines: list[Line2D] = [key(name, label, linestyle="") for name, label in {**ALGORITHMS, "dpo": "DPO"}.items()]
         styles = ((ONLINE, "as online"), (OFFLINE, "as offline"))
         lines += [Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label) for style, label in styles]
-        fig.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=9.5)
+        lines.append(key("ipo", "IPO, each window tuned", linestyle="", markerfacecolor="white"))
+        fig.legend(handles=lines, loc="outside lower center", ncols=6, fontsize=9.5)
     return fig
 
 
@@ -211,6 +212,9 @@ def _scores(axes: Axes, records: Records, environment: str) -> None:
         points(axes, at, final, name)
         for y, where in ((final[0].mean(), "online"), (final[-1].mean(), "offline")):
             axes.axhline(float(y), color=colour(name), linewidth=0.9, linestyle="-" if where == "online" else "--")
+    each = {"online": 0, "window_4": 2, "window_50": 3, "shuffled": 4}
+    own = [final_scores(records[f"{environment}/ipo/own/{source}"]) for source in each]
+    points(axes, np.array(list(each.values()), dtype=float) - 0.24, own, "ipo", filled=False)
     beside = {"offline": len(SHOWN) - 1, "final": len(SHOWN) - 2, "mixed": len(SHOWN)}
     at = np.array(list(beside.values()), dtype=float)
     points(axes, at, [final_scores(records[f"{environment}/dpo/{source}"]) for source in beside], "dpo")

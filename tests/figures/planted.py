@@ -258,6 +258,12 @@ def data_quality() -> list[Planted]:
         ),
         Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
         Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
+        Planted(
+            *(figure, "C47", "PPO: pairs of the reward model, where it is easy", "mlp", 0),
+            difference("again/model/easy/good", "again/model/easy/poor"),
+            at_most=True,
+            weaker="again/model/hard/poor",
+        ),
     ]
     for name in ("dpo", "ppo"):
         clean = difference(f"sets/clean/{name}", f"sets/good_noisy/{name}")
