@@ -108,8 +108,8 @@ def verdicts(records: Records) -> list[Verdict]:
 def _carries(effect: Interval) -> str:
     """What an interval can say where runs are at a bound, and few."""
     return (
-        f"The interval, of {effect.runs} runs and over three tunings, allows for unseen runs at the smallest score and is "
-        f"{effect.high - effect.low:.1f} wide: it shows an effect of that size, and no smaller one."
+        f"The interval, of {effect.runs} runs and over three tunings, allows for unseen runs at the smallest score and "
+        f"is {effect.high - effect.low:.1f} wide: it shows an effect of that size, and no smaller one."
     )
 
 
