@@ -261,7 +261,8 @@ def verdicts(records: Records) -> list[Verdict]:
             placebo(None, tested.margin, NOTHING_TO_LEARN),
         ]
         setting: Setting = "mlp" if environments[0] in NETWORKS else "bandit"
-        rows.append(row_of(tested, setting, effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
+        note = _note(family, rate, saturates=family == "contrastive" or environments == ("learned",))
+        rows.append(row_of(tested, setting, effect, FIGURE.name, [r.hash for r in used], note, gates))
     return [*rows, *sensitive_rows(records, FIGURE.name)]
 
 
@@ -272,7 +273,7 @@ def _loss(tried: list[Record], end: str) -> tuple[Part, Part]:
     return Part(1.0, crossfit_best(final[1:-1]), low), Part(-1.0, final[BETAS.index(ENDS[end])], low)
 
 
-def _note(family: str, rate: str) -> str:
+def _note(family: str, rate: str, saturates: bool) -> str:
     why = {
         "contrastive": f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or "
         "cleaner, would leave less to over-fit.",
@@ -284,6 +285,10 @@ def _note(family: str, rate: str) -> str:
         " A learning rate tuned by gold score can stop early on its own, or leap away from the penalty, which hides "
         "part of a collapse."
     )
+    if saturates:
+        stop += (
+            f" Where scores no longer hang on the rate, the smallest of those within {EQUAL:g} of the best is taken."
+        )
     return f"{why}{stop if rate == 'tuned' else ''} The best interior β is chosen on the other half of the runs."
 
 
