@@ -35,7 +35,7 @@ def test_an_interaction_whose_sign_is_that_of_the_unit_answers_nothing(scale: fl
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(0.0, "supported"), (0.2, "no test"), (-0.2, "no test")])
-def test_gradients_are_compared_of_arms_that_are_as_far_from_their_optimum(ahead: float, state: str) -> None:
+def test_gradients_are_compared_of_arms_that_are_at_one_score(ahead: float, state: str) -> None:
     records = {key: filled(record, {}, 1e-3) for key, record in skeleton(weeks_of_drift.FIGURE).items()}
     fresh = {"octaves": 3.0, "score": 0.5 + ahead}
     records |= {key: filled(r, fresh, 1e-3) for key, r in records.items() if key.endswith("/fixed")}
