@@ -148,7 +148,7 @@ class Committed:
         return {key: float(p.get("core_seconds", p["seconds"])) for key, p in costs.items()}
 
 
-def tuning_key(arms: Mapping[str, Experiment], grids: Mapping[str, Sequence[Point]], **how: int) -> str:
+def tuning_key(arms: Mapping[str, Experiment], grids: Mapping[str, Sequence[Point]], **how: float) -> str:
     """Of all that decides how arms are tuned: other arms, points, seeds or numbers of runs are another tuning."""
     tried = {name: [dict(point) for point in grids[name]] for name in arms}
     return spec_hash({"arms": {name: arm.to_json() for name, arm in arms.items()}, "grids": tried, "how": how})

@@ -15,7 +15,7 @@ import numpy as np
 
 from sims.experiments.code_digest import sources_digest
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import deployed_scores, final_scores, mean_scores, part_scores
+from sims.experiments.measures import deployed_scores, fall, final_scores, mean_scores, part_scores
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, find_or_run, sources_of
@@ -29,22 +29,14 @@ TUNING_SEED, FINAL_SEED = 1_000_003, 1_000_004  # tuning runs draw from these se
 FINAL_RUNS = 12
 AGREEMENT = 0.02  # of an arm's mean final score, computed here and committed: about half an interval of 50 runs
 
-Measure = Literal["end", "run", "best", "first", "second", "parts", "deployed", "seen"]
+Measure = Literal["end", "run", "best", "first", "second", "parts", "deployed", "seen", "fall"]
 
 _one_at_a_time = threading.Lock()  # computations without runs are done here, one beside the workers
 
 
 def best_probability(record: Record) -> np.ndarray:
     """(runs,): final probability of the best response, mean over prompts."""
-    return probability_of_best(record, "logp_final")
-
-
-def probability_of_best(record: Record, distribution: str) -> np.ndarray:
-    """(runs,): of the best response, mean over prompts. distribution: "logp_final", or "logp_ref" for the
-    reference's."""
-    logp = record.arrays[distribution]
-    best = record.arrays["rewards"].argmax(-1)[None, :, None].repeat(len(logp), 0)
-    return np.asarray(np.exp(np.take_along_axis(logp, best, -1)).mean((-2, -1)))
+    return record.arrays["best_mass_final"]
 
 
 def mean_of_parts(record: Record) -> np.ndarray:
@@ -60,6 +52,7 @@ MEASURES: dict[Measure, Callable[[Record], np.ndarray]] = {
     "second": lambda record: part_scores(record, "second")[:, -1],
     "parts": mean_of_parts,
     "deployed": lambda record: deployed_scores(record)[:, 1:].mean(1),
+    "fall": fall,
     "seen": lambda record: record.arrays["reward"][:, -1] - record.arrays["reward"][:, 0],  # the learner's own reward
 }
 
@@ -138,6 +131,7 @@ class Lab:
         by: Measure = "end",
         short: Short | None = None,
         tuning_seed: int = TUNING_SEED,
+        tolerance: float = 0.0,
     ) -> dict[str, Record]:
         """Tune each arm on the tuning seeds, then run it with its best settings on its own seed; its record's
         provenance says how, under "tuning".
@@ -149,24 +143,32 @@ class Lab:
         that take another number than their own; tuning is the same. by: what is to be large, where that is
         not the score at the end: what arms are tested by. short: tune by shorter runs, and by the score over the run;
         it goes with neither `by` nor finalists. tuning_seed: of the runs that choose; a figure that tunes on several
-        of them sees how far its verdicts hang on the choice.
+        of them sees how far its verdicts hang on the choice. tolerance: points within so much of the best mean count
+        as equal, and of these the first in the grid is taken: where a score saturates, as in a learning rate, the best
+        of a plateau would be a matter of luck, and as likely its end as its start.
         """
         if short is not None and (by != "end" or finalists):
             raise ValueError(f"short is by the score over the run: not with by={by!r}, finalists={finalists}")
+        if tolerance and (short is not None or finalists):
+            raise ValueError(f"tolerance goes with neither short nor finalists: tolerance={tolerance}")
         if len({len(grids[name]) for name in arms}) > 1:
             raise ValueError(f"grids of unequal size: { ({name: len(grids[name]) for name in arms}) }")
         if self.quick:
             return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in arms.items()})
         tuning_seed, final_seed = tuning_seed + self.tuning_shift, FINAL_SEED + self.tuning_shift
-        how: dict[str, int] = {"seed": tuning_seed, "final_seed": final_seed, "final_runs": FINAL_RUNS}
+        how: dict[str, float] = {"seed": tuning_seed, "final_seed": final_seed, "final_runs": FINAL_RUNS}
         if by != "end":
             how[by] = 1
         if short is not None:
             how |= {"updates": short.updates, "evaluations": short.evaluations, "widen": short.widen}
+        if tolerance:
+            how["tolerance"] = tolerance
         key = tuning_key(arms, grids, runs=tuning_runs, finalists=finalists, **how)
         tuned = None if self.full or self.kept_before is None else self.kept_before.tuning(key)
         if tuned is None:
-            tuned = self._tune(self._on_device(arms), grids, tuning_runs, finalists, MEASURES[by], short, tuning_seed)
+            tuned = self._tune(
+                self._on_device(arms), grids, tuning_runs, finalists, MEASURES[by], short, tuning_seed, tolerance
+            )
         self.tuned += tuned
         if self.kept is not None:
             self.kept.tunings[key] = tuned
@@ -290,8 +292,10 @@ class Lab:
         measure: Callable[[Record], np.ndarray],
         short: Short | None = None,
         tuning_seed: int = TUNING_SEED,
+        tolerance: float = 0.0,
     ) -> list[Tuned]:
-        """Run every candidate, and the best of them again; take the best of the last that were run."""
+        """Run every candidate, and the best of them again; take the best of the last that were run, or without
+        finalists the first within `tolerance` of it."""
 
         def candidate(arm: Experiment, point: Point) -> Experiment:
             return apply(arm, point).replace(name=f"{arm.name}-tuning", seed=tuning_seed, runs=tuning_runs)
@@ -314,7 +318,8 @@ class Lab:
         for name, tried in candidates.items():
             every = [first[name, i] for i in range(len(tried))]
             finals = [(i, final[name, i]) for i in best[name][:finalists]]
-            chosen = max(finals, key=lambda f: f[1])[0] if finals else best[name][0]
+            within = next(i for i, score in enumerate(every) if score >= every[best[name][0]] - tolerance)
+            chosen = max(finals, key=lambda f: f[1])[0] if finals else within
             runs = FINAL_RUNS if finals else 0
             tuned.append(Tuned(name, list(grids[name]), every, tried[0].runs, chosen, finals, runs))
         return tuned

@@ -242,7 +242,7 @@ def test_every_array_is_an_attribute() -> None:
         assert getattr(result, name) is array and name in dir(result)
     with pytest.raises(AttributeError, match=r"no array kl in this record; did you mean kl_policy_ref?"):
         result.kl  # noqa: B018
-    with pytest.raises(AttributeError, match="no array temperature in this record; it has best_reward, "):
+    with pytest.raises(AttributeError, match="no array temperature in this record; it has best_mass_final, "):
         result.temperature  # noqa: B018
 
 

@@ -7,17 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from sims.experiments.measures import scores
+from sims.experiments.measures import fall
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate
 
 from .gating import Sides, last_with_room
-
-
-def fall(record: Record) -> np.ndarray:
-    """(runs,): how far the score at the end is below the best evaluation's."""
-    found = scores(record)
-    return np.asarray(found.max(-1) - found[:, -1])
 
 
 def interaction_of_falls(rare: Sequence[Record], semi: Sequence[Record]) -> np.ndarray:

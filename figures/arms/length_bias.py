@@ -53,7 +53,10 @@ def all_trained(*records: Record) -> Gate:
 
 
 def _penalised(share: str, setting: Setting, fixed: Record, biased: Record, figure: str) -> list[Verdict]:
-    note = "A penalty of just the bias's size would undo it; nobody knows that size."
+    note = (
+        "A penalty of just the bias's size would undo it; nobody knows that size. Which way lengths go is arithmetic, "
+        "as half of the bias or as much of the other sign is left: the rows say how far, and what gold gains."
+    )
     alike = "the arms differ in the penalty alone"
     return _rows(SHORTER[share], BETTER[share], setting, (fixed, biased), figure, note, "without a penalty", alike)
 

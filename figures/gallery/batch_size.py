@@ -260,6 +260,13 @@ def _suffices(
         f"In the mean of all runs the best of its kind is {first} on-policy, and {second} offline. "
         "Offline means fresh responses of the reference for ever: a fixed pool may run dry."
     )
+    if second == "best_of_n" and setting == "bandit":
+        drawn = int(stale[second].spec["schedule"]["num_generations"])
+        ends = best_of_reference(records[f"{where}/{OFFLINE_ONLY}/inf"], drawn)
+        note += (
+            f" However long it trains, Best-of-N offline ends at the best of {drawn} draws of the reference, here "
+            f"{ends:.2f}: a known number, which more draws per prompt would raise."
+        )
     hashes = [record.hash for record in (*online.values(), *stale.values())]
     return row_of(tested, setting, lost, FIGURE.name, hashes, note, gates)
 

@@ -53,7 +53,19 @@ POOL, FLIPS = 64, 0.2
 RATES_TRIED = (*LEARNING_RATES, 30.0, 100.0, 300.0, 1000.0)  # a large β wants steps that leap away from the penalty
 NEAR_RATES = (*RATES_TRIED, 3000.0, 10000.0)
 NETWORK_RATES = (1e-4, 3e-4, 1e-3, *LEARNING_RATES, 30.0)
-UPDATES, RUNS = 400, 50
+# Where labels err. A table's pairs see rate × β alone (tests/figures/test_sweep_figures.py), and beyond some rate the
+# policy is one response, whichever is ahead: scores saturate in the rate. Grids go on into that plateau, and of rates
+# whose scores are as good the smallest is taken, as the best of them is a matter of luck. By name: rates, and runs of
+# every point, whose means have standard errors near 0.03 (128 runs) and 0.04.
+TO_A_MILLION = (*RATES_TRIED, 1e4, 1e6)
+SATURATING = {
+    "pool": (TO_A_MILLION, 128),
+    "pool, network": ((1e-4, 1e-3, 1e-2, *LEARNING_RATES[3:], *RATES_TRIED[8:]), 64),
+    "learned": (TO_A_MILLION, 64),
+}
+EQUAL = 0.05  # scores within a margin are as good
+LEARNED_SEED = 61  # of what SEED found to stand at an end of its grid
+UPDATES, RUNS, SEED = 400, 100, 51  # runs: as many as are asked for where some are at a bound
 POOLED = Schedule(batch_size=16, num_generations=4, source="pool", pool_size=POOL)
 # The contrastive losses' effects differ between R1 and R2, and are tested at each. The true reward cannot be
 # over-optimised, so that too low a β is tested on a learned one.
@@ -118,6 +130,7 @@ def arms() -> dict[str, Experiment]:
             updates=UPDATES,
             evaluations=4,
             runs=RUNS,
+            seed=LEARNED_SEED if environment == "learned" else SEED,
         )
         for name, family in FAMILIES.items()
         for environment in family.environments
@@ -130,15 +143,29 @@ def collect(lab: Lab) -> Records:
     """Each β with the learning rate that is best for it, and all with the one that is best for the usual β."""
     chosen = arms()
     tuned: dict[str, Record] = {}
-    networks = {name: arm for name, arm in chosen.items() if name.split("/")[0] in NETWORKS}
-    tables = {name: arm for name, arm in chosen.items() if name not in networks}
-    for group, rates in ((tables, RATES_TRIED), (networks, NETWORK_RATES), (near_arms(), NEAR_RATES)):
-        tuned |= lab.tuned_records(group, dict.fromkeys(group, product(learning_rate=rates)), **TUNING)
-    every = chosen | near_arms()
+    for how in sorted({_tuning(name, arm) for name, arm in chosen.items()}):
+        group = {name: arm for name, arm in chosen.items() if _tuning(name, arm) == how}
+        if how in SATURATING:
+            rates, runs = SATURATING[how]
+            tuned |= lab.tuned_records(group, dict.fromkeys(group, product(learning_rate=rates)), runs, tolerance=EQUAL)
+        else:
+            grid = product(learning_rate=NETWORK_RATES if how == "network" else RATES_TRIED)
+            tuned |= lab.tuned_records(group, dict.fromkeys(group, grid), **TUNING)
+    near = near_arms()
+    tuned |= lab.tuned_records(near, dict.fromkeys(near, product(learning_rate=NEAR_RATES)), **TUNING)
+    every = chosen | near
     usual = {name: f"{name.rpartition('/')[0]}/{USUAL:g}" for name in every}
     held = {name: arm.replace(optimiser=from_json(tuned[usual[name]].spec["optimiser"])) for name, arm in every.items()}
     found = lab.records(held)
     return {f"tuned/{name}": r for name, r in tuned.items()} | {f"held/{name}": r for name, r in found.items()}
+
+
+def _tuning(name: str, arm: Experiment) -> str:
+    """How an arm is tuned: a key of SATURATING, or table or network."""
+    where = name.split("/")[0]
+    if arm.schedule.source == "pool":
+        return "pool, network" if where in NETWORKS else "pool"
+    return where if where in SATURATING else "network" if where in NETWORKS else "table"
 
 
 def optimum(record: Record, beta: float) -> tuple[float, float]:
@@ -234,7 +261,8 @@ def verdicts(records: Records) -> list[Verdict]:
             placebo(None, tested.margin, NOTHING_TO_LEARN),
         ]
         setting: Setting = "mlp" if environments[0] in NETWORKS else "bandit"
-        rows.append(row_of(tested, setting, effect, FIGURE.name, [r.hash for r in used], _note(family, rate), gates))
+        note = _note(family, rate, saturates=family == "contrastive" or environments == ("learned",))
+        rows.append(row_of(tested, setting, effect, FIGURE.name, [r.hash for r in used], note, gates))
     return [*rows, *sensitive_rows(records, FIGURE.name)]
 
 
@@ -245,7 +273,7 @@ def _loss(tried: list[Record], end: str) -> tuple[Part, Part]:
     return Part(1.0, crossfit_best(final[1:-1]), low), Part(-1.0, final[BETAS.index(ENDS[end])], low)
 
 
-def _note(family: str, rate: str) -> str:
+def _note(family: str, rate: str, saturates: bool) -> str:
     why = {
         "contrastive": f"One size of pool ({POOL} prompts × 4) and one rate of flips ({FLIPS:g}); more data, or "
         "cleaner, would leave less to over-fit.",
@@ -257,6 +285,10 @@ def _note(family: str, rate: str) -> str:
         " A learning rate tuned by gold score can stop early on its own, or leap away from the penalty, which hides "
         "part of a collapse."
     )
+    if saturates:
+        stop += (
+            f" Where scores no longer hang on the rate, the smallest of those within {EQUAL:g} of the best is taken."
+        )
     return f"{why}{stop if rate == 'tuned' else ''} The best interior β is chosen on the other half of the runs."
 
 
@@ -271,7 +303,10 @@ def caption(records: Records) -> str:
         "reward): 16 fresh samples per update; the true reward on the bandits, and at the lower right, where 8 prompts "
         f"have 8 responses, that of a table fitted to the pairs of half of the responses, {FLIPS:.0%} of them flipped. "
         "Collapse was defined beforehand as a gold score below that of the best interior β, with the entropy beside "
-        f"it. Filled and solid: the learning rate that was best for that β on other seeds, among {len(RATES_TRIED)}; "
+        "it. Filled and solid: the learning rate that was best for that β on other seeds, among "
+        f"{len(RATES_TRIED)}; where labels err, the smallest within {EQUAL:g} of the best, among {len(TO_A_MILLION)} "
+        f"(DPO and IPO's network: {len(SATURATING['pool, network'][0])}; RLOO and PPO's: the best of "
+        f"{len(NETWORK_RATES)}); "
         f"open and dashed: the one that was best for β = {USUAL:g}. Dotted: the KL-regularised optimum of the gold "
         "reward at each β, which RLOO and PPO aim at on the true reward, and DPO and IPO do not on such labels. "
         f"Second row, right: {NEAR_RUNS} runs per arm of all four on 16 fresh samples per update, by the true reward "

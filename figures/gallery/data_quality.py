@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.effect_row import Terms, effect_row, settings
-from figures.arms.gating import IN_SCORES, effect_of, part
+from figures.arms.gating import IN_SCORES, edges, effect_of, part
 from figures.arms.sweeps import spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -21,11 +21,12 @@ from figures.lab import Lab
 from figures.report.style import RC, bound, key, points, side_by_side
 from sims.core.algorithms import find_algorithm
 from sims.core.schedule import Schedule
+from sims.core.spec import from_json
 from sims.environments import RatedResponses
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.policies import ResponseMLP
-from sims.statistics.gates import Gate, placebo, positive_control
+from sims.statistics.gates import Gate, estimand, placebo, positive_control
 from sims.statistics.intervals import Interval, mean_interval
 
 UPDATES, EVALUATIONS, RUNS, SAMPLES, TRIED = 80, 5, 100, 32, 24
@@ -76,6 +77,7 @@ VARIANCE = {part: claim("C44", part) for part in ("DPO and PPO", "three algorith
 LABEL = {name: claim("C45", name.upper()) for name in PAPER}
 WORTH = {(name, n): claim("C46", f"{name.upper()}: {n} × the pairs") for name in PAPER for n in (4, 15)}
 MODEL = claim("C47", "PPO: pairs of the reward model × difficulty")
+EASY, EASY_SEED = claim("C47", "PPO: pairs of the reward model, where it is easy"), 26
 SIZE = claim("C24", f"DPO: width {WIDTHS[0]} against {WIDTHS[-1]}")
 SYNTHETIC = {(name, how): claim("C89", f"{name.upper()}: equal {how}") for name in PAPER for how in ("number", "cost")}
 
@@ -117,10 +119,18 @@ def _arm(algorithm: str, environment: RatedResponses) -> Experiment:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for itself."""
+    """Every arm tuned for itself; and arms of the reward model's pairs once more, by the same settings, on other
+    seeds."""
     chosen = arms()
     grids = {name: spread_grid(arm, *RATES, BETAS.get(arm.algorithm.kind, ()), POINTS) for name, arm in chosen.items()}
-    return lab.tuned_records(chosen, grids, tuning_runs=TRIED)
+    tuned = lab.tuned_records(chosen, grids, tuning_runs=TRIED)
+    again: dict[str, Experiment] = {}
+    for name, arm in chosen.items():
+        if name.startswith("model/"):
+            spec = tuned[name].spec
+            same = {part: from_json(spec[part]) for part in ("algorithm", "optimiser")}
+            again[f"again/{name}"] = arm.replace(**same, seed=EASY_SEED)
+    return tuned | lab.records(again)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -241,10 +251,10 @@ def verdicts(records: Records) -> list[Verdict]:
     names = [f"model/{d}/{m}" for d in ("hard", "easy") for m in ("good", "poor")]
     note = (
         f"{MODELS['poor']} or {MODELS['good']} pairs; hard is a reference that avoids what is good, easy one that "
-        "favours it; the pairs are the same. Scores are shares of what is to be gained in either; "
-        f"{_in_rewards(records)}"
+        "favours it; the pairs are the same. Scores are shares of what is to be gained in either."
     )
-    rows.append(_effect(MODEL, list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True)), records, note))
+    terms = list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True))
+    rows += [_effect(MODEL, terms, records, note, [_either_unit(records, terms)]), _where_easy(records)]
     names = [f"width/{width}/{source}" for width in (WIDTHS[0], WIDTHS[-1]) for source in ("online", "offline")]
     gaps = [effect_of([part(1.0, records[on]), part(-1.0, records[off])]) for on, off in (names[:2], names[2:])]
     said = " and ".join(f"{gap.estimate:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" for gap in gaps)
@@ -304,15 +314,28 @@ def _within(effect: Interval) -> Interval:
     return replace(effect, estimate=estimate, low=low, high=high)
 
 
-def _in_rewards(records: Records) -> str:
-    """The same of rewards: an interaction may turn with the scale, as what is to be gained differs by difficulty."""
-    ends = {key: records[key].arrays["gold"][:, -1].astype(float) for key in records if key.startswith("model/")}
-    gain = {d: ends[f"model/{d}/good"] - ends[f"model/{d}/poor"] for d in DIFFICULTY}
-    more = mean_interval(gain["hard"] - gain["easy"])
-    return (
-        f"in rewards a better model gains {gain['hard'].mean():+.2f} where it is hard and {gain['easy'].mean():+.2f} "
-        f"where it is easy, {more.estimate:+.2f} [{more.low:+.2f}, {more.high:+.2f}] more."
-    )
+def _either_unit(records: Records, terms: Terms) -> Gate:
+    """An interaction may turn with the scale, as what is to be gained differs by difficulty: a sign that is of the unit
+    is no answer."""
+    in_scores = mean_interval(sum(times * final_scores(records[name]) for times, name in terms))
+    gold = {name: records[name].arrays["gold"][:, -1].astype(float) for _, name in terms}
+    in_rewards = mean_interval(sum(times * gold[name] for times, name in terms))
+    gate = estimand({"scores": in_scores, "rewards": in_rewards})
+    said = f"in scores {in_scores.estimate:+.2f}, in rewards {in_rewards.estimate:+.2f}"
+    return replace(gate, why=said if gate.open else f"{said}: the sign is that of the unit; one task would open it")
+
+
+def _where_easy(records: Records) -> Verdict:
+    """C47 by what is of no unit: whether a better reward model gains nothing where it is easy."""
+    arm = {name: records[f"again/model/{name}"] for name in ("easy/good", "easy/poor", "hard/good", "hard/poor")}
+    gain = {d: effect_of([part(1.0, arm[f"{d}/good"]), part(-1.0, arm[f"{d}/poor"])]) for d in DIFFICULTY}
+    found = positive_control(gain["hard"], EASY.margin, only_above=True)
+    tuned = [records[f"model/easy/{model}"] for model in MODELS]
+    used = [arm["easy/good"], arm["easy/poor"]]
+    note = "One easy task, by its reference: an easier one, on which every reward model is right, leaves none to help."
+    gates = [replace(found, why=f"where it is hard: {found.why}"), edges(EASY.margin, *tuned)]
+    gates += settings(EASY.margin, used)[1:]
+    return row_of(EASY, "mlp", gain["easy"], FIGURE.name, [record.hash for record in used], note, gates)
 
 
 def _worth_at(tested: Claim, records: Records, name: str, times: int) -> Verdict:
@@ -324,7 +347,8 @@ def _worth_at(tested: Claim, records: Records, name: str, times: int) -> Verdict
     note = (
         f"{ASPECTS} aspects with independent errors: their mean has a {ASPECTS}th of an overall rating's error "
         f"variance, worth {ASPECTS} × the pairs where labels are mostly noise and less where they are not; errors "
-        "that are shared, of a rater or of a response, make it less."
+        "that are shared, of a rater or of a response, make it less. More is out of reach by design: the claim is held "
+        "against a model of raters, and not against raters."
     )
     gates = [control, *settings(tested.margin, [more, aspects])]
     return row_of(tested, "mlp", behind, FIGURE.name, [more.hash, aspects.hash], note, gates)

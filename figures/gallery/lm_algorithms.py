@@ -100,8 +100,17 @@ def verdicts(records: Records) -> list[Verdict]:
         gates += [edges(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
         effect = _over(records, _difference(names, times))
+        note = f"{note} {_carries(effect)}"
         rows.append(row_of(tested, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))
     return [*rows, _suffices(records), _keeps_up(records)]
+
+
+def _carries(effect: Interval) -> str:
+    """What an interval can say where runs are at a bound, and few."""
+    return (
+        f"The interval, of {effect.runs} runs and over three tunings, allows for unseen runs at the smallest score and "
+        f"is {effect.high - effect.low:.1f} wide: it shows an effect of that size, and no smaller one."
+    )
 
 
 def _suffices(records: Records) -> Verdict:
@@ -137,7 +146,7 @@ def _keeps_up(records: Records) -> Verdict:
         edges(KEEPS_UP.margin, *used),
     ]
     lost = _over(records, _difference(names, (1.0, -1.0)))
-    note = "Equal samples, one pass over each. PPO's critic is new and is a second model."
+    note = f"Equal samples, one pass over each. PPO's critic is new and is a second model. {_carries(lost)}"
     return row_of(KEEPS_UP, "lm", lost, FIGURE.name, [r.hash for r in used], note, gates)
 
 

@@ -28,6 +28,7 @@ from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import RC, bound, key, side_by_side
 from figures.short_tuning import Short
+from sims.core.spec import from_json
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
@@ -43,6 +44,7 @@ UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
 RUNS = 10  # on the embedded model
 TUNING_RUNS = 2
+MORE_RUNS, MORE_SEED = 100, 431  # of the arms of C26: most of one of them end at the largest score
 COLLECTED = 8  # batches of the reuse arms, whatever T: with fewer, T = 1 does not train
 
 C26 = claim("C26", "min length")
@@ -82,6 +84,16 @@ def collect(lab: Lab) -> Records:
         same = {name: arm for name, arm in chosen.items() if arm.updates == updates}
         grids = dict.fromkeys(same, matched.GRIDS["lm"])
         found |= lab.tuned_records(same, grids, TUNING_RUNS, short=Short(updates, EVALUATIONS, widen=3))
+    return found | lab.records(more(found))
+
+
+def more(tuned: Records) -> dict[str, Experiment]:
+    """more/batch/algorithm/B: the smallest and the largest batch by the settings that were tuned, with more runs."""
+    found = {}
+    for name, arm in arms("tiny").items():
+        if name.startswith("batch/") and int(name.split("/")[2]) in (BATCHES[0], BATCHES[-1]):
+            settings = from_json(tuned[name].spec["optimiser"])
+            found[f"more/{name}"] = arm.replace(optimiser=settings, runs=MORE_RUNS, seed=MORE_SEED)
     return found
 
 
@@ -108,8 +120,13 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _against(axes: Axes, records: Records, part: str, algorithms: tuple[str, ...]) -> list[int]:
     tried = _tried(records, part)
-    side_by_side(axes, {a: [final_scores(records[f"{part}/{a}/{times}"]) for times in tried] for a in algorithms})
+    found = {a: [_with_most_runs(records, f"{part}/{a}/{times}") for times in tried] for a in algorithms}
+    side_by_side(axes, {a: [final_scores(record) for record in of] for a, of in found.items()})
     return tried
+
+
+def _with_most_runs(records: Records, name: str) -> Record:
+    return records.get(f"more/{name}", records[name])
 
 
 def _tried(records: Records, part: str) -> list[int]:
@@ -126,7 +143,10 @@ def verdicts(records: Records) -> list[Verdict]:
     """C26, C29 and C30, beside the rows that toys give them."""
     final = {name: final_scores(record) for name, record in records.items()}
     sizes, passes = _tried(records, "batch"), _tried(records, "reuse")
-    fresh, stale = ([records[f"batch/{name}/{size}"] for name in STALE] for size in (sizes[0], sizes[-1]))
+    tuned_for_b = [records[f"batch/{name}/{size}"] for name in STALE for size in (sizes[0], sizes[-1])]
+    fresh, stale = (
+        [_with_most_runs(records, f"batch/{name}/{size}") for name in STALE] for size in (sizes[0], sizes[-1])
+    )
     once, often = ([records[f"reuse/{name}/{times}"] for name in LIKELIHOOD] for times in (1, passes[-1]))
     ppo = [records[f"reuse/ppo/{times}"] for times in passes]
     each = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(STALE, fresh, stale, strict=True)}
@@ -134,24 +154,24 @@ def verdicts(records: Records) -> list[Verdict]:
     terms = ((1.0, once), (-1.0, often), (-1.0, ppo[:1]), (1.0, ppo[-1:]))
     started = trained({f"{name}, T = 1": final[f"reuse/{name}/1"] for name in REUSED})
     tuned = "Every learning rate is tuned for its B or T; few updates from the start."
-    rows: tuple[tuple[Claim, Interval, list[Gate], list[str], str], ...] = (
+    rows: tuple[tuple[Claim, Interval, list[Gate], list[Record], str], ...] = (
         (
             C26,
             effect_of([*mean_of(1.0, fresh), *mean_of(-1.0, stale)]),
             [
                 at_the_end([sides(fresh, stale)], C26.margin),
                 agree(each),
-                edges(C26.margin, *fresh, *stale),
+                edges(C26.margin, *tuned_for_b),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
             ],
-            [f"batch/{name}/{size}" for name in STALE for size in (sizes[0], sizes[-1])],
+            [*fresh, *stale],
             f"{tuned} {_each(fresh, stale)}",
         ),
         (
             C29,
             largest([effect_of([part(1.0, ppo[0]), part(-1.0, reused)]) for reused in ppo[1:]]),
             [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, edges(C29.margin, *ppo)],
-            [f"reuse/ppo/{times}" for times in passes],
+            ppo,
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: that helps whoever is far "
             "from the optimum, so that a loss is one in spite of it. Equal steps would show what fresh ones are worth.",
         ),
@@ -165,12 +185,13 @@ def verdicts(records: Records) -> list[Verdict]:
                 edges(C30.margin, *once, *often, ppo[0], ppo[-1]),
                 placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
-            [f"reuse/{name}/{times}" for name in REUSED for times in (1, passes[-1])],
-            tuned,
+            [*once, *often, ppo[0], ppo[-1]],
+            f"{tuned} {len(ppo[0].arrays['gold'])} runs, of which some end at the largest score: the interval allows "
+            "for unseen runs at the smallest, is a score wide on the embedded model, and carries a sign and no margin.",
         ),
     )
     return [
-        row_of(tested, "lm", effect, FIGURE.name, [records[name].hash for name in used], note, gates)
+        row_of(tested, "lm", effect, FIGURE.name, [record.hash for record in used], note, gates)
         for tested, effect, gates, used, note in rows
     ]
 
@@ -187,8 +208,13 @@ def caption(records: Records) -> str:
     record = records[f"batch/{STALE[0]}/1"]
     updates, runs = int(record.arrays["updates"][-1]), len(record.arrays["gold"])
     reuse = records["reuse/ppo/1"].arrays
+    most = (
+        f", {MORE_RUNS} of the smallest and the largest batch"
+        if any(name.startswith("more/") for name in records)
+        else ""
+    )
     return (
-        f"{lm.model_of(record)}, r = −|y|, {runs} runs per arm, mean and 95 % interval. Left: {updates} "
+        f"{lm.model_of(record)}, r = −|y|, {runs} runs per arm{most}; mean and 95 % interval. Left: {updates} "
         f"updates of {_samples(records)} samples each, however many are collected at once. Right: "
         f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, one update per pass, so that T "
         "passes are T times as many updates. Learning rates are tuned arm by arm, by the score over runs of the same "

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import (
+    at_the_end,
     edges_and_bounds,
     effect_of,
     last_with_room,
@@ -59,7 +60,7 @@ POINTS = 7 * len(BETAS)
 # Of IPO on the bandit, whose offline arm stood at two ends of the grid: rates from 0.01 to 10,000, in half-decades too.
 WIDE_RATES, WIDE_BETAS = (0.01, 1e4), tuple(float(f"{x:.2g}") for x in np.geomspace(1e-6, 1.0, 13))
 WIDE_POINTS = 13 * len(WIDE_BETAS)
-SEED, SAME_SEED, WIDE_SEED = 3, 23, 33
+SEED, SAME_SEED, WIDE_SEED, OWN_SEED = 3, 23, 33, 43
 SHOWN = {
     "online": "online",
     "held/ordered": "replay,\nin order",
@@ -75,6 +76,7 @@ ORDER = claim("C15", "in order")
 SAME, WIDER = claim("C16", "IPO, every arm by the settings of online"), claim("C16", "IPO, each tuned on a wider grid")
 SHUFFLED = {"held/shuffled": claim("C16", "IPO, settings of online"), "shuffled": claim("C16", "IPO, tuned")}
 HARMLESS, SHARP = claim("C17", "IPO: within 4 batches"), claim("C17", "IPO: then a drop")
+OWN_HARMLESS, OWN_SHARP = (claim("C17", f"IPO, each tuned: {part}") for part in ("within 4 batches", "then a drop"))
 LAST = claim("C18", "IPO: the last policy's data")
 CLOSES = {"held/shuffled": claim("C23", "settings of online"), "shuffled": claim("C23", "tuned")}
 NO_BETTER = claim("C69", "offline")
@@ -130,6 +132,18 @@ def wide() -> dict[str, Experiment]:
     return {f"bandit/ipo/wide/{source}": like[f"bandit/ipo/{source}"].replace(seed=WIDE_SEED) for source in sources}
 
 
+def own() -> dict[str, Experiment]:
+    """environment/ipo/own/window: online, shuffled within windows and altogether, each to be tuned for itself."""
+    found = {}
+    for environment in ENVIRONMENTS:
+        online, stream = (arms()[f"{environment}/ipo/{source}"] for source in ("online", "shuffled"))
+        found[f"{environment}/ipo/own/online"] = online.replace(seed=OWN_SEED)
+        for source in ("window_4", "window_50", "shuffled"):
+            schedule = stream.schedule.replace(replay_window=WINDOWS[source])
+            found[f"{environment}/ipo/own/{source}"] = stream.replace(schedule=schedule, seed=OWN_SEED)
+    return found
+
+
 def held(tuned: Records) -> dict[str, Experiment]:
     """Replays by the settings that were best online: the same data, and no other change than their order."""
     found = {}
@@ -163,8 +177,13 @@ def collect(lab: Lab) -> Records:
     for chosen, betas in ((arms(), BETAS), (near(), DPO_BETAS)):
         grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], betas, POINTS) for name, arm in chosen.items()}
         tuned = {**tuned, **lab.tuned_records(chosen, grids, **TUNING)}
-    widest = {name: spread_grid(arm, *WIDE_RATES, WIDE_BETAS, WIDE_POINTS) for name, arm in wide().items()}
-    tuned = {**tuned, **lab.tuned_records(wide(), widest, **TUNING)}
+    on_the_bandit = {name: arm for name, arm in own().items() if name.startswith("bandit")}
+    for widely in (wide(), on_the_bandit):
+        widest = {name: spread_grid(arm, *WIDE_RATES, WIDE_BETAS, WIDE_POINTS) for name, arm in widely.items()}
+        tuned = {**tuned, **lab.tuned_records(widely, widest, **TUNING)}
+    others = {name: arm for name, arm in own().items() if name not in on_the_bandit}
+    grids = {name: spread_grid(arm, *RATES["network"], BETAS, POINTS) for name, arm in others.items()}
+    tuned = {**tuned, **lab.tuned_records(others, grids, **TUNING)}
     replays = held(tuned)
     in_order = {n: tuned[n.replace("held/ordered", "online")] for n in replays if n.endswith("held/ordered")}
     return {**tuned, **lab.records(replays | same(tuned), in_order)}
@@ -180,7 +199,8 @@ def draw(records: Records) -> MatplotlibFigure:
         lines: list[Line2D] = [key(name, label, linestyle="") for name, label in {**ALGORITHMS, "dpo": "DPO"}.items()]
         styles = ((ONLINE, "as online"), (OFFLINE, "as offline"))
         lines += [Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label) for style, label in styles]
-        fig.legend(handles=lines, loc="outside lower center", ncols=5, fontsize=9.5)
+        lines.append(key("ipo", "IPO, each window tuned", linestyle="", markerfacecolor="white"))
+        fig.legend(handles=lines, loc="outside lower center", ncols=6, fontsize=9.5)
     return fig
 
 
@@ -192,6 +212,9 @@ def _scores(axes: Axes, records: Records, environment: str) -> None:
         points(axes, at, final, name)
         for y, where in ((final[0].mean(), "online"), (final[-1].mean(), "offline")):
             axes.axhline(float(y), color=colour(name), linewidth=0.9, linestyle="-" if where == "online" else "--")
+    each = {"online": 0, "window_4": 2, "window_50": 3, "shuffled": 4}
+    own = [final_scores(records[f"{environment}/ipo/own/{source}"]) for source in each]
+    points(axes, np.array(list(each.values()), dtype=float) - 0.24, own, "ipo", filled=False)
     beside = {"offline": len(SHOWN) - 1, "final": len(SHOWN) - 2, "mixed": len(SHOWN)}
     at = np.array(list(beside.values()), dtype=float)
     points(axes, at, [final_scores(records[f"{environment}/dpo/{source}"]) for source in beside], "dpo")
@@ -224,10 +247,12 @@ def verdicts(records: Records) -> list[Verdict]:
         if environment == "bandit":
             rows.append(_wider(records))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
-        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], _harm(ipo), note))
+        harm = _harm(ipo["online"], ipo["held/shuffled"])
+        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], harm, note))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         tuned = own_settings(SHARP.margin, shuffled)
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note, tuned))
+        rows += _own_windows(records, environment, setting)
         note = f"Both responses are the last policy's. {between}"
         rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
         for source, tested in CLOSES.items():
@@ -255,6 +280,24 @@ def _wider(records: Records) -> Verdict:
         "tuned, is ahead of online, and no gap is left to close."
     )
     return _none(WIDER, "bandit", shuffled, offline, _to_close(gap, WIDER), note)
+
+
+def _own_windows(records: Records, environment: str, setting: Setting) -> list[Verdict]:
+    """C17, each window by settings of its own: what it loses to online, and what is lost beyond it, at the end."""
+    arm = {source: records[f"{environment}/ipo/own/{source}"] for source in ("online", *WINDOWS) if source != "ordered"}
+    wide = {source: final_scores(arm[source]).mean() for source in ("window_50", "shuffled")}
+    note = (
+        "A replay's settings are also those of the online run that draws its stream, so that windows have other data "
+        f"too. Within 50 batches it scores {wide['window_50']:.2f}, shuffled altogether {wide['shuffled']:.2f}."
+    )
+    lost = _none(OWN_HARMLESS, setting, arm["online"], arm["window_4"], _harm(arm["online"], arm["shuffled"]), note)
+    why = "the arms differ in the order of their data, and in settings; a replay in order gives 0 (C15)"
+    gates = [at_the_end([sides([arm["window_4"]], [arm["shuffled"]])], OWN_SHARP.margin)]
+    gates += [placebo(None, OWN_SHARP.margin, why)]
+    gates += edges_and_bounds(OWN_SHARP.margin, arm["window_4"], arm["shuffled"])
+    effect = effect_of([part(1.0, arm["window_4"]), part(-1.0, arm["shuffled"])])
+    hashes = [arm["window_4"].hash, arm["shuffled"].hash]
+    return [lost, row_of(OWN_SHARP, setting, effect, FIGURE.name, hashes, note, gates)]
 
 
 def _repeated(records: Records, source: str) -> str:
@@ -303,9 +346,9 @@ def _seen(gap: Interval, tested: Claim) -> Gate:
     return replace(found, why=f"Best-of-2 online against offline: {found.why}")
 
 
-def _harm(ipo: Records) -> Gate:
+def _harm(online: Record, shuffled: Record) -> Gate:
     """The same stream shuffled altogether loses: the test could have seen a shuffle do harm."""
-    lost = effect_of([part(1.0, ipo["online"]), part(-1.0, ipo["held/shuffled"])])
+    lost = effect_of([part(1.0, online), part(-1.0, shuffled)])
     found = positive_control(lost, HARMLESS.margin, only_above=True)
     return replace(found, why=f"online against the same stream, shuffled altogether: {found.why}")
 
@@ -328,7 +371,8 @@ def caption(records: Records) -> str:
         f"{PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with; one of each: the second "
         "response of every pair is the reference's. Not drawn: IPO online, shuffled and offline, all by the settings "
         "that are best online, and on the bandit each tuned over "
-        f"{WIDE_POINTS} points (rates to {WIDE_RATES[1]:,.0f}, β from {WIDE_BETAS[0]:g}), on seeds of their own. "
+        f"{WIDE_POINTS} points (rates to {WIDE_RATES[1]:,.0f}, β from {WIDE_BETAS[0]:g}), and so every window of C17, "
+        "each on seeds of their own. "
         f"Tuned on other seeds, over {POINTS} points ({ROUNDS}) of learning rate and β (IPO {BETAS[0]:g} … "
         f"{BETAS[-1]:g}, DPO {DPO_BETAS[0]:g} … {DPO_BETAS[-1]:g}), listed below. Labels are noiseless and by gold: "
         "here nobody can exploit a reward model."

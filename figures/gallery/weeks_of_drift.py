@@ -271,8 +271,18 @@ def _gradients(setting: Setting, fresh: Record, stale: Record) -> Verdict:
 
     effect = mean_interval(octaves(fresh) - octaves(stale))
     note = "The norm of one update's gradient each week, at the settings of the weekly loop: a norm is not information."
-    gates = [_mechanism(WEAKER), edges(IN_SCORES, fresh), *_trained(fresh, stale)]
+    gates = [_mechanism(WEAKER), _at_one_score(fresh, stale), edges(IN_SCORES, fresh), *_trained(fresh, stale)]
     return row_of(WEAKER, setting, effect, FIGURE.name, [fresh.hash, stale.hash], note, gates)
+
+
+def _at_one_score(fresh: Record, stale: Record) -> Gate:
+    """Whether both arms are at one score meanwhile: a gradient is small near an optimum, and where all samples of a
+    policy are alike, whatever its data tell."""
+    ahead = mean_interval(scores(fresh)[:, -(WEEKS // 2) :].mean(1) - scores(stale)[:, -(WEEKS // 2) :].mean(1))
+    same = ahead.low >= -IN_SCORES and ahead.high <= IN_SCORES
+    said = f"the weekly arm is ahead in score by {ahead} meanwhile"
+    closed = ": of other policies, a norm says how near each is to where its own vanishes; equal scores would open it"
+    return Gate("estimand", same, said if same else said + closed)
 
 
 def _against_ppo(setting: Setting, at: Records) -> list[Verdict]:

@@ -86,14 +86,22 @@ class ExactEvaluation(Evaluation):
         }
 
     def closing(self) -> Row:
-        """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; and the environment's own arrays (`facts`)."""
-        gold = self.environment.all_rewards()
+        """logp_ref, logp_final: (R, X, N); rewards: (X, N) gold; best_mass_ref, best_mass_final: (R,), of the best
+        response of each prompt; and the environment's own arrays (`facts`)."""
+        gold, logp_final = self.environment.all_rewards(), self.policy.all_log_probs().detach()
+        best = gold.argmax(-1).expand(self.logp_ref.shape[:-1]).unsqueeze(-1)
+
+        def mass(logp: Tensor) -> Tensor:
+            return self.environment.weighted(logp.gather(-1, best).squeeze(-1).exp())
+
         return {
             "reference_reward": self.environment.mean(self.logp_ref.exp() * gold),
             "best_reward": self.environment.weighted(gold.amax(-1)).expand(self.logp_ref.shape[0]),
             "rewards": gold,
             "logp_ref": self.logp_ref,
-            "logp_final": self.policy.all_log_probs().detach(),
+            "logp_final": logp_final,
+            "best_mass_ref": mass(self.logp_ref),
+            "best_mass_final": mass(logp_final),
             **self.environment.facts(),
         }
 

@@ -64,6 +64,12 @@ def mean_scores(record: Record) -> np.ndarray:
     return np.asarray(scores(record)[:, 1:].mean(1))
 
 
+def fall(record: Record) -> np.ndarray:
+    """(runs,): how far the score at the end is below the best evaluation's."""
+    found = scores(record)
+    return np.asarray(found.max(-1) - found[:, -1])
+
+
 def kl_of_best_response(record: Record) -> float:
     """KL to the reference of always giving the best response, in nats; the policy of largest reward."""
     if "kl_of_best" in record.arrays:

@@ -137,6 +137,13 @@ SCHEMA: dict[str, Array] = {
         "probability of responses in no pair of the pool, mean over prompts that have pairs, before the first update",
     ),
     "unpaired_mass_final": Array(RUNS, "", "and after the last"),
+    "best_mass_ref": Array(
+        RUNS,
+        "",
+        "probability of the best response, of several the first, mean over prompts, before the first update (where "
+        "responses can be listed)",
+    ),
+    "best_mass_final": Array(RUNS, "", "and after the last"),
     # Tables, where responses can be listed
     "rewards": Array(TABLE, "", "gold reward of every response", shared=True),
     "learned_rewards": Array(TABLE, "", "what a learned reward gives every response"),

@@ -76,6 +76,8 @@ BY_HAND = {  # the first prompt's terms, then the second's, of which the mean is
     "reference_reward": ((-0.25 + 0.25 + 2.0) + 1.0) / 2,
     "best_reward": (4 + 2) / 2,
     "worst_reward": (-1 + 0) / 2,
+    "best_mass_ref": (0.5 + 0.5) / 2,  # of the third response to the first prompt, the first to the second
+    "best_mass_final": (0.25 + 0.2) / 2,
     "best_first": 1.0,
     "best_second": (2 + 4) / 2,
     "worst_first": 0.0,

@@ -76,11 +76,7 @@ def absent_behaviour() -> list[Planted]:
             found.append(Planted(*row, 1, terms, weaker=f"{policy}/{masses}/ppo_learned"))
     for policy, setting in (("table", "bandit"), ("many", "mlp")):
         largest = (Term(f"{policy}/1e-06/.*", 1.0, "best"),)
-        found.append(
-            Planted(
-                "absent_behaviour", "C64", "all but lacking", setting, 0, largest, base=2e-4, closed=policy == "many"
-            )
-        )
+        found.append(Planted("absent_behaviour", "C64", "all but lacking", setting, 0, largest, base=2e-4))
     nothing = (Term("table/0/.*", 1.0, "best"),)
     return [*found, Planted("absent_behaviour", "C64", "exactly 0", "bandit", 0, nothing, base=2e-7)]
 
@@ -262,6 +258,12 @@ def data_quality() -> list[Planted]:
         ),
         Planted(figure, "C24", "DPO: width 2 against 32", "mlp", 1, interaction(*width)),
         Planted(figure, "C47", "PPO: pairs of the reward model × difficulty", "mlp", 1, interaction(*model)),
+        Planted(
+            *(figure, "C47", "PPO: pairs of the reward model, where it is easy", "mlp", 0),
+            difference("again/model/easy/good", "again/model/easy/poor"),
+            at_most=True,
+            weaker="again/model/hard/poor",
+        ),
     ]
     for name in ("dpo", "ppo"):
         clean = difference(f"sets/clean/{name}", f"sets/good_noisy/{name}")
@@ -349,7 +351,7 @@ def lm_batch_and_reuse() -> list[Planted]:
     held, likelihood = "min length", "reuse/(best_of_n|rwr)"
     drop = difference("reuse/ppo/1", "reuse/ppo/[248]")
     extra = interaction(f"{likelihood}/1", f"{likelihood}/8", "reuse/ppo/1", "reuse/ppo/8")
-    fresh = difference("batch/(rloo|dpo)/1", "batch/(rloo|dpo)/8")
+    fresh = difference("more/batch/(rloo|dpo)/1", "more/batch/(rloo|dpo)/8")
     return [
         Planted("lm_batch_and_reuse", "C26", "min length", "lm", 1, fresh),
         Planted("lm_batch_and_reuse", "C29", held, "lm", 0, drop, at_most=True),
@@ -596,6 +598,11 @@ def replayed_data() -> list[Planted]:
             found.append(
                 Planted("replayed_data", id, part, setting, 0, terms, at_most=True, weaker=alike or loses, raised=tuned)
             )
+        own = f"{ipo}/own"
+        terms, part = difference(f"{own}/online", f"{own}/window_4"), "IPO, each tuned: within 4 batches"
+        found.append(Planted("replayed_data", "C17", part, setting, 0, terms, at_most=True, weaker=f"{own}/shuffled"))
+        terms = difference(f"{own}/window_4", f"{own}/shuffled")
+        found.append(Planted("replayed_data", "C17", "IPO, each tuned: then a drop", setting, 1, terms))
         if where == "bandit":
             wide, part = f"{ipo}/wide", "IPO, each tuned on a wider grid"
             terms = difference(f"{wide}/shuffled", f"{wide}/offline")
@@ -740,7 +747,11 @@ def sync_period() -> list[Planted]:
         ):
             found.append(Planted("sync_period", id, part, setting, 0, terms, at_most=True, weaker=f"{where}/grpo/inf"))
     terms = difference("network/dpo_epsilon/10", "network/dpo/10")
-    return [*found, Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms)]
+    found.append(Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms))
+    part, steadied = "network, s = 10, where it is the least stable", Term("network/steadied", 1.0, "late")
+    falls = (Term("network/unstable", -1.0, "late"), steadied)
+    falling = (Term("network/(unstable|steadied)", -0.4, "late"),)
+    return [*found, Planted("sync_period", "C38", part, "mlp", 1, falls, raised=falling)]
 
 
 def two_tasks() -> list[Planted]:

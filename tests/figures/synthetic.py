@@ -75,6 +75,7 @@ class SyntheticLab(Lab):
         by: Measure = "end",
         short: Short | None = None,
         tuning_seed: int = 0,
+        tolerance: float = 0.0,
     ) -> dict[str, Record]:
         more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in arms.items()}
         return self.records({name: apply(arm, grids[name][len(grids[name]) // 2]) for name, arm in more.items()})
@@ -140,8 +141,7 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         found |= _alarms(level, *found["gold"].shape)
     mass = spec["environment"].get("best_mass")
     if mass is not None:  # the geometry that the environment promises
-        with np.errstate(divide="ignore"):
-            found["logp_ref"] = np.broadcast_to(np.log([1.0 - mass, mass]), found["logp_ref"].shape)
+        found["best_mass_ref"] = np.full(runs, mass)
     return found
 
 
@@ -196,6 +196,8 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "deployed_gold_set": path(QUANTITIES["gold_set"], level["gold_set"]),
         "grad_norm": path(np.nan, 2.0 ** level["octaves"]),
         "logp_final": distribution(level["best"]),
+        "best_mass_ref": np.full(runs, np.exp(REFERENCE[1])),
+        "best_mass_final": level["best"],
         "covered": np.broadcast_to([[True, False]], (runs, 1, 2)),
         "unseen_mass": path(0.5, level["unseen"]),
         "length": path(1.0, level["length"]),

@@ -112,6 +112,23 @@ def test_finalists_are_run_again_on_another_seed_and_decide_alone(tmp_path: Path
     assert sorted((s["seed"], s["runs"]) for s in specs) == [(TUNING_SEED, 2)] * 4 + [(FINAL_SEED, FINAL_RUNS)] * 2
 
 
+def test_of_settings_as_good_as_the_best_the_first_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plateau from 0.2 on, of which the largest rate is the luckiest; without a tolerance it is taken."""
+    means = {0.1: 0.5, 0.2: 0.7265625, 0.3: 0.71875, 0.4: 0.75}  # exact as floats
+
+    def told(record: Record) -> np.ndarray:
+        return np.full(record.spec["runs"], means[record.spec["optimiser"]["learning_rate"]])
+
+    monkeypatch.setitem(MEASURES, "end", told)
+    grid = product(learning_rate=tuple(means))
+    for tolerance, chosen in ((0.0, 0.4), (0.0234375, 0.2), (0.02, 0.4), (0.25, 0.1)):
+        lab = Lab(Store(tmp_path))
+        found = lab.tuned_records({"a": arm()}, {"a": grid}, tuning_runs=2, tolerance=tolerance)["a"]
+        assert found.spec["optimiser"]["learning_rate"] == chosen
+    with pytest.raises(ValueError, match="tolerance"):
+        lab.tuned_records({"a": arm()}, {"a": grid}, tuning_runs=2, finalists=2, tolerance=0.1)
+
+
 def quickly(*more: str, results: Path) -> object:
     return parser().parse_strictly(["--quick", "--jobs", "1", "--results", str(results), *more])
 

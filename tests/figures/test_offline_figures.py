@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from figures.gallery import absent_behaviour, reachable_policies, reference_shift, unseen_responses
-from figures.lab import best_probability
 from sims.experiments.store import Record
 
 P, BETA = np.array([0.8]), np.array([0.5])
@@ -60,16 +59,8 @@ def test_both_mean_losses_are_those_that_were_read() -> None:
     assert unseen_responses.mean_losses(records, "mlp") == pytest.approx(((0.2 + 0.4) / 2, 0.18))
 
 
-def test_the_best_response_is_looked_up_for_each_prompt() -> None:
-    policy = np.array([[[0.7, 0.3], [0.4, 0.6]], [[0.2, 0.8], [0.9, 0.1]]])
-    arrays = {"rewards": np.array([[1.0, 0.0], [0.0, 1.0]]), "logp_final": np.log(policy)}
-    found = best_probability(Record({}, arrays, {}))
-    assert found == pytest.approx([(0.7 + 0.6) / 2, (0.2 + 0.1) / 2])
-
-
 def test_the_references_probability_is_the_one_it_has_and_not_the_one_that_was_meant() -> None:
-    arrays = {"rewards": np.array([[1.0, 0.0]]), "logp_ref": np.log(np.array([[[3e-5, 1 - 3e-5]], [[1e-5, 1 - 1e-5]]]))}
-    records = {"mlp/1e-06/rloo": Record({}, arrays, {})}
+    records = {"mlp/1e-06/rloo": Record({}, {"best_mass_ref": np.array([3e-5, 1e-5])}, {})}
     assert absent_behaviour.reference_probability(records, "mlp", 1e-6) == pytest.approx(2e-5)
 
 

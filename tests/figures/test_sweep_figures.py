@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
+import sims
 from figures.gallery import batch_size, beta_sweep, online_contrastive_ppo, online_offline, phase_map, reward_width
+from sims.core.algorithms import find_algorithm
 from sims.core.spec import to_json
 from sims.environments import BanditR2
 from sims.experiments.store import Record
@@ -30,6 +32,24 @@ def test_the_regularised_optimum_by_hand(record: Record) -> None:
     assert score == pytest.approx((good - 0.25) / 0.75)
     assert entropy == pytest.approx(-good * math.log(good) - (1 - good) * math.log(1 - good))
     assert beta_sweep.optimum(record, 1e6) == pytest.approx((0, 0.5623351446), abs=1e-6)  # H(0.75, 0.25)
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "ipo"])
+def test_pairs_of_a_table_see_rate_times_beta_alone(algorithm: str) -> None:
+    """Adam's steps are rate × U, and h = β·(Δ log π − Δ log π_ref) = β·rate·ΔU, as a prompt's partition function
+    cancels in a pair: with rate × β held, U is the same, and the rate says only how sharp softmax(θ_0 + rate·U) is.
+    Adam's ε is small beside gradients, and large beside their rounding errors."""
+
+    def steps(rate: float, beta: float) -> np.ndarray:
+        loss, bandit = find_algorithm(algorithm)().replace(beta=beta), sims.BanditR1(flip_rate=0.2)
+        how = {"source": "pool", "pool_size": 8, "batch_size": 4, "learning_rate": rate, "adam_epsilon": 1e-10}
+        result = sims.run(loss, bandit, updates=40, runs=3, precision="float64", **how)
+        moved = result.logp_final - result.logp_ref
+        return (moved - moved.mean(-1, keepdims=True)) / rate
+
+    assert np.abs(steps(0.5, 0.1)).max() > 1
+    assert steps(0.5, 0.1) == pytest.approx(steps(8.0, 0.1 / 16), rel=1e-5, abs=1e-5)
+    assert steps(0.5, 0.1) != pytest.approx(steps(8.0, 0.1), rel=0.1, abs=0.1)
 
 
 def test_what_offline_ipo_aims_at_by_hand(record: Record) -> None:
