@@ -401,20 +401,22 @@ def lm_semi_online() -> list[Planted]:
 
 
 def lm_sync_period() -> list[Planted]:
-    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1."""
+    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1, less at β = 1."""
     figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
     interacting = (
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter = (Term("more/(semi|copied)", -8.0, "length"),)
+    shorter = (Term("more/(semi|copied)", -12.0, "length"), Term("strong/(semi|copied)", -6.0, "length"))
     copied = difference("more/copied", "more/semi", "length")
+    strong = difference("strong/copied", "strong/semi", "length")
     pairs, part = difference("group_dpo", "semi"), "forbidden words, s = 5: dpo, all pairs of right and wrong"
     found = [
         Planted(figure, "C32", f"{short}: s = 5", "lm", 0, difference("online", "semi"), weaker="offline"),
         Planted(figure, "C33", short, "lm", 1, difference("more/semi", "more/offline")),
         Planted(figure, "C35", "forbidden words", "lm", 1, interacting, raised=falling),
         Planted(figure, "C36", "DPO, forbidden words, s = 5", "lm", 1, copied, raised=shorter),
+        Planted(figure, "C36", "DPO, forbidden words, s = 5, β = 1", "lm", 1, strong, raised=shorter),
         Planted(figure, "C39", part, "lm", 0, pairs, at_most=True, weaker="offline"),
     ]
     for when in ("online", "offline"):
@@ -433,6 +435,8 @@ def lm_two_tasks() -> list[Planted]:
         terms = difference(f"dpo/{task}", mixed, quantity)
         alone: Any = {"at_most": True, "weaker": f"dpo/{weaker}", "along": f"dpo/{weaker}"}
         found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, **alone))
+        terms = difference(f"dpo/{task}", "dpo/mixed_twice", quantity)
+        found.append(Planted(figure, "C41", f"{where}, equal samples: {task}", "lm", 0, terms, **alone))
     return found
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from figures.arms.copied_references import LENGTH
 from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, lm_sync_period, unseen_responses
+from figures.gallery import lm_preferences, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -57,7 +58,8 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
     for key, end in (("more/semi", 0.0), ("more/copied", 9.0), ("coin/semi", 2.0), ("coin/copied", 2.0)):
         record = records[key] = filled(records[key], {"length": end}, 0.001)
         record.arrays["length"][:, 0] = 9.0  # tokens, of which a fixed reference loses all
-    address = ("C36", lm_sync_period.LENGTH.part)
+    address = ("C36", LENGTH[0.1].part)
+    records["strong/semi"] = filled(records["strong/semi"], {"length": 3.0}, 0.001)
     records["more/copied"].arrays["length"][:, 3] = 7.0  # after 15 of 20 updates
     found = rows("lm_sync_period", records)[address]
     assert found.verdict == "supported" and found.effect == pytest.approx(9.0, abs=0.01)
@@ -68,6 +70,15 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
     records["coin/copied"].arrays["length"][:, 2:] = 9.0  # before, both arms are one
     loud = rows("lm_sync_period", records)[address]
     assert loud.verdict == "no test" and "placebo" in loud.why and loud.effect == pytest.approx(9.0, abs=0.01)
+
+
+def test_a_reference_that_moves_no_length_at_ten_times_its_weight_closes_both_rows_of_copies_of_it() -> None:
+    records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
+    for key in ("more/semi", "strong/semi"):
+        records[key].arrays["length"][:, 0] = 9.0
+    found = rows("lm_sync_period", records)
+    for tested in LENGTH.values():
+        assert found["C36", tested.part].why.startswith("sensitivity: tokens more with β = 1 than 0.1")
 
 
 @pytest.mark.parametrize(("short", "closed"), [(1, False), (6, True)])
