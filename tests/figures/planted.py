@@ -34,7 +34,7 @@ class Planted:
     run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less than all others, for
     the row's positive control or its placebo. raised: records that are raised by `times` whatever is planted, for a
     gate that wants an effect of its own; between the row's arms they cancel. along: records that move with those of
-    the first term, for a placebo or a control that has the same arm.
+    the first term, or of each, for a placebo or a control that has the same arm.
     """
 
     figure: str
@@ -49,7 +49,7 @@ class Planted:
     closed: bool = False
     weaker: str | None = None
     raised: tuple[Term, ...] = ()
-    along: str | None = None
+    along: str | tuple[str | None, ...] | None = None
 
 
 def difference(plus: str, minus: str, quantity: str = "score") -> tuple[Term, ...]:
@@ -425,6 +425,27 @@ def lm_sync_period() -> list[Planted]:
     return found
 
 
+def exploit_steps() -> list[Planted]:
+    """Octaves of the updates that the bias takes; what labels without it add moves the row as well."""
+    found = []
+    for name in ("rloo", "rloo_table", "online"):
+        terms = difference("biased/.*/offline", f"biased/.*/{name}", "octaves")
+        part = f"{name}, updates to half a token"
+        found.append(Planted("exploit_steps", "C55", part, "token", 1, terms, also=f"unbiased/.*/({name}|offline)"))
+    return found
+
+
+def learned_critic() -> list[Planted]:
+    """RLOO in place of PPO against DPO is the placebo."""
+    figure, said = "learned_critic", "horizon 16 against 1"
+    found = []
+    for part, other in (("a critic that has learned", "dpo"), ("what a critic that has learned adds", "rloo")):
+        arms = (f".*/{length}/{name}" for length in (16, 1) for name in ("ppo", other))
+        along = (None, ".*/16/rloo", None, ".*/1/rloo") if other == "dpo" else None
+        found.append(Planted(figure, "C65", f"{said}, {part}", "token", 1, interaction(*arms), along=along))
+    return found
+
+
 def lm_two_tasks() -> list[Planted]:
     figure, where = "lm_two_tasks", "dpo, a language model"
     one, other, mixed = (f"dpo/{order}" for order in ("rated_verifiable", "verifiable_rated", "mixed"))
@@ -685,6 +706,15 @@ def rounds_and_horizon() -> list[Planted]:
         Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, at_most=True, weaker=offline),
         Planted(figure, "C09", "two objectives", "mlp", 1, behind, weaker=f"{two}/offline"),
         first,
+        Planted(
+            figure,
+            "C09",
+            "PPO, too, on labels of the first alone",
+            "mlp",
+            1,
+            difference("alike/first/ppo", "alike/first/iterated", "second"),
+            weaker="alike/first/offline",
+        ),
     ]
     for part, on, off in (
         ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
@@ -855,6 +885,8 @@ PLANTED = [
         lm_preferences,
         lm_semi_online,
         lm_sync_period,
+        exploit_steps,
+        learned_critic,
         lm_two_tasks,
         prompt_mask,
         negative_gradient,

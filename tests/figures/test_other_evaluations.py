@@ -135,6 +135,42 @@ def test_rounds_that_see_both_objectives_are_to_close_the_gap_on_the_second() ->
     assert found.verdict == "no test" and found.why.startswith("placebo: against iterated DPO on labels of both")
 
 
+def test_at_equal_labels_there_is_a_gap_on_the_second_objective_only_if_ppo_is_ahead_of_offline_dpo_there() -> None:
+    records, address = alike("rounds_and_horizon"), ("C09", "PPO, too, on labels of the first alone")
+    assert rows("rounds_and_horizon", records)[address].why.startswith("positive control: PPO against offline DPO")
+    for name in ("offline", "iterated"):
+        records[f"alike/first/{name}"] = filled(records[f"alike/first/{name}"], {"second": 0.2}, 0.001)
+    assert rows("rounds_and_horizon", records)[address].verdict == "supported"
+    records["alike/both/iterated"] = filled(records["alike/both/iterated"], {"second": 0.2}, 0.001)
+    assert rows("rounds_and_horizon", records)[address].why.startswith("placebo: PPO against iterated DPO, both")
+
+
+def test_a_critic_that_explains_little_closes_rows_of_its_credit() -> None:
+    """0.4 of the variance counts as learned, 0.1 does not, nor what was not measured."""
+    addresses = [
+        ("rounds_and_horizon", "tokens/16/ppo", "horizon 16 against 1, token bandit"),
+        ("learned_critic", "0.002/16/ppo", "horizon 16 against 1, a critic that has learned"),
+        ("learned_critic", "0.003/16/ppo", "horizon 16 against 1, what a critic that has learned adds"),
+    ]
+    for figure, key, part in addresses:
+        records = alike(figure)
+        assert rows(figure, records)["C65", part].verdict == "too small"
+        whole = dict(records[key].arrays)
+        records[key].arrays["values_explained"] = 0.25 * whole["values_explained"]
+        assert rows(figure, records)["C65", part].why.startswith("critic: explained variance")
+        del records[key].arrays["values_explained"]
+        assert "was not measured" in rows(figure, records)["C65", part].why
+
+
+def test_where_rloo_is_as_far_ahead_the_critic_is_not_why() -> None:
+    records = alike("learned_critic")
+    for key in [key for key in records if key.endswith("16/dpo")]:
+        records[key] = filled(records[key], {"score": 0.3}, 0.001)
+    found = rows("learned_critic", records)
+    assert found["C65", "horizon 16 against 1, a critic that has learned"].why.startswith("placebo")
+    assert found["C65", "horizon 16 against 1, what a critic that has learned adds"].verdict == "too small"
+
+
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
     records = alike("peaks_and_data")
     records["unlikely/without/ipo/fresh"].arrays["gold"] = records["unlikely/with/ipo/fresh"].arrays["gold"]
