@@ -91,7 +91,7 @@ def draw_lengths(axes: Axes, records: Records, period: float) -> None:
             points(axes, 2 * i + np.arange(2) + (0.08 if filled else -0.08), found, "dpo", filled)
         after = int(records[words(kind)[0]].arrays["updates"][at])
         ticks += [f"β = {beta:g}\nfixed", f"β = {beta:g}, copied\n({after} updates)"]
-    bound(axes, float(records["more/semi"].arrays["length"][:, 0].mean()), "at the start")
+    bound(axes, float(records["more/semi"].arrays["length"][:, 0].mean()), "at the start", x=0.5)
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set(title="reference; filled: forbidden words, open: labels of a coin", ylabel="tokens before EOS")
     axes.set_xlim(-0.5, len(ticks) - 0.5)

@@ -142,7 +142,12 @@ def draw(records: Records) -> MatplotlibFigure:
                     curve(axis, record.arrays["updates"], scores(record), name, "-", name.upper())
                 bound(axis, 1.0, "largest reward")
                 tokens = "token" if length == 1 else "tokens"
-                axis.set(title=f"{length} {tokens}, learning rate {rate:g}", xlabel="updates", ylabel="score")
+                axis.set(
+                    title=f"{length} {tokens}, learning rate {rate:g}",
+                    xlabel="updates",
+                    ylabel="score",
+                    ylim=(-0.05, 1.12),
+                )
             _explained(row[2], records, rate)
         fig.legend(handles=[key(name) for name in ALGORITHMS], loc="outside lower center", ncols=3, fontsize=9.5)
     return fig
@@ -156,7 +161,12 @@ def _explained(axes: Axes, records: Records, rate: float) -> None:
     axes.fill_between(record.arrays["updates"], low, high, color=colour("ppo"), alpha=0.18, linewidth=0)
     bound(axes, (LONG - 1) / (2 * LONG), "perfect, of tokens drawn alike")
     axes.axhline(0.0, color="0.6", linewidth=0.8)
-    axes.set(title=f"PPO's critic, {LONG} tokens, {rate:g}", xlabel="updates", ylabel="explained variance")
+    axes.set(
+        title=f"PPO's critic, {LONG} tokens, {rate:g}",
+        xlabel="updates",
+        ylabel="explained variance",
+        ylim=(-0.05, 0.52),
+    )
 
 
 def caption(records: Records) -> str:
