@@ -28,6 +28,7 @@ from sims.experiments.measures import final_scores
 from sims.policies import ResponseMLP
 from sims.statistics.gates import Gate, estimand, placebo, positive_control
 from sims.statistics.intervals import Interval, mean_interval
+from sims.statistics.jackknife import pseudo_values
 
 UPDATES, EVALUATIONS, RUNS, SAMPLES, TRIED = 80, 5, 100, 32, 24
 PAIRS, FEW, FLIPS, GOOD = 64, 16, 0.3, 1.5
@@ -226,9 +227,7 @@ def jackknife(values: np.ndarray) -> np.ndarray:
         data, algorithm, _ = explained(cells)
         return data - algorithm
 
-    runs, total = len(values), values.sum(0)
-    without = np.array([effect((total - run) / (runs - 1)) for run in values])
-    return np.asarray(runs * effect(total / runs) - (runs - 1) * without)
+    return pseudo_values(effect, values)
 
 
 def _table(records: Records, algorithms: Sequence[str]) -> np.ndarray:

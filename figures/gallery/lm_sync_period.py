@@ -13,19 +13,21 @@ import math
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
 from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured
+from figures.arms.copied_references import BETAS, draw_lengths, length_rows
+from figures.arms.copied_references import coin as coin_of
+from figures.arms.copied_references import words as words_of
 from figures.arms.gating import Sides, effect_of, lowest_score, over_the_run, part
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.gallery.lm_semi_online import paths_by_period
 from figures.lab import Lab
-from figures.report.style import RC, bound, curve, points
+from figures.report.style import RC, bound, curve
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.contrastive import DPO, GroupDPO
 from sims.core.loop.protocols import EnvironmentSpec
@@ -38,6 +40,7 @@ from sims.statistics.intervals import Interval, mean_interval
 
 RUNS, SEED, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS = 20, 402, 20, 4, 8, 4
 MORE_RUNS, MORE_SEED = 60, 407  # of what 20 runs could not decide: offline against semi-online, and lengths
+STRONG_SEED = 417  # of lengths at a larger β
 ONLINE, SEMI, RARE, OFFLINE = None, 5.0, 10.0, math.inf  # updates between two copies of the policy to the sampler
 FEW = 8  # prompts
 RATE = 1e-3  # of every arm; from a pilot of three runs on other seeds
@@ -48,14 +51,13 @@ PLAIN, ALL_PAIRS = DPO(pairing="best_worst"), GroupDPO()
 SAME = claim("C32", "dpo, forbidden words: s = 5")
 BEHIND = claim("C33", "dpo, forbidden words")
 UNSTABLE = claim("C35", "forbidden words")
-LENGTH = claim("C36", "DPO, forbidden words, s = 5")
 ENTROPY = {when: claim("C37", f"dpo, forbidden words, {when}") for when in ("online", "offline")}
 ADDED = claim("C39", "forbidden words, s = 5: dpo, all pairs of right and wrong")
 
 
 def arms() -> dict[str, Experiment]:
     """DPO by its sync period, by reward, by prompts and by reference, and over all pairs. more/: with more runs; coin/:
-    and by labels that say nothing, each flipped with probability ½."""
+    and by labels that say nothing, each flipped with probability ½; strong/: and at a larger β."""
     from llm.tasks import ForbiddenWords
 
     words, base = ForbiddenWords(evaluation_prompts=64), lm.preset("tiny", "min")
@@ -79,7 +81,10 @@ def arms() -> dict[str, Experiment]:
         "coin/semi": (coin, PLAIN, semi),
         "coin/copied": (coin, PLAIN, copied),
     }
-    more = {name for name in found if name.startswith(("more/", "coin/"))}
+    for name in (*words_of(""), *coin_of("")):
+        task, algorithm, schedule = found[name]
+        found[f"strong/{name.removeprefix('more/')}"] = (task, algorithm.replace(beta=BETAS["strong/"]), schedule)
+    seeds = {"more": MORE_SEED, "coin": MORE_SEED, "strong": STRONG_SEED}
     return {
         name: base.replace(
             name=f"lm_sync_period-{algorithm.kind}",
@@ -89,8 +94,8 @@ def arms() -> dict[str, Experiment]:
             optimiser=base.optimiser.replace(learning_rate=RATE),
             updates=UPDATES,
             evaluations=EVALUATIONS,
-            runs=MORE_RUNS if name in more else RUNS,
-            seed=MORE_SEED if name in more else SEED,
+            runs=MORE_RUNS if name.split("/")[0] in seeds else RUNS,
+            seed=seeds.get(name.split("/")[0], SEED),
         )
         for name, (task, algorithm, schedule) in found.items()
     }
@@ -119,43 +124,13 @@ def draw(records: Records) -> MatplotlibFigure:
             bound(axis, 1.0, "largest reward")
             axis.set(title=title, xlabel="updates", ylabel="score")
             axis.legend(loc="lower right", fontsize=8.5)
-        _lengths(axes[1, 0], records)
+        draw_lengths(axes[1, 0], records, SEMI)
         _entropies(axes[1, 1], records)
     return fig
 
 
 def _path(axes: Axes, record: Record, algorithm: str, line: str, label: str) -> None:
     curve(axes, record.arrays["updates"], lm.carried_on(scores(record)), algorithm, line, label)
-
-
-def _lengths(axes: Axes, records: Records) -> None:
-    at, _ = silent(records)
-    for i, (labels, names) in enumerate(LENGTHS.items()):
-        found = [measured(records[name], "length", at) for name in names]
-        points(axes, np.arange(2) + 0.08 * (i - 0.5), found, "dpo", labels == "words")
-    bound(axes, float(records["more/semi"].arrays["length"][:, 0].mean()), "at the start")
-    axes.set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
-    after = int(records["more/semi"].arrays["updates"][at])
-    axes.set(title="filled: forbidden words; open: labels of a coin", ylabel=f"tokens before EOS, {after} updates")
-    axes.set_xlim(-0.5, 1.5)
-
-
-LENGTHS = {"words": ("more/semi", "more/copied"), "coin": ("coin/semi", "coin/copied")}
-
-
-def silent(records: Records) -> tuple[int, Gate]:
-    """The last evaluation at which copying the reference makes no difference by labels that say nothing, and the gate
-    there; if none, the last one of all. Until the first copy both arms are one."""
-    fixed, copied = (records[name] for name in LENGTHS["coin"])
-    updates = fixed.arrays["updates"]
-    last = len(updates) - 1
-    gates = {
-        at: placebo(mean_interval(measured(copied, "length", at) - measured(fixed, "length", at)), LENGTH.margin)
-        for at in range(last, 0, -1)
-        if updates[at] > SEMI or at == last
-    }
-    at = next((at for at, gate in gates.items() if gate.open), last)
-    return at, gates[at]
 
 
 def _entropies(axes: Axes, records: Records) -> None:
@@ -175,7 +150,8 @@ def verdicts(records: Records) -> list[Verdict]:
     """C32, C33, C35, C36, C37 online and offline, and C39 of all pairs."""
     online, semi, offline = (records[name] for name in ("online", "semi", "offline"))
     gap, behind = _over(online, offline), _behind(records["more/semi"], records["more/offline"])
-    rows = [_same(online, semi, gap), behind, _unstable(records), _length(records)]
+    rows = [_same(online, semi, gap), behind, _unstable(records)]
+    rows += length_rows(records, FIGURE.name, SEMI, ONE_RATE)
     rows += [_entropy(ENTROPY[when], records[f"dense/{when}"], records[when]) for when in ENTROPY]
     return [*rows, _added(records["group_dpo"], semi, offline)]
 
@@ -223,21 +199,6 @@ def _unstable(records: Records) -> Verdict:
     return _row(UNSTABLE, mean_interval(interaction_of_falls(rare, semi)), [*rare, *semi], note, gates)
 
 
-def _length(records: Records) -> Verdict:
-    fixed, copied = (records[name] for name in LENGTHS["words"])
-    at, quiet = silent(records)
-    lost = fixed.arrays["length"][:, 0] - measured(fixed, "length", at)
-    collapse = positive_control(mean_interval(lost), LENGTH.margin, only_above=True)
-    collapse = replace(collapse, why=f"tokens that are lost with a fixed reference: {collapse.why}")
-    note = (
-        f"Tested after {int(fixed.arrays['updates'][at])} updates, the last evaluation at which the placebo is silent: "
-        "labels that are flipped with probability ½ and say nothing of length. Of up to 13 tokens .45 of the "
-        f"reference's responses are right, of 19 or more .08. {ONE_RATE}"
-    )
-    effect = mean_interval(measured(copied, "length", at) - measured(fixed, "length", at))
-    return _row(LENGTH, effect, [copied, fixed], note, [collapse, quiet])
-
-
 def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
     at, left = entropy_with_room(dense, binary, tested.margin, "token_entropy")
     effect = mean_interval(measured(dense, "token_entropy", at) - measured(binary, "token_entropy", at))
@@ -269,8 +230,9 @@ def caption(records: Records) -> str:
         f"of {PROMPTS} prompts × {GENERATIONS} responses; mean and 95 % band or interval. C33 has other runs of "
         f"s = {SEMI:g} and of no sync, {more} each, which are not drawn. Reward 1 for a response "
         "without a verb, else 0, or −(number of verbs). Score: (reward − reference's) / (largest − reference's), on "
-        f"prompts that are not trained on; over the run: {means}. DPO with β = {PLAIN.beta:g}, of the best of "
-        f"{GENERATIONS} against the worst. Every arm has the learning rate {RATE:g}, at which none ends the task "
+        f"prompts that are not trained on; over the run: {means}. DPO with β = {PLAIN.beta:g}, and of lengths with "
+        f"{BETAS['strong/']:g} too, on other seeds, of the best of {GENERATIONS} against the worst. Every arm has the "
+        f"learning rate {RATE:g}, at which none ends the task "
         "before the run does; none is tuned."
     )
 

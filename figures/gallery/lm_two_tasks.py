@@ -12,7 +12,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
 from figures.gallery.two_tasks import both, keys, learning
-from figures.lab import Lab, product
+from figures.lab import TUNING_SEED, Lab, Measure, product
 from figures.report.style import RC
 from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
@@ -20,40 +20,46 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
 
 UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 20, 2, 20, 406, 8, 4
+JOINT_SEED, JOINT_TUNING_SEED = 418, TUNING_SEED + 300  # of the arms of C41, whose first tuning was two runs a rate
 # Of the rated task. Recorded responses are shorter than the mode: longer is better, and 33 tokens are the longest.
 MODE, PAIRS, TEMPERATURE = 30, 256, 1.0
-GRID, TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 2
+GRID, TUNING_RUNS, JOINT_TUNING_RUNS = product(learning_rate=(3e-4, 1e-3, 3e-3, 1e-2)), 2, 8
+# What is tuned for what: two tasks one after the other, for C40; each alone, and mixed for as long and twice as long.
+TWICE = "mixed_twice"
+SEQUENTIAL: dict[str, Measure] = {order: by for order, by in ORDERS.items() if "_" in order}
+TOGETHER: dict[str, Measure] = {order: by for order, by in ORDERS.items() if "_" not in order} | {TWICE: "parts"}
 
 ORDER = claim("C40", "dpo, a language model: both tasks")
 JOINT = {part: claim("C41", f"dpo, a language model: {task}") for part, task in PARTS.items()}
+EQUAL = {part: claim("C41", f"dpo, a language model, equal samples: {task}") for part, task in PARTS.items()}
 
 
 def arms() -> dict[str, Experiment]:
-    """dpo/order."""
+    """dpo/order. Mixed for twice as many updates has as many prompts of either task as training on it alone."""
     from llm.tasks import VerifiableAndRated
 
-    base, half = lm.preset("tiny", "min"), UPDATES // 2 * PROMPTS
+    base = lm.preset("tiny", "min")
     task = VerifiableAndRated(
-        evaluation_prompts=128,
-        recorded_prompts=PAIRS,
-        mode=MODE,
-        annotator_temperature=TEMPERATURE,
-        proxy_seed=SEED,
-        switch_after=half,
+        evaluation_prompts=128, recorded_prompts=PAIRS, mode=MODE, annotator_temperature=TEMPERATURE
     )
-    return {
-        f"dpo/{order}": base.replace(
+    found = {}
+    for order in (*SEQUENTIAL, *TOGETHER):
+        times, seed = (2 if order == TWICE else 1), (SEED if order in SEQUENTIAL else JOINT_SEED)
+        found[f"dpo/{order}"] = base.replace(
             name="lm_two_tasks-dpo",
-            environment=task.replace(order=order),
+            environment=task.replace(
+                order="mixed" if order == TWICE else order,
+                proxy_seed=seed,
+                switch_after=times * (UPDATES // 2) * PROMPTS,
+            ),
             algorithm=DPO(pairing="best_worst"),
             schedule=Schedule(batch_size=PROMPTS, num_generations=GENERATIONS),
-            updates=UPDATES,
-            evaluations=EVALUATIONS,
+            updates=times * UPDATES,
+            evaluations=times * EVALUATIONS,
             runs=RUNS,
-            seed=SEED,
+            seed=seed,
         )
-        for order in ORDERS
-    }
+    return found
 
 
 def collect(lab: Lab) -> Records:
@@ -63,9 +69,14 @@ def collect(lab: Lab) -> Records:
     if lab.quick:  # fitting a reward model costs more than the shrunken run
         few = {name: arm.environment.replace(recorded_prompts=16) for name, arm in chosen.items()}
         chosen = {name: arm.replace(environment=few[name]) for name, arm in chosen.items()}
-    for measure in dict.fromkeys(ORDERS.values()):
-        tuned = {name: arm for name, arm in chosen.items() if ORDERS[name.split("/")[1]] == measure}
-        found |= lab.tuned_records(tuned, dict.fromkeys(tuned, GRID), TUNING_RUNS, by=measure)
+    for orders, runs, seed in (
+        (SEQUENTIAL, TUNING_RUNS, TUNING_SEED),
+        (TOGETHER, JOINT_TUNING_RUNS, JOINT_TUNING_SEED),
+    ):
+        for measure in dict.fromkeys(orders.values()):
+            tuned = {f"dpo/{order}": chosen[f"dpo/{order}"] for order, by in orders.items() if by == measure}
+            grids = dict.fromkeys(tuned, GRID)
+            found |= lab.tuned_records(tuned, grids, runs, by=measure, tuning_seed=seed)
     return {name: found[name] for name in chosen}
 
 
@@ -76,14 +87,16 @@ def draw(records: Records) -> MatplotlibFigure:
         for axis, part in zip(axes, PARTS, strict=False):
             learning(axis, records, "dpo", part, UPDATES // 2)
         both(axes[2], records, "dpo")
-        fig.legend(handles=keys(), loc="outside lower center", ncols=5, fontsize=9.5)
+        fig.legend(handles=keys(longer=True), loc="outside lower center", ncols=6, fontsize=9.5)
     return fig
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """C40, and C41 on either task."""
+    """C40, and C41 on either task, at equal updates and at equal samples of a task."""
     joint = [joint_row(JOINT[part], "dpo", part, records, "lm", FIGURE.name) for part in PARTS]
-    return [order_row(ORDER, "dpo", records, "lm", FIGURE.name), *joint]
+    longer = "Mixed training has twice the updates, and as many prompts of each task as training on that task alone."
+    equal = [joint_row(EQUAL[part], "dpo", part, records, "lm", FIGURE.name, TWICE, longer) for part in PARTS]
+    return [order_row(ORDER, "dpo", records, "lm", FIGURE.name), *joint, *equal]
 
 
 def caption(records: Records) -> str:
@@ -95,12 +108,13 @@ def caption(records: Records) -> str:
         "Prompts with plus are verifiable, reward 1 for the right answer, which the reference gives half of the time; "
         f"those with minus are rated by a reward model of {PAIRS} pairs, whose annotator likes lengths near {MODE} "
         f"tokens, and scored by the distance to {MODE}. Scores on prompts that are not trained on: 0 is the reference, "
-        f"1 all right, or all of that length. {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses in "
-        "every arm, the dotted line is where the task changes; mean and 95 % band. Online DPO of the best of "
-        f"{GENERATIONS} against the worst. Tuned by {TUNING_RUNS} runs of another seed, with the first {TUNING_RUNS} "
-        f"reward models, at each of {len(GRID)} learning rates, {GRID[0]['learning_rate']:g} … "
-        f"{GRID[-1]['learning_rate']:g}: what trains one task alone for its score, all else for the mean of both; they "
-        f"took {taken}."
+        f"1 all right, or all of that length. {UPDATES} updates of {PROMPTS} prompts × {GENERATIONS} responses, and "
+        "mixed for twice as many too; the dotted line is where the task changes; mean and 95 % band. Online DPO of the "
+        f"best of {GENERATIONS} against the worst. Tuned on other seeds, with the first of the reward models, at each "
+        f"of {len(GRID)} learning rates, {GRID[0]['learning_rate']:g} … {GRID[-1]['learning_rate']:g}, by "
+        f"{TUNING_RUNS} runs where one task comes after the other, else by {JOINT_TUNING_RUNS}: what trains one task "
+        "alone for its score, all else for the mean of both; the two kinds have seeds of their own. They took "
+        f"{taken}."
     )
 
 

@@ -5,7 +5,6 @@ of the token bandit."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,28 +13,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from figures.arms.credit import by_horizon, credit_row, draw_horizons, without_critic
 from figures.arms.effect_row import effect_row, settings
 from figures.arms.gating import agree, effect_of, part
-from figures.arms.second_objective import Rounds, ahead, second_row
+from figures.arms.second_objective import CORRELATION, COUNT, NAMES, draw_objectives, second_rows
 from figures.arms.sweeps import spread_grid
-from figures.catalogue import Claim, claim
+from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab, Measure, Point
-from figures.report.style import RC, bound, colour, key, marker, points, side_by_side
+from figures.report.style import RC, bound, colour, key, points
 from sims.core.algorithms.clipped import PPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.algorithms.policy_gradient import RLOO
 from sims.core.schedule import Schedule
 from sims.environments import RatedResponses, TokenBanditR1, TokenTree
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores, part_scores
+from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.policies import ResponseMLP, Table, Transformer
-from sims.statistics.gates import placebo, positive_control
+from sims.statistics.gates import positive_control
 from sims.statistics.intervals import student_interval
 
-RUNS, UPDATES, EVALUATIONS, SAMPLES, COUNT, TRIED = 100, 160, 8, 32, 4, 12
+RUNS, UPDATES, EVALUATIONS, SAMPLES, TRIED = 100, 160, 8, 32, 12
 ONE = RatedResponses(
     num_prompts=16,
     num_responses=8,
@@ -57,12 +57,13 @@ LEARNERS = {
     "online": (DPO(), FRESH),
     "ppo": (PPO(), Schedule(batch_size=SAMPLES // 4, num_generations=4)),
 }
-NAMES = {"offline": "DPO,\noffline", "iterated": f"DPO,\n{COUNT} rounds", "online": "DPO,\nonline", "ppo": "PPO"}
 AWAY = {"offline": (-10, -38), "iterated": (40, -34), "online": (-96, 34), "ppo": (34, 26)}  # labels, in points
 # DPO's labels are of the first of two objectives, which correlate, and a reward model of both is PPO's.
-BOTH = ONE.replace(num_aspects=2, aspect_correlation=0.5)
+BOTH = ONE.replace(num_aspects=2, aspect_correlation=CORRELATION)
 LABELS = {"both": BOTH, "first": BOTH.replace(rated="first")}
 LABELLED = ("first/offline", "first/iterated", "both/iterated", "both/ppo")
+# And on seeds of their own, where PPO's reward model is of the first alone too.
+ALIKE = ("first/offline", "first/iterated", "first/ppo", "both/iterated", "both/ppo")
 APART = {"first/offline": (-70, -44), "first/iterated": (-40, 42), "both/iterated": (-84, 26), "both/ppo": (20, 22)}
 TREE = TokenTree(vocabulary=4, max_length=4, structure="path")
 SMALL, LARGE, DRAWN = 16, 64, 5120
@@ -76,13 +77,12 @@ RATES = {"network": (0.003, 0.3), "table": (0.01, 3.0)}
 BETAS, PPO_BETAS, POINTS = (0.01, 0.1, 1.0, 10.0), (0.0003, 0.003, 0.03, 0.3), 16
 # With two objectives, where iterated DPO stood at the end of the others' learning rates, and of what came later.
 WIDER: dict[str, Any] = {"lowest": 0.003, "highest": 3.0, "count": 24}
-WIDER_TRIED, SEED_OF, LATER, LATEST = 24, {"one": 10, "two": 20}, 30, 40
+WIDER_TRIED, SEED_OF, LATER, LATEST, LAST = 24, {"one": 10, "two": 20}, 30, 40, 50
 # Of the token bandit, where PPO and DPO stood at the lowest β of the others.
 LOWER: dict[str, Any] = {"lowest": 0.003, "highest": 3.0, "count": 36}
 LOWER_BETAS, LOWER_PPO_BETAS = (1e-4, 1e-3, *BETAS), (3e-6, 3e-5, *PPO_BETAS)
 
 GAINED, CLOSED = claim("C08", "what the rounds gain"), claim("C08", "what PPO is still ahead")
-SECOND, ALONE = claim("C09", "two objectives"), claim("C09", "labels of the first alone")
 # Of a large batch a row for each kind of advantages: it helps with one and hurts with the other.
 HELPS = {
     "advantages whitened": (0, ("white", "plain"), claim("C10", "advantages whitened")),
@@ -104,9 +104,10 @@ def arms() -> dict[str, Experiment]:
                 f"rounds-{name}", environment, ResponseMLP(), algorithm, schedule, updates=UPDATES, **shared
             )
             found[f"rounds/{objectives}/{name}"] = arm.replace(seed=SEED_OF[objectives])
-    for name in LABELLED:
-        labels, learner = name.split("/")
-        found[f"labels/{name}"] = found[f"rounds/two/{learner}"].replace(environment=LABELS[labels], seed=LATER)
+    for group, names, seed in (("labels", LABELLED, LATER), ("alike", ALIKE, LAST)):
+        for name in names:
+            labels, learner = name.split("/")
+            found[f"{group}/{name}"] = found[f"rounds/two/{learner}"].replace(environment=LABELS[labels], seed=seed)
     for white, batch, reference in LADDER:
         size = LARGE if batch == "large" else SMALL
         moving: dict[str, Any] = {"reference": "ema", "reference_rate": 0.05} if reference == "ema" else {}
@@ -139,6 +140,8 @@ def collect(lab: Lab) -> Records:
         (("labels/both/",), WIDER_TRIED, "end"),
         (("tokens/",), WIDER_TRIED, "end"),
         (("labels/first/",), WIDER_TRIED, "first"),
+        (("alike/both/",), WIDER_TRIED, "end"),
+        (("alike/first/",), WIDER_TRIED, "first"),
     ]
     for names, tried, by in groups:
         tuned = {name: arm for name, arm in chosen.items() if name.startswith(names)}
@@ -151,7 +154,7 @@ def _grid(name: str, arm: Experiment) -> list[Point]:
     betas = BETAS if arm.algorithm.kind == "dpo" else PPO_BETAS
     if name.startswith("tokens/"):
         return spread_grid(arm, betas=LOWER_BETAS if betas is BETAS else LOWER_PPO_BETAS, **LOWER)
-    if name.startswith(("rounds/two/", "labels/")):
+    if name.startswith(("rounds/two/", "labels/", "alike/")):
         return spread_grid(arm, betas=betas, **WIDER)
     return spread_grid(arm, *RATES["network" if name.startswith("rounds/") else "table"], betas, POINTS)
 
@@ -168,42 +171,20 @@ def draw(records: Records) -> MatplotlibFigure:
             axes[0, 0].plot(at, [end.mean() for end in ends], color=shade, linewidth=0.9, zorder=0)
         axes[0, 0].set_xticks(range(len(NAMES)), list(NAMES.values()))
         axes[0, 0].set(title="one objective (filled) and the mean of two", ylabel="score at the end")
-        _objectives(axes[0, 1], {f"rounds/two/{name}": away for name, away in AWAY.items()}, records)
+        draw_objectives(axes[0, 1], {f"rounds/two/{name}": away for name, away in AWAY.items()}, records)
         axes[0, 1].set_title("labels of two objectives, at the end")
-        _objectives(axes[0, 2], {f"labels/{name}": away for name, away in APART.items()}, records)
+        draw_objectives(axes[0, 2], {f"labels/{name}": away for name, away in APART.items()}, records)
         axes[0, 2].set_title("DPO: labels of the first, or of both")
         _ladder(axes[1, 0], records)
-        _horizons(axes[1, 1], records, "horizon", HORIZONS)
+        draw_horizons(axes[1, 1], records, "horizon", HORIZONS, list(STEPWISE))
         axes[1, 1].set(xlabel="tokens of a response, at most", title="tree: reward at the last token")
-        _horizons(axes[1, 2], records, "tokens", LONG)
+        draw_horizons(axes[1, 2], records, "tokens", LONG, list(STEPWISE))
         axes[1, 2].set(xlabel="tokens of a response", title="token bandit: reward at the last token")
         for axis in (axes[0, 0], axes[1, 1], axes[1, 2]):
             bound(axis, 1.0, "largest reward")
             axis.set_ylim(top=1.1)
         fig.legend(handles=[key(name) for name in STEPWISE], loc="outside lower center", ncols=3, fontsize=9.5)
     return fig
-
-
-def _horizons(axes: Axes, records: Records, group: str, lengths: Sequence[int]) -> None:
-    each = {name: [final_scores(records[f"{group}/{length}/{name}"]) for length in lengths] for name in STEPWISE}
-    side_by_side(axes, each)
-    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-    axes.set_ylabel("score at the end")
-
-
-def _objectives(axes: Axes, places: Mapping[str, tuple[int, int]], records: Records) -> None:
-    for name, place in places.items():
-        _, labels, learner = name.split("/")
-        label = NAMES[learner].replace("\n", " ") + (", first alone" if labels == "first" else "")
-        found = [student_interval(part_scores(records[name], part)[:, -1]) for part in ("first", "second")]
-        x, y = (each.estimate for each in found)
-        across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)
-        algorithm = "ppo" if learner == "ppo" else "dpo"
-        axes.errorbar(x, y, up, across, fmt=marker(algorithm), color=colour(algorithm), ms=7, elinewidth=1)
-        away: dict[str, Any] = {"xytext": place, "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(label, (x, y), arrowprops={"arrowstyle": "-", "color": "0.6"}, **away)
-    axes.set(xlabel="score, first objective", ylabel="score, second objective")
-    axes.margins(0.25)
 
 
 def _ladder(axes: Axes, records: Records) -> None:
@@ -235,7 +216,7 @@ def verdicts(records: Records) -> list[Verdict]:
     why = "the arms differ in where pairs come from alone; offline DPO is the placebo"
     terms = [(1.0, "rounds/one/iterated"), (-1.0, "rounds/one/offline")]
     rows = [effect_row(GAINED, "mlp", FIGURE.name, terms, records, note, why), _closed(records)]
-    rows += [_second(records), _alone(records)]
+    rows += second_rows(records, FIGURE.name)
     ladder = np.concatenate([final_scores(records["ladder/" + "/".join(levels)]) for levels in LADDER])
     stuck = float(np.median(ladder))
     share = float((np.abs(ladder - stuck) < 0.02).mean())
@@ -260,16 +241,20 @@ def verdicts(records: Records) -> list[Verdict]:
         "A token's worth is the same after any prefix; the critic is one layer on the policy's own transformer. Scores "
         "are of samples: so many responses cannot be listed."
     )
-    rows.append(_credit(CREDIT, records, "horizon", HORIZONS, f"{note} {own}"))
-    return [*rows, _credit(LONGER, records, "tokens", LONG, f"{note} {shared}")]
-
-
-def _credit(tested: Claim, records: Records, group: str, lengths: Sequence[int], note: str) -> Verdict:
-    """C65: what PPO gains on DPO from the shortest horizon to the longest."""
-    names = [f"{group}/{length}/{name}" for length in (lengths[-1], lengths[0]) for name in ("ppo", "dpo")]
-    terms = list(zip((1.0, -1.0, -1.0, 1.0), names, strict=True))
-    why = "a horizon of 1, where there is no credit to assign, is the placebo"
-    return effect_row(tested, "token", FIGURE.name, terms, records, note, why)
+    terms = by_horizon("horizon", HORIZONS[-1], HORIZONS[0], "ppo", "dpo")
+    rows.append(credit_row(CREDIT, FIGURE.name, terms, records, f"{note} {own}"))
+    terms, critic = by_horizon("tokens", LONG[-1], LONG[0], "ppo", "dpo"), f"tokens/{LONG[-1]}/ppo"
+    return [
+        *rows,
+        credit_row(
+            LONGER,
+            FIGURE.name,
+            terms,
+            records,
+            f"{note} {shared} {without_critic(records, SHORT_RUN * FEW.batch_size * FEW.num_generations)}",
+            critic,
+        ),
+    ]
 
 
 def _closed(records: Records) -> Verdict:
@@ -282,30 +267,6 @@ def _closed(records: Records) -> Verdict:
     return row_of(CLOSED, "mlp", lost, FIGURE.name, [ppo.hash, iterated.hash], note, gates)
 
 
-def _second(records: Records) -> Verdict:
-    arms = Rounds(*(records[f"rounds/two/{name}"] for name in ("ppo", "iterated", "offline")))
-    note = (
-        "Labels and the reward model are of the mean of two unrelated objectives, for DPO as for PPO: nothing tells "
-        "the second from the first, and the row is whether rounds close a gap on half of what is labelled."
-    )
-    none = placebo(None, SECOND.margin, "the arms see the same reward model; equal arms give 0")
-    return second_row(SECOND, FIGURE.name, arms, none, note)
-
-
-def _alone(records: Records) -> Verdict:
-    names = ("both/ppo", "first/iterated", "first/offline")
-    arms, both = Rounds(*(records[f"labels/{name}"] for name in names)), records["labels/both/iterated"]
-    silent = placebo(ahead(arms.ppo, both, "second"), ALONE.margin)
-    silent = replace(silent, why=f"against iterated DPO on labels of both: {silent.why}")
-    first = ahead(arms.iterated, arms.ppo, "first")
-    note = (
-        f"On the first objective, of which its labels are, iterated DPO is {first.estimate:+.2f} from PPO, whose "
-        f"reward model is of both. They correlate by {BOTH.aspect_correlation:g}: labels of the first say something "
-        "of the second. In the paper, too, pairs for DPO are labelled for safety alone."
-    )
-    return second_row(ALONE, FIGURE.name, arms, silent, note)
-
-
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records["rounds/one/ppo"].arrays["gold"])
@@ -315,7 +276,8 @@ def caption(records: Records) -> str:
         f"{UPDATES} updates of {SAMPLES} samples, or of {SAMPLES // 2} recorded pairs. In rounds: every {EACH_ROUND} "
         "updates the policy becomes sampler and reference; the reward model of the recorded pairs labels. Middle, two "
         "unrelated objectives, whose mean is labelled; right, two that correlate by "
-        f"{BOTH.aspect_correlation:g}: the labels that DPO sees are of the first alone where it says so. Bottom: a "
+        f"{BOTH.aspect_correlation:g}: the labels that DPO sees are of the first alone where it says so; not drawn: "
+        "PPO on a reward model of such labels, and its like on the same seeds. Bottom: a "
         "tree of tokens with EOS and a table; every prefix gives each token a worth, the reward is their mean. Left, "
         f"{DRAWN:,} samples in batches of {SMALL} or {LARGE}, the reference fixed or an average (weight 0.05 per "
         "update); four points a detail, one for each combination of the others. Middle, 3 kinds of token. Right, the "

@@ -17,7 +17,7 @@ from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
-from figures.report.style import BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
+from figures.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RC, VERMILION, LineStyle
 from sims.core.algorithms import Algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
@@ -40,6 +40,7 @@ SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, ma
     "rated_verifiable": ("rated, then verifiable", GREEN, "-.", "^"),
     "mixed": ("mixed", VERMILION, "-", "D"),
 }
+LONGER: dict[str, tuple[str, str, LineStyle, str]] = {"mixed_twice": ("mixed, twice as long", BLACK, ":", "P")}
 RATES, POINTS = (0.001, 1.0), 16
 BETAS = {"dpo": (0.001, 0.01, 0.1, 1.0), "grpo": (0.0, 0.001, 0.01, 0.1)}
 
@@ -90,17 +91,21 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def keys() -> list[Line2D]:
-    """Of a legend."""
+def keys(longer: bool = False) -> list[Line2D]:
+    """Of a legend. longer: with an arm of twice the updates."""
     return [
         Line2D([], [], color=shade, linestyle=line, marker=shape, linewidth=2, label=label)
-        for label, shade, line, shape in SHOWN.values()
+        for label, shade, line, shape in (SHOWN | LONGER if longer else SHOWN).values()
     ]
+
+
+def _shown(records: Records, name: str) -> dict[str, tuple[str, str, LineStyle, str]]:
+    return {order: look for order, look in (SHOWN | LONGER).items() if f"{name}/{order}" in records}
 
 
 def learning(axes: Axes, records: Records, name: str, part: str, switch: int) -> None:
     """Scores on one task over the updates, with a line where the task changes."""
-    for order, (_, shade, line, shape) in SHOWN.items():
+    for order, (_, shade, line, shape) in _shown(records, name).items():
         updates = records[f"{name}/{order}"].arrays["updates"]
         mean, low, high = band(part_scores(records[f"{name}/{order}"], part), resamples=None)
         every = max(1, len(updates) // 5)
@@ -112,7 +117,7 @@ def learning(axes: Axes, records: Records, name: str, part: str, switch: int) ->
 
 def both(axes: Axes, records: Records, name: str) -> None:
     """The scores on both tasks at the end, against each other, with their 95 % intervals."""
-    for order, (_, shade, _, shape) in SHOWN.items():
+    for order, (_, shade, _, shape) in _shown(records, name).items():
         found = [student_interval(part_scores(records[f"{name}/{order}"], part)[:, -1]) for part in PARTS]
         x, y = (each.estimate for each in found)
         across, up = ([[each.estimate - each.low], [each.high - each.estimate]] for each in found)

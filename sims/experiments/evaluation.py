@@ -13,7 +13,7 @@ from sims.core.loop.checks import check_labels
 from sims.core.loop.protocols import SampleRequest
 from sims.core.loop.train import Training, Update
 from sims.core.numerics.noise import Noise
-from sims.core.objectives.batch import Batch, pick, sequence_sum
+from sims.core.objectives.batch import Batch, OutputRequest, pick, sequence_sum
 from sims.core.objectives.divergences import entropy, k1, kl_policy_ref
 from sims.core.objectives.reductions import shares
 from sims.core.spec import undefined
@@ -63,6 +63,24 @@ def entropy_after_prefixes(token_entropy: Tensor, mask: Tensor) -> Tensor:
     """Σ_t H(π(·|y_<t)) along the policy's samples; its mean under π is H(π), by the chain rule. token_entropy, mask:
     (..., B, K, L)."""
     return sequence_sum(token_entropy, mask)
+
+
+def explained(values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """The explained variance of a critic: 1 − Var(r − V)/Var(r), over all prefixes of all responses of a run.
+
+    1 where values are what the response ends with, up to a constant; 0 for one value of all; below it for worse. It is
+    at most what a perfect critic explains: 0 where a response is one token. NaN where all rewards are equal. values,
+    mask: (..., B, K, L); rewards: (..., B, K), paid at the last token.
+    """
+    returns = rewards.unsqueeze(-1).expand_as(values)
+    count = mask.sum((-3, -2, -1), keepdim=True)
+
+    def variance(x: Tensor) -> Tensor:
+        mean = torch.where(mask, x, 0.0).sum((-3, -2, -1), keepdim=True) / count
+        return torch.where(mask, (x - mean).square(), 0.0).sum((-3, -2, -1))
+
+    whole = variance(returns)
+    return torch.where(whole > 0, 1.0 - variance(returns - values) / whole, torch.nan)
 
 
 class ExactEvaluation(Evaluation):
@@ -136,19 +154,21 @@ class SampledEvaluation(Evaluation):
     """Draws responses, one per prompt. Rewards are means over them; KL and entropy are exact after each sampled prefix.
 
     The k-th evaluation of every arm draws from the same uniforms: arms of one seed are paired here too. The reference's
-    reward is that of the evaluation before the first update.
+    reward is that of the evaluation before the first update. critic: whether the policy has one, to be measured too.
     """
 
-    def __init__(self, training: Training, environment: TokenBanditEnvironment, samples: int) -> None:
+    def __init__(
+        self, training: Training, environment: TokenBanditEnvironment, samples: int, critic: bool = False
+    ) -> None:
         self.policy: TransformerPolicy = training.policy  # type: ignore[assignment]
         self.reference = self.policy.clone()
-        self.environment, self.samples = environment, samples
+        self.environment, self.samples, self.critic = environment, samples, critic
         self.noise = EvaluationNoise(training.noise.runs, training.noise.generator, training.noise.device)
         self.reference_reward: Tensor | None = None
 
     @torch.no_grad()
     def row(self, update: Update | None = None) -> Row:
-        """Mean reward and gold reward of the samples, KL and entropy along them."""
+        """Mean reward and gold reward of the samples, KL and entropy along them, and what a critic explains of them."""
         prompts = self.environment.prompts(self.samples, self.noise)
         (responses, mask, _), logp = self.policy.sample_with_log_probs(SampleRequest(prompts, 1, self.noise))
         labels = self.environment.label(prompts, responses, mask, None, self.noise)
@@ -161,6 +181,11 @@ class SampledEvaluation(Evaluation):
             "kl_policy_ref": kl_after_prefixes(logp, logp_ref, mask).mean((-2, -1)),
             "entropy": entropy_after_prefixes(entropy(logp), mask).mean((-2, -1)),
         }
+        if self.critic:
+            batch = Batch(prompts.tokens, responses, mask)
+            values = self.policy.forward(batch, OutputRequest(values=True)).values
+            assert values is not None
+            row["values_explained"] = explained(values, labels.rewards, mask)
         if self.reference_reward is None:
             self.reference_reward = row["gold"]
         return row

@@ -93,4 +93,4 @@ def evaluation_of(training: Training, environment: Any, spec: Any) -> Evaluation
     """Exact where the environment's responses can be listed, else along samples."""
     if isinstance(environment, EnumerableEnvironment):
         return ExactEvaluation(training, environment)
-    return SampledEvaluation(training, environment, spec.evaluation_samples)
+    return SampledEvaluation(training, environment, spec.evaluation_samples, training.algorithm.needs_critic)

@@ -81,6 +81,12 @@ SCHEMA: dict[str, Array] = {
     "policy_accuracy_on_policy": Array(CURVE, "", "the same of two draws of π"),
     "proxy_accuracy": Array(CURVE, "", "the same of the learned reward, of two draws of π_ref"),
     "proxy_accuracy_on_policy": Array(CURVE, "", "and of two draws of π"),
+    "values_explained": Array(
+        CURVE,
+        "",
+        "share of the variance of sampled responses' rewards that the critic's values of their prefixes explain, over "
+        "all prefixes (token bandit, algorithms with a critic)",
+    ),
     "unseen_mass": Array(CURVE, "", "probability of the responses that the recorded data never show"),
     "deployed_gold": Array(
         CURVE, "", "as gold, of the policy that users get: the sampler's, of the last sync (drifting rewards)"

@@ -20,6 +20,7 @@ from sims.experiments.evaluation import (
     EvaluationNoise,
     SampledEvaluation,
     entropy_after_prefixes,
+    explained,
     kl_after_prefixes,
     kl_of_responses,
 )
@@ -141,6 +142,24 @@ def test_responses_weighed_by_their_probability_give_the_exact_kl_and_entropy() 
         (entropy_after_prefixes(entropy(token_logp), mask), entropy(logp)),
     ):
         torch.testing.assert_close((logp.exp() * of_response).sum(-1), exact, rtol=0, atol=1e-12)
+
+
+def test_what_a_critic_explains() -> None:
+    """Rewards 0 and 1 of two responses of two tokens: the mean explains nothing, the reward itself all, a value that
+    knows it at the second token alone a half; a constant more changes nothing."""
+    rewards, mask = torch.tensor([[[0.0], [1.0]]]).mT.reshape(1, 1, 2), torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    mean, late = torch.full((1, 1, 2, 2), 0.5), torch.tensor([[[[0.5, 0.0], [0.5, 1.0]]]])
+    known = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])
+    for values, share in ((mean, 0.0), (mean + 7.0, 0.0), (known, 1.0), (late, 0.5), (late - 3.0, 0.5), (-known, -3.0)):
+        assert explained(values, rewards, mask).tolist() == pytest.approx([share], abs=1e-6)
+    padded = torch.tensor([[[[0.0, 9.0], [1.0, 1.0]]]])  # a first response of one token
+    assert explained(padded, rewards, mask & (padded < 9.0)).tolist() == pytest.approx([1.0], abs=1e-6)
+    assert explained(known, torch.ones(1, 1, 2), mask).isnan().all()
+
+
+def test_records_of_algorithms_with_a_critic_alone_have_what_it_explains() -> None:
+    for name, has_critic in (("ppo", True), ("rloo", False)):
+        assert ("values_explained" in execute([experiment(name, evaluations=2)])[0]) == has_critic
 
 
 def test_looking_changes_no_run() -> None:

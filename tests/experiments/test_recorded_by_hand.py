@@ -36,6 +36,7 @@ HELD = {
         ("finished", "token_entropy"), "llm/training/test_same_record.py::test_what_a_language_model_measures_of_its"
     ),
     "distance": "llm/training/test_metrics_by_hand.py::test_distance",
+    "values_explained": f"{SAMPLES}::test_what_a_critic_explains",
     "kl_of_best": f"{SAMPLES}::test_the_kl_of_the_best_response_is_minus_its_log_prob",
 }
 HALF, QUARTER = 0.5, 0.25

@@ -34,7 +34,7 @@ class Planted:
     run is read. closed: whether a gate is, whatever the records hold. weaker: arms that score less than all others, for
     the row's positive control or its placebo. raised: records that are raised by `times` whatever is planted, for a
     gate that wants an effect of its own; between the row's arms they cancel. along: records that move with those of
-    the first term, for a placebo or a control that has the same arm.
+    the first term, or of each, for a placebo or a control that has the same arm.
     """
 
     figure: str
@@ -49,7 +49,7 @@ class Planted:
     closed: bool = False
     weaker: str | None = None
     raised: tuple[Term, ...] = ()
-    along: str | None = None
+    along: str | tuple[str | None, ...] | None = None
 
 
 def difference(plus: str, minus: str, quantity: str = "score") -> tuple[Term, ...]:
@@ -403,25 +403,48 @@ def lm_semi_online() -> list[Planted]:
 
 
 def lm_sync_period() -> list[Planted]:
-    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1."""
+    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1, less at β = 1."""
     figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
     interacting = (
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
         *(Term(name, times, "late") for name, times in (("rare", 1.0), ("semi", -1.0))),
     )
-    shorter = (Term("more/(semi|copied)", -8.0, "length"),)
+    shorter = (Term("more/(semi|copied)", -12.0, "length"), Term("strong/(semi|copied)", -6.0, "length"))
     copied = difference("more/copied", "more/semi", "length")
+    strong = difference("strong/copied", "strong/semi", "length")
     pairs, part = difference("group_dpo", "semi"), "forbidden words, s = 5: dpo, all pairs of right and wrong"
     found = [
         Planted(figure, "C32", f"{short}: s = 5", "lm", 0, difference("online", "semi"), weaker="offline"),
         Planted(figure, "C33", short, "lm", 1, difference("more/semi", "more/offline")),
         Planted(figure, "C35", "forbidden words", "lm", 1, interacting, raised=falling),
         Planted(figure, "C36", "DPO, forbidden words, s = 5", "lm", 1, copied, raised=shorter),
+        Planted(figure, "C36", "DPO, forbidden words, s = 5, β = 1", "lm", 1, strong, raised=shorter),
         Planted(figure, "C39", part, "lm", 0, pairs, at_most=True, weaker="offline"),
     ]
     for when in ("online", "offline"):
         terms = difference(f"dense/{when}", when, "entropy")
         found.append(Planted(figure, "C37", f"{short}, {when}", "lm", 1, terms))
+    return found
+
+
+def exploit_steps() -> list[Planted]:
+    """Octaves of the updates that the bias takes; what labels without it add moves the row as well."""
+    found = []
+    for name in ("rloo", "rloo_table", "online"):
+        terms = difference("biased/.*/offline", f"biased/.*/{name}", "octaves")
+        part = f"{name}, updates to half a token"
+        found.append(Planted("exploit_steps", "C55", part, "token", 1, terms, also=f"unbiased/.*/({name}|offline)"))
+    return found
+
+
+def learned_critic() -> list[Planted]:
+    """RLOO in place of PPO against DPO is the placebo."""
+    figure, said = "learned_critic", "horizon 16 against 1"
+    found = []
+    for part, other in (("a critic that has learned", "dpo"), ("what a critic that has learned adds", "rloo")):
+        arms = (f".*/{length}/{name}" for length in (16, 1) for name in ("ppo", other))
+        along = (None, ".*/16/rloo", None, ".*/1/rloo") if other == "dpo" else None
+        found.append(Planted(figure, "C65", f"{said}, {part}", "token", 1, interaction(*arms), along=along))
     return found
 
 
@@ -435,6 +458,8 @@ def lm_two_tasks() -> list[Planted]:
         terms = difference(f"dpo/{task}", mixed, quantity)
         alone: Any = {"at_most": True, "weaker": f"dpo/{weaker}", "along": f"dpo/{weaker}"}
         found.append(Planted(figure, "C41", f"{where}: {task}", "lm", 0, terms, **alone))
+        terms = difference(f"dpo/{task}", "dpo/mixed_twice", quantity)
+        found.append(Planted(figure, "C41", f"{where}, equal samples: {task}", "lm", 0, terms, **alone))
     return found
 
 
@@ -688,6 +713,15 @@ def rounds_and_horizon() -> list[Planted]:
         Planted(figure, "C08", "what PPO is still ahead", "mlp", 0, ahead, at_most=True, weaker=offline),
         Planted(figure, "C09", "two objectives", "mlp", 1, behind, weaker=f"{two}/offline"),
         first,
+        Planted(
+            figure,
+            "C09",
+            "PPO, too, on labels of the first alone",
+            "mlp",
+            1,
+            difference("alike/first/ppo", "alike/first/iterated", "second"),
+            weaker="alike/first/offline",
+        ),
     ]
     for part, on, off in (
         ("advantages whitened", "ladder/white/.*", "ladder/plain/.*"),
@@ -862,6 +896,8 @@ PLANTED = [
         lm_preferences,
         lm_semi_online,
         lm_sync_period,
+        exploit_steps,
+        learned_critic,
         lm_two_tasks,
         prompt_mask,
         negative_gradient,

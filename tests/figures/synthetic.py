@@ -139,6 +139,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         found["reward"] = rising
     if spec["name"].startswith("alarms"):
         found |= _alarms(level, *found["gold"].shape)
+    if spec["name"].startswith("exploit_steps"):
+        found["length"] = _ramp(level["octaves"], len(found["updates"]), "unbiased" in spec["key"])
     mass = spec["environment"].get("best_mass")
     if mass is not None:  # the geometry that the environment promises
         found["best_mass_ref"] = np.full(runs, mass)
@@ -206,6 +208,7 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
         "loss": loss,
         "learned_rewards": learned,
         "reward_model_loss": np.full(runs, 0.3 if moved else 0.2),
+        "values_explained": path(0.0, np.full(runs, 0.4)),
     }
     for name in ("first", "second"):
         found |= {
@@ -246,6 +249,14 @@ def _alarms(level: Mapping[str, np.ndarray], runs: int, points: int) -> Arrays:
         "exploit": path(0.0, level["exploit"]),
         "refused": path(0.0, np.ones(runs)),
     }
+
+
+def _ramp(octaves: np.ndarray, points: int, unbiased: bool) -> np.ndarray:
+    """(runs, points): lengths that are half a token longer after 2**octaves quarters of the run, in the mean over runs;
+    of labels without a bias none, but where they are moved."""
+    mean = octaves.mean()
+    each = np.full(len(octaves), 0.1 * mean) if unbiased else 2.0 * 2.0**-mean * (1.0 - np.log(2) * (octaves - mean))
+    return np.asarray(2.0 + each[:, None] * np.linspace(0.0, 1.0, points))
 
 
 def _noise_of_gradients(level: Mapping[str, np.ndarray], perfect: float, sizes: int) -> np.ndarray:

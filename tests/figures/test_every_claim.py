@@ -131,7 +131,9 @@ def plant(line: Planted, term: Term, effect: float, noise: float) -> Verdict:
     """The row where `term` alone differs, by what should give the effect."""
     by = (effect if line.base is None else effect - line.base) / term.times
     others = () if line.base is None else tuple(other.arms for other in line.terms)
-    arms = f"{term.arms}|{line.along}" if line.along is not None and term is line.terms[0] else term.arms
+    alongs = line.along if isinstance(line.along, tuple) else (line.along,)
+    along = dict(zip(line.terms, alongs, strict=False)).get(term)
+    arms = term.arms if along is None else f"{term.arms}|{along}"
     moved = (arms, term.quantity) if by or others else None
     return planted(line.figure, moved, by, noise, line.base, others, line.weaker, line.raised)[
         line.id, line.part, line.setting

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from figures.arms.copied_references import LENGTH
 from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, lm_sync_period, unseen_responses
+from figures.gallery import lm_preferences, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -57,7 +58,8 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
     for key, end in (("more/semi", 0.0), ("more/copied", 9.0), ("coin/semi", 2.0), ("coin/copied", 2.0)):
         record = records[key] = filled(records[key], {"length": end}, 0.001)
         record.arrays["length"][:, 0] = 9.0  # tokens, of which a fixed reference loses all
-    address = ("C36", lm_sync_period.LENGTH.part)
+    address = ("C36", LENGTH[0.1].part)
+    records["strong/semi"] = filled(records["strong/semi"], {"length": 3.0}, 0.001)
     records["more/copied"].arrays["length"][:, 3] = 7.0  # after 15 of 20 updates
     found = rows("lm_sync_period", records)[address]
     assert found.verdict == "supported" and found.effect == pytest.approx(9.0, abs=0.01)
@@ -68,6 +70,15 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
     records["coin/copied"].arrays["length"][:, 2:] = 9.0  # before, both arms are one
     loud = rows("lm_sync_period", records)[address]
     assert loud.verdict == "no test" and "placebo" in loud.why and loud.effect == pytest.approx(9.0, abs=0.01)
+
+
+def test_a_reference_that_moves_no_length_at_ten_times_its_weight_closes_both_rows_of_copies_of_it() -> None:
+    records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
+    for key in ("more/semi", "strong/semi"):
+        records[key].arrays["length"][:, 0] = 9.0
+    found = rows("lm_sync_period", records)
+    for tested in LENGTH.values():
+        assert found["C36", tested.part].why.startswith("sensitivity: tokens more with β = 1 than 0.1")
 
 
 @pytest.mark.parametrize(("short", "closed"), [(1, False), (6, True)])
@@ -122,6 +133,42 @@ def test_rounds_that_see_both_objectives_are_to_close_the_gap_on_the_second() ->
     records["labels/both/iterated"] = filled(records["labels/both/iterated"], {"second": 0.2}, 0.001)
     found = rows("rounds_and_horizon", records)[address]
     assert found.verdict == "no test" and found.why.startswith("placebo: against iterated DPO on labels of both")
+
+
+def test_at_equal_labels_there_is_a_gap_on_the_second_objective_only_if_ppo_is_ahead_of_offline_dpo_there() -> None:
+    records, address = alike("rounds_and_horizon"), ("C09", "PPO, too, on labels of the first alone")
+    assert rows("rounds_and_horizon", records)[address].why.startswith("positive control: PPO against offline DPO")
+    for name in ("offline", "iterated"):
+        records[f"alike/first/{name}"] = filled(records[f"alike/first/{name}"], {"second": 0.2}, 0.001)
+    assert rows("rounds_and_horizon", records)[address].verdict == "supported"
+    records["alike/both/iterated"] = filled(records["alike/both/iterated"], {"second": 0.2}, 0.001)
+    assert rows("rounds_and_horizon", records)[address].why.startswith("placebo: PPO against iterated DPO, both")
+
+
+def test_a_critic_that_explains_little_closes_rows_of_its_credit() -> None:
+    """0.4 of the variance counts as learned, 0.1 does not, nor what was not measured."""
+    addresses = [
+        ("rounds_and_horizon", "tokens/16/ppo", "horizon 16 against 1, token bandit"),
+        ("learned_critic", "0.002/16/ppo", "horizon 16 against 1, a critic that has learned"),
+        ("learned_critic", "0.003/16/ppo", "horizon 16 against 1, what a critic that has learned adds"),
+    ]
+    for figure, key, part in addresses:
+        records = alike(figure)
+        assert rows(figure, records)["C65", part].verdict == "too small"
+        whole = dict(records[key].arrays)
+        records[key].arrays["values_explained"] = 0.25 * whole["values_explained"]
+        assert rows(figure, records)["C65", part].why.startswith("critic: explained variance")
+        del records[key].arrays["values_explained"]
+        assert "was not measured" in rows(figure, records)["C65", part].why
+
+
+def test_where_rloo_is_as_far_ahead_the_critic_is_not_why() -> None:
+    records = alike("learned_critic")
+    for key in [key for key in records if key.endswith("16/dpo")]:
+        records[key] = filled(records[key], {"score": 0.3}, 0.001)
+    found = rows("learned_critic", records)
+    assert found["C65", "horizon 16 against 1, a critic that has learned"].why.startswith("placebo")
+    assert found["C65", "horizon 16 against 1, what a critic that has learned adds"].verdict == "too small"
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
