@@ -57,7 +57,7 @@ def test_a_value_that_cannot_be_is_named(field: str, value: object, message: str
 @pytest.mark.parametrize(
     "value",
     [np.array([0.1, 0.2]), np.array([]), torch.tensor([[0.1], [0.2]]), torch.tensor(math.nan), 1j, b"sweet", object()],
-    ids=repr,
+    ids=["array", "empty array", "tensor", "NaN in a tensor", "complex", "bytes", "object"],
 )
 def test_a_value_of_a_foreign_type_is_named_in_one_line(field: str, value: object) -> None:
     with pytest.raises(SpecError) as caught:
