@@ -312,8 +312,9 @@ def _lacks(records: Records, policy: str) -> Verdict:
     mass = reference_probability(records, policy, LACKING)
     tested = claim("C64", "all but lacking", mass=f"{mass:.2g}", best=best)
     note = (
-        "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A "
-        "network may give mass to what it never drew nor saw, because its weights are shared."
+        "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A network "
+        "may give mass to what it never drew, because its weights are shared; but a run that draws it by luck, in "
+        f"{SAMPLES:,} samples, and goes on from there looks the same. All but lacking is by probability, not by budget."
     )
     masses = WITHIN_REACH if policy == "table" else (CONTROL,)
     control = positive_control(mean_interval(found(records, policy, "rloo", masses)), tested.margin)

@@ -116,7 +116,9 @@ def _row(tested: Claim, records: Records, other: str, silent: Gate, said: str) -
         f"last evaluation with room: {places}; scores there at {LONG} tokens and {RATES[0]:g}: {longest}. {said} Adam "
         "makes steps as long for all, small ones, by which the critic has samples before the policy is done; by the "
         "rates that are best for each, 96 samples are enough for RLOO and DPO, and too few for any critic here. It "
-        "shares the policy's body; one with a body of its own was not run."
+        "shares the policy's body; one with a body of its own was not run. It has learned at the tested update, and "
+        "explains little for the first two thirds, which the score there rests on too. PPO has the loss of its values "
+        "and another baseline as well, so that this is no measure of credit alone."
     )
     gates = [*_merged(gates), learned(critics), silent]
     return row_of(tested, "token", over_tunings(effects), FIGURE.name, [x.hash for x in used], note, gates)

@@ -32,7 +32,7 @@ from sims.core.spec import from_json
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
-from sims.statistics.gates import Gate, placebo, trained
+from sims.statistics.gates import Gate, above_the_reference, placebo, trained
 from sims.statistics.intervals import Interval, paired_effect
 
 STALE = ("rloo", "dpo")
@@ -147,6 +147,7 @@ def verdicts(records: Records) -> list[Verdict]:
     fresh, stale = (
         [_with_most_runs(records, f"batch/{name}/{size}") for name in STALE] for size in (sizes[0], sizes[-1])
     )
+    of_size = [(b, n, x) for b, xs in ((sizes[0], fresh), (sizes[-1], stale)) for n, x in zip(STALE, xs, strict=True)]
     once, often = ([records[f"reuse/{name}/{times}"] for name in LIKELIHOOD] for times in (1, passes[-1]))
     ppo = [records[f"reuse/ppo/{times}"] for times in passes]
     each = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(STALE, fresh, stale, strict=True)}
@@ -162,6 +163,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 at_the_end([sides(fresh, stale)], C26.margin),
                 agree(each),
                 edges(C26.margin, *tuned_for_b),
+                above_the_reference({f"{n}, {b} updates a batch": final_scores(x) for b, n, x in of_size}),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
             ],
             [*fresh, *stale],

@@ -163,6 +163,16 @@ def trained(changes: Mapping[str, ArrayLike]) -> Gate:
     return Gate("trained", True, "every arm moved beyond noise")
 
 
+def above_the_reference(scores: Mapping[str, ArrayLike]) -> Gate:
+    """Whether no arm that was tuned ends below the reference, whose score is 0: not to train at all would be better
+    then, so that its settings are not tuned, whatever a few tuning runs said. scores: (runs,) of each arm."""
+    below = {name: i for name, x in scores.items() if (i := student_interval(x)).high < 0}
+    if below:
+        said = "; ".join(f"{name} ends at {i}" for name, i in below.items())
+        return Gate("above the reference", False, f"{said}, below the reference's 0; more tuning runs would open it")
+    return Gate("above the reference", True, "no tuned arm ends below the reference")
+
+
 def rises(name: str, changes: ArrayLike) -> Gate:
     """Whether something goes on rising, as a reward model's score where gold falls: that gold falls because the policy
     does what it is trained to do, and not because training fails. changes: (runs,) while gold falls."""

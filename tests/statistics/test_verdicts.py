@@ -215,6 +215,7 @@ def test_geometry() -> None:
         gates.geometry({"min": 0.17}, {"min": "out"}),
         gates.estimand({"a": interval(-0.3, -0.2), "b": interval(0.1, 0.3)}),
         gates.trained({"a": np.linspace(-0.1, 0.1, 20)}),
+        gates.above_the_reference({"a": np.linspace(-0.2, -0.1, 20)}),
         gates.rises("the score", np.linspace(-0.2, -0.1, 20)),
     ],
     ids=lambda gate: gate.name,
@@ -235,6 +236,14 @@ def test_what_falls_does_not_still_rise() -> None:
     assert gates.rises("the score", rising).open
     assert not gates.rises("the score", -rising).open and gates.trained({"the score": -rising}).open
     assert not gates.rises("the score", np.linspace(-0.1, 0.12, 20)).open
+
+
+def test_a_tuned_arm_may_not_end_below_the_reference() -> None:
+    """By more than noise."""
+    above, below = np.linspace(0.1, 0.2, 20), np.linspace(-0.2, -0.1, 20)
+    assert gates.above_the_reference({"a": above, "b": np.linspace(-0.2, 0.15, 20)}).open
+    closed = gates.above_the_reference({"a": above, "b": below})
+    assert not closed.open and closed.why.startswith("b ends at -0.15")
 
 
 def test_trained() -> None:
