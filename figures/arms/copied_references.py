@@ -67,14 +67,16 @@ def length_rows(records: Records, figure: str, period: float, settings: str) -> 
     for kind, beta in BETAS.items():
         fixed, copied = (records[name] for name in words(kind))
         at, quiet = silent(records, kind, period)
-        first = int(np.searchsorted(fixed.arrays["updates"], period))  # until then both arms are one
-        lost = fixed.arrays["length"][:, first] - measured(fixed, "length", at)
+        first = min(int(np.searchsorted(fixed.arrays["updates"], period)), at)  # until then both arms are one
+        since = mean_interval(fixed.arrays["length"][:, first] - measured(fixed, "length", at))
+        lost = fixed.arrays["length"][:, 0] - measured(fixed, "length", at)
         collapse = positive_control(mean_interval(lost), MARGIN, only_above=True)
-        collapse = replace(collapse, why=f"tokens lost with a fixed reference since the first copy: {collapse.why}")
+        collapse = replace(collapse, why=f"tokens that are lost with a fixed reference: {collapse.why}")
         note = (
             f"Tested after {int(fixed.arrays['updates'][at])} updates, the last evaluation at which the placebo is "
             "silent: labels that are flipped with probability ½ and say nothing of length. Of up to 13 tokens .45 of "
-            f"the reference's responses are right, of 19 or more .08. {settings}"
+            f"the reference's responses are right, of 19 or more .08. Since the first copy, when the arms part, a "
+            f"fixed reference loses {since.estimate:+.1f} tokens: what is not lost, copying cannot prevent. {settings}"
         )
         effect = mean_interval(measured(copied, "length", at) - measured(fixed, "length", at))
         gates, hashes = [collapse, holds(records, at), quiet], [copied.hash, fixed.hash]

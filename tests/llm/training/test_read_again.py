@@ -15,7 +15,7 @@ from llm.__main__ import main
 from llm.embedded import EMBEDDED
 from llm.reward_models.model import new_reward_model
 from llm.tasks import JudgeReward, LearnedReward, RewardFunction
-from llm.training.folder import begin
+from llm.training.folder import Start, begin, weights_read
 from llm.training.presets import PRESETS
 from llm.training.read_again import files_digest
 from sims.core.spec import SpecError
@@ -51,6 +51,11 @@ def experiment(tmp_path: Path) -> Experiment:
     return preset.replace(environment=task.replace(gold_reward_model=str(foreign(tmp_path / "gold"))), policy=policy)
 
 
+def start(run: Experiment, folder: Path, overwrite: bool = False) -> None:
+    """Begin a run, or go on with it."""
+    begin(folder, Start(experiment=run, run=0, weights=weights_read(run), options={}, command="train"), overwrite)
+
+
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize(
     ("folder", "field"),
@@ -58,14 +63,14 @@ def experiment(tmp_path: Path) -> Experiment:
 )
 def test_one_flipped_bit_of_what_a_run_reads_is_refused(folder: str, field: str, file: str, tmp_path: Path) -> None:
     run = experiment(tmp_path)
-    begin(run, tmp_path / "run", 0, overwrite=False)
-    begin(run, tmp_path / "run", 0, overwrite=False)
+    start(run, tmp_path / "run")
+    start(run, tmp_path / "run")
     (tmp_path / folder / "README.md").write_text("is not read")
-    begin(run, tmp_path / "run", 0, overwrite=False)
+    start(run, tmp_path / "run")
     changed(tmp_path / folder / file)
     with pytest.raises(SpecError, match=f"^{field} = .*{folder}': has another configuration or tokenizer than when"):
-        begin(run, tmp_path / "run", 0, overwrite=False)
-    begin(run, tmp_path / "run", 0, overwrite=True)
+        start(run, tmp_path / "run")
+    start(run, tmp_path / "run", overwrite=True)
 
 
 def test_so_is_another_text_of_what_a_judge_is_told(tmp_path: Path) -> None:
@@ -73,10 +78,10 @@ def test_so_is_another_text_of_what_a_judge_is_told(tmp_path: Path) -> None:
     criteria.write_text("Short answers are better.")
     task = JudgeReward(judge_model="m", judge_url="http://127.0.0.1:1/v1", judge_criteria=str(criteria))
     run = PRESETS["tiny-min-length"].replace(environment=task)
-    begin(run, tmp_path / "run", 0, overwrite=False)
+    start(run, tmp_path / "run")
     changed(criteria)
     with pytest.raises(SpecError, match=r"^judge_criteria = .*has another text than when the run was started"):
-        begin(run, tmp_path / "run", 0, overwrite=False)
+        start(run, tmp_path / "run")
 
 
 def test_a_reward_function_may_be_mended_and_it_is_told_once(
@@ -87,10 +92,10 @@ def test_a_reward_function_may_be_mended_and_it_is_told_once(
     module.write_text("def f(completions, **columns):\n    return [1.0] * len(completions)\n")
     importlib.invalidate_caches()
     run = PRESETS["tiny-min-length"].replace(environment=RewardFunction(reward_funcs=("read_again_rewards:f",)))
-    begin(run, tmp_path / "run", 0, overwrite=False)
+    start(run, tmp_path / "run")
     module.write_text(module.read_text().replace("1.0", "2.0"))
     for told in (True, False):
-        begin(run, tmp_path / "run", 0, overwrite=False)
+        start(run, tmp_path / "run")
         line = "reward_funcs = 'read_again_rewards:f': its file has changed since the run was started"
         assert (line in capsys.readouterr().err) == told
     assert "read_again_rewards" not in sys.modules
@@ -98,12 +103,12 @@ def test_a_reward_function_may_be_mended_and_it_is_told_once(
 
 def test_a_run_of_before_they_were_written_down_goes_on(tmp_path: Path) -> None:
     run, spec = experiment(tmp_path), tmp_path / "run" / "spec.json"
-    begin(run, tmp_path / "run", 0, overwrite=False)
+    start(run, tmp_path / "run")
     held = json.loads(spec.read_text())
     del held["files"], held["checksum"]
     spec.write_text(json.dumps(held))
     changed(tmp_path / "model" / "config.json")
-    begin(run, tmp_path / "run", 0, overwrite=False)
+    start(run, tmp_path / "run")
 
 
 def test_adapters_are_the_same_over_a_base_that_lies_elsewhere(tmp_path: Path) -> None:
