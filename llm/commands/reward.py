@@ -18,6 +18,7 @@ from llm.distributed.spread import Ranks, joined
 from llm.judges import JudgeSettings
 from llm.models.forward import max_positions
 from llm.models.gate import check_tokens
+from llm.models.layers import check_compiler
 from llm.models.loading import load_tokenizer
 from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
@@ -116,6 +117,8 @@ def _run(
     device: str,
     ranks: Ranks,
 ) -> None:
+    if scoring.torch_compile:
+        check_compiler(torch.device(device))
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
     rows, held_out_rows = load_rows(data, tokenizer, training.seed)
     shared = repeated(held_out_rows, rows)

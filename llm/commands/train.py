@@ -222,7 +222,7 @@ def _check(experiment: Experiment, options: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise SpecError(name, value, "must be int >= 1")
     base_precision = experiment.policy.base_precision  # type: ignore[attr-defined]
-    check_sharding(options.sharding, options.processes or check_processes(None), base_precision)
+    check_sharding(options.sharding, options.processes or check_processes(None), experiment.policy)  # type: ignore[arg-type]
     if not 0 <= options.run < experiment.runs:
         raise SpecError("run", options.run, f"must be from 0 to runs - 1 = {experiment.runs - 1}")
     if options.resume and options.overwrite:

@@ -29,7 +29,7 @@ _TRAINER = """
     local_rank log_level log_level_replica log_on_each_node logging_first_step logging_nan_inf_filter
     logging_strategy neftune_noise_alpha optim_args optim_target_modules parallelism_config prediction_loss_only
     project restore_callback_states_from_checkpoint save_on_each_node save_only_model skip_memory_metrics tf32
-    torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id
+    torch_empty_cache_steps trackio_bucket_id trackio_space_id
     trackio_static_space_id use_cache
 """  # of transformers' Trainer, without anything that stands for them
 
@@ -132,7 +132,7 @@ TRL_NAMES: Mapping[str, str] = {
     "lr_scheduler_kwargs": "use --lr-scheduler-type and --warmup-steps",
     "activation_checkpointing": "use --gradient-checkpointing",
     "gradient_checkpointing_kwargs": "use --gradient-checkpointing",
-    "torch_compile": _NOT_HERE,
+    **dict.fromkeys(("torch_compile_backend", "torch_compile_mode"), "use --torch-compile: inductor, as it is"),
     "use_liger_kernel": "use --logits-at-a-time, which bounds the memory of logits",
     # losses
     "loss_type": "use --algorithm: dpo, ipo, slic, robust-dpo, …; grpo, dapo, dr-grpo, cispo, … are algorithms; "

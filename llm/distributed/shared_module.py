@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.export import register_dataclass
 
-from llm.models.forward import checkpoint_layers
+from llm.models.layers import checkpoint_layers
 from llm.models.scoring import LanguageModel
 from sims.core.objectives.batch import OutputRequest, Outputs
 from sims.core.spec import SpecError

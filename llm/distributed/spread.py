@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llm.models.settings import LanguageModelSettings
 from sims.core.algorithms import Algorithm, Targets
 from sims.core.loop.learner import Learner, narrow
 from sims.core.loop.optimise import Optimiser
@@ -134,14 +135,16 @@ def check_processes(expected: int | None) -> int:
     return running
 
 
-def check_sharding(sharding: Sharding, processes: int, base_precision: str = "as_run") -> None:
-    """SpecError for sharding over one process, or of a quantised base."""
+def check_sharding(sharding: Sharding, processes: int, spec: LanguageModelSettings) -> None:
+    """SpecError for sharding over one process, of a quantised base, or of layers that are compiled."""
     if sharding != "none" and processes == 1:
         raise SpecError(
             "sharding", sharding, "needs several processes; start them with torchrun --nproc-per-node 2 -m llm ..."
         )
-    if sharding != "none" and base_precision == "nf4":
+    if sharding != "none" and spec.base_precision == "nf4":
         raise SpecError("sharding", sharding, "must be none with base_precision = nf4, whose weights cannot be split")
+    if sharding != "none" and spec.scoring.torch_compile:
+        raise SpecError("sharding", sharding, "must be none with torch_compile = True")
 
 
 @contextmanager

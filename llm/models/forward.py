@@ -1,12 +1,11 @@
-"""One forward pass of whatever architecture, from tokens to log-probs: its positions, its cache, its checkpoints, and
-what it does after its head."""
+"""One forward pass of whatever architecture, from tokens to log-probs: its positions, its cache, and what it does
+after its head."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .packed import packed
 from .varlen import NAME
@@ -129,27 +127,6 @@ def cache_keyword(model: nn.Module) -> str:
 def takes(forward: Callable[..., Any], name: str) -> bool:
     """Whether a function has an argument of this name."""
     return name in inspect.signature(forward).parameters
-
-
-@contextmanager
-def checkpointed_layers(backbone: nn.Module) -> Iterator[None]:
-    """Gradient checkpointing inside the block. Layers do it only in training mode, which is set on these layers alone,
-    so that dropout stays off."""
-    layers = checkpoint_layers(backbone)
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-    for layer in layers:
-        layer.training = layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = again  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = layer.gradient_checkpointing = False
-
-
-def checkpoint_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
-    """Layers that transformers can checkpoint: they keep only their input, and recompute the rest for the gradient."""
-    return [layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def log_distribution(logits: Tensor, temperature: float) -> Tensor:

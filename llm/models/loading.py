@@ -43,6 +43,7 @@ from .gate import (
     loading,
     say_unused,
 )
+from .layers import check_compiler
 from .policy import CausalLMPolicy
 from .proof import prove
 from .quantised import check_library, quantise
@@ -141,6 +142,8 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
     check_attention(spec, dtype, device)
     if device.type == "meta":
         return meta_model(spec, dtype)
+    if spec.scoring.torch_compile:
+        check_compiler(device)
     _check_base(spec)
     stored = spec.base_dtype(dtype)
     # Before they are read: the folder may be trained on, or removed, while the adapters are.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,14 +13,13 @@ from sims.core.objectives.batch import LOG_PROBS, OutputRequest, Outputs
 
 from .copies import copy_module, half
 from .forward import (
-    checkpoint_layers,
-    checkpointed_layers,
     chunked_log_probs,
     finished_head,
     hidden_states,
     max_positions,
     padding_free_states,
 )
+from .layers import check_layers, computed_layers
 from .settings import Scoring
 
 
@@ -60,9 +58,7 @@ class LanguageModel(nn.Module):
         config = self.core.config
         self.positions = max_positions(config)
         self.chunk = max(1, scoring.logits_at_a_time // config.vocab_size)
-        if scoring.gradient_checkpointing and not checkpoint_layers(self.core):
-            name = type(self.core).__name__
-            raise ValueError(f"gradient_checkpointing = True: {name} has no layers that transformers can checkpoint")
+        check_layers(self.core, scoring)
         self.critic: Critic | None = None
         if critic is not None:
             parameter = next(model.parameters())
@@ -114,8 +110,7 @@ class LanguageModel(nn.Module):
         def states_of(backbone: nn.Module) -> Tensor:
             """States before the tokens where mask is True: (T, H)."""
             start = tokens.shape[1] - mask.shape[1]
-            again = self.scoring.gradient_checkpointing and torch.is_grad_enabled()
-            with checkpointed_layers(backbone) if again else nullcontext():
+            with computed_layers(backbone, self.scoring):
                 if not self.scoring.padding_free:
                     return hidden_states(backbone, tokens, attention)[:, start:][mask]
                 states, place = padding_free_states(backbone, tokens, attention, start + 1)

@@ -24,6 +24,12 @@ class Scoring(Spec, kind="scoring"):
     gradient_checkpointing: bool = setting(
         False, "recompute a layer's activations in the backward pass instead of keeping them"
     )
+    torch_compile: bool = setting(
+        False,
+        "score and train with layers that torch.compile has made into few kernels: faster on a GPU after a minute; "
+        "rounding differs",
+        omit_default=True,
+    )
     logits_at_a_time: int = setting(
         1 << 24, "entries of the float32 block of logits (tokens x vocabulary) held at once, 4 bytes each", at_least=1
     )
@@ -92,6 +98,8 @@ class LanguageModelSettings(PolicySpec):
     def check(self) -> None:
         if self.base_precision != "as_run" and self.lora_rank is None:
             raise SpecError("base_precision", self.base_precision, "only means something with lora_rank")
+        if self.base_precision == "nf4" and self.scoring.torch_compile:
+            raise SpecError("torch_compile", True, "must be false with base_precision = nf4: its layers stay in pieces")
         if self.lora_target_modules is not None and self.lora_rank is None:
             raise SpecError("lora_target_modules", self.lora_target_modules, "only means something with lora_rank")
         if self.attn_implementation == "varlen" and not self.scoring.padding_free:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from llm.models.adapters import base_of
-from llm.models.forward import checkpoint_layers, checkpointed_layers, hidden_states, max_positions
+from llm.models.forward import hidden_states, max_positions
 from llm.models.gate import check_folder, check_loaded, check_written, keep_savable, loading
+from llm.models.layers import check_layers, computed_layers
 from llm.models.loading import CHECKED, from_here, load_config, load_weights, locate
 from llm.models.proof import tolerance
 from llm.models.settings import Scoring
@@ -42,8 +42,7 @@ class RewardModel(nn.Module):
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise ValueError(f"classifier = {name}: must have a linear head `score` of one output")
         self.classifier, self.scoring = classifier, scoring or Scoring()
-        if self.scoring.gradient_checkpointing and not checkpoint_layers(classifier):
-            raise ValueError(f"gradient_checkpointing = True: {name} has no layers that transformers can checkpoint")
+        check_layers(classifier, self.scoring)
         self.eval()
 
     @property
@@ -68,10 +67,9 @@ class RewardModel(nn.Module):
         if self.training:
             self.eval()
         bfloat16 = self.scoring.precision == "bfloat16"
-        again = self.scoring.gradient_checkpointing and torch.is_grad_enabled()
         with (
             torch.autocast(tokens.device.type, torch.bfloat16, enabled=bfloat16),
-            checkpointed_layers(core.base_model) if again else nullcontext(),
+            computed_layers(core.base_model, self.scoring),
         ):
             states = hidden_states(core.base_model, tokens, attention)
         last = attention.shape[1] - 1 - attention.flip(-1).int().argmax(-1)
@@ -194,6 +192,7 @@ def prove_scores(model: RewardModel) -> None:
         return
     vocabulary = model.classifier.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     rows = [[(7 * i * i + 5 * i + 3) % vocabulary for i in range(length)] for length in (5, 2)]
+    model = RewardModel(model.classifier, model.scoring.replace(torch_compile=False))  # nothing is compiled to look
     alone = [float(model.score_rows(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool))) for row in rows]
     padded = torch.tensor([rows[0], [0, 0, 0, *rows[1]]])
     together = model.score_rows(padded, torch.arange(5) >= torch.tensor([[0], [3]])).tolist()

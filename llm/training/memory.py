@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig
 from llm.distributed.spread import Sharding
 from llm.models.copies import cast_at_each_call
 from llm.models.decoding import VLLMDecoding
-from llm.models.forward import checkpoint_layers
+from llm.models.layers import checkpoint_layers
 from llm.models.loading import load_config, locate, meta_model
 from llm.models.quantised import largest_layer, parameter_count
 from llm.models.shapes import SHAPES
@@ -107,7 +107,8 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     if spec.base_precision == "bfloat16":
         compute = 2
     # Autocast keeps a half-precision copy of the weights that it casts; of quantised ones a layer's are made at a time.
-    cast = weights // experiment.dtype.itemsize * 2 if compute == 2 and spec.base_precision == "as_run" else 0
+    wider = own if spec.base_precision != "as_run" else weights
+    cast = wider // experiment.dtype.itemsize * 2 if scoring.precision == "bfloat16" else 0
     cast += largest_layer(model) * compute
     gathered = {"weights cast": cast}, {"weights cast": cast}
     if sharding != "none":
@@ -115,15 +116,19 @@ def estimate(experiment: Experiment, processes: int = 1, sharding: Sharding = "n
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     drawn = min(decoding.sample_batch_size, -(-schedule.batch_size // processes) * schedule.num_generations)
-    sampling = {
-        "cache": drawn * length * config.num_hidden_layers * 2 * heads * head * compute,
+    slot = config.num_hidden_layers * 2 * heads * head * compute  # of the cache, for a token
+    drawing = {
+        "cache": drawn * length * slot,
         # float32 logits and distribution, float64 distribution and its cumulative sum
         "logits": drawn * config.vocab_size * (4 + 4 + 8 + 8 + 8),
-        **gathered[0],
     }
+    # The prompts' own pass comes before it; a cache of fixed size has room for the responses from the start.
+    reading = drawn * prompt * _of_a_token(config, compute, spec.lora_rank is not None)
+    reading += drawing["cache"] if decoding.cache_implementation == "static" else drawn * prompt * slot
+    sampling = drawing | {"prompts, beyond that": max(0, reading - sum(drawing.values()))} | gathered[0]
     if isinstance(decoding, VLLMDecoding):
         merged = sum(p.numel() for p in every) - (sum(p.numel() for p in trained) if spec.lora_rank else 0)
-        needed = merged * compute + sampling["cache"] + sampling["logits"]
+        needed = merged * compute + sum(drawing.values())
         share = decoding.vllm_gpu_memory_utilization
         whole = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
         held[f"vLLM, or {share:g} of the GPU"], sampling = max(needed, int(share * whole)), {}
@@ -218,10 +223,28 @@ def _bytes(parameters: list[nn.Parameter]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
+def _of_a_token(config: PretrainedConfig, compute: int, adapted: bool) -> int:
+    """Bytes of a token's activations in one layer where no gradient is asked for, at their most: in the MLP, whose
+    parts are alive together, beside four hidden states, and under adapters one part and a float32 state more."""
+    parts = (3 if _is_gated(config) else 2) + adapted
+    return parts * _inner(config) * compute + config.hidden_size * (4 * compute + 4 * adapted)
+
+
+def _inner(config: PretrainedConfig) -> int:
+    """Width inside an MLP: four times that outside where a configuration does not say (GPT-2)."""
+    found = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    return found if isinstance(found, int) else 4 * config.hidden_size
+
+
+def _is_gated(config: PretrainedConfig) -> bool:
+    """Whether each MLP has a third matrix."""
+    return config.model_type in ("mistral", "llama", "qwen2")
+
+
 def _activations(config: PretrainedConfig, tokens: int, compute: int, checkpointing: bool) -> int:
     """Bytes kept for the backward pass: 17 times the hidden width, at 2 bytes the 34 of the paper."""
-    wide = config.intermediate_size / (4 * config.hidden_size)
-    gated = 1.5 if config.model_type in ("mistral", "llama", "qwen2") else 1.0  # a third matrix in each MLP
+    wide = _inner(config) / (4 * config.hidden_size)
+    gated = 1.5 if _is_gated(config) else 1.0
     layer = tokens * config.hidden_size * compute * (9 + 8 * wide * gated)
     layers = config.num_hidden_layers
     return int(layers * tokens * config.hidden_size * compute + layer if checkpointing else layers * layer)

@@ -63,7 +63,7 @@ class Run:
         spec, algorithm = experiment.policy, experiment.algorithm
         task = experiment.environment.of_run(index)  # type: ignore[attr-defined]
         self.ranks = ranks = ranks or Ranks()
-        check_sharding(sharding, ranks.count, spec.base_precision)
+        check_sharding(sharding, ranks.count, spec)
         self.noise = single_noise(experiment.seed, index)
         self.tokenizer = load_tokenizer(spec)
         # Of a sharded model the first process reads the weights, on the CPU, and the others get their parts from it.

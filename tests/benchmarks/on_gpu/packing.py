@@ -1,5 +1,5 @@
-"""Rows of many lengths, scored and differentiated: padded, grouped by length, and without padding under each attention;
-seconds, peak memory, and how far log-probs and gradient are from those of padded rows in float32."""
+"""Rows of many lengths, scored and differentiated: padded, grouped by length, without padding under each attention, and
+compiled; seconds, peak memory, and how far log-probs and gradient are from those of padded rows in float32."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from .random_models import random_folder
 from .section import Report
 
 EXACT = "padded, sdpa, float32"
-FORMS: dict[str, tuple[Any, bool, bool]] = {  # attention, group_by_length, padding_free
-    EXACT: ("sdpa", False, False),
-    "padded, sdpa": ("sdpa", False, False),
-    "grouped by length, sdpa": ("sdpa", True, False),
-    "padding-free, sdpa": ("sdpa", False, True),
-    "padding-free, varlen": ("varlen", False, True),
+FORMS: dict[str, tuple[Any, dict[str, Any]]] = {  # attention, and what scoring is told
+    EXACT: ("sdpa", {"precision": "stored"}),
+    "padded, sdpa": ("sdpa", {}),
+    "padded, sdpa, compiled": ("sdpa", {"torch_compile": True}),
+    "grouped by length, sdpa": ("sdpa", {"group_by_length": True}),
+    "padding-free, sdpa": ("sdpa", {"padding_free": True}),
+    "padding-free, varlen": ("varlen", {"padding_free": True}),
+    "padding-free, varlen, compiled": ("varlen", {"padding_free": True, "torch_compile": True}),
 }
 CASES = {  # model; prompts, responses to each, the longest of either in tokens
     "pythia-1.4b, 16 rows": ("pythia-1.4b", (16, 1, 512, 512)),
@@ -58,14 +60,9 @@ def main(report: Report) -> None:
 
 def policy_of(folder: Path, form: str, report: Report) -> CausalLMPolicy:
     """Random weights; adapters where the base is Mistral's."""
-    attention, grouped, free = FORMS[form]
+    attention, told = FORMS[form]
     adapters: dict[str, Any] = {"lora_rank": 16, "base_precision": "bfloat16"} if "mistral" in folder.name else {}
-    scoring = Scoring(
-        gradient_checkpointing=True,
-        group_by_length=grouped,
-        padding_free=free,
-        precision="stored" if form == EXACT else "bfloat16",
-    )
+    scoring = Scoring(**{"gradient_checkpointing": True, "precision": "bfloat16"} | told)
     spec = LanguageModelSpec(
         model=str(folder), weights="random", attn_implementation=attention, scoring=scoring, **adapters
     )

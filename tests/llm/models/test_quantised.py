@@ -97,7 +97,7 @@ def test_what_cannot_be_quantised_is_refused_in_a_line(monkeypatch: pytest.Monke
     with pytest.raises(SpecError, match="base_precision = 'nf4': only means something with lora_rank"):
         LanguageModelSpec(base_precision="nf4")
     with pytest.raises(SpecError, match="sharding = 'full': must be none with base_precision = nf4"):
-        check_sharding("full", 2, "nf4")
+        check_sharding("full", 2, LanguageModelSpec(lora_rank=2, base_precision="nf4"))
     experiment = PRESETS["tiny-min-length"].replace(policy=QUANTISED.replace(decoding=VLLMDecoding()))
     with pytest.raises(SpecError, match="base_precision = 'nf4': must be as_run or bfloat16 with use_vllm"):
         check_sampler(experiment)
