@@ -62,17 +62,19 @@ def main(report: Report) -> None:
             ("GRPO", GRPO(beta=0.04), grpo, trl_grpo),
         ):
             found: dict[str, tuple[float, float]] = {}
+
+            def timed_side(who: str, run: Callable[[], list[float]], found: Any = found, name: str = name) -> None:
+                with report.part(f"{name}, {who}"):
+                    seconds, peak = found[who] = side(report, run)
+                    report(f"{name}, {who}: seconds per step, peak GiB", [round(seconds, 3), round(peak, 2)])
+
+            timed_side("TRL", lambda t=theirs, s=schedule: t(report, s, sizes))
             for form in FORMS[name]:
                 if tiny and "varlen" in form:
                     continue  # it needs a GPU
                 sizes["form"] = form
                 torch._dynamo.reset()
-                with report.part(f"{name}, ours, {form}"):
-                    found[f"ours, {form}"] = side(report, lambda a=algorithm, s=schedule: ours(report, a, s, sizes))
-            with report.part(f"{name}, TRL"):
-                found["TRL"] = side(report, lambda t=theirs, s=schedule: t(report, s, sizes))
-            for who, (seconds, peak) in found.items():
-                report(f"{name}, {who}: seconds per step, peak GiB", [round(seconds, 3), round(peak, 2)])
+                timed_side(f"ours, {form}", lambda a=algorithm, s=schedule: ours(report, a, s, sizes))
             for who, (seconds, peak) in found.items():
                 if who != "TRL" and "TRL" in found:
                     ratios = [round(seconds / found["TRL"][0], 3), round(peak / max(found["TRL"][1], 1e-9), 3)]
