@@ -18,7 +18,6 @@ from llm.distributed.spread import Ranks, joined
 from llm.judges import JudgeSettings
 from llm.models.forward import max_positions
 from llm.models.gate import check_tokens
-from llm.models.layers import check_compiler
 from llm.models.loading import load_tokenizer
 from llm.models.settings import Scoring
 from llm.models.spec import LanguageModelSpec
@@ -32,6 +31,7 @@ from llm.training.checkpoint import CheckpointError
 from llm.training.read_again import files_digest
 from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.algorithms.reward_model import RewardModelLoss
+from sims.core.numerics.compiler import check_compiler
 from sims.core.numerics.noise import Noise
 from sims.core.objectives.preferences import Labeller
 from sims.core.spec import to_json
@@ -118,7 +118,7 @@ def _run(
     ranks: Ranks,
 ) -> None:
     if scoring.torch_compile:
-        check_compiler(torch.device(device))
+        check_compiler("torch_compile", torch.device(device))
     tokenizer = load_tokenizer(LanguageModelSpec(model=data.model))
     rows, held_out_rows = load_rows(data, tokenizer, training.seed)
     shared = repeated(held_out_rows, rows)

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sims.core.spec import SpecError
-
 from .settings import Scoring
 
 _FORMS = 64  # compiled forms of a layer that are kept: of policy, copies and reward models, for short and long rows
@@ -75,19 +73,3 @@ def check_layers(model: nn.Module, scoring: Scoring) -> None:
     for name in ("gradient_checkpointing", "torch_compile"):
         if getattr(scoring, name) and not checkpoint_layers(model):
             raise ValueError(f"{name} = True: {type(model).__name__} has no layers that transformers can checkpoint")
-
-
-def check_compiler(device: torch.device) -> None:
-    """SpecError where torch.compile makes no code for this device: on a CPU it needs a C++ compiler, on a GPU Triton.
-
-    Compiles a sum, some seconds the first time on a machine."""
-    try:
-        torch.compile(_probe)(torch.zeros(4, device=device))
-    except Exception as error:  # of its backend, of the compiler that it calls
-        needs = "a C++ compiler (g++ or clang)" if device.type == "cpu" else "Triton"
-        first = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
-        raise SpecError("torch_compile", True, f"needs {needs} that works: {type(error).__name__}: {first}") from error
-
-
-def _probe(x: Tensor) -> Tensor:
-    return x.sin() + x.cos()

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from llm.data.hub import hub_answers
 from llm.data.tokenise import whole_text
 from llm.embedded import EMBEDDED, find_folder
+from sims.core.numerics.compiler import check_compiler
 from sims.core.spec import SpecError
 
 from .adapters import (
@@ -43,7 +44,6 @@ from .gate import (
     loading,
     say_unused,
 )
-from .layers import check_compiler
 from .policy import CausalLMPolicy
 from .proof import prove
 from .quantised import check_library, quantise
@@ -143,7 +143,7 @@ def load_model(spec: LanguageModelSettings, dtype: torch.dtype, device: torch.de
     if device.type == "meta":
         return meta_model(spec, dtype)
     if spec.scoring.torch_compile:
-        check_compiler(device)
+        check_compiler("torch_compile", device)
     _check_base(spec)
     stored = spec.base_dtype(dtype)
     # Before they are read: the folder may be trained on, or removed, while the adapters are.

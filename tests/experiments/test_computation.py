@@ -97,7 +97,7 @@ def test_rewards_that_are_read_later_are_refused_all_the_same(monkeypatch: pytes
     policy, environment = sims.Table().build(spec, noise, False, torch.float32), spec.build(torch.float32, noise)
     learner = Learner(policy, Optimiser(), noise.lead)
     training = Training(policy, environment, sims.DPO(), Schedule(), learner, noise)
-    training.collector._read_later = True
+    training.collector.read_later = True
 
     def spoil(update: Update) -> None:
         environment._table.fill_(torch.nan)

@@ -9,5 +9,6 @@ collect     batches: sampling, pools, replay, recorded data
 optimise    SGD and Adam, one learning rate per run
 learner     one update
 train       the training loop
-captured    the same, its updates captured as CUDA graphs
+captured    the same, its updates captured as graphs: CUDA's on a GPU
+compiled    such a graph on a CPU: recorded operations, compiled to loops of C++
 """

@@ -1,8 +1,9 @@
-"""Training whose updates are captured as graphs and replayed: no Python between the kernels of a GPU.
+"""Training whose updates are captured as graphs and replayed: no Python between the kernels of a GPU, or the loops of a
+CPU (`compiled`).
 
 Up to a thousand runs, an update on a GPU takes as long as Python needs to start its kernels. Updates that make the same
 kernels with the same shapes need that once: they are recorded, one graph per update of a period after which a schedule
-repeats itself, and replayed. The numbers are those of `Training.train`, on a GPU but for rounding; it stays the oracle
+repeats itself, and replayed. The numbers are those of `Training.train` but for rounding; it stays the oracle
 (tests/core/loop/test_captured.py). What differs between two updates is kept out of the graphs, or in tensors that they
 read:
 
@@ -34,7 +35,7 @@ WARM = 3  # updates before the first capture, in which libraries choose and load
 
 
 class Graph(Protocol):
-    """A captured sequence of kernels, which can be run again on the same memory; in tests a stand-in on the CPU."""
+    """A captured sequence of kernels, which can be run again on the same memory."""
 
     def capture(self, work: Callable[[], None]) -> None:
         """Record the kernels that `work` launches. Whether they also run then is left open."""
@@ -56,6 +57,15 @@ class CudaGraph:
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+def graph_of(device: torch.device) -> Callable[[Any], Graph]:
+    """What makes graphs on a device."""
+    if device.type != "cpu":
+        return CudaGraph
+    from .compiled import CompiledGraph  # takes a second
+
+    return CompiledGraph
 
 
 def period(training: Training) -> int:
@@ -86,12 +96,14 @@ def period(training: Training) -> int:
     return found
 
 
-def train_captured(training: Training, updates: int, graph: Callable[[Any], Graph] = CudaGraph) -> Iterator[Update]:
+def train_captured(training: Training, updates: int, graph: Callable[[Any], Graph] | None = None) -> Iterator[Update]:
     """`Training.train`, with each update but the first few captured. What an update yields is valid until the next.
 
-    graph: makes a graph, given the one that was captured before. SpecError for a training whose updates do not repeat
-    (`period`), or in which one waits for the device, which no graph can hold.
+    graph: makes a graph, given the one that was captured before; None: that of the device. SpecError for a training
+    whose updates do not repeat (`period`), or in which one waits for the device, which no graph can hold.
     """
+    graph = graph or graph_of(training.noise.device)
+    training.collector.read_later = True
     length, eager = period(training), training.train(updates)
     first = training.updates + max(WARM, 2 * length)  # a first period may draw what later ones reuse
     first += -first % length

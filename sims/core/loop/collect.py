@@ -62,7 +62,7 @@ class Collector:
         self.refused = torch.zeros(noise.lead, dtype=torch.int64)
         self.checked = False
         # Sums of rewards that are looked at later, many at once: each look would wait for the device.
-        self._read_later = noise.device.type != "cpu"
+        self.read_later = noise.device.type != "cpu"
         self.unread: list[Tensor] = []
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class Collector:
             batch = self._from_stream()
         else:
             batch = self.environment.recorded(schedule.batch_size, self.noise)
-            rewards = None if self._read_later else batch.rewards
+            rewards = None if self.read_later else batch.rewards
             if not self.checked or (rewards is not None and not rewards.sum().isfinite()):
                 self._check_recorded(batch)
         self.batches += 1
@@ -132,7 +132,7 @@ class Collector:
         labels = self.environment.label(prompts, samples.responses, samples.mask, self.pairing, self.noise, **given)
         # Shapes and ranges are checked once. NaN is looked for in every batch: noiseless labels would make ties of it.
         total = labels.rewards.sum()
-        if self._read_later and self.checked:
+        if self.read_later and self.checked:
             self.unread += [] if given else [total]
         elif not self.checked or not math.isfinite(total):
             self._check("label", labels, samples.responses, rewarded=not given)

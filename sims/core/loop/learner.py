@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sims.core.algorithms import Algorithm, Targets
+from sims.core.numerics.recorded import on_host
 from sims.core.objectives.batch import Batch, Outputs, take_items, up_to_last
 
 from .checks import check_shape
@@ -63,7 +64,7 @@ class Learner:
         norm = self.optimiser.grad_norm(gradients)
         self.alive = self.alive & ((loss + norm).abs() < torch.inf)
         # To read it would wait for an accelerator, which costs more than a masked step of stacked runs.
-        everyone = (self.alive.is_cpu or self.alive.dim() == 0) and bool(self.alive.all())
+        everyone = (on_host(self.alive) or self.alive.dim() == 0) and bool(self.alive.all())
         self.optimiser.step(gradients, norm, None if everyone else self.alive)
         return UpdateStats(loss, norm, self.alive)
 

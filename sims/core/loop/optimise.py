@@ -69,16 +69,17 @@ class PerRunOptimiser:
 
     @torch.no_grad()
     def _cut_into_blocks(self) -> None:
-        """Cut each parameter, and all that belongs to it, into blocks: once, and not at every step."""
+        """Cut each parameter, and all that belongs to it, into blocks: once, and not at every step. On a GPU, and where
+        steps are compiled, each is one block: there nothing is gained by it."""
         spec = self._spec_of_blocks = self.spec
-        here = self.parameters[0].is_cpu
+        here = self.parameters[0].is_cpu and self._count is None
         self._least = _least_square(spec, self.parameters[0].dtype) if here and spec.method == "adam" else None
         self._blocks: list[list[_Block]] = []
         for i, parameter in enumerate(self.parameters):
             moments = (self.mean[i], self.square[i]) if spec.method == "adam" else (None, None)
             rates = (_per_run(spec.learning_rate, parameter), _per_run(spec.adam_epsilon, parameter))
             decay = _per_run(spec.weight_decay, parameter) if in_use(spec.weight_decay) else None
-            runs = pieces(parameter) if self.lead else [slice(None)]
+            runs = pieces(parameter) if self.lead and here else [slice(None)]
             # It stays in the cache from one block to the next. A single run has none: it may be a large model.
             work = torch.empty_like(parameter[runs[0]]) if here and self.lead else None
             whole = (parameter, *moments, *rates, decay, work)
@@ -155,11 +156,13 @@ class PerRunOptimiser:
                 table[:, 0] = 1.0 / table[:, 0]
             self._corrections = table.to(like.device)
             self._count = torch.tensor(self.steps, device=like.device)
+            self._cut_into_blocks()
 
     def count_here(self) -> None:
         """`steps` alone counts again."""
         self._count = self._corrections = None
         self._multiplied = False
+        self._cut_into_blocks()
 
     def _fused_step(self, gradients: Sequence[Tensor], clip: Tensor | None) -> None:
         """torch's AdamW, fused; its numbers are those of `step` up to rounding. Scales the gradients in place."""

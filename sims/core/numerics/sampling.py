@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .recorded import on_host
+
 _WIDEST = 4096  # above this many tokens torch.searchsorted is faster than `_search`
 _FEWEST = 8  # and below this many draws per distribution
 _BLOCK = 256  # tokens of a block of a wide distribution
@@ -27,12 +29,12 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor, rows: Tensor | None = N
     below = total * (1.0 - 2.0**-52)  # u·total may round up to the total, past the last token
     if rows is None:
         draw = torch.minimum(uniforms * total, below)
-        if cdf.shape[-1] > _WIDEST or draw.shape[-1] < _FEWEST or not cdf.is_cpu:
+        if cdf.shape[-1] > _WIDEST or draw.shape[-1] < _FEWEST or not on_host(cdf):
             # Of a policy that diverged to NaN, still a token that there is.
             return torch.searchsorted(cdf, draw, right=True).clamp_(max=cdf.shape[-1] - 1)
     else:
         draw = torch.minimum(uniforms * total.squeeze(-1).gather(-1, rows), below.squeeze(-1).gather(-1, rows))
-        if not cdf.is_cpu:
+        if not on_host(cdf):
             return _search_anywhere(cdf, draw, rows)
     # From here on in NumPy: its comparisons cost a fifth of torch's, and each call half.
     distributions, draws = cdf.numpy().reshape(-1, cdf.shape[-1]), draw.numpy().reshape(-1, draw.shape[-1])

@@ -14,6 +14,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from sims.core.numerics.recorded import on_host
+
 from .reductions import pair_weights
 
 
@@ -191,7 +193,7 @@ def masked(x: Tensor, mask: Tensor) -> Tensor:
     x itself where the mask is a single True expanded over all slots, as token spaces without EOS give it: read from its
     strides, because masking would cost as much as the losses on a bandit; on the CPU only, as elsewhere reading waits.
     """
-    if mask.is_cpu and mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ())):
+    if on_host(mask) and mask.numel() > 0 and not any(mask.stride()) and bool(mask.as_strided((), ())):
         return x
     return torch.where(mask, x, 0.0)
 

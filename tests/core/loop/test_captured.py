@@ -1,32 +1,30 @@
 """Updates that are captured as graphs give the numbers of the training loop.
 
-Without a GPU, a graph is a list of the tensor operations that were called, called again on the same memory: what a
-replay does with counts, random numbers, and tensors that an update replaces is the same. What CUDA allows in a graph,
-and rounds, is tested where there is a GPU.
+On a CPU a graph is the operations that were called, as one function; before it is compiled it has the loop's bits, and
+what a replay does with counts, random numbers, and tensors that an update replaces is the same as on a GPU. What CUDA
+allows in a graph, and rounds, is tested where there is a GPU.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import sims
 from sims.core.algorithms import Algorithm
 from sims.core.loop.captured import period, train_captured
+from sims.core.loop.compiled import CompiledGraph
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.train import Training, Update
-from sims.core.numerics import sampling
 from sims.core.numerics.noise import Noise
 from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, kinds_of
-from sims.policies import categorical
 
 BANDIT, TREE = sims.BanditR1(num_prompts=3), sims.TokenTree(num_prompts=2)
 NETWORK = sims.MLP(hidden=(4,), fit_steps=1)
@@ -44,59 +42,21 @@ SCHEDULES = {
 }
 
 
-class Calls(TorchDispatchMode):
-    """A graph of the CPU. Unlike CUDA's, its capture does what it records, so that the first replay does nothing."""
-
-    def __init__(self, before: Calls | None) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, Any, Any, Any]] = []
-        self.replays = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        self.calls.append((function, args, kwargs or {}, found))
-        return found
-
-    def capture(self, work: Callable[[], None]) -> None:
-        with self:
-            work()
-
-    @torch.no_grad()
-    def replay(self) -> None:
-        self.replays += 1
-        if self.replays == 1:
-            return
-        for function, args, kwargs, before in self.calls:
-            for old, new in zip(tree_leaves(before), tree_leaves(function(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():  # not in place, and no view
-                    old.copy_(new)
-
-
-@pytest.fixture(autouse=True)
-def no_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Responses are drawn as on a GPU, by operations of torch."""
-    as_it_is = sampling.inverse_cdf
-
-    def drawn(probabilities: torch.Tensor, uniforms: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        if not probabilities.is_cpu:
-            return as_it_is(probabilities, uniforms, rows)
-        cdf = probabilities.double().cumsum(-1)
-        if rows is None:
-            return torch.searchsorted(cdf, uniforms * cdf[..., -1:] * (1.0 - 2.0**-52), right=True)
-        total = cdf[..., -1].gather(-1, rows)
-        return sampling._search_anywhere(cdf, uniforms * total * (1.0 - 2.0**-52), rows)
-
-    monkeypatch.setattr(categorical, "inverse_cdf", drawn)
+AS_RECORDED = functools.partial(CompiledGraph, compiled=lambda graph: graph)
 
 
 def training_of(
-    algorithm: Algorithm, environment: Any, policy: Any, schedule: Schedule, device: str = "cpu"
+    algorithm: Algorithm,
+    environment: Any,
+    policy: Any,
+    schedule: Schedule,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Training:
-    """In float32; on a GPU in float64, where rounding decides neither draws nor the signs of Adam's steps."""
     from sims.experiments.computation import move
     from sims.experiments.experiment import stack_specs
 
-    noise, dtype = Noise.of(0, 3, "philox"), torch.float32 if device == "cpu" else torch.float64
+    noise = Noise.of(0, 3, "philox")
     built = policy.build(environment, noise, algorithm.needs_critic, dtype)
     made = move(environment.build(dtype, noise), device)
     algorithm, optimiser = (stack_specs([x], [3], dtype, device) for x in (algorithm, Optimiser(learning_rate=0.1)))
@@ -105,12 +65,20 @@ def training_of(
 
 
 def same(
-    algorithm: Algorithm, environment: Any, policy: Any, schedule: Schedule, device: str = "cpu", **graph: Any
+    algorithm: Algorithm,
+    environment: Any,
+    policy: Any,
+    schedule: Schedule,
+    device: str = "cpu",
+    bits: bool = True,
+    **graph: Any,
 ) -> bool:
-    """Whether both ways yield the same, and end in the same state: the same bits; on a GPU, to 1e-6: Adam
-    makes 1e-9 of a gradient that is 0 but for rounding, and 0.1 of one that is wrong."""
-    equal = torch.equal if device == "cpu" else functools.partial(torch.allclose, rtol=0, atol=1e-6, equal_nan=True)
-    kinds = [training_of(algorithm, environment, policy, schedule, device) for _ in range(2)]
+    """Whether both ways yield the same, and end in the same state: the same bits; without `bits` to 1e-6, in float64,
+    where rounding decides neither draws nor the signs of Adam's steps: it makes 1e-9 of a gradient that is 0 but for
+    rounding, and 0.1 of one that is wrong."""
+    equal = torch.equal if bits else functools.partial(torch.allclose, rtol=0, atol=1e-6, equal_nan=True)
+    dtype = torch.float32 if bits else torch.float64
+    kinds = [training_of(algorithm, environment, policy, schedule, device, dtype) for _ in range(2)]
     updates = 4 * period(kinds[0]) + 4 * schedule.updates_per_batch
     updates -= updates % schedule.updates_per_batch
     ways: tuple[Iterator[Update], ...] = (kinds[0].train(updates), train_captured(kinds[1], updates, **graph))
@@ -129,25 +97,25 @@ def same(
 
 @pytest.mark.parametrize("kind", OF_EACH_KIND)
 def test_captured_updates_of_an_algorithm_are_the_same(kind: str) -> None:
-    assert same(kinds_of(Algorithm)[kind](), TREE, sims.Table(), FRESH, graph=Calls)
+    assert same(kinds_of(Algorithm)[kind](), TREE, sims.Table(), FRESH, graph=AS_RECORDED)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [kind for kind in kinds_of(Algorithm) if kind not in OF_EACH_KIND])
 def test_captured_updates_of_every_other_algorithm_are_the_same(kind: str) -> None:
-    assert same(kinds_of(Algorithm)[kind](), TREE, sims.Table(), FRESH, graph=Calls)
+    assert same(kinds_of(Algorithm)[kind](), TREE, sims.Table(), FRESH, graph=AS_RECORDED)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_captured_updates_of_a_schedule_are_the_same(name: str) -> None:
-    assert same(sims.DPO(), BANDIT, NETWORK, SCHEDULES[name], graph=Calls)
+    assert same(sims.DPO(), BANDIT, NETWORK, SCHEDULES[name], graph=AS_RECORDED)
 
 
 def test_what_is_no_sequence_of_like_updates_is_refused() -> None:
     def refused(schedule: Schedule, message: str, environment: Any = BANDIT, policy: Any = NETWORK) -> None:
         training = training_of(sims.DPO(), environment, policy, schedule)
         with pytest.raises(SpecError, match=message):
-            next(train_captured(training, 200, Calls))
+            next(train_captured(training, 200, AS_RECORDED))
 
     refused(Schedule(source="replay", replay_window=2.0), "source = 'replay': must be policy or pool where updates are")
     refused(FRESH, "environment = 'DriftingEnvironment': must not change with time", sims.Drifting())
@@ -156,16 +124,51 @@ def test_what_is_no_sequence_of_like_updates_is_refused() -> None:
 
 def test_a_reward_that_is_not_finite_is_refused_all_the_same() -> None:
     training = training_of(sims.DPO(), BANDIT, NETWORK, FRESH)
-    training.collector._read_later = True
     with pytest.raises(SpecError, match=r"EnumerableEnvironment\.label: rewards = nan: must be finite"):
-        for update in train_captured(training, 20, Calls):
+        for update in train_captured(training, 20, AS_RECORDED):
             if update.number == 10:
                 training.collector.environment._table.fill_(torch.nan)
 
 
-def test_a_cpu_has_no_graphs() -> None:
-    with pytest.raises(SpecError, match="capture = True: needs device = cuda"):
+def test_an_update_that_reads_a_number_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = sims.DPO.loss
+    monkeypatch.setattr(sims.DPO, "loss", lambda *given: plain(*given) * float(plain(*given).sum() > -1))
+    training = training_of(sims.DPO(), BANDIT, NETWORK, FRESH)
+    rule = r"capture = True: must be false: an update of DPO cannot be captured \(it reads a number of a tensor\)"
+    with pytest.raises(SpecError, match=rule):
+        list(train_captured(training, 20, AS_RECORDED))
+
+
+def test_what_is_kept_of_parameters_is_not_kept_beyond_a_replay() -> None:
+    """A policy keeps its table of log-probs until a parameter changes."""
+    training = training_of(sims.RLOO(), TREE, sims.Table(), FRESH)
+    policy: Any = training.policy
+    for _ in train_captured(training, 12, AS_RECORDED):
+        with torch.no_grad():
+            assert torch.equal(policy._table(), policy.clone()._table())
+
+
+def test_a_machine_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: Any) -> Any:
+        raise RuntimeError("g++: not found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    with pytest.raises(SpecError, match=r"^capture = True: needs a C\+\+ compiler .*: RuntimeError: g\+\+: not found$"):
         sims.run(sims.DPO(), sims.BanditR1(), capture=True)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("kind", ["ppo", "dpo"])
+def test_machine_code_gives_the_numbers_of_the_loop(kind: str) -> None:
+    assert same(kinds_of(Algorithm)[kind](), TREE, sims.Table(), FRESH, bits=False)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["semi-online", "pool"])
+def test_machine_code_of_a_schedule_gives_the_numbers_of_the_loop(name: str) -> None:
+    assert same(sims.DPO(), BANDIT, NETWORK, SCHEDULES[name], bits=False)
 
 
 ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and make test-gpu")
@@ -175,7 +178,7 @@ ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_on_a_gpu_schedules_keep_their_numbers(name: str) -> None:
     for algorithm in (sims.DPO(), sims.RLOO(beta=0.1)):
-        assert same(algorithm, TREE, sims.Table(), SCHEDULES[name], device="cuda")
+        assert same(algorithm, TREE, sims.Table(), SCHEDULES[name], device="cuda", bits=False)
 
 
 @ON_A_GPU
@@ -183,6 +186,6 @@ def test_on_a_gpu_schedules_keep_their_numbers(name: str) -> None:
 def test_on_a_gpu_algorithms_keep_their_numbers_or_are_refused_by_name(kind: str) -> None:
     algorithm = kinds_of(Algorithm)[kind]()
     try:
-        assert same(algorithm, TREE, sims.Table(), FRESH, device="cuda")
+        assert same(algorithm, TREE, sims.Table(), FRESH, device="cuda", bits=False)
     except SpecError as refusal:
         assert f"an update of {type(algorithm).__name__} cannot be captured" in str(refusal)
