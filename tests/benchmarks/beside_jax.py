@@ -1,13 +1,15 @@
-"""Microseconds of processor time per run and update: here, in a plain loop over runs, and in JAX, jitted and vmapped.
+"""Microseconds of processor time per run and update: here, as it is and captured, in a plain loop over runs, and in
+JAX, jitted and vmapped.
 
 One update: draw two responses to each prompt from the policy, reward and label them, add the reference's log-probs
 (DPO), differentiate the loss, and take a step of Adam. Bandit R1, 100 actions, 50 prompts; for the transformer, one
 block of width 16, a token bandit of 4 tokens out of 16, 16 prompts. float32, one thread.
 
 `loop` is one run in plain PyTorch, as in a script: R runs take R times as long. JAX runs the same functions, vmapped
-over runs and jitted, with many updates in one `lax.scan`, so that no Python runs between two of them; compilation is
-not counted. For the transformer both draw a token by reading its whole prefix again, where the stacked policy here
-keeps keys and values. That the three have one gradient, given the same draws, is tested by
+over runs and jitted, with many updates in one `lax.scan`, so that no Python runs between two of them. Captured, an
+update here is one call of compiled code (`capture=True`). Compilation is not counted for either, and the transformer
+was not captured; for it both draw a token by reading its whole prefix again, where the stacked policy here keeps keys
+and values. That the three have one gradient, given the same draws, is tested by
 `tests/experiments/test_beside_jax.py`. Without JAX (`pip install '.[jax]'`) its columns are left out.
 """
 
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 
 from sims.core.algorithms import Algorithm, find_algorithm
+from sims.core.loop.captured import WARM, train_captured
 from sims.core.loop.learner import Learner
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
@@ -236,6 +239,15 @@ def stacked(case: Case, runs: int) -> float:
     return per_update(lambda: next(updates) is not None) / runs
 
 
+def captured(case: Case, runs: int) -> float:
+    """Seconds per run and update, here, by updates that are captured."""
+    torch._dynamo.reset()
+    updates = train_captured(case.training(runs), 10**6)
+    for _ in range(2 * WARM):
+        next(updates)
+    return per_update(lambda: next(updates) is not None) / runs
+
+
 def loop(case: Case) -> float:
     """Seconds per update of one run in plain PyTorch."""
     training = case.training(1)
@@ -307,12 +319,11 @@ def main() -> None:
     with_jax = importlib.util.find_spec("jax") is not None
     if not with_jax:
         print("without JAX, which is not installed: pip install '.[jax]'\n")
-    print(f"{'':30}{'loop':>9}" + "".join(f"{f'R = {runs}':>16}" for runs in RUNS))
+    print(f"{'':30}{'loop':>9}" + "".join(f"{f'R = {runs}':>22}" for runs in RUNS))
     for name, case in CASES.items():
         print(f"{name:30}{1e6 * loop(case):9.0f}", end="", flush=True)
         for runs in RUNS:
-            beside = f" | {1e6 * in_jax(case, runs):.3g}" if with_jax else ""
-            print(f"{f'{1e6 * stacked(case, runs):.3g}{beside}':>16}", end="", flush=True)
+            ways = [stacked, *([captured] if case.logits is not transformer else []), *([in_jax] if with_jax else [])]
+            print(f"{' | '.join(f'{1e6 * way(case, runs):.3g}' for way in ways):>22}", end="", flush=True)
         print()
-    if with_jax:
-        print("\nhere | in JAX")
+    print("\nhere | captured" + " | in JAX" * with_jax)
