@@ -1,7 +1,10 @@
 """An update as a graph on the CPU: the operations that it calls are recorded, and compiled into a few loops of C++.
 
 What a CUDA graph saves on a GPU, Python between the kernels, this saves on a CPU; and numbers that several operations
-in a row read and write stay in registers. It needs a C++ compiler, and half a minute for each graph.
+in a row read and write stay in registers. It needs a C++ compiler, and some seconds for each graph.
+
+What an update does besides operations of PyTorch would be left out, so that it is refused: numbers that Python or NumPy
+reads, and operations that make as many numbers as others say.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -21,6 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sims.core.numerics.recorded import recording
 
 _Compiled = Callable[..., Any]
+_READS = "it reads a number of a tensor"
 
 
 def by_inductor(graph: fx.GraphModule) -> _Compiled:
@@ -47,7 +52,7 @@ class CompiledGraph(TorchDispatchMode):
         self._done = False
 
     def capture(self, work: Callable[[], None]) -> None:
-        with recording(), self:
+        with recording(), _Unread(), self:
             work()
         gc.collect()  # what only a cycle holds is not kept
         for x in _one_of_each_place(list(self._nodes), list(self._given.values())):
@@ -75,8 +80,12 @@ class CompiledGraph(TorchDispatchMode):
             torch.autograd.graph.increment_version(x)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError("it reads a number of a tensor")
+        if torch.Tag.data_dependent_output in function.tags:
+            raise RuntimeError(_READS)
+        picks = function is torch.ops.aten.index.Tensor
+        masks = picks and any(x is not None and x.dtype == torch.bool for x in args[1])
+        if masks or (not picks and torch.Tag.dynamic_output_shape in function.tags):
+            raise RuntimeError(f"{function.__name__} makes as many numbers as others say")
         found = function(*args, **(kwargs or {}))
         inputs, options = tree_map(self._node_of, args), tree_map(self._node_of, kwargs or {})
         node = self._graph.call_function(function, inputs, options)
@@ -109,9 +118,20 @@ class CompiledGraph(TorchDispatchMode):
         values = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
         for argument in schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for x in tree_leaves(values.get(argument.name)):
-                    if isinstance(x, Tensor) and not any(x is y for y in self._written):
+                written = [x for x in tree_leaves(values.get(argument.name)) if isinstance(x, Tensor)]
+                places = {x.untyped_storage().data_ptr() for x in written}
+                for x in self._given.values():
+                    if x.untyped_storage().data_ptr() in places and not any(x is y for y in self._written):
                         self._written.append(x)
+
+
+class _Unread(TorchFunctionMode):
+    """Inside it no number of a tensor can be read, other than by an operation that is dispatched."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.numpy, Tensor.tolist, Tensor.__array__):
+            raise RuntimeError(_READS)
+        return function(*args, **(kwargs or {}))
 
 
 def _one_of_each_place(made: list[Tensor], given: list[Tensor]) -> list[Tensor]:

@@ -130,11 +130,24 @@ def test_a_reward_that_is_not_finite_is_refused_all_the_same() -> None:
                 training.collector.environment._table.fill_(torch.nan)
 
 
-def test_an_update_that_reads_a_number_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("factor", "why"),
+    [
+        (lambda loss: float(loss.sum() > -1), "it reads a number of a tensor"),
+        (lambda loss: loss.detach().numpy().size / loss.numel(), "it reads a number of a tensor"),
+        (lambda loss: len(loss.tolist()) / len(loss), "it reads a number of a tensor"),
+        (lambda loss: len(loss[loss < 1e9]) / loss.numel(), r"index\.Tensor makes as many numbers as others say"),
+        (lambda loss: len(loss.nonzero()) * 0 + 1, r"nonzero\.default makes as many numbers as others say"),
+    ],
+    ids=["float", "numpy", "tolist", "mask", "nonzero"],
+)
+def test_an_update_that_reads_a_number_is_refused_by_name(
+    factor: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = sims.DPO.loss
-    monkeypatch.setattr(sims.DPO, "loss", lambda *given: plain(*given) * float(plain(*given).sum() > -1))
+    monkeypatch.setattr(sims.DPO, "loss", lambda *given: plain(*given) * factor(plain(*given)))
     training = training_of(sims.DPO(), BANDIT, NETWORK, FRESH)
-    rule = r"capture = True: must be false: an update of DPO cannot be captured \(it reads a number of a tensor\)"
+    rule = rf"capture = True: must be false: an update of DPO cannot be captured \({why}\)"
     with pytest.raises(SpecError, match=rule):
         list(train_captured(training, 20, AS_RECORDED))
 
