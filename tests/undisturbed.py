@@ -11,7 +11,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sims.experiments.store import Store
 from tests.disturbed import MAIN, run
@@ -27,7 +27,8 @@ LONGER = TINY.replace("tokens 6", "tokens 20")
 class Case:
     """A command. go_on: what a user types after a stop; None, the same. before: commands that make what it reads.
     output: the folder that must not be there yet, of commands that refuse one. writes: the folders that it writes.
-    workers: whether it has any. says: whether what it says is its result."""
+    workers: what becomes of it where one of them dies: "replaced", it goes on; "needed", all end; None: it has none.
+    says: whether what it says is its result."""
 
     name: str
     line: str
@@ -36,7 +37,7 @@ class Case:
     output: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     writes: tuple[str, ...] = ("out",)
-    workers: bool = False
+    workers: Literal["replaced", "needed"] | None = None
     says: bool = False
 
 
@@ -46,6 +47,7 @@ OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --out
 BEST = "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end --save-total-limit 1"
 SFT = f"llm sft {TINY.replace('generations 2', 'generations 1')} --recorded-prompts 8 {BEST} --output out"
 REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
+TWO = {line: line.replace("llm ", "two ") + " --processes 2" for line in (TRAIN, SFT, REWARD)}
 SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
     f"llm pretrain --steps 3 {SHAPE} --batch-size 4 --held-out-documents 8 --samples 4 --save-every 1 --output out"
@@ -66,6 +68,9 @@ CASES = [
     Case("train", TRAIN, TRAIN + " --resume"),
     Case("offline", OFFLINE, OFFLINE + " --resume"),
     Case("sft", SFT, SFT + " --resume"),
+    Case("train-two", TWO[TRAIN], TWO[TRAIN] + " --resume", workers="needed"),
+    Case("sft-two", TWO[SFT], TWO[SFT] + " --resume", workers="needed"),
+    Case("reward-two", TWO[REWARD], TWO[REWARD] + " --resume", output="out", workers="needed"),
     Case("own-data", OWN, OWN + " --resume", before=(f"{NEW} --output base",), files=TEXTS),
     Case(
         "by-reward",
@@ -112,7 +117,7 @@ CASES = [
         "figures",
         "figures kl_dynamics --quick --jobs 2 --results out --out pictures",
         writes=("out", "pictures"),
-        workers=True,
+        workers="replaced",
     ),
     Case(  # claims.json, the report
         "figures-rows",
@@ -208,7 +213,7 @@ def go_on(case: Case, work: Path) -> str:
 def next_of(case: Case, work: Path) -> str:
     """What is typed after a stop."""
     there = (work / "out.unfinished/spec.json", work / "out")
-    if case.name in ("reward", "pretrain") and not any(path.exists() for path in there):
+    if case.name in ("reward", "reward-two", "pretrain") and not any(path.exists() for path in there):
         return case.line
     return case.go_on or case.line
 
@@ -223,7 +228,8 @@ def refused_well(status: int, said: str) -> str:
 
 def undisturbed(case: Case, folder: Path) -> tuple[dict[str, Any], float, int]:
     """What a command writes, how long it takes, and how many changes of files it makes. Loads its libraries."""
-    program, *words = case.line.split()
+    # Two processes are forks of this one, and would load them each for itself.
+    program, *words = next((one for one, two in TWO.items() if two == case.line), case.line).split()
     with (
         contextlib.chdir(prepared(case, folder)),
         contextlib.redirect_stdout(io.StringIO()),
