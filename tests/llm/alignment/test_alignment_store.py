@@ -1,5 +1,7 @@
 """The store and the registry: transactions, one writer, and what may go live."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,9 +11,11 @@ import pytest
 
 from llm.alignment import loop, registry
 from llm.alignment.context import Context
+from llm.alignment.promote import promote
 from llm.alignment.settings import Settings
 from llm.alignment.sqlite import sqlite3
 from llm.alignment.store import FILE, Store, opened, read_only
+from llm.alignment.update import WORK
 from llm.models.adapters import weights_digest
 from sims.core.spec import SpecError
 
@@ -59,6 +63,27 @@ def test_a_cycle_ends_with_its_promotion(store: Store) -> None:
     with store.transaction():
         store.finish(1, "promote", {"live": 1})
     assert store.cycle == 2 and store.done(1, "promote") == {"live": 1} and store.done(2, "log") is None
+
+
+def test_a_cycle_whose_working_files_cannot_be_removed_does_not_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that has become read-only they would stay for good."""
+    (store.folder / WORK).mkdir()
+    (store.folder / WORK / "pairs.jsonl").touch()
+    with store.transaction():
+        store.finish(1, "gate", {})
+
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    with monkeypatch.context() as read_only_disk, pytest.raises(OSError, match="Read-only"):
+        for name in ("unlink", "rmdir", "remove"):
+            read_only_disk.setattr(os, name, refuse)
+        promote(Context(store, Settings()))
+    assert store.done(1, "promote") is None
+    assert promote(Context(store, Settings())) == "v1 stays live"
+    assert store.done(1, "promote") is not None and not (store.folder / WORK).exists()
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(store: Store) -> None:
