@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -14,6 +15,7 @@ from typing import NoReturn
 import llm.__main__
 
 PROCESSES = 2
+GRACE = 5.0  # seconds; 30 with torchrun
 
 
 def main(words: list[str]) -> int:
@@ -24,15 +26,24 @@ def main(words: list[str]) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(PROCESSES)}
     os.environ["TORCHELASTIC_RUN_ID"] = "two"
     running = [_start(rank, words) for rank in range(PROCESSES)]
-    failed = False
-    while running:
-        process, status = os.wait()
-        running.remove(process)
-        if status and not failed:
-            failed = True
-            for other in running:
-                os.kill(other, signal.SIGTERM)
-    return int(failed)
+    process, status = os.wait()
+    running.remove(process)
+    failed = status != 0
+    if failed:
+        _end(running)
+    return int(failed or any(os.waitpid(other, 0)[1] for other in running))
+
+
+def _end(running: list[int]) -> None:
+    """Have the others end, by SIGKILL those that wait in a library for the one that is gone."""
+    for other in running:
+        os.kill(other, signal.SIGTERM)
+    due = time.monotonic() + GRACE
+    while running and time.monotonic() < due:
+        running[:] = [other for other in running if os.waitpid(other, os.WNOHANG)[0] == 0]
+        time.sleep(0.01)
+    for other in running:
+        os.kill(other, signal.SIGKILL)
 
 
 def _start(rank: int, words: list[str]) -> int:
