@@ -25,10 +25,24 @@ import tqdm
 import figures.__main__
 import llm.__main__
 import sims.__main__
+from sims.experiments import runner
 from tests import launched
 
+
+
+def _figures(words: list[str]) -> int:
+    """Figures whose records are given to workers, however little they cost. None of these wait for another command:
+    they would not be those of a fork."""
+    runner.SMALL = 0.0
+    try:
+        return figures.__main__.main(words)
+    finally:
+        while runner._hired:
+            runner._hired.popitem()[1].end()
+
+
 MAIN: dict[str, Callable[[list[str]], int]] = {
-    "figures": figures.__main__.main,
+    "figures": _figures,
     "llm": llm.__main__.main,
     "sims": sims.__main__.main,
     "two": launched.main,

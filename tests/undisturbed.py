@@ -115,7 +115,7 @@ CASES = [
     Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
     Case(
         "figures",
-        "figures kl_dynamics --quick --jobs 2 --results out --out pictures",
+        "figures chosen_likelihood --quick --jobs 2 --results out --out pictures",
         writes=("out", "pictures"),
         workers="replaced",
     ),

@@ -134,6 +134,11 @@ def check_processes(expected: int | None) -> int:
     return running
 
 
+def first_launched() -> bool:
+    """Whether this process is the first of those that a launcher started, before they have joined, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_sharding(sharding: Sharding, processes: int, base_precision: str = "as_run") -> None:
     """SpecError for sharding over one process, or of a quantised base."""
     if sharding != "none" and processes == 1:

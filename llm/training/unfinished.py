@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm.distributed.spread import first_launched
 from sims.core.spec import Spec, SpecError, from_json
 from sims.experiments.command import tell
 from sims.experiments.folders import check_folder
@@ -41,22 +42,22 @@ def options_of(output: Path) -> dict[str, Any]:
 
 
 def was_finished(output: Path, command: str) -> bool:
-    """Whether a fit of a command was stopped when its model stood already, and only its own folder was left to remove:
-    it is removed. SpecError for what another command wrote."""
+    """Whether a fit of a command was stopped when its model stood already, and at most what is left of its own folder
+    was to be removed: it is removed, of several processes by the first. SpecError for what another command wrote."""
     folder = _beside(output)
     for each in (output, folder):
         check_written_by("output", each, [command])
+    if not (output / METRICS).exists():
+        return False
     try:
-        if not any(folder.iterdir()) and output.exists():
-            folder.rmdir()
-            tell(f"{output} was finished already")
-            return True
         if (folder / METRICS).read_bytes() != (output / METRICS).read_bytes():
             return False
     except OSError:
-        return False
-    _remove(folder)
-    tell(f"{output} was finished already")
+        if _holds_a_fit(folder):
+            return False
+    if first_launched():
+        shutil.rmtree(folder, ignore_errors=True)
+        tell(f"{output} was finished already")
     return True
 
 
