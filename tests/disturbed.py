@@ -29,7 +29,6 @@ from sims.experiments import runner
 from tests import launched
 
 
-
 def _figures(words: list[str]) -> int:
     """Figures whose records are given to workers, however little they cost. None of these wait for another command:
     they would not be those of a fork."""
