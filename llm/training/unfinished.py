@@ -25,6 +25,8 @@ from .loggers import JsonLines, read_json_lines
 from .loop import Fit, Loop, Saving
 from .written_by import check_written_by
 
+ANSWERS = "answers"  # in SPEC
+
 
 def stored(output: Path, command: str) -> dict[str, Spec]:
     """The settings of the fit of a command that was stopped, by kind, to go on from its folder alone. SpecError where
@@ -97,15 +99,22 @@ class Unfinished:
                 "output", str(output), f"a fit was stopped: --resume goes on with {self.folder}, --overwrite deletes it"
             )
 
-    def held(self, data: int = 0, read: Mapping[str, str] | None = None) -> Checkpoint | None:
+    def answers(self) -> Any:
+        """What was asked for when the fit was started, and is not asked for again, as `held` was given it; None where
+        there is nothing."""
+        return _read(self.folder).get(ANSWERS) if self.resume else None
+
+    def held(self, data: int = 0, read: Mapping[str, str] | None = None, answers: Any = None) -> Checkpoint | None:
         """The checkpoint to go on from. data: the digest of the rows, which must be those of before. read: digests of
-        what else must, by what it is."""
+        what else must, by what it is. answers: JSON to keep for `answers`."""
         found, self.numbers = dict(read or {}), {}
         self.settings_held = {"settings": self.settings, "data": data, "read": found}
+        self.kept_beside = {OPTIONS: dict(self.options)} | ({} if answers is None else {ANSWERS: answers})
         if not self.resume:
             return None
         before = _read(self.folder)
-        before.pop(OPTIONS, None)
+        for name in (OPTIONS, ANSWERS):
+            before.pop(name, None)
         known = before.setdefault("read", found)  # a fit of before it was written down
         for name, digest in found.items():
             if known.get(name, digest) != digest:
@@ -125,7 +134,7 @@ class Unfinished:
         if not self.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_spec(self.folder / SPEC, self.settings_held | {OPTIONS: dict(self.options)})
+        write_spec(self.folder / SPEC, self.settings_held | self.kept_beside)
         write_text(self.folder / CONFIG, self.config)
         return JsonLines(self.folder / METRICS, updates or -1, self.numbers)
 
