@@ -17,7 +17,7 @@ from sims.experiments.store import Store
 from tests.disturbed import MAIN, run
 
 CLOCKS = ("tokens_per_second", "seconds", "cpu_seconds", "computed", "at")  # fields that differ between equal runs
-UNSURE = ("costs.json",)  # predictions of seconds
+UNSURE = "costs.json"  # predictions of seconds; also a half-written one, which the next that are made remove
 TINY = "--max-new-tokens 6 --batch-size 4 --num-generations 2 --evaluation-prompts 2 --updates 3 --evaluations 3"
 # With longer responses some end: their lengths differ, and there is a gradient.
 LONGER = TINY.replace("tokens 6", "tokens 20")
@@ -152,7 +152,7 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.name in UNSURE or name == without:
+        if path.name.endswith(UNSURE) or name == without:
             continue
         if path.suffix in (".json", ".jsonl") and path.is_file() and "checkpoint-" not in name:
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
