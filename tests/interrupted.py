@@ -105,7 +105,7 @@ def disks(whole: Whole, rng: random.Random, most: int | None) -> Found:
             status, said, _ = (
                 run(case.line, work, disturbance(value)) if disturbance else run(case.line, work, largest=value)
             )
-            if found := refused_well(status, said) or go_on(case, work) or whole.other(work):
+            if found := refused_well(status, said, case) or go_on(case, work) or whole.other(work):
                 problems.append(f"{kind} {value}: {found}")
     return f"{tries} bad disks", problems
 
@@ -130,7 +130,7 @@ def removals(whole: Whole, rng: random.Random, most: int | None) -> Found:
                 else:
                     status, said, _ = run(case.line, work, after=at, then=lambda _, name=name: remove(work, name))
                 tries += 1
-                found = refused_well(status, said)
+                found = refused_well(status, said, case)
                 if status and name not in read and not found:
                     # Records and pictures are whole each for itself.
                     back = case.line.startswith("llm ") and ", ".join(x for x in case.writes if (work / x).exists())
@@ -191,7 +191,7 @@ def _flipped(whole: Whole, work: Path, path: Path) -> tuple[str, str]:
         shutil.rmtree(output)  # it was finished
     status, said, _ = run(next_of(case, work), work)
     told = path.name in said or (len(path.parts) > 1 and path.parent.name in said)
-    if found := refused_well(status, said):
+    if found := refused_well(status, said, case):
         return "", found
     if status == 0 and not told and path.suffix == ".npz" and told_when_read(work / path):
         return "not read, but told to who reads", ""

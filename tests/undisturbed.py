@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sims.experiments.store import Store
 from tests.disturbed import MAIN, run
+from tests.launched import PROCESSES
 
 CLOCKS = ("tokens_per_second", "seconds", "cpu_seconds", "computed", "at")  # fields that differ between equal runs
 UNSURE = "costs.json"  # predictions of seconds; also a half-written one, which the next that are made remove
@@ -218,10 +219,12 @@ def next_of(case: Case, work: Path) -> str:
     return case.go_on or case.line
 
 
-def refused_well(status: int, said: str) -> str:
-    """What is wrong with how a command ended that could not write: nothing for 0, or a line with status 1 or 2."""
+def refused_well(status: int, said: str, case: Case | None = None) -> str:
+    """What is wrong with how a command ended that could not write: nothing for 0, or a line with status 1 or 2, of each
+    process that it is of."""
     lines = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    if "Traceback" in said or status not in (0, 1, 2) or (status and len(lines) != 1):
+    most = PROCESSES if case is not None and case.workers == "needed" else 1
+    if "Traceback" in said or status not in (0, 1, 2) or (status and not 1 <= len(lines) <= most):
         return f"exit status {status}: {said[-700:]}"
     return ""
 
