@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from llm.__main__ import main
 from llm.alignment import loop, registry
 from llm.alignment.context import Context
 from llm.alignment.promote import promote
 from llm.alignment.settings import Settings
 from llm.alignment.sqlite import sqlite3
-from llm.alignment.store import FILE, Store, opened, read_only
+from llm.alignment.store import FILE, Store, opened, read_only, remove_unused
 from llm.alignment.update import WORK
 from llm.models.adapters import weights_digest
 from sims.core.spec import SpecError
@@ -203,3 +204,26 @@ def test_weights_that_were_changed_are_refused(store: Store) -> None:
     write_checksums(folder)
     with pytest.raises(SpecError, match="is damaged: its weights"):
         registry.model_of(store, version)
+
+
+def test_a_first_start_that_is_refused_leaves_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "loop"
+    line = ["align", "run", "--store", str(folder), "--model", str(tmp_path / "absent")]
+    assert main(line) == 2 and "error: model = " in capsys.readouterr().err
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert main(line) == 2
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_store_in_which_something_has_begun_stays(store: Store) -> None:
+    remove_unused(store.folder)  # and which is in use
+    assert (store.folder / FILE).exists()
+
+
+def test_so_does_one_that_nobody_uses_now(tmp_path: Path) -> None:
+    with opened(tmp_path / "loop") as store, store.transaction():
+        store.finish(1, "log", {})
+    remove_unused(tmp_path / "loop")
+    assert (tmp_path / "loop" / FILE).exists()
