@@ -43,9 +43,10 @@ def choose_live(
     pairs = pairs.reshape(-1, 2)
     # A line of the matrix for each pair, y_r − x_k ≤ 0; and the last for the budget.
     lines, every = np.arange(len(pairs)), np.arange(len(keys))
-    at = np.concatenate([lines, lines, np.full(len(keys), len(pairs))]), np.concatenate([*pairs.T, every])
+    at = np.stack([[*lines, *lines, *[len(pairs)] * len(keys)], [*pairs.T.ravel(), *every]])
+    at = at.astype(np.int32)  # HiGHS as scipy 1.11 has it takes no wider ones
     values = np.concatenate([np.ones(len(pairs)), -np.ones(len(pairs)), seconds])
-    matrix = coo_array((values, at), shape=(len(pairs) + 1, len(keys) + len(behind)))
+    matrix = coo_array((values, (at[0], at[1])), shape=(len(pairs) + 1, len(keys) + len(behind)))
     found = milp(
         np.repeat([0.0, -1.0], [len(keys), len(behind)]),
         integrality=np.repeat([0, 1], [len(keys), len(behind)]),  # an x may be a fraction, of a record of no live row

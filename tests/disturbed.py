@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from errno import ENOSPC, EROFS
 from pathlib import Path
@@ -26,11 +25,26 @@ import tqdm
 import figures.__main__
 import llm.__main__
 import sims.__main__
+from sims.experiments import runner
+from tests import launched
+
+
+def _figures(words: list[str]) -> int:
+    """Figures whose records are given to workers, however little they cost. None of these wait for another command:
+    they would not be those of a fork."""
+    runner.SMALL = 0.0
+    try:
+        return figures.__main__.main(words)
+    finally:
+        while runner._hired:
+            runner._hired.popitem()[1].end()
+
 
 MAIN: dict[str, Callable[[list[str]], int]] = {
-    "figures": figures.__main__.main,
+    "figures": _figures,
     "llm": llm.__main__.main,
     "sims": sims.__main__.main,
+    "two": launched.main,
 }
 WRITES = ("open", "os.mkdir", "os.rename")  # what a full disk refuses
 CHANGES = (*WRITES, "os.remove", "os.rmdir")
@@ -41,12 +55,12 @@ Disturbance = Callable[[int, str, str], None]
 """What happens at a moment, before the change: its number, the event, the path."""
 
 
-def killed_at(moment: int) -> Disturbance:
-    """The command is killed at a moment."""
+def killed_at(moment: int, killed: Killed = "all", which: int = 0, note: Path | None = None) -> Disturbance:
+    """The command is killed at a moment, or a worker that it has then: see `kill`."""
 
     def disturb(now: int, event: str, path: str) -> None:
         if now == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill(os.getpgrp(), killed, which, note, wait=False)
 
     return disturb
 
@@ -118,16 +132,21 @@ def run(
         time.sleep(after)
         then(child)
     _, ended = os.waitpid(child, 0)
+    _wait_for_group(child)
     return os.waitstatus_to_exitcode(ended), log.read_text(errors="replace"), int(count.read_text() or 0)
 
 
-def kill(child: int, killed: Killed = "all") -> None:
-    """Kill a command with its workers, it alone, or the first of its workers that there is before it ends."""
+def kill(child: int, killed: Killed = "all", which: int = 0, note: Path | None = None, wait: bool = True) -> None:
+    """Kill a command with its workers, it alone, or one of its workers. which: of these, counted round; note: a file
+    that is made where a worker was killed. wait: until there is one, or the command has ended."""
     if killed == "worker":
-        while not (there := workers_of(child)) and _state(child) != "Z":
+        while not (there := workers_of(child)) and wait and _state(child) != "Z":
             time.sleep(0.005)
-        for worker in there[:1]:
-            os.kill(worker, signal.SIGKILL)
+        if there:
+            if note is not None:
+                note.touch()
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(there[which % len(there)], signal.SIGKILL)
     elif killed == "all" and os.getpgid(child) == child:
         os.killpg(child, signal.SIGKILL)
     else:
@@ -140,13 +159,22 @@ def _state(process: int) -> str:
 
 
 def workers_of(process: int) -> list[int]:
-    """The worker processes that a process has."""
-    found = []
+    """The worker processes that a process has: spawned ones, or its own forks."""
+    found, own = [], Path(f"/proc/{process}/cmdline").read_bytes()
     for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
         with contextlib.suppress(OSError):  # it has ended
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if _state(int(child)) != "Z" and (b"spawn_main" in command or command == own):
                 found.append(int(child))
     return found
+
+
+def _wait_for_group(group: int) -> None:
+    """Wait until all processes of a command have ended: those that outlived it end by themselves, or this hangs."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            while entry.name.isdigit() and os.getpgid(int(entry.name)) == group and _state(int(entry.name)) != "Z":
+                time.sleep(0.01)
 
 
 def start(line: str, folder: Path, log: Path) -> int:
@@ -164,8 +192,8 @@ def _child(
     line: str, folder: Path, log: int, count: Path, disturbance: Disturbance | None, largest: int | None
 ) -> None:
     """Run a command and end the process; only ever in a fork."""
-    status = 99
-    try:
+
+    def prepared(words: list[str]) -> int:
         os.setpgid(0, 0)
         os.chdir(folder)
         tqdm.tqdm.set_lock(threading.RLock())  # that of the parent is shared: a fork that was killed may hold it
@@ -175,7 +203,7 @@ def _child(
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         if largest is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        counter = os.open(count, os.O_WRONLY)
+        counter = os.open(count, os.O_RDWR)
         seen, busy = 0, False
         home = str(folder)
 
@@ -184,7 +212,8 @@ def _child(
             if largest is not None or busy or event not in CHANGES or not _within(event, arguments, home):
                 return
             now, seen = seen, seen + 1
-            os.pwrite(counter, str(seen).encode(), 0)
+            if seen > int(os.pread(counter, 20, 0) or 0):  # of several processes, the one with the most
+                os.pwrite(counter, str(seen).encode(), 0)
             if disturbance is None:
                 return
             busy = True  # what a disturbance changes itself does not count
@@ -194,18 +223,9 @@ def _child(
                 busy = False
 
         sys.addaudithook(watch)
-        program, *words = line.split()
-        status = MAIN[program](words)
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        try:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-        finally:
-            os._exit(status)  # whatever comes, the fork never runs on into its parent's code, which removes the folder
+        return MAIN[words[0]](words[1:])
+
+    launched.leave(prepared, line.split())
 
 
 def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 import tqdm
 
 from sims.experiments.store import Store
-from tests.disturbed import KILLED, full_from, kill, killed_at, read_only_from, remove, removed_at, run
+from tests.disturbed import Killed, full_from, kill, killed_at, read_only_from, remove, removed_at, run
 from tests.undisturbed import (
     CASES,
     Case,
@@ -61,31 +61,33 @@ class Whole:
 
 
 def kills(whole: Whole, rng: random.Random, most: int | None) -> Found:
-    """Kill a command so many times, up to three times on its way."""
+    """Kill a command so many times, up to three times on its way. Where it has workers a coin says whether one of them
+    is killed or what started them, alone or with all."""
     case, done, problems = whole.case, Counter[str](), []
     while done["kills"] < (most or 1):
         work, told = prepared(case, whole.folder), []
+        note = whole.folder / "struck"
         for _ in range(min(rng.randint(1, 3), (most or 1) - done["kills"])):
             line = case.line if not told else next_of(case, work)
+            killed: Killed = "all" if not case.workers else rng.choice(("worker", rng.choice(("parent", "all"))))
+            which = rng.randrange(2)
+            struck = f"worker {which + 1}" if killed == "worker" else killed
+            note.unlink(missing_ok=True)
             if rng.random() < (0.25 if case.workers else 0.6) and whole.moments:
-                at, how = rng.randrange(whole.moments), "moment"
-                status, said, _ = run(line, work, killed_at(at))
+                told.append(f"{struck}, moment {(at := rng.randrange(whole.moments))}")
+                status, said, _ = run(line, work, killed_at(at, killed, which, note))
             else:
-                at, killed = rng.uniform(0, whole.seconds), rng.choice(KILLED if case.workers else KILLED[:1])
-                how = f"{killed}, second"
-                status, said, _ = run(line, work, after=at, then=functools.partial(kill, killed=killed))
-            told.append(f"{how} {at:.3g}")
-            if how.startswith("worker"):
-                done["kills"] += 1
-                done["of workers"] += 1
-                if status > 0:
-                    problems.append(f"killed at {told}: {said[-700:]}")
-            else:
-                done["kills"] += status == -signal.SIGKILL
-                done["ended before"] += status >= 0
-            if "Traceback" in said:
-                problems.append(f"killed at {told}: {said[-700:]}")
-            if status >= 0:
+                told.append(f"{struck}, second {(after := rng.uniform(0, whole.seconds)):.3g}")
+                then = functools.partial(kill, killed=killed, which=which, note=note)
+                status, said, _ = run(line, work, after=after, then=then)
+            died = status == -signal.SIGKILL or note.exists()
+            done["kills"] += died
+            done[f"of {killed}"] += died
+            done["ended before"] += not died
+            lost = died and killed == "worker" and case.workers == "needed"
+            if "Traceback" in said or (status > 0 and not lost):
+                problems.append(f"killed at {told}: exit status {status}: {said[-700:]}")
+            if status >= 0 and not (lost and status):
                 break
         found = go_on(case, work) or whole.other(work)
         if found:
@@ -103,7 +105,7 @@ def disks(whole: Whole, rng: random.Random, most: int | None) -> Found:
             status, said, _ = (
                 run(case.line, work, disturbance(value)) if disturbance else run(case.line, work, largest=value)
             )
-            if found := refused_well(status, said) or go_on(case, work) or whole.other(work):
+            if found := refused_well(status, said, case) or go_on(case, work) or whole.other(work):
                 problems.append(f"{kind} {value}: {found}")
     return f"{tries} bad disks", problems
 
@@ -128,7 +130,7 @@ def removals(whole: Whole, rng: random.Random, most: int | None) -> Found:
                 else:
                     status, said, _ = run(case.line, work, after=at, then=lambda _, name=name: remove(work, name))
                 tries += 1
-                found = refused_well(status, said)
+                found = refused_well(status, said, case)
                 if status and name not in read and not found:
                     # Records and pictures are whole each for itself.
                     back = case.line.startswith("llm ") and ", ".join(x for x in case.writes if (work / x).exists())
@@ -189,7 +191,7 @@ def _flipped(whole: Whole, work: Path, path: Path) -> tuple[str, str]:
         shutil.rmtree(output)  # it was finished
     status, said, _ = run(next_of(case, work), work)
     told = path.name in said or (len(path.parts) > 1 and path.parent.name in said)
-    if found := refused_well(status, said):
+    if found := refused_well(status, said, case):
         return "", found
     if status == 0 and not told and path.suffix == ".npz" and told_when_read(work / path):
         return "not read, but told to who reads", ""

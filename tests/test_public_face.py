@@ -28,6 +28,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import SpecError, kinds_of
 from sims.environments import ToyEnvironment
 from sims.experiments.computation import Computation
+from sims.experiments.curves import save
 from sims.experiments.experiment import Experiment
 from sims.experiments.record_file import RecordFile
 from sims.experiments.results import Result
@@ -63,6 +64,7 @@ def test_an_experiment_on_a_language_model_is_named_and_read_without_transformer
 import sys
 from llm.training.presets import PRESETS
 from sims.core.spec import from_json
+from sims.experiments.curves import save
 from sims.experiments.experiment import Experiment
 from sims.experiments.runner import sources_of
 for preset in PRESETS.values():
@@ -313,6 +315,27 @@ def test_the_plot_shows_means_bands_and_optima() -> None:
         result.plot("rewards")
     with pytest.raises(SpecError, match="must have 1 panels, one for each of score"):
         result.plot("score", figure=figure)
+
+
+def test_a_label_is_drawn_as_it_stands(tmp_path: Path) -> None:
+    """matplotlib hides one that begins with `_`, and stops at mathematics that it cannot read; β is drawn."""
+    result, figure = quick(), None
+    labels = ("_first", r"$\frac$", "$$", "5 $", "last", r"$\beta$", "_nolegend_")
+    for label in labels:
+        figure = result.plot("score", figure=figure, label=label)
+    assert figure is not None
+    (panel,) = figure.axes
+    panel.axvline(10)  # the user's own, without a name
+    result.plot("score", figure=figure, label="_again")
+    texts = panel.get_legend().get_texts()
+    assert [text.get_text() for text in texts] == ["_first", "largest reward", *labels[1:-1], "_again"]
+    assert [text.get_parse_math() for text in texts] == [True, True, False, False, False, True, True, True]
+    for ending in ("png", "svg"):
+        save(figure, tmp_path / f"figure.{ending}")
+    assert all(f">{label}<" in (tmp_path / "figure.svg").read_text() for label in (*labels[:5], "_again"))
+    for label in ("a\0", "half \ud800"):
+        with pytest.raises(SpecError, match="must be text, without control characters and halves of characters"):
+            result.plot(label=label)
 
 
 def test_to_xarray_keeps_arrays_axes_and_spec() -> None:

@@ -114,7 +114,10 @@ def test_forms_workflows_and_citation_parse() -> None:
     files = [*(ROOT / ".github").rglob("*.yml"), ROOT / "CITATION.cff"]
     parsed = {path.name: yaml.safe_load(path.read_text()) for path in files}
     steps = [step.get("run") for job in parsed["ci.yml"]["jobs"].values() for step in job["steps"]]
-    assert {"make lint", "make test"} <= set(steps)
+    assert {"make lint", "make test", "make ${{ matrix.target }}"} <= set(steps)
+    targets = parsed["ci.yml"]["jobs"]["elsewhere"]["strategy"]["matrix"]["target"]
+    assert {"test-oldest", "test-portable"} <= set(targets)
+    assert all(re.search(rf"(?m)^{target}:", (ROOT / "Makefile").read_text()) for target in targets)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert parsed["CITATION.cff"]["version"] == project["version"]
     for name in ("bug.yml", "loss.yml", "claim.yml"):

@@ -11,13 +11,14 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sims.experiments.store import Store
 from tests.disturbed import MAIN, run
+from tests.launched import PROCESSES
 
 CLOCKS = ("tokens_per_second", "seconds", "cpu_seconds", "computed", "at")  # fields that differ between equal runs
-UNSURE = ("costs.json",)  # predictions of seconds
+UNSURE = "costs.json"  # predictions of seconds; also a half-written one, which the next that are made remove
 TINY = "--max-new-tokens 6 --batch-size 4 --num-generations 2 --evaluation-prompts 2 --updates 3 --evaluations 3"
 # With longer responses some end: their lengths differ, and there is a gradient.
 LONGER = TINY.replace("tokens 6", "tokens 20")
@@ -27,7 +28,8 @@ LONGER = TINY.replace("tokens 6", "tokens 20")
 class Case:
     """A command. go_on: what a user types after a stop; None, the same. before: commands that make what it reads.
     output: the folder that must not be there yet, of commands that refuse one. writes: the folders that it writes.
-    workers: whether it has any. says: whether what it says is its result."""
+    workers: what becomes of it where one of them dies: "replaced", it goes on; "needed", all end; None: it has none.
+    says: whether what it says is its result."""
 
     name: str
     line: str
@@ -36,7 +38,7 @@ class Case:
     output: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     writes: tuple[str, ...] = ("out",)
-    workers: bool = False
+    workers: Literal["replaced", "needed"] | None = None
     says: bool = False
 
 
@@ -46,6 +48,7 @@ OFFLINE = f"llm train --preset tiny-preference {TINY} --recorded-prompts 8 --out
 BEST = "--metric-for-best-model eval_reward --no-greater-is-better --load-best-model-at-end --save-total-limit 1"
 SFT = f"llm sft {TINY.replace('generations 2', 'generations 1')} --recorded-prompts 8 {BEST} --output out"
 REWARD = "llm reward --pairs 16 --batch-size 8 --epochs 2 --labels min_length --save-every 1 --output out"
+TWO = {line: line.replace("llm ", "two ") + " --processes 2" for line in (TRAIN, SFT, REWARD)}
 SHAPE = "--hidden 16 --layers 1 --heads 2"
 PRETRAIN = (
     f"llm pretrain --steps 3 {SHAPE} --batch-size 4 --held-out-documents 8 --samples 4 --save-every 1 --output out"
@@ -66,6 +69,9 @@ CASES = [
     Case("train", TRAIN, TRAIN + " --resume"),
     Case("offline", OFFLINE, OFFLINE + " --resume"),
     Case("sft", SFT, SFT + " --resume"),
+    Case("train-two", TWO[TRAIN], TWO[TRAIN] + " --resume", workers="needed"),
+    Case("sft-two", TWO[SFT], TWO[SFT] + " --resume", workers="needed"),
+    Case("reward-two", TWO[REWARD], TWO[REWARD] + " --resume", output="out", workers="needed"),
     Case("own-data", OWN, OWN + " --resume", before=(f"{NEW} --output base",), files=TEXTS),
     Case(
         "by-reward",
@@ -110,9 +116,9 @@ CASES = [
     Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
     Case(
         "figures",
-        "figures kl_dynamics --quick --jobs 2 --results out --out pictures",
+        "figures chosen_likelihood --quick --jobs 2 --results out --out pictures",
         writes=("out", "pictures"),
-        workers=True,
+        workers="replaced",
     ),
     Case(  # claims.json, the report
         "figures-rows",
@@ -147,7 +153,7 @@ def content(folder: Path, without: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.name in UNSURE or name == without:
+        if path.name.endswith(UNSURE) or name == without:
             continue
         if path.suffix in (".json", ".jsonl") and path.is_file() and "checkpoint-" not in name:
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
@@ -208,22 +214,25 @@ def go_on(case: Case, work: Path) -> str:
 def next_of(case: Case, work: Path) -> str:
     """What is typed after a stop."""
     there = (work / "out.unfinished/spec.json", work / "out")
-    if case.name in ("reward", "pretrain") and not any(path.exists() for path in there):
+    if case.name in ("reward", "reward-two", "pretrain") and not any(path.exists() for path in there):
         return case.line
     return case.go_on or case.line
 
 
-def refused_well(status: int, said: str) -> str:
-    """What is wrong with how a command ended that could not write: nothing for 0, or a line with status 1 or 2."""
+def refused_well(status: int, said: str, case: Case | None = None) -> str:
+    """What is wrong with how a command ended that could not write: nothing for 0, or a line with status 1 or 2, of each
+    process that it is of."""
     lines = [line for line in said.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    if "Traceback" in said or status not in (0, 1, 2) or (status and len(lines) != 1):
+    most = PROCESSES if case is not None and case.workers == "needed" else 1
+    if "Traceback" in said or status not in (0, 1, 2) or (status and not 1 <= len(lines) <= most):
         return f"exit status {status}: {said[-700:]}"
     return ""
 
 
 def undisturbed(case: Case, folder: Path) -> tuple[dict[str, Any], float, int]:
     """What a command writes, how long it takes, and how many changes of files it makes. Loads its libraries."""
-    program, *words = case.line.split()
+    # Two processes are forks of this one, and would load them each for itself.
+    program, *words = next((one for one, two in TWO.items() if two == case.line), case.line).split()
     with (
         contextlib.chdir(prepared(case, folder)),
         contextlib.redirect_stdout(io.StringIO()),

@@ -15,7 +15,9 @@ def promote(context: Context) -> str:
     store, cycle = context.store, context.cycle
     verdict = store.done(cycle, "gate") or {}
     number: int | None = verdict.get("version")
-    shutil.rmtree(store.folder / WORK, ignore_errors=True)  # before the cycle ends: whoever is killed here comes back
+    work = store.folder / WORK
+    if work.exists():  # before the cycle ends: whoever is killed here, or may not remove it, comes back
+        shutil.rmtree(work)
     with store.transaction():
         if number is not None and verdict["passed"]:
             registry.promote(store, number, cycle, "the gate passed it")

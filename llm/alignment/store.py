@@ -17,7 +17,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,18 @@ def opened(folder: Path, wait: bool = False) -> Iterator[Store]:
             yield Store(folder, connection)
     finally:
         lock.release()
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a store in which nothing has begun, as one whose first start was refused, but nothing that others have or
+    have put beside it."""
+    with suppress(OSError, SpecError):
+        with opened(folder) as store:
+            if any(store.one(f"SELECT count(*) FROM {table}") for table in ("steps", "versions", "log")):
+                return
+        for name in (FILE, LOCK):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from llm.alignment.neighbours import neighbours
 from llm.alignment.page import page
 from llm.alignment.report import status
 from llm.alignment.settings import Settings
-from llm.alignment.store import FILE, Store, opened, read_only
+from llm.alignment.store import FILE, Store, opened, read_only, remove_unused
 from llm.training.checkpoint import CheckpointError, write_text
 from llm.training.run import RunError
 from llm.training.written_by import check_written_by
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str]) -> int:
             return _show(store, options)
     check_folder("store", options.store)
     check_written_by("store", options.store, ["align"])
-    if not (options.store / FILE).exists():
+    new = not (options.store / FILE).exists()
+    if new:
         Settings().changed(**changes)  # refused before anything is written
     kept = f"{options.store} is kept: the same command goes on from there"
     try:
@@ -107,6 +108,10 @@ def main(arguments: Sequence[str]) -> int:
             code = _act(store, options, mirror)
             _bring(mirror, store)
             return code
+    except SpecError:
+        if new:
+            remove_unused(options.store)
+        raise
     except (RunError, CheckpointError) as error:
         return failed(error, FAILED, f"; {kept}")
 

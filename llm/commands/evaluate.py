@@ -15,13 +15,14 @@ from sims.core.spec import SpecError
 from sims.experiments.options import OptionParser
 
 from .options import find_preset
-from .sample import evaluated, run_of
+from .sample import OF_A_RUN, evaluated, run_of
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print means over samples of a model and of a reference, on the same prompts and uniforms."""
     parser = OptionParser(
         "python -m llm evaluate",
+        elsewhere=OF_A_RUN,
         description="Reward, length, KL and win rate of a model against a reference, on the same prompts and uniforms. "
         "The win rate compares the gold rewards of two responses to a prompt; with --task judge --judge-mode pairwise "
         "the judge compares the responses themselves, in both orders.",

@@ -37,7 +37,7 @@ def parse(
     preset: the default one; stored: what to start from instead of a preset, if any. A first pass finds preset, task and
     algorithm; a second pass parses the options that these have. Raises SpecError.
     """
-    chooser = _choices(OptionParser("python -m llm", True, add_help=False), preset)
+    chooser = _choices(OptionParser("python -m llm", parser.reads_config, add_help=False), preset)
     chooser.add_argument("--reward-funcs")
     first = chooser.parse_known_args(list(arguments))[0]
     if first.reward_funcs is not None and first.task is None:  # as in TRL, where they are all that a reward is

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from llm.data import TextEncoder
 from llm.data.whole import check_lengths, digest, repeated
@@ -26,16 +27,17 @@ from llm.reward_models.data import RewardData, load_margins, load_rows
 from llm.reward_models.fit import Fit, RewardTraining
 from llm.reward_models.labellers import load_labeller
 from llm.reward_models.model import new_reward_model
-from llm.reward_models.scoring import held_out, label_digest, label_pairs, preference_batch
+from llm.reward_models.scoring import held_out, label_digest, label_pairs, preference_batch, scores_of
 from llm.training.checkpoint import CheckpointError
 from llm.training.read_again import files_digest
 from llm.training.unfinished import Unfinished, stored, was_finished
 from sims.core.algorithms.reward_model import RewardModelLoss
 from sims.core.numerics.compiler import check_compiler
 from sims.core.numerics.noise import Noise
+from sims.core.objectives.batch import Batch
 from sims.core.objectives.preferences import Labeller
-from sims.core.spec import to_json
-from sims.experiments.command import FAILED, REFUSED, failed, keeping
+from sims.core.spec import SpecError, to_json
+from sims.experiments.command import FAILED, REFUSED, failed, keeping, tell
 from sims.experiments.folders import check_new, path, written_by_one
 from sims.experiments.memory import check_fits, check_steps, sizes_of
 from sims.experiments.options import OptionParser, add_options, whole
@@ -129,10 +131,12 @@ def _run(
     margin = None
     if data.margin_column is not None:
         margin = load_margins([*rows, *held_out_rows], data.margin_column)[: len(rows)]  # all are looked at
+    answers = None
     if data.labels_name != "data":
-        scorer, noise = load_labeller(data, tokenizer, scoring, device), Noise.single(training.seed)
-        train, test = (label_pairs(batch, scorer, labeller, noise) for batch in (train, test))
-        del scorer
+        scores = _scores((train, test), data, tokenizer, scoring, device, progress, ranks)
+        noise = Noise.single(training.seed)
+        train, test = (label_pairs(x, score, labeller, noise) for x, score in zip((train, test), scores, strict=True))
+        answers = [score.tolist() for score in scores] if data.labels_name == "judge" else None
     model = new_reward_model(data.model, training.seed, scoring).to(device)
     check_tokens("model", data.model, model.classifier, tokenizer)
     remedy = "set max_prompt_length and max_completion_length, and on_too_long to drop or truncate"
@@ -141,9 +145,9 @@ def _run(
     fitting, started = Fit(model, train, loss, training, margin, ranks), time.perf_counter()
     known = digest([*rows, *held_out_rows])
     read = {"model, by its configuration or tokenizer": files_digest(data.model)}
-    if data.labels_name != "judge":  # which is asked again, and may say something else
+    if data.labels_name != "judge":  # whose answers are kept
         read["labelling"] = label_digest(train, test)
-    held = ranks.in_turn(lambda: progress.held(known, read), device)
+    held = ranks.in_turn(lambda: progress.held(known, read, answers), device)
     before = held_out(model, test)
     if held is not None:
         fitting.load_state_dict(held.tensors, held.numbers)
@@ -166,6 +170,38 @@ def _run(
     model.save(progress.output, tokenizer, report, progress.written())
     turn = progress.finish(fitting.updates)
     print(f"{progress.output}: trained on {train.size} pairs in {seconds:.0f} s\n{table(before, after, longer)}{turn}")
+
+
+def _scores(
+    batches: Sequence[Batch],
+    data: RewardData,
+    tokenizer: PreTrainedTokenizerBase,
+    scoring: Scoring,
+    device: str,
+    progress: Unfinished,
+    ranks: Ranks,
+) -> list[Tensor]:
+    """What `labels` gives each response of the batches, (B, K) each. A judge is asked by one process, and once: it may
+    answer otherwise the next time."""
+    if data.labels_name != "judge":
+        scorer = load_labeller(data, tokenizer, scoring, device)
+        return [scores_of(batch, scorer) for batch in batches]
+    shapes = [batch.mask.shape[:2] for batch in batches]
+    found = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
+    kept = progress.answers()
+    if kept is not None:
+        found = [torch.tensor(scores, dtype=torch.float64).reshape(-1, 2) for scores in kept]
+        if [x.shape for x in found] != shapes:
+            raise SpecError("resume", str(progress.folder), "is a fit of other rows: --overwrite starts again")
+    elif ranks.first:
+        if progress.resume:
+            tell("labels = 'judge': the judge is asked again, and may answer otherwise than before the fit was stopped")
+        scorer = load_labeller(data, tokenizer, scoring, device)
+        found = [scores_of(batch, scorer) for batch in batches]
+    if kept is None:
+        found = [x.to(device) for x in found]
+        ranks.sum(found)  # of zeros, but for the first
+    return [x.cpu() for x in found]
 
 
 @dataclass(frozen=True)

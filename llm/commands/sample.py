@@ -18,11 +18,15 @@ from sims.experiments.options import OptionParser, whole
 
 from .options import add_device, check_threads, device_of, parse
 
+OF_A_RUN = {"config": "of a run give --model RUN/model, and the options of its task on the command line"}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print responses of a model to given prompts, or to the task's."""
     parser = OptionParser(
-        "python -m llm sample", description="Print responses of a model to given prompts, or to the task's."
+        "python -m llm sample",
+        elsewhere=OF_A_RUN,
+        description="Print responses of a model to given prompts, or to the task's.",
     )
     parser.add_argument(
         "--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: prompts of the task)"

@@ -33,12 +33,13 @@ from llm.training.folder import (
     try_to_save,
     weights_read,
 )
-from llm.training.loggers import JsonLines, Logger, TensorBoard, WeightsAndBiases
+from llm.training.loggers import JsonLines, Logger, TensorBoard, WeightsAndBiases, read_json_lines
 from llm.training.loop import Loop
 from llm.training.memory import check_memory, estimate
 from llm.training.metrics import WatchedSampler
+from llm.training.read_again import ask_again
 from llm.training.run import Run, RunError
-from llm.training.run_fit import RunFit
+from llm.training.run_fit import SHOWN, RunFit
 from llm.training.written_by import RUNS, check_written_by
 from sims.core.spec import SpecError
 from sims.experiments.command import FAILED, failed, keeping
@@ -296,6 +297,8 @@ def _train(
             loggers.append(WeightsAndBiases(folder, experiment.name, experiment.to_json()))
         loggers.append(JsonLines(folder / METRICS, done, numbers))
         samples = JsonLines(folder / SAMPLES, done, numbers)
+        if held is not None:
+            ask_again(experiment, read_json_lines(folder / SAMPLES)[-SHOWN:], run.evaluation_environment.examples)
     fit, points = RunFit(run, samples, options.log_kl), set(experiment.evaluated_at)
     saving = saving_of(options, options.metric_for_best_model, options.greater_is_better)
     settings = experiment.to_json()

@@ -135,6 +135,11 @@ def check_processes(expected: int | None) -> int:
     return running
 
 
+def first_launched() -> bool:
+    """Whether this process is the first of those that a launcher started, before they have joined, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_sharding(sharding: Sharding, processes: int, spec: LanguageModelSettings) -> None:
     """SpecError for sharding over one process, of a quantised base, or of layers that are compiled."""
     if sharding != "none" and processes == 1:

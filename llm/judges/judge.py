@@ -11,6 +11,7 @@ from typing import Any
 
 from llm.data import Text
 from sims.core.spec import SpecError
+from sims.experiments.command import tell
 
 from .messages import read_comparison, read_score, to_compare, to_score
 from .settings import JudgeSettings
@@ -33,6 +34,7 @@ class Judge:
     Every pair is asked about twice, in both orders: an answer is better where both replies say so, and all else is a
     tie (Zheng et al. 2023, section 3.4), so that a judge that likes the first place prefers nobody. Timeouts, lost
     connections and busy servers (408, 409, 429, 5xx) are tried again by the client; what still fails raises SpecError.
+    An endpoint that answers as another model than before, as a name does that stands for the newest, is told.
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
@@ -44,6 +46,7 @@ class Judge:
             rule = "needs the library openai: pip install openai"
             raise SpecError("judge_model", settings.judge_model, rule) from error
         self.settings, self.criteria, self.errors = settings, settings.criteria(), openai.OpenAIError
+        self.answers_as: str | None = None  # the model that the endpoint says its last answer is of
         try:
             self.client = openai.OpenAI(
                 base_url=settings.judge_url,
@@ -107,6 +110,12 @@ class Judge:
             where = str(self.client.base_url)
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise SpecError("judge_url", where, f"must answer for {settings.judge_model}: {why}") from error
+        served, before = getattr(found, "model", None), self.answers_as
+        if isinstance(served, str) and served != before:
+            self.answers_as = served
+            if before is not None:
+                told = f"judge_model = {settings.judge_model!r} answers as {served!r}, and before as {before!r}"
+                tell(f"judge: {told}: it may judge otherwise")
         choices = getattr(found, "choices", None)
         return str(choices[0].message.content or "") if choices else ""
 

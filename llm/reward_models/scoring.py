@@ -91,13 +91,17 @@ def preference_batch(examples: Sequence[Example], pad_id: int) -> Batch:
     )
 
 
-def label_pairs(batch: Batch, scorer: Scorer, labeller: Labeller, noise: Noise, pairing: Pairing = "drawn") -> Batch:
-    """The batch with the scores of `scorer` as rewards, and pairs that `labeller` labels by them.
+def scores_of(batch: Batch, scorer: Scorer) -> Tensor:
+    """(B, K), on the CPU: what a scorer gives each response of a batch."""
+    return scorer.score(batch.prompts, batch.prompt_mask, batch.responses, batch.mask).cpu()
 
-    With a gold model as the scorer, this gives the training data of a proxy; with `ImplicitReward`, a policy's own
-    labels.
+
+def label_pairs(batch: Batch, scores: Tensor, labeller: Labeller, noise: Noise, pairing: Pairing = "drawn") -> Batch:
+    """The batch with `scores` (B, K) as rewards, and pairs that `labeller` labels by them.
+
+    With the scores of a gold model, this gives the training data of a proxy; with those of `ImplicitReward`, a policy's
+    own labels.
     """
-    scores = scorer.score(batch.prompts, batch.prompt_mask, batch.responses, batch.mask).cpu()
     pairs, weight = choose_pairs(scores, pairing, labeller.correct_above)
     label = labeller.label(*pick(scores, pairs), noise.uniforms("labels", *pairs.shape))
     return batch.replace(rewards=scores, pairs=pairs, pair_label=label, pair_weight=weight)
@@ -114,7 +118,6 @@ def label_digest(*batches: Batch) -> str:
 
 def held_out(scorer: Scorer, batch: Batch, bins: int = 10) -> HeldOut:
     """Accuracy and calibration of a scorer's differences on the batch's labelled pairs."""
-    scores = scorer.score(batch.prompts, batch.prompt_mask, batch.responses, batch.mask).cpu()
-    first, second = pick(scores, batch.need("pairs").cpu())
+    first, second = pick(scores_of(batch, scorer), batch.need("pairs").cpu())
     weight = pair_weights(batch.weight, batch.need("pairs"), batch.pair_weight)
     return calibration(first - second, batch.need("pair_label").cpu(), None if weight is None else weight.cpu(), bins)

@@ -188,6 +188,14 @@ def _winners_and_losers(logp: Tensor, batch: Batch) -> Row:
     return {"first_logp_winner": (share * winner).sum(), "first_logp_loser": (share * loser).sum()}
 
 
+def weights_of_pairs(batch: Batch) -> Tensor:
+    """(B, Q): what each pair weighs in a mean over any prompts that is taken as the loss takes it, over prompts with
+    pairs of means over a prompt's pairs: w_bq / Σ_q w_bq, 0 where a prompt has none."""
+    label = batch.need("pair_label").unsqueeze(-2)
+    weight = None if batch.pair_weight is None else batch.pair_weight.unsqueeze(-2)
+    return shares(weight, label).squeeze(-2)  # each prompt as a batch of its own
+
+
 def by_label(first: Tensor, second: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """The values of the winner and of the loser of each pair; the first wins where label ≥ ½, hence all ties."""
     won = label >= 0.5

@@ -10,7 +10,7 @@ from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, pick, sequence_sum
 from sims.experiments.evaluation import Evaluation, Row
 
-from .evaluation import by_label
+from .evaluation import weights_of_pairs
 from .run import Run
 
 
@@ -18,9 +18,10 @@ class RecordedEvaluation(Evaluation):
     """Held-out recorded responses, which is what likelihood and offline training generalise to; the same rows at every
     point. Nothing where nothing recorded is held out. last: the latest numbers.
 
-    nll: −log π of the responses (of pairs, the winners), nats per token, EOS included; perplexity: its exponential.
-    Of pairs, with rewards β·(log π − log π_ref) under TRL's names (β = 1 for algorithms without one):
-    rewards/accuracies, the share whose winner has the larger reward, ties counting half, and rewards/margins.
+    nll: −log π of the responses (of pairs, the winners; of a tie, half of each), nats per token, EOS included;
+    perplexity: its exponential. Of pairs, by their weights in the loss, with rewards β·(log π − log π_ref) under TRL's
+    names (β = 1 for algorithms without one): rewards/accuracies, the share whose winner has the larger reward, ties
+    counting half, and rewards/margins.
     """
 
     def __init__(self, run: Run) -> None:
@@ -43,14 +44,17 @@ class RecordedEvaluation(Evaluation):
         whole, tokens = sequence_sum(logp, batch.mask).double(), batch.mask.sum(-1).double()
         found: dict[str, Tensor] = {}
         if batch.pairs is not None and batch.pair_label is not None:
+            label, weight = batch.pair_label.double(), weights_of_pairs(batch).double()
+            share = weight / weight.sum()
             ref = sequence_sum(self.run.initial.forward(batch).logp, batch.mask).double()
-            reward = getattr(algorithm, "beta", 1.0) * (whole - ref)
-            first, second = pick(reward, batch.pairs)
-            right = ordered_rightly(first - second, batch.pair_label.double())
-            margin = (2 * batch.pair_label.double() - 1) * (first - second)
-            found |= {"rewards/accuracies": right.mean(), "rewards/margins": margin.mean()}
-            whole, _ = by_label(*pick(whole, batch.pairs), batch.pair_label)
-            tokens, _ = by_label(*pick(tokens, batch.pairs), batch.pair_label)
+            first, second = pick(getattr(algorithm, "beta", 1.0) * (whole - ref), batch.pairs)
+            margins = (2 * label - 1) * (first - second)
+            found |= {
+                "rewards/accuracies": (share * ordered_rightly(first - second, label)).sum(),
+                "rewards/margins": (share * margins).sum(),
+            }
+            chosen = share.unsqueeze(-1) * torch.stack([label, 1 - label], dim=-1)
+            whole, tokens = (chosen * torch.stack(pick(x, batch.pairs), dim=-1) for x in (whole, tokens))
         nll = -whole.sum() / tokens.sum()
         found |= {"nll": nll, "perplexity": nll.exp()}
         self.last = {name: float(x) for name, x in found.items()}

@@ -16,6 +16,7 @@ from sims.core.loop.protocols import Policy, SampleRequest, Samples
 from sims.core.loop.train import Update
 from sims.core.objectives.batch import Batch, Outputs, pick, sequence_sum
 
+from .evaluation import weights_of_pairs
 from .run import Run, RunDiverged
 
 Row = dict[str, float]
@@ -140,7 +141,7 @@ def _of_a_part(part: Batch, logp: Tensor, targets: Targets, algorithm: Algorithm
     if part.pairs is None or part.pair_label is None:
         return found
     label = part.pair_label
-    weight = torch.ones_like(label) if part.pair_weight is None else part.pair_weight
+    weight = weights_of_pairs(part)
 
     def note(kind: str, values: Tensor) -> tuple[Tensor, Tensor]:
         first, second = pick(values, part.need("pairs"))

@@ -1,7 +1,8 @@
 """What a run reads beside its rows and weights, as digests: a run that goes on must find the same.
 
 A checkpoint holds weights. What is computed with them is said by the model's configuration and its tokenizer, by those
-of reward models, and by what a judge is told; a reward function is a file of the user's.
+of reward models, and by what a judge is told; a reward function is a file of the user's. What answers behind a judge's
+address has no file: it is asked about samples that were logged.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm.data import Example
 from llm.embedded import find_folder
+from llm.judges import Judge
 from llm.models.adapters import base_of
 from llm.models.gate import ADAPTER
 from llm.models.writing import REPORT
+from llm.tasks import JudgeReward
 from sims.core.spec import SpecError
 from sims.experiments.command import tell
 from sims.experiments.experiment import Experiment
@@ -24,6 +28,7 @@ from sims.experiments.whole import CHECKSUMS, checksum
 
 _READ = (".json", ".jinja", ".txt", ".model")  # endings of configurations, tokenizers and chat templates
 _BASE = "base_model_name_or_path"  # a model that lies elsewhere is still the same
+_ROUNDING = 1e-4  # of scores that were rewards in float32
 MODELS = ("model", "tokenizer", "reward_model", "gold_reward_model")
 
 
@@ -66,6 +71,25 @@ def check_files(experiment: Experiment, before: Mapping[str, Any], fields: tuple
         what = "text" if field == "judge_criteria" else "configuration or tokenizer"
         rule = f"has another {what} than when the run was started: must be the same, to go on with it"
         raise SpecError(field, _named(experiment, (field,))[field], rule)
+
+
+def ask_again(experiment: Experiment, logged: Sequence[Mapping[str, Any]], examples: Iterable[Example]) -> None:
+    """A line where the judge of a run that goes on scores samples otherwise than it did. logged: the last rows of them;
+    examples: what they were drawn for. Nothing where their rewards are not the judge's scores alone, or prompts are
+    conversations, of which the last message is logged."""
+    task = experiment.environment
+    if not isinstance(task, JudgeReward) or task.is_shaped or not logged:
+        return
+    if not all(isinstance(example.prompt, str) for example in examples):
+        return
+    try:
+        scores = Judge(task).score([row["prompt"] for row in logged], [row["completion"] for row in logged])
+    except SpecError:  # of a few replies one that cannot be read is many; the run itself says what is wrong
+        return
+    other = sum(abs(now - row["reward"]) > _ROUNDING for now, row in zip(scores, logged, strict=True))
+    if other:
+        what = f"{other} of {len(logged)} logged samples"
+        tell(f"judge: scores {what} otherwise than before the stop: so it may all that follows")
 
 
 def _named(experiment: Experiment, fields: tuple[str, ...]) -> dict[str, str]:

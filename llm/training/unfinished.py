@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm.distributed.spread import first_launched
 from sims.core.spec import Spec, SpecError, from_json
 from sims.experiments.command import tell
 from sims.experiments.folders import check_folder
@@ -23,6 +24,8 @@ from .checkpoint import CONFIG, METRICS, OPTIONS, SPEC, Checkpoint, read_spec, w
 from .loggers import JsonLines, read_json_lines
 from .loop import Fit, Loop, Saving
 from .written_by import check_written_by
+
+ANSWERS = "answers"  # in SPEC
 
 
 def stored(output: Path, command: str) -> dict[str, Spec]:
@@ -41,22 +44,22 @@ def options_of(output: Path) -> dict[str, Any]:
 
 
 def was_finished(output: Path, command: str) -> bool:
-    """Whether a fit of a command was stopped when its model stood already, and only its own folder was left to remove:
-    it is removed. SpecError for what another command wrote."""
+    """Whether a fit of a command was stopped when its model stood already, and at most what is left of its own folder
+    was to be removed: it is removed, of several processes by the first. SpecError for what another command wrote."""
     folder = _beside(output)
     for each in (output, folder):
         check_written_by("output", each, [command])
+    if not (output / METRICS).exists():
+        return False
     try:
-        if not any(folder.iterdir()) and output.exists():
-            folder.rmdir()
-            tell(f"{output} was finished already")
-            return True
         if (folder / METRICS).read_bytes() != (output / METRICS).read_bytes():
             return False
     except OSError:
-        return False
-    _remove(folder)
-    tell(f"{output} was finished already")
+        if _holds_a_fit(folder):
+            return False
+    if first_launched():
+        shutil.rmtree(folder, ignore_errors=True)
+        tell(f"{output} was finished already")
     return True
 
 
@@ -96,15 +99,22 @@ class Unfinished:
                 "output", str(output), f"a fit was stopped: --resume goes on with {self.folder}, --overwrite deletes it"
             )
 
-    def held(self, data: int = 0, read: Mapping[str, str] | None = None) -> Checkpoint | None:
+    def answers(self) -> Any:
+        """What was asked for when the fit was started, and is not asked for again, as `held` was given it; None where
+        there is nothing."""
+        return _read(self.folder).get(ANSWERS) if self.resume else None
+
+    def held(self, data: int = 0, read: Mapping[str, str] | None = None, answers: Any = None) -> Checkpoint | None:
         """The checkpoint to go on from. data: the digest of the rows, which must be those of before. read: digests of
-        what else must, by what it is."""
+        what else must, by what it is. answers: JSON to keep for `answers`."""
         found, self.numbers = dict(read or {}), {}
         self.settings_held = {"settings": self.settings, "data": data, "read": found}
+        self.kept_beside = {OPTIONS: dict(self.options)} | ({} if answers is None else {ANSWERS: answers})
         if not self.resume:
             return None
         before = _read(self.folder)
-        before.pop(OPTIONS, None)
+        for name in (OPTIONS, ANSWERS):
+            before.pop(name, None)
         known = before.setdefault("read", found)  # a fit of before it was written down
         for name, digest in found.items():
             if known.get(name, digest) != digest:
@@ -124,7 +134,7 @@ class Unfinished:
         if not self.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_spec(self.folder / SPEC, self.settings_held | {OPTIONS: dict(self.options)})
+        write_spec(self.folder / SPEC, self.settings_held | self.kept_beside)
         write_text(self.folder / CONFIG, self.config)
         return JsonLines(self.folder / METRICS, updates or -1, self.numbers)
 

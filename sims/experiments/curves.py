@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 
 from sims.core.spec import SpecError
 from sims.statistics.intervals import band
@@ -47,19 +51,46 @@ def draw(result: RecordArrays, names: Sequence[str], figure: Figure | None, labe
     if len(figure.axes) != len(names):
         raise SpecError("figure", figure, f"must have {len(names)} panels, one for each of {', '.join(names)}")
     experiment = result.experiment
-    label = label or experiment.algorithm.kind
+    label = experiment.algorithm.kind if label is None or label == "" else str(label)
+    if any(unicodedata.category(x) in ("Cc", "Cs") and x != "\n" for x in label):
+        raise SpecError("label", label, "must be text, without control characters and halves of characters")
     x = result.updates if _by_updates(result) else result.samples
     for axes, name in zip(figure.axes, names, strict=True):
         _curve(axes, x, result.arrays[name].astype(float), label)
         for optimum in result.optima:
             _line(axes, optimum, name)
-        axes.legend(frameon=False, fontsize=8)
+        _legend(axes)
     if first:
         runs = f"{experiment.runs} run{'s' if experiment.runs > 1 else ''}"
-        figure.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {runs}")
+        title = figure.suptitle(f"{experiment.algorithm.kind} on {experiment.environment.kind}, {runs}")
     else:
-        figure.suptitle(f"{experiment.environment.kind}")
+        title = figure.suptitle(f"{experiment.environment.kind}")
+    _as_it_stands(title)
     return figure
+
+
+def _legend(axes: Axes) -> None:
+    """A legend of all that has a label, also of one that begins with `_`, which matplotlib would leave out."""
+    handles, labels = axes.get_legend_handles_labels()
+    for line in axes.get_lines():
+        name = str(line.get_label())
+        if name.startswith("_") and not re.fullmatch(r"_child\d+|_nolegend_", name):  # no name, and a wish
+            handles.append(line)
+            labels.append(name)
+    places = {id(artist): i for i, artist in enumerate(axes.get_children())}
+    order = sorted(range(len(handles)), key=lambda i: places.get(id(handles[i]), i))
+    legend = axes.legend([handles[i] for i in order], ["x"] * len(order), frameon=False, fontsize=8)
+    for text, i in zip(legend.get_texts(), order, strict=True):
+        text.set_text(labels[i])
+        _as_it_stands(text)
+
+
+def _as_it_stands(text: Text) -> None:
+    """Have a text drawn letter by letter where it is no mathematics that can be drawn."""
+    try:
+        MathTextParser("path").parse(text.get_text())
+    except ValueError:
+        text.set_parse_math(False)
 
 
 def _by_updates(result: RecordArrays) -> bool:
@@ -79,6 +110,7 @@ def _empty(result: RecordArrays, names: Sequence[str]) -> Figure:
         unit = f", {unit_of(name)}" if unit_of(name) else ""
         axes.set_xlabel("updates" if _by_updates(result) else "samples drawn")
         axes.set_ylabel(LABELS.get(name, f"{name}{unit}"))
+        _as_it_stands(axes.yaxis.label)
         axes.grid(alpha=0.25)
     return figure
 

@@ -34,7 +34,9 @@ class OptionParser(argparse.ArgumentParser):
     ) -> None:
         arguments.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog, allow_abbrev=False, **arguments)
-        self.elsewhere = elsewhere or {}
+        self.reads_config = reads_config
+        own = {} if reads_config else {"config": "options of this command are given on the command line alone"}
+        self.elsewhere = own | dict(elsewhere or {})
         if reads_config:
             self.add_argument(
                 "--config",

@@ -122,7 +122,11 @@ def _is_in_use(number: str) -> bool:
         return False
     except OSError:  # of another user
         return True
-    return True
+    try:  # one that has ended keeps its number until somebody looks: Z, or X, after its name in proc(5)
+        state = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # a system without /proc: nothing is known
+        return True
+    return state not in "ZX"
 
 
 def write_checksums(folder: Path) -> None:

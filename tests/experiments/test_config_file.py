@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from llm.__main__ import main
 from llm.commands.options import as_options, parse
 from llm.training.presets import PRESETS
+from sims.__main__ import main as sims_main
 from sims.core.spec import SpecError
 from sims.experiments.config_file import config_text
 from sims.experiments.options import OptionParser
@@ -79,3 +81,22 @@ def test_a_run_is_made_again_from_the_file_beside_it(tmp_path: Path) -> None:
     models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "again")]
     assert specs[0] == specs[1] and models[0] == models[1]
     assert list((tmp_path / "again").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "hint"),
+    [
+        (main, "evaluate", "of a run give --model RUN/model, and the options of its task on the command line"),
+        (main, "sample", "of a run give --model RUN/model, and the options of its task on the command line"),
+        (main, "new --output new", "options of this command are given on the command line alone"),
+        (main, "export run --output new", "options of this command are given on the command line alone"),
+        (sims_main, "", "options of this command are given on the command line alone"),
+    ],
+)
+def test_commands_that_read_no_file_say_how_their_options_are_given(
+    program: Callable[[list[str]], int], line: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And none suggests --data-config, which is a subset of a hub's data set."""
+    with pytest.raises(SystemExit, match="2"):
+        program([*line.split(), "--config", "run.yaml"])
+    assert f"error: --config: no such option with these choices: {hint}\n" == capsys.readouterr().err

@@ -67,6 +67,22 @@ def test_what_a_killed_process_left_is_removed_and_what_it_was_to_replace_comes_
     assert (folder / "file").read_text() == "one" and list(tmp_path.iterdir()) == [folder]
 
 
+def test_what_is_left_by_a_process_that_nobody_has_looked_after_is_removed(tmp_path: Path) -> None:
+    """One that has ended keeps its number until its parent asks for it."""
+    process = subprocess.Popen(["sleep", "1000"])
+    made, left = tmp_path / "made", None
+    for ended in (False, True):
+        with folder_written_whole(made) as new:
+            left = new.with_name(new.name.replace(str(os.getpid()), str(process.pid)))
+        left.mkdir(exist_ok=True)
+        if ended:
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with folder_written_whole(made):
+            assert left.exists() != ended
+    process.wait()
+
+
 def test_what_a_killed_process_left_of_a_file_is_removed_and_nothing_else(tmp_path: Path) -> None:
     process = subprocess.Popen(["true"])
     process.wait()

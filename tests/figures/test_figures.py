@@ -18,8 +18,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 from PIL import Image
+from scipy.optimize import LinearConstraint, milp
 
-from figures import committed, drawing
+from figures import committed, drawing, plan
 from figures.__main__ import main, parser
 from figures.arms import language_model
 from figures.catalogue import Claim
@@ -348,6 +349,19 @@ def test_the_budget_buys_as_many_whole_rows_as_it_can() -> None:
     sharing = {"alone": {"p": 4.0, "q": 5.0}, "sharing": {"s": 6.0, "x": 1.0, "y": 1.0, "z": 1.0}}
     rows = {"alone": [{"p"}, {"q"}], "sharing": [{"s", "x"}, {"s", "y"}, {"s", "z"}]}
     assert choose_live(sharing, 9, rows) == {"s", "x", "y", "z"}
+
+
+def test_the_budget_is_bought_by_the_oldest_scipy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS of scipy 1.11 refuses indices of 64 bits, in which numpy counts."""
+    kinds: list[str] = []
+
+    def solve(*arguments: object, constraints: LinearConstraint, **more: object) -> object:
+        kinds.extend(str(x.dtype) for x in (constraints.A.indices, constraints.A.indptr))
+        return milp(*arguments, constraints=constraints, **more)
+
+    monkeypatch.setattr(plan, "milp", solve)
+    assert choose_live({"one": {"a": 4.0}}, 6) == {"a"}
+    assert kinds == ["int32", "int32"]
     assert choose_live({"f": {"a": 1.0}}, 200, {"f": [set()]}) == {"a"}
 
 

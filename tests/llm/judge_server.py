@@ -12,12 +12,13 @@ from typing import Any
 
 class JudgeServer(ThreadingHTTPServer):
     """url: to give to the judge. asked: bodies of the calls so far. failures: statuses that the next calls get, in
-    place of a reply; 0 closes the connection."""
+    place of a reply; 0 closes the connection. served: the model that answers are said to be of."""
 
     daemon_threads = True
 
     def __init__(self, reply: Callable[[dict[str, Any]], str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.served = "m"
         self.reply, self.asked, self.failures = reply, list[dict[str, Any]](), list[int]()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -40,7 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         message = {"role": "assistant", "content": self.server.reply(json.loads(body["messages"][1]["content"]))}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
-        self._send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        served = self.server.served
+        self._send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": served, "choices": [choice]})
 
     def _send(self, status: int, found: dict[str, Any]) -> None:
         content = json.dumps(found).encode()

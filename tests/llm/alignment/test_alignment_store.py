@@ -1,5 +1,7 @@
 """The store and the registry: transactions, one writer, and what may go live."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from llm.__main__ import main
 from llm.alignment import loop, registry
 from llm.alignment.context import Context
+from llm.alignment.promote import promote
 from llm.alignment.settings import Settings
 from llm.alignment.sqlite import sqlite3
-from llm.alignment.store import FILE, Store, opened, read_only
+from llm.alignment.store import FILE, Store, opened, read_only, remove_unused
+from llm.alignment.update import WORK
 from llm.models.adapters import weights_digest
 from sims.core.spec import SpecError
 
@@ -59,6 +64,27 @@ def test_a_cycle_ends_with_its_promotion(store: Store) -> None:
     with store.transaction():
         store.finish(1, "promote", {"live": 1})
     assert store.cycle == 2 and store.done(1, "promote") == {"live": 1} and store.done(2, "log") is None
+
+
+def test_a_cycle_whose_working_files_cannot_be_removed_does_not_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that has become read-only they would stay for good."""
+    (store.folder / WORK).mkdir()
+    (store.folder / WORK / "pairs.jsonl").touch()
+    with store.transaction():
+        store.finish(1, "gate", {})
+
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    with monkeypatch.context() as read_only_disk, pytest.raises(OSError, match="Read-only"):
+        for name in ("unlink", "rmdir", "remove"):
+            read_only_disk.setattr(os, name, refuse)
+        promote(Context(store, Settings()))
+    assert store.done(1, "promote") is None
+    assert promote(Context(store, Settings())) == "v1 stays live"
+    assert store.done(1, "promote") is not None and not (store.folder / WORK).exists()
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(store: Store) -> None:
@@ -178,3 +204,26 @@ def test_weights_that_were_changed_are_refused(store: Store) -> None:
     write_checksums(folder)
     with pytest.raises(SpecError, match="is damaged: its weights"):
         registry.model_of(store, version)
+
+
+def test_a_first_start_that_is_refused_leaves_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "loop"
+    line = ["align", "run", "--store", str(folder), "--model", str(tmp_path / "absent")]
+    assert main(line) == 2 and "error: model = " in capsys.readouterr().err
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert main(line) == 2
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_store_in_which_something_has_begun_stays(store: Store) -> None:
+    remove_unused(store.folder)  # and which is in use
+    assert (store.folder / FILE).exists()
+
+
+def test_so_does_one_that_nobody_uses_now(tmp_path: Path) -> None:
+    with opened(tmp_path / "loop") as store, store.transaction():
+        store.finish(1, "log", {})
+    remove_unused(tmp_path / "loop")
+    assert (tmp_path / "loop" / FILE).exists()

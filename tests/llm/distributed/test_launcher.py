@@ -15,9 +15,11 @@ from llm.distributed import launcher
 from sims.experiments.command import keeping, run_command
 
 LAUNCHER = """
-import subprocess, sys
-process = subprocess.Popen([sys.executable, "-m", "tests.llm.distributed.test_launcher", *sys.argv[1:]])
-process.wait()
+import os, subprocess, sys
+command = [sys.executable, "-m", "tests.llm.distributed.test_launcher", sys.argv[2]]
+if sys.argv[1] == "shell":  # as with torchrun --no-python script.sh; the second command keeps the shell there
+    command = ["sh", "-c", '"$@"; true', "sh", *command]
+subprocess.Popen(command, env=os.environ | {"TORCHELASTIC_RUN_ID": "a run"}).wait()
 """
 
 
@@ -35,9 +37,10 @@ def work() -> int:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("process", ["works", "hangs"])
-def test_processes_end_with_their_launcher(process: str, how: signal.Signals) -> None:
-    given = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "TORCHELASTIC_RUN_ID": "a run"}
-    command = [sys.executable, "-c", LAUNCHER, process]
+@pytest.mark.parametrize("between", ["nothing", "shell"])
+def test_processes_end_with_their_launcher(between: str, process: str, how: signal.Signals) -> None:
+    given = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", LAUNCHER, between, process]
     parent = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
     parent.send_signal(how)
@@ -60,6 +63,16 @@ def test_who_was_adopted_before_it_looked_has_lost_its_launcher(monkeypatch: pyt
         assert launcher._adopted(1) == adopted and not launcher._adopted(7)
 
 
+def test_where_nothing_is_known_of_other_processes_the_parent_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without /proc."""
+
+    def absent(path: Path) -> bytes:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", absent)
+    assert launcher._line_of(os.getpid()) == [(os.getpid(), os.getppid())]
+
+
 def test_an_adopted_process_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parent does not change any more."""
 
@@ -78,7 +91,7 @@ def test_an_adopted_process_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(launcher.os, "kill", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(launcher.os, "_exit", leave)
     with pytest.raises(Ended, match="143"):
-        launcher._watch(os.getppid())
+        launcher._watch([(os.getpid(), os.getppid())])
     assert asked == [(os.getpid(), signal.SIGTERM)]
 
 

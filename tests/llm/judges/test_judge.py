@@ -132,6 +132,16 @@ def test_what_the_settings_say_is_sent(tmp_path):
     assert second["temperature"] == 0 and "max_tokens" not in second and second["model"] == "m"
 
 
+def test_an_endpoint_that_becomes_another_model_is_told_once(capsys):
+    with serving() as server:
+        judge = Judge(JudgeReward(judge_model="newest", judge_url=server.url))
+        for served in ("one", "one", "two", "two"):
+            server.served = served
+            judge.score(["p"], ["a"])
+    said = capsys.readouterr().err
+    assert said == "judge: judge_model = 'newest' answers as 'two', and before as 'one': it may judge otherwise\n"
+
+
 def test_a_win_rate_is_of_the_judges_comparisons():
     """Of the responses themselves, in pairwise mode; of the grades' differences else."""
 

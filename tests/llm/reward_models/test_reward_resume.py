@@ -6,17 +6,25 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from llm.__main__ import main
+from llm.commands import reward
+from llm.models.settings import Scoring
+from llm.reward_models.data import RewardData
 from llm.reward_models.fit import Fit, RewardTraining
 from llm.reward_models.model import new_reward_model
 from llm.training import checkpoint
+from llm.training.checkpoint import read_spec, write_spec
 from llm.training.loggers import read_json_lines
 from llm.training.loop import Loop
 from llm.training.unfinished import Unfinished
+from sims.core.spec import SpecError
+from tests.llm.judge_server import serving
 from tests.llm.reward_models.test_reward_training import length_pairs
 
 LINE = ["reward", "--pairs", "48", "--batch-size", "8", "--labels", "min_length", "--save-every", "2"]
@@ -118,3 +126,55 @@ def test_a_fit_that_was_killed_after_its_model_stood_is_finished(
     assert main([*LINE, "--output", str(tmp_path / "model"), "--resume"]) == 0
     assert "was finished already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_judge_is_asked_once_whatever_it_would_say_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its labels are data: a fit that goes on has those that it was started with, and pays for none again."""
+    with serving() as server:
+        words = f"reward --labels judge --judge-model m --judge-url {server.url}"
+        line = [*words.split(), "--pairs", "16", "--epochs", "2", "--batch-size", "4", "--save-every", "2"]
+        assert main([*line, "--output", str(tmp_path / "whole")]) == 0
+        assert stopped(tmp_path / "stopped", monkeypatch, 3, line=line) == 130
+        asked, server.reply = len(server.asked), longer_is_better
+        assert main([*line, "--output", str(tmp_path / "stopped"), "--resume"]) == 0
+        assert len(server.asked) == asked
+        weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+        assert weights[0] == weights[1]
+        # One of before they were kept asks again, and says so.
+        assert stopped(tmp_path / "old", monkeypatch, 3, line=line) == 130
+        spec = tmp_path / "old.unfinished" / "spec.json"
+        held = read_spec(spec)
+        assert [len(scores) for scores in held.pop("answers")] == [16, 4]
+        write_spec(spec, held)
+        capsys.readouterr()
+        assert main([*line, "--output", str(tmp_path / "old"), "--resume"]) == 0
+        assert "the judge is asked again, and may answer otherwise" in capsys.readouterr().err
+        assert (tmp_path / "old" / "model.safetensors").read_bytes() != weights[0]
+
+
+def longer_is_better(judged: dict[str, Any]) -> str:
+    first, second = (len(judged[name]) for name in ("answer_1", "answer_2"))
+    return "1" if first > second else "2" if second > first else "0"
+
+
+def test_a_judge_is_asked_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have what it said, which another time might be something else."""
+    data, batch = RewardData(labels="judge", judge_model="m"), length_pairs(3, 0, "train")
+    progress: Any = SimpleNamespace(answers=lambda: None, resume=False)
+    told = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], dtype=torch.float64)
+    monkeypatch.setattr(reward, "load_labeller", lambda *given: pytest.fail("it asks"))
+
+    def sum_of(tensors: Sequence[torch.Tensor]) -> None:
+        for x in tensors:
+            x += told
+
+    ranks: Any = SimpleNamespace(first=False, sum=sum_of)
+    tokenizer: Any = None
+    (found,) = reward._scores((batch,), data, tokenizer, Scoring(), "cpu", progress, ranks)
+    assert torch.equal(found, told)
+    progress.answers = lambda: [[[1.0, 0.0]]]  # of one pair, not of three
+    progress.folder = tmp_path
+    with pytest.raises(SpecError, match="is a fit of other rows"):
+        reward._scores((batch,), data, tokenizer, Scoring(), "cpu", progress, ranks)

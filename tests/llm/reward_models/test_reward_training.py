@@ -20,7 +20,7 @@ from llm.models.settings import Scoring
 from llm.reward_models.calibration import calibration, wilson
 from llm.reward_models.fit import Fit, RewardTraining, fit
 from llm.reward_models.model import RewardModel, load_reward_model, new_reward_model
-from llm.reward_models.scoring import ImplicitReward, TextScorer, held_out, label_pairs, preference_batch
+from llm.reward_models.scoring import ImplicitReward, TextScorer, held_out, label_pairs, preference_batch, scores_of
 from llm.training.pretrain import load
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.reward_model import RewardModelLoss
@@ -245,10 +245,10 @@ def test_gold_and_proxy_learn_a_preference_for_length(tmp_path: Path):
     assert after.log_loss < 0.35 and after.calibration_error < 0.15
 
     proxy = new_reward_model("pythia", seed=1)
-    labelled = label_pairs(more, gold, Labeller(), Noise.single(0))
+    labelled = label_pairs(more, scores_of(more, gold), Labeller(), Noise.single(0))
     assert torch.equal(labelled.pair_label, (labelled.rewards[:, :1] > labelled.rewards[:, 1:]).to(torch.float32))
     list(fit(proxy, labelled, training=training))
-    assert held_out(proxy, label_pairs(test, gold, Labeller(), Noise.single(0))).accuracy > 0.8
+    assert held_out(proxy, label_pairs(test, scores_of(test, gold), Labeller(), Noise.single(0))).accuracy > 0.8
 
     folder = tmp_path / "gold"
     gold.save(folder, load("pythia")[1])

@@ -150,6 +150,24 @@ def flip_a_bit(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
+def test_any_flipped_bit_of_settings_is_seen(tmp_path: Path) -> None:
+    """Most leave JSON that can be read, and says something else."""
+    file, held = tmp_path / "spec.json", {"experiment": {"updates": 40, "rate": 0.1, "name": "min"}, "run": 0}
+    checkpoint.write_spec(file, held)
+    assert checkpoint.read_spec(file) == held
+    written, unread = file.read_bytes(), 0
+    for place in range(len(written)):
+        for bit in range(8):
+            file.write_bytes(bytes(byte ^ ((at == place) << bit) for at, byte in enumerate(written)))
+            try:
+                found = checkpoint.read_spec(file)
+            except ValueError as error:
+                unread += "its checksum differs" not in str(error)
+                continue
+            assert {name: found.get(name) for name in held} == held  # of the checksum's own name: nothing is known then
+    assert 0 < unread < 8 * len(written) / 2
+
+
 @pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.NUMBERS, CHECKSUMS])
 def test_any_flipped_bit_is_seen_and_the_checkpoint_before_is_used(tmp_path, name):
     """Every bit of the small files, and of the tensors' header and numbers."""

@@ -91,6 +91,31 @@ def test_numbers_are_those_of_each_row_on_its_own(tmp_path: Path) -> None:
     assert row["nll"] != start["nll"]
 
 
+@pytest.mark.parametrize("weight", [None, [0.0, 2.0, 1.0]])
+def test_ties_and_weights_count_as_in_the_loss(tmp_path: Path, weight: list[float] | None) -> None:
+    """The second of a pair wins, a tie has half of each, the first wins; by share, and of shares by their sum."""
+    run = run_on(data(tmp_path), "dpo")
+    for _ in run.train():
+        pass
+    evaluation = RecordedEvaluation(run)
+    assert evaluation.batch is not None
+    batch, label = evaluation.batch.narrow(0, 3), torch.tensor([[0.0], [0.5], [1.0]])
+    given = None if weight is None else torch.tensor(weight).unsqueeze(-1)
+    evaluation.batch = batch.replace(pair_label=label, pair_weight=given)
+    with torch.no_grad():
+        logp, ref = ((model.forward(batch).logp * batch.mask).sum(-1) for model in (run.policy, run.initial))
+    (a, b), (m, n) = logp.double().T, batch.mask.sum(-1).double().T
+    share = [1 / 3] * 3 if weight is None else [0.0, 1 / 2, 1 / 2]  # a prompt counts once, whatever its pair weighs
+    nats = share[0] * b[0] + share[1] * (a[1] + b[1]) / 2 + share[2] * a[2]
+    tokens = share[0] * n[0] + share[1] * (m[1] + n[1]) / 2 + share[2] * m[2]
+    between = [float(x) for x in ((logp - ref)[:, 0] - (logp - ref)[:, 1]) * run.experiment.algorithm.beta]
+    row = {name: float(x) for name, x in evaluation.row().items()}
+    assert row["nll"] == pytest.approx(float(-nats / tokens), rel=1e-5)
+    assert row["rewards/margins"] == pytest.approx(share[2] * between[2] - share[0] * between[0], rel=1e-4)
+    right = share[0] * (between[0] < 0) + share[1] / 2 + share[2] * (between[2] > 0)
+    assert row["rewards/accuracies"] == pytest.approx(right)
+
+
 def test_nothing_is_claimed_where_nothing_is_held_out(tmp_path: Path) -> None:
     assert RecordedEvaluation(run_on(data(tmp_path), "dpo", held_out_share=0.0)).row() == {}
     assert RecordedEvaluation(Run(PRESETS["tiny-min-length"])).row() == {}

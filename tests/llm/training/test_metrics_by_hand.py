@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,9 @@ BATCH = Batch(
 LOGP = tensor([-0.9, -2.0, -0.5], [-1.0, -1.5, -1.0])  # of the policy: log-ratios 0.1 and −0.5 of two of the tokens
 
 
-def logged(algorithm: sims.Algorithm, batch: Batch = BATCH, advantages: Tensor | None = None) -> dict[str, float]:
+def logged(
+    algorithm: sims.Algorithm, batch: Batch = BATCH, advantages: Tensor | None = None, parts: Sequence[Batch] = ()
+) -> dict[str, float]:
     environment = SimpleNamespace(
         eos_token_ids=(EOS,), has_gold=True, ended=lambda responses, mask: (responses == EOS).any(-1)
     )
@@ -46,7 +49,8 @@ def logged(algorithm: sims.Algorithm, batch: Batch = BATCH, advantages: Tensor |
     ranks = SimpleNamespace(sum=lambda tensors: None)
     run: Any = SimpleNamespace(environment=environment, training=training, experiment=experiment, ranks=ranks)
     metrics = UpdateMetrics(run)
-    metrics.parts = [(batch, LOGP, {} if advantages is None else {"advantages": advantages})]
+    targets = {} if advantages is None else {"advantages": advantages}
+    metrics.parts = [(part, LOGP.expand(part.mask.shape), targets) for part in parts or [batch]]
     stats = SimpleNamespace(loss=torch.tensor(0.5), grad_norm=torch.tensor(2.0))
     update: Any = SimpleNamespace(batch=batch, stats=stats, number=3, samples=8, staleness=1)
     return metrics.row(update)
@@ -149,6 +153,29 @@ def test_pairs_weigh_as_in_the_loss() -> None:
         assert found["rewards/chosen"] == pytest.approx(2 * (2.5 * share + 1.1 * (1 - share)))
         assert found["rewards/margins"] == pytest.approx(2 * 1.4 * (2 * share - 1))
         assert found["rewards/accuracies"] == pytest.approx(share)
+
+
+def test_prompts_with_few_pairs_weigh_as_in_the_loss() -> None:
+    """A prompt with one pair weighs as much as one with two, and one without any is in no mean; in whatever parts they
+    come. ρ is 1.1 and 2.5, so that a margin is ±2·1.4."""
+    three = BATCH.replace(
+        **{name: torch.cat([BATCH.need(name)] * 3) for name in ("prompts", "responses", "mask", "logp_ref")},
+        rewards=None,
+        gold=None,
+        logp_sampler=None,
+        pairs=torch.tensor([[[0, 1], [1, 0]]] * 3),
+        pair_label=torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]], dtype=torch.float64),
+        pair_weight=torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64),
+    )
+    algorithm = sims.DPO(beta=2.0)
+    share = algorithm.at_update(three, {}, None)["share"]
+    for cuts in ((3,), (1, 1, 1), (2, 1)):
+        rows = [sum(cuts[:i]) for i in range(len(cuts))]
+        found = logged(algorithm, three, parts=[three.narrow(row, n) for row, n in zip(rows, cuts, strict=True)])
+        assert found["rewards/margins"] == pytest.approx(2 * 1.4 * (1.0 / 2 - 1.0 / 2))
+        assert found["rewards/accuracies"] == pytest.approx(1 / 2)
+        right = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+        assert found["rewards/accuracies"] == pytest.approx(float((share * right).sum()))
 
 
 def test_first_pairs_weigh_as_in_the_loss() -> None:

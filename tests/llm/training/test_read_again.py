@@ -8,6 +8,8 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,14 @@ from llm.__main__ import main
 from llm.embedded import EMBEDDED
 from llm.reward_models.model import new_reward_model
 from llm.tasks import JudgeReward, LearnedReward, RewardFunction
+from llm.training import read_again
 from llm.training.folder import Start, begin, weights_read
 from llm.training.presets import PRESETS
-from llm.training.read_again import files_digest
+from llm.training.read_again import ask_again, files_digest
 from sims.core.spec import SpecError
 from sims.experiments.experiment import Experiment
 from sims.experiments.whole import CHECKSUMS
+from tests.llm.judge_server import serving
 from tests.llm.reward_models.test_reward_resume import stopped
 
 TINY = "--max-new-tokens 6 --num-generations 2 --batch-size 2 --evaluations 1 --evaluation-prompts 2 --save-every 1"
@@ -82,6 +86,45 @@ def test_so_is_another_text_of_what_a_judge_is_told(tmp_path: Path) -> None:
     changed(criteria)
     with pytest.raises(SpecError, match=r"^judge_criteria = .*has another text than when the run was started"):
         start(run, tmp_path / "run")
+
+
+def test_a_judge_that_scores_logged_samples_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What answers behind its address may be another model than before the stop."""
+    with serving() as server:
+        line = ["train", "--task", "judge", "--judge-model", "m", "--judge-url", server.url, *TINY.split()]
+        for name, reply in (("same", server.reply), ("other", lambda judged: "10")):
+            assert stopped(tmp_path / name, monkeypatch, 2, line=[*line, "--updates", "3"]) == 130
+            before, server.reply = len(server.asked), reply
+            capsys.readouterr()
+            assert main(["train", "--output", str(tmp_path / name), "--resume"]) == 0
+            said = "judge: scores 2 of 2 logged samples otherwise than before the stop" in capsys.readouterr().err
+            assert said == (name == "other") and len(server.asked) > before
+
+
+def test_a_judge_that_does_not_answer_about_samples_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The run, which asks it about its own, says what is wrong."""
+    with serving(lambda judged: "no number") as server:
+        run = PRESETS["tiny-min-length"].replace(environment=JudgeReward(judge_model="m", judge_url=server.url))
+        example: Any = SimpleNamespace(prompt="p")
+        ask_again(run, [{"prompt": "p", "completion": "a", "reward": 0.5}], [example])
+        assert len(server.asked) == 1 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("changes", [{"length_penalty": 0.1}, {}])
+def test_a_judge_is_not_asked_about_what_is_not_its_score_alone(
+    changes: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards with a penalty, and conversations, of which the last message is logged."""
+    monkeypatch.setattr(read_again, "Judge", lambda settings: pytest.fail("it is asked"))
+    task = JudgeReward(judge_model="m", judge_url="http://127.0.0.1:1/v1", **changes)
+    run = PRESETS["tiny-min-length"].replace(environment=task)
+    logged = [{"prompt": "p", "completion": "a", "reward": 0.5}]
+    messages: Any = [{"role": "user", "content": "p"}]
+    example: Any = SimpleNamespace(prompt="p" if changes else messages)
+    ask_again(run, logged, [example])
+    ask_again(PRESETS["tiny-min-length"], logged, [example])
 
 
 def test_a_reward_function_may_be_mended_and_it_is_told_once(

@@ -133,7 +133,28 @@ def test_an_empty_folder_is_no_fit_and_beside_a_model_the_last_trace_of_one(tmp_
         again(tmp_path, resume=True)
     assert not was_finished(tmp_path / "model", "pretrain")
     (tmp_path / "model").mkdir()
+    assert not was_finished(tmp_path / "model", "pretrain")  # somebody's, with no metrics of a fit
+    (tmp_path / "model" / "metrics.jsonl").touch()
     assert was_finished(tmp_path / "model", "pretrain") and not (tmp_path / "model.unfinished").exists()
+
+
+@pytest.mark.parametrize("left", [("spec.json", "metrics.jsonl", "run.yaml"), ("metrics.jsonl",), ("run.yaml",), ()])
+def test_a_fit_whose_folder_is_half_removed_was_finished_for_each_of_its_processes(
+    left: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder is removed in no certain order, and by the first process while the others look."""
+    model, beside = tmp_path / "model", tmp_path / "model.unfinished"
+    for folder, files in ((model, ("metrics.jsonl",)), (beside, left)):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text("{}\n")
+    for rank, there in (("1", True), ("0", False), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert was_finished(model, "pretrain") and beside.exists() == there
+        assert ("was finished already" in capsys.readouterr().err) == (rank == "0")
+    beside.mkdir()
+    (beside / "spec.json").write_text("{}")  # another one, which has no metrics yet
+    assert not was_finished(model, "pretrain")
 
 
 def test_counts_that_cannot_be_are_refused_by_name() -> None:
