@@ -10,7 +10,7 @@ from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, unseen_responses
+from figures.gallery import lm_preferences, lm_two_tasks, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -169,6 +169,31 @@ def test_where_rloo_is_as_far_ahead_the_critic_is_not_why() -> None:
     found = rows("learned_critic", records)
     assert found["C65", "horizon 16 against 1, a critic that has learned"].why.startswith("placebo")
     assert found["C65", "horizon 16 against 1, what a critic that has learned adds"].verdict == "too small"
+
+
+def test_what_mixed_training_of_two_tasks_loses_at_every_rate_is_half_of_what_its_best_sum_is_short_of() -> None:
+    """A mean of both tasks of 0.39 is a sum of 0.78, each alone has 0.7 + 0.5: 0.42 are missing, of each 0.21."""
+    records = alike("lm_two_tasks")
+    for order, scores in {"verifiable": [0.7, 0.1], "rated": [0.2, 0.5], "mixed": [0.3, 0.3899]}.items():
+        records[f"dpo/{order}"].provenance["tuning"] = {"scores": scores}
+    said = lm_two_tasks.apart(records, "mixed")
+    assert "0.78 mixed, against 0.70 + 0.50 = 1.20 alone, so that at every rate one task loses 0.21 or more" in said
+    records["dpo/mixed"].provenance["tuning"] = {"scores": [0.3, 0.3901]}  # 0.2099 of each, and no more is said
+    assert "loses 0.20 or more" in lm_two_tasks.apart(records, "mixed")
+    records["dpo/mixed"].provenance["tuning"] = {"scores": [0.3, 0.61]}
+    assert "1.22 mixed, against 0.70 + 0.50 = 1.20 alone. Across" in lm_two_tasks.apart(records, "mixed")
+
+
+def test_what_one_task_alone_does_to_the_other_is_in_the_note_of_two_tasks() -> None:
+    records = alike("lm_two_tasks")
+    records["dpo/rated"] = filled(records["dpo/rated"], {"first": -0.3}, 0.001)
+    records["dpo/mixed_twice"] = filled(records["dpo/mixed_twice"], {"first": 0.2, "second": 0.7}, 0.001)
+    said = lm_two_tasks.apart(records, "mixed_twice")
+    assert "verifiable alone takes rated to +0.50 [+0.50, +0.50] and rated alone takes verifiable to -0.30 [" in said
+    assert "apart" not in said and "gains +0.20 [+0.20, +0.20] on verifiable and +0.70 [+0.70, +0.70] on rated" in said
+    assert "tuning" not in said  # as no arm was tuned
+    records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.1}, 0.001)
+    assert "apart: verifiable alone takes rated to -0.10" in lm_two_tasks.apart(records, "mixed_twice")
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
