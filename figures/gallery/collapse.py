@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured
+from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, preventable
 from figures.arms.gating import IN_SCORES, edges, last_with_room, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
@@ -30,7 +30,7 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, placebo, positive_control, room
+from sims.statistics.gates import placebo, room
 from sims.statistics.intervals import mean_interval
 
 RUNS, EVALUATIONS, BATCH, GENERATIONS = 100, 20, 8, 4
@@ -186,12 +186,9 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
 
 def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
     at, left = last_with_room([sides([copied], [fixed])], LENGTH.margin)
-    start = fixed.arrays["length"][:, 0].astype(float)
     one, other = (measured(x, "length", at) for x in (copied, fixed))
-    collapse = positive_control(mean_interval(start - other), LENGTH.margin, only_above=True)
-    collapse = Gate("positive control", collapse.open, f"tokens that are lost with a fixed reference: {collapse.why}")
     without = mean_interval(measured(alike[0], "length", at) - measured(alike[1], "length", at))
-    gates = [left, collapse, placebo(without, LENGTH.margin)]
+    gates = [left, preventable(fixed, SEMI, at, LENGTH.margin), placebo(without, LENGTH.margin)]
     note = (
         f"Both with learning rate {HELD.learning_rate:g} and β = 1: tuned for their score, both are at the largest "
         f"reward before a reference matters. Tested after {int(fixed.arrays['updates'][at])} updates, the last "

@@ -403,7 +403,7 @@ def lm_semi_online() -> list[Planted]:
 
 
 def lm_sync_period() -> list[Planted]:
-    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1, less at β = 1."""
+    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1 after the first copy, less at β = 1."""
     figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
     interacting = (
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
@@ -649,7 +649,7 @@ def replayed_data() -> list[Planted]:
 
 
 def collapse() -> list[Planted]:
-    """All scores fall at the end, and lengths with a fixed reference from 1, so that either can fall less."""
+    """All scores fall at the end, and lengths from 1 after the first copy, so that those of either can fall less."""
     found = []
     falling = (Term("(prompts|held)/.*", -0.4, "late"),)
     for part, rare in (("settings of s = 10", "held"), ("each tuned", "prompts")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
 from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
@@ -57,7 +58,7 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
     records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
     for key, end in (("more/semi", 0.0), ("more/copied", 9.0), ("coin/semi", 2.0), ("coin/copied", 2.0)):
         record = records[key] = filled(records[key], {"length": end}, 0.001)
-        record.arrays["length"][:, 0] = 9.0  # tokens, of which a fixed reference loses all
+        record.arrays["length"][:, :2] = 9.0  # tokens until the first copy, of which a fixed reference then loses all
     address = ("C36", LENGTH[0.1].part)
     records["strong/semi"] = filled(records["strong/semi"], {"length": 3.0}, 0.001)
     records["more/copied"].arrays["length"][:, 3] = 7.0  # after 15 of 20 updates
@@ -75,10 +76,45 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
 def test_a_reference_that_moves_no_length_at_ten_times_its_weight_closes_both_rows_of_copies_of_it() -> None:
     records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
     for key in ("more/semi", "strong/semi"):
-        records[key].arrays["length"][:, 0] = 9.0
+        records[key].arrays["length"][:, :2] = 9.0
     found = rows("lm_sync_period", records)
     for tested in LENGTH.values():
         assert found["C36", tested.part].why.startswith("sensitivity: tokens more with β = 1 than 0.1")
+
+
+@pytest.mark.parametrize(
+    ("figure", "fixed", "part"),
+    [
+        ("lm_sync_period", "more/semi", LENGTH[0.1].part),
+        ("lm_sync_period", "strong/semi", LENGTH[1.0].part),
+        ("collapse", "length/short/fixed", "DPO, s = 10"),
+    ],
+)
+def test_what_a_fixed_reference_loses_before_the_first_copy_no_copy_can_prevent(
+    figure: str, fixed: str, part: str
+) -> None:
+    records = alike(figure)
+    lengths = records[fixed].arrays["length"]
+    lengths[:, :2] = 12.0
+    assert "positive control" not in rows(figure, records)["C36", part].why
+    lengths[:, 1] = lengths[:, 2]  # as much is lost, and all of it at the first copy
+    found = rows(figure, records)["C36", part]
+    assert found.verdict == "no test" and found.why.startswith("positive control: tokens that are lost with a fixed")
+
+
+def test_arms_part_at_the_first_copy() -> None:
+    """At 5 updates they are still one, at 6 no more; where none is made, they are one to the end."""
+    assert [first_copy(np.array(updates), 5.0) for updates in ([0, 5, 10], [0, 4, 6, 8], [0, 6])] == [1, 1, 0]
+    assert first_copy(np.array([0, 1, 2]), 5.0) == 2
+
+
+@pytest.mark.parametrize("figure", ["lm_sync_period", "collapse"])
+def test_a_run_that_ends_before_the_first_copy_is_no_test_of_copies(figure: str) -> None:
+    records = alike(figure)
+    for record in records.values():
+        record.arrays["updates"] = np.arange(len(record.arrays["updates"])) // 5  # none comes to five updates
+    found = [row for row in all_figures()[figure].verdicts(records) if row.id == "C36"]
+    assert found and all(row.verdict == "no test" for row in found)
 
 
 @pytest.mark.parametrize(("short", "closed"), [(1, False), (6, True)])
