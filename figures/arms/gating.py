@@ -244,12 +244,12 @@ def sides(one: Sequence[Record], other: Sequence[Record]) -> Sides:
 
 def over_the_run(pairs: Sequence[Sides], margin: float) -> Gate:
     """`room` of the scores averaged over the run, without the start."""
-    return _of_all([room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs])
+    return of_all([room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs])
 
 
 def at_the_end(pairs: Sequence[Sides], margin: float) -> Gate:
     """`room` of the scores at the last evaluation, where an effect is tested there whatever room was left before."""
-    return _of_all(_rooms(pairs, margin, -1))
+    return of_all(_rooms(pairs, margin, -1))
 
 
 def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:
@@ -258,7 +258,7 @@ def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:
     that evaluation: the gate says nothing of another one, such as the end (`at_the_end`)."""
     last = pairs[0].one.shape[1] - 1
     for at in range(last, 0, -1):
-        found = _of_all(_rooms(pairs, margin, at))
+        found = of_all(_rooms(pairs, margin, at))
         if found.open:
             return at, found if at == last else replace(found, why=f"{found.why}; at evaluation {at} of {last}")
     return last, at_the_end(pairs, margin)
@@ -268,7 +268,7 @@ def _rooms(pairs: Sequence[Sides], margin: float, at: int) -> list[Gate]:
     return [room(pair.one[:, at], pair.other[:, at], pair.low, 1.0, margin) for pair in pairs]
 
 
-def _of_all(gates: Sequence[Gate]) -> Gate:
-    """The first gate that is closed; if none is, one that is open, with the reasons of all."""
+def of_all(gates: Sequence[Gate]) -> Gate:
+    """Of gates of one name, the first that is closed; if none is, one that is open, with the reasons of all."""
     closed = [gate for gate in gates if not gate.open]
-    return closed[0] if closed else Gate("room", True, "; ".join(gate.why for gate in gates))
+    return closed[0] if closed else replace(gates[0], why="; ".join(dict.fromkeys(gate.why for gate in gates)))

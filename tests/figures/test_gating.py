@@ -15,6 +15,7 @@ from figures.arms.gating import (
     effect_of,
     last_with_room,
     lowest_score,
+    of_all,
     own_settings,
     part,
     part_of_gold,
@@ -25,6 +26,7 @@ from figures.arms.gating import (
 from figures.gallery import collapse
 from sims.experiments.store import Record
 from sims.statistics.bounded import bounded_interval
+from sims.statistics.gates import Gate
 from sims.statistics.intervals import mean_interval
 
 
@@ -222,6 +224,12 @@ def test_settings_of_another_are_an_arms_own_if_it_loses_less_than_a_margin_by_t
     closed = own_settings(0.05, {"a": (as_run, alike), "b": (as_run, tuned)})
     assert not closed.open and closed.why.endswith("tuned arms would open it")
     assert own_settings(0.05, {"b": (tuned, as_run)}).open  # what is better than tuned has nothing to complain of
+
+
+def test_gates_of_one_name_are_one_the_first_that_is_closed_else_an_open_one_with_the_reasons_of_all() -> None:
+    one, other, closed = Gate("bound", True, "a"), Gate("bound", True, "b"), Gate("bound", False, "c")
+    assert of_all([one, other, one]) == Gate("bound", True, "a; b")  # each reason once
+    assert of_all([one, closed, Gate("bound", False, "d")]) == closed
 
 
 def test_arms_that_hold_the_same_runs_cancel_whatever_their_specs_say() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
+from figures.arms.credit import explained
 from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
@@ -196,6 +197,11 @@ def test_a_critic_that_explains_little_closes_rows_of_its_credit() -> None:
         assert rows(figure, records)["C65", part].why.startswith("critic: explained variance")
         del records[key].arrays["values_explained"]
         assert "was not measured" in rows(figure, records)["C65", part].why
+
+
+def test_a_critic_explains_minus_one_at_least_and_of_equal_rewards_nothing() -> None:
+    record = Record({}, {"values_explained": np.array([[np.nan, -7.0], [0.25, -1.0]], np.float32)}, {})
+    assert explained(record).tolist() == [[0.0, -1.0], [0.25, -1.0]]
 
 
 def test_where_rloo_is_as_far_ahead_the_critic_is_not_why() -> None:
