@@ -66,11 +66,15 @@ def length_rows(records: Records, figure: str, period: float, settings: str) -> 
         fixed, copied = (records[name] for name in words(kind))
         at, quiet = silent(records, kind, period)
         since = lost_since(fixed, period, at)
+        end = mean_interval(measured(copied, "length") - measured(fixed, "length"))
         note = (
             f"Tested after {int(fixed.arrays['updates'][at])} updates, the last evaluation at which the placebo is "
             "silent: labels that are flipped with probability ½ and say nothing of length. Of up to 13 tokens .45 of "
             f"the reference's responses are right, of 19 or more .08. Since the first copy, when the arms part, a "
-            f"fixed reference loses {since.estimate:+.1f} tokens: what is not lost, copying cannot prevent. {settings}"
+            f"fixed reference loses {since.estimate:+.1f} tokens: what is not lost, copying cannot prevent. "
+            "The gate of sensitivity is to β: it shows that the reference moves lengths, not that a copy of it would. "
+            f"At the end, after {int(fixed.arrays['updates'][-1])} updates, where the placebo is not silent, "
+            f"{end.estimate:+.2f} [{end.low:+.2f}, {end.high:+.2f}]. {settings}"
         )
         effect = mean_interval(measured(copied, "length", at) - measured(fixed, "length", at))
         gates, hashes = [preventable(fixed, period, at, MARGIN), holds(records, at), quiet], [copied.hash, fixed.hash]
