@@ -667,7 +667,7 @@ def collapse() -> list[Planted]:
     found.append(Planted("collapse", "C36", "DPO, s = 10", "token", 1, terms, raised=shorter))
     for name in ("dpo", "grpo"):
         for when in ("online", "offline"):
-            terms = difference(f"entropy/{name}/dense/{when}", f"entropy/{name}/verifiable/{when}", "entropy")
+            terms = difference(f"entropy/.*/{name}/dense/{when}", f"entropy/.*/{name}/verifiable/{when}", "entropy")
             found.append(Planted("collapse", "C37", f"{name}, {when}", "token", 1, terms))
     return found
 
