@@ -175,20 +175,23 @@ def edges(margin: float, *records: Record) -> Gate:
 
 
 def tuned_for(at: int | None, *records: Record, quantity: str = "score") -> Gate:
-    """Whether arms that were tuned by their score at the end are tested by it, and there. Where several settings come
-    to the same end, tuning takes any of them; which arm is ahead on the way there, or by another `quantity`, is then a
-    matter of that choice. at: the evaluation at which they are tested; None for over the run."""
+    """Whether arms that were tuned by their score, at the end or over the run, are tested by it, and then. Where many
+    settings come to the same end, tuning takes any of them; which arm is ahead on the way there, or by another
+    `quantity`, is then a matter of that choice. at: the evaluation at which they are tested; None for over the run."""
     arrays = records[0].arrays  # committed ones have what is tested, and no more
     last = (arrays["gold"].shape[1] if quantity == "score" else len(arrays["updates"])) - 1
-    there = at in (-1, last)
-    if not any("tuning" in record.provenance for record in records) or (there and quantity == "score"):
+    tuned = [record.provenance["tuning"] for record in records if "tuning" in record.provenance]
+    by = {"over the run" if tuning.get("by") == "run" else "at the end" for tuning in tuned}
+    when = "over the run" if at is None else "at the end" if at in (-1, last) else f"at evaluation {at} of {last}"
+    if not tuned or (by == {when} and quantity == "score"):
         return Gate("tuned for", True, "every arm that was tuned was tuned by what is tested")
-    when = "over the run" if at is None else "there" if there else f"at evaluation {at} of {last}"
     if quantity != "score":
         what, other = f"by its {quantity} {when}", "one setting for all arms, or all settings that end alike,"
     else:
-        what, other = when, "tuning by that" if at is None else "shorter runs"
-    return Gate("tuned for", False, f"tuned by the score at the end and tested {what}; {other} would open it")
+        what, other = when, "tuning by that" if at in (None, -1, last) else "shorter runs"
+    return Gate(
+        "tuned for", False, f"tuned by the score {' or '.join(sorted(by))} and tested {what}; {other} would open it"
+    )
 
 
 def own_settings(margin: float, arms: Mapping[str, tuple[Record, Record]]) -> Gate:

@@ -774,7 +774,6 @@ def sync_period() -> list[Planted]:
         pairs, both = (difference(f"{where}/{a}/10", f"{where}/dpo/10") for a in ("group_dpo", "dpo_grpo"))
         for id, part, terms in (
             ("C34", "at the end", grpo),
-            ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
             ("C39", "all pairs of right and wrong, s = 10", pairs),
             ("C39", "DPO + GRPO, s = 10", both),
@@ -786,6 +785,20 @@ def sync_period() -> list[Planted]:
     falls = (Term("network/unstable", -1.0, "late"), steadied)
     falling = (Term("network/(unstable|steadied)", -0.4, "late"),)
     return [*found, Planted("sync_period", "C38", part, "mlp", 1, falls, raised=falling)]
+
+
+def sync_over_the_run() -> list[Planted]:
+    """Everything is over the run, at whose evaluations a score is the same."""
+    found = []
+    for where, setting in (("bandit", "bandit"), ("network", "mlp")):
+        for id, part, one, other in (
+            ("C34", "over the run", "grpo/1", "dpo/1"),
+            ("C39", "NLL, s = 10, over the run", "dpo_nll/10", "dpo/10"),
+            ("C39", "DPO + GRPO, s = 10, over the run", "dpo_grpo/10", "dpo/10"),
+        ):
+            terms, loses = difference(f"{where}/{one}", f"{where}/{other}"), f"{where}/grpo/inf"
+            found.append(Planted("sync_over_the_run", id, part, setting, 0, terms, at_most=True, weaker=loses))
+    return found
 
 
 def two_tasks() -> list[Planted]:
@@ -910,6 +923,7 @@ PLANTED = [
         reward_width,
         rounds_and_horizon,
         sample_reuse,
+        sync_over_the_run,
         sync_period,
         two_tasks,
         unseen_responses,

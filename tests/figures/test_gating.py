@@ -113,6 +113,15 @@ def test_what_is_tuned_by_its_end_is_tested_there(at: int | None, open_: bool) -
     assert tuned_for(at, run).open  # as it was set: no tuning chose among settings that end alike
 
 
+@pytest.mark.parametrize(("at", "open_"), [(None, True), (-1, False), (1, False)])
+def test_what_is_tuned_over_the_run_is_tested_over_it(at: int | None, open_: bool) -> None:
+    run, how = record([0.0, 0.5, 0.9]), tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance["tuning"]
+    by_run, by_end = (Record(run.spec, run.arrays, {"tuning": {**how, "by": by}}) for by in ("run", "end"))
+    assert tuned_for(at, run, by_run).open == open_
+    mixed = tuned_for(at, by_end, by_run)
+    assert not mixed.open and "tuned by the score at the end or over the run" in mixed.why
+
+
 @pytest.mark.parametrize("at", [-1, 2, 1, None])
 def test_what_is_tuned_by_its_score_is_not_tested_by_another_quantity(at: int | None) -> None:
     """Settings of one score may differ in entropy as much as they like, at the end too."""
