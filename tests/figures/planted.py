@@ -787,6 +787,17 @@ def sync_period() -> list[Planted]:
     return [*found, Planted("sync_period", "C38", part, "mlp", 1, falls, raised=falling)]
 
 
+def overscored_response() -> list[Planted]:
+    """A table is a bandit."""
+    found = []
+    for where, setting in (("network", "mlp"), ("table", "bandit")):
+        for name, algorithm in (("RLOO", "rloo"), ("online DPO", "dpo")):
+            terms = difference(f"{where}/{algorithm}/none", f"{where}/{algorithm}/planted")
+            part = f"{name}, an over-scored response"
+            found.append(Planted("overscored_response", "C11", part, setting, 1, terms))
+    return found
+
+
 def sync_over_the_run() -> list[Planted]:
     """Everything is over the run, at whose evaluations a score is the same."""
     found = []
@@ -923,6 +934,7 @@ PLANTED = [
         reward_width,
         rounds_and_horizon,
         sample_reuse,
+        overscored_response,
         sync_over_the_run,
         sync_period,
         two_tasks,
