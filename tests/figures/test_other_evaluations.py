@@ -12,7 +12,7 @@ from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, lm_two_tasks, overscored_response, unseen_responses
+from figures.gallery import lm_preferences, lm_two_tasks, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -236,16 +236,6 @@ def test_what_one_task_alone_does_to_the_other_is_in_the_note_of_two_tasks() -> 
     assert "tuning" not in said  # as no arm was tuned
     records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.1}, 0.001)
     assert "apart: verifiable alone takes rated to -0.10" in lm_two_tasks.apart(records, "mixed_twice")
-
-
-def test_what_is_taken_is_the_response_of_least_gold_of_each_prompt() -> None:
-    """Two prompts, whose second and first response are the worst: 0.2 and 0.4 before, 0.9 and 0.5 after."""
-    arrays = {
-        "rewards": np.array([[[1.0, -2.0], [-0.5, 0.5]]]),
-        "logp_ref": np.log([[0.8, 0.2], [0.4, 0.6]]),
-        "logp_final": np.log([[[0.1, 0.9], [0.5, 0.5]]]),
-    }
-    assert overscored_response.taken(Record({}, arrays, {})) == pytest.approx((0.3, 0.7))
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
