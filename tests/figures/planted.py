@@ -809,6 +809,8 @@ def sync_over_the_run() -> list[Planted]:
         ):
             terms, loses = difference(f"{where}/{one}", f"{where}/{other}"), f"{where}/grpo/inf"
             found.append(Planted("sync_over_the_run", id, part, setting, 0, terms, at_most=True, weaker=loses))
+        terms = difference(f"{where}/dpo_epsilon/10", f"{where}/dpo/10")
+        found.append(Planted("sync_over_the_run", "C38", "s = 10, over the run", setting, 1, terms))
     return found
 
 
