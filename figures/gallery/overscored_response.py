@@ -81,8 +81,9 @@ def _row(tested: Claim, setting: Setting, records: Records, name: str) -> Verdic
     path = scores(planted).mean(0)
     note = (
         f"On the same problems, recorded pairs and noise: at the end gold is {ends['planted'].mean():+.2f} with the "
-        f"error, {path.max() - path[-1]:.2f} below its best evaluation, and {ends['none'].mean():+.2f} without. One setting, of learning rate and β, and one error, {OVERSCORE:g} "
-        "standard deviations of gold above all others, were run; none is tuned."
+        f"error, {path.max() - path[-1]:.2f} below its best evaluation, and {ends['none'].mean():+.2f} without. One "
+        f"setting, of learning rate and β, and one error, {OVERSCORE:g} standard deviations of gold above all others, "
+        "were run; none is tuned."
     )
     effect = effect_of([part(1.0, none), part(-1.0, planted)])
     return row_of(tested, setting, effect, FIGURE.name, [none.hash, planted.hash], note, gates)
