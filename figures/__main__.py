@@ -171,16 +171,18 @@ def list_figures(chosen: Sequence[Entry]) -> int:
     """Print what there is, and what its committed records took; returns the exit status."""
     from .recorded_costs import cost
 
-    total = 0.0
+    total, models, counted = 0.0, 0.0, set[str]()
     for entry in chosen:
         try:
-            found = cost(entry.name)
+            found, more = cost(entry.name), cost(entry.name, others=counted)
         except DamagedRecord as damage:
             return failed(damage, FAILED, RESTORE)
-        total += sum(found or ())
+        if more:
+            total, models = total + more.tested + more.tuning, models + more.models
         minutes = f"{found.tested:.1f} + {found.tuning:.1f} min" if found else ""
         print(f"{entry.name:24} {minutes:>14}  {', '.join(entry.claims):24} {', '.join(entry.tags):28} {entry.title}")
     print(f"\n{total:.1f} core-minutes with --full, from recorded seconds: of tested records + of tuning, estimated")
+    print(f"{models / 60:.1f} core-hours of them by language models, {total - models:.1f} core-minutes by toys")
     return 0
 
 

@@ -175,7 +175,7 @@ class Lab:
         best = {t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in tuned}
         more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in best.items()}
         found = self.records(more)
-        return {t.arm: _as_tuned(found[t.arm], t) for t in tuned}
+        return {t.arm: _as_tuned(found[t.arm], t, by) for t in tuned}
 
     def exact(
         self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
@@ -385,9 +385,9 @@ def means_apart(live: Record, before: Record) -> float:
     return max(apart)
 
 
-def _as_tuned(record: Record, tuned: Tuned) -> Record:
+def _as_tuned(record: Record, tuned: Tuned, by: Measure) -> Record:
     """The record, its provenance saying how its settings were chosen."""
-    how = {"arm": tuned.arm, "points": tuned.points, "scores": tuned.scores, "chosen": tuned.chosen}
+    how = {"arm": tuned.arm, "points": tuned.points, "scores": tuned.scores, "chosen": tuned.chosen, "by": by}
     return Record(record.spec, record.arrays, {**record.provenance, "tuning": how}, record.source)
 
 

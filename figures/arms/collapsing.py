@@ -1,4 +1,5 @@
-"""What collapses between online and offline: falls of the score, and entropies that leave room for a difference."""
+"""What collapses between online and offline: falls of the score, lengths that a copied reference could have kept, and
+entropies that leave room for a difference."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from sims.experiments.measures import fall
 from sims.experiments.store import Record
-from sims.statistics.gates import Gate
+from sims.statistics.gates import Gate, positive_control
+from sims.statistics.intervals import Interval, mean_interval
 
 from .gating import Sides, last_with_room
 
@@ -23,6 +25,26 @@ def interaction_of_falls(rare: Sequence[Record], semi: Sequence[Record]) -> np.n
 def measured(record: Record, name: str, at: int = -1) -> np.ndarray:
     """(runs,): an array at an evaluation."""
     return np.asarray(record.arrays[name][:, at].astype(float))
+
+
+def first_copy(updates: np.ndarray, period: float) -> int:
+    """The last evaluation before the reference is copied for the first time, which is after `period` updates: until
+    then a fixed reference and a copied one make the same runs. In a run that ends before, the last of all."""
+    return int(np.searchsorted(updates, period, side="right")) - 1
+
+
+def lost_since(fixed: Record, period: float, at: int) -> Interval:
+    """Tokens that are lost with a fixed reference from the first copy of the other one to an evaluation."""
+    first = first_copy(fixed.arrays["updates"], period)
+    return mean_interval(measured(fixed, "length", first) - measured(fixed, "length", at))
+
+
+def preventable(fixed: Record, period: float, at: int, margin: float) -> Gate:
+    """Whether there is a loss of length that copies of the reference could prevent: what a fixed one loses before the
+    first copy, a copied one loses as well."""
+    found = positive_control(lost_since(fixed, period, at), margin, only_above=True)
+    since = f"since the first copy, after {period:g} updates"
+    return replace(found, why=f"tokens that are lost with a fixed reference {since}: {found.why}")
 
 
 def entropy_with_room(dense: Record, binary: Record, margin: float, name: str = "entropy") -> tuple[int, Gate]:

@@ -15,7 +15,7 @@ from figures.report.style import bound, points
 from sims.statistics.gates import Gate, placebo, positive_control
 from sims.statistics.intervals import mean_interval
 
-from .collapsing import measured
+from .collapsing import first_copy, lost_since, measured, preventable
 
 BETAS = {"": 0.1, "strong/": 1.0}  # DPO's, by what stands before the names of its arms
 LENGTH = {
@@ -40,12 +40,10 @@ def silent(records: Records, kind: str, period: float) -> tuple[int, Gate]:
     """The last evaluation at which copying the reference makes no difference by labels that say nothing, and the gate
     there; if none, the last one of all. Until the first copy, after `period` updates, both arms are one."""
     fixed, copied = (records[name] for name in coin(kind))
-    updates = fixed.arrays["updates"]
-    last = len(updates) - 1
+    last = len(fixed.arrays["updates"]) - 1
     gates = {
         at: placebo(mean_interval(measured(copied, "length", at) - measured(fixed, "length", at)), MARGIN)
-        for at in range(last, 0, -1)
-        if updates[at] > period or at == last
+        for at in range(last, min(first_copy(fixed.arrays["updates"], period), last - 1), -1)
     }
     at = next((at for at, gate in gates.items() if gate.open), last)
     return at, gates[at]
@@ -67,19 +65,19 @@ def length_rows(records: Records, figure: str, period: float, settings: str) -> 
     for kind, beta in BETAS.items():
         fixed, copied = (records[name] for name in words(kind))
         at, quiet = silent(records, kind, period)
-        first = min(int(np.searchsorted(fixed.arrays["updates"], period)), at)  # until then both arms are one
-        since = mean_interval(fixed.arrays["length"][:, first] - measured(fixed, "length", at))
-        lost = fixed.arrays["length"][:, 0] - measured(fixed, "length", at)
-        collapse = positive_control(mean_interval(lost), MARGIN, only_above=True)
-        collapse = replace(collapse, why=f"tokens that are lost with a fixed reference: {collapse.why}")
+        since = lost_since(fixed, period, at)
+        end = mean_interval(measured(copied, "length") - measured(fixed, "length"))
         note = (
             f"Tested after {int(fixed.arrays['updates'][at])} updates, the last evaluation at which the placebo is "
             "silent: labels that are flipped with probability ½ and say nothing of length. Of up to 13 tokens .45 of "
             f"the reference's responses are right, of 19 or more .08. Since the first copy, when the arms part, a "
-            f"fixed reference loses {since.estimate:+.1f} tokens: what is not lost, copying cannot prevent. {settings}"
+            f"fixed reference loses {since.estimate:+.1f} tokens: what is not lost, copying cannot prevent. "
+            "The gate of sensitivity is to β: it shows that the reference moves lengths, not that a copy of it would. "
+            f"At the end, after {int(fixed.arrays['updates'][-1])} updates, where the placebo is not silent, "
+            f"{end.estimate:+.2f} [{end.low:+.2f}, {end.high:+.2f}]. {settings}"
         )
         effect = mean_interval(measured(copied, "length", at) - measured(fixed, "length", at))
-        gates, hashes = [collapse, holds(records, at), quiet], [copied.hash, fixed.hash]
+        gates, hashes = [preventable(fixed, period, at, MARGIN), holds(records, at), quiet], [copied.hash, fixed.hash]
         rows.append(row_of(LENGTH[beta], "lm", effect, figure, hashes, note, gates))
     return rows
 

@@ -26,17 +26,22 @@ LEARNED = 0.15
 NAMES = ("ppo", "dpo", "rloo")
 
 
+def explained(record: Record) -> np.ndarray:
+    """(runs, evaluations): the share of the variance of the rewards of fresh samples that a critic's values of their
+    prefixes explain; less than −1 counts as −1, and where rewards are all equal, as 0."""
+    return np.nan_to_num(record.arrays["values_explained"].astype(float), nan=0.0).clip(-1.0, 1.0)
+
+
 def learned(named: Mapping[str, tuple[Record, int]]) -> Gate:
     """Whether critics explain more than LEARNED of the variance of the rewards of their own fresh samples, at an
-    evaluation; less than −1 counts as −1, and rewards that are all equal as 0. named: record and evaluation."""
+    evaluation. named: record and evaluation."""
     said, fine = [], True
     for name, (record, at) in named.items():
-        explained = record.arrays.get("values_explained")
-        if explained is None:
+        if "values_explained" not in record.arrays:
             return Gate(
                 "critic", False, f"what the critic of {name} explains was not measured; to measure it would open it"
             )
-        found = mean_interval(np.nan_to_num(explained[:, at].astype(float), nan=0.0).clip(-1.0, 1.0))
+        found = mean_interval(explained(record)[:, at])
         fine &= found.low > LEARNED
         said.append(f"{name} {found}")
     why = f"explained variance of the critic: {'; '.join(said)}"

@@ -175,20 +175,23 @@ def edges(margin: float, *records: Record) -> Gate:
 
 
 def tuned_for(at: int | None, *records: Record, quantity: str = "score") -> Gate:
-    """Whether arms that were tuned by their score at the end are tested by it, and there. Where several settings come
-    to the same end, tuning takes any of them; which arm is ahead on the way there, or by another `quantity`, is then a
-    matter of that choice. at: the evaluation at which they are tested; None for over the run."""
+    """Whether arms that were tuned by their score, at the end or over the run, are tested by it, and then. Where many
+    settings come to the same end, tuning takes any of them; which arm is ahead on the way there, or by another
+    `quantity`, is then a matter of that choice. at: the evaluation at which they are tested; None for over the run."""
     arrays = records[0].arrays  # committed ones have what is tested, and no more
     last = (arrays["gold"].shape[1] if quantity == "score" else len(arrays["updates"])) - 1
-    there = at in (-1, last)
-    if not any("tuning" in record.provenance for record in records) or (there and quantity == "score"):
+    tuned = [record.provenance["tuning"] for record in records if "tuning" in record.provenance]
+    by = {"over the run" if tuning.get("by") == "run" else "at the end" for tuning in tuned}
+    when = "over the run" if at is None else "at the end" if at in (-1, last) else f"at evaluation {at} of {last}"
+    if not tuned or (by == {when} and quantity == "score"):
         return Gate("tuned for", True, "every arm that was tuned was tuned by what is tested")
-    when = "over the run" if at is None else "there" if there else f"at evaluation {at} of {last}"
     if quantity != "score":
         what, other = f"by its {quantity} {when}", "one setting for all arms, or all settings that end alike,"
     else:
-        what, other = when, "tuning by that" if at is None else "shorter runs"
-    return Gate("tuned for", False, f"tuned by the score at the end and tested {what}; {other} would open it")
+        what, other = when, "tuning by that" if at in (None, -1, last) else "shorter runs"
+    return Gate(
+        "tuned for", False, f"tuned by the score {' or '.join(sorted(by))} and tested {what}; {other} would open it"
+    )
 
 
 def own_settings(margin: float, arms: Mapping[str, tuple[Record, Record]]) -> Gate:
@@ -244,12 +247,12 @@ def sides(one: Sequence[Record], other: Sequence[Record]) -> Sides:
 
 def over_the_run(pairs: Sequence[Sides], margin: float) -> Gate:
     """`room` of the scores averaged over the run, without the start."""
-    return _of_all([room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs])
+    return of_all([room(pair.one[:, 1:].mean(1), pair.other[:, 1:].mean(1), pair.low, 1.0, margin) for pair in pairs])
 
 
 def at_the_end(pairs: Sequence[Sides], margin: float) -> Gate:
     """`room` of the scores at the last evaluation, where an effect is tested there whatever room was left before."""
-    return _of_all(_rooms(pairs, margin, -1))
+    return of_all(_rooms(pairs, margin, -1))
 
 
 def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:
@@ -258,7 +261,7 @@ def last_with_room(pairs: Sequence[Sides], margin: float) -> tuple[int, Gate]:
     that evaluation: the gate says nothing of another one, such as the end (`at_the_end`)."""
     last = pairs[0].one.shape[1] - 1
     for at in range(last, 0, -1):
-        found = _of_all(_rooms(pairs, margin, at))
+        found = of_all(_rooms(pairs, margin, at))
         if found.open:
             return at, found if at == last else replace(found, why=f"{found.why}; at evaluation {at} of {last}")
     return last, at_the_end(pairs, margin)
@@ -268,7 +271,7 @@ def _rooms(pairs: Sequence[Sides], margin: float, at: int) -> list[Gate]:
     return [room(pair.one[:, at], pair.other[:, at], pair.low, 1.0, margin) for pair in pairs]
 
 
-def _of_all(gates: Sequence[Gate]) -> Gate:
-    """The first gate that is closed; if none is, one that is open, with the reasons of all."""
+def of_all(gates: Sequence[Gate]) -> Gate:
+    """Of gates of one name, the first that is closed; if none is, one that is open, with the reasons of all."""
     closed = [gate for gate in gates if not gate.open]
-    return closed[0] if closed else Gate("room", True, "; ".join(gate.why for gate in gates))
+    return closed[0] if closed else replace(gates[0], why="; ".join(dict.fromkeys(gate.why for gate in gates)))

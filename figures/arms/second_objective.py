@@ -38,7 +38,7 @@ class Rounds(NamedTuple):
 
 def ahead(one: Record, other: Record, name: str) -> Interval:
     """By how much one arm is ahead of another at the end, by a part of gold."""
-    low = part_of_gold(1.0, one, name).low
+    low = part_of_gold(1.0, one, name).low  # both arms have the same problems; of the other no worst reward is kept
     sides = [Part(times, part_scores(x, name)[:, -1].astype(float), low) for times, x in ((1.0, one), (-1.0, other))]
     return effect_of(sides)
 

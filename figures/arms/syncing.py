@@ -48,7 +48,8 @@ def not_behind_row(
     gates += edges_and_bounds(tested.margin, dpo, grpo)
     scored = [part(1.0, arm, at).scores.mean() for arm in (dpo, grpo)]
     tie = ", a tie near the largest reward" if min(scored) > 1 - tested.margin else ""
-    note = f"Both are tuned for their score at the end. DPO scores {scored[0]:.2f}, GRPO {scored[1]:.2f}{tie}."
+    when = "over the run" if at is None else "at the end"
+    note = f"Both are tuned for their score {when}. DPO scores {scored[0]:.2f}, GRPO {scored[1]:.2f}{tie}."
     return row_of(tested, setting, lost, figure, [dpo.hash, grpo.hash], note, gates)
 
 

@@ -3,6 +3,7 @@ when the reference follows the policy, and entropy under a reward that is right 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured
-from figures.arms.gating import IN_SCORES, edges, last_with_room, sides, tuned_for
+from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, preventable
+from figures.arms.gating import edges, last_with_room, of_all, sides, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -30,8 +31,9 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
-from sims.statistics.gates import Gate, placebo, positive_control, room
+from sims.statistics.gates import placebo, room
 from sims.statistics.intervals import mean_interval
+from sims.statistics.verdicts import over_tunings
 
 RUNS, EVALUATIONS, BATCH, GENERATIONS = 100, 20, 8, 4
 UPDATES = {"prompts": 400, "tree": 200}
@@ -42,8 +44,11 @@ TREE = VerifiableTree(num_prompts=8, vocabulary=3, max_length=4)
 DPO_PAIRS = DPO(pairing="best_worst")
 LEARNERS = {"dpo": DPO_PAIRS, "grpo": GRPO(beta=0.0)}
 WHEN = {"online": None, "offline": math.inf}
-RATES = {"prompts": (0.003, 3.0), "entropy": (0.01, 10.0)}
-NAMES = {"network": "prompts", "table": "entropy"}
+REWARDS = ("verifiable", "dense")
+LOWEST, HIGHEST = 0.003, 3.0  # learning rates of what is tuned
+# Of entropies, one for both rewards: of 0.01, 0.03, 0.1, 0.3 and 1, the largest two by which on ten development runs
+# every arm's entropy has room at a second evaluation. Which reward's is lower was not looked at.
+ENTROPY_RATES = (0.1, 0.3)
 BETAS = (0.01, 0.1, 1.0, 10.0)
 HELD = Optimiser(learning_rate=0.05)  # of C36, with β = 1: tuned for their score, both arms end before a length falls
 POINTS = 6 * len(BETAS)
@@ -54,7 +59,7 @@ ENTROPY = {(name, when): claim("C37", f"{name}, {when}") for name in LEARNERS fo
 
 
 def arms() -> dict[str, Experiment]:
-    """prompts/number/s; length/task/reference; entropy/algorithm/reward/when."""
+    """prompts/number/s; length/task/reference; entropy/learning rate/algorithm/reward/when."""
     # Seeds: a setting that was changed after its runs takes fresh ones (the history in claims.toml).
     shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 13}
     again = {**shared, "updates": UPDATES["tree"], "seed": 14}
@@ -75,26 +80,28 @@ def arms() -> dict[str, Experiment]:
             found[name] = Experiment(
                 "length_collapse", tree, Table(), DPO_PAIRS.replace(beta=1.0), schedule, optimiser=HELD, **again
             )
-    for name, algorithm in LEARNERS.items():
-        for reward in ("verifiable", "dense"):
-            for when, s in WHEN.items():
-                schedule, tree = drawn.replace(sync_every_updates=s), TREE.replace(reward=reward)
-                key = f"entropy/{name}/{reward}/{when}"
-                seed = again["seed"] if name == "grpo" else shared["seed"]
-                found[key] = Experiment(
-                    f"entropy-{name}", tree, Table(), algorithm, schedule, **{**again, "seed": seed}
-                )
+    for rate, (name, algorithm), reward, (when, s) in itertools.product(
+        ENTROPY_RATES, LEARNERS.items(), REWARDS, WHEN.items()
+    ):
+        found[f"entropy/{rate:g}/{name}/{reward}/{when}"] = Experiment(
+            f"entropy-{name}",
+            TREE.replace(reward=reward),
+            Table(),
+            algorithm,
+            drawn.replace(sync_every_updates=s),
+            optimiser=Optimiser(learning_rate=rate),
+            **{**again, "seed": 15},
+        )
     return found
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm but C36's tuned for itself; and the rare sync by the settings of the frequent one."""
-    chosen = arms()
-    held = {name: chosen.pop(name) for name in list(chosen) if name.startswith("length/")}
-    grids = {}
-    for name, arm in chosen.items():
-        betas = (0.0,) if "/grpo/" in name else BETAS
-        grids[name] = spread_grid(arm, *RATES[name.split("/")[0]], betas, POINTS)
+    """Every arm of C35 tuned for itself, and the rare sync by the settings of the frequent one too."""
+    held, chosen = arms(), dict[str, Experiment]()
+    for name in list(held):
+        if name.startswith("prompts/"):
+            chosen[name] = held.pop(name)
+    grids = {name: spread_grid(arm, LOWEST, HIGHEST, BETAS, POINTS) for name, arm in chosen.items()}
     found = lab.tuned_records(chosen, grids, **TUNING)
     for number in (FEW, MANY):
         spec = found[f"prompts/{number}/{SEMI:g}"].spec
@@ -139,15 +146,17 @@ def _curves(axes: Axes, records: Records, number: int) -> None:
 
 
 def _entropies(axes: Axes, records: Records) -> None:
-    x = np.arange(len(LEARNERS) * len(WHEN), dtype=float)
-    for i, reward in enumerate(("verifiable", "dense")):
-        for j, (name, when) in enumerate((n, w) for n in LEARNERS for w in WHEN):
-            end = measured(records[f"entropy/{name}/{reward}/{when}"], "entropy")
-            points(axes, x[j : j + 1] + 0.1 * (i - 0.5), [end], name, reward == "verifiable")
-    start = float(records["entropy/dpo/dense/online"].arrays["entropy"][:, 0].mean())
+    """Where they are tested; the smaller learning rate on the left."""
+    for x, ((name, when), tested) in enumerate(ENTROPY.items()):
+        for rate, aside in zip(ENTROPY_RATES, (-0.18, 0.18), strict=True):
+            both = _both(records, rate, name, when)
+            at, _ = entropy_with_room(*both, tested.margin)
+            for record, filled in zip(both, (False, True), strict=True):
+                points(axes, np.array([x + aside]), [measured(record, "entropy", at)], name, filled)
+    start = float(records[f"entropy/{ENTROPY_RATES[0]:g}/dpo/dense/online"].arrays["entropy"][:, 0].mean())
     bound(axes, start, "at the start")
-    axes.set_xticks(x, [f"{name}\n{when}" for name in LEARNERS for when in WHEN])
-    axes.set(title="filled: right or wrong; open: dense", ylabel="entropy at the end, nats")
+    axes.set_xticks(range(len(ENTROPY)), [f"{name}\n{when}" for name, when in ENTROPY])
+    axes.set(title="filled: right or wrong; open: dense", ylabel="entropy where it is tested, nats")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
 
 
@@ -162,10 +171,7 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(_unstable(tested, rare, semi))
     fixed, copied = (records[f"length/short/{reference}"] for reference in ("fixed", "copied"))
     rows.append(_length(fixed, copied, [records[f"length/alike/{reference}"] for reference in ("copied", "fixed")]))
-    for (name, when), tested in ENTROPY.items():
-        dense, binary = (records[f"entropy/{name}/{reward}/{when}"] for reward in ("dense", "verifiable"))
-        rows.append(_entropy(tested, dense, binary))
-    return rows
+    return [*rows, *(_entropy(tested, records, *which) for which, tested in ENTROPY.items())]
 
 
 def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Verdict:
@@ -186,12 +192,9 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
 
 def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
     at, left = last_with_room([sides([copied], [fixed])], LENGTH.margin)
-    start = fixed.arrays["length"][:, 0].astype(float)
     one, other = (measured(x, "length", at) for x in (copied, fixed))
-    collapse = positive_control(mean_interval(start - other), LENGTH.margin, only_above=True)
-    collapse = Gate("positive control", collapse.open, f"tokens that are lost with a fixed reference: {collapse.why}")
     without = mean_interval(measured(alike[0], "length", at) - measured(alike[1], "length", at))
-    gates = [left, collapse, placebo(without, LENGTH.margin)]
+    gates = [left, preventable(fixed, SEMI, at, LENGTH.margin), placebo(without, LENGTH.margin)]
     note = (
         f"Both with learning rate {HELD.learning_rate:g} and β = 1: tuned for their score, both are at the largest "
         f"reward before a reference matters. Tested after {int(fixed.arrays['updates'][at])} updates, the last "
@@ -204,44 +207,55 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
     return row_of(LENGTH, "token", effect, FIGURE.name, hashes, note, gates)
 
 
-def _entropy(tested: Claim, dense: Record, binary: Record) -> Verdict:
-    at, left = entropy_with_room(dense, binary, tested.margin)
-    effect = mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at))
+def _both(records: Records, rate: float, name: str, when: str) -> tuple[Record, Record]:
+    """Of the dense reward, and of the one that is right or wrong."""
+    dense, binary = (records[f"entropy/{rate:g}/{name}/{reward}/{when}"] for reward in ("dense", "verifiable"))
+    return dense, binary
+
+
+def _entropy(tested: Claim, records: Records, name: str, when: str) -> Verdict:
+    effects, rooms, untuned, used, places = [], [], [], [], []
+    for rate in ENTROPY_RATES:
+        dense, binary = _both(records, rate, name, when)
+        at, left = entropy_with_room(dense, binary, tested.margin)
+        effects.append(mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at)))
+        rooms.append(left)
+        untuned.append(tuned_for(at, dense, binary, quantity="entropy"))
+        used += [dense, binary]
+        ends = " and ".join(f"{scores(record)[:, at].mean():.2f}" for record in (dense, binary))
+        after = int(dense.arrays["updates"][at])
+        places.append(f"{effects[-1].estimate:+.3f} at {rate:g} after {after} updates, with scores of {ends}")
     why = (
         "none takes the effect away: a reward without information leaves both at the reference; the same responses "
         "are right by both rewards"
     )
-    gates = [
-        left,
-        tuned_for(at, dense, binary, quantity="entropy"),
-        placebo(None, tested.margin, why),
-        edges(IN_SCORES, dense, binary),
-    ]
     note = (
-        f"Tested after {int(dense.arrays['updates'][at])} updates, the last evaluation at which the entropies leave "
-        "room. Of the policy itself, exact, which is the expectation over its own samples; each tuned for its own "
-        "reward, so that learning rates differ, and with them how fast entropy falls. Right or wrong leaves all right "
+        f"By one learning rate for both rewards, none is tuned, and the interval is that of both rates: "
+        f"{'; '.join(places)} (dense and right or wrong): the last evaluations at which the entropies leave room. Of "
+        "the policy itself, exact, which is the expectation over its own samples. Right or wrong leaves all right "
         "responses equal, a dense reward has one best response per prompt. One draw of the tree for all runs: the "
         "interval does not cover trees."
     )
-    return row_of(tested, "token", effect, FIGURE.name, [dense.hash, binary.hash], note, gates)
+    gates = [of_all(rooms), of_all(untuned), placebo(None, tested.margin, why)]
+    hashes = [record.hash for record in used]
+    return row_of(tested, "token", over_tunings(effects), FIGURE.name, hashes, note, gates)
 
 
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records[f"prompts/{FEW}/{SEMI:g}"].arrays["gold"])
-    rates = ", ".join(f"{name} {RATES[of][0]:g} … {RATES[of][1]:g}" for name, of in NAMES.items())
     return (
         f"{runs} runs per arm, updates of {BATCH} prompts × {GENERATIONS} responses; mean and 95 % interval or band. "
         f"Top, {UPDATES['prompts']} updates: DPO on a network of one hidden layer of 32, whose best response has a "
-        f"reference probability of 0.02. Bottom, {UPDATES['tree']} updates: tables on a token tree of "
+        "reference probability of 0.02; every arm but the dotted ones tuned for its score on other seeds, over "
+        f"{POINTS} points ({ROUNDS}) of learning rate ({LOWEST:g} … {HIGHEST:g}) and β ({BETAS[0]:g} … "
+        f"{BETAS[-1]:g}), listed below. Bottom, {UPDATES['tree']} updates: tables on a token tree of "
         f"{TREE.num_prompts} prompts and responses of up to {TREE.max_length} tokens, right with a probability of "
         f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all); DPO takes the best and the worst of "
-        f"{GENERATIONS}. Left, its sampler is copied every {SEMI:g} updates; right, before every batch or never. Every "
-        f"arm but the dotted ones and those bottom left (learning rate {HELD.learning_rate:g}, β = 1) tuned for its "
-        f"score on other seeds, over {POINTS} points ({ROUNDS}) of learning rate ({rates}) and of DPO's β "
-        f"({BETAS[0]:g} … {BETAS[-1]:g}; GRPO has no KL penalty), listed below. Noiseless labels. Bottom: at the end; "
-        "rows are tested at the last evaluation that leaves room."
+        f"{GENERATIONS}; none is tuned. Left, its sampler is copied every {SEMI:g} updates, learning rate "
+        f"{HELD.learning_rate:g}, β = 1, at the end. Right, it is copied before every batch or never, with learning "
+        f"rates {ENTROPY_RATES[0]:g} (left of the two) and {ENTROPY_RATES[1]:g}, β = {DPO_PAIRS.beta:g} (GRPO has no "
+        "KL penalty), at the last evaluation that leaves room. Noiseless labels."
     )
 
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.credit import by_horizon, learned
+from figures.arms.credit import by_horizon, explained, learned
 from figures.arms.effect_row import Terms
-from figures.arms.gating import effect_of, last_with_room, lowest_score, part, sides
+from figures.arms.gating import effect_of, last_with_room, lowest_score, of_all, part, sides
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -96,15 +95,15 @@ def _effect(records: Records, terms: Terms, at: int) -> Interval:
 
 
 def _row(tested: Claim, records: Records, other: str, silent: Gate, said: str) -> Verdict:
-    effects, gates, used, critics = [], [], [], {}
+    effects, bounds, used, critics = [], [], [], {}
     when = {rate: _when(records, rate, other) for rate in RATES}
-    for rate, (at, room) in when.items():
+    for rate, (at, _) in when.items():
         terms = _terms(rate, "ppo", other)
         effects.append(_effect(records, terms, at))
         arms = {name: records[name] for _, name in terms}
         used += list(arms.values())
         ends = {name: scores(record)[:, at] for name, record in arms.items()}
-        gates += [room, runs_at_a_bound(ends, lowest_score(list(arms.values())), 1.0)]
+        bounds.append(runs_at_a_bound(ends, lowest_score(list(arms.values())), 1.0))
         critics[f"with learning rate {rate:g}"] = (records[f"{rate:g}/{LONG}/ppo"], at)
     places = ", ".join(f"{int(used[0].arrays['updates'][at])} at {rate:g}" for rate, (at, _) in when.items())
     each = ", ".join(f"{x.estimate:+.3f} at {rate:g}" for x, rate in zip(effects, RATES, strict=True))
@@ -120,17 +119,8 @@ def _row(tested: Claim, records: Records, other: str, silent: Gate, said: str) -
         "explains little for the first two thirds, which the score there rests on too. PPO has the loss of its values "
         "and another baseline as well, so that this is no measure of credit alone."
     )
-    gates = [*_merged(gates), learned(critics), silent]
+    gates = [of_all([room for _, room in when.values()]), of_all(bounds), learned(critics), silent]
     return row_of(tested, "token", over_tunings(effects), FIGURE.name, [x.hash for x in used], note, gates)
-
-
-def _merged(gates: list[Gate]) -> list[Gate]:
-    """One gate of each name: the first that is closed, else the first."""
-    found: dict[str, Gate] = {}
-    for gate in gates:
-        if gate.name not in found or (found[gate.name].open and not gate.open):
-            found[gate.name] = gate
-    return list(found.values())
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -157,8 +147,7 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def _explained(axes: Axes, records: Records, rate: float) -> None:
     record = records[f"{rate:g}/{LONG}/ppo"]
-    runs = np.nan_to_num(record.arrays["values_explained"].astype(float), nan=0.0).clip(-1.0, 1.0)
-    mean, low, high = band(runs, resamples=None)
+    mean, low, high = band(explained(record), resamples=None)
     axes.plot(record.arrays["updates"], mean, color=colour("ppo"), marker="s", ms=4.5)
     axes.fill_between(record.arrays["updates"], low, high, color=colour("ppo"), alpha=0.18, linewidth=0)
     bound(axes, (LONG - 1) / (2 * LONG), "perfect, of tokens drawn alike")

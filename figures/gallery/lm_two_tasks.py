@@ -3,11 +3,14 @@ reward model rates the length of responses to the others; each trained alone, on
 
 from __future__ import annotations
 
+import math
+
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.orders import ORDERS, PARTS, joint_row, order_row
+from figures.arms.gating import effect_of, part_of_gold
+from figures.arms.orders import HALF, ORDERS, PARTS, joint_row, order_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
@@ -18,6 +21,7 @@ from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.store import Record
+from sims.statistics.intervals import Interval
 
 UPDATES, EVALUATIONS, RUNS, SEED, PROMPTS, GENERATIONS = 20, 2, 20, 406, 8, 4
 JOINT_SEED, JOINT_TUNING_SEED = 418, TUNING_SEED + 300  # of the arms of C41, whose first tuning was two runs a rate
@@ -93,10 +97,47 @@ def draw(records: Records) -> MatplotlibFigure:
 
 def verdicts(records: Records) -> list[Verdict]:
     """C40, and C41 on either task, at equal updates and at equal samples of a task."""
-    joint = [joint_row(JOINT[part], "dpo", part, records, "lm", FIGURE.name) for part in PARTS]
+    rows = [order_row(ORDER, "dpo", records, "lm", FIGURE.name)]
     longer = "Mixed training has twice the updates, and as many prompts of each task as training on that task alone."
-    equal = [joint_row(EQUAL[part], "dpo", part, records, "lm", FIGURE.name, TWICE, longer) for part in PARTS]
-    return [order_row(ORDER, "dpo", records, "lm", FIGURE.name), *joint, *equal]
+    for tested, order, counted in ((JOINT, "mixed", HALF), (EQUAL, TWICE, longer)):
+        said = f"{counted} {apart(records, order)}"
+        rows += [joint_row(tested[part], "dpo", part, records, "lm", FIGURE.name, order, said) for part in PARTS]
+    return rows
+
+
+def apart(records: Records, order: str) -> str:
+    """Where the tasks pull one network apart, and what a mixed arm, `order`, still gains; from the scores on the tuning
+    runs, and those of the judged runs. Where the sum of both tasks is less at every rate of mixed training than that of
+    each alone at its best, one of them loses half of what is missing, or more, whichever rate is taken."""
+    crossed = {
+        f"{task} alone takes {other}": _end(records, task, other)
+        for task, other in zip(PARTS.values(), reversed(PARTS.values()), strict=True)
+    }
+    pulled = "The tasks pull apart: " if all(end.estimate < 0 for end in crossed.values()) else "Across tasks: "
+    gained = " and ".join(f"{_said(_end(records, order, task))} on {task}" for task in PARTS.values())
+    one, other = (f"{takes} to {_said(end)}" for takes, end in crossed.items())
+    said = f"{pulled}{one} and {other}; mixed training gains {gained}."
+    tuned = {name: records[f"dpo/{name}"].provenance.get("tuning") for name in (*PARTS.values(), order)}
+    best = {name: max(tuning["scores"]) for name, tuning in tuned.items() if tuning}
+    if len(best) < len(tuned):
+        return said
+    alone, mixed = [best[task] for task in PARTS.values()], 2 * best[order]  # which is tuned by the mean of both
+    missing = math.floor(50 * (sum(alone) - mixed)) / 100  # of half, whole hundredths
+    lost = f", so that at every rate one task loses {missing:.2f} or more" if missing > 0 else ""
+    return (
+        f"There is one tuning. On its runs the best sum of both tasks is {mixed:.2f} mixed, against {alone[0]:.2f} + "
+        f"{alone[1]:.2f} = {sum(alone):.2f} alone{lost}. {said}"
+    )
+
+
+def _end(records: Records, order: str, task: str) -> Interval:
+    """An arm's score at the end by one of the tasks."""
+    part = next(part for part, name in PARTS.items() if name == task)
+    return effect_of([part_of_gold(1, records[f"dpo/{order}"], part)])
+
+
+def _said(found: Interval) -> str:
+    return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def caption(records: Records) -> str:

@@ -69,7 +69,7 @@ BESIDE = {
 
 SAME = {(name, s): claim("C32", f"{name}: s = {s:g}") for name in ALGORITHMS for s in (SEMI, RARE)}
 BEHIND = {name: claim("C33", name) for name in ALGORITHMS}
-NOT_BEHIND = {"end": claim("C34", "at the end"), "run": claim("C34", "over the run")}
+NOT_BEHIND = claim("C34", "at the end")
 EPSILON = claim("C38", "network, s = 10")
 STEADIER = claim("C38", "network, s = 10, where it is the least stable")
 # Of the settings of DPO at s = 10 tried for C38 that with the largest fall from a run's best evaluation to its end is
@@ -198,12 +198,10 @@ def verdicts(records: Records) -> list[Verdict]:
             rows.append(same_row(tested, setting, figure, at[name, ONLINE], at[name, s], loses, STALE))
         for name, tested in BEHIND.items():
             rows.append(behind_row(tested, setting, figure, at[name, SEMI], at[name, OFFLINE]))
-        for how, tested in NOT_BEHIND.items():
-            when = None if how == "run" else -1
-            rows.append(not_behind_row(tested, setting, figure, dpo, grpo, offline, when))
+        rows.append(not_behind_row(NOT_BEHIND, setting, figure, dpo, grpo, offline))
         for name, tested in ADDED.items():
             added = records[f"{environment}/{name}/{SEMI:g}"]
-            rows.append(added_row(tested, setting, figure, added, at["dpo", SEMI], offline, _weights(name, added)))
+            rows.append(added_row(tested, setting, figure, added, at["dpo", SEMI], offline, weights(name, added)))
     large, small = (records[f"network/{name}/{SEMI:g}"] for name in ("dpo_epsilon", "dpo"))
     diverged = int((small.arrays["diverged_at"] >= 0).sum())
     note = (
@@ -221,7 +219,8 @@ STALE = (
 )
 
 
-def _weights(name: str, added: Record) -> str:
+def weights(name: str, added: Record) -> str:
+    """What an addition weighs, in a sentence that begins a note."""
     if name == WITH_NLL:
         return f"A weight of {added.spec['algorithm']['alpha']:g}; a small one is nearer to DPO. "
     return "The two losses with equal weights, GRPO's without a KL penalty. " if name == "dpo_grpo" else ""

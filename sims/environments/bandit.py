@@ -36,6 +36,8 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
 
     Returns (actions,). The shape is the same at every overlap, without the spikes of `cauchy_data_policy` at the edges.
     """
+    from scipy import optimize  # not at the top of the file: few bandits need it, and it takes a third of a second
+
     positions = np.arange(actions)
     inside = np.abs(positions - peak) <= width
 
@@ -43,8 +45,6 @@ def shifted_data_policy(actions: int, peak: float, width: float, overlap: float,
         log_mass = -0.5 * ((positions - centre) / spread) ** 2
         mass = np.exp(log_mass - log_mass.max())
         return mass / mass.sum()
-
-    from scipy import optimize  # not at the top: few bandits need it, and it takes a third of a second
 
     with np.errstate(divide="ignore"):  # far from the peak no mass is within
         centre = optimize.brentq(

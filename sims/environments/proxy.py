@@ -52,7 +52,8 @@ class Proxy(EnumerableSpec):
     Labels: P(first ≻ second) = σ((u_1 − u_2)/label_temperature) with u = gold + length_bias·length, in tokens. The
     score is θ·φ, the minimum of Bradley–Terry's loss with an L2 penalty (`bradley_terry`), times the label temperature
     where there is one: then a labeller of the same temperature that is given proxy rewards labels as the reward model
-    predicts. So the proxy is gold, up to a constant, as pairs of every kind grow many and the features suffice.
+    predicts. So the proxy is gold, up to a constant, as pairs of every kind grow many and the features suffice; unless
+    an error is planted: with `overscore`, the response of least gold to each prompt has the largest score.
     """
 
     has_data: ClassVar[bool] = True
@@ -70,13 +71,21 @@ class Proxy(EnumerableSpec):
         "noisy", "labels of fresh responses, by the reward model: with the noise of the recorded ones, or without"
     )
 
+    overscore: float | None = setting(
+        None,
+        "an error to plant: the reward model scores the response of least gold to each prompt by so much above all "
+        "others, in reward; none: nothing is planted",
+        at_least=0,
+        omit_default=True,
+    )
+
     @property
     def has_proxy(self) -> bool:
         return self.proxy != "gold"
 
     @property
     def without_reward_model(self) -> Self:
-        return self.replace(proxy="gold")
+        return self.replace(proxy="gold", overscore=None)
 
     def problem(self, noise: Noise) -> Problem:
         """What the runs of `noise` are about: the same for all, unless an environment draws it per run."""
@@ -110,6 +119,8 @@ class Proxy(EnumerableSpec):
         if self.proxy == "table" and size > MOST_FEATURES:
             rule = f"must be features: a table would have {size:,} free numbers, at most {MOST_FEATURES:,} are fitted"
             raise SpecError("proxy", self.proxy, rule)
+        if self.overscore is not None and not self.has_proxy:
+            raise SpecError("overscore", self.overscore, "must be none where there is no reward model: proxy = gold")
 
     def tables(self, noise: Noise) -> Tables:
         """Gold rewards; recorded pairs, as indices of responses; and what the reward model that fits them says."""
@@ -135,6 +146,8 @@ class Proxy(EnumerableSpec):
     def fitted(self, problem: Problem, prompts: np.ndarray, responses: np.ndarray, labels: np.ndarray) -> Tables:
         """The reward model of one run's pairs, as its tables; see `fit`."""
         scores, numbers = self.fit(prompts, responses, labels, problem.features)
+        if self.overscore is not None:
+            scores = overscored(scores, problem.gold, self.overscore)
         return {"scores": scores, "fit": numbers}
 
     def fit(
@@ -189,6 +202,16 @@ class Proxy(EnumerableSpec):
     def parts(self, tables: Tables, dtype: torch.dtype) -> Mapping[str, Tensor]:
         """What gold is made of, and is measured too: name → (R, X, N)."""
         return {}
+
+
+def overscored(scores: np.ndarray, gold: np.ndarray, above: float) -> np.ndarray:
+    """Scores by which the response of least gold to each prompt is so much above the best of the others, which keep
+    theirs up to a constant; of mean 0 over responses. scores, gold: (X, N), N ≥ 2."""
+    worst = gold.argmin(-1)[:, None]
+    planted = scores.copy()
+    np.put_along_axis(planted, worst, -np.inf, axis=-1)
+    np.put_along_axis(planted, worst, planted.max(-1, keepdims=True) + above, axis=-1)
+    return planted - planted.mean(-1, keepdims=True)
 
 
 def fit_numbers(margins: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -290,7 +313,7 @@ class ProxyBandit(Proxy, BanditOverlap, kind="proxy_bandit"):
     """
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(
-        ("peak", "width", "overlap", "spread", "proxy", "proxy_l2", "length_bias", "num_features")
+        ("peak", "width", "overlap", "spread", "proxy", "proxy_l2", "length_bias", "overscore", "num_features")
     )
 
     num_features: int = setting(8, "cosines that the proxy is made of (proxy = features)", at_least=1)
@@ -319,7 +342,7 @@ class ProxyTree(Proxy, TokenTree, kind="proxy_token_tree"):
     0.5
     """
 
-    only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed", "proxy", "proxy_l2", "length_bias"))
+    only_numbers: ClassVar[frozenset[str]] = frozenset(("table_seed", "proxy", "proxy_l2", "length_bias", "overscore"))
 
     table_seed: int | None = setting(  # type: ignore[assignment]  # frozen: nobody assigns one to a TokenTree's
         0, "seed of the rewards and of the data policy; none: each run draws its own", at_least=0

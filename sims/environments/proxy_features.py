@@ -35,7 +35,9 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
     (2, 4, 32)
     """
 
-    only_numbers: ClassVar[frozenset[str]] = frozenset(("gold_width", "reference_spread", "num_features", "proxy_l2"))
+    only_numbers: ClassVar[frozenset[str]] = frozenset(
+        ("gold_width", "reference_spread", "num_features", "proxy_l2", "overscore")
+    )
 
     num_prompts: int = setting(4, "number of different prompts (X)", at_least=1)
     num_responses: int = setting(32, "number of responses to each prompt (N)", at_least=2, at_most=200)
@@ -51,6 +53,8 @@ class ProxyFeatures(Proxy, kind="proxy_features"):
         super().check()
         if self.proxy_form == "pairwise" and self.proxy != "features":
             raise SpecError("proxy_form", "pairwise", "only means something when proxy = features")
+        if self.proxy_form == "pairwise" and self.overscore is not None:
+            raise SpecError("overscore", self.overscore, "must be none where pairs are scored: proxy_form = pairwise")
 
     @property
     def space(self) -> TokenSpace:

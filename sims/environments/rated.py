@@ -53,7 +53,7 @@ class RatedResponses(Proxy, kind="rated_responses"):
 
     only_numbers: ClassVar[frozenset[str]] = frozenset(
         {
-            *("proxy_l2", "unexplained", "aspect_correlation", "reference_tilt", "pair_tilt"),
+            *("proxy_l2", "overscore", "unexplained", "aspect_correlation", "reference_tilt", "pair_tilt"),
             *("rated", "rating_noise", "rating_flips", "rating_bias"),
         }
     )

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 import sims
 from sims import exact
 from sims.core.numerics.noise import Noise
-from sims.core.spec import SpecError
+from sims.core.spec import SpecError, to_json
 from sims.environments.bradley_terry import fit_bradley_terry
 
 SPECS = [sims.ProxyBandit(label_temperature=0.3, num_pairs=60), sims.ProxyTree(num_prompts=2, length_bias=0.4)]
@@ -46,6 +46,38 @@ def test_the_fit_agrees_with_scipy() -> None:
 
     found = minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-8}).x
     np.testing.assert_allclose(fit_bradley_terry(d, p, 0.2), found, rtol=0, atol=1e-6)
+
+
+OVERSCORED = [*SPECS, sims.ProxyTree(proxy="table"), sims.ProxyFeatures(num_pairs=40), sims.RatedResponses()]
+
+
+@pytest.mark.parametrize("spec", OVERSCORED, ids=lambda spec: f"{spec.kind}, {spec.proxy}")
+def test_an_error_that_is_planted_is_in_the_score_of_the_response_of_least_gold_alone(spec: sims.ProxyTree) -> None:
+    def tables(spec: sims.ProxyTree) -> dict[str, np.ndarray]:
+        return dict(spec.tables(Noise([(5, 0), (5, 1)])))
+
+    fitted, planted = tables(spec), tables(spec.replace(overscore=0.5))
+    gold = np.broadcast_to(fitted["rewards"], fitted["scores"].shape)
+    worst = gold.argmin(-1)[..., None]
+    others = np.sort(planted["scores"], axis=-1)[..., -2:]
+    assert (planted["scores"].argmax(-1) == worst[..., 0]).all()
+    np.testing.assert_allclose(others[..., 1] - others[..., 0], 0.5, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(planted["scores"].mean(-1), 0.0, rtol=0, atol=1e-12)
+    change = planted["scores"] - fitted["scores"]
+    rest = np.arange(gold.shape[-1]) != worst
+    for run_and_prompt in np.ndindex(change.shape[:-1]):  # one constant for all others
+        np.testing.assert_allclose(np.ptp(change[run_and_prompt][rest[run_and_prompt]]), 0.0, rtol=0, atol=1e-12)
+    same = fitted.keys() - {"scores"}
+    assert same == planted.keys() - {"scores"} and all(np.array_equal(fitted[x], planted[x]) for x in same)
+
+
+def test_without_a_reward_model_or_with_one_of_pairs_no_error_is_planted() -> None:
+    with pytest.raises(SpecError, match=r"overscore = 0\.5: must be none where there is no reward model"):
+        sims.ProxyTree(proxy="gold", overscore=0.5)
+    with pytest.raises(SpecError, match=r"overscore = 0\.5: must be none where pairs are scored"):
+        sims.ProxyFeatures(proxy_form="pairwise", overscore=0.5)
+    assert sims.ProxyTree(overscore=0.5).without_reward_model == sims.ProxyTree(proxy="gold")
+    assert "overscore" not in to_json(sims.ProxyTree())  # so that older records are found
 
 
 def test_labels_of_every_pair_that_are_probabilities_give_gold_back() -> None:

@@ -403,7 +403,7 @@ def lm_semi_online() -> list[Planted]:
 
 
 def lm_sync_period() -> list[Planted]:
-    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1, less at β = 1."""
+    """Scores of s = 10 and s = 5 fall at the end, and lengths from 1 after the first copy, less at β = 1."""
     figure, falling, short = "lm_sync_period", (Term("(few/)?(semi|rare)", -0.4, "late"),), "dpo, forbidden words"
     interacting = (
         *(Term(f"few/{name}", times, "late") for name, times in (("rare", -1.0), ("semi", 1.0))),
@@ -649,7 +649,7 @@ def replayed_data() -> list[Planted]:
 
 
 def collapse() -> list[Planted]:
-    """All scores fall at the end, and lengths with a fixed reference from 1, so that either can fall less."""
+    """All scores fall at the end, and lengths from 1 after the first copy, so that those of either can fall less."""
     found = []
     falling = (Term("(prompts|held)/.*", -0.4, "late"),)
     for part, rare in (("settings of s = 10", "held"), ("each tuned", "prompts")):
@@ -667,7 +667,7 @@ def collapse() -> list[Planted]:
     found.append(Planted("collapse", "C36", "DPO, s = 10", "token", 1, terms, raised=shorter))
     for name in ("dpo", "grpo"):
         for when in ("online", "offline"):
-            terms = difference(f"entropy/{name}/dense/{when}", f"entropy/{name}/verifiable/{when}", "entropy")
+            terms = difference(f"entropy/.*/{name}/dense/{when}", f"entropy/.*/{name}/verifiable/{when}", "entropy")
             found.append(Planted("collapse", "C37", f"{name}, {when}", "token", 1, terms))
     return found
 
@@ -774,7 +774,6 @@ def sync_period() -> list[Planted]:
         pairs, both = (difference(f"{where}/{a}/10", f"{where}/dpo/10") for a in ("group_dpo", "dpo_grpo"))
         for id, part, terms in (
             ("C34", "at the end", grpo),
-            ("C34", "over the run", grpo),
             ("C39", "NLL, s = 10", nll),
             ("C39", "all pairs of right and wrong, s = 10", pairs),
             ("C39", "DPO + GRPO, s = 10", both),
@@ -786,6 +785,33 @@ def sync_period() -> list[Planted]:
     falls = (Term("network/unstable", -1.0, "late"), steadied)
     falling = (Term("network/(unstable|steadied)", -0.4, "late"),)
     return [*found, Planted("sync_period", "C38", part, "mlp", 1, falls, raised=falling)]
+
+
+def overscored_response() -> list[Planted]:
+    """A table is a bandit."""
+    found = []
+    for where, setting in (("network", "mlp"), ("table", "bandit")):
+        for name, algorithm in (("RLOO", "rloo"), ("online DPO", "dpo")):
+            terms = difference(f"{where}/{algorithm}/none", f"{where}/{algorithm}/planted")
+            part = f"{name}, an over-scored response"
+            found.append(Planted("overscored_response", "C11", part, setting, 1, terms))
+    return found
+
+
+def sync_over_the_run() -> list[Planted]:
+    """Everything is over the run, at whose evaluations a score is the same."""
+    found = []
+    for where, setting in (("bandit", "bandit"), ("network", "mlp")):
+        for id, part, one, other in (
+            ("C34", "over the run", "grpo/1", "dpo/1"),
+            ("C39", "NLL, s = 10, over the run", "dpo_nll/10", "dpo/10"),
+            ("C39", "DPO + GRPO, s = 10, over the run", "dpo_grpo/10", "dpo/10"),
+        ):
+            terms, loses = difference(f"{where}/{one}", f"{where}/{other}"), f"{where}/grpo/inf"
+            found.append(Planted("sync_over_the_run", id, part, setting, 0, terms, at_most=True, weaker=loses))
+        terms = difference(f"{where}/dpo_epsilon/10", f"{where}/dpo/10")
+        found.append(Planted("sync_over_the_run", "C38", "s = 10, over the run", setting, 1, terms))
+    return found
 
 
 def two_tasks() -> list[Planted]:
@@ -910,6 +936,8 @@ PLANTED = [
         reward_width,
         rounds_and_horizon,
         sample_reuse,
+        overscored_response,
+        sync_over_the_run,
         sync_period,
         two_tasks,
         unseen_responses,

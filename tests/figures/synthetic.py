@@ -141,6 +141,8 @@ def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float)
         found |= _alarms(level, *found["gold"].shape)
     if spec["name"].startswith("exploit_steps"):
         found["length"] = _ramp(level["octaves"], len(found["updates"]), "unbiased" in spec["key"])
+    if spec["name"].startswith(("lm_sync_period", "length_collapse")):  # at the first copy all arms are as they were
+        found["length"][:, 1] = found["length"][:, 0]
     mass = spec["environment"].get("best_mass")
     if mass is not None:  # the geometry that the environment promises
         found["best_mass_ref"] = np.full(runs, mass)

@@ -547,6 +547,7 @@ def test_listing_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert "online_offline" in listed and re.search(r"\n\d+\.\d core-minutes with --full", listed)
+    assert re.search(r"\n\d+\.\d core-hours of them by language models, \d+\.\d core-minutes by toys\n", listed)
 
 
 def test_an_algorithm_has_one_colour_and_no_two_share_it() -> None:

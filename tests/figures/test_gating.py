@@ -15,6 +15,7 @@ from figures.arms.gating import (
     effect_of,
     last_with_room,
     lowest_score,
+    of_all,
     own_settings,
     part,
     part_of_gold,
@@ -22,9 +23,11 @@ from figures.arms.gating import (
     stopped_early,
     tuned_for,
 )
+from figures.claims import Verdict
 from figures.gallery import collapse
 from sims.experiments.store import Record
 from sims.statistics.bounded import bounded_interval
+from sims.statistics.gates import Gate
 from sims.statistics.intervals import mean_interval
 
 
@@ -110,6 +113,15 @@ def test_what_is_tuned_by_its_end_is_tested_there(at: int | None, open_: bool) -
     assert tuned_for(at, run).open  # as it was set: no tuning chose among settings that end alike
 
 
+@pytest.mark.parametrize(("at", "open_"), [(None, True), (-1, False), (1, False)])
+def test_what_is_tuned_over_the_run_is_tested_over_it(at: int | None, open_: bool) -> None:
+    run, how = record([0.0, 0.5, 0.9]), tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance["tuning"]
+    by_run, by_end = (Record(run.spec, run.arrays, {"tuning": {**how, "by": by}}) for by in ("run", "end"))
+    assert tuned_for(at, run, by_run).open == open_
+    mixed = tuned_for(at, by_end, by_run)
+    assert not mixed.open and "tuned by the score at the end or over the run" in mixed.why
+
+
 @pytest.mark.parametrize("at", [-1, 2, 1, None])
 def test_what_is_tuned_by_its_score_is_not_tested_by_another_quantity(at: int | None) -> None:
     """Settings of one score may differ in entropy as much as they like, at the end too."""
@@ -181,24 +193,28 @@ def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:
 @pytest.mark.parametrize("name", ["dpo", "grpo"])
 def test_entropies_of_arms_that_were_tuned_by_their_score_are_no_test(name: str) -> None:
     """C37 of the token tree: right or wrong, most learning rates end at the same score and at any entropy."""
-    tested = collapse.ENTROPY[name, "online"]
-    entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
-    dense, binary = ({"updates": np.arange(3), "entropy": entropy - x} for x in (0.0, 0.5))
-    how = tuned(1, [0.1, 0.9, 0.9], learning_rate=[0.1, 0.3, 1.0]).provenance
-    by_score = collapse._entropy(tested, Record({}, dense, how), Record({}, binary, how))
-    assert by_score.verdict == "no test" and "tuned for" in by_score.why
-    (edge,) = (gate for gate in by_score.gates if gate.name == "grid edge")
-    assert edge.open
-    # A plateau is one of scores, within half of 0.05, and not within half of the row's 0.1 nats.
-    risen = tuned(2, [0.1, 0.46, 0.5], learning_rate=[0.1, 0.3, 1.0]).provenance
-    (edge,) = (
-        gate
-        for gate in collapse._entropy(tested, Record({}, dense, risen), Record({}, binary, risen)).gates
-        if gate.name == "grid edge"
-    )
-    assert not edge.open
-    held = collapse._entropy(tested, Record({}, dense, {}), Record({}, binary, {}))
+    by_score = entropies({rate: 0.5 for rate in collapse.ENTROPY_RATES}, name, tuned(1, [0.1, 0.9], beta=[0.1, 1.0]))
+    assert by_score.verdict == "no test" and by_score.why.startswith("tuned for")
+    held = entropies({rate: 0.5 for rate in collapse.ENTROPY_RATES}, name, Record({}, {}, {}))
     assert held.verdict == "supported" and held.effect == pytest.approx(0.5)
+
+
+def test_entropies_at_two_learning_rates_have_the_interval_of_both() -> None:
+    found = entropies(dict(zip(collapse.ENTROPY_RATES, (0.5, 0.3), strict=True)), "dpo", Record({}, {}, {}))
+    assert (found.low, found.high) == pytest.approx((0.3, 0.5)) and found.effect == pytest.approx(0.4)
+    assert "+0.500 at 0.1 after 2 updates, with scores of 0.90 and 0.90; +0.300 at 0.3" in found.note
+
+
+def entropies(lower: dict[float, float], name: str, like: Record) -> Verdict:
+    """C37 online, where right or wrong has so much less entropy at a learning rate. like: by whose tuning."""
+    entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
+    score = record([0.0, 0.5, 0.9]).arrays
+    arms = {
+        f"entropy/{rate:g}/{name}/{reward}/online": Record({}, {**score, "entropy": entropy - x}, like.provenance)
+        for rate, less in lower.items()
+        for reward, x in (("dense", 0.0), ("verifiable", less))
+    }
+    return collapse._entropy(collapse.ENTROPY[name, "online"], arms, name, "online")
 
 
 def test_an_effect_at_the_end_needs_room_at_the_end() -> None:
@@ -222,6 +238,12 @@ def test_settings_of_another_are_an_arms_own_if_it_loses_less_than_a_margin_by_t
     closed = own_settings(0.05, {"a": (as_run, alike), "b": (as_run, tuned)})
     assert not closed.open and closed.why.endswith("tuned arms would open it")
     assert own_settings(0.05, {"b": (tuned, as_run)}).open  # what is better than tuned has nothing to complain of
+
+
+def test_gates_of_one_name_are_one_the_first_that_is_closed_else_an_open_one_with_the_reasons_of_all() -> None:
+    one, other, closed = Gate("bound", True, "a"), Gate("bound", True, "b"), Gate("bound", False, "c")
+    assert of_all([one, other, one]) == Gate("bound", True, "a; b")  # each reason once
+    assert of_all([one, closed, Gate("bound", False, "d")]) == closed
 
 
 def test_arms_that_hold_the_same_runs_cancel_whatever_their_specs_say() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
+from figures.arms.credit import explained
 from figures.arms.effect_row import effect_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, unseen_responses
+from figures.gallery import lm_preferences, lm_two_tasks, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -57,7 +59,7 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
     records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
     for key, end in (("more/semi", 0.0), ("more/copied", 9.0), ("coin/semi", 2.0), ("coin/copied", 2.0)):
         record = records[key] = filled(records[key], {"length": end}, 0.001)
-        record.arrays["length"][:, 0] = 9.0  # tokens, of which a fixed reference loses all
+        record.arrays["length"][:, :2] = 9.0  # tokens until the first copy, of which a fixed reference then loses all
     address = ("C36", LENGTH[0.1].part)
     records["strong/semi"] = filled(records["strong/semi"], {"length": 3.0}, 0.001)
     records["more/copied"].arrays["length"][:, 3] = 7.0  # after 15 of 20 updates
@@ -75,10 +77,45 @@ def test_a_row_about_longer_responses_is_of_the_last_evaluation_at_which_its_pla
 def test_a_reference_that_moves_no_length_at_ten_times_its_weight_closes_both_rows_of_copies_of_it() -> None:
     records = {key: filled(record, {}, 0.001) for key, record in skeleton(all_figures()["lm_sync_period"]).items()}
     for key in ("more/semi", "strong/semi"):
-        records[key].arrays["length"][:, 0] = 9.0
+        records[key].arrays["length"][:, :2] = 9.0
     found = rows("lm_sync_period", records)
     for tested in LENGTH.values():
         assert found["C36", tested.part].why.startswith("sensitivity: tokens more with β = 1 than 0.1")
+
+
+@pytest.mark.parametrize(
+    ("figure", "fixed", "part"),
+    [
+        ("lm_sync_period", "more/semi", LENGTH[0.1].part),
+        ("lm_sync_period", "strong/semi", LENGTH[1.0].part),
+        ("collapse", "length/short/fixed", "DPO, s = 10"),
+    ],
+)
+def test_what_a_fixed_reference_loses_before_the_first_copy_no_copy_can_prevent(
+    figure: str, fixed: str, part: str
+) -> None:
+    records = alike(figure)
+    lengths = records[fixed].arrays["length"]
+    lengths[:, :2] = 12.0
+    assert "positive control" not in rows(figure, records)["C36", part].why
+    lengths[:, 1] = lengths[:, 2]  # as much is lost, and all of it at the first copy
+    found = rows(figure, records)["C36", part]
+    assert found.verdict == "no test" and found.why.startswith("positive control: tokens that are lost with a fixed")
+
+
+def test_arms_part_at_the_first_copy() -> None:
+    """At 5 updates they are still one, at 6 no more; where none is made, they are one to the end."""
+    assert [first_copy(np.array(updates), 5.0) for updates in ([0, 5, 10], [0, 4, 6, 8], [0, 6])] == [1, 1, 0]
+    assert first_copy(np.array([0, 1, 2]), 5.0) == 2
+
+
+@pytest.mark.parametrize("figure", ["lm_sync_period", "collapse"])
+def test_a_run_that_ends_before_the_first_copy_is_no_test_of_copies(figure: str) -> None:
+    records = alike(figure)
+    for record in records.values():
+        record.arrays["updates"] = np.arange(len(record.arrays["updates"])) // 5  # none comes to five updates
+    found = [row for row in all_figures()[figure].verdicts(records) if row.id == "C36"]
+    assert found and all(row.verdict == "no test" for row in found)
 
 
 @pytest.mark.parametrize(("short", "closed"), [(1, False), (6, True)])
@@ -162,6 +199,11 @@ def test_a_critic_that_explains_little_closes_rows_of_its_credit() -> None:
         assert "was not measured" in rows(figure, records)["C65", part].why
 
 
+def test_a_critic_explains_minus_one_at_least_and_of_equal_rewards_nothing() -> None:
+    record = Record({}, {"values_explained": np.array([[np.nan, -7.0], [0.25, -1.0]], np.float32)}, {})
+    assert explained(record).tolist() == [[0.0, -1.0], [0.25, -1.0]]
+
+
 def test_where_rloo_is_as_far_ahead_the_critic_is_not_why() -> None:
     records = alike("learned_critic")
     for key in [key for key in records if key.endswith("16/dpo")]:
@@ -169,6 +211,31 @@ def test_where_rloo_is_as_far_ahead_the_critic_is_not_why() -> None:
     found = rows("learned_critic", records)
     assert found["C65", "horizon 16 against 1, a critic that has learned"].why.startswith("placebo")
     assert found["C65", "horizon 16 against 1, what a critic that has learned adds"].verdict == "too small"
+
+
+def test_what_mixed_training_of_two_tasks_loses_at_every_rate_is_half_of_what_its_best_sum_is_short_of() -> None:
+    """A mean of both tasks of 0.39 is a sum of 0.78, each alone has 0.7 + 0.5: 0.42 are missing, of each 0.21."""
+    records = alike("lm_two_tasks")
+    for order, scores in {"verifiable": [0.7, 0.1], "rated": [0.2, 0.5], "mixed": [0.3, 0.3899]}.items():
+        records[f"dpo/{order}"].provenance["tuning"] = {"scores": scores}
+    said = lm_two_tasks.apart(records, "mixed")
+    assert "0.78 mixed, against 0.70 + 0.50 = 1.20 alone, so that at every rate one task loses 0.21 or more" in said
+    records["dpo/mixed"].provenance["tuning"] = {"scores": [0.3, 0.3901]}  # 0.2099 of each, and no more is said
+    assert "loses 0.20 or more" in lm_two_tasks.apart(records, "mixed")
+    records["dpo/mixed"].provenance["tuning"] = {"scores": [0.3, 0.61]}
+    assert "1.22 mixed, against 0.70 + 0.50 = 1.20 alone. Across" in lm_two_tasks.apart(records, "mixed")
+
+
+def test_what_one_task_alone_does_to_the_other_is_in_the_note_of_two_tasks() -> None:
+    records = alike("lm_two_tasks")
+    records["dpo/rated"] = filled(records["dpo/rated"], {"first": -0.3}, 0.001)
+    records["dpo/mixed_twice"] = filled(records["dpo/mixed_twice"], {"first": 0.2, "second": 0.7}, 0.001)
+    said = lm_two_tasks.apart(records, "mixed_twice")
+    assert "verifiable alone takes rated to +0.50 [+0.50, +0.50] and rated alone takes verifiable to -0.30 [" in said
+    assert "apart" not in said and "gains +0.20 [+0.20, +0.20] on verifiable and +0.70 [+0.70, +0.70] on rated" in said
+    assert "tuning" not in said  # as no arm was tuned
+    records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.1}, 0.001)
+    assert "apart: verifiable alone takes rated to -0.10" in lm_two_tasks.apart(records, "mixed_twice")
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:

@@ -18,6 +18,13 @@ def test_every_arm_is_read_with_its_tuning() -> None:
     assert all(r.source == "committed" and "tuning" in r.provenance for r in records.values())
 
 
+def test_a_record_says_by_what_it_was_tuned() -> None:
+    said = {"peaks_and_data": {"run"}, "sample_reuse": {"end"}, "two_tasks": {"first", "second", "parts"}}
+    for figure, by in said.items():
+        records = committed_records(all_figures()[figure])
+        assert {r.provenance["tuning"]["by"] for r in records.values() if "tuning" in r.provenance} == by
+
+
 def test_what_is_not_committed_is_refused() -> None:
     with pytest.raises(SpecError, match=r"must be tuned in figures/records/no_such_figure\.npz"):
         committed_records(dataclasses.replace(toy_to_lm.FIGURE, name="no_such_figure"))

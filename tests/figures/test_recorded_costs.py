@@ -29,8 +29,34 @@ def test_core_minutes_of_records_and_of_tuning(tmp_path: Path) -> None:
     kept.tunings = {"t": [Tuned("a", [{}, {}, {}], [0.0, 0.0, 0.0], 2, 0, [(0, 0.0)], 4)]}
     kept.write("figure", tmp_path)
     found = cost("figure", tmp_path)
-    assert found == pytest.approx((1.5, 10 * 6.0 / 60))
+    assert found == pytest.approx((1.5, 10 * 6.0 / 60, 0.0))
     assert cost("another", tmp_path) is None
+
+
+def test_a_record_and_a_tuning_that_two_figures_share_cost_once(tmp_path: Path) -> None:
+    """30 + 60 core-seconds and one tuning of 15 runs of 6; and a figure with one of the records and 50 more."""
+    kept, again = Kept(), Kept()
+    kept.records = {"a": record("a", 5, seconds=30.0), "b": record("b", 10, seconds=60.0)}
+    again.records = {"b": kept.records["b"], "c": record("c", 15, seconds=90.0)}
+    kept.used, again.used = ({key: {"gold"} for key in each.records} for each in (kept, again))
+    kept.tunings = again.tunings = {"t": [Tuned("a", [{}, {}, {}], [0.0, 0.0, 0.0], 5, 0)]}
+    kept.write("one", tmp_path)
+    again.write("other", tmp_path)
+    counted = set[str]()
+    assert cost("one", tmp_path, counted) == pytest.approx((1.5, 1.5, 0.0))
+    assert cost("other", tmp_path, counted) == pytest.approx((1.5, 0.0, 0.0))
+    assert cost("other", tmp_path) == pytest.approx((2.5, 1.5, 0.0))
+
+
+def test_of_a_figure_with_toys_and_language_models_these_have_their_share(tmp_path: Path) -> None:
+    """90 of 120 core-seconds of tested records, and as large a share of 15 tuning runs of 12 core-seconds each."""
+    kept = Kept()
+    spec = {"name": "b", "runs": 5, "policy": {"kind": "language_model"}}
+    model = Record(spec, {"gold": np.zeros((5, 2))}, {"seconds": 90.0})
+    kept.records, kept.used = {"a": record("a", 5, seconds=30.0), "b": model}, {"a": {"gold"}, "b": {"gold"}}
+    kept.tunings = {"t": [Tuned("a", [{}, {}, {}], [0.0, 0.0, 0.0], 5, 0)]}
+    kept.write("figure", tmp_path)
+    assert cost("figure", tmp_path) == pytest.approx((2.0, 3.0, 0.75 * 5.0))
 
 
 def test_pages_say_how_many_rows_a_budget_computes() -> None:
