@@ -30,6 +30,7 @@ from functools import cache
 from typing import Literal
 
 from figures.arms import language_model as lm
+from figures.arms.gating import with_tuning_of
 from figures.lab import TUNING_SEED, Lab, apply, product
 from figures.short_tuning import Short
 from sims.core.algorithms import Algorithm, find_algorithm
@@ -157,9 +158,7 @@ def more_runs(lab: Lab, records: Mapping[str, Record]) -> dict[str, Record]:
         points = how["points"] if how else GRIDS["lm"]
         again = apply(arm("lm", task, f"{name}/off"), points[how["chosen"] if how else len(points) // 2])
         arms[key] = again.replace(runs=MORE_RUNS, seed=again.seed - SEEDS + MORE_SEEDS)
-    found = lab.records(arms)
-    tuned = {key: {"tuning": r.provenance["tuning"]} for key, r in before.items() if "tuning" in r.provenance}
-    return {key: Record(r.spec, r.arrays, {**r.provenance, **tuned.get(key, {})}, r.source) for key, r in found.items()}
+    return with_tuning_of(lab.records(arms), before)
 
 
 def tuned_on(

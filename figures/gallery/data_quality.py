@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.effect_row import Terms, effect_row, settings
-from figures.arms.gating import IN_SCORES, edges, effect_of, part
+from figures.arms.gating import IN_SCORES, effect_of, part, with_tuning_of
 from figures.arms.sweeps import spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -131,7 +131,7 @@ def collect(lab: Lab) -> Records:
             spec = tuned[name].spec
             same = {part: from_json(spec[part]) for part in ("algorithm", "optimiser")}
             again[f"again/{name}"] = arm.replace(**same, seed=EASY_SEED)
-    return tuned | lab.records(again)
+    return tuned | with_tuning_of(lab.records(again), {f"again/{name}": record for name, record in tuned.items()})
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -329,11 +329,9 @@ def _where_easy(records: Records) -> Verdict:
     arm = {name: records[f"again/model/{name}"] for name in ("easy/good", "easy/poor", "hard/good", "hard/poor")}
     gain = {d: effect_of([part(1.0, arm[f"{d}/good"]), part(-1.0, arm[f"{d}/poor"])]) for d in DIFFICULTY}
     found = positive_control(gain["hard"], EASY.margin, only_above=True)
-    tuned = [records[f"model/easy/{model}"] for model in MODELS]
     used = [arm["easy/good"], arm["easy/poor"]]
     note = "One easy task, by its reference: an easier one, on which every reward model is right, leaves none to help."
-    gates = [replace(found, why=f"where it is hard: {found.why}"), edges(EASY.margin, *tuned)]
-    gates += settings(EASY.margin, used)[1:]
+    gates = [replace(found, why=f"where it is hard: {found.why}"), *settings(EASY.margin, used)]
     return row_of(EASY, "mlp", gain["easy"], FIGURE.name, [record.hash for record in used], note, gates)
 
 

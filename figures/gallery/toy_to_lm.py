@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import matched
-from figures.arms.gating import edges
+from figures.arms.gating import tuned_well
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -251,7 +251,7 @@ def _gates(group: str, sides: Sides, used: Sequence[Record]) -> list[Gate]:
         found = positive_control(own, 0.2)
         controls.append(Gate("ranks", found.open, f"{where}, odd against even runs: {found.why}"))
     names = "names permuted at random on one side have τ = 0 in the mean, by symmetry"
-    return [Gate("size", enough, why), *controls, placebo(None, 0.2, names), edges(EDGE, *used)]
+    return [Gate("size", enough, why), *controls, placebo(None, 0.2, names), *tuned_well(EDGE, *used)]
 
 
 def _note(group: str, used: Records) -> str:
