@@ -261,8 +261,8 @@ def _note(group: str, used: Records) -> str:
         f"One model, one kind of toy for a task, {toy} runs per arm on toys and {model} on the model. {MORE[group]}"
         "The rewards differ in shape: the toy's is a peak, flat far from it, and the model's falls evenly; a table "
         "does not generalise from one action to the next, and a model does from one length to the next. Tasks differ "
-        "in one length, so that they are less unlike than tasks could be. The model was tuned once, by one run a rate: "
-        "its intervals do not know what another tuning would choose."
+        "in one length, so that they are less unlike than tasks could be. The model was tuned once, by one run a rate, "
+        f"offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what another tuning would choose."
     )
 
 
