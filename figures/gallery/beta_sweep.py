@@ -287,7 +287,8 @@ def _note(family: str, rate: str, saturates: bool) -> str:
     )
     if saturates:
         stop += (
-            f" Where scores no longer hang on the rate, the smallest of those within {EQUAL:g} of the best is taken."
+            f" Where scores no longer hang on the rate, the smallest of those within {EQUAL:g} of the best is taken: "
+            "that is as much as the margin, by which an arm may be behind its best rate."
         )
     return f"{why}{stop if rate == 'tuned' else ''} The best interior β is chosen on the other half of the runs."
 

@@ -24,7 +24,7 @@ from sims.core.schedule import Schedule
 from sims.core.spec import from_json
 from sims.environments import RatedResponses
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import final_scores
+from sims.experiments.measures import final_scores, scores
 from sims.policies import ResponseMLP
 from sims.statistics.gates import Gate, estimand, placebo, positive_control
 from sims.statistics.intervals import Interval, mean_interval
@@ -330,7 +330,15 @@ def _where_easy(records: Records) -> Verdict:
     gain = {d: effect_of([part(1.0, arm[f"{d}/good"]), part(-1.0, arm[f"{d}/poor"])]) for d in DIFFICULTY}
     found = positive_control(gain["hard"], EASY.margin, only_above=True)
     used = [arm["easy/good"], arm["easy/poor"]]
-    note = "One easy task, by its reference: an easier one, on which every reward model is right, leaves none to help."
+    poor, before = arm["easy/poor"], [part(1.0 - 2.0 * (m == "poor"), records[f"model/easy/{m}"]) for m in MODELS]
+    peak = int(scores(poor).mean(0).argmax())
+    from_peak = effect_of([part(1.0, arm["easy/good"]), part(-1.0, poor, peak)])
+    note = (
+        f"Known before, on other seeds: {effect_of(before).estimate:+.2f}. PPO on the poor model has β = "
+        f"{poor.spec['algorithm']['beta']:g} of up to {BETAS['ppo'][-1]:g}, and falls after its best evaluation, "
+        f"{scores(poor).mean(0)[peak]:.2f}; from there the good one is {from_peak.estimate:+.2f} ahead. One easy task, "
+        "by its reference alone: an easier one, on which every reward model is right, leaves none to help."
+    )
     gates = [replace(found, why=f"where it is hard: {found.why}"), *settings(EASY.margin, used)]
     return row_of(EASY, "mlp", gain["easy"], FIGURE.name, [record.hash for record in used], note, gates)
 

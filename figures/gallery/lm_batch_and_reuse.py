@@ -81,10 +81,10 @@ def collect(lab: Lab) -> Records:
     if lab.scale != "tiny" or lab.quick:
         return lab.records(chosen)
     found: dict[str, Record] = {}
-    for part, updates in sorted({(name.split("/")[0], arm.updates) for name, arm in chosen.items()}):
-        same = {n: arm for n, arm in chosen.items() if n.startswith(part) and arm.updates == updates}
+    for side, updates in sorted({(name.split("/")[0], arm.updates) for name, arm in chosen.items()}):
+        same = {n: arm for n, arm in chosen.items() if n.startswith(side) and arm.updates == updates}
         grids = dict.fromkeys(same, matched.GRIDS["lm"])
-        found |= lab.tuned_records(same, grids, TUNING_RUNS[part], short=Short(updates, EVALUATIONS, widen=3))
+        found |= lab.tuned_records(same, grids, TUNING_RUNS[side], short=Short(updates, EVALUATIONS, widen=3))
     tested = lab.records(more(found))
     return found | with_tuning_of(tested, {f"more/{name}": record for name, record in found.items()})
 

@@ -248,7 +248,8 @@ def verdicts(records: Records) -> list[Verdict]:
             rows.append(_wider(records))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
         harm = _harm(ipo["online"], ipo["held/shuffled"])
-        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], harm, note))
+        tuned = own_settings(HARMLESS.margin, shuffled)  # else the control is one of settings, and not of order
+        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], harm, note, tuned))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         tuned = own_settings(SHARP.margin, shuffled)
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note, tuned))
