@@ -78,7 +78,7 @@ class Environment(NamedTuple):
 
 TABLE_RATES, NETWORK_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # The shortest budgets want larger steps, and are tested: they have wider grids, and more runs.
-SHORT, SHORT_RATES, NEEDED, SHORT_SEED = 10, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), 800, 28
+SHORT, SHORT_RATES, NEEDED = 10, (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0), 200
 SHORT_BETAS, SHORT_WEIGHTS = (0.003, 0.03, 0.2, 1.0, 5.0, 25.0), (0.003, 0.05, 0.4, 3.0, 20.0, 100.0)
 BETAS, WEIGHTS = (0.03, 0.2, 1.0), (0.05, 0.4, 3.0)  # of contrastive losses, and of Best-of-N's negative gradients
 POINTS = len(BETAS) * len(TABLE_RATES)
@@ -148,7 +148,6 @@ def arms() -> dict[str, Experiment]:
             updates=updates,
             evaluations=1,
             runs=RUNS,
-            seed=SHORT_SEED if updates <= SHORT else 0,
         )
         for key, of in ENVIRONMENTS.items()
         for name in of.arms
