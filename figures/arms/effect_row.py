@@ -11,7 +11,7 @@ from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, runs_at_a_bound
 
-from .gating import edges, effect_of, last_with_room, lowest_score, part, sides, tuned_for
+from .gating import effect_of, last_with_room, lowest_score, part, sides, tuned_for, tuned_well
 
 Terms = Sequence[tuple[float, str]]  # how many times the score of which record
 
@@ -40,4 +40,4 @@ def effect_row(
 def settings(margin: float, records: Sequence[Record]) -> list[Gate]:
     """Whether no arm stands at an end of its grid, and whether there are runs enough where some end at a bound."""
     ends = {f"arm {i + 1}": final_scores(record) for i, record in enumerate(records)}
-    return [edges(margin, *records), runs_at_a_bound(ends, lowest_score(records), 1.0)]
+    return [*tuned_well(margin, *records), runs_at_a_bound(ends, lowest_score(records), 1.0)]

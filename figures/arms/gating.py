@@ -7,20 +7,21 @@ and the bootstrap's intervals are too narrow, and the bounded one is taken (`sim
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sims.core.spec import from_json
-from sims.experiments.measures import final_scores, mean_scores, part_scores, scores
+from sims.experiments.measures import deployed_scores, final_scores, mean_scores, part_scores, scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import (
     AT_A_BOUND,
     Gate,
     Overlap,
+    above_the_reference,
     estimand,
     geometry,
     grid_edge,
@@ -36,9 +37,10 @@ NOTHING_TO_LEARN = (
     "the arms differ in what is compared alone; on rewards that say nothing of the response neither is drawn to the "
     "optimum, and both scores stay at the reference's 0"
 )
+Ends = Callable[[Record], np.ndarray]
 IN_SCORES = 0.05  # the margin of `edges` where a row's own is in another unit: what arms are tuned by is a score
 SAMPLED = 0.05  # share of its range by which a score may be beyond its bounds, where it is a mean over samples
-FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau
+FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau, and an arm as good as none
 
 
 def lowest_score(records: Iterable[Record]) -> float:
@@ -174,6 +176,37 @@ def edges(margin: float, *records: Record) -> Gate:
     return grid_edge(chosen, grids, plateaus)
 
 
+def above(margin: float, *records: Record, by: Ends = final_scores, falls: str = "") -> Gate:
+    """`above_the_reference` of every record that was tuned; by less than what `edges` calls a plateau it is as good as
+    not to train. by: (runs,) of a record, the score at the end that it was tuned for, 0 of the reference. falls: why
+    an arm may end below it, where a row is about a fall, or its arms are tuned for something else; the gate is open
+    then, and says so."""
+    if falls:
+        return Gate("above the reference", True, f"not asked: {falls}")
+    ends = {r.provenance["tuning"]["arm"]: by(r) for r in records if "tuning" in r.provenance}
+    return above_the_reference(ends, FLAT * margin)
+
+
+def tuned_well(margin: float, *records: Record, by: Ends = final_scores, falls: str = "") -> list[Gate]:
+    """What a row of scores asks of its arms that were tuned: `edges`, and to end `above` the reference. A row whose
+    arms have no score that is 0 of the reference asks for `edges` alone."""
+    return [edges(margin, *records), above(margin, *records, by=by, falls=falls)]
+
+
+def deployed_at_the_end(record: Record) -> np.ndarray:
+    """(runs,): the score of what users get."""
+    return deployed_scores(record)[:, -1]
+
+
+def with_tuning_of(records: Mapping[str, Record], tuned: Mapping[str, Record]) -> dict[str, Record]:
+    """Records that took the settings of others, each saying how these were tuned. tuned: by the keys of `records`."""
+    how = {key: r.provenance["tuning"] for key, r in tuned.items() if "tuning" in r.provenance}
+    return {
+        key: Record(r.spec, r.arrays, {**r.provenance, "tuning": how[key]}, r.source) if key in how else r
+        for key, r in records.items()
+    }
+
+
 def tuned_for(at: int | None, *records: Record, quantity: str = "score") -> Gate:
     """Whether arms that were tuned by their score, at the end or over the run, are tested by it, and then. Where many
     settings come to the same end, tuning takes any of them; which arm is ahead on the way there, or by another
@@ -219,10 +252,10 @@ def separate(a: Record, b: Record, c: Record, d: Record) -> Gate:
     return shared_arms(runs(a), runs(b), runs(c), runs(d))
 
 
-def edges_and_bounds(margin: float, one: Record, other: Record) -> list[Gate]:
-    """`edges` of two arms, and whether their runs end at the lowest or the largest score."""
+def tuned_and_bounded(margin: float, one: Record, other: Record) -> list[Gate]:
+    """`tuned_well` of two arms, and whether their runs end at the lowest or the largest score."""
     ends = {"the first arm": final_scores(one), "the second arm": final_scores(other)}
-    return [edges(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
+    return [*tuned_well(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
 
 
 def _is_flat(best: Mapping[float, float], tried: Sequence[float], end: float, margin: float) -> bool:

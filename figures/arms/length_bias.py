@@ -18,7 +18,7 @@ from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, room, trained
 from sims.statistics.intervals import mean_interval, student_interval
 
-from .gating import edges
+from .gating import tuned_well
 from .monitors import growth
 
 PAIRS = 32  # that the labellers label, per update
@@ -75,6 +75,9 @@ def _curated(share: str, setting: Setting, curated: Record, ordinary: Record, fi
     return _rows(CURATED[share], CURATED_GAIN[share], setting, (curated, ordinary), figure, note, without, alike)
 
 
+BIASED = "arms are tuned by the reward that the labellers see, bias included, and gold is what is tested"
+
+
 def _rows(
     length: Claim,
     gold: Claim,
@@ -91,13 +94,17 @@ def _rows(
     """
     fixed, other = arms
     control = positive_control(mean_interval(growth(other)), length.margin, only_above=True)
-    gates = [replace(control, why=f"{without}: {control.why}"), edges(length.margin, fixed), all_trained(fixed)]
+    gates = [
+        replace(control, why=f"{without}: {control.why}"),
+        *tuned_well(length.margin, fixed, falls=BIASED),
+        all_trained(fixed),
+    ]
     rows = [row_of(length, setting, mean_interval(growth(fixed)), figure, [fixed.hash], note, gates)]
     scores = [final_scores(arm) for arm in arms]
     gates = [
         room(scores[0], scores[1], -1.0, 1.0, gold.margin),
         placebo(None, gold.margin, alike),
-        edges(gold.margin, *arms),
+        *tuned_well(gold.margin, *arms, falls=BIASED),
         all_trained(*arms),
     ]
     gained = mean_interval(scores[0] - scores[1])

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from figures.catalogue import Claim, Setting
 from figures.claims import Verdict, row_of
 from figures.figure import Records
-from figures.lab import Measure
+from figures.lab import MEASURES, Measure
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, room, runs_at_a_bound
 
-from .gating import Part, edges, effect_of, part_of_gold
+from .gating import Part, effect_of, part_of_gold, tuned_well
 
 # What each order is tuned for: its own task, or the mean of both.
 ORDERS: dict[str, Measure] = {
@@ -81,4 +83,10 @@ def ends(margin: float, records: Sequence[tuple[str, Record]]) -> list[Gate]:
     }
     scores = {name: end.scores for name, end in found.items()}
     low = min(end.low for end in found.values())
-    return [edges(margin, *(record for _, record in records)), runs_at_a_bound(scores, low, 1.0)]
+    tuned = tuned_well(margin, *(record for _, record in records), by=_by_what_it_is_tuned)
+    return [*tuned, runs_at_a_bound(scores, low, 1.0)]
+
+
+def _by_what_it_is_tuned(record: Record) -> np.ndarray:
+    order = record.provenance["tuning"]["arm"].rpartition("/")[2]
+    return MEASURES[ORDERS.get(order, "parts")](record)

@@ -21,7 +21,7 @@ from sims.experiments.store import Record
 from sims.policies import Table
 from sims.statistics.gates import placebo, room
 
-from .gating import NOTHING_TO_LEARN, Part, edges, effect_of, lowest_score
+from .gating import NOTHING_TO_LEARN, Part, effect_of, lowest_score, tuned_well
 from .sweeps import crossfit_best
 
 USUAL = 0.1  # the β whose learning rate is held for all others
@@ -80,7 +80,7 @@ def _row(records: Records, other: str, place: str, rate: str, tested: Claim, fig
     one, two = (np.mean([final_scores(record) for record in tried], axis=0) for tried in used.values())
     gates = [
         room(one, two, low, 1.0, tested.margin),
-        edges(tested.margin, *every),
+        *tuned_well(tested.margin, *every),
         placebo(None, tested.margin, NOTHING_TO_LEARN),
     ]
     note = (

@@ -11,7 +11,7 @@ from sims.experiments.measures import fall, final_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
 
-from .gating import Part, edges_and_bounds, effect_of, last_with_room, lowest_score, part, sides, tuned_for
+from .gating import Part, above, effect_of, last_with_room, lowest_score, part, sides, tuned_and_bounded, tuned_for
 
 
 def same_row(
@@ -19,7 +19,7 @@ def same_row(
 ) -> Verdict:
     """C32: what one sync in s updates loses at the end."""
     effect = effect_of([part(1.0, online), part(-1.0, semi)])
-    gates = [control, *edges_and_bounds(tested.margin, online, semi)]
+    gates = [control, *tuned_and_bounded(tested.margin, online, semi)]
     if effect.high < -tested.margin:
         note = f"{note} Here it is the stale sampler that is ahead."
     return row_of(tested, setting, effect, figure, [online.hash, semi.hash], note, gates)
@@ -31,7 +31,7 @@ def behind_row(tested: Claim, setting: Setting, figure: str, semi: Record, offli
     effect = effect_of([part(1.0, semi, at), part(-1.0, offline, at)])
     why = "offline is the placebo: it draws by the same rule as many samples, and its sampler is never synced"
     gates = [room, tuned_for(at, semi, offline), placebo(None, tested.margin, why)]
-    gates += edges_and_bounds(tested.margin, semi, offline)
+    gates += tuned_and_bounded(tested.margin, semi, offline)
     note = (
         f"Tested after {int(semi.arrays['updates'][at])} updates, the last evaluation at which the scores leave room. "
         f"Offline is fresh draws from the reference for ever, more than a fixed data set has.{also and f' {also}'}"
@@ -45,7 +45,7 @@ def not_behind_row(
     """C34: what DPO loses against GRPO, both online. offline: GRPO's, for the control; at: None for over the run."""
     lost = effect_of([part(1.0, grpo, at), part(-1.0, dpo, at)])
     gates = [control(grpo, offline, tested.margin, at), tuned_for(at, dpo, grpo)]
-    gates += edges_and_bounds(tested.margin, dpo, grpo)
+    gates += tuned_and_bounded(tested.margin, dpo, grpo)
     scored = [part(1.0, arm, at).scores.mean() for arm in (dpo, grpo)]
     tie = ", a tie near the largest reward" if min(scored) > 1 - tested.margin else ""
     when = "over the run" if at is None else "at the end"
@@ -60,7 +60,7 @@ def added_row(
     at, room = last_with_room([sides([added], [plain])], tested.margin)
     gained = effect_of([part(1.0, added, at), part(-1.0, plain, at)])
     gates = [room, tuned_for(at, added, plain), control(added, offline, tested.margin, at)]
-    gates += edges_and_bounds(tested.margin, added, plain)
+    gates += tuned_and_bounded(tested.margin, added, plain)
     note += (
         f"Tested after {int(added.arrays['updates'][at])} updates, the last evaluation at which something could be "
         "gained."
@@ -74,7 +74,7 @@ def epsilon_row(tested: Claim, setting: Setting, figure: str, large: Record, sma
     effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
     why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
     gates = [room, tuned_for(at, large, small), placebo(None, tested.margin, why)]
-    gates += edges_and_bounds(tested.margin, large, small)
+    gates += tuned_and_bounded(tested.margin, large, small)
     return row_of(tested, setting, effect, figure, [large.hash, small.hash], note, gates)
 
 
@@ -96,6 +96,7 @@ def steadier_row(tested: Claim, setting: Setting, figure: str, large: Record, sm
         replace(there, name="unstable", why=f"with the small ε runs fall below their best: {there.why}"),
         runs_at_a_bound({"the first arm": final_scores(large), "the second arm": final_scores(small)}, low, 1.0),
         placebo(None, tested.margin, why),
+        above(tested.margin, large, small, falls="the settings are those by which the score falls the most"),
     ]
     return row_of(tested, setting, effect_of(falls), figure, [large.hash, small.hash], note, gates)
 

@@ -312,9 +312,9 @@ def _lacks(records: Records, policy: str) -> Verdict:
     mass = reference_probability(records, policy, LACKING)
     tested = claim("C64", "all but lacking", mass=f"{mass:.2g}", best=best)
     note = (
-        "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. A network "
-        "may give mass to what it never drew, because its weights are shared; but a run that draws it by luck, in "
-        f"{SAMPLES:,} samples, and goes on from there looks the same. All but lacking is by probability, not by budget."
+        "At this budget; that the largest of the arms is taken makes the effect look larger than one arm's. "
+        f"{_who_finds(records, policy, tried, tested.margin)} All but lacking is by probability, not by budget, which "
+        f"has {SAMPLES:,} samples on-policy."
     )
     masses = WITHIN_REACH if policy == "table" else (CONTROL,)
     control = positive_control(mean_interval(found(records, policy, "rloo", masses)), tested.margin)
@@ -328,6 +328,20 @@ def _lacks(records: Records, policy: str) -> Verdict:
     hashes = [records[f"{policy}/{LACKING:g}/{arm}"].hash for arm in ARMS]
     effect = effect_of([Part(1.0, tried[best], 0.0)])
     return row_of(tested, _setting(policy), effect, FIGURE.name, hashes, note, gates)
+
+
+def _who_finds(records: Records, policy: str, tried: Mapping[str, np.ndarray], margin: float) -> str:
+    """Which arms give the response more than the margin, and in how many of their runs. tried: (runs,) of each arm."""
+    if policy == "table":
+        return "A table shares no weights: it can raise only what it drew."
+    said = []
+    for arm in (arm for arm, mass in tried.items() if mass.mean() > margin):
+        rate = records[f"{policy}/{LACKING:g}/{arm}"].spec["optimiser"]["learning_rate"]
+        said.append(f"{arm}, with learning rate {rate:g}, in {(tried[arm] > margin).mean():.0%} of its runs")
+    return (
+        f"Beyond the margin: {'; '.join(said) or 'no arm'}. A network may give mass to what it never drew, because its "
+        "weights are shared; but a run that draws it by luck and goes on from there looks the same."
+    )
 
 
 def _chance(record: Record, margin: float) -> Gate:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
 from figures.arms import proxies
-from figures.arms.gating import Part, edges, effect_of
+from figures.arms.gating import Part, edges, effect_of, tuned_well
 from figures.arms.over_updates import ERRS
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
@@ -184,7 +184,7 @@ def _labels(what: str, more: Record, less: Record, note: str) -> Verdict:
     gates: list[Gate] = [
         room(parts[0].scores, parts[1].scores, parts[0].low, 1.0, tested.margin),
         placebo(None, tested.margin, "the arms differ in who labels, or in nothing before labels change hands"),
-        edges(tested.margin, more, less),
+        *tuned_well(tested.margin, more, less),
         _enough(parts),
     ]
     return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [more.hash, less.hash], f"{note} {_WHOSE}", gates)
@@ -197,7 +197,7 @@ def _against_gold(gold: Record, own: Record, stopped: Record) -> Verdict:
     control = positive_control(effect_of(_ends(gold, stopped)), tested.margin, only_above=True)
     gates = [
         replace(control, why=f"against the arm that stops after {FIRST} updates: {control.why}"),
-        edges(tested.margin, gold, own),
+        *tuned_well(tested.margin, gold, own),
         _enough(parts),
     ]
     note = f"Gold labels from the first update on. {_WHOSE}"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.exploits import RATES as ONE_RATE
 from figures.arms.exploits import draw_exploits, exploit_rows, exploiters
-from figures.arms.gating import IN_SCORES, edges
+from figures.arms.gating import IN_SCORES, deployed_at_the_end, tuned_well
 from figures.arms.length_bias import ADDED, PAIRS, all_trained, draw_pairs, draw_penalties, length_rows, with_intervals
 from figures.arms.monitors import (
     FLATTER,
@@ -181,12 +181,15 @@ _NOTES = {
 }
 
 
+GOES_WRONG = "an alarm is about loops whose gold score falls; they are tuned by the reward that the labellers see"
+
+
 def _told(tested: Claim, setting: Setting, wrong: Record, right: Record, alarm: Alarm, note: str) -> Verdict:
     """Share of the runs that raise the alarm, where something is wrong − where nothing is."""
     hits, false = alarm(wrong), alarm(right)
     effect: Interval = bounded_interval(hits - false, -1.0, 1.0)
     gates = [placebo(None, tested.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(IN_SCORES, wrong, right), all_trained(wrong, right)]
+    gates += [*tuned_well(IN_SCORES, wrong, right, falls=GOES_WRONG), all_trained(wrong, right)]
     said = f"{note} Alarms: {hits.mean():.0%} where something is wrong, {false.mean():.0%} where nothing is."
     return row_of(tested, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
@@ -195,7 +198,7 @@ def _ranked(setting: Setting, wrong: Record, right: Record, note: str) -> Verdic
     """Area below the ROC curve of the fall of entropy as an alarm at any level."""
     effect = above_chance(lost(wrong), lost(right))
     gates = [placebo(None, RANKS.margin, "the second arm is it: the same loop with nothing wrong")]
-    gates += [edges(IN_SCORES, wrong, right), all_trained(wrong, right)]
+    gates += [*tuned_well(IN_SCORES, wrong, right, falls=GOES_WRONG), all_trained(wrong, right)]
     said = f"{note} The area is {0.5 + effect.estimate:.2f}."
     return row_of(RANKS, setting, effect, FIGURE.name, [wrong.hash, right.hash], said, gates)
 
@@ -203,7 +206,8 @@ def _ranked(setting: Setting, wrong: Record, right: Record, note: str) -> Verdic
 def _gated(judge: str, setting: Setting, gate: Record, none: Record) -> Verdict:
     tested = GATED[judge]
     one, other = (deployed_scores(r)[:, 1:].mean(1) for r in (gate, none))
-    gates = [room(one, other, -1.0, 1.0, tested.margin), edges(tested.margin, gate, none), all_trained(gate, none)]
+    gates = [room(one, other, -1.0, 1.0, tested.margin), all_trained(gate, none)]
+    gates += tuned_well(tested.margin, gate, none, by=deployed_at_the_end)
     gates.append(placebo(None, tested.margin, "the arms differ in the gate alone"))
     refused = float(gate.arrays["refused"][:, -1].mean())
     note = (

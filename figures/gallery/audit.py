@@ -15,7 +15,6 @@ from matplotlib.typing import HashableList
 from figures.arms.audit_scoring import ShiftedScoringTransformer
 from figures.arms.gating import (
     NOTHING_TO_LEARN,
-    edges,
     effect_of,
     last_with_room,
     lowest_score,
@@ -23,6 +22,7 @@ from figures.arms.gating import (
     separate,
     sides,
     tuned_for,
+    tuned_well,
 )
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -187,7 +187,11 @@ def verdicts(records: Records) -> list[Verdict]:
         effect = paired_effect(*gap(records, environment, condition))
         arms = [records[f"{environment}/{condition}/{algorithm}"] for algorithm in ALGORITHMS]
         gates = [room(*gap(records, environment, condition), lowest_score(arms), 1.0, tested.margin)]
-        gates += [tuned_for(None, *arms), edges(tested.margin, *arms), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        gates += [
+            tuned_for(None, *arms),
+            *tuned_well(tested.margin, *arms),
+            placebo(None, tested.margin, NOTHING_TO_LEARN),
+        ]
         rows.append(row_of(tested, "token", effect, FIGURE.name, used, notes[condition], gates))
     note = "R1's optimum is unlikely, not absent. Ten passes over a batch make on-policy arms up to nine updates stale."
     for name, tested in INTERACTION.items():
@@ -199,7 +203,7 @@ def verdicts(records: Records) -> list[Verdict]:
         gates = [
             gate,
             tuned_for(at, *arms),
-            edges(tested.margin, *arms),
+            *tuned_well(tested.margin, *arms),
             separate(*arms),
             geometry(masses, {"R1": "out", "R2": "in"}),
             placebo(None, tested.margin, NOTHING_TO_LEARN),

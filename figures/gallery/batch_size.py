@@ -18,7 +18,6 @@ from figures.arms.gating import (
     NOTHING_TO_LEARN,
     Part,
     agree,
-    edges,
     effect_of,
     last_with_room,
     likelihood,
@@ -27,6 +26,7 @@ from figures.arms.gating import (
     part,
     sides,
     tuned_for,
+    tuned_well,
 )
 from figures.arms.sweeps import (
     SAMPLES_AN_UPDATE,
@@ -221,7 +221,7 @@ def verdicts(records: Records) -> list[Verdict]:
         fresh, stale = ([records[f"{environment}/{budget}/{name}/{b:g}"] for name in names] for b in (FRESH, STALE))
         at, room = last_with_room([sides(fresh, stale)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(names, fresh, stale, strict=True)}
-        gates = [room, tuned_for(at, *fresh, *stale), edges(tested.margin, *fresh, *stale), agree(each)]
+        gates = [room, tuned_for(at, *fresh, *stale), *tuned_well(tested.margin, *fresh, *stale), agree(each)]
         gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         effect = effect_of([*mean_of(1.0, fresh, at), *mean_of(-1.0, stale, at)])
         setting: Literal["bandit", "mlp"] = "mlp" if environment == "network" else "bandit"
@@ -253,7 +253,7 @@ def _suffices(
     lost = effect_of([Part(t, _best(group), low) for t, group in zip((1.0, -1.0), groups, strict=True)])
     gates = [
         _control(records[f"{where}/{OFFLINE_ONLY}/inf"], online[first], tested.margin),
-        edges(tested.margin, online[first], stale[second]),
+        *tuned_well(tested.margin, online[first], stale[second]),
         likelihood({"in": stale[second]}),
     ]
     note = (

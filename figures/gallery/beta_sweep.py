@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, Part, agree, edges, effect_of, lowest_score
+from figures.arms.gating import NOTHING_TO_LEARN, Part, agree, effect_of, lowest_score, tuned_well
 from figures.arms.sensitivity import FRESH, NEAR, RATES, USUAL, draw_spread, near_arms, sensitive_rows
 from figures.arms.sensitivity import RUNS as NEAR_RUNS
 from figures.arms.sweeps import LEARNING_RATES, TUNING, crossfit_best, exact_score, tables
@@ -256,7 +256,7 @@ def verdicts(records: Records) -> list[Verdict]:
         level = [np.mean([pair[side].scores for pair in parts.values()], axis=0) for side in (0, 1)]
         gates = [
             room(level[0], level[1], lowest_score(used), 1.0, tested.margin),
-            edges(tested.margin, *used),
+            *tuned_well(tested.margin, *used, falls="too low a β is to collapse" if end == "low" else ""),
             agree(parts),
             placebo(None, tested.margin, NOTHING_TO_LEARN),
         ]
@@ -287,7 +287,8 @@ def _note(family: str, rate: str, saturates: bool) -> str:
     )
     if saturates:
         stop += (
-            f" Where scores no longer hang on the rate, the smallest of those within {EQUAL:g} of the best is taken."
+            f" Where scores no longer hang on the rate, the smallest of those within {EQUAL:g} of the best is taken: "
+            "that is as much as the margin, by which an arm may be behind its best rate."
         )
     return f"{why}{stop if rate == 'tuned' else ''} The best interior β is chosen on the other half of the runs."
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, preventable
-from figures.arms.gating import edges, last_with_room, of_all, sides, tuned_for
+from figures.arms.gating import IN_SCORES, edges, last_with_room, of_all, sides, tuned_for, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -181,7 +181,8 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
     why = f"s = {SEMI:g} and {MANY} prompts are the placebos: each takes away one of the two that the claim needs"
     few, many = (scores(record).max(-1) for record in rare)
     gates = [room(few, many, 0.0, math.inf, tested.margin), placebo(None, tested.margin, why)]
-    gates.append(edges(tested.margin, *(rare if tested is UNSTABLE["prompts"] else ()), *semi))
+    tuned = [*rare, *semi] if tested is UNSTABLE["prompts"] else semi
+    gates += tuned_well(tested.margin, *tuned, falls="the claim is that an arm falls")
     note = (
         f"Of {RUNS} runs with s = {RARE:g}, {diverged[0]} diverged on {FEW} prompts and {diverged[1]} on {MANY}. "
         f"{UPDATES['prompts']} updates of {BATCH} prompts pass {FEW} prompts {MANY // FEW} times as often as {MANY}."

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges, effect_of, last_with_room, part, sides, tuned_for
+from figures.arms.gating import deployed_at_the_end, effect_of, last_with_room, part, sides, tuned_for, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -157,10 +157,14 @@ def _trained(*records: Record) -> Gate:
     return trained({f"arm {i + 1}": r.arrays["kl_policy_ref"][:, -1].astype(float) for i, r in enumerate(records)})
 
 
+def _tuned_well(tested: Claim, record: Record) -> list[Gate]:
+    return tuned_well(tested.margin, record, by=deployed_at_the_end)
+
+
 def _forgets(name: str, shared: Record, apart: Record) -> Verdict:
     tested = FORGETS[name]
     effect, none = (mean_interval(_skills(r)[:, 0] - _skills(r)[:, -1]) for r in (shared, apart))
-    gates = [placebo(none, tested.margin), edges(tested.margin, shared), _trained(shared)]
+    gates = [placebo(none, tested.margin), *_tuned_well(tested, shared), _trained(shared)]
     note = "The placebo is a table, in which prompts share nothing. The gold set is never asked: no pair is of it."
     return row_of(tested, "mlp", effect, FIGURE.name, [shared.hash], note, gates)
 
@@ -169,7 +173,7 @@ def _catches(name: str, free: Record, gate: Record) -> Verdict:
     tested = CATCHES[name]
     effect = mean_interval(_skills(gate)[:, -1] - _skills(free)[:, -1])
     gates = [room(_skills(gate)[:, -1], _skills(free)[:, -1], 0.0, 1.0, tested.margin), _trained(free, gate)]
-    gates += [placebo(None, tested.margin, "the arms differ in the gate alone"), edges(tested.margin, free)]
+    gates += [placebo(None, tested.margin, "the arms differ in the gate alone"), *_tuned_well(tested, free)]
     note = (
         f"A week is thrown away if the gold set loses more than {TOLERATED:g}; the settings are those without a gate. "
         "The gate asks the set by which it is judged, without noise: what it saves of other skills is not asked."
@@ -185,7 +189,7 @@ def _costs(name: str, free: Record, gate: Record) -> Verdict:
     gates = [Gate(control.name, control.open, f"a gate that refuses every week: {control.why}"), _trained(free, gate)]
     note = "Over all weeks, of what users get."
     return row_of(
-        tested, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, [*gates, edges(tested.margin, free)]
+        tested, "mlp", effect, FIGURE.name, [free.hash, gate.hash], note, [*gates, *_tuned_well(tested, free)]
     )
 
 
@@ -194,7 +198,7 @@ def _cleaner(tested: Claim, setting: Setting, clean: Record, noisy: Record) -> V
     effect = effect_of([part(1.0, clean, at), part(-1.0, noisy, at)])
     why = "flips alone: none is the other end of the same line, and the picture shows every share"
     gates = [left, tuned_for(at, clean, noisy), placebo(None, tested.margin, why)]
-    gates += [edges(tested.margin, clean, noisy), _trained(clean, noisy)]
+    gates += [*tuned_well(tested.margin, clean, noisy), _trained(clean, noisy)]
     note = (
         f"{CLEAN} against {NOISY:,} pairs of the first model, {NOISY // CLEAN} times as many, as 1,000 against 50,000; "
         f"as many updates on both. Tested after {int(clean.arrays['updates'][at])} updates."

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import Part, edges, effect_of
+from figures.arms.gating import Part, effect_of, tuned_well
 from figures.arms.over_kl import (
     LEVELS,
     Frontier,
@@ -129,7 +129,7 @@ def _tuned(tested: Claim, online: Record, offline: Record) -> Verdict:
     gates = [
         room(parts[0].scores, parts[1].scores, lowest(offline), 1.0, tested.margin),
         placebo(None, tested.margin, WHOLE),
-        edges(tested.margin, online, offline),
+        *tuned_well(tested.margin, online, offline),
         runs_at_a_bound({"online": parts[0].scores, "offline": parts[1].scores}, low, 1.0),
     ]
     one, other = (float(record.arrays["kl_policy_ref"][:, -1].mean()) for record in (online, offline))

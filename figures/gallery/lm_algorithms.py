@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, lowest_score, over_the_run, part
+from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, effect_of, lowest_score, over_the_run, part, tuned_well
 from figures.arms.sweeps import best_arm, crossfit_best
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -97,7 +97,7 @@ def verdicts(records: Records) -> list[Verdict]:
     for tested, names, times in ((FASTER, on, (1.0, -1.0)), (COMPOUND, on + off, (1.0, -1.0, -1.0, 1.0))):
         used = _used(records, names)
         gates = [_room(records, names[i], names[i + 1], tested.margin) for i in range(0, len(names), 2)]
-        gates += [edges(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        gates += [*tuned_well(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
         effect = _over(records, _difference(names, times))
         note = f"{note} {_carries(effect)}"
@@ -129,7 +129,7 @@ def _suffices(records: Records) -> Verdict:
     gates = [
         Gate(control.name, control.open, f"the best on-policy arm against the reference: {control.why}"),
         geometry({"mode length": matched.overlap_of("mode")}, {"mode length": "in"}),
-        edges(SUFFICES.margin, *used),
+        *tuned_well(SUFFICES.margin, *used),
     ]
     effect = _over(records, lost)
     note = "Eight updates: it shows the way there, not where one ends."
@@ -143,7 +143,7 @@ def _keeps_up(records: Records) -> Verdict:
     control = positive_control(early, KEEPS_UP.margin, only_above=True)
     gates = [
         Gate(control.name, control.open, f"of DPO's whole run against its first evaluation, {control.why}"),
-        edges(KEEPS_UP.margin, *used),
+        *tuned_well(KEEPS_UP.margin, *used),
     ]
     lost = _over(records, _difference(names, (1.0, -1.0)))
     note = f"Equal samples, one pass over each. PPO's critic is new and is a second model. {_carries(lost)}"

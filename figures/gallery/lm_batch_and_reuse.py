@@ -14,12 +14,13 @@ from figures.arms.gating import (
     NOTHING_TO_LEARN,
     agree,
     at_the_end,
-    edges,
     effect_of,
     mean_of,
     part,
     sides,
     stopped_early,
+    tuned_well,
+    with_tuning_of,
 )
 from figures.arms.sweeps import largest
 from figures.catalogue import Claim, claim
@@ -32,7 +33,7 @@ from sims.core.spec import from_json
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores
 from sims.experiments.store import Record
-from sims.statistics.gates import Gate, above_the_reference, placebo, trained
+from sims.statistics.gates import Gate, placebo, trained
 from sims.statistics.intervals import Interval, paired_effect
 
 STALE = ("rloo", "dpo")
@@ -43,8 +44,8 @@ PASSES = (1, 2, 4, 8)
 UPDATES = max(BATCHES)  # of the batch arms: the largest batch is collected once
 EVALUATIONS = 2
 RUNS = 10  # on the embedded model
-TUNING_RUNS = 2
-MORE_RUNS, MORE_SEED = 100, 431  # of the arms of C26: most of one of them end at the largest score
+TUNING_RUNS = {"batch": 10, "reuse": 2}  # by two the arms of large batches took rates that end below the reference
+MORE_RUNS, MORE_SEED = 100, 432  # of the arms of C26: most of one of them end at the largest score
 COLLECTED = 8  # batches of the reuse arms, whatever T: with fewer, T = 1 does not train
 
 C26 = claim("C26", "min length")
@@ -80,11 +81,12 @@ def collect(lab: Lab) -> Records:
     if lab.scale != "tiny" or lab.quick:
         return lab.records(chosen)
     found: dict[str, Record] = {}
-    for updates in sorted({arm.updates for arm in chosen.values()}):
-        same = {name: arm for name, arm in chosen.items() if arm.updates == updates}
+    for side, updates in sorted({(name.split("/")[0], arm.updates) for name, arm in chosen.items()}):
+        same = {n: arm for n, arm in chosen.items() if n.startswith(side) and arm.updates == updates}
         grids = dict.fromkeys(same, matched.GRIDS["lm"])
-        found |= lab.tuned_records(same, grids, TUNING_RUNS, short=Short(updates, EVALUATIONS, widen=3))
-    return found | lab.records(more(found))
+        found |= lab.tuned_records(same, grids, TUNING_RUNS[side], short=Short(updates, EVALUATIONS, widen=3))
+    tested = lab.records(more(found))
+    return found | with_tuning_of(tested, {f"more/{name}": record for name, record in found.items()})
 
 
 def more(tuned: Records) -> dict[str, Experiment]:
@@ -143,11 +145,9 @@ def verdicts(records: Records) -> list[Verdict]:
     """C26, C29 and C30, beside the rows that toys give them."""
     final = {name: final_scores(record) for name, record in records.items()}
     sizes, passes = _tried(records, "batch"), _tried(records, "reuse")
-    tuned_for_b = [records[f"batch/{name}/{size}"] for name in STALE for size in (sizes[0], sizes[-1])]
     fresh, stale = (
         [_with_most_runs(records, f"batch/{name}/{size}") for name in STALE] for size in (sizes[0], sizes[-1])
     )
-    of_size = [(b, n, x) for b, xs in ((sizes[0], fresh), (sizes[-1], stale)) for n, x in zip(STALE, xs, strict=True)]
     once, often = ([records[f"reuse/{name}/{times}"] for name in LIKELIHOOD] for times in (1, passes[-1]))
     ppo = [records[f"reuse/ppo/{times}"] for times in passes]
     each = {n: [part(1.0, x), part(-1.0, y)] for n, x, y in zip(STALE, fresh, stale, strict=True)}
@@ -162,8 +162,7 @@ def verdicts(records: Records) -> list[Verdict]:
             [
                 at_the_end([sides(fresh, stale)], C26.margin),
                 agree(each),
-                edges(C26.margin, *tuned_for_b),
-                above_the_reference({f"{n}, {b} updates a batch": final_scores(x) for b, n, x in of_size}),
+                *tuned_well(C26.margin, *fresh, *stale),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
             ],
             [*fresh, *stale],
@@ -172,7 +171,7 @@ def verdicts(records: Records) -> list[Verdict]:
         (
             C29,
             largest([effect_of([part(1.0, ppo[0]), part(-1.0, reused)]) for reused in ppo[1:]]),
-            [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, edges(C29.margin, *ppo)],
+            [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, *tuned_well(C29.margin, *ppo)],
             ppo,
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: that helps whoever is far "
             "from the optimum, so that a loss is one in spite of it. Equal steps would show what fresh ones are worth.",
@@ -184,7 +183,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 at_the_end([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin),
                 agree(likelihoods),
                 started,
-                edges(C30.margin, *once, *often, ppo[0], ppo[-1]),
+                *tuned_well(C30.margin, *once, *often, ppo[0], ppo[-1]),
                 placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
             [*once, *often, ppo[0], ppo[-1]],
@@ -220,7 +219,7 @@ def caption(records: Records) -> str:
         f"updates of {_samples(records)} samples each, however many are collected at once. Right: "
         f"{int(reuse['samples'][-1])} samples in all, each batch gone through T times, one update per pass, so that T "
         "passes are T times as many updates. Learning rates are tuned arm by arm, by the score over runs of the same "
-        f"length on other seeds ({TUNING_RUNS} runs each)."
+        f"length on other seeds ({TUNING_RUNS['batch']} runs a rate on the left, {TUNING_RUNS['reuse']} on the right)."
     )
 
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, last_with_room, part, sides
+from figures.arms.gating import NOTHING_TO_LEARN, effect_of, last_with_room, part, sides, tuned_well
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -201,7 +201,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room(pairs, SKEW.margin)
         shared = shared_arms(*([arms[i].hash for arms in tunings] for i in range(4)))
         arms = [record for arms in tunings for record in arms]
-        gates = [room, shared, edges(SKEW.margin, *arms), placebo(None, SKEW.margin, NOTHING_TO_LEARN)]
+        gates = [room, shared, *tuned_well(SKEW.margin, *arms), placebo(None, SKEW.margin, NOTHING_TO_LEARN)]
         gates += _likelihood(records, {"skew": "out", "min": "in"})
         note = (
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
@@ -217,7 +217,11 @@ def verdicts(records: Records) -> list[Verdict]:
     # From the reference's 0: an online arm that was not trained.
     gained = over_tunings([student_interval(scores(online)[:, -1]) for online, _ in both])
     arms = [record for pair in both for record in pair]
-    gates = [positive_control(gained, MODE.margin), edges(MODE.margin, *arms), *_likelihood(records, {"mode": "in"})]
+    gates = [
+        positive_control(gained, MODE.margin),
+        *tuned_well(MODE.margin, *arms),
+        *_likelihood(records, {"mode": "in"}),
+    ]
     effect = over_tunings([paired_effect(scores(one)[:, -1], scores(other)[:, -1]) for one, other in both])
     note = f"{_overlap(records, 'mode')} DPO alone; longer runs would pull the arms further apart."
     return [*rows, row_of(MODE, "lm", effect, FIGURE.name, [r.hash for r in arms], note, gates)]

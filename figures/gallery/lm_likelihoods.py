@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
+from figures.arms.gating import IN_SCORES, tuned_well
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -134,6 +135,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
         gates = [room, trained({"the margin": grown}), placebo(None, tested.margin, "a claim about a mechanism")]
+        gates += tuned_well(IN_SCORES, record)
         effect = mean_interval(per_nat(fall, grown))
         rows.append(row_of(tested, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows

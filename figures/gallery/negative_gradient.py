@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, at_the_end, edges, effect_of, part, sides
+from figures.arms.gating import NOTHING_TO_LEARN, at_the_end, effect_of, part, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -213,7 +213,7 @@ def tested_at_shortest(records: Records, of: Row, margin: float) -> Tested:
                 Gate("room", away >= margin, f"{said}; a shorter budget would open it" if away < margin else said)
             )
         used = tuple(record for pair in pairs for record in pair)
-        gates += [edges(margin, *used), placebo(None, margin, NOTHING_TO_LEARN)]
+        gates += [*tuned_well(margin, *used), placebo(None, margin, NOTHING_TO_LEARN)]
         effect = effect_of([part(t, record) for t, record in zip((1.0, -1.0, -1.0, 1.0), used, strict=False)])
         row = Tested(budget, effect, tuple(gates), used)
         if all(gate.open for gate in gates):

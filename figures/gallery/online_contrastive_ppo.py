@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import Part, edges, effect_of, lowest_score, part, stopped_early
+from figures.arms.gating import Part, effect_of, lowest_score, part, stopped_early, tuned_well
 from figures.arms.sweeps import TRIED, TUNING, best_arm, crossfit_best, equal_grid
 from figures.catalogue import Setting, claim
 from figures.claims import Verdict, row_of
@@ -211,9 +211,8 @@ def tested_at_better_passes(records: Records, environment: str, equal: str, name
     ours, theirs = (crossfit_best(np.stack(list(scored[n].values()))).astype(float) for n in ("ppo", name))
     lost = effect_of([Part(1.0, ours, low), Part(-1.0, theirs, low)])
     best = {n: used[n][passes[n]] for n in used}
-    return Tested(
-        lost, (_control(environment, best["ppo"], best[name], margin), edges(margin, *best.values())), passes, every
-    )
+    gates = (_control(environment, best["ppo"], best[name], margin), *tuned_well(margin, *best.values()))
+    return Tested(lost, gates, passes, every)
 
 
 def verdicts(records: Records) -> list[Verdict]:

@@ -15,7 +15,6 @@ from matplotlib.lines import Line2D
 
 from figures.arms.gating import (
     NOTHING_TO_LEARN,
-    edges,
     effect_of,
     last_with_room,
     likelihood,
@@ -24,6 +23,7 @@ from figures.arms.gating import (
     separate,
     sides,
     tuned_for,
+    tuned_well,
 )
 from figures.arms.sweeps import TRIED, TUNING, at_the_edge, equal_grid
 from figures.catalogue import Claim, claim
@@ -200,7 +200,7 @@ def interaction_row(
         if at is None
         else f"Tested after {int(updates[at])} updates, the last evaluation at which the scores leave room."
     )
-    gates = [room, edges(tested.margin, *found), separate(*found), likelihood({"out": found[0], "in": found[2]})]
+    gates = [room, *tuned_well(tested.margin, *found), separate(*found), likelihood({"out": found[0], "in": found[2]})]
     gates += [placebo(None, tested.margin, NOTHING_TO_LEARN), *([] if at is None else [tuned_for(at, *found)])]
     hashes = [record.hash for record in found]
     return row_of(tested, "bandit", effect, figure, hashes, f"{said} {note}", gates)
@@ -274,7 +274,7 @@ def _otherwise(tested: Claim, records: Records, name: str) -> Verdict:
     could = positive_control(mean_interval(gain(records, "R2", other)), tested.margin)
     control = replace(could, why=f"{other} in the same setting: {could.why}")
     hashes = [record.hash for record in used.values()]
-    gates = [control, edges(tested.margin, *used.values()), likelihood({"in": on})]
+    gates = [control, *tuned_well(tested.margin, *used.values()), likelihood({"in": on})]
     note = "At the end of the run; where an arm is slower on the way there, its curve shows it."
     return row_of(tested, "bandit", effect, FIGURE.name, hashes, note, gates)
 

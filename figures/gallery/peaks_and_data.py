@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import NOTHING_TO_LEARN, edges, effect_of, over_the_run, part, separate, sides
+from figures.arms.gating import NOTHING_TO_LEARN, effect_of, over_the_run, part, separate, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -116,7 +116,7 @@ def _row(tested: Claim, records: Records, name: str, cells: tuple[str, str], not
     said = {f"the peak that is said to be {peak}": peak for peak in peaks}
     gates = [
         over_the_run([sides(used[:1], used[1:2]), sides(used[2:3], used[3:])], tested.margin),
-        edges(tested.margin, *used),
+        *tuned_well(tested.margin, *used),
         separate(*used),
         geometry(
             {where: PEAKS[peak] for where, peak in said.items()},

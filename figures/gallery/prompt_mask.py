@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.gating import edges, effect_of, lowest_score, part
+from figures.arms.gating import effect_of, lowest_score, part, tuned_well
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of, theorem_of
 from figures.figure import Figure, Records
@@ -123,7 +123,7 @@ def _hurts(name: str, masked: Record, both: Record) -> Verdict:
     gates = [
         room(final_scores(masked), final_scores(both), lowest_score([masked, both]), 1.0, tested.margin),
         placebo(None, tested.margin, "the arms differ in the mask alone"),
-        edges(tested.margin, masked, both),
+        *tuned_well(tested.margin, masked, both),
         trained({mask: r.arrays["kl_policy_ref"][:, -1].astype(float) for mask, r in arms.items()}),
     ]
     note = (

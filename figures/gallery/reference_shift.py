@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, edges, effect_of, last_with_room, separate, tuned_for
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    Part,
+    Sides,
+    effect_of,
+    last_with_room,
+    separate,
+    tuned_for,
+    tuned_well,
+)
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -135,8 +145,8 @@ def verdicts(records: Records) -> list[Verdict]:
             "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that knows "
             f"more of unseen responses would change it. {_when(used[0], at)}"
         )
-        gates = [room, tuned_for(at, *used), edges(tested.margin, *used), separate(*used)]
-        gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
+        gates = [room, tuned_for(at, *used), separate(*used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        gates += tuned_well(tested.margin, *used, by=_ends(used, values))
         rows.append(row_of(tested, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
         tested = claim("C07", "under shift")
         values = [far["dpo_after_sft"], far["dpo"]]
@@ -153,7 +163,7 @@ def verdicts(records: Records) -> list[Verdict]:
         gates = [
             room,
             tuned_for(at, *used),
-            edges(tested.margin, *used),
+            *tuned_well(tested.margin, *used, by=_ends(used, values)),
             replace(hurt, why=f"what the shift costs DPO, from {NEAR:g} to {FAR:g}: {hurt.why}"),
             placebo(None, tested.margin, "the claim is that a first phase helps, and DPO without one is the placebo"),
         ]
@@ -167,6 +177,12 @@ def shifted(records: Records, policy: str, shift: float, arm: str) -> np.ndarray
     reference = records[f"{policy}/{shift:g}/dpo"].arrays["reference_reward"][:, None]
     gold = records[f"{policy}/{shift:g}/{arm}"].arrays["gold"]
     return np.asarray((gold - reference) / (1.0 - reference), float)
+
+
+def _ends(used: list[Record], values: list[np.ndarray]) -> Callable[[Record], np.ndarray]:
+    """The score at the end of each record. values: (runs, evaluations) of each."""
+    found = {record.hash: x[:, -1] for record, x in zip(used, values, strict=True)}
+    return lambda record: found[record.hash]
 
 
 def _effect(values: list[np.ndarray], at: int) -> Interval:

@@ -14,13 +14,13 @@ from matplotlib.lines import Line2D
 
 from figures.arms.gating import (
     at_the_end,
-    edges_and_bounds,
     effect_of,
     last_with_room,
     own_settings,
     part,
     sides,
     stopped_early,
+    tuned_and_bounded,
     tuned_for,
 )
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
@@ -248,7 +248,8 @@ def verdicts(records: Records) -> list[Verdict]:
             rows.append(_wider(records))
         note = "One window; where the drop begins depends on how far the policy moves in so many updates."
         harm = _harm(ipo["online"], ipo["held/shuffled"])
-        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], harm, note))
+        tuned = own_settings(HARMLESS.margin, shuffled)  # else the control is one of settings, and not of order
+        rows.append(_none(HARMLESS, setting, ipo["online"], ipo["held/window_4"], harm, note, tuned))
         note = "Sharp or gradual: the window of 50 in the picture lies between."
         tuned = own_settings(SHARP.margin, shuffled)
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note, tuned))
@@ -296,7 +297,7 @@ def _own_windows(records: Records, environment: str, setting: Setting) -> list[V
     why = "the arms differ in the order of their data, and in settings; a replay in order gives 0 (C15)"
     gates = [at_the_end([sides([arm["window_4"]], [arm["shuffled"]])], OWN_SHARP.margin)]
     gates += [placebo(None, OWN_SHARP.margin, why)]
-    gates += edges_and_bounds(OWN_SHARP.margin, arm["window_4"], arm["shuffled"])
+    gates += tuned_and_bounded(OWN_SHARP.margin, arm["window_4"], arm["shuffled"])
     effect = effect_of([part(1.0, arm["window_4"]), part(-1.0, arm["shuffled"])])
     hashes = [arm["window_4"].hash, arm["shuffled"].hash]
     return [lost, row_of(OWN_SHARP, setting, effect, FIGURE.name, hashes, note, gates)]
@@ -326,7 +327,7 @@ def _none(
 ) -> Verdict:
     """Nothing that matters is lost, or gained: how far `more` is ahead."""
     ahead = effect_of([part(1.0, more), part(-1.0, less)])
-    gates = [control, *more_gates, *edges_and_bounds(tested.margin, more, less)]
+    gates = [control, *more_gates, *tuned_and_bounded(tested.margin, more, less)]
     return row_of(tested, setting, ahead, FIGURE.name, [more.hash, less.hash], note, gates)
 
 
@@ -340,7 +341,7 @@ def _effect(
         "changes nothing, gives 0 (C15)"
     )
     gates = [room, tuned_for(at, more, less), *more_gates, placebo(None, tested.margin, why)]
-    gates += edges_and_bounds(tested.margin, more, less)
+    gates += tuned_and_bounded(tested.margin, more, less)
     when = (
         f"Tested after {int(more.arrays['updates'][at])} updates, the last evaluation at which the scores leave room."
     )

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from figures.arms.gating import (
     NOTHING_TO_LEARN,
     agree,
-    edges,
     effect_of,
     last_with_room,
     mean_of,
@@ -17,6 +16,7 @@ from figures.arms.gating import (
     sides,
     stopped_early,
     tuned_for,
+    tuned_well,
 )
 from figures.arms.sweeps import TRIED, TUNING, equal_grid, largest
 from figures.catalogue import claim
@@ -142,7 +142,7 @@ def verdicts(records: Records) -> list[Verdict]:
         moderate = [passes for passes in MODERATE if f"{panel}/ppo/{passes}" in records]
         once, *reused = (cell(panel, "ppo", passes) for passes in (1, *moderate))
         drop = largest([effect_of([part(1.0, once), part(-1.0, record)]) for record in reused])
-        gates = [stopped_early([once], [reused[-1]], tested.margin), edges(tested.margin, once, *reused)]
+        gates = [stopped_early([once], [reused[-1]], tested.margin), *tuned_well(tested.margin, once, *reused)]
         hashes = [record.hash for record in (once, *reused)]
         rows.append(row_of(tested, "bandit", drop, FIGURE.name, hashes, NOTES[panel], gates))
     for panel, tested in C30.items():
@@ -151,7 +151,7 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room([sides(first, often), sides(*ppo)], tested.margin)
         each = {n: [part(1.0, x, at), part(-1.0, y, at)] for n, x, y in zip(LIKELIHOOD, first, often, strict=True)}
         used = [*first, *often, *ppo[0], *ppo[1]]
-        gates = [room, tuned_for(at, *used), edges(tested.margin, *used), agree(each)]
+        gates = [room, tuned_for(at, *used), *tuned_well(tested.margin, *used), agree(each)]
         gates.append(placebo(None, tested.margin, NOTHING_TO_LEARN))
         terms = ((1.0, first), (-1.0, often), (-1.0, ppo[0]), (1.0, ppo[1]))
         effect = effect_of([x for times, group in terms for x in mean_of(times, group, at, RUNS)])

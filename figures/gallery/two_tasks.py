@@ -29,10 +29,10 @@ from sims.policies import ResponseMLP
 from sims.statistics.gates import placebo, positive_control, room
 from sims.statistics.intervals import band, student_interval
 
-UPDATES, EVALUATIONS, RUNS, PROMPTS, GENERATIONS = 200, 20, 250, 8, 4
+UPDATES, EVALUATIONS, RUNS, PROMPTS, GENERATIONS = 200, 20, 600, 8, 4
 TASKS = TwoTasks(num_responses=8, num_pairs=128, rating_noise=0.3, switch_after=UPDATES // 2)
 ALGORITHMS: dict[str, Algorithm] = {"dpo": DPO(pairing="best_worst"), "grpo": GRPO()}
-SEEDS = {"dpo": 8, "grpo": 9}  # a setting that was changed after its runs takes fresh ones (claims.toml)
+SEEDS = {"dpo": 50, "grpo": 51}  # a setting that was changed after its runs takes fresh ones (claims.toml)
 SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
     "verifiable": ("verifiable alone", BLUE, "-", "o"),
     "rated": ("rated alone", ORANGE, "-", "s"),

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import IN_SCORES, edges, effect_of, over_the_run, part, sides
+from figures.arms.gating import IN_SCORES, deployed_at_the_end, effect_of, over_the_run, part, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -239,7 +239,7 @@ def _references_rows(setting: Setting, at: Records) -> list[Verdict]:
         note = "At the learning rate and β that are best with a fixed reference; one rate of drift, twenty weeks."
         rows.append(
             row_of(tested, setting, effect, FIGURE.name, [fixed.hash, previous.hash], note,
-                   [_mechanism(tested), edges(IN_SCORES, fixed), *_trained(fixed, previous)])
+                   [_mechanism(tested), *tuned_well(IN_SCORES, fixed), *_trained(fixed, previous)])
         )  # fmt: skip
     note = "Both tuned: a fixed reference can be given a β so small that it hardly holds."
     return [*rows, _ahead(LOSES, setting, fixed, at["previous"], note)]
@@ -257,7 +257,7 @@ def _ahead(tested: Claim, setting: Setting, more: Record, less: Record, note: st
     effect = effect_of([part(1.0, more, None), part(-1.0, less, None)])
     why = "the arms differ in what the claim names alone, and share their problems and random numbers"
     gates = [over_the_run([sides([more], [less])], tested.margin), placebo(None, tested.margin, why)]
-    gates += [edges(tested.margin, more, less), *_trained(more, less)]
+    gates += [*tuned_well(tested.margin, more, less), *_trained(more, less)]
     return row_of(tested, setting, effect, FIGURE.name, [more.hash, less.hash], note, gates)
 
 
@@ -271,7 +271,7 @@ def _gradients(setting: Setting, fresh: Record, stale: Record) -> Verdict:
 
     effect = mean_interval(octaves(fresh) - octaves(stale))
     note = "The norm of one update's gradient each week, at the settings of the weekly loop: a norm is not information."
-    gates = [_mechanism(WEAKER), _at_one_score(fresh, stale), edges(IN_SCORES, fresh), *_trained(fresh, stale)]
+    gates = [_mechanism(WEAKER), _at_one_score(fresh, stale), *tuned_well(IN_SCORES, fresh), *_trained(fresh, stale)]
     return row_of(WEAKER, setting, effect, FIGURE.name, [fresh.hash, stale.hash], note, gates)
 
 
@@ -290,7 +290,7 @@ def _against_ppo(setting: Setting, at: Records) -> list[Verdict]:
     effect = effect_of([part(1.0, ppo, None), part(-1.0, fixed, None)])
     control = positive_control(effect_of([part(1.0, fixed, None), part(-1.0, pool, None)]), LIKE_PPO.margin)
     control = replace(control, why=f"DPO weekly against its pool: {control.why}")
-    gates = [control, edges(LIKE_PPO.margin, ppo, fixed), *_trained(ppo, fixed)]
+    gates = [control, *tuned_well(LIKE_PPO.margin, ppo, fixed), *_trained(ppo, fixed)]
     note = "PPO is online and sees rewards; DPO sees which of two is better, once a week from new samples."
     rows = [row_of(LIKE_PPO, setting, effect, FIGURE.name, [ppo.hash, fixed.hash], note, gates)]
     one, other = at["spread/ppo"], at["spread/fixed"]
@@ -300,7 +300,7 @@ def _against_ppo(setting: Setting, at: Records) -> list[Verdict]:
         f"Of the score over the run, over {SPREAD_RUNS // PROBLEMS} runs each of {PROBLEMS} problems: what the "
         "problems contribute is left out."
     )
-    gates = [*lacking, _mechanism(STEADIER), edges(LIKE_PPO.margin, ppo, fixed), *_trained(one, other)]
+    gates = [*lacking, _mechanism(STEADIER), *tuned_well(LIKE_PPO.margin, ppo, fixed), *_trained(one, other)]
     return [*rows, row_of(STEADIER, setting, effect, FIGURE.name, [one.hash, other.hash], note, gates)]
 
 
@@ -329,7 +329,7 @@ def _trigger_rows(setting: Setting, at: dict[int, Record]) -> list[Verdict]:
     def row(tested: Claim, more: int, less: int, note: str, gates: Sequence[Gate]) -> Verdict:
         effect = mean_interval(found[more] - found[less])
         moved = trained({f"{pairs:,} pairs": found[pairs] for pairs in (more, less)})  # from the first model's score, 0
-        every = [*gates, edges(tested.margin, at[more], at[less]), moved]
+        every = [*gates, *tuned_well(tested.margin, at[more], at[less], by=deployed_at_the_end), moved]
         hashes = [at[more].hash, at[less].hash]
         return row_of(tested, setting, effect, FIGURE.name, hashes, note, every)
 

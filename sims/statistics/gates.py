@@ -163,10 +163,12 @@ def trained(changes: Mapping[str, ArrayLike]) -> Gate:
     return Gate("trained", True, "every arm moved beyond noise")
 
 
-def above_the_reference(scores: Mapping[str, ArrayLike]) -> Gate:
-    """Whether no arm that was tuned ends below the reference, whose score is 0: not to train at all would be better
-    then, so that its settings are not tuned, whatever a few tuning runs said. scores: (runs,) of each arm."""
-    below = {name: i for name, x in scores.items() if (i := student_interval(x)).high < 0}
+def above_the_reference(scores: Mapping[str, ArrayLike], flat: float = 0.0) -> Gate:
+    """Whether no arm that was tuned ends below the reference, whose score is 0, by more than noise and more than
+    `flat`: not to train at all would be better then, so that its settings are not tuned, whatever a few tuning runs
+    said. scores: (runs,) of each arm."""
+    ends = {name: student_interval(x) for name, x in scores.items()}
+    below = {name: end for name, end in ends.items() if end.high < 0 and end.estimate < -flat}
     if below:
         said = "; ".join(f"{name} ends at {i}" for name, i in below.items())
         return Gate("above the reference", False, f"{said}, below the reference's 0; more tuning runs would open it")

@@ -614,7 +614,7 @@ def replayed_data() -> list[Planted]:
                 "C23": f"{best}/offline",
             }[id]
             # Arms by the settings of online: those that were tuned for themselves do no better.
-            alike, tuned = "", ()
+            alike, tuned = "", (Term(f"{ipo}/shuffled", -0.5),) if id == "C17" else ()
             if "settings of online" in part:
                 same, loses = "every arm" in part, loses.replace("|shuffled", "")
                 name = ipo if id == "C16" else best

@@ -10,6 +10,7 @@ import pytest
 from figures.arms.gating import (
     Part,
     Sides,
+    above,
     at_the_end,
     edges,
     effect_of,
@@ -22,6 +23,8 @@ from figures.arms.gating import (
     separate,
     stopped_early,
     tuned_for,
+    tuned_well,
+    with_tuning_of,
 )
 from figures.claims import Verdict
 from figures.gallery import collapse
@@ -103,6 +106,35 @@ def test_nothing_lies_below_a_weight_of_0() -> None:
 
 def test_a_choice_of_two_has_no_ends_and_an_arm_that_was_not_tuned_none() -> None:
     assert edges(0.05, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]), Record({}, {}, {})).open
+
+
+def ending(at: float) -> Record:
+    """A tuned arm whose runs end about `at`, after they were at 0.5."""
+    run = record([0.0, 0.5, at])
+    return Record(run.spec, run.arrays, tuned(1, [0.1, 0.5], beta=[0.1, 1.0]).provenance)
+
+
+@pytest.mark.parametrize(("at", "open_"), [(0.1, True), (-0.02, True), (-0.03, False), (-0.5, False)])
+def test_a_tuned_arm_ends_at_most_half_a_margin_below_the_reference(at: float, open_: bool) -> None:
+    """Less is as good as not to train."""
+    run = ending(at)
+    names, gates = ["grid edge", "above the reference"], tuned_well(0.05, ending(0.5), run)
+    assert [gate.name for gate in gates] == names and [gate.open for gate in gates] == [True, open_]
+    assert above(0.05, Record(run.spec, run.arrays, {})).open  # settings that no tuning chose
+    by_another = tuned_well(0.05, run, by=lambda record: record.arrays["gold"][:, 1])
+    assert all(gate.open for gate in by_another)  # tuned for what does not fall
+
+
+def test_a_row_about_a_fall_says_why_its_arms_may_end_below_the_reference() -> None:
+    gate = above(0.05, ending(-0.5), falls="the claim is about a fall")
+    assert gate.open and gate.why == "not asked: the claim is about a fall"
+
+
+def test_runs_by_the_settings_of_another_arm_are_tuned_as_it_is() -> None:
+    run, other = record([0.0, -0.5]), record([0.0, 0.5])
+    found = with_tuning_of({"a": run, "b": other}, {"a": ending(0.5), "b": other})
+    assert not above(0.05, found["a"]).open and found["a"].arrays is run.arrays
+    assert found["b"] is other  # nothing was tuned
 
 
 @pytest.mark.parametrize(("at", "open_"), [(-1, True), (2, True), (1, False), (None, False)])

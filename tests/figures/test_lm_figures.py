@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,6 +234,22 @@ def test_offline_arms_have_more_runs_as_tuned_on_seeds_of_their_own() -> None:
     same = {**before.spec, "optimiser": {**before.spec["optimiser"], "learning_rate": 0.7}, "runs": 20}
     assert after.spec == {**same, "seed": before.spec["seed"] + 100} and after.provenance == before.provenance
     assert after.spec["seed"] not in {matched.arm("lm", task, "dpo/off").seed for task in matched.LENGTHS}
+
+
+def test_a_cell_whose_arms_ended_below_the_reference_is_tuned_by_more_runs_and_tested_on_fresh_seeds() -> None:
+    asked: dict[str, int] = {}
+
+    class Watching(SyntheticLab):
+        def tuned_records(self, arms: Any, grids: Any, tuning_runs: int = 10, *more: Any, **settings: Any) -> Any:
+            asked.update(dict.fromkeys(arms, tuning_runs))
+            return super().tuned_records(arms, grids, tuning_runs, *more, **settings)
+
+    found = matched.records(Watching(), "lm", "skew", ("dpo/on", "dpo/off"))
+    assert asked == {"lm/skew/dpo/on/0": 1, "lm/skew/dpo/off/0": 10} and list(found) == list(asked)
+    seed = matched.arm("lm", "skew", "dpo/off").seed
+    assert matched.more_runs(Watching(), found)["lm/skew/dpo/off/0"].spec["seed"] == seed + 200
+    asked.clear()
+    assert list(matched.records(Watching(), "lm", "min", ("dpo/off",))) == list(asked) and set(asked.values()) == {1}
 
 
 def test_rankings_take_the_models_offline_arms_from_more_runs_and_rows_say_how_many() -> None:

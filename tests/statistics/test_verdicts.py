@@ -244,6 +244,8 @@ def test_a_tuned_arm_may_not_end_below_the_reference() -> None:
     assert gates.above_the_reference({"a": above, "b": np.linspace(-0.2, 0.15, 20)}).open
     closed = gates.above_the_reference({"a": above, "b": below})
     assert not closed.open and closed.why.startswith("b ends at -0.15")
+    assert gates.above_the_reference({"b": below}, flat=0.16).open
+    assert not gates.above_the_reference({"b": below}, flat=0.14).open
 
 
 def test_trained() -> None:
