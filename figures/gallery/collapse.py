@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, preventable
-from figures.arms.gating import IN_SCORES, edges, last_with_room, of_all, sides, tuned_for, tuned_well
+from figures.arms.gating import last_with_room, of_all, sides, tuned_for, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import edges_and_bounds, effect_of, over_the_run, part, sides, tuned_for
+from figures.arms.gating import effect_of, over_the_run, part, sides, tuned_and_bounded, tuned_for
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.arms.syncing import control, not_behind_row
 from figures.catalogue import Claim, Setting, claim
@@ -102,7 +102,7 @@ def _added(tested: Claim, setting: Setting, added: Record, plain: Record, offlin
         over_the_run([sides([added], [plain])], tested.margin),
         tuned_for(None, added, plain),
         control(added, offline, tested.margin, None),
-        *edges_and_bounds(tested.margin, added, plain),
+        *tuned_and_bounded(tested.margin, added, plain),
     ]
     scored = [mean_scores(record).mean() for record in (added, plain)]
     note = (
@@ -118,7 +118,7 @@ def _larger(setting: Setting, large: Record, small: Record) -> Verdict:
         over_the_run([sides([large], [small])], EPSILON.margin),
         tuned_for(None, large, small),
         placebo(None, EPSILON.margin, f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo"),
-        *edges_and_bounds(EPSILON.margin, large, small),
+        *tuned_and_bounded(EPSILON.margin, large, small),
     ]
     falls = [fall(record).mean() for record in (large, small)]
     note = (
