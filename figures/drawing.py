@@ -7,6 +7,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def run(
         finally:  # whatever ends it, the page shows all that is drawn
             with _artist, FileLock(out / ".lock"):
                 page.write()
+        if not all((out / f"{figure.name}.json").exists() for figure in chosen):
+            raise FileNotFoundError(ENOENT, "was removed while figures were drawn", str(out))
         return [work.seconds for work in works]
 
 

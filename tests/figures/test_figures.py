@@ -226,6 +226,22 @@ def test_quick_tells_that_verdicts_cannot_be_given(tmp_path: Path) -> None:
         run([replace(broken, caption=str, verdicts=verdicts)], quickly(results=tmp_path / "r"), tmp_path)
 
 
+def test_pictures_that_somebody_removed_meanwhile_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is written after that shows nothing of them."""
+    drawn = replace(all_figures()["kl_dynamics"], collect=lambda lab: {}, draw=lambda records: MatplotlibFigure())
+    drawn, write = replace(drawn, claims=(), caption=str, verdicts=lambda records: []), drawing._Page.write
+
+    def removed(page: drawing._Page) -> None:
+        write(page)
+        for file in tmp_path.glob("kl_dynamics.*"):
+            file.unlink()
+
+    run([drawn], quickly(results=tmp_path / "r"), tmp_path)
+    monkeypatch.setattr(drawing._Page, "write", removed)
+    with pytest.raises(FileNotFoundError, match="was removed while figures were drawn"):
+        run([drawn], quickly(results=tmp_path / "r"), tmp_path)
+
+
 def test_what_was_drawn_by_this_code_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "reachable_policies"  # the cheapest
     line = [name, "--quick", "--jobs", "1", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "o")]
