@@ -1,5 +1,5 @@
 # make reproduce   every CPU figure and the claims report        make test    the test suite
-#                  (FULL=1: tune and compute everything again, hours; BUDGET=2: core-minutes of what is computed)
+#                  (FULL=1: tune and compute everything again, hours; BUDGET=2.2: core-minutes of what is computed)
 # make lint        ruff, and mypy on sims, llm and figures      make bench   speed, as ratios
 # make test-all    the long tests too, then all again in another order on another instruction set
 # make notebooks   install Jupyter, and say how to start it      make notebooks-build   execute them again

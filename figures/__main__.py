@@ -53,10 +53,10 @@ def parser() -> OptionParser:
     command.add_argument(
         "--budget",
         type=float,
-        default=2.0,
+        default=2.2,
         metavar="MINUTES",
         help="core-minutes, as on the machine that made the committed records, for computing again what is committed: "
-        "an arm of each figure that has a cheap one, and as many whole rows as that buys (default: 2: half of them)",
+        "an arm of each figure that has a cheap one, and as many whole rows as that buys (default: 2.2: half of them)",
     )
     command.add_argument(
         "--keep",
