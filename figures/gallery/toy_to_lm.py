@@ -7,7 +7,7 @@ moment, and goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -257,13 +257,28 @@ def _gates(group: str, sides: Sides, used: Sequence[Record]) -> list[Gate]:
 def _note(group: str, used: Records) -> str:
     """What a row does not show. used: its own records."""
     toy, model = (runs_of(used, scale) for scale in SCALES)
+    tunings = {
+        key: r.provenance["tuning"] for key, r in used.items() if key.startswith("lm/") and "tuning" in r.provenance
+    }
+    lowest = [key for key, tuning in tunings.items() if _took_the_lowest_rate(tuning)]
+    still = ""
+    if lowest:
+        still = (
+            f" {len(lowest)} of {len(tunings)} arms of the model took the smallest rate that was tried: they hardly "
+            "move, and how they rank among themselves is noise."
+        )
     return (
         f"One model, one kind of toy for a task, {toy} runs per arm on toys and {model} on the model. {MORE[group]}"
         "The rewards differ in shape: the toy's is a peak, flat far from it, and the model's falls evenly; a table "
         "does not generalise from one action to the next, and a model does from one length to the next. Tasks differ "
         "in one length, so that they are less unlike than tasks could be. The model was tuned once, by one run a rate, "
-        f"offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what another tuning would choose."
+        f"offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what another tuning would choose.{still}"
     )
+
+
+def _took_the_lowest_rate(tuning: Mapping[str, Any]) -> bool:
+    rates = [point["learning_rate"] for point in tuning["points"]]
+    return rates[tuning["chosen"]] == min(rates) < max(rates)
 
 
 def runs_of(records: Records, scale: str) -> int:

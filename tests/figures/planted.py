@@ -829,7 +829,9 @@ def two_tasks() -> list[Planted]:
         instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
         found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
         forgotten = (Term(f"{name}/verifiable", 0.5, "second"), Term(f"{name}/rated", 0.5, "first"))
-        found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
+        found.append(
+            Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02, closed=True)
+        )
     return found
 
 

@@ -46,3 +46,16 @@ def test_what_explains_more_is_said(data: float, algorithm: float, state: str) -
         other = algorithm**2 * (2 / 3 if row.part == "three algorithms" else 1 / 4)
         share = data**2 / 2 / (data**2 / 2 + other)
         assert row.effect == pytest.approx(2 * share - 1, abs=0.01) and row.verdict == state
+
+
+def test_what_cells_in_any_order_explain_as_well_is_chance() -> None:
+    """Rows or columns that differ are beyond chance; cells that depend on neither are not, although five rows explain
+    (5 − 2)/9 more than two columns on average. The orders are drawn by a fixed seed: their mean is within 4 of its
+    errors, of a number in [−1, 1]."""
+    rows, columns = np.linspace(0.0, 1.0, 5)[:, None], np.array([0.0, 0.05])
+    assert figure.beyond_chance(rows + columns).open
+    assert figure.beyond_chance(0.05 * rows + 20 * columns).open
+    found = figure.beyond_chance(np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.4], [0.6, 0.5], [0.7, 0.35]]))
+    assert not found.open
+    average = float(found.why.split("explain ")[1].split()[0])
+    assert abs(average - 3 / 9) < 4 / np.sqrt(4000) + 0.005
