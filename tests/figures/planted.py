@@ -788,13 +788,13 @@ def sync_period() -> list[Planted]:
 
 
 def overscored_response() -> list[Planted]:
-    """A table is a bandit."""
+    """A table is a bandit. Here gold does not fall from its peak."""
     found = []
     for where, setting in (("network", "mlp"), ("table", "bandit")):
         for name, algorithm in (("RLOO", "rloo"), ("online DPO", "dpo")):
             terms = difference(f"{where}/{algorithm}/none", f"{where}/{algorithm}/planted")
             part = f"{name}, an over-scored response"
-            found.append(Planted("overscored_response", "C11", part, setting, 1, terms))
+            found.append(Planted("overscored_response", "C11", part, setting, 1, terms, closed=True))
     return found
 
 

@@ -254,3 +254,18 @@ def test_an_arm_by_the_settings_of_another_must_do_as_well_as_by_its_own() -> No
         records[f"{where}/ipo/offline"] = filled(records[f"{where}/ipo/offline"], {"score": 0.8}, 0.001)
     found = rows("replayed_data", records)["C16", "IPO, every arm by the settings of online"]
     assert "own settings: " in found.why and "tuned arms would open it" in found.why
+
+
+def test_a_cost_that_was_planted_is_no_test_where_gold_stays_at_its_peak_nor_for_a_table() -> None:
+    """C11 is of a fall while the reward model's score rises; how far two ends are apart is another thing."""
+    records, parts = alike("overscored_response"), ("RLOO", "online DPO")
+    for late in (0.0, -0.1):
+        for key in [key for key in records if key.endswith("planted")]:
+            records[key] = filled(records[key], {"late": late}, 0.001)
+            records[key].arrays["reward"] = records[key].arrays["updates"] * np.ones_like(records[key].arrays["gold"])
+        found = {(row.part, row.setting): row for row in all_figures()["overscored_response"].verdicts(records)}
+        for part in parts:
+            network, table = (found[f"{part}, an over-scored response", x] for x in ("mlp", "bandit"))
+            assert table.verdict == "no test" and "judged on other seeds, would open it" in table.why
+            assert network.verdict == ("supported" if late else "no test") and ("stays" in network.why) == (late == 0)
+            assert ("arithmetic" in table.why) == (late < 0)
