@@ -799,7 +799,7 @@ def overscored_response() -> list[Planted]:
 
 
 def sync_over_the_run() -> list[Planted]:
-    """Everything is over the run, at whose evaluations a score is the same."""
+    """Everything is over the run, at whose evaluations a score is the same, but for C38, whose arms fall at the end."""
     found = []
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         for id, part, one, other in (
@@ -810,7 +810,8 @@ def sync_over_the_run() -> list[Planted]:
             terms, loses = difference(f"{where}/{one}", f"{where}/{other}"), f"{where}/grpo/inf"
             found.append(Planted("sync_over_the_run", id, part, setting, 0, terms, at_most=True, weaker=loses))
         terms = difference(f"{where}/dpo_epsilon/10", f"{where}/dpo/10")
-        found.append(Planted("sync_over_the_run", "C38", "s = 10, over the run", setting, 1, terms))
+        falling = (Term(f"{where}/(dpo|dpo_epsilon)/10", -0.4, "late"),)
+        found.append(Planted("sync_over_the_run", "C38", "s = 10, over the run", setting, 1, terms, raised=falling))
     return found
 
 
