@@ -115,6 +115,11 @@ def effect_of(parts: Sequence[Part]) -> Interval:
     return replace(one, **ends, level=LEVEL, method=f"{one.method} and {other.method}, Bonferroni")
 
 
+def in_brief(found: Interval) -> str:
+    """An estimate and its interval, within a sentence of a note."""
+    return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
 def mean_of(times: float, records: Sequence[Record], at: int = -1, runs: int | None = None) -> list[Part]:
     """The mean over arms, as parts of an effect."""
     return [part(times / len(records), record, at, runs) for record in records]

@@ -9,6 +9,7 @@ from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
 from figures.arms.credit import explained
 from figures.arms.effect_row import effect_row
+from figures.arms.syncing import on_the_way
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
@@ -269,3 +270,13 @@ def test_a_cost_that_was_planted_is_no_test_where_gold_stays_at_its_peak_nor_for
             assert table.verdict == "no test" and "judged on other seeds, would open it" in table.why
             assert network.verdict == ("supported" if late else "no test") and ("stays" in network.why) == (late == 0)
             assert ("arithmetic" in table.why) == (late < 0)
+
+
+def test_a_score_over_a_run_says_who_is_ahead_first_and_whether_it_hangs_on_the_length() -> None:
+    slow, quick = path(0.0, 0.2, 0.6), path(0.0, 0.5, 0.4)
+    said = on_the_way(slow, quick, 0.05)
+    assert said.startswith("DPO is behind by +0.30 [+0.30, +0.30] at update 1,") and "by +0.05 [" in said
+    assert said.endswith("over the first 2; from update 2 on it is ahead, at the end by +0.20 [+0.20, +0.20].")
+    assert on_the_way(quick, path(0.0, 0.6, 0.9), 0.05).endswith(" over the first 2.")  # never ahead
+    said = on_the_way(path(0.0, 0.98, 0.97), path(0.0, 0.97, 0.99), 0.05)
+    assert said.endswith("; 2 of 2 evaluations are a tie near the largest reward: the row hangs on its length.")
