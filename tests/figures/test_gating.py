@@ -22,6 +22,7 @@ from figures.arms.gating import (
     part_of_gold,
     separate,
     stopped_early,
+    tuned_and_bounded,
     tuned_for,
     tuned_well,
     with_tuning_of,
@@ -123,6 +124,16 @@ def test_a_tuned_arm_ends_at_most_half_a_margin_below_the_reference(at: float, o
     assert above(0.05, Record(run.spec, run.arrays, {})).open  # settings that no tuning chose
     by_another = tuned_well(0.05, run, by=lambda record: record.arrays["gold"][:, 1])
     assert all(gate.open for gate in by_another)  # tuned for what does not fall
+
+
+def test_an_arm_that_was_tuned_over_the_run_is_above_the_reference_over_the_run() -> None:
+    """0.5 and then −0.3: below the reference at the end, above it over the run; 0.5 and then −0.9 is below by both."""
+    for at, over_the_run in ((-0.3, True), (-0.9, False)):
+        run = ending(at)
+        by_run = Record(run.spec, run.arrays, {"tuning": {**run.provenance["tuning"], "by": "run"}})
+        assert not above(0.05, run).open and above(0.05, by_run).open is over_the_run
+        (gate,) = (x for x in tuned_and_bounded(0.05, by_run, by_run) if x.name == "above the reference")
+        assert gate.open is over_the_run
 
 
 def test_a_row_about_a_fall_says_why_its_arms_may_end_below_the_reference() -> None:
