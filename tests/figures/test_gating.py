@@ -246,16 +246,27 @@ def test_entropies_at_two_learning_rates_have_the_interval_of_both() -> None:
     found = entropies(dict(zip(collapse.ENTROPY_RATES, (0.5, 0.3), strict=True)), "dpo", Record({}, {}, {}))
     assert (found.low, found.high) == pytest.approx((0.3, 0.5)) and found.effect == pytest.approx(0.4)
     assert "+0.500 at 0.1 after 2 updates, with scores of 0.90 and 0.90; +0.300 at 0.3" in found.note
+    assert "Its size hangs on the rate" in found.note
 
 
-def entropies(lower: dict[float, float], name: str, like: Record) -> Verdict:
-    """C37 online, where right or wrong has so much less entropy at a learning rate. like: by whose tuning."""
+@pytest.mark.parametrize(("early", "state"), [(0.3, "supported"), (-0.3, "no test")])
+def test_entropies_whose_difference_turns_on_the_way_are_no_test(early: float, state: str) -> None:
+    """After as many updates a smaller learning rate is where a larger one was before."""
+    lower = dict(zip(collapse.ENTROPY_RATES, (0.5, 0.5), strict=True))
+    found = entropies(lower, "dpo", Record({}, {}, {}), early)
+    assert found.verdict == state and ("-0.30 at 0.1 after 1 updates" in found.why) == (state == "no test")
+    assert "size hangs" not in found.note
+
+
+def entropies(lower: dict[float, float], name: str, like: Record, early: float | None = None) -> Verdict:
+    """C37 online, where right or wrong has so much less entropy at a learning rate. like: by whose tuning. early: how
+    much less at the first evaluation, if not as much."""
     entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
     score = record([0.0, 0.5, 0.9]).arrays
     arms = {
         f"entropy/{rate:g}/{name}/{reward}/online": Record({}, {**score, "entropy": entropy - x}, like.provenance)
         for rate, less in lower.items()
-        for reward, x in (("dense", 0.0), ("verifiable", less))
+        for reward, x in (("dense", np.zeros(3)), ("verifiable", np.array([less, early or less, less])))
     }
     return collapse._entropy(collapse.ENTROPY[name, "online"], arms, name, "online")
 
