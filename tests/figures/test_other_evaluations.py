@@ -232,11 +232,18 @@ def test_what_one_task_alone_does_to_the_other_is_in_the_note_of_two_tasks() -> 
     records["dpo/rated"] = filled(records["dpo/rated"], {"first": -0.3}, 0.001)
     records["dpo/mixed_twice"] = filled(records["dpo/mixed_twice"], {"first": 0.2, "second": 0.7}, 0.001)
     said = lm_two_tasks.apart(records, "mixed_twice")
-    assert "verifiable alone takes rated to +0.50 [+0.50, +0.50] and rated alone takes verifiable to -0.30 [" in said
-    assert "apart" not in said and "gains +0.20 [+0.20, +0.20] on verifiable and +0.70 [+0.70, +0.70] on rated" in said
+    assert "verifiable alone pulls rated up to +0.50 [+0.50, +0.50]; rated alone pulls verifiable down to -0.30" in said
+    assert "gains +0.20 [+0.20, +0.20] on verifiable and gains +0.70 [+0.70, +0.70] on rated." in said
     assert "tuning" not in said  # as no arm was tuned
-    records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.1}, 0.001)
-    assert "apart: verifiable alone takes rated to -0.10" in lm_two_tasks.apart(records, "mixed_twice")
+
+
+def test_of_an_interval_with_0_in_it_nothing_is_said_to_be_pulled_or_gained() -> None:
+    records = alike("lm_two_tasks")
+    records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.05}, 0.25)
+    records["dpo/mixed"] = filled(records["dpo/mixed"], {"first": -0.3, "second": 0.05}, 0.25)
+    said = lm_two_tasks.apart(records, "mixed")
+    assert "what verifiable alone does to rated is not known, -0.05 [-0." in said
+    assert "loses -0.30 [-0." in said and "has not been seen to gain on rated, +0.05 [-0." in said
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
