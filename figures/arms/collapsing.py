@@ -3,14 +3,14 @@ entropies that leave room for a difference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from sims.experiments.measures import fall
 from sims.experiments.store import Record
-from sims.statistics.gates import Gate, positive_control
+from sims.statistics.gates import Gate, estimand, positive_control, room
 from sims.statistics.intervals import Interval, mean_interval
 
 from .gating import Sides, last_with_room
@@ -54,3 +54,27 @@ def entropy_with_room(dense: Record, binary: Record, margin: float, name: str = 
     shares = Sides(dense.arrays[name] / start, binary.arrays[name] / start, 0.0)
     at, left = last_with_room([shares], margin / start)
     return at, replace(left, why=f"as shares of the start's entropy, {left.why}")
+
+
+def on_the_way(arms: Mapping[float, tuple[Record, Record]], margin: float) -> Gate:
+    """`estimand` of the entropies' differences, dense − binary, at the first and at the last evaluation that leave
+    room, by each learning rate. After as many updates a smaller rate is where a larger one was before: a sign that
+    turns on the way hangs on the rate that was taken, and on the length of the run. arms: by learning rate."""
+    found = {}
+    for rate, (dense, binary) in arms.items():
+        last, _ = entropy_with_room(dense, binary, margin)
+        one, other = (record.arrays["entropy"].astype(float) for record in (dense, binary))
+        start = float(one[:, 0].mean())
+        rooms = (at for at in range(1, last) if room(one[:, at], other[:, at], 0.0, start, margin).open)
+        for at in (next(rooms, last), last):
+            name = f"{rate:g} after {int(dense.arrays['updates'][at])} updates"
+            found[name] = mean_interval(one[:, at] - other[:, at])
+    gate = estimand(found)
+    if gate.open:
+        return replace(gate, why=f"{' and '.join(found)}: {gate.why}")
+    said = "; ".join(f"{effect.estimate:+.2f} at {name}" for name, effect in found.items())
+    return replace(
+        gate,
+        why=f"the sign turns on the way, and with the learning rate: {said}; the same sign at every rate and "
+        "evaluation that leave room would open it",
+    )

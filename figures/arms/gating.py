@@ -115,6 +115,11 @@ def effect_of(parts: Sequence[Part]) -> Interval:
     return replace(one, **ends, level=LEVEL, method=f"{one.method} and {other.method}, Bonferroni")
 
 
+def in_brief(found: Interval) -> str:
+    """An estimate and its interval, within a sentence of a note."""
+    return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
 def mean_of(times: float, records: Sequence[Record], at: int = -1, runs: int | None = None) -> list[Part]:
     """The mean over arms, as parts of an effect."""
     return [part(times / len(records), record, at, runs) for record in records]
@@ -176,18 +181,23 @@ def edges(margin: float, *records: Record) -> Gate:
     return grid_edge(chosen, grids, plateaus)
 
 
-def above(margin: float, *records: Record, by: Ends = final_scores, falls: str = "") -> Gate:
+def above(margin: float, *records: Record, by: Ends | None = None, falls: str = "") -> Gate:
     """`above_the_reference` of every record that was tuned; by less than what `edges` calls a plateau it is as good as
-    not to train. by: (runs,) of a record, the score at the end that it was tuned for, 0 of the reference. falls: why
-    an arm may end below it, where a row is about a fall, or its arms are tuned for something else; the gate is open
-    then, and says so."""
+    not to train. by: (runs,) of a record, the score that it was tuned for, 0 of the reference; None: over the run where
+    it was tuned by that, else at the end. falls: why an arm may end below it, where a row is about a fall, or its arms
+    are tuned for something else; the gate is open then, and says so."""
     if falls:
         return Gate("above the reference", True, f"not asked: {falls}")
-    ends = {r.provenance["tuning"]["arm"]: by(r) for r in records if "tuning" in r.provenance}
+    tuned = {record.provenance["tuning"]["arm"]: record for record in records if "tuning" in record.provenance}
+    ends = {name: (by or _tuned_for(record))(record) for name, record in tuned.items()}
     return above_the_reference(ends, FLAT * margin)
 
 
-def tuned_well(margin: float, *records: Record, by: Ends = final_scores, falls: str = "") -> list[Gate]:
+def _tuned_for(record: Record) -> Ends:
+    return mean_scores if record.provenance["tuning"].get("by") == "run" else final_scores
+
+
+def tuned_well(margin: float, *records: Record, by: Ends | None = None, falls: str = "") -> list[Gate]:
     """What a row of scores asks of its arms that were tuned: `edges`, and to end `above` the reference. A row whose
     arms have no score that is 0 of the reference asks for `edges` alone."""
     return [edges(margin, *records), above(margin, *records, by=by, falls=falls)]
@@ -253,7 +263,7 @@ def separate(a: Record, b: Record, c: Record, d: Record) -> Gate:
 
 
 def tuned_and_bounded(margin: float, one: Record, other: Record) -> list[Gate]:
-    """`tuned_well` of two arms, and whether their runs end at the lowest or the largest score."""
+    """`tuned_well` of two arms, by what each is tuned for, and whether runs end at the lowest or the largest score."""
     ends = {"the first arm": final_scores(one), "the second arm": final_scores(other)}
     return [*tuned_well(margin, one, other), runs_at_a_bound(ends, lowest_score([one, other]), 1.0)]
 

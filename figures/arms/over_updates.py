@@ -23,7 +23,7 @@ from sims.policies import Table
 from sims.statistics.gates import Gate, placebo, rises, room, runs_at_a_bound
 from sims.statistics.intervals import band, mean_interval
 
-from .gating import Part, effect_of
+from .gating import Part, effect_of, in_brief
 from .over_kl import fall
 from .proxies import BATCH, ENVIRONMENTS, EVALUATIONS, PAIRS, RUNS, UPDATES, arm, lowest
 
@@ -123,7 +123,7 @@ def longer_row(records: Records, name: str, figure: str) -> Verdict:
     lost = mean_interval(final_scores(unbiased) - final_scores(biased))
     note = (
         f"Of {longest} tokens at most, {length[0][:, 0].mean():.2g} before training. The bias costs a gold score of "
-        f"{lost.estimate:+.2f} [{lost.low:+.2f}, {lost.high:+.2f}]. A labeller who likes length, {LENGTH_BIAS:g} in "
+        f"{in_brief(lost)}. A labeller who likes length, {LENGTH_BIAS:g} in "
         "reward a token; reward models of language learn theirs from people."
     )
     return row_of(tested, "token", effect, figure, [biased.hash, unbiased.hash], note, gates)

@@ -5,13 +5,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from figures.catalogue import Claim, Setting
 from figures.claims import Verdict, row_of
-from sims.experiments.measures import fall, final_scores
+from sims.experiments.measures import fall, final_scores, scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control, runs_at_a_bound
+from sims.statistics.intervals import mean_interval
 
-from .gating import Part, above, effect_of, last_with_room, lowest_score, part, sides, tuned_and_bounded, tuned_for
+from .gating import (
+    Part,
+    above,
+    effect_of,
+    in_brief,
+    last_with_room,
+    lowest_score,
+    part,
+    sides,
+    tuned_and_bounded,
+    tuned_for,
+)
+
+EARLY = 50  # updates over which a row over the run says who is ahead first
 
 
 def same_row(
@@ -50,7 +66,32 @@ def not_behind_row(
     tie = ", a tie near the largest reward" if min(scored) > 1 - tested.margin else ""
     when = "over the run" if at is None else "at the end"
     note = f"Both are tuned for their score {when}. DPO scores {scored[0]:.2f}, GRPO {scored[1]:.2f}{tie}."
+    if at is None:
+        note = f"{note} {on_the_way(dpo, grpo, tested.margin)}"
     return row_of(tested, setting, lost, figure, [dpo.hash, grpo.hash], note, gates)
+
+
+def on_the_way(dpo: Record, grpo: Record, margin: float) -> str:
+    """Where DPO is behind GRPO on the way, in sentences: a score over a run hangs on the length of the run where one of
+    the arms is ahead first, or most evaluations are a tie near the largest reward."""
+    updates, one, other = dpo.arrays["updates"], scores(dpo), scores(grpo)
+    lost, early = other - one, max(1, int(np.searchsorted(updates, EARLY, side="right")) - 1)
+    first, soon = (in_brief(mean_interval(x)) for x in (lost[:, 1], lost[:, 1 : early + 1].mean(1)))
+    said = (
+        f"DPO is behind by {first} at update {updates[1]}, the first evaluation after the start, and by {soon} over "
+        f"the first {updates[early]}"
+    )
+    mean = lost.mean(0)[1:]
+    lower = np.minimum(one.mean(0), other.mean(0))[1:]
+    ties = int(((lower > 1 - margin) & (np.abs(mean) <= margin)).sum())
+    if 2 * ties > len(mean):
+        hangs = f"{ties} of {len(mean)} evaluations are a tie near the largest reward: the row hangs on its length"
+        return f"{said}; {hangs}."
+    since = 1 + int(np.flatnonzero(lost.mean(0) >= 0).max())  # at the start neither is ahead
+    if since == len(updates):
+        return f"{said}."
+    ahead = in_brief(mean_interval(-lost[:, -1]))
+    return f"{said}; from update {updates[since]} on it is ahead, at the end by {ahead}."
 
 
 def added_row(
@@ -83,7 +124,6 @@ def steadier_row(tested: Claim, setting: Setting, figure: str, large: Record, sm
     fall the most with a small one."""
     low = lowest_score([large, small])
     falls = [Part(times, fall(record), 0.0, 1.0 - low) for times, record in ((1.0, small), (-1.0, large))]
-    there = positive_control(effect_of(falls[:1]), tested.margin, only_above=True)
     settings = small.spec["optimiser"]["learning_rate"], small.spec["algorithm"]["beta"]
     tried = len(small.provenance["tuning"]["points"]) if "tuning" in small.provenance else 1
     note = (
@@ -93,12 +133,20 @@ def steadier_row(tested: Claim, setting: Setting, figure: str, large: Record, sm
     )
     why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
     gates = [
-        replace(there, name="unstable", why=f"with the small ε runs fall below their best: {there.why}"),
+        unstable(small, tested.margin),
         runs_at_a_bound({"the first arm": final_scores(large), "the second arm": final_scores(small)}, low, 1.0),
         placebo(None, tested.margin, why),
         above(tested.margin, large, small, falls="the settings are those by which the score falls the most"),
     ]
     return row_of(tested, setting, effect_of(falls), figure, [large.hash, small.hash], note, gates)
+
+
+def unstable(small: Record, margin: float) -> Gate:
+    """Whether there is something to stabilise: with the small ε, runs end below their best evaluation by more than a
+    margin."""
+    there = Part(1.0, fall(small), 0.0, 1.0 - lowest_score([small]))
+    found = positive_control(effect_of([there]), margin, only_above=True)
+    return replace(found, name="unstable", why=f"with the small ε runs fall below their best: {found.why}")
 
 
 def control(best: Record, offline: Record, margin: float, at: int | None = -1) -> Gate:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, preventable
+from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, on_the_way, preventable
 from figures.arms.gating import last_with_room, of_all, sides, tuned_for, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
@@ -216,8 +216,8 @@ def _both(records: Records, rate: float, name: str, when: str) -> tuple[Record, 
 
 def _entropy(tested: Claim, records: Records, name: str, when: str) -> Verdict:
     effects, rooms, untuned, used, places = [], [], [], [], []
-    for rate in ENTROPY_RATES:
-        dense, binary = _both(records, rate, name, when)
+    both = {rate: _both(records, rate, name, when) for rate in ENTROPY_RATES}
+    for rate, (dense, binary) in both.items():
         at, left = entropy_with_room(dense, binary, tested.margin)
         effects.append(mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at)))
         rooms.append(left)
@@ -230,14 +230,17 @@ def _entropy(tested: Claim, records: Records, name: str, when: str) -> Verdict:
         "none takes the effect away: a reward without information leaves both at the reference; the same responses "
         "are right by both rewards"
     )
+    apart = max(effect.low for effect in effects) > min(effect.high for effect in effects)
+    size = " Its size hangs on the rate: the intervals of the two do not meet." if apart else ""
     note = (
         f"By one learning rate for both rewards, none is tuned, and the interval is that of both rates: "
         f"{'; '.join(places)} (dense and right or wrong): the last evaluations at which the entropies leave room. Of "
         "the policy itself, exact, which is the expectation over its own samples. Right or wrong leaves all right "
-        "responses equal, a dense reward has one best response per prompt. One draw of the tree for all runs: the "
-        "interval does not cover trees."
+        "responses equal, a dense reward has one best response per prompt. How far either is learned by then, as the "
+        f"scores say, is part of the difference.{size} One draw of the tree for all runs: the interval does not cover "
+        "trees."
     )
-    gates = [of_all(rooms), of_all(untuned), placebo(None, tested.margin, why)]
+    gates = [of_all(rooms), of_all(untuned), on_the_way(both, tested.margin), placebo(None, tested.margin, why)]
     hashes = [record.hash for record in used]
     return row_of(tested, "token", over_tunings(effects), FIGURE.name, hashes, note, gates)
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.gating import effect_of, part_of_gold
+from figures.arms.gating import effect_of, in_brief, part_of_gold
 from figures.arms.orders import HALF, ORDERS, PARTS, joint_row, order_row
 from figures.catalogue import claim
 from figures.claims import Verdict
@@ -106,22 +106,19 @@ def verdicts(records: Records) -> list[Verdict]:
 
 
 def apart(records: Records, order: str) -> str:
-    """Where the tasks pull one network apart, and what a mixed arm, `order`, still gains; from the scores on the tuning
-    runs, and those of the judged runs. Where the sum of both tasks is less at every rate of mixed training than that of
-    each alone at its best, one of them loses half of what is missing, or more, whichever rate is taken."""
-    crossed = {
-        f"{task} alone takes {other}": _end(records, task, other)
-        for task, other in zip(PARTS.values(), reversed(PARTS.values()), strict=True)
-    }
-    pulled = "The tasks pull apart: " if all(end.estimate < 0 for end in crossed.values()) else "Across tasks: "
-    gained = " and ".join(f"{_said(_end(records, order, task))} on {task}" for task in PARTS.values())
-    one, other = (f"{takes} to {_said(end)}" for takes, end in crossed.items())
-    said = f"{pulled}{one} and {other}; mixed training gains {gained}."
-    tuned = {name: records[f"dpo/{name}"].provenance.get("tuning") for name in (*PARTS.values(), order)}
+    """What each task alone does to the other, and what a mixed arm, `order`, still gains; from the scores on the tuning
+    runs, and those of the judged runs. An effect whose interval has 0 in it is not known. Where the sum of both tasks
+    is less at every rate of mixed training than that of each alone at its best, one of them loses half of what is
+    missing, or more, whichever rate is taken."""
+    tasks = list(PARTS.values())
+    crossed = [_crossed(one, other, _end(records, one, other)) for one, other in zip(tasks, tasks[::-1], strict=True)]
+    gained = [_gained(task, _end(records, order, task)) for task in tasks]
+    said = f"Across tasks: {'; '.join(crossed)}. Mixed training {' and '.join(gained)}."
+    tuned = {name: records[f"dpo/{name}"].provenance.get("tuning") for name in (*tasks, order)}
     best = {name: max(tuning["scores"]) for name, tuning in tuned.items() if tuning}
     if len(best) < len(tuned):
         return said
-    alone, mixed = [best[task] for task in PARTS.values()], 2 * best[order]  # which is tuned by the mean of both
+    alone, mixed = [best[task] for task in tasks], 2 * best[order]  # which is tuned by the mean of both
     missing = math.floor(50 * (sum(alone) - mixed)) / 100  # of half, whole hundredths
     lost = f", so that at every rate one task loses {missing:.2f} or more" if missing > 0 else ""
     return (
@@ -136,8 +133,16 @@ def _end(records: Records, order: str, task: str) -> Interval:
     return effect_of([part_of_gold(1, records[f"dpo/{order}"], part)])
 
 
-def _said(found: Interval) -> str:
-    return f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+def _crossed(task: str, other: str, found: Interval) -> str:
+    if found.low <= 0 <= found.high:
+        return f"what {task} alone does to {other} is not known, {in_brief(found)}"
+    return f"{task} alone pulls {other} {'down' if found.high < 0 else 'up'} to {in_brief(found)}"
+
+
+def _gained(task: str, found: Interval) -> str:
+    if found.low <= 0 <= found.high:
+        return f"has not been seen to gain on {task}, {in_brief(found)}"
+    return f"{'gains' if found.low > 0 else 'loses'} {in_brief(found)} on {task}"
 
 
 def caption(records: Records) -> str:

@@ -788,18 +788,18 @@ def sync_period() -> list[Planted]:
 
 
 def overscored_response() -> list[Planted]:
-    """A table is a bandit."""
+    """A table is a bandit. Here gold does not fall from its peak."""
     found = []
     for where, setting in (("network", "mlp"), ("table", "bandit")):
         for name, algorithm in (("RLOO", "rloo"), ("online DPO", "dpo")):
             terms = difference(f"{where}/{algorithm}/none", f"{where}/{algorithm}/planted")
             part = f"{name}, an over-scored response"
-            found.append(Planted("overscored_response", "C11", part, setting, 1, terms))
+            found.append(Planted("overscored_response", "C11", part, setting, 1, terms, closed=True))
     return found
 
 
 def sync_over_the_run() -> list[Planted]:
-    """Everything is over the run, at whose evaluations a score is the same."""
+    """Everything is over the run, at whose evaluations a score is the same, but for C38, whose arms fall at the end."""
     found = []
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         for id, part, one, other in (
@@ -810,7 +810,8 @@ def sync_over_the_run() -> list[Planted]:
             terms, loses = difference(f"{where}/{one}", f"{where}/{other}"), f"{where}/grpo/inf"
             found.append(Planted("sync_over_the_run", id, part, setting, 0, terms, at_most=True, weaker=loses))
         terms = difference(f"{where}/dpo_epsilon/10", f"{where}/dpo/10")
-        found.append(Planted("sync_over_the_run", "C38", "s = 10, over the run", setting, 1, terms))
+        falling = (Term(f"{where}/(dpo|dpo_epsilon)/10", -0.4, "late"),)
+        found.append(Planted("sync_over_the_run", "C38", "s = 10, over the run", setting, 1, terms, raised=falling))
     return found
 
 

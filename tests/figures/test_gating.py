@@ -22,6 +22,7 @@ from figures.arms.gating import (
     part_of_gold,
     separate,
     stopped_early,
+    tuned_and_bounded,
     tuned_for,
     tuned_well,
     with_tuning_of,
@@ -123,6 +124,16 @@ def test_a_tuned_arm_ends_at_most_half_a_margin_below_the_reference(at: float, o
     assert above(0.05, Record(run.spec, run.arrays, {})).open  # settings that no tuning chose
     by_another = tuned_well(0.05, run, by=lambda record: record.arrays["gold"][:, 1])
     assert all(gate.open for gate in by_another)  # tuned for what does not fall
+
+
+def test_an_arm_that_was_tuned_over_the_run_is_above_the_reference_over_the_run() -> None:
+    """0.5 and then −0.3: below the reference at the end, above it over the run; 0.5 and then −0.9 is below by both."""
+    for at, over_the_run in ((-0.3, True), (-0.9, False)):
+        run = ending(at)
+        by_run = Record(run.spec, run.arrays, {"tuning": {**run.provenance["tuning"], "by": "run"}})
+        assert not above(0.05, run).open and above(0.05, by_run).open is over_the_run
+        (gate,) = (x for x in tuned_and_bounded(0.05, by_run, by_run) if x.name == "above the reference")
+        assert gate.open is over_the_run
 
 
 def test_a_row_about_a_fall_says_why_its_arms_may_end_below_the_reference() -> None:
@@ -235,16 +246,27 @@ def test_entropies_at_two_learning_rates_have_the_interval_of_both() -> None:
     found = entropies(dict(zip(collapse.ENTROPY_RATES, (0.5, 0.3), strict=True)), "dpo", Record({}, {}, {}))
     assert (found.low, found.high) == pytest.approx((0.3, 0.5)) and found.effect == pytest.approx(0.4)
     assert "+0.500 at 0.1 after 2 updates, with scores of 0.90 and 0.90; +0.300 at 0.3" in found.note
+    assert "Its size hangs on the rate" in found.note
 
 
-def entropies(lower: dict[float, float], name: str, like: Record) -> Verdict:
-    """C37 online, where right or wrong has so much less entropy at a learning rate. like: by whose tuning."""
+@pytest.mark.parametrize(("early", "state"), [(0.3, "supported"), (-0.3, "no test")])
+def test_entropies_whose_difference_turns_on_the_way_are_no_test(early: float, state: str) -> None:
+    """After as many updates a smaller learning rate is where a larger one was before."""
+    lower = dict(zip(collapse.ENTROPY_RATES, (0.5, 0.5), strict=True))
+    found = entropies(lower, "dpo", Record({}, {}, {}), early)
+    assert found.verdict == state and ("-0.30 at 0.1 after 1 updates" in found.why) == (state == "no test")
+    assert "size hangs" not in found.note
+
+
+def entropies(lower: dict[float, float], name: str, like: Record, early: float | None = None) -> Verdict:
+    """C37 online, where right or wrong has so much less entropy at a learning rate. like: by whose tuning. early: how
+    much less at the first evaluation, if not as much."""
     entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
     score = record([0.0, 0.5, 0.9]).arrays
     arms = {
         f"entropy/{rate:g}/{name}/{reward}/online": Record({}, {**score, "entropy": entropy - x}, like.provenance)
         for rate, less in lower.items()
-        for reward, x in (("dense", 0.0), ("verifiable", less))
+        for reward, x in (("dense", np.zeros(3)), ("verifiable", np.array([less, early or less, less])))
     }
     return collapse._entropy(collapse.ENTROPY[name, "online"], arms, name, "online")
 

@@ -8,7 +8,7 @@ import pytest
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
-from figures.gallery import data_quality, sync_period, weeks_of_drift
+from figures.gallery import data_quality, sync_over_the_run, sync_period, weeks_of_drift
 from sims.experiments.record_file import Record
 from tests.figures.synthetic import filled, skeleton
 
@@ -60,6 +60,15 @@ def test_what_does_not_fall_cannot_be_steadied(falls: float, state: str) -> None
     }
     tested = claim("C38", "network, s = 10, where it is the least stable")
     assert row(sync_period.FIGURE, records, "C38", tested.part, "mlp").verdict == state
+
+
+@pytest.mark.parametrize(("falls", "state"), [(0.2, "too small"), (0.02, "no test")])
+def test_nor_is_it_a_test_of_that_what_a_larger_epsilon_gains_over_the_run(falls: float, state: str) -> None:
+    records = {key: filled(record, {}, 1e-3) for key, record in skeleton(sync_over_the_run.FIGURE).items()}
+    records |= {key: filled(x, {"late": -falls}, 1e-3) for key, x in records.items() if key.endswith("/dpo/10")}
+    for setting in ("bandit", "mlp"):
+        found = row(sync_over_the_run.FIGURE, records, "C38", "s = 10, over the run", setting)
+        assert found.verdict == state and ("unstable" in found.why) == (state == "no test")
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(0.2, True), (-0.2, False)])

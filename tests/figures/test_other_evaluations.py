@@ -9,6 +9,7 @@ from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
 from figures.arms.credit import explained
 from figures.arms.effect_row import effect_row
+from figures.arms.syncing import on_the_way
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
@@ -231,11 +232,18 @@ def test_what_one_task_alone_does_to_the_other_is_in_the_note_of_two_tasks() -> 
     records["dpo/rated"] = filled(records["dpo/rated"], {"first": -0.3}, 0.001)
     records["dpo/mixed_twice"] = filled(records["dpo/mixed_twice"], {"first": 0.2, "second": 0.7}, 0.001)
     said = lm_two_tasks.apart(records, "mixed_twice")
-    assert "verifiable alone takes rated to +0.50 [+0.50, +0.50] and rated alone takes verifiable to -0.30 [" in said
-    assert "apart" not in said and "gains +0.20 [+0.20, +0.20] on verifiable and +0.70 [+0.70, +0.70] on rated" in said
+    assert "verifiable alone pulls rated up to +0.50 [+0.50, +0.50]; rated alone pulls verifiable down to -0.30" in said
+    assert "gains +0.20 [+0.20, +0.20] on verifiable and gains +0.70 [+0.70, +0.70] on rated." in said
     assert "tuning" not in said  # as no arm was tuned
-    records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.1}, 0.001)
-    assert "apart: verifiable alone takes rated to -0.10" in lm_two_tasks.apart(records, "mixed_twice")
+
+
+def test_of_an_interval_with_0_in_it_nothing_is_said_to_be_pulled_or_gained() -> None:
+    records = alike("lm_two_tasks")
+    records["dpo/verifiable"] = filled(records["dpo/verifiable"], {"second": -0.05}, 0.25)
+    records["dpo/mixed"] = filled(records["dpo/mixed"], {"first": -0.3, "second": 0.05}, 0.25)
+    said = lm_two_tasks.apart(records, "mixed")
+    assert "what verifiable alone does to rated is not known, -0.05 [-0." in said
+    assert "loses -0.30 [-0." in said and "has not been seen to gain on rated, +0.05 [-0." in said
 
 
 def test_fresh_arms_that_are_the_same_runs_close_a_row_of_what_was_recorded() -> None:
@@ -254,3 +262,28 @@ def test_an_arm_by_the_settings_of_another_must_do_as_well_as_by_its_own() -> No
         records[f"{where}/ipo/offline"] = filled(records[f"{where}/ipo/offline"], {"score": 0.8}, 0.001)
     found = rows("replayed_data", records)["C16", "IPO, every arm by the settings of online"]
     assert "own settings: " in found.why and "tuned arms would open it" in found.why
+
+
+def test_a_cost_that_was_planted_is_no_test_where_gold_stays_at_its_peak_nor_for_a_table() -> None:
+    """C11 is of a fall while the reward model's score rises; how far two ends are apart is another thing."""
+    records, parts = alike("overscored_response"), ("RLOO", "online DPO")
+    for late in (0.0, -0.1):
+        for key in [key for key in records if key.endswith("planted")]:
+            records[key] = filled(records[key], {"late": late}, 0.001)
+            records[key].arrays["reward"] = records[key].arrays["updates"] * np.ones_like(records[key].arrays["gold"])
+        found = {(row.part, row.setting): row for row in all_figures()["overscored_response"].verdicts(records)}
+        for part in parts:
+            network, table = (found[f"{part}, an over-scored response", x] for x in ("mlp", "bandit"))
+            assert table.verdict == "no test" and "judged on other seeds, would open it" in table.why
+            assert network.verdict == ("supported" if late else "no test") and ("stays" in network.why) == (late == 0)
+            assert ("arithmetic" in table.why) == (late < 0)
+
+
+def test_a_score_over_a_run_says_who_is_ahead_first_and_whether_it_hangs_on_the_length() -> None:
+    slow, quick = path(0.0, 0.2, 0.6), path(0.0, 0.5, 0.4)
+    said = on_the_way(slow, quick, 0.05)
+    assert said.startswith("DPO is behind by +0.30 [+0.30, +0.30] at update 1,") and "by +0.05 [" in said
+    assert said.endswith("over the first 2; from update 2 on it is ahead, at the end by +0.20 [+0.20, +0.20].")
+    assert on_the_way(quick, path(0.0, 0.6, 0.9), 0.05).endswith(" over the first 2.")  # never ahead
+    said = on_the_way(path(0.0, 0.98, 0.97), path(0.0, 0.97, 0.99), 0.05)
+    assert said.endswith("; 2 of 2 evaluations are a tie near the largest reward: the row hangs on its length.")
