@@ -33,7 +33,8 @@ then in each update, where B rows make a batch:
 7. `sims/core/loop/collect.py`   adds the reference's log-probs; all is a `Batch` (`sims/core/objectives/batch.py`);
 8. `sims/core/loop/learner.py`   takes a minibatch, and its log-probs (B, 2, L) from `llm/models/policy.py`, which
                      checks the tokens, and `scoring.py`, which leaves out padding: hidden states and log-probs by
-                     `forward.py`;
+                     `forward.py`, layers as `layers.py` is told to compute them; sums over tokens leave a mask out that
+                     `sims/core/numerics/recorded.py` lets them look at;
 9. `sims/core/algorithms/contrastive.py` and `base.py`   the margin of each pair (B, 1), whose loss is `dpo_loss` of
                      `sims/core/losses/contrastive.py`; its share of the minibatch is from `objectives/reductions.py`;
 10. `sims/core/loop/optimise.py`   the step.
