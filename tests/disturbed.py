@@ -1,107 +1,59 @@
-"""A command that is disturbed at one of its changes of files, or after a time: it is killed, its disk is full or not to
-be written to, a folder is gone.
+"""A command that is run, and disturbed on its way: at one of its changes of files (`tests.disturbances`), or after a
+time.
 
-Each command is forked from a process that has loaded its libraries, so that what disturbs it falls into its work. A
-moment is one at which it opens a file to write, makes, renames or removes something; moments are counted from 0.
+Each command is forked from a process that has loaded its libraries, so that what disturbs it falls into its work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
-import shutil
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from errno import ENOSPC, EROFS
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import tqdm
 
 import figures.__main__
 import llm.__main__
+import sims
 import sims.__main__
 from sims.experiments import runner
+from sims.experiments.command import run_command
 from tests import launched
+from tests.disturbances import Disturbance, Watch, disturb, state
 
 
-def _figures(words: list[str]) -> int:
-    """Figures whose records are given to workers, however little they cost. None of these wait for another command:
+def _with_workers(program: Callable[[list[str]], int], words: list[str]) -> int:
+    """A program whose records are given to workers, however little they cost. None of these wait for another command:
     they would not be those of a fork."""
+    sys.modules["__main__"] = figures.__main__  # which a worker does not load, as it would this one with all libraries
     runner.SMALL = 0.0
     try:
-        return figures.__main__.main(words)
+        return program(words)
     finally:
         while runner._hired:
             runner._hired.popitem()[1].end()
 
 
+def _sweep(words: list[str]) -> int:
+    """What a user's script does: a sweep of stacks on two workers, into a folder."""
+    base = sims.Experiment("sweep", sims.BanditR1(), sims.Table(), sims.RLOO(), updates=20, runs=4)
+    sweep = [base.replace(schedule=sims.Schedule(batch_size=size)) for size in (4, 8, 16)]
+    return run_command(lambda: len(sims.run_experiments(sweep, words[0], jobs=2)) - len(sweep))
+
+
 MAIN: dict[str, Callable[[list[str]], int]] = {
-    "figures": _figures,
+    "figures": functools.partial(_with_workers, figures.__main__.main),
     "llm": llm.__main__.main,
     "sims": sims.__main__.main,
+    "sweep": functools.partial(_with_workers, _sweep),
     "two": launched.main,
 }
-WRITES = ("open", "os.mkdir", "os.rename")  # what a full disk refuses
-CHANGES = (*WRITES, "os.remove", "os.rmdir")
-Killed = Literal["all", "parent", "worker"]
-KILLED: tuple[Killed, ...] = get_args(Killed)
-
-Disturbance = Callable[[int, str, str], None]
-"""What happens at a moment, before the change: its number, the event, the path."""
-
-
-def killed_at(moment: int, killed: Killed = "all", which: int = 0, note: Path | None = None) -> Disturbance:
-    """The command is killed at a moment, or a worker that it has then: see `kill`."""
-
-    def disturb(now: int, event: str, path: str) -> None:
-        if now == moment:
-            kill(os.getpgrp(), killed, which, note, wait=False)
-
-    return disturb
-
-
-def full_from(moment: int) -> Disturbance:
-    """The disk is full from a moment on."""
-
-    def disturb(now: int, event: str, path: str) -> None:
-        if now >= moment and event in WRITES:
-            raise OSError(ENOSPC, os.strerror(ENOSPC), path)
-
-    return disturb
-
-
-def read_only_from(moment: int) -> Disturbance:
-    """Nothing may be changed from a moment on, as where a file system with errors is mounted again."""
-
-    def disturb(now: int, event: str, path: str) -> None:
-        if now >= moment:
-            raise OSError(EROFS, os.strerror(EROFS), path)
-
-    return disturb
-
-
-def removed_at(moment: int, name: str) -> Disturbance:
-    """Somebody removes what a name stands for in the command's folder, `*` all that is there, at a moment."""
-
-    def disturb(now: int, event: str, path: str) -> None:
-        if now == moment:
-            remove(Path(), name)
-
-    return disturb
-
-
-def remove(folder: Path, name: str) -> None:
-    """Remove what a name stands for in a folder; `*`: all."""
-    for path in folder.iterdir() if name == "*" else [folder / name]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def run(
@@ -136,44 +88,11 @@ def run(
     return os.waitstatus_to_exitcode(ended), log.read_text(errors="replace"), int(count.read_text() or 0)
 
 
-def kill(child: int, killed: Killed = "all", which: int = 0, note: Path | None = None, wait: bool = True) -> None:
-    """Kill a command with its workers, it alone, or one of its workers. which: of these, counted round; note: a file
-    that is made where a worker was killed. wait: until there is one, or the command has ended."""
-    if killed == "worker":
-        while not (there := workers_of(child)) and wait and _state(child) != "Z":
-            time.sleep(0.005)
-        if there:
-            if note is not None:
-                note.touch()
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.kill(there[which % len(there)], signal.SIGKILL)
-    elif killed == "all" and os.getpgid(child) == child:
-        os.killpg(child, signal.SIGKILL)
-    else:
-        os.kill(child, signal.SIGKILL)
-
-
-def _state(process: int) -> str:
-    """Its state, as in proc(5): Z for one that has ended."""
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def workers_of(process: int) -> list[int]:
-    """The worker processes that a process has: spawned ones, or its own forks."""
-    found, own = [], Path(f"/proc/{process}/cmdline").read_bytes()
-    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        with contextlib.suppress(OSError):  # it has ended
-            command = Path(f"/proc/{child}/cmdline").read_bytes()
-            if _state(int(child)) != "Z" and (b"spawn_main" in command or command == own):
-                found.append(int(child))
-    return found
-
-
 def _wait_for_group(group: int) -> None:
     """Wait until all processes of a command have ended: those that outlived it end by themselves, or this hangs."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # it has ended
-            while entry.name.isdigit() and os.getpgid(int(entry.name)) == group and _state(int(entry.name)) != "Z":
+            while entry.name.isdigit() and os.getpgid(int(entry.name)) == group and state(int(entry.name)) != "Z":
                 time.sleep(0.01)
 
 
@@ -203,37 +122,8 @@ def _child(
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         if largest is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        counter = os.open(count, os.O_RDWR)
-        seen, busy = 0, False
-        home = str(folder)
-
-        def watch(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal seen, busy
-            if largest is not None or busy or event not in CHANGES or not _within(event, arguments, home):
-                return
-            now, seen = seen, seen + 1
-            if seen > int(os.pread(counter, 20, 0) or 0):  # of several processes, the one with the most
-                os.pwrite(counter, str(seen).encode(), 0)
-            if disturbance is None:
-                return
-            busy = True  # what a disturbance changes itself does not count
-            try:
-                disturbance(now, event, os.fsdecode(arguments[0]))
-            finally:
-                busy = False
-
-        sys.addaudithook(watch)
+        else:
+            disturb(Watch(str(folder), count, disturbance), count.with_suffix(".disturbance"))
         return MAIN[words[0]](words[1:])
 
     launched.leave(prepared, line.split())
-
-
-def _within(event: str, arguments: tuple[Any, ...], home: str) -> bool:
-    """Whether an event changes something in the folder."""
-    path = arguments[0]
-    if not isinstance(path, str | bytes | os.PathLike):
-        return False
-    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        return False
-    text = os.fsdecode(path)
-    return not os.path.isabs(text) or text.startswith(home)

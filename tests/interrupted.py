@@ -28,7 +28,8 @@ from typing import Any
 import tqdm
 
 from sims.experiments.store import Store
-from tests.disturbed import Killed, full_from, kill, killed_at, read_only_from, remove, removed_at, run
+from tests.disturbances import Disturbance, FullFrom, InWorkers, Killed, KilledAt, ReadOnlyFrom, RemovedAt, kill, remove
+from tests.disturbed import run
 from tests.undisturbed import (
     CASES,
     Case,
@@ -75,7 +76,7 @@ def kills(whole: Whole, rng: random.Random, most: int | None) -> Found:
             note.unlink(missing_ok=True)
             if rng.random() < (0.25 if case.workers else 0.6) and whole.moments:
                 told.append(f"{struck}, moment {(at := rng.randrange(whole.moments))}")
-                status, said, _ = run(line, work, killed_at(at, killed, which, note))
+                status, said, _ = run(line, work, KilledAt(at, killed, which, note))
             else:
                 told.append(f"{struck}, second {(after := rng.uniform(0, whole.seconds)):.3g}")
                 then = functools.partial(kill, killed=killed, which=which, note=note)
@@ -96,9 +97,13 @@ def kills(whole: Whole, rng: random.Random, most: int | None) -> Found:
 
 
 def disks(whole: Whole, rng: random.Random, most: int | None) -> Found:
-    """Let the disk be full from a moment on, or not to be written to, and files be too large."""
+    """Let the disk be full from a moment on, or not to be written to, or that of its workers, and files be too large.
+    A worker that others depend on is no other than they: all have one disk."""
     case, problems, tries = whole.case, [], 0
-    for kind, disturbance in (("full", full_from), ("read-only", read_only_from), ("too large", None)):
+    kinds: dict[str, Callable[[int], Disturbance] | None] = {"full": FullFrom, "read-only": ReadOnlyFrom}
+    if case.workers == "replaced":
+        kinds["full for its workers"] = lambda moment: InWorkers(FullFrom(moment))
+    for kind, disturbance in (kinds | {"too large": None}).items():
         values = _drawn(whole, rng, most) if disturbance else (0, 10, 300, 5000, 100_000)
         for value in values:
             work, tries = prepared(case, whole.folder), tries + 1
@@ -126,7 +131,7 @@ def removals(whole: Whole, rng: random.Random, most: int | None) -> Found:
             for when in (f"moment {moment}", f"second {at:.3g}"):
                 prepared(case, whole.folder)
                 if when.startswith("moment"):
-                    status, said, _ = run(case.line, work, removed_at(moment, name))
+                    status, said, _ = run(case.line, work, RemovedAt(moment, name))
                 else:
                     status, said, _ = run(case.line, work, after=at, then=lambda _, name=name: remove(work, name))
                 tries += 1
@@ -162,7 +167,7 @@ def flips(whole: Whole, rng: random.Random, most: int | None) -> Found:
     case, problems, done = whole.case, [], Counter[str]()
     for stop in (0, None) if case.before and not case.go_on else (whole.moments * 2 // 3, None):
         work = prepared(case, whole.folder)
-        run(case.line, work, None if stop is None else killed_at(stop))
+        run(case.line, work, None if stop is None else KilledAt(stop))
         left = shutil.copytree(work, whole.folder / "left")
         for path in [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file()]:
             if path.suffix in (".lock", ".png", ".svg", ".html") or (path.name in case.files and not case.go_on):

@@ -114,6 +114,7 @@ CASES = [
     Case("status", "llm align status --store out", before=(ALIGN,), writes=(), says=True),
     Case("sims", "sims --algorithm dpo --updates 20 --runs 4 --results out"),
     Case("sims-plot", "sims --algorithm rloo --updates 10 --evaluations 5 --runs 2 --results out --plot plot.svg"),
+    Case("sweep", "sweep out", workers="replaced"),
     Case(
         "figures",
         "figures chosen_likelihood --quick --jobs 2 --results out --out pictures",

@@ -28,6 +28,7 @@ from sims.experiments.foreign_text import parse_json
 from sims.experiments.whole import CHECKSUMS, changed
 
 from .decoding import Decoding
+from .tensor_file import tensor_file
 
 GENERATION = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -113,7 +114,7 @@ def _check_tensors(field: str, folder: Path, file: str) -> set[str]:
         instead = "" if pickled is None else f", only {pickled}, a pickle, which may run code when it is read"
         raise SpecError(field, str(folder), f"has no {file}{instead}: must hold weights as safetensors")
     try:
-        with safe_open(folder / file, framework="pt") as opened:
+        with tensor_file(folder / file) as path, safe_open(path, framework="pt") as opened:
             kinds = {name: str(opened.get_slice(name).get_dtype()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         first = str(error).splitlines()[0]

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llm.models.tensor_file import tensor_file
 from sims.experiments.whole import changed, flush, write_checksums, write_file
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
@@ -134,7 +135,8 @@ def read(path: Path) -> Checkpoint:
         for name in changed(path, (TENSORS, NUMBERS)):
             raise CheckpointError(f"{path}: damaged: {name} is not what was written (its checksum differs)")
         held = json.loads((path / NUMBERS).read_text())
-        return Checkpoint(held["update"], load_file(path / TENSORS), held["numbers"], held["spec"])
+        with tensor_file(path / TENSORS) as file:
+            return Checkpoint(held["update"], load_file(file), held["numbers"], held["spec"])
     except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged: {error}") from error
 

@@ -34,7 +34,8 @@ from llm.alignment import registry
 from llm.alignment.context import STEPS
 from llm.alignment.store import FILE, Store, read_only
 from llm.embedded import language
-from tests.disturbed import kill, killed_at, run, start
+from tests.disturbances import KilledAt, kill
+from tests.disturbed import run, start
 from tests.llm.judge_server import JudgeServer
 from tests.undisturbed import ALIGN, Case, content, difference, prepared, refused_well, rows_of, undisturbed
 
@@ -118,7 +119,7 @@ def one(folder: Path, expected: dict[str, Any], seconds: float, moments: int, rn
         for _ in range(min(rng.randint(1, 5), kills - done["kills"])):
             if rng.random() < 0.5:
                 at = f"moment {(moment := rng.randrange(moments))}"
-                status, said, _ = run(LOOP.line, work, killed_at(moment))
+                status, said, _ = run(LOOP.line, work, KilledAt(moment))
             else:
                 at = f"second {(after := rng.uniform(0, seconds)):.3g}"
                 status, said, _ = run(LOOP.line, work, after=after, then=kill)
