@@ -1,4 +1,5 @@
-"""The table of bugs that shipped elsewhere and the tests that guard against them name each other."""
+"""The table of bugs that shipped elsewhere and the tests that guard against them name each other; kinds of fault name
+the tests that hold them."""
 
 import ast
 import re
@@ -43,6 +44,17 @@ def test_every_row_names_its_tests_and_every_such_test_has_its_row() -> None:
     text = (TESTS / "BUGS.md").read_text()
     assert list(guards(text)) == [n for n in range(1, 54) if n != 37]
     assert mismatches(text, defined()) == []
+
+
+def test_every_kind_of_fault_names_tests_and_targets_that_are_there() -> None:
+    root = TESTS.parent
+    rows = re.findall(r"^\| .* \|$", (root / "docs/site/kinds-of-fault.md").read_text(), re.MULTILINE)
+    cells = [row.split(" | ")[3] for row in rows if not row.startswith("| kind |")]
+    targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE)
+    there = defined() | {f"make {target}" for target in targets}
+    named = [re.findall(r"`([^`]+)`", cell) for cell in cells]
+    assert len(named) > 20 and all(named)
+    assert [name for names in named for name in names if name not in there] == []
 
 
 @pytest.mark.parametrize(
