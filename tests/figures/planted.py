@@ -383,6 +383,14 @@ def lm_likelihoods() -> list[Planted]:
     ]
 
 
+def lm_rare_sync() -> list[Planted]:
+    """GRPO's synced arms are raised, so that the control holds where one of them is three margins lower."""
+    figure, rare = "lm_rare_sync", {name: difference(f"{name}/1", f"{name}/100") for name in ("dpo", "grpo")}
+    raised: Any = {"weaker": "grpo/inf", "raised": (Term(".*/(1|100)", 0.14),)}
+    found = [Planted(figure, "C32", f"{name}, sums: s = 100", "lm", 0, terms, **raised) for name, terms in rare.items()]
+    return [*found, Planted(figure, "C33", "grpo, sums: s = 100", "lm", 1, difference("grpo/100", "grpo/inf"))]
+
+
 def lm_semi_online() -> list[Planted]:
     """Scores of all synced arms are raised, so that the control holds where one of them is three margins lower."""
     figure, where, weaker = "lm_semi_online", "lengths near 26", "grpo/inf"
@@ -923,6 +931,7 @@ PLANTED = [
         lm_lengths,
         lm_likelihoods,
         lm_preferences,
+        lm_rare_sync,
         lm_semi_online,
         lm_sync_period,
         exploit_steps,
