@@ -60,6 +60,8 @@ POINTS = 7 * len(BETAS)
 # Of IPO on the bandit, whose offline arm stood at two ends of the grid: rates from 0.01 to 10,000, in half-decades too.
 WIDE_RATES, WIDE_BETAS = (0.01, 1e4), tuple(float(f"{x:.2g}") for x in np.geomspace(1e-6, 1.0, 13))
 WIDE_POINTS = 13 * len(WIDE_BETAS)
+# And of DPO there, whose offline arm stood at the largest β.
+WIDE_DPO_BETAS = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 1e3, 13))
 SEED, SAME_SEED, WIDE_SEED, OWN_SEED = 3, 23, 33, 43
 SHOWN = {
     "online": "online",
@@ -126,10 +128,14 @@ def near() -> dict[str, Experiment]:
 
 
 def wide() -> dict[str, Experiment]:
-    """bandit/ipo/wide/source: online, shuffled and offline, each to be tuned on a wider grid, on other seeds."""
-    like = arms()
-    sources = ("online", "shuffled", "offline")
-    return {f"bandit/ipo/wide/{source}": like[f"bandit/ipo/{source}"].replace(seed=WIDE_SEED) for source in sources}
+    """bandit/algorithm/wide/source: what is to be tuned on a wider grid, on other seeds."""
+    like = {**arms(), **near()}
+    sources = {"ipo": ("online", "shuffled", "offline"), "best_of_n": ("offline",), "dpo": ("offline", "final")}
+    return {
+        f"bandit/{name}/wide/{source}": like[f"bandit/{name}/{source}"].replace(seed=WIDE_SEED)
+        for name in sources
+        for source in sources[name]
+    }
 
 
 def own() -> dict[str, Experiment]:
@@ -179,7 +185,8 @@ def collect(lab: Lab) -> Records:
         tuned = {**tuned, **lab.tuned_records(chosen, grids, **TUNING)}
     on_the_bandit = {name: arm for name, arm in own().items() if name.startswith("bandit")}
     for widely in (wide(), on_the_bandit):
-        widest = {name: spread_grid(arm, *WIDE_RATES, WIDE_BETAS, WIDE_POINTS) for name, arm in widely.items()}
+        betas = {name: WIDE_DPO_BETAS if "/dpo/" in name else WIDE_BETAS for name in widely}
+        widest = {name: spread_grid(arm, *WIDE_RATES, betas[name], WIDE_POINTS) for name, arm in widely.items()}
         tuned = {**tuned, **lab.tuned_records(widely, widest, **TUNING)}
     others = {name: arm for name, arm in own().items() if name not in on_the_bandit}
     grids = {name: spread_grid(arm, *RATES["network"], BETAS, POINTS) for name, arm in others.items()}
@@ -262,13 +269,17 @@ def verdicts(records: Records) -> list[Verdict]:
             winners = {"the shuffled stream": (best[source], best["shuffled"])}
             more = [own_settings(tested.margin, winners)] if source != "shuffled" else []
             rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note, *more))
-        dpo = {source: records[f"{environment}/dpo/{source}"] for source in ("final", *NEAR)}
+        widely = environment == "bandit"
         for source, tested in NEAR.items():
+            wider = "wide/" if widely and source == "offline" else ""
+            one, other = (records[f"{environment}/dpo/{wider}{which}"] for which in (source, "final"))
             note = "Each is tuned, and with it the online run whose last policy draws its pairs."
-            rows.append(_effect(tested, setting, dpo[source], dpo["final"], "source", note))
+            rows.append(_effect(tested, setting, one, other, "source", note))
         note = "Imitating the better of two draws of the reference is bounded, however long it trains."
-        control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
-        rows.append(_none(NO_BETTER, setting, best["offline"], ipo["offline"], control, note))
+        wider = "wide/" if widely else ""
+        imitated, contrasted = (records[f"{environment}/{name}/{wider}offline"] for name in ("best_of_n", "ipo"))
+        control = stopped_early([contrasted], [contrasted], NO_BETTER.margin)
+        rows.append(_none(NO_BETTER, setting, imitated, contrasted, control, note))
     return rows
 
 
@@ -379,8 +390,9 @@ def caption(records: Records) -> str:
         f"{PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with; one of each: the second "
         "response of every pair is the reference's. Not drawn: IPO online, shuffled and offline, all by the settings "
         "that are best online, and on the bandit each tuned over "
-        f"{WIDE_POINTS} points (rates to {WIDE_RATES[1]:,.0f}, β from {WIDE_BETAS[0]:g}), and so every window of C17, "
-        "each on seeds of their own. "
+        f"{WIDE_POINTS} points (rates to {WIDE_RATES[1]:,.0f}, β from {WIDE_BETAS[0]:g}), as every window of C17, both "
+        f"arms of C69, and with β from {WIDE_DPO_BETAS[0]:g} to {WIDE_DPO_BETAS[-1]:,.0f} DPO on the reference's pairs "
+        "against the last policy's, each on seeds of their own. "
         f"Tuned on other seeds, over {POINTS} points ({ROUNDS}) of learning rate and β (IPO {BETAS[0]:g} … "
         f"{BETAS[-1]:g}, DPO {DPO_BETAS[0]:g} … {DPO_BETAS[-1]:g}), listed below. Labels are noiseless and by gold: "
         "here nobody can exploit a reward model."

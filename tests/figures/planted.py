@@ -407,7 +407,8 @@ def lm_semi_online() -> list[Planted]:
         at_most["C39", f"{where}, s = 5: {label}"] = difference(f"{name}/5", "dpo/5")
     for row, terms in at_most.items():
         found.append(Planted(figure, *row, "lm", 0, terms, at_most=True, weaker=weaker, raised=synced))
-    return [*found, Planted(figure, "C38", f"{where}, s = 5", "lm", 1, difference("dpo_epsilon/5", "dpo/5"))]
+    terms, falling = difference("dpo_epsilon/5", "dpo/5"), (Term("dpo(_epsilon)?/5", -0.5, "late"),)
+    return [*found, Planted(figure, "C38", f"{where}, s = 5", "lm", 1, terms, raised=falling)]
 
 
 def lm_sync_period() -> list[Planted]:
@@ -648,10 +649,11 @@ def replayed_data() -> list[Planted]:
             loses, tuned = (f"{ipo}/offline", ()) if id == "C18" else (None, (Term(f"{ipo}/shuffled", -0.5),))
             terms = difference(more, less)
             found.append(Planted("replayed_data", id, part, setting, 1, terms, weaker=loses, raised=tuned))
-        for part, source in (("one of the two", "mixed"), ("both", "offline")):
-            terms = difference(f"{where}/dpo/{source}", f"{where}/dpo/final")
+        wide = "/wide" if where == "bandit" else ""
+        for part, source, at in (("one of the two", "mixed", ""), ("both", "offline", wide)):
+            terms = difference(f"{where}/dpo{at}/{source}", f"{where}/dpo{at}/final")
             found.append(Planted("replayed_data", "C19", f"DPO: {part}", setting, 1, terms))
-        terms = difference(f"{best}/offline", f"{ipo}/offline")
+        terms = difference(f"{best}{wide}/offline", f"{ipo}{wide}/offline")
         found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, at_most=True))
     return found
 
@@ -770,11 +772,11 @@ def sync_period() -> list[Planted]:
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         for name in ("dpo", "ipo", "best_of_n", "grpo"):
             for s in (10, 100):
-                terms = difference(f"{where}/{name}/1", f"{where}/{name}/{s}")
-                found.append(
-                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{where}/grpo/inf")
-                )
-            terms = difference(f"{where}/{name}/10", f"{where}/{name}/inf")
+                at = f"wide/{where}" if (name, s) == ("grpo", 100) else where
+                terms, weaker = difference(f"{at}/{name}/1", f"{at}/{name}/{s}"), f"{at}/grpo/inf"
+                found.append(Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=weaker))
+            at = f"wide/{where}" if name == "ipo" else where
+            terms = difference(f"{at}/{name}/10", f"{at}/{name}/inf")
             found.append(Planted("sync_period", "C33", name, setting, 1, terms))
         grpo, nll = (
             difference(f"{where}/{a}", f"{where}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
@@ -787,8 +789,11 @@ def sync_period() -> list[Planted]:
             ("C39", "DPO + GRPO, s = 10", both),
         ):
             found.append(Planted("sync_period", id, part, setting, 0, terms, at_most=True, weaker=f"{where}/grpo/inf"))
-    terms = difference("network/dpo_epsilon/10", "network/dpo/10")
-    found.append(Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms))
+    terms, fallen = (
+        difference("network/dpo_epsilon/10", "network/dpo/10"),
+        (Term("network/dpo(_epsilon)?/10", -0.4, "late"),),
+    )
+    found.append(Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms, raised=fallen))
     part, steadied = "network, s = 10, where it is the least stable", Term("network/steadied", 1.0, "late")
     falls = (Term("network/unstable", -1.0, "late"), steadied)
     falling = (Term("network/(unstable|steadied)", -0.4, "late"),)
