@@ -1,4 +1,4 @@
-"""Is one sync in a hundred updates enough on a language model? (C32, C33) Runs of 200 updates, since in those of
+"""Is one sync in a hundred updates enough on a language model? (C32) Runs of 200 updates, since in those of
 `lm_semi_online`, which have 20, a period of 100 would be never.
 
 Right answers to sums, as the paper's mathematics: unlike lengths, of which tuned arms have the best within 100 updates,
@@ -7,14 +7,13 @@ sums still leave room after 200. Every arm is tuned by runs of the same length.
 
 from __future__ import annotations
 
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms import language_model as lm
-from figures.arms.syncing import behind_row, control, same_row
+from figures.arms.gating import stopped_early
+from figures.arms.syncing import same_row
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
@@ -28,21 +27,19 @@ from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
 
 RUNS, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS, SEED = 20, 200, 4, 2, 4, 421
-ONLINE, RARE, OFFLINE = 1.0, 100.0, math.inf  # updates between two copies of the policy to the sampler
+ONLINE, RARE = 1.0, 100.0  # updates between two copies of the policy to the sampler
 GRID, TUNING_RUNS = product(learning_rate=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3)), 2
 ALGORITHMS: dict[str, Algorithm] = {"dpo": DPO(pairing="best_worst"), "grpo": GRPO()}
-LINES: dict[float, LineStyle] = {ONLINE: "-", RARE: "--", OFFLINE: ":"}
+LINES: dict[float, LineStyle] = {ONLINE: "-", RARE: "--"}
 
 SAME = {name: claim("C32", f"{name}, sums: s = {RARE:g}") for name in ALGORITHMS}
-BEHIND = claim("C33", f"grpo, sums: s = {RARE:g}")
 
 
 def arms() -> dict[str, Experiment]:
-    """algorithm/s. Of never, GRPO's alone, by which the others are controlled."""
+    """algorithm/s."""
     from llm.tasks import Verifiable
 
     base, task = lm.preset("tiny", "min"), Verifiable(evaluation_prompts=64)
-    found = [(name, s) for name in ALGORITHMS for s in (ONLINE, RARE)] + [("grpo", OFFLINE)]
     return {
         f"{name}/{s:g}": base.replace(
             name=f"lm_rare_sync-{name}",
@@ -56,7 +53,8 @@ def arms() -> dict[str, Experiment]:
             runs=RUNS,
             seed=SEED,
         )
-        for name, s in found
+        for name in ALGORITHMS
+        for s in LINES
     }
 
 
@@ -72,10 +70,8 @@ def draw(records: Records) -> MatplotlibFigure:
         fig, axes = plt.subplots(1, len(ALGORITHMS), figsize=(9.5, 4.2), layout="constrained", sharey=True)
         for axis, name in zip(axes, ALGORITHMS, strict=True):
             for s, line in LINES.items():
-                if f"{name}/{s:g}" in records:
-                    record = records[f"{name}/{s:g}"]
-                    label = "never" if math.isinf(s) else f"s = {s:g}"
-                    curve(axis, record.arrays["updates"], lm.carried_on(scores(record)), name, line, label)
+                record = records[f"{name}/{s:g}"]
+                curve(axis, record.arrays["updates"], lm.carried_on(scores(record)), name, line, f"s = {s:g}")
             bound(axis, 1.0, "all answers right", x=0.4)
             axis.axvline(RARE, color="0.6", linewidth=0.8)
             axis.set(title=name, xlabel="updates", ylabel="score" if name == "dpo" else "")
@@ -84,13 +80,13 @@ def draw(records: Records) -> MatplotlibFigure:
 
 
 def verdicts(records: Records) -> list[Verdict]:
-    """C32 of either algorithm, and C33 of GRPO."""
-    grpo, offline, figure = records[f"grpo/{ONLINE:g}"], records[f"grpo/{OFFLINE:g}"], FIGURE.name
+    """C32 of either algorithm. The control is online training that is stopped after a quarter of the updates."""
     rows = []
     for name, tested in SAME.items():
         online, rare = (records[f"{name}/{s:g}"] for s in (ONLINE, RARE))
-        rows.append(same_row(tested, "lm", figure, online, rare, control(grpo, offline, tested.margin), ONE_COPY))
-    return [*rows, behind_row(BEHIND, "lm", figure, records[f"grpo/{RARE:g}"], offline, ONE_COPY)]
+        stopped = stopped_early([online], [online], tested.margin)
+        rows.append(same_row(tested, "lm", FIGURE.name, online, rare, stopped, ONE_COPY))
+    return rows
 
 
 ONE_COPY = (
@@ -120,7 +116,7 @@ FIGURE = Figure(
     name="lm_rare_sync",
     title="Is one sync in a hundred updates enough on a language model?",
     tags=("sweep", "online-offline"),
-    claims=("C32", "C33"),
+    claims=("C32",),
     collect=collect,
     draw=draw,
     verdicts=verdicts,

@@ -61,7 +61,7 @@ POINTS = 7 * len(BETAS)
 WIDE_RATES, WIDE_BETAS = (0.01, 1e4), tuple(float(f"{x:.2g}") for x in np.geomspace(1e-6, 1.0, 13))
 WIDE_POINTS = 13 * len(WIDE_BETAS)
 # And of DPO there, whose offline arm stood at the largest β.
-WIDE_DPO_BETAS = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 1e3, 13))
+WIDE_DPO_BETAS: tuple[float, ...] = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 1e3, 13))
 SEED, SAME_SEED, WIDE_SEED, OWN_SEED = 3, 23, 33, 43
 SHOWN = {
     "online": "online",
@@ -185,8 +185,8 @@ def collect(lab: Lab) -> Records:
         tuned = {**tuned, **lab.tuned_records(chosen, grids, **TUNING)}
     on_the_bandit = {name: arm for name, arm in own().items() if name.startswith("bandit")}
     for widely in (wide(), on_the_bandit):
-        betas = {name: WIDE_DPO_BETAS if "/dpo/" in name else WIDE_BETAS for name in widely}
-        widest = {name: spread_grid(arm, *WIDE_RATES, betas[name], WIDE_POINTS) for name, arm in widely.items()}
+        own_betas = {name: WIDE_DPO_BETAS if "/dpo/" in name else WIDE_BETAS for name in widely}
+        widest = {name: spread_grid(arm, *WIDE_RATES, own_betas[name], WIDE_POINTS) for name, arm in widely.items()}
         tuned = {**tuned, **lab.tuned_records(widely, widest, **TUNING)}
     others = {name: arm for name, arm in own().items() if name not in on_the_bandit}
     grids = {name: spread_grid(arm, *RATES["network"], BETAS, POINTS) for name, arm in others.items()}

@@ -384,11 +384,11 @@ def lm_likelihoods() -> list[Planted]:
 
 
 def lm_rare_sync() -> list[Planted]:
-    """GRPO's synced arms are raised, so that the control holds where one of them is three margins lower."""
-    figure, rare = "lm_rare_sync", {name: difference(f"{name}/1", f"{name}/100") for name in ("dpo", "grpo")}
-    raised: Any = {"weaker": "grpo/inf", "raised": (Term(".*/(1|100)", 0.14),)}
-    found = [Planted(figure, "C32", f"{name}, sums: s = 100", "lm", 0, terms, **raised) for name, terms in rare.items()]
-    return [*found, Planted(figure, "C33", "grpo, sums: s = 100", "lm", 1, difference("grpo/100", "grpo/inf"))]
+    found = []
+    for name in ("dpo", "grpo"):
+        terms = difference(f"{name}/1", f"{name}/100")
+        found.append(Planted("lm_rare_sync", "C32", f"{name}, sums: s = 100", "lm", 0, terms))
+    return found
 
 
 def lm_semi_online() -> list[Planted]:
