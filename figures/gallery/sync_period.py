@@ -10,16 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
+from figures.arms.sweeps import ROUNDS, TUNING, spread, spread_grid
 from figures.arms.syncing import added_row, behind_row, control, epsilon_row, not_behind_row, same_row, steadier_row
 from figures.catalogue import Setting, claim
 from figures.claims import Verdict
+from figures.committed import Point
 from figures.figure import Figure, Records
+from figures.gallery import replayed_data
 from figures.lab import Lab, product
 from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, VERMILION, bound, colour, key, side_by_side
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.algorithms.clipped import GRPO
-from sims.core.algorithms.contrastive import DPO, GroupDPO
+from sims.core.algorithms.contrastive import DPO, IPO, GroupDPO
 from sims.core.algorithms.mixture import Mixture
 from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import EnvironmentSpec, PolicySpec
@@ -47,10 +49,10 @@ ENVIRONMENTS: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
 RATES = {"bandit": (0.01, 10.0), "network": (0.003, 3.0)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
 POINTS = 6 * len(BETAS)
-# Of GRPO with a rare sync and IPO with none, which stood at the lowest β, and of what each is compared with: down to
-# where a penalty is as good as none, on seeds of their own.
-WIDE_BETAS, WIDE_SEED = (1e-4, 1e-3, *BETAS), 81
-WIDE_POINTS = 6 * len(WIDE_BETAS)
+# Of GRPO with a rare sync and IPO with none, which stood at the lowest β, down to 0.0001 as well, and of what each is
+# compared with: GRPO without a penalty, IPO with rates and β of the bandit in `replayed_data`; on seeds of their own.
+WIDE_RATES = {"bandit": (0.01, 1e4), "network": (0.003, 3e3)}
+WIDE_SEED, NO_PENALTY = 82, GRPO(beta=0.0)
 WIDE = (*(("grpo", s) for s in (ONLINE, RARE, OFFLINE)), *(("ipo", s) for s in (SEMI, OFFLINE)))
 TITLES = {
     "bandit": "bandit, a table · 100 actions",
@@ -123,8 +125,14 @@ def others() -> dict[str, Experiment]:
 def wide() -> dict[str, Experiment]:
     """wide/environment/algorithm/s: to be tuned on a wider grid."""
     like = arms((ONLINE, SEMI, RARE, OFFLINE))
-    names = [f"{environment}/{name}/{s:g}" for environment in ENVIRONMENTS for name, s in WIDE]
-    return {f"wide/{name}": like[name].replace(seed=WIDE_SEED) for name in names}
+    own: dict[str, Algorithm] = {"grpo": NO_PENALTY, "ipo": IPO()}
+    return {
+        f"wide/{environment}/{name}/{s:g}": like[f"{environment}/{name}/{s:g}"].replace(
+            seed=WIDE_SEED, algorithm=own[name]
+        )
+        for environment in ENVIRONMENTS
+        for name, s in WIDE
+    }
 
 
 def unstable() -> dict[str, Experiment]:
@@ -146,11 +154,20 @@ def collect(lab: Lab) -> Records:
     for chosen in (arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms(), others()):
         grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
         found = {**found, **lab.tuned_records(chosen, grids, **TUNING)}
-    widest = {n: spread_grid(arm, *RATES[n.split("/")[1]], WIDE_BETAS, WIDE_POINTS) for n, arm in wide().items()}
-    found = {**found, **lab.tuned_records(wide(), widest, **TUNING)}
+    for algorithm in dict(WIDE):
+        arms_of = {name: arm for name, arm in wide().items() if arm.algorithm.kind == algorithm}
+        found = {**found, **lab.tuned_records(arms_of, {name: _wide_grid(name) for name in arms_of}, **TUNING)}
     points = product(learning_rate=UNSTABLE_RATES, beta=BETAS)
     found = {**found, **lab.tuned_records(unstable(), {"network/unstable": points}, UNSTABLE_TUNING, by="fall")}
     return {**found, **lab.records(steadied(found["network/unstable"]))}
+
+
+def _wide_grid(name: str) -> list[Point]:
+    _, environment, algorithm, _ = name.split("/")
+    if algorithm == "grpo":
+        return product(learning_rate=spread(*RATES[environment], POINTS))
+    betas = replayed_data.WIDE_BETAS
+    return product(learning_rate=spread(*WIDE_RATES[environment], len(betas)), beta=betas)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -211,7 +228,8 @@ def verdicts(records: Records) -> list[Verdict]:
         for (name, s), tested in SAME.items():
             used = wider if (name, s) == ("grpo", RARE) else at
             loses = control(used["grpo", ONLINE], used["grpo", OFFLINE], tested.margin)
-            rows.append(same_row(tested, setting, figure, used[name, ONLINE], used[name, s], loses, STALE))
+            note = STALE if used is at else f"{STALE} {WITHOUT}"
+            rows.append(same_row(tested, setting, figure, used[name, ONLINE], used[name, s], loses, note))
         for name, tested in BEHIND.items():
             used = wider if name == "ipo" else at
             rows.append(behind_row(tested, setting, figure, used[name, SEMI], used[name, OFFLINE]))
@@ -234,6 +252,7 @@ STALE = (
     "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, and an "
     f"early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
 )
+WITHOUT = "GRPO has no KL penalty here: with a rare sync it took the smallest that was tried."
 
 
 def weights(name: str, added: Record) -> str:
@@ -256,7 +275,9 @@ def caption(records: Records) -> str:
         f"seeds, over {POINTS} points ({ROUNDS}) of learning rate (bandit {RATES['bandit'][0]:g} … "
         f"{RATES['bandit'][1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and, where there is one, "
         f"β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Not drawn: GRPO of s = {RARE:g}, IPO for C33 and what each "
-        f"is compared with, are tuned over {WIDE_POINTS} points (β from {WIDE_BETAS[0]:g}) and tested on other seeds. "
+        f"is compared with, on other seeds: GRPO without a KL penalty, over {POINTS} rates, IPO over "
+        f"{len(replayed_data.WIDE_BETAS) ** 2} points (rates to {WIDE_RATES['network'][1]:,.0f} or more, β from "
+        f"{replayed_data.WIDE_BETAS[0]:g}). "
         "Noiseless labels."
     )
 

@@ -8,6 +8,7 @@ with its line.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -675,10 +676,10 @@ def collapse() -> list[Planted]:
         (Term("length/.*", -1.5, "length"),),
     )
     found.append(Planted("collapse", "C36", "DPO, s = 10", "token", 1, terms, raised=shorter))
-    for name in ("dpo", "grpo"):
-        for when in ("online", "offline"):
-            terms = difference(f"entropy/.*/{name}/dense/{when}", f"entropy/.*/{name}/verifiable/{when}", "entropy")
-            found.append(Planted("collapse", "C37", f"{name}, {when}", "token", 1, terms))
+    for before, setting, where in (("", "token", ""), ("network/", "mlp", ", network")):
+        for name, when in itertools.product(("dpo", "grpo"), ("online", "offline")):
+            arms = (f"{before}entropy/.*/{name}/{reward}/{when}" for reward in ("dense", "verifiable"))
+            found.append(Planted("collapse", "C37", f"{name}, {when}{where}", setting, 1, difference(*arms, "entropy")))
     return found
 
 
