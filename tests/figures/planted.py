@@ -643,11 +643,12 @@ def replayed_data() -> list[Planted]:
             terms = difference(f"{wide}/shuffled", f"{wide}/offline")
             loses = f"{wide}/(shuffled|offline)"
             found.append(Planted("replayed_data", "C16", part, setting, 0, terms, at_most=True, weaker=loses))
+        many = "/many" if where == "network" else ""
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
-            ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
+            ("C18", "IPO: the last policy's data", f"{ipo}{many}/online", f"{ipo}{many}/final"),
         ):
-            loses, tuned = (f"{ipo}/offline", ()) if id == "C18" else (None, (Term(f"{ipo}/shuffled", -0.5),))
+            loses, tuned = (f"{ipo}{many}/offline", ()) if id == "C18" else (None, (Term(f"{ipo}/shuffled", -0.5),))
             terms = difference(more, less)
             found.append(Planted("replayed_data", id, part, setting, 1, terms, weaker=loses, raised=tuned))
         wide = "/wide" if where == "bandit" else ""
