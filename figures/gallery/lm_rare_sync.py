@@ -25,6 +25,7 @@ from sims.core.algorithms.contrastive import DPO
 from sims.core.schedule import Schedule
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
+from sims.experiments.store import Record
 
 RUNS, UPDATES, EVALUATIONS, PROMPTS, GENERATIONS, SEED = 20, 200, 4, 2, 4, 421
 ONLINE, RARE = 1.0, 100.0  # updates between two copies of the policy to the sampler
@@ -59,9 +60,12 @@ def arms() -> dict[str, Experiment]:
 
 
 def collect(lab: Lab) -> Records:
-    """Every arm tuned for itself, by its score at the end."""
-    chosen = arms()
-    return lab.tuned_records(chosen, dict.fromkeys(chosen, GRID), TUNING_RUNS)
+    """Every arm tuned for itself, by its score at the end; one algorithm after the other, as each takes long."""
+    chosen, found = arms(), dict[str, Record]()
+    for algorithm in ALGORITHMS:
+        its = {name: arm for name, arm in chosen.items() if name.startswith(f"{algorithm}/")}
+        found |= lab.tuned_records(its, dict.fromkeys(its, GRID), TUNING_RUNS)
+    return found
 
 
 def draw(records: Records) -> MatplotlibFigure:
