@@ -502,7 +502,7 @@ def lm_preferences() -> list[Planted]:
             Planted(name, "C14", f"{words}, {part}", "lm", -1, (Term(arms, tokens, "fall"),))
             for words, arms in (
                 ("dpo, online", "dpo/on/0.1/0.001"),
-                ("dpo, offline", "dpo/off/0.1/0.001"),
+                ("dpo, offline", "longer/dpo/off/0.1/0.001"),
                 ("ppo, online", "ppo/on/–/0.001"),
             )
         ),
