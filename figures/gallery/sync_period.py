@@ -253,9 +253,9 @@ STALE = (
     f"early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
 )
 WITHOUT = (
-    "GRPO has no KL penalty here, since with a rare sync it took the smallest that was tried, and so 24 learning rates in "
-    "place of six. On the network with a penalty and six rates, on other seeds, the rare sync lost 0.25: which of the two "
-    "is ahead hangs on how finely each is tuned, that they are apart does not."
+    "GRPO has no KL penalty here, since with a rare sync it took the smallest that was tried, and so 24 learning rates "
+    "in place of six. On the network with a penalty and six rates, on other seeds, the rare sync lost 0.25: which of "
+    "the two is ahead hangs on how finely each is tuned, that they are apart does not."
 )
 
 
