@@ -90,23 +90,22 @@ def collect(lab: Lab) -> Records:
 def draw(records: Records) -> MatplotlibFigure:
     """Scores on few and many prompts; lengths by reference; entropy by reward."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 3, figsize=(14.5, 8.2), layout="constrained")
-        for axis, number in zip(axes[0], (FEW, MANY), strict=False):
+        fig = plt.figure(figsize=(13.5, 8.2), layout="constrained")
+        grid = fig.add_gridspec(2, 6)
+        few, many, lengths = (fig.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
+        for axis, number in ((few, FEW), (many, MANY)):
             _curves(axis, records, number)
         for i, task in enumerate(("short", "alike")):
             at = np.arange(2) + 0.08 * (i - 0.5)
             ends = [measured(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
-            points(axes[0, 2], at, ends, "dpo", task == "short")
+            points(lengths, at, ends, "dpo", task == "short")
         start = float(records["length/short/fixed"].arrays["length"][:, 0].mean())
-        bound(axes[0, 2], start, "at the start")
-        axes[0, 2].set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
-        axes[0, 2].set_xlim(-0.5, 1.5)
-        axes[0, 2].set(
-            title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS at the end"
-        )
-        for axis, place in zip(axes[1], PLACES, strict=False):
-            draw_entropies(axis, records, place)
-        axes[1, 2].axis("off")
+        bound(lengths, start, "at the start")
+        lengths.set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
+        lengths.set(xlim=(-0.5, 1.5), ylim=(0.0, 1.15 * start), ylabel="tokens before EOS at the end")
+        lengths.set_title("filled: short responses more often right\nopen: all alike")
+        for i, place in enumerate(PLACES):
+            draw_entropies(fig.add_subplot(grid[1, 3 * i : 3 * i + 3]), records, place)
     return fig
 
 
