@@ -42,12 +42,12 @@ def equal_grid(arm: Experiment, lowest: float = LEARNING_RATES[0], highest: floa
     rates alone.
     """
     own = (lowest, highest) != (LEARNING_RATES[0], LEARNING_RATES[-1])
-    rates = _spread(lowest, highest, len(LEARNING_RATES)) if own else LEARNING_RATES
+    rates = spread(lowest, highest, len(LEARNING_RATES)) if own else LEARNING_RATES
     if isinstance(arm.algorithm, PPO) and arm.schedule.sync_period > 1:
         return product(learning_rate=rates, epsilon=CLIP_RANGES)
     if getattr(arm.algorithm, "beta", 0.0) > 0:
         return product(learning_rate=rates, beta=BETAS)
-    return product(learning_rate=_spread(lowest, highest, POINTS))
+    return product(learning_rate=spread(lowest, highest, POINTS))
 
 
 def spread_grid(arm: Experiment, lowest: float, highest: float, betas: Sequence[float], count: int) -> list[Point]:
@@ -59,11 +59,12 @@ def spread_grid(arm: Experiment, lowest: float, highest: float, betas: Sequence[
     if isinstance(arm.algorithm, Mixture):  # of the first loss that has one
         names = [f"{loss.kind}.beta" for loss in arm.algorithm.losses if hasattr(loss, "beta")][:1]
     if not names:
-        return product(learning_rate=_spread(lowest, highest, count))
-    return product(learning_rate=_spread(lowest, highest, count // len(betas)), **{names[0]: betas})
+        return product(learning_rate=spread(lowest, highest, count))
+    return product(learning_rate=spread(lowest, highest, count // len(betas)), **{names[0]: betas})
 
 
-def _spread(lowest: float, highest: float, count: int) -> tuple[float, ...]:
+def spread(lowest: float, highest: float, count: int) -> tuple[float, ...]:
+    """So many values, evenly on a logarithmic scale, by two digits."""
     return tuple(float(f"{x:.2g}") for x in np.geomspace(lowest, highest, count))
 
 

@@ -110,11 +110,11 @@ def added_row(
 
 
 def epsilon_row(tested: Claim, setting: Setting, figure: str, large: Record, small: Record, note: str) -> Verdict:
-    """C38: what a larger Adam ε brings, at the last evaluation with room."""
+    """C38: what a larger Adam ε brings, at the last evaluation with room; a test only where the small ε is unstable."""
     at, room = last_with_room([sides([large], [small])], tested.margin)
     effect = effect_of([part(1.0, large, at), part(-1.0, small, at)])
     why = f"ε = {small.spec['optimiser']['adam_epsilon']:g} is the placebo: an ε that is too small to matter"
-    gates = [room, tuned_for(at, large, small), placebo(None, tested.margin, why)]
+    gates = [unstable(small, tested.margin), room, tuned_for(at, large, small), placebo(None, tested.margin, why)]
     gates += tuned_and_bounded(tested.margin, large, small)
     return row_of(tested, setting, effect, figure, [large.hash, small.hash], note, gates)
 

@@ -3,7 +3,6 @@ when the reference follows the policy, and entropy under a reward that is right 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,55 +12,44 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.collapsing import entropy_with_room, interaction_of_falls, measured, on_the_way, preventable
-from figures.arms.gating import last_with_room, of_all, sides, tuned_for, tuned_well
+from figures.arms.collapsing import interaction_of_falls, measured, preventable
+from figures.arms.entropies import PAIRS, PLACES, TREE, draw_entropies, entropy_arms, entropy_rows
+from figures.arms.gating import last_with_room, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import RC, bound, curve, points
-from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO
 from sims.core.loop.optimise import Optimiser
 from sims.core.schedule import Schedule
 from sims.core.spec import from_json
-from sims.environments import Contextual, VerifiableTree
+from sims.environments import Contextual
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import scores
 from sims.experiments.store import Record
 from sims.policies import MLP, Table
 from sims.statistics.gates import placebo, room
 from sims.statistics.intervals import mean_interval
-from sims.statistics.verdicts import over_tunings
 
-RUNS, EVALUATIONS, BATCH, GENERATIONS = 100, 20, 8, 4
+RUNS, BATCH, GENERATIONS = 100, 8, 4
 UPDATES = {"prompts": 400, "tree": 200}
 FEW, MANY, SEMI, RARE = 4, 32, 10.0, 100.0
 ALIKE = 0.35  # probability that a response is right, whatever its length: the placebo of C36
-TREE = VerifiableTree(num_prompts=8, vocabulary=3, max_length=4)
-# The best of K against the worst, so that a prompt whose responses are all right or all wrong has no pair.
-DPO_PAIRS = DPO(pairing="best_worst")
-LEARNERS = {"dpo": DPO_PAIRS, "grpo": GRPO(beta=0.0)}
-WHEN = {"online": None, "offline": math.inf}
-REWARDS = ("verifiable", "dense")
 LOWEST, HIGHEST = 0.003, 3.0  # learning rates of what is tuned
-# Of entropies, one for both rewards: of 0.01, 0.03, 0.1, 0.3 and 1, the largest two by which on ten development runs
-# every arm's entropy has room at a second evaluation. Which reward's is lower was not looked at.
-ENTROPY_RATES = (0.1, 0.3)
 BETAS = (0.01, 0.1, 1.0, 10.0)
 HELD = Optimiser(learning_rate=0.05)  # of C36, with β = 1: tuned for their score, both arms end before a length falls
 POINTS = 6 * len(BETAS)
 
 UNSTABLE = {"held": claim("C35", "settings of s = 10"), "prompts": claim("C35", "each tuned")}
 LENGTH = claim("C36", "DPO, s = 10")
-ENTROPY = {(name, when): claim("C37", f"{name}, {when}") for name in LEARNERS for when in WHEN}
 
 
 def arms() -> dict[str, Experiment]:
-    """prompts/number/s; length/task/reference; entropy/learning rate/algorithm/reward/when."""
+    """prompts/number/s; length/task/reference; and those of entropies."""
     # Seeds: a setting that was changed after its runs takes fresh ones (the history in claims.toml).
-    shared: dict[str, Any] = {"evaluations": EVALUATIONS, "runs": RUNS, "seed": 13}
+    shared: dict[str, Any] = {"evaluations": 20, "runs": RUNS, "seed": 13}
     again = {**shared, "updates": UPDATES["tree"], "seed": 14}
     long = {**shared, "updates": UPDATES["prompts"]}
     drawn = Schedule(batch_size=BATCH, num_generations=GENERATIONS)
@@ -78,20 +66,9 @@ def arms() -> dict[str, Experiment]:
         for reference, schedule in references.items():
             name = f"length/{task}/{reference}"
             found[name] = Experiment(
-                "length_collapse", tree, Table(), DPO_PAIRS.replace(beta=1.0), schedule, optimiser=HELD, **again
+                "length_collapse", tree, Table(), PAIRS.replace(beta=1.0), schedule, optimiser=HELD, **again
             )
-    for rate, (name, algorithm), reward, (when, s) in itertools.product(
-        ENTROPY_RATES, LEARNERS.items(), REWARDS, WHEN.items()
-    ):
-        found[f"entropy/{rate:g}/{name}/{reward}/{when}"] = Experiment(
-            f"entropy-{name}",
-            TREE.replace(reward=reward),
-            Table(),
-            algorithm,
-            drawn.replace(sync_every_updates=s),
-            optimiser=Optimiser(learning_rate=rate),
-            **{**again, "seed": 15},
-        )
+    found |= entropy_arms(drawn)
     return found
 
 
@@ -113,21 +90,22 @@ def collect(lab: Lab) -> Records:
 def draw(records: Records) -> MatplotlibFigure:
     """Scores on few and many prompts; lengths by reference; entropy by reward."""
     with plt.rc_context(RC):
-        fig, axes = plt.subplots(2, 2, figsize=(10.5, 8.2), layout="constrained")
-        for axis, number in zip(axes[0], (FEW, MANY), strict=True):
+        fig = plt.figure(figsize=(13.5, 8.2), layout="constrained")
+        grid = fig.add_gridspec(2, 6)
+        few, many, lengths = (fig.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3))
+        for axis, number in ((few, FEW), (many, MANY)):
             _curves(axis, records, number)
         for i, task in enumerate(("short", "alike")):
             at = np.arange(2) + 0.08 * (i - 0.5)
             ends = [measured(records[f"length/{task}/{reference}"], "length") for reference in ("fixed", "copied")]
-            points(axes[1, 0], at, ends, "dpo", task == "short")
+            points(lengths, at, ends, "dpo", task == "short")
         start = float(records["length/short/fixed"].arrays["length"][:, 0].mean())
-        bound(axes[1, 0], start, "at the start")
-        axes[1, 0].set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
-        axes[1, 0].set_xlim(-0.5, 1.5)
-        axes[1, 0].set(
-            title="filled: short responses more often right; open: all alike", ylabel="tokens before EOS at the end"
-        )
-        _entropies(axes[1, 1], records)
+        bound(lengths, start, "at the start")
+        lengths.set_xticks(range(2), ["fixed reference", f"copied every {SEMI:g} updates"])
+        lengths.set(xlim=(-0.5, 1.5), ylim=(0.0, 1.15 * start), ylabel="tokens before EOS at the end")
+        lengths.set_title("filled: short responses more often right\nopen: all alike")
+        for i, place in enumerate(PLACES):
+            draw_entropies(fig.add_subplot(grid[1, 3 * i : 3 * i + 3]), records, place)
     return fig
 
 
@@ -145,23 +123,8 @@ def _curves(axes: Axes, records: Records, number: int) -> None:
     axes.legend(loc="lower right", fontsize=8.5)
 
 
-def _entropies(axes: Axes, records: Records) -> None:
-    """Where they are tested; the smaller learning rate on the left."""
-    for x, ((name, when), tested) in enumerate(ENTROPY.items()):
-        for rate, aside in zip(ENTROPY_RATES, (-0.18, 0.18), strict=True):
-            both = _both(records, rate, name, when)
-            at, _ = entropy_with_room(*both, tested.margin)
-            for record, filled in zip(both, (False, True), strict=True):
-                points(axes, np.array([x + aside]), [measured(record, "entropy", at)], name, filled)
-    start = float(records[f"entropy/{ENTROPY_RATES[0]:g}/dpo/dense/online"].arrays["entropy"][:, 0].mean())
-    bound(axes, start, "at the start")
-    axes.set_xticks(range(len(ENTROPY)), [f"{name}\n{when}" for name, when in ENTROPY])
-    axes.set(title="filled: right or wrong; open: dense", ylabel="entropy where it is tested, nats")
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-
-
 def verdicts(records: Records) -> list[Verdict]:
-    """C35 by both settings of the rare sync, C36, and C37 of both algorithms, online and offline."""
+    """C35 by both settings of the rare sync, C36, and C37 of both algorithms, online and offline, in both places."""
     rows = []
     for which, tested in UNSTABLE.items():
         rare, semi = (
@@ -171,7 +134,7 @@ def verdicts(records: Records) -> list[Verdict]:
         rows.append(_unstable(tested, rare, semi))
     fixed, copied = (records[f"length/short/{reference}"] for reference in ("fixed", "copied"))
     rows.append(_length(fixed, copied, [records[f"length/alike/{reference}"] for reference in ("copied", "fixed")]))
-    return [*rows, *(_entropy(tested, records, *which) for which, tested in ENTROPY.items())]
+    return [*rows, *entropy_rows(records, FIGURE.name)]
 
 
 def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Verdict:
@@ -208,58 +171,25 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
     return row_of(LENGTH, "token", effect, FIGURE.name, hashes, note, gates)
 
 
-def _both(records: Records, rate: float, name: str, when: str) -> tuple[Record, Record]:
-    """Of the dense reward, and of the one that is right or wrong."""
-    dense, binary = (records[f"entropy/{rate:g}/{name}/{reward}/{when}"] for reward in ("dense", "verifiable"))
-    return dense, binary
-
-
-def _entropy(tested: Claim, records: Records, name: str, when: str) -> Verdict:
-    effects, rooms, untuned, used, places = [], [], [], [], []
-    both = {rate: _both(records, rate, name, when) for rate in ENTROPY_RATES}
-    for rate, (dense, binary) in both.items():
-        at, left = entropy_with_room(dense, binary, tested.margin)
-        effects.append(mean_interval(measured(dense, "entropy", at) - measured(binary, "entropy", at)))
-        rooms.append(left)
-        untuned.append(tuned_for(at, dense, binary, quantity="entropy"))
-        used += [dense, binary]
-        ends = " and ".join(f"{scores(record)[:, at].mean():.2f}" for record in (dense, binary))
-        after = int(dense.arrays["updates"][at])
-        places.append(f"{effects[-1].estimate:+.3f} at {rate:g} after {after} updates, with scores of {ends}")
-    why = (
-        "none takes the effect away: a reward without information leaves both at the reference; the same responses "
-        "are right by both rewards"
-    )
-    apart = max(effect.low for effect in effects) > min(effect.high for effect in effects)
-    size = " Its size hangs on the rate: the intervals of the two do not meet." if apart else ""
-    note = (
-        f"By one learning rate for both rewards, none is tuned, and the interval is that of both rates: "
-        f"{'; '.join(places)} (dense and right or wrong): the last evaluations at which the entropies leave room. Of "
-        "the policy itself, exact, which is the expectation over its own samples. Right or wrong leaves all right "
-        "responses equal, a dense reward has one best response per prompt. How far either is learned by then, as the "
-        f"scores say, is part of the difference.{size} One draw of the tree for all runs: the interval does not cover "
-        "trees."
-    )
-    gates = [of_all(rooms), of_all(untuned), on_the_way(both, tested.margin), placebo(None, tested.margin, why)]
-    hashes = [record.hash for record in used]
-    return row_of(tested, "token", over_tunings(effects), FIGURE.name, hashes, note, gates)
-
-
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records[f"prompts/{FEW}/{SEMI:g}"].arrays["gold"])
+    single = PLACES["network"].environment
+    rates = {name: ", ".join(f"{rate:g}" for rate in place.rates) for name, place in PLACES.items()}
     return (
         f"{runs} runs per arm, updates of {BATCH} prompts × {GENERATIONS} responses; mean and 95 % interval or band. "
         f"Top, {UPDATES['prompts']} updates: DPO on a network of one hidden layer of 32, whose best response has a "
         "reference probability of 0.02; every arm but the dotted ones tuned for its score on other seeds, over "
         f"{POINTS} points ({ROUNDS}) of learning rate ({LOWEST:g} … {HIGHEST:g}) and β ({BETAS[0]:g} … "
-        f"{BETAS[-1]:g}), listed below. Bottom, {UPDATES['tree']} updates: tables on a token tree of "
+        f"{BETAS[-1]:g}), listed below. All else {UPDATES['tree']} updates, none tuned: tables on a token tree of "
         f"{TREE.num_prompts} prompts and responses of up to {TREE.max_length} tokens, right with a probability of "
-        f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all); DPO takes the best and the worst of "
-        f"{GENERATIONS}; none is tuned. Left, its sampler is copied every {SEMI:g} updates, learning rate "
-        f"{HELD.learning_rate:g}, β = 1, at the end. Right, it is copied before every batch or never, with learning "
-        f"rates {ENTROPY_RATES[0]:g} (left of the two) and {ENTROPY_RATES[1]:g}, β = {DPO_PAIRS.beta:g} (GRPO has no "
-        "KL penalty), at the last evaluation that leaves room. Noiseless labels."
+        f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all), and a network of one hidden layer of 32 on "
+        f"{single.num_prompts} prompts × {single.vocabulary} responses, right with a probability of "
+        f"{single.right_short:g}; DPO takes the best and the worst of {GENERATIONS}. Top right, its sampler is copied "
+        f"every {SEMI:g} updates, learning rate {HELD.learning_rate:g}, β = 1, at the end. Bottom, it is copied before "
+        f"every batch or never, with learning rates, from left to right, {rates['tree']} of the table and "
+        f"{rates['network']} of the network, β = {PAIRS.beta:g} (GRPO has no KL penalty), at the last evaluation that "
+        "leaves room. Noiseless labels."
     )
 
 

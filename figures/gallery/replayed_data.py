@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from figures.arms.gating import (
     at_the_end,
     effect_of,
+    in_brief,
     last_with_room,
     own_settings,
     part,
@@ -60,7 +61,12 @@ POINTS = 7 * len(BETAS)
 # Of IPO on the bandit, whose offline arm stood at two ends of the grid: rates from 0.01 to 10,000, in half-decades too.
 WIDE_RATES, WIDE_BETAS = (0.01, 1e4), tuple(float(f"{x:.2g}") for x in np.geomspace(1e-6, 1.0, 13))
 WIDE_POINTS = 13 * len(WIDE_BETAS)
-SEED, SAME_SEED, WIDE_SEED, OWN_SEED = 3, 23, 33, 43
+# And of DPO there, whose offline arm stood at the largest β.
+WIDE_DPO_BETAS: tuple[float, ...] = tuple(float(f"{x:.2g}") for x in np.geomspace(1e-3, 1e3, 13))
+SEED, SAME_SEED, WIDE_SEED, OWN_SEED, MANY_SEED = 3, 23, 33, 43, 53
+# Of C18 on the network, where offline IPO is ahead of online: among eight responses the reference shows the best one
+# often enough; not so among as many as these.
+MANY_RESPONSES = 64
 SHOWN = {
     "online": "online",
     "held/ordered": "replay,\nin order",
@@ -126,10 +132,24 @@ def near() -> dict[str, Experiment]:
 
 
 def wide() -> dict[str, Experiment]:
-    """bandit/ipo/wide/source: online, shuffled and offline, each to be tuned on a wider grid, on other seeds."""
+    """bandit/algorithm/wide/source: what is to be tuned on a wider grid, on other seeds."""
+    like = {**arms(), **near()}
+    sources = {"ipo": ("online", "shuffled", "offline"), "best_of_n": ("offline",), "dpo": ("offline", "final")}
+    return {
+        f"bandit/{name}/wide/{source}": like[f"bandit/{name}/{source}"].replace(seed=WIDE_SEED)
+        for name in sources
+        for source in sources[name]
+    }
+
+
+def many() -> dict[str, Experiment]:
+    """network/ipo/many/source: online, offline and the last policy's, of many responses."""
     like = arms()
-    sources = ("online", "shuffled", "offline")
-    return {f"bandit/ipo/wide/{source}": like[f"bandit/ipo/{source}"].replace(seed=WIDE_SEED) for source in sources}
+    place = Contextual(num_responses=MANY_RESPONSES, coverage=0.5, best_mass=0.02)
+    return {
+        f"network/ipo/many/{source}": like[f"network/ipo/{source}"].replace(environment=place, seed=MANY_SEED)
+        for source in ("online", "offline", "final")
+    }
 
 
 def own() -> dict[str, Experiment]:
@@ -179,9 +199,10 @@ def collect(lab: Lab) -> Records:
         tuned = {**tuned, **lab.tuned_records(chosen, grids, **TUNING)}
     on_the_bandit = {name: arm for name, arm in own().items() if name.startswith("bandit")}
     for widely in (wide(), on_the_bandit):
-        widest = {name: spread_grid(arm, *WIDE_RATES, WIDE_BETAS, WIDE_POINTS) for name, arm in widely.items()}
+        own_betas = {name: WIDE_DPO_BETAS if "/dpo/" in name else WIDE_BETAS for name in widely}
+        widest = {name: spread_grid(arm, *WIDE_RATES, own_betas[name], WIDE_POINTS) for name, arm in widely.items()}
         tuned = {**tuned, **lab.tuned_records(widely, widest, **TUNING)}
-    others = {name: arm for name, arm in own().items() if name not in on_the_bandit}
+    others = {name: arm for name, arm in own().items() if name not in on_the_bandit} | many()
     grids = {name: spread_grid(arm, *RATES["network"], BETAS, POINTS) for name, arm in others.items()}
     tuned = {**tuned, **lab.tuned_records(others, grids, **TUNING)}
     replays = held(tuned)
@@ -254,21 +275,24 @@ def verdicts(records: Records) -> list[Verdict]:
         tuned = own_settings(SHARP.margin, shuffled)
         rows.append(_effect(SHARP, setting, ipo["held/window_4"], ipo["held/shuffled"], "order", note, tuned))
         rows += _own_windows(records, environment, setting)
-        note = f"Both responses are the last policy's. {between}"
-        rows.append(_effect(LAST, setting, ipo["online"], ipo["final"], "source", note, _to_close(ipos, LAST)))
+        rows.append(_last(records, environment, setting))
         for source, tested in CLOSES.items():
             note = "Shuffled, imitating the winners of two is imitating what the online run drew on its whole way."
             note += _repeated(best, source)
             winners = {"the shuffled stream": (best[source], best["shuffled"])}
             more = [own_settings(tested.margin, winners)] if source != "shuffled" else []
             rows.append(_none(tested, setting, best["online"], best[source], _seen(gap, tested), note, *more))
-        dpo = {source: records[f"{environment}/dpo/{source}"] for source in ("final", *NEAR)}
+        widely = environment == "bandit"
         for source, tested in NEAR.items():
+            wider = "wide/" if widely and source == "offline" else ""
+            one, other = (records[f"{environment}/dpo/{wider}{which}"] for which in (source, "final"))
             note = "Each is tuned, and with it the online run whose last policy draws its pairs."
-            rows.append(_effect(tested, setting, dpo[source], dpo["final"], "source", note))
+            rows.append(_effect(tested, setting, one, other, "source", note))
         note = "Imitating the better of two draws of the reference is bounded, however long it trains."
-        control = stopped_early([ipo["offline"]], [ipo["offline"]], NO_BETTER.margin)
-        rows.append(_none(NO_BETTER, setting, best["offline"], ipo["offline"], control, note))
+        wider = "wide/" if widely else ""
+        imitated, contrasted = (records[f"{environment}/{name}/{wider}offline"] for name in ("best_of_n", "ipo"))
+        control = stopped_early([contrasted], [contrasted], NO_BETTER.margin)
+        rows.append(_none(NO_BETTER, setting, imitated, contrasted, control, note))
     return rows
 
 
@@ -283,6 +307,16 @@ def _wider(records: Records) -> Verdict:
         "from the narrower grid, +0.388, before this design."
     )
     return _none(WIDER, "bandit", shuffled, offline, _to_close(gap, WIDER), note)
+
+
+def _last(records: Records, environment: str, setting: Setting) -> Verdict:
+    """C18, on the network of many responses: of eight, offline IPO is ahead of online, and no gap is left to close."""
+    where = f"{environment}/ipo" if environment == "bandit" else f"{environment}/ipo/many"
+    online, offline, final = (records[f"{where}/{source}"] for source in ("online", "offline", "final"))
+    gap = effect_of([part(1.0, online), part(-1.0, offline)])
+    many = f", and a prompt has {MANY_RESPONSES} responses" if environment == "network" else ""
+    note = f"Both responses of a pair are the last policy's{many}. IPO's gap, online − offline, is {in_brief(gap)}."
+    return _effect(LAST, setting, online, final, "source", note, _to_close(gap, LAST))
 
 
 def _own_windows(records: Records, environment: str, setting: Setting) -> list[Verdict]:
@@ -379,7 +413,9 @@ def caption(records: Records) -> str:
         f"{PROMPTS * UPDATES:,} pairs drawn by the policy that an online run ends with; one of each: the second "
         "response of every pair is the reference's. Not drawn: IPO online, shuffled and offline, all by the settings "
         "that are best online, and on the bandit each tuned over "
-        f"{WIDE_POINTS} points (rates to {WIDE_RATES[1]:,.0f}, β from {WIDE_BETAS[0]:g}), and so every window of C17, "
+        f"{WIDE_POINTS} points (rates to {WIDE_RATES[1]:,.0f}, β from {WIDE_BETAS[0]:g}), as every window of C17, both "
+        f"arms of C69, and with β from {WIDE_DPO_BETAS[0]:g} to {WIDE_DPO_BETAS[-1]:,.0f} DPO on the reference's pairs "
+        f"against the last policy's, and of C18 the network with {MANY_RESPONSES} responses a prompt in place of 8, "
         "each on seeds of their own. "
         f"Tuned on other seeds, over {POINTS} points ({ROUNDS}) of learning rate and β (IPO {BETAS[0]:g} … "
         f"{BETAS[-1]:g}, DPO {DPO_BETAS[0]:g} … {DPO_BETAS[-1]:g}), listed below. Labels are noiseless and by gold: "

@@ -6,17 +6,19 @@ from __future__ import annotations
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
+from figures.arms.sweeps import ROUNDS, TUNING, spread, spread_grid
 from figures.arms.syncing import added_row, behind_row, control, epsilon_row, not_behind_row, same_row, steadier_row
 from figures.catalogue import Setting, claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
+from figures.gallery.replayed_data import WIDE_BETAS
 from figures.lab import Lab, product
-from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, VERMILION, bound, colour, key, side_by_side
+from figures.report.style import BLACK, BLUE, GREEN, PURPLE, RC, VERMILION, bound, colour, key, points, side_by_side
 from sims.core.algorithms import Algorithm, find_algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.algorithms.contrastive import DPO, GroupDPO
@@ -47,6 +49,10 @@ ENVIRONMENTS: dict[str, tuple[Setting, EnvironmentSpec, PolicySpec]] = {
 RATES = {"bandit": (0.01, 10.0), "network": (0.003, 3.0)}
 BETAS = (0.01, 0.1, 1.0, 10.0)
 POINTS = 6 * len(BETAS)
+# Of GRPO with a rare sync and IPO with none, which stood at the lowest β, down to 0.0001 as well, and of what each is
+# compared with: half-decades of both, β from `replayed_data`, on seeds of their own.
+WIDE_RATES, WIDE_SEEDS = {"bandit": (0.01, 1e4), "network": (0.003, 3e3)}, {"grpo": 83, "ipo": 82}
+WIDE = (*(("grpo", s) for s in (ONLINE, RARE, OFFLINE)), *(("ipo", s) for s in (SEMI, OFFLINE)))
 TITLES = {
     "bandit": "bandit, a table · 100 actions",
     "network": "network · 8 prompts × 8 responses",
@@ -115,6 +121,16 @@ def others() -> dict[str, Experiment]:
     }
 
 
+def wide() -> dict[str, Experiment]:
+    """wide/environment/algorithm/s: to be tuned on a wider grid."""
+    like = arms((ONLINE, SEMI, RARE, OFFLINE))
+    return {
+        f"wide/{environment}/{name}/{s:g}": like[f"{environment}/{name}/{s:g}"].replace(seed=WIDE_SEEDS[name])
+        for environment in ENVIRONMENTS
+        for name, s in WIDE
+    }
+
+
 def unstable() -> dict[str, Experiment]:
     """network/unstable: DPO at s = 10 under the small ε, to be tuned for the largest fall."""
     like = arms((SEMI,))[f"network/dpo/{SEMI:g}"]
@@ -134,6 +150,11 @@ def collect(lab: Lab) -> Records:
     for chosen in (arms((ONLINE, SEMI, RARE, OFFLINE)) if lab.quick else arms(), others()):
         grids = {name: spread_grid(arm, *RATES[name.split("/")[0]], BETAS, POINTS) for name, arm in chosen.items()}
         found = {**found, **lab.tuned_records(chosen, grids, **TUNING)}
+    for seed in WIDE_SEEDS.values():
+        its = {name: arm for name, arm in wide().items() if arm.seed == seed}
+        rates = {name: spread(*WIDE_RATES[name.split("/")[1]], len(WIDE_BETAS)) for name in its}
+        grids = {name: product(learning_rate=tried, beta=WIDE_BETAS) for name, tried in rates.items()}
+        found = {**found, **lab.tuned_records(its, grids, **TUNING)}
     points = product(learning_rate=UNSTABLE_RATES, beta=BETAS)
     found = {**found, **lab.tuned_records(unstable(), {"network/unstable": points}, UNSTABLE_TUNING, by="fall")}
     return {**found, **lab.records(steadied(found["network/unstable"]))}
@@ -152,7 +173,9 @@ def draw(records: Records) -> MatplotlibFigure:
             Line2D([], [], color=colour("dpo"), marker=shape, linestyle="", mfc="white", label=label)
             for shape, _, label in BESIDE.values()
         ]
-        fig.legend(handles=[*lines, *added], loc="outside lower center", ncols=4, fontsize=9.5)
+        hollow = {"linestyle": "", "mfc": "white"}
+        wider = [key(name, f"{name}, wider grid", **hollow) for name in dict(WIDE)]
+        fig.legend(handles=[*lines, *added, *wider], loc="outside lower center", ncols=4, fontsize=9.5)
     return fig
 
 
@@ -166,6 +189,9 @@ def _against_period(axes: Axes, records: Records, environment: str) -> None:
             ends = [[found.estimate - found.low], [found.high - found.estimate]]
             at = tried.index(SEMI) + aside, found.estimate
             axes.errorbar(*at, ends, fmt=shape, color=colour("dpo"), mfc="white", ms=5.5, elinewidth=1.4)
+    for name, s in WIDE:
+        x, wider = np.array([tried.index(s) - 0.22]), records[f"wide/{environment}/{name}/{s:g}"]
+        points(axes, x, [final_scores(wider)], name, filled=False)
     bound(axes, 1.0, "largest reward", x=0.99)
     labels = ["never" if math.isinf(s) else f"{s:g}" for s in tried]
     axes.set_xticks(range(len(tried)), labels)
@@ -193,11 +219,14 @@ def verdicts(records: Records) -> list[Verdict]:
     for environment, (setting, _, _) in ENVIRONMENTS.items():
         at = {(n, s): records[f"{environment}/{n}/{s:g}"] for n in ALGORITHMS for s in (ONLINE, SEMI, RARE, OFFLINE)}
         dpo, grpo, offline = at["dpo", ONLINE], at["grpo", ONLINE], at["grpo", OFFLINE]
+        wider = {**at, **{(n, s): records[f"wide/{environment}/{n}/{s:g}"] for n, s in WIDE}}
         for (name, s), tested in SAME.items():
-            loses = control(grpo, offline, tested.margin)
-            rows.append(same_row(tested, setting, figure, at[name, ONLINE], at[name, s], loses, STALE))
+            used = wider if (name, s) == ("grpo", RARE) else at
+            loses = control(used["grpo", ONLINE], used["grpo", OFFLINE], tested.margin)
+            rows.append(same_row(tested, setting, figure, used[name, ONLINE], used[name, s], loses, STALE))
         for name, tested in BEHIND.items():
-            rows.append(behind_row(tested, setting, figure, at[name, SEMI], at[name, OFFLINE]))
+            used = wider if name == "ipo" else at
+            rows.append(behind_row(tested, setting, figure, used[name, SEMI], used[name, OFFLINE]))
         rows.append(not_behind_row(NOT_BEHIND, setting, figure, dpo, grpo, offline))
         for name, tested in ADDED.items():
             added = records[f"{environment}/{name}/{SEMI:g}"]
@@ -206,7 +235,7 @@ def verdicts(records: Records) -> list[Verdict]:
     diverged = int((small.arrays["diverged_at"] >= 0).sum())
     note = (
         f"Little here is unstable: with the small ε {diverged} of {RUNS['network']} runs diverge, and scores end "
-        f"{fall(small).mean():.3f} below their best. Whether a larger ε gains is tested, and hardly whether it "
+        f"{fall(small).mean():.3f} below their best. The effect says what a larger ε gains, and not whether it "
         "stabilises; what the paper saw, loss spikes of a large model, it may prevent."
     )
     rows.append(epsilon_row(EPSILON, "mlp", figure, large, small, note))
@@ -238,7 +267,10 @@ def caption(records: Records) -> str:
         "the reference drawn per run. Never: all samples by the reference. Every cell was tuned for itself on other "
         f"seeds, over {POINTS} points ({ROUNDS}) of learning rate (bandit {RATES['bandit'][0]:g} … "
         f"{RATES['bandit'][1]:g}, network {RATES['network'][0]:g} … {RATES['network'][1]:g}) and, where there is one, "
-        f"β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Noiseless labels."
+        f"β ({BETAS[0]:g} … {BETAS[-1]:g}), listed below. Hollow: GRPO of s = {RARE:g}, IPO for C33 and what each "
+        f"is compared with, tuned over {len(WIDE_BETAS) ** 2} points (rates to {WIDE_RATES['bandit'][1]:,.0f} and "
+        f"{WIDE_RATES['network'][1]:,.0f}, β from {WIDE_BETAS[0]:g}) and tested on other seeds. "
+        "Noiseless labels."
     )
 
 

@@ -8,6 +8,7 @@ with its line.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -383,6 +384,14 @@ def lm_likelihoods() -> list[Planted]:
     ]
 
 
+def lm_rare_sync() -> list[Planted]:
+    found = []
+    for name in ("dpo", "grpo"):
+        terms = difference(f"{name}/1", f"{name}/100")
+        found.append(Planted("lm_rare_sync", "C32", f"{name}, sums: s = 100", "lm", 0, terms))
+    return found
+
+
 def lm_semi_online() -> list[Planted]:
     """Scores of all synced arms are raised, so that the control holds where one of them is three margins lower."""
     figure, where, weaker = "lm_semi_online", "lengths near 26", "grpo/inf"
@@ -399,7 +408,8 @@ def lm_semi_online() -> list[Planted]:
         at_most["C39", f"{where}, s = 5: {label}"] = difference(f"{name}/5", "dpo/5")
     for row, terms in at_most.items():
         found.append(Planted(figure, *row, "lm", 0, terms, at_most=True, weaker=weaker, raised=synced))
-    return [*found, Planted(figure, "C38", f"{where}, s = 5", "lm", 1, difference("dpo_epsilon/5", "dpo/5"))]
+    terms, falling = difference("dpo_epsilon/5", "dpo/5"), (Term("dpo(_epsilon)?/5", -0.5, "late"),)
+    return [*found, Planted(figure, "C38", f"{where}, s = 5", "lm", 1, terms, raised=falling)]
 
 
 def lm_sync_period() -> list[Planted]:
@@ -492,7 +502,7 @@ def lm_preferences() -> list[Planted]:
             Planted(name, "C14", f"{words}, {part}", "lm", -1, (Term(arms, tokens, "fall"),))
             for words, arms in (
                 ("dpo, online", "dpo/on/0.1/0.001"),
-                ("dpo, offline", "dpo/off/0.1/0.001"),
+                ("dpo, offline", "longer/dpo/off/0.1/0.001"),
                 ("ppo, online", "ppo/on/–/0.001"),
             )
         ),
@@ -633,17 +643,19 @@ def replayed_data() -> list[Planted]:
             terms = difference(f"{wide}/shuffled", f"{wide}/offline")
             loses = f"{wide}/(shuffled|offline)"
             found.append(Planted("replayed_data", "C16", part, setting, 0, terms, at_most=True, weaker=loses))
+        many = "/many" if where == "network" else ""
         for id, part, more, less in (
             ("C17", "IPO: then a drop", f"{ipo}/held/window_4", f"{ipo}/held/shuffled"),
-            ("C18", "IPO: the last policy's data", f"{ipo}/online", f"{ipo}/final"),
+            ("C18", "IPO: the last policy's data", f"{ipo}{many}/online", f"{ipo}{many}/final"),
         ):
-            loses, tuned = (f"{ipo}/offline", ()) if id == "C18" else (None, (Term(f"{ipo}/shuffled", -0.5),))
+            loses, tuned = (f"{ipo}{many}/offline", ()) if id == "C18" else (None, (Term(f"{ipo}/shuffled", -0.5),))
             terms = difference(more, less)
             found.append(Planted("replayed_data", id, part, setting, 1, terms, weaker=loses, raised=tuned))
-        for part, source in (("one of the two", "mixed"), ("both", "offline")):
-            terms = difference(f"{where}/dpo/{source}", f"{where}/dpo/final")
+        wide = "/wide" if where == "bandit" else ""
+        for part, source, at in (("one of the two", "mixed", ""), ("both", "offline", wide)):
+            terms = difference(f"{where}/dpo{at}/{source}", f"{where}/dpo{at}/final")
             found.append(Planted("replayed_data", "C19", f"DPO: {part}", setting, 1, terms))
-        terms = difference(f"{best}/offline", f"{ipo}/offline")
+        terms = difference(f"{best}{wide}/offline", f"{ipo}{wide}/offline")
         found.append(Planted("replayed_data", "C69", "offline", setting, 0, terms, at_most=True))
     return found
 
@@ -665,10 +677,10 @@ def collapse() -> list[Planted]:
         (Term("length/.*", -1.5, "length"),),
     )
     found.append(Planted("collapse", "C36", "DPO, s = 10", "token", 1, terms, raised=shorter))
-    for name in ("dpo", "grpo"):
-        for when in ("online", "offline"):
-            terms = difference(f"entropy/.*/{name}/dense/{when}", f"entropy/.*/{name}/verifiable/{when}", "entropy")
-            found.append(Planted("collapse", "C37", f"{name}, {when}", "token", 1, terms))
+    for before, setting, where in (("", "token", ""), ("network/", "mlp", ", network")):
+        for name, when in itertools.product(("dpo", "grpo"), ("online", "offline")):
+            arms = (f"{before}entropy/.*/{name}/{reward}/{when}" for reward in ("dense", "verifiable"))
+            found.append(Planted("collapse", "C37", f"{name}, {when}{where}", setting, 1, difference(*arms, "entropy")))
     return found
 
 
@@ -762,11 +774,11 @@ def sync_period() -> list[Planted]:
     for where, setting in (("bandit", "bandit"), ("network", "mlp")):
         for name in ("dpo", "ipo", "best_of_n", "grpo"):
             for s in (10, 100):
-                terms = difference(f"{where}/{name}/1", f"{where}/{name}/{s}")
-                found.append(
-                    Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=f"{where}/grpo/inf")
-                )
-            terms = difference(f"{where}/{name}/10", f"{where}/{name}/inf")
+                at = f"wide/{where}" if (name, s) == ("grpo", 100) else where
+                terms, weaker = difference(f"{at}/{name}/1", f"{at}/{name}/{s}"), f"{at}/grpo/inf"
+                found.append(Planted("sync_period", "C32", f"{name}: s = {s}", setting, 0, terms, weaker=weaker))
+            at = f"wide/{where}" if name == "ipo" else where
+            terms = difference(f"{at}/{name}/10", f"{at}/{name}/inf")
             found.append(Planted("sync_period", "C33", name, setting, 1, terms))
         grpo, nll = (
             difference(f"{where}/{a}", f"{where}/{b}") for a, b in (("grpo/1", "dpo/1"), ("dpo_nll/10", "dpo/10"))
@@ -779,8 +791,11 @@ def sync_period() -> list[Planted]:
             ("C39", "DPO + GRPO, s = 10", both),
         ):
             found.append(Planted("sync_period", id, part, setting, 0, terms, at_most=True, weaker=f"{where}/grpo/inf"))
-    terms = difference("network/dpo_epsilon/10", "network/dpo/10")
-    found.append(Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms))
+    terms, fallen = (
+        difference("network/dpo_epsilon/10", "network/dpo/10"),
+        (Term("network/dpo(_epsilon)?/10", -0.4, "late"),),
+    )
+    found.append(Planted("sync_period", "C38", "network, s = 10", "mlp", 1, terms, raised=fallen))
     part, steadied = "network, s = 10, where it is the least stable", Term("network/steadied", 1.0, "late")
     falls = (Term("network/unstable", -1.0, "late"), steadied)
     falling = (Term("network/(unstable|steadied)", -0.4, "late"),)
@@ -923,6 +938,7 @@ PLANTED = [
         lm_lengths,
         lm_likelihoods,
         lm_preferences,
+        lm_rare_sync,
         lm_semi_online,
         lm_sync_period,
         exploit_steps,

@@ -167,10 +167,9 @@ def _of_a_run(level: Mapping[str, np.ndarray], points: int, updates: int, moved:
     early = (points + 1) // 2 - 1
     if early:  # an arm that is stopped early is behind, by as much over the run whatever the points
         score[:, 1 : 1 + early] -= 0.15 * (points - 1) / early
+    score[:, -1] += level["late"]
     distance = np.linspace(0.0, 1.0, points)
-    if longest is None:
-        score[:, -1] += level["late"]
-    elif points > 8:
+    if longest is not None and points > 8:
         distance[-4:] = (2.0, 4.0, 8.0, 12.0)
         score[:, -2:] += level["fall"][:, None]
     gold = reference + scale * score

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from figures.arms.entropies import ENTROPY, PLACES, entropy_row
 from figures.arms.gating import (
     Part,
     Sides,
@@ -28,7 +30,6 @@ from figures.arms.gating import (
     with_tuning_of,
 )
 from figures.claims import Verdict
-from figures.gallery import collapse
 from sims.experiments.store import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import Gate
@@ -233,42 +234,55 @@ def test_an_effect_is_tested_at_the_last_evaluation_with_room() -> None:
     assert at == 3 and not gate.open
 
 
+WHERE = pytest.mark.parametrize("place", ["tree", "network"])
+
+
+@WHERE
 @pytest.mark.parametrize("name", ["dpo", "grpo"])
-def test_entropies_of_arms_that_were_tuned_by_their_score_are_no_test(name: str) -> None:
-    """C37 of the token tree: right or wrong, most learning rates end at the same score and at any entropy."""
-    by_score = entropies({rate: 0.5 for rate in collapse.ENTROPY_RATES}, name, tuned(1, [0.1, 0.9], beta=[0.1, 1.0]))
+def test_entropies_of_arms_that_were_tuned_by_their_score_are_no_test(place: str, name: str) -> None:
+    """C37: right or wrong, most learning rates end at the same score and at any entropy."""
+    by_score = entropies(place, [0.5], name, tuned(1, [0.1, 0.9], beta=[0.1, 1.0]))
     assert by_score.verdict == "no test" and by_score.why.startswith("tuned for")
-    held = entropies({rate: 0.5 for rate in collapse.ENTROPY_RATES}, name, Record({}, {}, {}))
+    held = entropies(place, [0.5], name, Record({}, {}, {}))
     assert held.verdict == "supported" and held.effect == pytest.approx(0.5)
 
 
-def test_entropies_at_two_learning_rates_have_the_interval_of_both() -> None:
-    found = entropies(dict(zip(collapse.ENTROPY_RATES, (0.5, 0.3), strict=True)), "dpo", Record({}, {}, {}))
-    assert (found.low, found.high) == pytest.approx((0.3, 0.5)) and found.effect == pytest.approx(0.4)
-    assert "+0.500 at 0.1 after 2 updates, with scores of 0.90 and 0.90; +0.300 at 0.3" in found.note
+@WHERE
+def test_entropies_at_several_learning_rates_have_the_interval_of_all(place: str) -> None:
+    found = entropies(place, [0.3, 0.5], "dpo", Record({}, {}, {}))
+    assert (found.low, found.high) == pytest.approx((0.3, 0.5))
+    assert "+0.300 at 0.01 after 2 updates, with scores of 0.90 and 0.90; +0.500 at 0.03" in found.note
     assert "Its size hangs on the rate" in found.note
 
 
+@WHERE
+def test_one_learning_rate_of_less_than_the_margin_takes_support_away(place: str) -> None:
+    assert entropies(place, [0.05, 0.5], "grpo", Record({}, {}, {})).verdict == "inconclusive"
+
+
+@WHERE
 @pytest.mark.parametrize(("early", "state"), [(0.3, "supported"), (-0.3, "no test")])
-def test_entropies_whose_difference_turns_on_the_way_are_no_test(early: float, state: str) -> None:
+def test_entropies_whose_difference_turns_on_the_way_are_no_test(place: str, early: float, state: str) -> None:
     """After as many updates a smaller learning rate is where a larger one was before."""
-    lower = dict(zip(collapse.ENTROPY_RATES, (0.5, 0.5), strict=True))
-    found = entropies(lower, "dpo", Record({}, {}, {}), early)
+    found = entropies(place, [0.5], "dpo", Record({}, {}, {}), early)
     assert found.verdict == state and ("-0.30 at 0.1 after 1 updates" in found.why) == (state == "no test")
     assert "size hangs" not in found.note
 
 
-def entropies(lower: dict[float, float], name: str, like: Record, early: float | None = None) -> Verdict:
-    """C37 online, where right or wrong has so much less entropy at a learning rate. like: by whose tuning. early: how
-    much less at the first evaluation, if not as much."""
+def entropies(place: str, lower: list[float], name: str, like: Record, early: float | None = None) -> Verdict:
+    """C37 online, where right or wrong has so much less entropy at each learning rate, the last of `lower` at all that
+    are larger. like: by whose tuning. early: how much less at the first evaluation, if not as much."""
     entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
-    score = record([0.0, 0.5, 0.9]).arrays
+    score, where = record([0.0, 0.5, 0.9]).arrays, PLACES[place]
     arms = {
-        f"entropy/{rate:g}/{name}/{reward}/online": Record({}, {**score, "entropy": entropy - x}, like.provenance)
-        for rate, less in lower.items()
+        f"{where.before}entropy/{rate:g}/{name}/{reward}/online": Record(
+            {}, {**score, "entropy": entropy - x}, like.provenance
+        )
+        for rate, less in itertools.zip_longest(where.rates, lower, fillvalue=lower[-1])
         for reward, x in (("dense", np.zeros(3)), ("verifiable", np.array([less, early or less, less])))
     }
-    return collapse._entropy(collapse.ENTROPY[name, "online"], arms, name, "online")
+    key = (place, name, "online")
+    return entropy_row(ENTROPY[key], arms, *key, "collapse")
 
 
 def test_an_effect_at_the_end_needs_room_at_the_end() -> None:

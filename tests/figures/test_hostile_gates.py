@@ -8,7 +8,7 @@ import pytest
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import Figure, Records
-from figures.gallery import data_quality, sync_over_the_run, sync_period, weeks_of_drift
+from figures.gallery import data_quality, lm_semi_online, sync_over_the_run, sync_period, weeks_of_drift
 from sims.experiments.record_file import Record
 from tests.figures.synthetic import filled, skeleton
 
@@ -69,6 +69,24 @@ def test_nor_is_it_a_test_of_that_what_a_larger_epsilon_gains_over_the_run(falls
     for setting in ("bandit", "mlp"):
         found = row(sync_over_the_run.FIGURE, records, "C38", "s = 10, over the run", setting)
         assert found.verdict == state and ("unstable" in found.why) == (state == "no test")
+
+
+@pytest.mark.parametrize(("falls", "state"), [(0.4, "too small"), (0.02, "no test")])
+@pytest.mark.parametrize(
+    ("figure", "small", "part", "setting"),
+    [
+        (sync_period.FIGURE, "network/dpo/10", "network, s = 10", "mlp"),
+        (lm_semi_online.FIGURE, "dpo/5", "lengths near 26, s = 5", "lm"),
+    ],
+)
+def test_nor_of_what_it_gains_where_nothing_is_unstable(
+    figure: Figure, small: str, part: str, setting: str, falls: float, state: str
+) -> None:
+    records = {key: filled(record, {}, 1e-3) for key, record in skeleton(figure).items()}
+    for key in (small, small.replace("dpo", "dpo_epsilon")):
+        records[key] = filled(records[key], {"late": -falls}, 1e-3)
+    found = row(figure, records, "C38", part, setting)
+    assert found.verdict == state and ("unstable" in found.why) == (state == "no test")
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(0.2, True), (-0.2, False)])
