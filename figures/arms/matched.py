@@ -21,8 +21,8 @@ twenty, on seeds of their own. Its on-policy arms have not: resampled from the s
 runs agree with those of ten others by τ .32, and of fifteen by .42, with intervals that reach below 0, so that twenty
 or thirty runs would be spent on ranks that do not repeat either.
 
-By one run a rate DPO and KTO took rates on skew, offline, by which they end below the reference. Arms of such a cell
-are tuned by ten runs a rate, and tested on fresh seeds.
+By one run a rate DPO and KTO took rates on skew, offline, by which they end below the reference, and so did arms of
+min length in `figures.gallery.lm_algorithms`. Such arms are tuned by ten runs a rate, and tested on fresh seeds.
 """
 
 from __future__ import annotations
@@ -148,8 +148,7 @@ def records(lab: Lab, scale: Scale, task: str, methods: Collection[str] = METHOD
     for k, seed in enumerate(TUNING_SEEDS[: TUNINGS[scale]]):
         arms = {f"{scale}/{task}/{m}/{k}": arm(scale, task, m) for m in methods_of(task) if m in methods}
         again = {key for key in arms if scale == "lm" and _cell(key) in TUNED_AGAIN}
-        found |= tuned_on(lab, scale, {key: arms[key] for key in arms if key not in again}, seed)
-        found |= tuned_on(lab, scale, {key: arms[key] for key in arms if key in again}, seed, tuning_runs=AGAIN_RUNS)
+        found |= tuned_on(lab, scale, arms, seed, again=again)
     return found
 
 
@@ -170,8 +169,13 @@ def more_runs(lab: Lab, records: Mapping[str, Record]) -> dict[str, Record]:
         points = how["points"] if how else GRIDS["lm"]
         again = apply(arm("lm", task, f"{name}/off"), points[how["chosen"] if how else len(points) // 2])
         seeds = AGAIN_SEEDS if _cell(key) in TUNED_AGAIN else MORE_SEEDS
-        arms[key] = again.replace(runs=MORE_RUNS, seed=again.seed - SEEDS + seeds)
+        arms[key] = on_seeds(seeds, again).replace(runs=MORE_RUNS)
     return with_tuning_of(lab.records(arms), before)
+
+
+def on_seeds(first: int, arm: Experiment) -> Experiment:
+    """An arm on seeds of another block."""
+    return arm.replace(seed=arm.seed - SEEDS + first)
 
 
 def tuned_on(
@@ -180,11 +184,14 @@ def tuned_on(
     arms: Mapping[str, Experiment],
     seed: int,
     runs: Mapping[str, int] | None = None,
-    tuning_runs: int | None = None,
+    again: Collection[str] = (),
 ) -> dict[str, Record]:
-    """Arms of a scale, tuned by runs of a seed. runs: of tested arms that take another number than RUNS; tuning_runs:
-    at each point, if not TUNING_RUNS."""
-    if not arms:
-        return {}
-    grids, tuned_by = dict.fromkeys(arms, GRIDS[scale]), tuning_runs or TUNING_RUNS[scale]
-    return lab.tuned_records(arms, grids, tuned_by, runs=runs, short=SHORT[scale], tuning_seed=seed)
+    """Arms of a scale, tuned by runs of a seed. runs: of tested arms that take another number than RUNS; again: arms
+    that ended below the reference by TUNING_RUNS at each point, and have AGAIN_RUNS."""
+    found: dict[str, Record] = {}
+    for names, tuning_runs in (([n for n in arms if n not in again], TUNING_RUNS[scale]), (again, AGAIN_RUNS)):
+        chosen = {name: arms[name] for name in arms if name in names}
+        grids = dict.fromkeys(chosen, GRIDS[scale])
+        if chosen:
+            found |= lab.tuned_records(chosen, grids, tuning_runs, runs=runs, short=SHORT[scale], tuning_seed=seed)
+    return {name: found[name] for name in arms}
