@@ -134,7 +134,7 @@ def _suffices(records: Records) -> Verdict:
     gates = [
         Gate(control.name, control.open, f"the best on-policy arm against the reference: {control.why}"),
         geometry({"mode length": matched.overlap_of("mode")}, {"mode length": "in"}),
-        *tuned_well(SUFFICES.margin, *used),
+        *tuned_well(SUFFICES.margin, *used, by=final_scores),
     ]
     effect = _over(records, lost)
     note = "Eight updates: it shows the way there, not where one ends."

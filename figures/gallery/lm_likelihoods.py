@@ -17,7 +17,7 @@ from figures.gallery import lm_lengths
 from figures.lab import Lab
 from figures.report.style import BLUE, OFFLINE, ONLINE, RC, VERMILION, symlog
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import scores
+from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, trained
 from sims.statistics.intervals import band, mean_interval
@@ -135,7 +135,7 @@ def verdicts(records: Records) -> list[Verdict]:
             "Online and offline DPO each have the rate tuned for them, which is larger online."
         )
         gates = [room, trained({"the margin": grown}), placebo(None, tested.margin, "a claim about a mechanism")]
-        gates += tuned_well(IN_SCORES, record)
+        gates += tuned_well(IN_SCORES, record, by=final_scores)
         effect = mean_interval(per_nat(fall, grown))
         rows.append(row_of(tested, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import effect_of, in_brief, part_of_gold
-from figures.arms.orders import ORDERS, PARTS, ends, fell_short, joint_row, order_row
+from figures.arms.orders import ORDERS, PARTS, ends, joint_row, order_row
 from figures.arms.sweeps import spread_grid
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -158,10 +158,8 @@ def _own(name: str, records: Records) -> Verdict:
         placebo(None, tested.margin, why),
         *ends(tested.margin, used),
     ]
-    short = "".join(dict.fromkeys(fell_short(records[f"{name}/{PARTS[part]}"], part, tested.margin) for part in PARTS))
     note = (
         "Mean of both domains; a domain is a task here. At equal updates the mixture has half as many of its prompts."
-        f"{short}"
     )
     return row_of(tested, "mlp", effect_of(parts), FIGURE.name, [record.hash for _, record in used], note, gates)
 

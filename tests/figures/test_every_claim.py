@@ -118,6 +118,8 @@ def test_a_figure_gives_the_rows_of_the_catalogue(name: str) -> None:
         gates = [gate.name for gate in verdict.gates]
         if "grid edge" in gates and (id, setting) not in WITHOUT_A_SCORE:
             assert "above the reference" in gates, f"{id}, {part}: may a tuned arm end below it?"
+        if "grid edge" in gates:
+            assert "luck of tuning" in gates, f"{id}, {part}: do settings score what they did in tuning?"
         if claim.kind == "effect":
             assert "placebo" in gates, f"{id}, {part}: names none, nor why none applies"
 
