@@ -202,18 +202,22 @@ def luck_of_tuning(arms: Mapping[str, Chosen], flat: float) -> Gate:
     s the standard deviation of the m tested runs, n the number of tuning runs, t Student's with m − 1 degrees of
     freedom. Of normal runs, the best of k points alike has a z beyond that with at most this chance, whatever the
     points share: a row is closed by chance in LUCK of cases at most. Where a run or two chose, little can be told."""
-    short = []
+    short, most = [], ("", flat)
     for name, arm in arms.items():
         scores = np.asarray(arm.scores, np.float64)
         tested, m = float(scores.mean()), len(scores)
         error = max(float(scores.std(ddof=1)) * float(np.sqrt(1 / arm.runs + 1 / m)), 1e-12)
         chance = min(1.0, arm.among * float(stats.t.sf((arm.mean - tested) / error, m - 1)))
+        said = f"{name} scored {arm.mean:.2f} in {arm.runs} tuning runs, the best of {arm.among}"
+        said = f"{said}, and scores {tested:.2f} (chance {chance:.1g})"
+        most = max(most, (said, arm.mean - tested), key=lambda x: x[1])
         if arm.mean - tested > flat and chance < LUCK / len(arms):
-            said = f"{name} scored {arm.mean:.2f} in {arm.runs} tuning runs, the best of {arm.among}"
-            short.append(f"{said}, and scores {tested:.2f} (chance {chance:.1g})")
+            short.append(said)
     if short:
         return Gate("luck of tuning", False, f"{'; '.join(short)}; more tuning runs would open it")
-    return Gate("luck of tuning", True, "every tuned arm scores about what its settings did in tuning")
+    if most[0]:
+        return Gate("luck of tuning", True, f"as a fair choice may; the largest fall: {most[0]}")
+    return Gate("luck of tuning", True, "every tuned arm scores what its settings did in tuning, or more")
 
 
 def rises(name: str, changes: ArrayLike) -> Gate:
