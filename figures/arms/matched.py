@@ -148,7 +148,8 @@ def records(lab: Lab, scale: Scale, task: str, methods: Collection[str] = METHOD
     for k, seed in enumerate(TUNING_SEEDS[: TUNINGS[scale]]):
         arms = {f"{scale}/{task}/{m}/{k}": arm(scale, task, m) for m in methods_of(task) if m in methods}
         again = {key for key in arms if scale == "lm" and _cell(key) in TUNED_AGAIN}
-        found |= tuned_on(lab, scale, arms, seed, again=again)
+        found |= tuned_on(lab, scale, {key: arms[key] for key in arms if key not in again}, seed)
+        found |= tuned_on(lab, scale, {key: arms[key] for key in arms if key in again}, seed, tuning_runs=AGAIN_RUNS)
     return found
 
 
@@ -184,14 +185,11 @@ def tuned_on(
     arms: Mapping[str, Experiment],
     seed: int,
     runs: Mapping[str, int] | None = None,
-    again: Collection[str] = (),
+    tuning_runs: int | None = None,
 ) -> dict[str, Record]:
-    """Arms of a scale, tuned by runs of a seed. runs: of tested arms that take another number than RUNS; again: arms
-    that ended below the reference by TUNING_RUNS at each point, and have AGAIN_RUNS."""
-    found: dict[str, Record] = {}
-    for names, tuning_runs in (([n for n in arms if n not in again], TUNING_RUNS[scale]), (again, AGAIN_RUNS)):
-        chosen = {name: arms[name] for name in arms if name in names}
-        grids = dict.fromkeys(chosen, GRIDS[scale])
-        if chosen:
-            found |= lab.tuned_records(chosen, grids, tuning_runs, runs=runs, short=SHORT[scale], tuning_seed=seed)
-    return {name: found[name] for name in arms}
+    """Arms of a scale, tuned by runs of a seed. runs: of tested arms that take another number than RUNS; tuning_runs:
+    at each point, if not TUNING_RUNS."""
+    if not arms:
+        return {}
+    grids, tuned_by = dict.fromkeys(arms, GRIDS[scale]), tuning_runs or TUNING_RUNS[scale]
+    return lab.tuned_records(arms, grids, tuned_by, runs=runs, short=SHORT[scale], tuning_seed=seed)

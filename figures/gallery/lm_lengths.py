@@ -30,7 +30,6 @@ from sims.statistics.verdicts import over_tunings
 TASKS: tuple[lm.TaskName, ...] = ("min", "mode", "skew")
 METHODS = ("dpo/on", "dpo/off", "ppo/on", "rloo/on", "rwr/on", "best_of_n/on", "pref_ft/off")
 TESTED_RUNS = 20  # of the arms that rows compare; the others are drawn only
-AGAIN = ("min/dpo/off", "skew/dpo/off")  # arms that ended below the reference by one run a rate
 TITLES = {
     "min": "Min length, r = −|y|",
     "mode": "Mode length, r = −| |y| − {mode} |",
@@ -55,8 +54,7 @@ def arms(scale: str) -> dict[str, Experiment]:
     """task/algorithm/sampler → experiment. tiny: those of `figures.arms.matched`. At the other scales skew is min
     online: fresh samples know nothing of what was recorded, and runs cost too much to repeat."""
     if scale == "tiny":
-        tiny = {f"{task}/{method}": matched.arm("lm", task, method) for task in TASKS for method in METHODS}
-        return tiny | {name: matched.on_seeds(matched.AGAIN_SEEDS, tiny[name]) for name in AGAIN}
+        return {f"{task}/{method}": matched.arm("lm", task, method) for task in TASKS for method in METHODS}
     found = {}
     for task in TASKS:
         for method in METHODS:
@@ -79,11 +77,10 @@ def collect(
         return lab.records(chosen)
     tested = {name: arm for name, arm in chosen.items() if "/dpo/" in name}
     first, *others = matched.TUNING_SEEDS
-    found = matched.tuned_on(lab, "lm", chosen, first, dict.fromkeys(tested, TESTED_RUNS), AGAIN)
+    found = matched.tuned_on(lab, "lm", chosen, first, dict.fromkeys(tested, TESTED_RUNS))
     for k, seed in enumerate(others, 1):
-        others_of = {f"{name}/{k}": arm for name, arm in tested.items()}
-        again = [f"{name}/{k}" for name in AGAIN]
-        found |= matched.tuned_on(lab, "lm", others_of, seed, dict.fromkeys(others_of, TESTED_RUNS), again)
+        again = {f"{name}/{k}": arm for name, arm in tested.items()}
+        found |= matched.tuned_on(lab, "lm", again, seed, dict.fromkeys(again, TESTED_RUNS))
     return found
 
 

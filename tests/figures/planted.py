@@ -331,7 +331,7 @@ def gradient_variance() -> list[Planted]:
 
 
 def lm_algorithms() -> list[Planted]:
-    """Three tunings, of which the mean is the effect."""
+    """On mode length three tunings, of which the mean is the effect."""
 
     def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], at_most: bool = False) -> Planted:
         return Planted("lm_algorithms", id, part, "lm", claimed, terms, at_most=at_most)

@@ -335,7 +335,8 @@ def ranked(order: str, noise: float = 1e-3) -> Rows:
     for key, record in empty(RANKED).items():
         scale, _, name, _, _ = key.split("/")
         rank = matched.ONLINE.index(name)
-        records[key] = filled(record, {"score": 0.02 * (rank if scale == "toy" else ORDERS[order][rank])}, noise)
+        learned = 0.3 + 0.02 * (rank if scale == "toy" else ORDERS[order][rank])  # all are above the reference
+        records[key] = filled(record, {"score": learned}, noise)
     with mock.patch.object(toy_to_lm, "LEAST_TASKS", 1):
         return rows_of(RANKED, records)
 

@@ -262,7 +262,8 @@ def scoring(mean: float, spread: float = 0.1) -> np.ndarray:
 @pytest.mark.parametrize(
     ("mean", "runs", "among", "arms", "open_"),
     [
-        (0.52, 100, 1, 1, True),  # less than flat
+        (0.5245, 10**6, 1, 1, True),  # z = 2.45, but less than flat
+        (0.5255, 10**6, 1, 1, False),
         (0.60, 100, 1, 1, False),  # z = 7
         (0.60, 4, 1, 1, True),  # 1.96
         (0.63, 4, 1, 1, False),  # 2.55: a chance of .006
