@@ -77,17 +77,18 @@ def _row(tested: Claim, setting: Setting, records: Records, name: str) -> Verdic
     falls = [fall(scores(record)[:, 1:]) for record in (planted, none)]
     gates = [
         at_the_end([sides([none], [planted])], tested.margin),
-        rises("the reward model's score, from the start to the end", proxy[:, -1] - proxy[:, 0]),
+        rises("the reward model's score in the second half", proxy[:, -1] - proxy[:, proxy.shape[1] // 2]),
         placebo(None, tested.margin, why),
         runs_at_a_bound(ends, lowest_score([planted, none]), 1.0),
     ]
     note = (
-        f"On the same problems, recorded pairs and noise. At the end gold is {ends['planted'].mean():+.2f} with the "
-        f"error, {falls[0].mean():.2f} below its peak, and {ends['none'].mean():+.2f} without, {falls[1].mean():.2f} "
-        "below; the peak is the evaluation before the last at which the mean over the other half of the runs is "
-        "largest. What the end alone costs is arithmetic on what was planted, and not asked: where gold rises and "
-        "stays, the claim is refuted, however much more it would be without. One setting, of learning rate and β, and "
-        f"one error, {OVERSCORE:g} standard deviations of gold above all others, were run; none is tuned."
+        "On the same problems, recorded pairs and noise. At the end gold is "
+        f"{ends['planted'].mean():+.2f} with the error, after a fall of {falls[0].mean():+.2f} from its peak, and "
+        f"{ends['none'].mean():+.2f} without, after one of {falls[1].mean():+.2f}; the peak is the evaluation before "
+        "the last at which the mean over the other half of the runs is largest. What the end alone costs is arithmetic "
+        "on what was planted, and not asked: where gold rises and stays, the claim is refuted, however much more it "
+        "would be without. One setting, of learning rate and β, and one error, "
+        f"{OVERSCORE:g} standard deviations of gold above all others, were run; none is tuned."
     )
     effect = mean_interval(falls[0] - falls[1])
     return row_of(tested, setting, effect, FIGURE.name, [none.hash, planted.hash], note, gates)
