@@ -203,14 +203,23 @@ def above(margin: float, *records: Record, by: Ends | None = None, falls: str = 
 
 def luck(margin: float, *records: Record) -> Gate:
     """`luck_of_tuning` of every record that was tuned and has the settings that were chosen for it, by what it was
-    tuned for; by less than what `edges` calls a plateau it is no matter."""
-    arms = {}
+    tuned for; by less than what `edges` calls a plateau it is no matter. A record that was committed before this was
+    asked keeps what its figure looked at then, which may not be what it was tuned for: the gate says so."""
+    arms, unknown = {}, []
     for record in records:
         how = record.provenance.get("tuning", {})
         if how.get("of") == settings(record.spec):
-            found = MEASURES[how["by"]](record)
-            arms[how["arm"]] = Chosen(found, how["mean"], how["runs"], how["among"])
-    return luck_of_tuning(arms, FLAT * margin)
+            try:
+                found = MEASURES[how["by"]](record)
+            except KeyError:
+                unknown.append(how["arm"])
+            else:
+                arms[how["arm"]] = Chosen(found, how["mean"], how["runs"], how["among"])
+    gate = luck_of_tuning(arms, FLAT * margin)
+    if unknown and gate.open:
+        said = f"; {gate.why}" if arms else ""
+        return replace(gate, why=f"not known of {', '.join(unknown)}, whose committed records keep no such score{said}")
+    return gate
 
 
 def tuned_well(margin: float, *records: Record, by: Ends | None = None, falls: str = "") -> list[Gate]:

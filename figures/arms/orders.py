@@ -43,8 +43,21 @@ def order_row(tested: Claim, name: str, records: Records, setting: Setting, figu
     note = (
         f"Verifiable {found['first']:+.2f}, rated {found['second']:+.2f}{last}. The survey's statement is that of the "
         "paper's first version; the version found has no verifiable → rated arm and reports a trade-off."
+        f"{at_equal_settings(one, other)}"
     )
     return row_of(tested, setting, effect_of(parts), figure, [one.hash, other.hash], note, gates)
+
+
+def at_equal_settings(one: Record, other: Record) -> str:
+    """A sentence where two orders took different settings: what the first gains at those of either, on tuning runs."""
+    first, second = (record.provenance.get("tuning") for record in (one, other))
+    if first is None or second is None or first["points"] != second["points"] or first["chosen"] == second["chosen"]:
+        return ""
+    gains = (f"{first['scores'][i] - second['scores'][i]:+.2f}" for i in (first["chosen"], second["chosen"]))
+    own, others = gains
+    return (
+        f" The orders took different settings: on tuning runs it gains {own} by those of the first, {others} by others."
+    )
 
 
 HALF = "At equal updates mixed training has half of the samples of each task."

@@ -156,6 +156,8 @@ def test_an_arm_scores_what_its_settings_did_by_what_they_were_tuned_for(
     assert gate({"beta": 1.0, "seed": 7, "runs": 4}).open is open_  # whatever was drawn, and how often
     assert gate({"beta": 0.1, "seed": 1, "runs": 20}).open  # changed after tuning: no number to compare with
     assert luck(0.05, Record(run.spec, run.arrays, {"tuning": how})).open  # tuned by shorter runs
+    told = luck(0.05, Record(run.spec, {}, {"tuning": {**how, "of": settings(run.spec)}}))
+    assert told.open and told.why == "not known of a, whose committed records keep no such score"
 
 
 def test_a_row_about_a_fall_says_why_its_arms_may_end_below_the_reference() -> None:

@@ -9,6 +9,7 @@ from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
 from figures.arms.credit import explained
 from figures.arms.effect_row import effect_row
+from figures.arms.orders import at_equal_settings
 from figures.arms.syncing import on_the_way
 from figures.catalogue import claim
 from figures.claims import Verdict
@@ -262,6 +263,18 @@ def test_an_arm_by_the_settings_of_another_must_do_as_well_as_by_its_own() -> No
         records[f"{where}/ipo/offline"] = filled(records[f"{where}/ipo/offline"], {"score": 0.8}, 0.001)
     found = rows("replayed_data", records)["C16", "IPO, every arm by the settings of online"]
     assert "own settings: " in found.why and "tuned arms would open it" in found.why
+
+
+def test_orders_that_took_different_settings_say_what_the_order_gains_at_equal_ones() -> None:
+    def order(scores: list[float], chosen: int) -> Record:
+        points = [{"beta": 0.1}, {"beta": 1.0}]
+        return Record({}, {}, {"tuning": {"points": points, "scores": scores, "chosen": chosen}})
+
+    one, other = order([0.2, 0.7], 1), order([0.5, 0.4], 0)
+    assert at_equal_settings(one, other).endswith(
+        "on tuning runs it gains +0.30 by those of the first, -0.30 by others."
+    )
+    assert at_equal_settings(one, order([0.2, 0.7], 1)) == "" == at_equal_settings(one, Record({}, {}, {}))
 
 
 def test_what_carries_over_to_another_task_is_seen_where_they_share_a_direction_or_the_row_is_no_test() -> None:
