@@ -19,7 +19,7 @@ from sims.experiments.measures import deployed_scores, fall, final_scores, mean_
 from sims.experiments.memory import check_size
 from sims.experiments.record_file import Arrays, Record
 from sims.experiments.runner import Progress, Runner, find_or_run, sources_of
-from sims.experiments.store import Store, record_key
+from sims.experiments.store import Store, record_key, spec_hash
 
 from . import committed
 from .committed import Committed, Kept, Point, Tuned, tuning_key
@@ -175,7 +175,7 @@ class Lab:
         best = {t.arm: apply(arms[t.arm], t.points[t.chosen]) for t in tuned}
         more = {name: arm.replace(runs=(runs or {}).get(name, arm.runs)) for name, arm in best.items()}
         found = self.records(more)
-        return {t.arm: _as_tuned(found[t.arm], t, by) for t in tuned}
+        return {t.arm: _as_tuned(found[t.arm], t, best[t.arm], by, short) for t in tuned}
 
     def exact(
         self, name: str, spec: Mapping[str, Any], compute: Callable[[], Arrays], modules: Sequence[str]
@@ -385,10 +385,22 @@ def means_apart(live: Record, before: Record) -> float:
     return max(apart)
 
 
-def _as_tuned(record: Record, tuned: Tuned, by: Measure) -> Record:
-    """The record, its provenance saying how its settings were chosen."""
+def _as_tuned(record: Record, tuned: Tuned, arm: Experiment, by: Measure, short: Short | None) -> Record:
+    """The record, its provenance saying how its settings were chosen: "by" what, and what they scored then, "mean" over
+    so many "runs" as the best "among" so many points, on the arm "of" these settings, where its runs were as long."""
+    by = "run" if short is not None else by
     how = {"arm": tuned.arm, "points": tuned.points, "scores": tuned.scores, "chosen": tuned.chosen, "by": by}
+    if short is None or (short.updates, short.evaluations) == (arm.updates, arm.evaluations):
+        finals = dict(tuned.finals)
+        runs, among = (tuned.final_runs, len(finals)) if finals else (tuned.runs, len(tuned.points))
+        mean = finals.get(tuned.chosen, tuned.scores[tuned.chosen])
+        how |= {"mean": mean, "runs": runs, "among": among, "of": settings(arm.to_json())}
     return Record(record.spec, record.arrays, {**record.provenance, "tuning": how}, record.source)
+
+
+def settings(spec: Mapping[str, Any]) -> str:
+    """The hash of all of an arm's spec but what its noise is drawn from, how often, and on what it is computed."""
+    return spec_hash({name: value for name, value in spec.items() if name not in ("seed", "runs", "computation")})
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -13,18 +13,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from figures.lab import MEASURES, settings
 from sims.core.spec import from_json
 from sims.experiments.measures import deployed_scores, final_scores, mean_scores, part_scores, scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import (
     AT_A_BOUND,
+    Chosen,
     Gate,
     Overlap,
     above_the_reference,
     estimand,
     geometry,
     grid_edge,
+    luck_of_tuning,
     positive_control,
     room,
     runs_at_a_bound,
@@ -38,9 +41,10 @@ NOTHING_TO_LEARN = (
     "optimum, and both scores stay at the reference's 0"
 )
 Ends = Callable[[Record], np.ndarray]
+WHEN: dict[Ends, str] = {final_scores: " at the end", mean_scores: " over the run"}
 IN_SCORES = 0.05  # the margin of `edges` where a row's own is in another unit: what arms are tuned by is a score
 SAMPLED = 0.05  # share of its range by which a score may be beyond its bounds, where it is a mean over samples
-FLAT = 0.5  # share of the margin within which the last two values of a grid are a plateau, and an arm as good as none
+FLAT = 0.5  # share of the margin within which two values of a grid are a plateau, and an arm is as good as another
 
 
 def lowest_score(records: Iterable[Record]) -> float:
@@ -183,24 +187,46 @@ def edges(margin: float, *records: Record) -> Gate:
 
 def above(margin: float, *records: Record, by: Ends | None = None, falls: str = "") -> Gate:
     """`above_the_reference` of every record that was tuned; by less than what `edges` calls a plateau it is as good as
-    not to train. by: (runs,) of a record, the score that it was tuned for, 0 of the reference; None: over the run where
-    it was tuned by that, else at the end. falls: why an arm may end below it, where a row is about a fall, or its arms
-    are tuned for something else; the gate is open then, and says so."""
+    not to train. by: (runs,) of a record, the score that is asked, 0 of the reference; None: over the run where it was
+    tuned by that, else at the end. falls: why an arm may end below it, where a row is about a fall, or its arms are
+    tuned for something else; the gate is open then, and says so."""
     if falls:
         return Gate("above the reference", True, f"not asked: {falls}")
-    tuned = {record.provenance["tuning"]["arm"]: record for record in records if "tuning" in record.provenance}
-    ends = {name: (by or _tuned_for(record))(record) for name, record in tuned.items()}
-    return above_the_reference(ends, FLAT * margin)
+    found = {}
+    for record in records:
+        if "tuning" in record.provenance:
+            how = record.provenance["tuning"]
+            of = by or (mean_scores if how.get("by") == "run" else final_scores)
+            found[f"{how['arm']}{WHEN.get(of, '')}"] = of(record)
+    return above_the_reference(found, FLAT * margin)
 
 
-def _tuned_for(record: Record) -> Ends:
-    return mean_scores if record.provenance["tuning"].get("by") == "run" else final_scores
+def luck(margin: float, *records: Record) -> Gate:
+    """`luck_of_tuning` of every record that was tuned and has the settings that were chosen for it, by what it was
+    tuned for; by less than what `edges` calls a plateau it is no matter. A record that was committed before this was
+    asked keeps what its figure looked at then, which may not be what it was tuned for: the gate says so."""
+    arms, unknown = {}, []
+    for record in records:
+        how = record.provenance.get("tuning", {})
+        if how.get("of") == settings(record.spec):
+            try:
+                found = MEASURES[how["by"]](record)
+            except KeyError:
+                unknown.append(how["arm"])
+            else:
+                arms[how["arm"]] = Chosen(found, how["mean"], how["runs"], how["among"])
+    gate = luck_of_tuning(arms, FLAT * margin)
+    if unknown and gate.open:
+        said = f"; {gate.why}" if arms else ""
+        return replace(gate, why=f"not known of {', '.join(unknown)}, whose committed records keep no such score{said}")
+    return gate
 
 
 def tuned_well(margin: float, *records: Record, by: Ends | None = None, falls: str = "") -> list[Gate]:
-    """What a row of scores asks of its arms that were tuned: `edges`, and to end `above` the reference. A row whose
-    arms have no score that is 0 of the reference asks for `edges` alone."""
-    return [edges(margin, *records), above(margin, *records, by=by, falls=falls)]
+    """What a row of scores asks of its arms that were tuned: `edges`, to be `above` the reference, and to score what
+    they did when they were tuned, `luck`. A row whose arms have no score that is 0 of the reference goes without
+    `above`."""
+    return [edges(margin, *records), above(margin, *records, by=by, falls=falls), luck(margin, *records)]
 
 
 def deployed_at_the_end(record: Record) -> np.ndarray:

@@ -21,8 +21,8 @@ twenty, on seeds of their own. Its on-policy arms have not: resampled from the s
 runs agree with those of ten others by τ .32, and of fifteen by .42, with intervals that reach below 0, so that twenty
 or thirty runs would be spent on ranks that do not repeat either.
 
-By one run a rate DPO and KTO took rates on skew, offline, by which they end below the reference. Arms of such a cell
-are tuned by ten runs a rate, and tested on fresh seeds.
+By one run a rate DPO and KTO took rates on skew, offline, by which they end below the reference, and so did arms of
+min length in `figures.gallery.lm_algorithms`. Such arms are tuned by ten runs a rate, and tested on fresh seeds.
 """
 
 from __future__ import annotations
@@ -170,8 +170,13 @@ def more_runs(lab: Lab, records: Mapping[str, Record]) -> dict[str, Record]:
         points = how["points"] if how else GRIDS["lm"]
         again = apply(arm("lm", task, f"{name}/off"), points[how["chosen"] if how else len(points) // 2])
         seeds = AGAIN_SEEDS if _cell(key) in TUNED_AGAIN else MORE_SEEDS
-        arms[key] = again.replace(runs=MORE_RUNS, seed=again.seed - SEEDS + seeds)
+        arms[key] = on_seeds(seeds, again).replace(runs=MORE_RUNS)
     return with_tuning_of(lab.records(arms), before)
+
+
+def on_seeds(first: int, arm: Experiment) -> Experiment:
+    """An arm on seeds of another block."""
+    return arm.replace(seed=arm.seed - SEEDS + first)
 
 
 def tuned_on(

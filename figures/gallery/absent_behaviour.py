@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import Part, agree, edges, effect_of
+from figures.arms.gating import Part, agree, edges, effect_of, luck
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Setting, claim
 from figures.claims import Verdict, row_of, theorem_of
@@ -298,6 +298,7 @@ def _finds(records: Records, row: Finds, policy: str) -> Verdict:
     gates = [
         room(np.mean(list(ours.values()), axis=0), theirs, 0.0, 1.0, tested.margin),
         edges(tested.margin, *used),
+        luck(tested.margin, *used),
         agree(each),
         replace(without, why=f"PPO on a reward learned from the pairs, against the reference: {without.why}"),
         _geometry(masses.values(), 0.9 * min(at), 1.1 * max(at)),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from scipy import stats
 
 from figures.arms import proxies
-from figures.arms.gating import Part, edges, effect_of, tuned_well
+from figures.arms.gating import Part, edges, effect_of, luck, tuned_well
 from figures.arms.over_updates import ERRS
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
@@ -130,6 +130,7 @@ def _better(record: Record, name: str, where: str) -> Verdict:
         room(proxy, policy, 0.0, 1.0, tested.margin),
         placebo(None, tested.margin, "both have learned from the same pairs; of noise alone either would be at ½"),
         edges(ERRS.margin, record),
+        luck(ERRS.margin, record),
         trained({"the policy": final(record, "kl_policy_ref")}),
     ]
     note = (

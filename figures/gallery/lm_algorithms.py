@@ -32,7 +32,9 @@ from sims.statistics.verdicts import over_tunings
 TASKS = {"min": "Min length: optimum unlikely", "mode": "Mode length: optimum likely"}
 METHODS = ("dpo/on", "dpo/off", "best_of_n/on", "best_of_n/off", "ppo/on", "rloo/on", "pref_ft/off")
 RUNS = 20
-SEEDS = range(len(matched.TUNING_SEEDS))
+# What rows of min length compare: some ended below the reference by one run a rate, and many end at a bound.
+COMPARED, COMPARED_RUNS = ("dpo/on", "dpo/off", "best_of_n/on", "best_of_n/off", "ppo/on"), 100
+TUNINGS = {"min": 1, "mode": len(matched.TUNING_SEEDS)}  # ten runs a rate choose once, one run three times
 
 FASTER = claim("C27", "dpo, min length, over the run")
 COMPOUND = claim("C28", "dpo, min length, over the run")
@@ -41,12 +43,21 @@ KEEPS_UP = claim("C68", "dpo: min length, equal samples, over the run")
 
 
 def collect(lab: Lab) -> Records:
-    """task/algorithm/sampler/k → record, each arm tuned on its task by the k-th of three seeds."""
-    found: dict[str, Record] = {}
-    for k in SEEDS:
-        arms = {f"{task}/{method}/{k}": matched.arm("lm", task, method) for task in TASKS for method in METHODS}
+    """task/algorithm/sampler/k → record, each arm tuned on its task by the k-th of its seeds."""
+    found = {f"{name}/0": record for name, record in compared(lab, [f"min/{method}" for method in COMPARED]).items()}
+    for k in range(max(TUNINGS.values())):
+        tasks = [task for task in TASKS if k < TUNINGS[task]]
+        arms = {f"{task}/{method}/{k}": matched.arm("lm", task, method) for task in tasks for method in METHODS}
+        arms = {name: arm for name, arm in arms.items() if name not in found}
         found |= matched.tuned_on(lab, "lm", arms, matched.TUNING_SEEDS[k], dict.fromkeys(arms, RUNS))
     return found
+
+
+def compared(lab: Lab, names: Sequence[str]) -> Records:
+    """Arms of min length that rows compare, by their names, task/algorithm/sampler."""
+    arms = {name: matched.on_seeds(matched.AGAIN_SEEDS, matched.arm("lm", *name.split("/", 1))) for name in names}
+    runs = dict.fromkeys(arms, COMPARED_RUNS)
+    return matched.tuned_on(lab, "lm", arms, matched.TUNING_SEEDS[0], runs, tuning_runs=matched.AGAIN_RUNS)
 
 
 def draw(records: Records) -> MatplotlibFigure:
@@ -71,14 +82,15 @@ def draw(records: Records) -> MatplotlibFigure:
     return fig
 
 
-def _over(records: Records, of: Callable[[Mapping[str, Record]], Interval]) -> Interval:
-    """An effect by every tuning: `of` gets the records of one, by task/algorithm/sampler."""
-    tunings = [{name[:-2]: record for name, record in records.items() if name.endswith(f"/{k}")} for k in SEEDS]
+def _over(records: Records, task: str, of: Callable[[Mapping[str, Record]], Interval]) -> Interval:
+    """An effect on a task by every tuning: `of` gets the records of one, by task/algorithm/sampler."""
+    seeds = range(TUNINGS[task])
+    tunings = [{name[:-2]: record for name, record in records.items() if name.endswith(f"/{k}")} for k in seeds]
     return over_tunings([of(found) for found in tunings])
 
 
 def _used(records: Records, names: Sequence[str]) -> list[Record]:
-    return [records[f"{name}/{k}"] for k in SEEDS for name in names]
+    return [records[f"{name}/{k}"] for k in range(TUNINGS[names[0].split("/")[0]]) for name in names]
 
 
 def _difference(names: Sequence[str], times: Sequence[float]) -> Callable[[Mapping[str, Record]], Interval]:
@@ -86,7 +98,7 @@ def _difference(names: Sequence[str], times: Sequence[float]) -> Callable[[Mappi
 
 
 def _room(records: Records, one: str, other: str, margin: float) -> Gate:
-    pairs = [[records[f"{name}/{k}"] for name in (one, other)] for k in SEEDS]
+    pairs = [[records[f"{name}/{k}"] for name in (one, other)] for k in range(TUNINGS[one.split("/")[0]])]
     return over_the_run([Sides(scores(x), scores(y), lowest_score([x, y])) for x, y in pairs], margin)
 
 
@@ -99,17 +111,17 @@ def verdicts(records: Records) -> list[Verdict]:
         gates = [_room(records, names[i], names[i + 1], tested.margin) for i in range(0, len(names), 2)]
         gates += [*tuned_well(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
-        effect = _over(records, _difference(names, times))
+        effect = _over(records, "min", _difference(names, times))
         note = f"{note} {_carries(effect)}"
         rows.append(row_of(tested, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))
     return [*rows, _suffices(records), _keeps_up(records)]
 
 
 def _carries(effect: Interval) -> str:
-    """What an interval can say where runs are at a bound, and few."""
+    """What an interval can say where runs are at a bound, of one tuning."""
     return (
-        f"The interval, of {effect.runs} runs and over three tunings, allows for unseen runs at the smallest score and "
-        f"is {effect.high - effect.low:.1f} wide: it shows an effect of that size, and no smaller one."
+        f"One tuning, by {matched.AGAIN_RUNS} runs a rate; what another would choose is not in the interval. It allows "
+        f"for unseen runs at the smallest score and is {effect.high - effect.low:.1f} wide."
     )
 
 
@@ -125,13 +137,13 @@ def _suffices(records: Records) -> Verdict:
         return effect_of([part(1.0, found[best_arm({n: final_scores(found[n]) for n in groups[0]})])])
 
     used = _used(records, groups[0] + groups[1])
-    control = positive_control(_over(records, gained), SUFFICES.margin, only_above=True)
+    control = positive_control(_over(records, "mode", gained), SUFFICES.margin, only_above=True)
     gates = [
         Gate(control.name, control.open, f"the best on-policy arm against the reference: {control.why}"),
         geometry({"mode length": matched.overlap_of("mode")}, {"mode length": "in"}),
-        *tuned_well(SUFFICES.margin, *used),
+        *tuned_well(SUFFICES.margin, *used, by=final_scores),
     ]
-    effect = _over(records, lost)
+    effect = _over(records, "mode", lost)
     note = "Eight updates: it shows the way there, not where one ends."
     return row_of(SUFFICES, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates)
 
@@ -139,13 +151,13 @@ def _suffices(records: Records) -> Verdict:
 def _keeps_up(records: Records) -> Verdict:
     names = ("min/ppo/on", "min/dpo/on")
     used = _used(records, names)
-    early = _over(records, lambda f: effect_of([part(1.0, f[names[1]], None), part(-1.0, f[names[1]], 1)]))
+    early = _over(records, "min", lambda f: effect_of([part(1.0, f[names[1]], None), part(-1.0, f[names[1]], 1)]))
     control = positive_control(early, KEEPS_UP.margin, only_above=True)
     gates = [
         Gate(control.name, control.open, f"of DPO's whole run against its first evaluation, {control.why}"),
         *tuned_well(KEEPS_UP.margin, *used),
     ]
-    lost = _over(records, _difference(names, (1.0, -1.0)))
+    lost = _over(records, "min", _difference(names, (1.0, -1.0)))
     note = f"Equal samples, one pass over each. PPO's critic is new and is a second model. {_carries(lost)}"
     return row_of(KEEPS_UP, "lm", lost, FIGURE.name, [r.hash for r in used], note, gates)
 
@@ -154,11 +166,14 @@ def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     record = records["min/dpo/on/0"]
     means = ", ".join(f"{m} {mean_scores(records[f'min/{m}/0']).mean():.2f}" for m in METHODS)
+    few, many = (len(records[f"{task}/dpo/on/0"].arrays["gold"]) for task in ("mode", "min"))
     return (
-        f"{lm.model_of(record)}, {len(record.arrays['gold'])} runs per arm, {matched.SAMPLES} samples per update, "
-        "mean and 95 % band. Score: (reward − reference's) / (largest − reference's). Every arm is tuned on its task "
-        f"by each of {len(SEEDS)} other seeds; drawn is the first tuning, and rows hold for all. Offline: fresh draws "
-        f"from the reference for ever. Over the run on min length: {means}."
+        f"{lm.model_of(record)}, {few} runs per arm, {many} of DPO, Best-of-N and PPO on min length, "
+        f"{matched.SAMPLES} samples per update, "
+        "mean and 95 % band. Score: (reward − reference's) / (largest − reference's). Every arm is tuned on its task, "
+        f"on other seeds: those of DPO, Best-of-N and PPO on min length once, by {matched.AGAIN_RUNS} runs a rate; of "
+        f"mode length {TUNINGS['mode']} times, by one; drawn is the first tuning, and rows hold for all. Offline: "
+        f"fresh draws from the reference for ever. Over the run on min length: {means}."
     )
 
 

@@ -168,7 +168,7 @@ def verdicts(records: Records) -> list[Verdict]:
             [
                 at_the_end([sides(fresh, stale)], C26.margin),
                 agree(each),
-                *tuned_well(C26.margin, *fresh, *stale),
+                *tuned_well(C26.margin, *fresh, *stale, by=final_scores),
                 runs_at_a_bound(ends, lowest_score([*fresh, *stale]), 1.0),
                 placebo(None, C26.margin, NOTHING_TO_LEARN),
             ],
@@ -178,7 +178,11 @@ def verdicts(records: Records) -> list[Verdict]:
         (
             C29,
             largest([effect_of([part(1.0, ppo[0]), part(-1.0, reused)]) for reused in ppo[1:]]),
-            [stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5), started, *tuned_well(C29.margin, *ppo)],
+            [
+                stopped_early(ppo[:1], ppo[-1:], C29.margin, 0.5),
+                started,
+                *tuned_well(C29.margin, *ppo, by=final_scores),
+            ],
             ppo,
             f"At equal samples more passes are more steps, and {COLLECTED} batches are few: that helps whoever is far "
             "from the optimum, so that a loss is one in spite of it. Equal steps would show what fresh ones are worth.",
@@ -190,7 +194,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 at_the_end([sides(once, often), sides(ppo[:1], ppo[-1:])], C30.margin),
                 agree(likelihoods),
                 started,
-                *tuned_well(C30.margin, *once, *often, ppo[0], ppo[-1]),
+                *tuned_well(C30.margin, *once, *often, ppo[0], ppo[-1], by=final_scores),
                 placebo(None, C30.margin, NOTHING_TO_LEARN),
             ],
             [*once, *often, ppo[0], ppo[-1]],

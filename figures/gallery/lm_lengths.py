@@ -21,7 +21,7 @@ from figures.figure import Figure, Records
 from figures.lab import Lab
 from figures.report.style import OFFLINE, ONLINE, RC, bound, colour, key, marker, symlog
 from sims.experiments.experiment import Experiment
-from sims.experiments.measures import scores
+from sims.experiments.measures import final_scores, scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, Overlap, geometry, placebo, positive_control, shared_arms
 from sims.statistics.intervals import interaction, paired_effect, student_interval
@@ -201,7 +201,12 @@ def verdicts(records: Records) -> list[Verdict]:
         at, room = last_with_room(pairs, SKEW.margin)
         shared = shared_arms(*([arms[i].hash for arms in tunings] for i in range(4)))
         arms = [record for arms in tunings for record in arms]
-        gates = [room, shared, *tuned_well(SKEW.margin, *arms), placebo(None, SKEW.margin, NOTHING_TO_LEARN)]
+        gates = [
+            room,
+            shared,
+            *tuned_well(SKEW.margin, *arms, by=final_scores),
+            placebo(None, SKEW.margin, NOTHING_TO_LEARN),
+        ]
         gates += _likelihood(records, {"skew": "out", "min": "in"})
         note = (
             f"{_overlap(records, 'skew')} Data cut short are a way of having no overlap that the authors chose; more "
@@ -219,7 +224,7 @@ def verdicts(records: Records) -> list[Verdict]:
     arms = [record for pair in both for record in pair]
     gates = [
         positive_control(gained, MODE.margin),
-        *tuned_well(MODE.margin, *arms),
+        *tuned_well(MODE.margin, *arms, by=final_scores),
         *_likelihood(records, {"mode": "in"}),
     ]
     effect = over_tunings([paired_effect(scores(one)[:, -1], scores(other)[:, -1]) for one, other in both])

@@ -8,7 +8,7 @@ import itertools
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import at_the_end, effect_of, lowest_score, part, sides
+from figures.arms.gating import at_the_end, lowest_score, sides
 from figures.arms.over_kl import fall
 from figures.arms.over_updates import mean_path
 from figures.arms.proxies import ENVIRONMENT, POLICY, arm
@@ -21,13 +21,12 @@ from sims.core.loop.optimise import Optimiser
 from sims.core.loop.protocols import PolicySpec
 from sims.experiments.experiment import Experiment
 from sims.experiments.measures import final_scores, scores
-from sims.experiments.store import Record
 from sims.policies import Table
-from sims.statistics.gates import Gate, placebo, rises, runs_at_a_bound
+from sims.statistics.gates import placebo, rises, runs_at_a_bound
 from sims.statistics.intervals import mean_interval
 
 # Scores go down to −16, where the reference is nearly at the best: an interval that allows for runs at a bound is wide.
-RUNS, SEED, EVALUATIONS = 1000, 75, 8
+RUNS, SEED, EVALUATIONS = 1000, 76, 8
 OVERSCORE = 0.5  # in standard deviations of gold
 POLICIES: dict[str, tuple[Setting, PolicySpec, float]] = {  # with the learning rate
     "network": ("mlp", POLICY, 0.01),
@@ -75,38 +74,24 @@ def _row(tested: Claim, setting: Setting, records: Records, name: str) -> Verdic
     proxy = planted.arrays["reward"].astype(float)
     why = "the arms differ in the planted error alone; offline DPO never asks the reward model, and would not see it"
     ends = {error: final_scores(record) for error, record in zip(ERRORS, (planted, none), strict=True)}
+    falls = [fall(scores(record)[:, 1:]) for record in (planted, none)]
     gates = [
         at_the_end([sides([none], [planted])], tested.margin),
-        rises("the reward model's score, from the start to the end", proxy[:, -1] - proxy[:, 0]),
+        rises("the reward model's score in the second half", proxy[:, -1] - proxy[:, proxy.shape[1] // 2]),
         placebo(None, tested.margin, why),
         runs_at_a_bound(ends, lowest_score([planted, none]), 1.0),
-        falls_from_its_peak(planted, none, tested.margin),
     ]
-    path = scores(planted).mean(0)
     note = (
-        f"On the same problems, recorded pairs and noise: at the end gold is {ends['planted'].mean():+.2f} with the "
-        f"error, {path.max() - path[-1]:.2f} below its best evaluation, and {ends['none'].mean():+.2f} without. One "
-        f"setting, of learning rate and β, and one error, {OVERSCORE:g} standard deviations of gold above all others, "
-        "were run; none is tuned."
+        "On the same problems, recorded pairs and noise. At the end gold is "
+        f"{ends['planted'].mean():+.2f} with the error, after a fall of {falls[0].mean():+.2f} from its peak, and "
+        f"{ends['none'].mean():+.2f} without, after one of {falls[1].mean():+.2f}; the peak is the evaluation before "
+        "the last at which the mean over the other half of the runs is largest. What the end alone costs is arithmetic "
+        "on what was planted, and not asked: where gold rises and stays, the claim is refuted, however much more it "
+        "would be without. One setting, of learning rate and β, and one error, "
+        f"{OVERSCORE:g} standard deviations of gold above all others, were run; none is tuned."
     )
-    effect = effect_of([part(1.0, none), part(-1.0, planted)])
+    effect = mean_interval(falls[0] - falls[1])
     return row_of(tested, setting, effect, FIGURE.name, [none.hash, planted.hash], note, gates)
-
-
-def falls_from_its_peak(planted: Record, none: Record, margin: float) -> Gate:
-    """Whether gold falls from its peak while the reward model's score rises, which is the claim, and whether that could
-    have come out otherwise than what the two ends differ by. The claim is refuted where both rise together, however far
-    an error keeps gold below what it would be without. A table takes one response alone: the one that was given the
-    largest score, of least gold, so that what it costs at the end is arithmetic on what was planted, and no test."""
-    found = mean_interval(fall(scores(planted)[:, 1:]) - fall(scores(none)[:, 1:]))
-    said = f"from its peak gold falls by {found} with the error, less that without"
-    if found.low <= margin:
-        said = f"{said}, which is not above the margin {margin:g}: it rises with the reward model's score, and stays"
-    elif planted.spec["policy"]["kind"] == "table":
-        said = f"{said}, against a margin of {margin:g}; what the end costs a table is arithmetic on what was planted"
-    else:
-        return Gate("fall from the peak", True, said)
-    return Gate("fall from the peak", False, f"{said}; this fall as the effect, judged on other seeds, would open it")
 
 
 def draw(records: Records) -> MatplotlibFigure:

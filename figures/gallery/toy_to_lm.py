@@ -7,7 +7,7 @@ moment, and goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +25,7 @@ from figures.report.style import BLACK, RC, colour
 from sims.experiments.measures import final_scores, mean_scores
 from sims.experiments.store import Record
 from sims.statistics.gates import Gate, placebo, positive_control
-from sims.statistics.intervals import LEVEL, Interval
+from sims.statistics.intervals import LEVEL, Interval, student_interval
 
 SCALES: tuple[matched.Scale, ...] = ("toy", "lm")
 TASKS = tuple(matched.LENGTHS)
@@ -131,7 +131,7 @@ def correlations(toy: Sequence[Mapping[str, np.ndarray]], model: Sequence[Mappin
 
 def _means(task: Mapping[str, np.ndarray], names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """(1 + RESAMPLES, arms): means over runs, in the first row of all, then of runs drawn with replacement from those
-    of a tuning seed that was drawn."""
+    of a tuning seed that was drawn; 0, the reference's, of an arm that is not `above_it`."""
     found = np.full((1 + RESAMPLES, len(names)), np.nan)
     for i, name in enumerate(names):
         if name in task:
@@ -140,7 +140,15 @@ def _means(task: Mapping[str, np.ndarray], names: Sequence[str], rng: np.random.
             found[0, i] = scores.mean()
             seed = rng.integers(seeds, size=(RESAMPLES, 1))
             found[1:, i] = scores[seed, rng.integers(runs, size=(RESAMPLES, runs))].mean(1)
+            found[:, i] *= above_it(scores)
     return found
+
+
+def above_it(scores: np.ndarray) -> bool:
+    """Whether an arm is above the reference's 0 beyond noise. One that is not might as well not be trained, which is a
+    choice that tuning had, and counts as the reference; two of them are a tie, which agrees with nothing: how they rank
+    is noise, whatever it is on the other side. scores: (tuning seeds, runs)."""
+    return student_interval(scores.mean(0)).low > 0
 
 
 def _interval(values: np.ndarray, runs: int) -> Interval:
@@ -236,7 +244,7 @@ def verdicts(records: Records) -> list[Verdict]:
         effect = correlations(*sides)[-1]
         used = of_group(records, group)
         hashes, gates = [r.hash for r in used.values()], _gates(group, sides, list(used.values()))
-        rows.append(row_of(tested, "lm", effect, FIGURE.name, hashes, _note(group, used), gates))
+        rows.append(row_of(tested, "lm", effect, FIGURE.name, hashes, _note(group, used, sides), gates))
     return rows
 
 
@@ -251,34 +259,24 @@ def _gates(group: str, sides: Sides, used: Sequence[Record]) -> list[Gate]:
         found = positive_control(own, 0.2)
         controls.append(Gate("ranks", found.open, f"{where}, odd against even runs: {found.why}"))
     names = "names permuted at random on one side have τ = 0 in the mean, by symmetry"
-    return [Gate("size", enough, why), *controls, placebo(None, 0.2, names), *tuned_well(EDGE, *used)]
+    tuned = tuned_well(EDGE, *used, falls="an arm that is not above the reference beyond noise counts as it")
+    return [Gate("size", enough, why), *controls, placebo(None, 0.2, names), *tuned]
 
 
-def _note(group: str, used: Records) -> str:
+def _note(group: str, used: Records, sides: Sides) -> str:
     """What a row does not show. used: its own records."""
     toy, model = (runs_of(used, scale) for scale in SCALES)
-    tunings = {
-        key: r.provenance["tuning"] for key, r in used.items() if key.startswith("lm/") and "tuning" in r.provenance
-    }
-    lowest = [key for key, tuning in tunings.items() if _took_the_lowest_rate(tuning)]
-    still = ""
-    if lowest:
-        still = (
-            f" {len(lowest)} of {len(tunings)} arms of the model took the smallest rate that was tried: they hardly "
-            "move, and how they rank among themselves is noise."
-        )
+    found = [scores for task in sides.model for scores in task.values()]
+    still = sum(not above_it(scores) for scores in found)
     return (
         f"One model, one kind of toy for a task, {toy} runs per arm on toys and {model} on the model. {MORE[group]}"
-        "The rewards differ in shape: the toy's is a peak, flat far from it, and the model's falls evenly; a table "
-        "does not generalise from one action to the next, and a model does from one length to the next. Tasks differ "
-        "in one length, so that they are less unlike than tasks could be. The model was tuned once, by one run a rate, "
-        f"offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what another tuning would choose.{still}"
+        f"{still} of {len(found)} arms of the model are not above the reference beyond noise: they count as it, and "
+        "are ties, which agree with nothing. The rewards differ in shape: the toy's is a peak, flat far from it, and "
+        "the model's falls evenly; a table does not generalise from one action to the next, and a model does from one "
+        "length to the next. Tasks differ in one length, so that they are less unlike than tasks could be. The model "
+        f"was tuned once, by one run a rate, offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what "
+        "another tuning would choose."
     )
-
-
-def _took_the_lowest_rate(tuning: Mapping[str, Any]) -> bool:
-    rates = [point["learning_rate"] for point in tuning["points"]]
-    return rates[tuning["chosen"]] == min(rates) < max(rates)
 
 
 def runs_of(records: Records, scale: str) -> int:

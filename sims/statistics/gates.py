@@ -12,10 +12,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from .intervals import Interval, student_interval
 
 RUNS_AT_A_BOUND = 100  # least number of runs per arm if any of them is at a bound
+LUCK = 0.01  # chance per row that a fair choice of settings is taken for a lucky one
 AT_A_BOUND = 0.01  # share of the range within which a score is at a bound
 IN_LIKELIHOOD, OUT_OF_LIKELIHOOD = 0.2, 0.05  # the reference's mass near the optimum
 Overlap = Literal["in", "between", "out"]
@@ -164,15 +166,58 @@ def trained(changes: Mapping[str, ArrayLike]) -> Gate:
 
 
 def above_the_reference(scores: Mapping[str, ArrayLike], flat: float = 0.0) -> Gate:
-    """Whether no arm that was tuned ends below the reference, whose score is 0, by more than noise and more than
-    `flat`: not to train at all would be better then, so that its settings are not tuned, whatever a few tuning runs
-    said. scores: (runs,) of each arm."""
-    ends = {name: student_interval(x) for name, x in scores.items()}
-    below = {name: end for name, end in ends.items() if end.high < 0 and end.estimate < -flat}
+    """Whether every arm that was tuned is shown to be no worse than the reference, whose score is 0: the lower end of
+    its interval is at −`flat` or above. Of an arm that is below, or may be for all that its runs say, not to train at
+    all may be better, so that its settings are not tuned, whatever a few tuning runs said. An arm that stays at the
+    reference, as where there is nothing for it to find, is open once its runs show that. scores: (runs,) of each arm,
+    by its name and when they are taken."""
+    found = {name: student_interval(x) for name, x in scores.items()}
+    below = {name: i for name, i in found.items() if i.low < -flat}
     if below:
-        said = "; ".join(f"{name} ends at {i}" for name, i in below.items())
-        return Gate("above the reference", False, f"{said}, below the reference's 0; more tuning runs would open it")
-    return Gate("above the reference", True, "no tuned arm ends below the reference")
+        said = "; ".join(f"{name} scores {i}" for name, i in below.items())
+        limit = f"not shown to be at the reference's 0 or above, within {flat:.3g}"
+        return Gate("above the reference", False, f"{said}, {limit}; more tuning runs would open it")
+    return Gate("above the reference", True, "every tuned arm is shown to be at the reference or above")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an arm's settings scored when they were chosen, and what they score when they are tested. scores: (runs,)
+    tested; mean: over so many `runs` of the tuning; among: how many points had as many runs there, and might have been
+    chosen."""
+
+    scores: ArrayLike
+    mean: float
+    runs: int
+    among: int
+
+
+def luck_of_tuning(arms: Mapping[str, Chosen], flat: float) -> Gate:
+    """Whether every arm scores, when tested, what its settings scored when they were chosen. The best of k points is
+    chosen for its luck too; an arm whose score falls by more than that may have better settings in its grid. Closed
+    where it falls short by more than `flat`, and
+
+        k·P(t > z) < LUCK / arms,    z = (tuned − tested) / (s·√(1/n + 1/m)),
+
+    s the standard deviation of the m tested runs, n the number of tuning runs, t Student's with m − 1 degrees of
+    freedom. Of normal runs, the best of k points alike has a z beyond that with at most this chance, whatever the
+    points share: a row is closed by chance in LUCK of cases at most. Where a run or two chose, little can be told."""
+    short, most = [], ("", flat)
+    for name, arm in arms.items():
+        scores = np.asarray(arm.scores, np.float64)
+        tested, m = float(scores.mean()), len(scores)
+        error = max(float(scores.std(ddof=1)) * float(np.sqrt(1 / arm.runs + 1 / m)), 1e-12)
+        chance = min(1.0, arm.among * float(stats.t.sf((arm.mean - tested) / error, m - 1)))
+        said = f"{name} scored {arm.mean:.2f} in {arm.runs} tuning runs, the best of {arm.among}"
+        said = f"{said}, and scores {tested:.2f} (chance {chance:.1g})"
+        most = max(most, (said, arm.mean - tested), key=lambda x: x[1])
+        if arm.mean - tested > flat and chance < LUCK / len(arms):
+            short.append(said)
+    if short:
+        return Gate("luck of tuning", False, f"{'; '.join(short)}; more tuning runs would open it")
+    if most[0]:
+        return Gate("luck of tuning", True, f"as a fair choice may; the largest fall: {most[0]}")
+    return Gate("luck of tuning", True, "every tuned arm scores what its settings did in tuning, or more")
 
 
 def rises(name: str, changes: ArrayLike) -> Gate:

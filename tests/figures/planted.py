@@ -332,7 +332,7 @@ def gradient_variance() -> list[Planted]:
 
 
 def lm_algorithms() -> list[Planted]:
-    """Three tunings, of which the mean is the effect."""
+    """On mode length three tunings, of which the mean is the effect."""
 
     def row(id: str, part: str, claimed: int, terms: tuple[Term, ...], at_most: bool = False) -> Planted:
         return Planted("lm_algorithms", id, part, "lm", claimed, terms, at_most=at_most)
@@ -803,13 +803,13 @@ def sync_period() -> list[Planted]:
 
 
 def overscored_response() -> list[Planted]:
-    """A table is a bandit. Here gold does not fall from its peak."""
+    """A table is a bandit."""
     found = []
     for where, setting in (("network", "mlp"), ("table", "bandit")):
         for name, algorithm in (("RLOO", "rloo"), ("online DPO", "dpo")):
-            terms = difference(f"{where}/{algorithm}/none", f"{where}/{algorithm}/planted")
+            terms = difference(f"{where}/{algorithm}/none", f"{where}/{algorithm}/planted", "late")
             part = f"{name}, an over-scored response"
-            found.append(Planted("overscored_response", "C11", part, setting, 1, terms, closed=True))
+            found.append(Planted("overscored_response", "C11", part, setting, 1, terms))
     return found
 
 
@@ -845,9 +845,7 @@ def two_tasks() -> list[Planted]:
         instead = [Term(mixed, -0.5, quantity) for quantity in own.values()]
         found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
         forgotten = (Term(f"{name}/verifiable", 0.5, "second"), Term(f"{name}/rated", 0.5, "first"))
-        found.append(
-            Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02, closed=True)
-        )
+        found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
     return found
 
 

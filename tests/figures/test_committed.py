@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from figures import committed
 from figures import lab as room
 from figures.committed import FOLDER, Committed, Kept, Tuned, Watched
 from figures.figure import all_figures
-from figures.lab import AGREEMENT, Lab, compare, product
+from figures.lab import AGREEMENT, FINAL_RUNS, Lab, apply, compare, product, settings
+from figures.short_tuning import Short
 from sims.core.algorithms import find_algorithm
 from sims.core.loop.labelling import Labelling
 from sims.core.schedule import Schedule
@@ -284,6 +285,25 @@ def test_finalists_are_kept_and_their_number_is_part_of_the_tuning(tmp_path: Pat
     assert runs == 8 and len(kept[0].finals) == 2
     assert tuned(tmp_path, "b", finalists=2) == (kept, 0)
     assert tuned(tmp_path, "c")[1] == 4
+
+
+def test_a_tuned_record_says_what_its_settings_scored_by_the_runs_that_decided(tmp_path: Path) -> None:
+    """By those of the finalists, where there are some; nothing that shorter runs scored."""
+
+    def how(**options: Any) -> tuple[Tuned, Mapping[str, Any]]:
+        lab = Lab(Store(tmp_path))
+        found = lab.tuned_records({"x": ARM}, {"x": GRIDS["x"]}, tuning_runs=2, **options)
+        return lab.tuned[0], found["x"].provenance["tuning"]
+
+    tuned, said = how()
+    assert (said["mean"], said["runs"], said["among"], said["by"]) == (max(tuned.scores), 2, 2, "end")
+    assert said["of"] == settings(apply(ARM, tuned.points[tuned.chosen]).replace(seed=9, runs=3).to_json())
+    assert said["of"] != settings(apply(ARM, tuned.points[1 - tuned.chosen]).to_json())
+    tuned, said = how(finalists=2)
+    assert (said["mean"], said["runs"], said["among"]) == (dict(tuned.finals)[tuned.chosen], FINAL_RUNS, 2)
+    as_long = Short(ARM.updates, ARM.evaluations, widen=0)
+    assert how(short=as_long)[1]["runs"] == 2 and how(short=as_long)[1]["by"] == "run"
+    assert "of" not in how(short=Short(ARM.updates // 2, ARM.updates // 2, widen=0))[1]
 
 
 def test_a_score_that_is_none_comes_back(tmp_path: Path) -> None:

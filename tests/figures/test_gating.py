@@ -18,6 +18,7 @@ from figures.arms.gating import (
     effect_of,
     last_with_room,
     lowest_score,
+    luck,
     of_all,
     own_settings,
     part,
@@ -30,6 +31,7 @@ from figures.arms.gating import (
     with_tuning_of,
 )
 from figures.claims import Verdict
+from figures.lab import settings
 from sims.experiments.store import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import Gate
@@ -120,8 +122,8 @@ def ending(at: float) -> Record:
 def test_a_tuned_arm_ends_at_most_half_a_margin_below_the_reference(at: float, open_: bool) -> None:
     """Less is as good as not to train."""
     run = ending(at)
-    names, gates = ["grid edge", "above the reference"], tuned_well(0.05, ending(0.5), run)
-    assert [gate.name for gate in gates] == names and [gate.open for gate in gates] == [True, open_]
+    names, gates = ["grid edge", "above the reference", "luck of tuning"], tuned_well(0.05, ending(0.5), run)
+    assert [gate.name for gate in gates] == names and [gate.open for gate in gates] == [True, open_, True]
     assert above(0.05, Record(run.spec, run.arrays, {})).open  # settings that no tuning chose
     by_another = tuned_well(0.05, run, by=lambda record: record.arrays["gold"][:, 1])
     assert all(gate.open for gate in by_another)  # tuned for what does not fall
@@ -135,6 +137,28 @@ def test_an_arm_that_was_tuned_over_the_run_is_above_the_reference_over_the_run(
         assert not above(0.05, run).open and above(0.05, by_run).open is over_the_run
         (gate,) = (x for x in tuned_and_bounded(0.05, by_run, by_run) if x.name == "above the reference")
         assert gate.open is over_the_run
+    assert above(0.05, run).why.startswith("a at the end scores -0.9")
+    assert above(0.05, by_run).why.startswith("a over the run scores -0.2") and gate.why == above(0.05, by_run).why
+
+
+@pytest.mark.parametrize("falls", ["", "the claim is about a fall"])
+@pytest.mark.parametrize(("by", "mean", "open_"), [("end", 0.92, True), ("end", 1.2, False), ("run", 0.92, False)])
+def test_an_arm_scores_what_its_settings_did_by_what_they_were_tuned_for(
+    by: str, mean: float, open_: bool, falls: str
+) -> None:
+    """0.5 and then 0.9: 0.7 over the run."""
+    run = replace(record([0.0, 0.5, 0.9]), spec={"beta": 1.0, "seed": 1, "runs": 20})
+    how = {**tuned(0, [mean, 0.0], beta=[1.0, 0.1]).provenance["tuning"], "by": by, "mean": mean, "runs": 4, "among": 2}
+
+    def gate(of: dict[str, float]) -> Gate:
+        ours = Record(run.spec, run.arrays, {"tuning": {**how, "of": settings(of)}})
+        return tuned_well(0.05, ours, falls=falls)[-1]
+
+    assert gate({"beta": 1.0, "seed": 7, "runs": 4}).open is open_  # whatever was drawn, and how often
+    assert gate({"beta": 0.1, "seed": 1, "runs": 20}).open  # changed after tuning: no number to compare with
+    assert luck(0.05, Record(run.spec, run.arrays, {"tuning": how})).open  # tuned by shorter runs
+    told = luck(0.05, Record(run.spec, {}, {"tuning": {**how, "of": settings(run.spec)}}))
+    assert told.open and told.why == "not known of a, whose committed records keep no such score"
 
 
 def test_a_row_about_a_fall_says_why_its_arms_may_end_below_the_reference() -> None:

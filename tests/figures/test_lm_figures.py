@@ -200,7 +200,7 @@ def test_the_mean_over_tasks_is_of_tasks_resampled_with_algorithms_and_runs() ->
     """Without noise a task's τ moves with the algorithms alone, and the mean with the tasks too."""
     names = [f"{i}" for i in range(8)]
     toy = [{name: np.full((2, 4), float(i)) for i, name in enumerate(names)}] * 2  # two tunings
-    model = [toy[0], {name: -scores for name, scores in toy[0].items()}]
+    model = [toy[0], {name: 8.0 - scores for name, scores in toy[0].items()}]
     same, turned, mean = toy_to_lm.correlations(toy, model)
     assert (same.low, same.high) == (1, 1) and (turned.low, turned.high) == (-1, -1)
     assert (mean.estimate, mean.low, mean.high, mean.runs) == (
@@ -209,6 +209,17 @@ def test_the_mean_over_tasks_is_of_tasks_resampled_with_algorithms_and_runs() ->
         1,
         64,
     )  # in a quarter of the draws one task is there twice
+
+
+def test_arms_that_are_not_above_the_reference_are_ties_which_agree_with_nothing() -> None:
+    """Four arms learn nothing on the model, by noise in the toy's order, and two do, in it: six of fifteen pairs are
+    ties, and the nine others agree: 9/√(15·9)."""
+    about_0 = np.array([[-0.3, 0.3, -0.3, 0.3]])
+    toy = [{f"{i}": np.full((1, 4), 0.1 + i) for i in range(6)}]
+    model = [{f"{i}": about_0 + 0.01 * i if i < 4 else np.full((1, 4), float(i)) for i in range(6)}]
+    assert toy_to_lm.correlations(toy, model)[0].estimate == pytest.approx(9 / np.sqrt(15 * 9))
+    worse = [{f"{i}": np.full((1, 4), i - 3.5) for i in range(6)}]  # below the reference, in the same order
+    assert toy_to_lm.correlations(toy, worse)[0].estimate == pytest.approx(9 / np.sqrt(15 * 9))
 
 
 def test_tasks_of_the_toys_have_the_overlap_of_the_language() -> None:

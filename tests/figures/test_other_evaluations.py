@@ -9,6 +9,7 @@ from figures.arms.collapsing import first_copy
 from figures.arms.copied_references import LENGTH
 from figures.arms.credit import explained
 from figures.arms.effect_row import effect_row
+from figures.arms.orders import at_equal_settings
 from figures.arms.syncing import on_the_way
 from figures.catalogue import claim
 from figures.claims import Verdict
@@ -264,19 +265,29 @@ def test_an_arm_by_the_settings_of_another_must_do_as_well_as_by_its_own() -> No
     assert "own settings: " in found.why and "tuned arms would open it" in found.why
 
 
-def test_a_cost_that_was_planted_is_no_test_where_gold_stays_at_its_peak_nor_for_a_table() -> None:
-    """C11 is of a fall while the reward model's score rises; how far two ends are apart is another thing."""
-    records, parts = alike("overscored_response"), ("RLOO", "online DPO")
-    for late in (0.0, -0.1):
-        for key in [key for key in records if key.endswith("planted")]:
-            records[key] = filled(records[key], {"late": late}, 0.001)
-            records[key].arrays["reward"] = records[key].arrays["updates"] * np.ones_like(records[key].arrays["gold"])
-        found = {(row.part, row.setting): row for row in all_figures()["overscored_response"].verdicts(records)}
-        for part in parts:
-            network, table = (found[f"{part}, an over-scored response", x] for x in ("mlp", "bandit"))
-            assert table.verdict == "no test" and "judged on other seeds, would open it" in table.why
-            assert network.verdict == ("supported" if late else "no test") and ("stays" in network.why) == (late == 0)
-            assert ("arithmetic" in table.why) == (late < 0)
+def test_orders_that_took_different_settings_say_what_the_order_gains_at_equal_ones() -> None:
+    def order(scores: list[float], chosen: int) -> Record:
+        points = [{"beta": 0.1}, {"beta": 1.0}]
+        return Record({}, {}, {"tuning": {"points": points, "scores": scores, "chosen": chosen}})
+
+    one, other = order([0.2, 0.7], 1), order([0.5, 0.4], 0)
+    assert at_equal_settings(one, other).endswith(
+        "on tuning runs it gains +0.30 by those of the first, -0.30 by others."
+    )
+    assert at_equal_settings(one, order([0.2, 0.7], 1)) == "" == at_equal_settings(one, Record({}, {}, {}))
+
+
+def test_what_carries_over_to_another_task_is_seen_where_they_share_a_direction_or_the_row_is_no_test() -> None:
+    """C48: of tasks at right angles nothing may be there to be carried over."""
+    for moved, state in ((0.3, "supported"), (0.04, "no test")):
+        records = alike("two_tasks")
+        for key in [key for key in records if key.count("/") == 1 or "/shared/" in key]:
+            level = moved if "/shared/" in key else 0.01
+            other = {"verifiable": "second", "rated": "first"}.get(key.rpartition("/")[2])
+            records[key] = filled(records[key], {other: level} if other else {}, 0.001)
+        found = rows("two_tasks", records)["C48", "dpo: the other domain"]
+        assert found.verdict == state and "positive control" in [gate.name for gate in found.gates]
+        assert ("a cosine of 0.3" in found.why) is (state == "no test")
 
 
 def test_a_score_over_a_run_says_who_is_ahead_first_and_whether_it_hangs_on_the_length() -> None:
