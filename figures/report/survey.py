@@ -120,5 +120,6 @@ def _ends(rows: Sequence[Row]) -> str:
     return (
         f"{toys} of these {len(rows)} rows are of toys ({settings}), with known rewards and tables or networks of a "
         f"few thousand parameters. {len(models)} are of a language model of this package's own, {decided} of them "
-        "decided: it is tiny, and its rewards are of lengths or of words to avoid. None is of a model that people use."
+        "decided: it is tiny, and its rewards are of lengths, of words to avoid or of sums. None is of a model that "
+        "people use."
     )
