@@ -61,3 +61,11 @@ def test_what_it_says_of_the_language_models_rewards_is_so() -> None:
     assert len(figures) > 3 and kinds <= of_lengths | others and kinds & of_lengths and others <= kinds
     found = survey.survey(sections.sections([replace(ROW, setting="lm")]))
     assert found is not None and "rewards are of lengths, of words to avoid or of sums" in found.ends.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("effect", "said"), [(0.3, "yes"), (-0.3, "no")])
+def test_a_stale_sampler_that_loses_says_that_fresh_samples_matter(effect: float, said: str) -> None:
+    """C32 is opposite either way, and only one that is ahead speaks against them."""
+    row = replace(ROW, id="C32", state="opposite", effect=effect)
+    assert survey.speaks(row, "yes") == said
+    assert survey.speaks(replace(row, id="C33"), "yes") == "no"
