@@ -188,8 +188,8 @@ MOMENT = (
     "moment of it."
 )
 STALE = (
-    f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples, {UPDATES} in all, and an s of 100 "
-    f"would be never. A score of .1 is a token. {MOMENT}"
+    f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples, {UPDATES} in all; of s = 100 "
+    f"`lm_rare_sync` has longer runs. A score of .1 is a token. {MOMENT}"
 )
 
 

@@ -35,6 +35,8 @@ QUESTIONS = {
         "new rounds of pairs for DPO": {"C08": "yes"},
     },
 }
+# Of a claim of none: where a stale sampler loses, fresh samples matter the more; only where it is ahead they do not.
+LOSS_SPEAKS_ALIKE = {"C32"}
 CARRIES = "toy→lm"  # the claim that says whether toys' rankings hold for a language model
 
 
@@ -85,7 +87,8 @@ def survey(found: Sequence[Section]) -> Survey | None:
 def speaks(row: Row, supported: str) -> str:
     """ "yes", "no" or "": what a row says of a question that its claim answers so where it is supported."""
     other = {"yes": "no", "no": "yes"}[supported]
-    if row.state in ("supported", "theorem"):
+    loses = row.state == "opposite" and row.id in LOSS_SPEAKS_ALIKE and row.effect is not None and row.effect > 0
+    if row.state in ("supported", "theorem") or loses:
         return supported
     return other if row.state in ("opposite", "too small") else ""
 
@@ -120,5 +123,6 @@ def _ends(rows: Sequence[Row]) -> str:
     return (
         f"{toys} of these {len(rows)} rows are of toys ({settings}), with known rewards and tables or networks of a "
         f"few thousand parameters. {len(models)} are of a language model of this package's own, {decided} of them "
-        "decided: it is tiny, and its rewards are of lengths or of words to avoid. None is of a model that people use."
+        "decided: it is tiny, and its rewards are of lengths, of words to avoid or of sums. None is of a model that "
+        "people use."
     )

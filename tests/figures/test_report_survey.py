@@ -56,8 +56,16 @@ def test_what_it_says_of_the_language_models_rewards_is_so() -> None:
     figures = {row.figure for id in named for row in catalogue()[id].rows if "lm" in row.settings}
     specs = [file.record(key).spec for name in figures if (file := Committed(name).file) for key in file.keys]
     kinds = {spec["environment"]["kind"] for spec in specs if "of" not in spec}
-    # proxy_reward's pairs are labelled by lengths; verifiable is of a placebo
+    # proxy_reward's pairs are labelled by lengths; verifiable is of sums
     of_lengths, others = {"min_length", "mode_length", "skew_length", "proxy_reward"}, {"forbidden_words", "verifiable"}
-    assert len(figures) > 3 and kinds <= of_lengths | others and kinds & of_lengths and "forbidden_words" in kinds
+    assert len(figures) > 3 and kinds <= of_lengths | others and kinds & of_lengths and others <= kinds
     found = survey.survey(sections.sections([replace(ROW, setting="lm")]))
-    assert found is not None and "rewards are of lengths or of words to avoid" in found.ends.replace("\n", " ")
+    assert found is not None and "rewards are of lengths, of words to avoid or of sums" in found.ends.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("effect", "said"), [(0.3, "yes"), (-0.3, "no")])
+def test_a_stale_sampler_that_loses_says_that_fresh_samples_matter(effect: float, said: str) -> None:
+    """C32 is opposite either way, and only one that is ahead speaks against them."""
+    row = replace(ROW, id="C32", state="opposite", effect=effect)
+    assert survey.speaks(row, "yes") == said
+    assert survey.speaks(replace(row, id="C33"), "yes") == "no"
