@@ -16,7 +16,17 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import NOTHING_TO_LEARN, Part, Sides, effect_of, lowest_score, over_the_run, part, tuned_well
+from figures.arms.gating import (
+    NOTHING_TO_LEARN,
+    Part,
+    Sides,
+    effect_of,
+    in_brief,
+    lowest_score,
+    over_the_run,
+    part,
+    tuned_well,
+)
 from figures.arms.sweeps import best_arm, crossfit_best
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
@@ -93,8 +103,10 @@ def _used(records: Records, names: Sequence[str]) -> list[Record]:
     return [records[f"{name}/{k}"] for k in range(TUNINGS[names[0].split("/")[0]]) for name in names]
 
 
-def _difference(names: Sequence[str], times: Sequence[float]) -> Callable[[Mapping[str, Record]], Interval]:
-    return lambda found: effect_of([part(t, found[name], None) for t, name in zip(times, names, strict=True)])
+def _difference(
+    names: Sequence[str], times: Sequence[float], at: int | None = None
+) -> Callable[[Mapping[str, Record]], Interval]:
+    return lambda found: effect_of([part(t, found[name], at) for t, name in zip(times, names, strict=True)])
 
 
 def _room(records: Records, one: str, other: str, margin: float) -> Gate:
@@ -112,7 +124,12 @@ def verdicts(records: Records) -> list[Verdict]:
         gates += [*tuned_well(tested.margin, *used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
         note = "DPO takes pairs and Best-of-N fours, at equal samples; DPO alone of the contrastive losses."
         effect = _over(records, "min", _difference(names, times))
-        note = f"{note} {_carries(effect)}"
+        first = _over(records, "min", _difference(names, times, at=1))
+        levels = ", ".join(f"{n[4:]} {scores(records[f'{n}/0'])[:, 1].mean():.2f}" for n in names)
+        note = (
+            f"{note} {_carries(effect)} At the first evaluation, further from the largest score, the effect is "
+            f"{in_brief(first)}: {levels}."
+        )
         rows.append(row_of(tested, "lm", effect, FIGURE.name, [r.hash for r in used], note, gates))
     return [*rows, _suffices(records), _keeps_up(records)]
 

@@ -109,6 +109,8 @@ def theorem(worst: float, tolerance: float, instances: int) -> Outcome:
 
 def over_tunings(intervals: Sequence[Interval]) -> Interval:
     """The smallest interval that holds those of several tuning seeds; its estimate is the mean of theirs."""
+    if len(intervals) == 1:
+        return intervals[0]
     low, high = min(i.low for i in intervals), max(i.high for i in intervals)
     estimate, runs = float(np.mean([i.estimate for i in intervals])), min(i.runs for i in intervals)
     method = f"{intervals[0].method}, {len(intervals)} tunings"
