@@ -256,7 +256,7 @@ COARSE = (
 )
 LUCKY = (
     "The direction stands, and not the size: what offline took was luck of 16 tuning runs. At others of the points of "
-    "its grid it scores 0.60 to 0.68 in 200 runs, and the gap is 0.3 to 0.4."
+    "its grid it scores 0.60 to 0.68, and the gap is 0.3 to 0.4."
 )
 
 
