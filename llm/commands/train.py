@@ -23,6 +23,7 @@ from llm.training import checkpoint
 from llm.training.checkpoint import CONFIG, METRICS, SPEC, Checkpoint, CheckpointError
 from llm.training.folder import (
     MODEL,
+    SAMPLE,
     SAMPLES,
     Start,
     begin,
@@ -298,7 +299,8 @@ def _train(
         loggers.append(JsonLines(folder / METRICS, done, numbers))
         samples = JsonLines(folder / SAMPLES, done, numbers)
         if held is not None:
-            ask_again(experiment, read_json_lines(folder / SAMPLES)[-SHOWN:], run.evaluation_environment.examples)
+            logged = read_json_lines(folder / SAMPLES, SAMPLE)[-SHOWN:]
+            ask_again(experiment, logged, run.evaluation_environment.examples)
     fit, points = RunFit(run, samples, options.log_kl), set(experiment.evaluated_at)
     saving = saving_of(options, options.metric_for_best_model, options.greater_is_better)
     settings = experiment.to_json()

@@ -27,6 +27,7 @@ from .run import Run
 from .written_by import RUNS, check_written_by
 
 SAMPLES, MODEL = "samples.jsonl", "model"
+SAMPLE = ("prompt", "completion", "reward")  # what each row of samples has
 # In SPEC: digests of the weights that the run was started with, and of what else it reads.
 WEIGHTS, FILES = "weights", "files"
 
@@ -179,12 +180,17 @@ def try_to_save(run: Run) -> None:
 
 def closing_table(folder: Path) -> str:
     """A table of the first and the last evaluation, and the last completions."""
-    rows = [row for row in read_json_lines(folder / METRICS) if "eval_reward" in row]
+    rows = [row for row in read_json_lines(folder / METRICS) if any(name.startswith("eval_") for name in row)]
+    if not rows:
+        return f"\n{folder / METRICS} is damaged: it has no evaluation"
     first, last = rows[0], rows[-1]
     lines = [f"\n{'':16}{'start':>10}{'update ' + str(last['update']):>14}"]
-    names = [name for name in last if name.startswith("eval_")]
-    lines += [f"{name.removeprefix('eval_'):16}{first[name]:10.3f}{last[name]:14.3f}" for name in names]
-    drawn = [row for row in read_json_lines(folder / SAMPLES) if row["update"] == last["update"]]
+    names = [name for name in dict.fromkeys([*last, *first]) if name.startswith("eval_")]
+    lines += [f"{name.removeprefix('eval_'):16}{_cell(first, name):>10}{_cell(last, name):>14}" for name in names]
+    lacks = [(row["update"], name) for row in (first, last) for name in names if name not in row]
+    lines += [f"{folder / METRICS} is damaged: update {update} has no {name}" for update, name in lacks]
+    samples = read_json_lines(folder / SAMPLES, SAMPLE)
+    drawn = [row for row in samples if row["update"] == last["update"]]
     lines += ["", *(f"  {_line(row['prompt'])[-60:]} → {_line(row['completion'])[:90] or '(empty)'}" for row in drawn)]
     lines += turned(rows)
     return "\n".join([*lines, f"\n{folder / MODEL}  {folder / METRICS}  {folder / SAMPLES}"])
@@ -205,6 +211,10 @@ def turned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"with --metric-for-best-model {name} its checkpoint is kept"
             )
     return found
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[name]:.3f}" if name in row else "–"
 
 
 def _line(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,8 @@ class JsonLines(Logger):
         self.file.close()
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; an incomplete last line, as a killed process leaves it, is ignored."""
+def read_json_lines(path: Path, needed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a file; an incomplete last line, as a killed process leaves it, is ignored. needed: what each has."""
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         if not line:
@@ -123,6 +123,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             if not isinstance(row.get("update"), int):
                 raise ValueError("it has no update")
+            if missing := [name for name in needed if name not in row]:
+                raise ValueError(f"it has no {missing[0]}")
         except (ValueError, AttributeError, RecursionError) as error:
             raise SpecError("output", str(path), f"line {number} is damaged: {error}: delete this line") from error
         found.append(row)

@@ -163,8 +163,10 @@ class Unfinished:
         metric, best = self.saving.metric_for_best_model, self.loop.best.update
         values = {row["update"]: row[metric] for row in read_json_lines(self.folder / METRICS) if metric in row}
         _remove(self.folder)
-        if best in (None, last := max(values)):
+        if best in (None, last := max(values, default=None)):
             return ""
+        if best not in values:
+            return f"\n{METRICS} was damaged: update {best}, which was best, has no {metric}"
         found = f"{metric} was best at update {best} ({values[best]:.3f}; at the end {values[last]:.3f})"
         if taken == best:
             return f"\n{found}: the model is that of update {taken}"

@@ -27,7 +27,7 @@ from llm.training.run import Run, device_for, execute
 from sims.core.algorithms import find_algorithm
 from sims.core.algorithms.clipped import GRPO
 from sims.core.schedule import Schedule
-from sims.core.spec import from_json
+from sims.core.spec import SpecError, from_json
 from sims.experiments.experiment import Experiment
 from sims.experiments.options import OptionParser
 from sims.experiments.store import Store, spec_hash
@@ -404,13 +404,40 @@ def test_reward_models_count_in_the_estimate(tmp_path):
     assert estimate(two).held["reward models"] == pytest.approx(8 * parameters, rel=1e-2)
 
 
-def test_the_closing_table_has_a_line_a_completion(tmp_path):
-    ends = [{"update": n, "eval_reward": 0.5} for n in (0, 1)]
+@pytest.fixture
+def logged(tmp_path):
+    """A folder with two evaluations and the samples of the last."""
+    ends = [{"update": n, "eval_reward": 0.5, "eval_kl": 0.25} for n in (0, 1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, ends)) + "\n")
     texts = [("one\n\ntwo\n", "a\n- b"), ("three", "")]
-    rows = [{"update": 1, "prompt": prompt, "completion": completion} for prompt, completion in texts]
+    rows = [{"update": 1, "prompt": prompt, "completion": completion, "reward": 0.5} for prompt, completion in texts]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    assert "\n  one two → a - b\n  three → (empty)\n" in closing_table(tmp_path)
+    return tmp_path
+
+
+def test_the_closing_table_has_a_line_a_completion(logged):
+    assert "\n  one two → a - b\n  three → (empty)\n" in closing_table(logged)
+
+
+@pytest.mark.parametrize("update", [0, 1])
+@pytest.mark.parametrize("name", ["eval_reward", "eval_kl"])
+def test_the_closing_table_tells_a_field_that_a_flipped_bit_has_renamed(name, update, logged):
+    lines = (logged / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines[update] = lines[update].replace(name, "eval_other")
+    (logged / "metrics.jsonl").write_text("".join(lines))
+    assert f"metrics.jsonl is damaged: update {update} has no {name}\n" in closing_table(logged)
+    for row in (0, 1):
+        lines[row] = lines[row].replace("eval_", "evil_")
+    (logged / "metrics.jsonl").write_text("".join(lines))
+    assert closing_table(logged).endswith("metrics.jsonl is damaged: it has no evaluation")
+
+
+@pytest.mark.parametrize("name", ["update", "prompt", "completion", "reward"])
+def test_a_sample_without_a_field_is_told(name, logged):
+    samples = logged / "samples.jsonl"
+    samples.write_text(samples.read_text().replace(f'"{name}"', '"other"', 1))
+    with pytest.raises(SpecError, match=f"line 1 is damaged: it has no {name}"):
+        closing_table(logged)
 
 
 def test_a_run_of_another_task_is_not_called_after_the_preset_s(capsys):

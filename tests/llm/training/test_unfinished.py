@@ -59,9 +59,14 @@ class Counting:
 
 
 def fitted(
-    folder: Path, losses: dict[int, float], saving: Saving, fit: Counting | None = None
+    folder: Path,
+    losses: dict[int, float],
+    saving: Saving,
+    fit: Counting | None = None,
+    damage: tuple[str, str] = ("", ""),
 ) -> tuple[Counting, Unfinished, str]:
-    """A fit with these held-out losses after its updates; 0 before the first."""
+    """A fit with these held-out losses after its updates; 0 before the first. damage: a text of its metrics, and what
+    stands there in its place at the end."""
     fit = fit or Counting()
     progress = Unfinished(
         folder / "model", "pretrain", {"pretrain": {}}, "a: 1", saving, False, False, evaluations=len(losses)
@@ -70,6 +75,8 @@ def fitted(
     progress.run(fit, lambda: {"eval_loss": ({0: 0.0} | losses)[fit.updates]}, "fit")
     kept = [update for update, _ in checkpoint.found(progress.folder)]
     assert progress.written()[0].read_text().count("\n") == 7 + len(losses)
+    metrics = progress.folder / checkpoint.METRICS
+    metrics.write_text(metrics.read_text().replace(*damage))
     line = progress.finish(fit.updates)
     return fit, progress, f"{kept} {line.strip()}"
 
@@ -82,6 +89,14 @@ def test_the_model_is_that_of_the_lowest_held_out_loss_where_that_is_wanted(tmp_
     last = "the model is that of update 2" if load_best else "--load-best-model-at-end would have taken it"
     assert line == f"[2, 6] eval_loss was best at update 2 (0.500; at the end 0.600): {last}"
     assert not progress.folder.exists()
+
+
+def test_a_best_loss_whose_field_a_flipped_bit_has_renamed_is_told(tmp_path: Path) -> None:
+    damage = ('"eval_loss": 0.5', '"evil_loss": 0.5')
+    _, _, line = fitted(tmp_path, {2: 0.5, 4: 0.7, 6: 0.6}, BEST, damage=damage)
+    assert line.endswith("metrics.jsonl was damaged: update 2, which was best, has no eval_loss")
+    _, _, line = fitted(tmp_path / "all", {2: 0.5, 4: 0.7, 6: 0.6}, BEST, damage=("eval_loss", "evil_loss"))
+    assert line.endswith("metrics.jsonl was damaged: update 2, which was best, has no eval_loss")
 
 
 def test_a_fit_that_is_best_at_its_end_says_nothing(tmp_path: Path) -> None:
