@@ -13,7 +13,7 @@ from sims.experiments.store import Record
 from sims.statistics.gates import Gate, estimand, positive_control, room
 from sims.statistics.intervals import Interval, mean_interval
 
-from .gating import Sides, last_with_room
+from .gating import FLAT, Sides, last_with_room
 
 
 def interaction_of_falls(rare: Sequence[Record], semi: Sequence[Record]) -> np.ndarray:
@@ -59,7 +59,8 @@ def entropy_with_room(dense: Record, binary: Record, margin: float, name: str = 
 def on_the_way(arms: Mapping[float, tuple[Record, Record]], margin: float) -> Gate:
     """`estimand` of the entropies' differences, dense − binary, at the first and at the last evaluation that leave
     room, by each learning rate. After as many updates a smaller rate is where a larger one was before: a sign that
-    turns on the way hangs on the rate that was taken, and on the length of the run. arms: by learning rate."""
+    turns on the way hangs on the rate that was taken, and on the length of the run. A sign counts where the interval is
+    beyond half a margin: nearer to 0 two arms are as good as one, and nothing turns. arms: by learning rate."""
     found = {}
     for rate, (dense, binary) in arms.items():
         last, _ = entropy_with_room(dense, binary, margin)
@@ -69,9 +70,10 @@ def on_the_way(arms: Mapping[float, tuple[Record, Record]], margin: float) -> Ga
         for at in (next(rooms, last), last):
             name = f"{rate:g} after {int(dense.arrays['updates'][at])} updates"
             found[name] = mean_interval(one[:, at] - other[:, at])
-    gate = estimand(found)
+    half = FLAT * margin
+    gate = estimand({name: effect for name, effect in found.items() if effect.low > half or effect.high < -half})
     if gate.open:
-        return replace(gate, why=f"{' and '.join(found)}: {gate.why}")
+        return replace(gate, why=f"{' and '.join(found)}: no two differ in sign by more than half the margin")
     said = "; ".join(f"{effect.estimate:+.2f} at {name}" for name, effect in found.items())
     return replace(
         gate,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from figures.arms.collapsing import interaction_of_falls, measured, preventable
-from figures.arms.entropies import PAIRS, PLACES, TREE, draw_entropies, entropy_arms, entropy_rows
+from figures.arms.entropies import DRAWS, PAIRS, PLACES, TREE, draw_entropies, entropy_arms, entropy_rows
 from figures.arms.gating import last_with_room, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING, spread_grid
 from figures.catalogue import Claim, claim
@@ -174,6 +174,7 @@ def _length(fixed: Record, copied: Record, alike: Sequence[Record]) -> Verdict:
 def caption(records: Records) -> str:
     """What is drawn, as it was run."""
     runs = len(records[f"prompts/{FEW}/{SEMI:g}"].arrays["gold"])
+    each = len(records[f"entropy/{PLACES['tree'].rates[0]:g}/dpo/dense/online/{DRAWS[0]}"].arrays["entropy"])
     single = PLACES["network"].environment
     rates = {name: ", ".join(f"{rate:g}" for rate in place.rates) for name, place in PLACES.items()}
     return (
@@ -186,8 +187,9 @@ def caption(records: Records) -> str:
         f"{TREE.right_short:g} (one token) to {TREE.right_long:g} (all), and a network of one hidden layer of 32 on "
         f"{single.num_prompts} prompts × {single.vocabulary} responses, right with a probability of "
         f"{single.right_short:g}; DPO takes the best and the worst of {GENERATIONS}. Top right, its sampler is copied "
-        f"every {SEMI:g} updates, learning rate {HELD.learning_rate:g}, β = 1, at the end. Bottom, it is copied before "
-        f"every batch or never, with learning rates, from left to right, {rates['tree']} of the table and "
+        f"every {SEMI:g} updates, learning rate {HELD.learning_rate:g}, β = 1, at the end. Bottom, {len(DRAWS)} draws "
+        f"of the rewards, of each the mean of {each} runs; it is copied before every batch or never, with learning "
+        f"rates, from left to right, {rates['tree']} of the table and "
         f"{rates['network']} of the network, β = {PAIRS.beta:g} (GRPO has no KL penalty), at the last evaluation that "
         "leaves room. Noiseless labels."
     )

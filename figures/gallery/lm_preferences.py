@@ -267,6 +267,7 @@ def _falls(records: Records, method: str) -> Verdict:
     gates.append(rises("the reward model's score", _two(proxy[np.isfinite(proxy)])))
     gates.append(trained({f"gold reward up to {LEVELS[-1]:g} nats": _two(rise[np.isfinite(rise)])}))
     note = (
+        f"Of the {known.sum()} of {len(known)} reward models whose runs reach {END:g} nats. "
         f"From the peak among {_levels()} nats, chosen on the other half of the reward models, to {END:g}. The fall is "
         "of coverage: recorded responses are longer than the gold optimum, and the reward model, which saw none that "
         "are shorter, goes on preferring shorter ones."

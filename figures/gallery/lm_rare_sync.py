@@ -95,7 +95,9 @@ def verdicts(records: Records) -> list[Verdict]:
 
 ONE_COPY = (
     f"In {UPDATES} updates a period of {RARE:g} has one copy to the sampler: half of the samples are the reference's. "
-    f"Each tuned for itself. s is in updates of {PROMPTS} × {GENERATIONS} samples."
+    f"Both arms still rise at {UPDATES} updates, so that this is what they cost on the way. Each tuned for itself, by "
+    f"{TUNING_RUNS} runs at each rate, few to tell one rate from the next. s is in updates of {PROMPTS} × "
+    f"{GENERATIONS} samples."
 )
 
 

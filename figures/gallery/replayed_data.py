@@ -13,6 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
 from figures.arms.gating import (
+    IN_SCORES,
     at_the_end,
     effect_of,
     in_brief,
@@ -287,10 +288,12 @@ def verdicts(records: Records) -> list[Verdict]:
             wider = "wide/" if widely and source == "offline" else ""
             one, other = (records[f"{environment}/dpo/{wider}{which}"] for which in (source, "final"))
             note = "Each is tuned, and with it the online run whose last policy draws its pairs."
-            rows.append(_effect(tested, setting, one, other, "source", note))
+            rows.append(_effect(tested, setting, one, other, "source", note + _in_tuning(one)))
         note = "Imitating the better of two draws of the reference is bounded, however long it trains."
         wider = "wide/" if widely else ""
         imitated, contrasted = (records[f"{environment}/{name}/{wider}offline"] for name in ("best_of_n", "ipo"))
+        if widely:
+            note += " IPO's score was known: its runs are those of C16 on the wider grid, whose seeds Best-of-2 has."
         control = stopped_early([contrasted], [contrasted], NO_BETTER.margin)
         rows.append(_none(NO_BETTER, setting, imitated, contrasted, control, note))
     return rows
@@ -316,6 +319,9 @@ def _last(records: Records, environment: str, setting: Setting) -> Verdict:
     gap = effect_of([part(1.0, online), part(-1.0, offline)])
     many = f", and a prompt has {MANY_RESPONSES} responses" if environment == "network" else ""
     note = f"Both responses of a pair are the last policy's{many}. IPO's gap, online − offline, is {in_brief(gap)}."
+    if gap.low > 0:
+        closed = (final_scores(final).mean() - final_scores(offline).mean()) / gap.estimate
+        note += f" The last policy's pairs close {closed:.0%} of it at the end."
     return _effect(LAST, setting, online, final, "source", note, _to_close(gap, LAST))
 
 
@@ -340,6 +346,15 @@ def _own_windows(records: Records, environment: str, setting: Setting) -> list[V
 def _taken(record: Record) -> str:
     rate, beta = record.spec["optimiser"]["learning_rate"], record.spec["algorithm"]["beta"]
     return f"learning rate {rate:g} and β = {beta:g}"
+
+
+def _in_tuning(record: Record) -> str:
+    """What a row adds whose arm scores otherwise than it did when its settings were chosen, by more than a margin."""
+    how = record.provenance.get("tuning", {})
+    here = float(final_scores(record).mean())
+    if abs(how.get("mean", here) - here) <= IN_SCORES:
+        return ""
+    return f" The arm with the reference's responses scored {how['mean']:.2f} in tuning and {here:.2f} here."
 
 
 def _repeated(records: Records, source: str) -> str:

@@ -223,10 +223,12 @@ def verdicts(records: Records) -> list[Verdict]:
         for (name, s), tested in SAME.items():
             used = wider if (name, s) == ("grpo", RARE) else at
             loses = control(used["grpo", ONLINE], used["grpo", OFFLINE], tested.margin)
-            rows.append(same_row(tested, setting, figure, used[name, ONLINE], used[name, s], loses, STALE))
+            note = f"{STALE} {COARSE}" if (environment, name, s) == ("bandit", "grpo", RARE) else STALE
+            rows.append(same_row(tested, setting, figure, used[name, ONLINE], used[name, s], loses, note))
         for name, tested in BEHIND.items():
             used = wider if name == "ipo" else at
-            rows.append(behind_row(tested, setting, figure, used[name, SEMI], used[name, OFFLINE]))
+            also = LUCKY if (environment, name) == ("bandit", "ipo") else ""
+            rows.append(behind_row(tested, setting, figure, used[name, SEMI], used[name, OFFLINE], also))
         rows.append(not_behind_row(NOT_BEHIND, setting, figure, dpo, grpo, offline))
         for name, tested in ADDED.items():
             added = records[f"{environment}/{name}/{SEMI:g}"]
@@ -245,6 +247,16 @@ def verdicts(records: Records) -> list[Verdict]:
 STALE = (
     "At the end of the run: on the way there a stale sampler may be slower. A stale sampler also explores more, and an "
     f"early collapse is not undone. s is in updates of {PROMPTS} × {GENERATIONS} samples."
+)
+
+
+COARSE = (
+    "The last of four designs, by half-decades of the learning rate where the third had 24 rates: between 0.32 and 1, "
+    "at 0.6 and 0.7, the rare sync scores 0.95 in 200 runs, and loses 0.05."
+)
+LUCKY = (
+    "The direction stands, and not the size: what offline took was luck of 16 tuning runs. At others of the points of "
+    "its grid it scores 0.60 to 0.68, and the gap is 0.3 to 0.4."
 )
 
 

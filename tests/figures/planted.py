@@ -679,7 +679,7 @@ def collapse() -> list[Planted]:
     found.append(Planted("collapse", "C36", "DPO, s = 10", "token", 1, terms, raised=shorter))
     for before, setting, where in (("", "token", ""), ("network/", "mlp", ", network")):
         for name, when in itertools.product(("dpo", "grpo"), ("online", "offline")):
-            arms = (f"{before}entropy/.*/{name}/{reward}/{when}" for reward in ("dense", "verifiable"))
+            arms = (f"{before}entropy/.*/{name}/{reward}/{when}/.*" for reward in ("dense", "verifiable"))
             found.append(Planted("collapse", "C37", f"{name}, {when}{where}", setting, 1, difference(*arms, "entropy")))
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from figures.arms import entropies
 from figures.arms.gating import is_right_or_wrong
 from figures.figure import Figure
 from figures.gallery import gradient_variance, reachable_policies, unseen_responses
@@ -50,6 +51,7 @@ QUANTITIES = {
 }
 REFERENCE = np.log(np.array([0.4, 0.6]))  # two responses to one prompt, the second the better and the unseen one
 TABLES = 50
+ONE_DRAW = ("entropy-dpo", "entropy-grpo")  # records whose runs share a draw, over which intervals are
 
 Levels = Mapping[str, float]  # quantity → its mean
 
@@ -109,7 +111,7 @@ def filled(record: Record, levels: Levels, noise: float, moved: float = 0.0) -> 
 
 def _arrays(spec: Mapping[str, Any], levels: Levels, noise: float, moved: float) -> Arrays:
     runs = spec["of"]["runs"] if "of" in spec else spec.get("runs", TABLES)
-    wobble = noise * balanced(spec["key"], runs)
+    wobble = noise * (of_a_draw(spec["key"], runs) if spec["name"] in ONE_DRAW else balanced(spec["key"], runs))
     level = {name: levels.get(name, base) + wobble + moved for name, base in QUANTITIES.items()}
     level["late"] -= 1.5 * moved  # the last point moves, but by less than the others
     level["proxy"] -= 0.5 * moved + 2.0 * wobble  # so that a difference of both moves, and has noise
@@ -270,6 +272,12 @@ def _noise_of_gradients(level: Mapping[str, np.ndarray], perfect: float, sizes: 
     # The noise of the runs is in the numerator: what is left in the critic's is the level.
     within[:, :, order.index("perfect")] = 2.0**perfect
     return within
+
+
+def of_a_draw(key: str, runs: int) -> np.ndarray:
+    """(runs,): one number, as a draw of the rewards moves all of its runs; `balanced` over draws. key: ends with it."""
+    arm, draw = key.rsplit("/", 1)
+    return np.full(runs, balanced(arm, len(entropies.DRAWS))[entropies.DRAWS.index(int(draw))])
 
 
 def balanced(key: str, runs: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from figures.arms.entropies import ENTROPY, PLACES, entropy_row
+from figures.arms.entropies import DRAWS, ENTROPY, PLACES, entropy_row, over_draws
 from figures.arms.gating import (
     Part,
     Sides,
@@ -275,7 +275,8 @@ def test_entropies_of_arms_that_were_tuned_by_their_score_are_no_test(place: str
 def test_entropies_at_several_learning_rates_have_the_interval_of_all(place: str) -> None:
     found = entropies(place, [0.3, 0.5], "dpo", Record({}, {}, {}))
     assert (found.low, found.high) == pytest.approx((0.3, 0.5))
-    assert "+0.300 at 0.01 after 2 updates, with scores of 0.90 and 0.90; +0.500 at 0.03" in found.note
+    said = "+0.300 at 0.01 after 2 updates, 20 of 20 draws beyond the margin, with scores of 0.90 and 0.90; +0.500 at"
+    assert said in found.note
     assert "Its size hangs on the rate" in found.note
 
 
@@ -293,17 +294,36 @@ def test_entropies_whose_difference_turns_on_the_way_are_no_test(place: str, ear
     assert "size hangs" not in found.note
 
 
+@WHERE
+@pytest.mark.parametrize(("early", "state"), [(-0.06, "no test"), (-0.04, "supported")])
+def test_a_sign_of_less_than_half_the_margin_is_none_that_turns(place: str, early: float, state: str) -> None:
+    """Of a margin of 0.1: two arms that are 0.04 nats apart are as good as one."""
+    assert entropies(place, [0.5], "grpo", Record({}, {}, {}), early).verdict == state
+
+
+def test_the_runs_of_a_draw_are_one_observation() -> None:
+    """Two draws, of each five runs that are alike but for noise: an interval over draws has two observations."""
+    draws = [record([0.0, score], runs=5) for score in (0.2, 0.8)]
+    for found, less in zip(draws, (1.0, 0.4), strict=True):
+        found.arrays["entropy"] = np.array([[1.0, less + x] for x in (-0.2, -0.1, 0.0, 0.1, 0.2)])
+    draws[1].arrays["diverged_at"][3] = 1
+    both = over_draws(draws)
+    assert both.arrays["entropy"] == pytest.approx(np.array([[1.0, 1.0], [1.0, 0.4]]))
+    assert both.arrays["gold"].shape == (2, 2) and both.arrays["diverged_at"].tolist() == [-1, 1]
+
+
 def entropies(place: str, lower: list[float], name: str, like: Record, early: float | None = None) -> Verdict:
     """C37 online, where right or wrong has so much less entropy at each learning rate, the last of `lower` at all that
     are larger. like: by whose tuning. early: how much less at the first evaluation, if not as much."""
     entropy = np.tile([2.0, 1.0, 0.8], (20, 1)) + 0.01 * np.random.default_rng(0).normal(size=(20, 3))
     score, where = record([0.0, 0.5, 0.9]).arrays, PLACES[place]
     arms = {
-        f"{where.before}entropy/{rate:g}/{name}/{reward}/online": Record(
-            {}, {**score, "entropy": entropy - x}, like.provenance
+        f"{where.before}entropy/{rate:g}/{name}/{reward}/online/{draw}": Record(
+            {}, {**score, "entropy": entropy + 0.01 * np.sin(draw) - x}, like.provenance
         )
         for rate, less in itertools.zip_longest(where.rates, lower, fillvalue=lower[-1])
         for reward, x in (("dense", np.zeros(3)), ("verifiable", np.array([less, early or less, less])))
+        for draw in DRAWS
     }
     key = (place, name, "online")
     return entropy_row(ENTROPY[key], arms, *key, "collapse")

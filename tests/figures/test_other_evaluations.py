@@ -14,7 +14,7 @@ from figures.arms.syncing import on_the_way
 from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.figure import all_figures
-from figures.gallery import lm_preferences, lm_two_tasks, unseen_responses
+from figures.gallery import lm_preferences, lm_two_tasks, replayed_data, unseen_responses
 from sims.experiments.measures import deployed_scores
 from sims.experiments.store import Record
 from tests.figures.synthetic import balanced, filled, skeleton
@@ -140,6 +140,15 @@ def test_what_users_get_is_scored_by_its_own_rewards() -> None:
     found = path(0.0, 0.2, 0.6)
     assert deployed_scores(found)[:, 2] == pytest.approx(2 * found.arrays["deployed_gold"][:, 2] - 1)
     assert deployed_scores(found)[:, 2].mean() == pytest.approx(0.2, abs=1e-9)
+
+
+def test_an_arm_that_scored_otherwise_in_tuning_is_told() -> None:
+    """By more than 0.05; where nothing was tuned, or the two agree, nothing is."""
+    run = path(0.0, 0.5, 0.6)
+    assert replayed_data._in_tuning(run) == ""
+    for mean, said in ((0.77, "scored 0.77 in tuning and 0.60 here."), (0.64, "")):
+        assert replayed_data._in_tuning(Record({}, run.arrays, {"tuning": {"mean": mean}})).endswith(said)
+    assert replayed_data._in_tuning(Record({}, run.arrays, {"tuning": {"mean": 0.64}})) == ""
 
 
 def alike(figure: str) -> dict[str, Record]:
