@@ -37,7 +37,7 @@ ALGORITHMS: dict[str, Algorithm] = {"dpo": DPO(pairing="best_worst"), "grpo": GR
 SEEDS = {"dpo": 57, "grpo": 58}  # a setting that was changed after its runs takes fresh ones (claims.toml)
 # Of every point, and no finalists: by four, and twelve of the best three, arms took other settings from tuning to
 # tuning, and rows went with them.
-TUNING_RUNS = 400
+TUNING_RUNS = 100
 SHARED, CORRELATION = "shared", 0.3  # of tasks that share a direction: what carries over
 SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
     "verifiable": ("verifiable alone", BLUE, "-", "o"),
