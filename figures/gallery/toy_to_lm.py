@@ -275,7 +275,8 @@ def _note(group: str, used: Records, sides: Sides) -> str:
         "the model's falls evenly; a table does not generalise from one action to the next, and a model does from one "
         "length to the next. Tasks differ in one length, so that they are less unlike than tasks could be. The model "
         f"was tuned once, by one run a rate, offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what "
-        "another tuning would choose."
+        "another tuning would choose. τ-b leaves out pairs that are tied on a side, and which arms are above the "
+        "reference is not resampled."
     )
 
 
