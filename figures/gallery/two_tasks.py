@@ -35,8 +35,7 @@ UPDATES, EVALUATIONS, RUNS, PROMPTS, GENERATIONS = 200, 20, 600, 8, 4
 TASKS = TwoTasks(num_responses=8, num_pairs=128, rating_noise=0.3, switch_after=UPDATES // 2)
 ALGORITHMS: dict[str, Algorithm] = {"dpo": DPO(pairing="best_worst"), "grpo": GRPO()}
 SEEDS = {"dpo": 57, "grpo": 58}  # a setting that was changed after its runs takes fresh ones (claims.toml)
-# Of every point, and no finalists: by four, and twelve of the best three, arms took other settings from tuning to
-# tuning, and rows went with them.
+# Of every point, and no finalists: by four, and twelve of the best three, rows went with the luck of the tuning.
 TUNING_RUNS = 100
 SHARED, CORRELATION = "shared", 0.3  # of tasks that share a direction: what carries over
 SHOWN: dict[str, tuple[str, str, LineStyle, str]] = {  # label, colour, line, marker
