@@ -848,7 +848,8 @@ def two_tasks() -> list[Planted]:
         found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
         carried = tuple(replace(term, arms=term.arms.replace(f"{name}/", f"{name}/shared/")) for term in forgotten)
         where = f"{name}: the other domain, cosine 0.3"
-        found.append(Planted("two_tasks", "C48", where, "mlp", 0, carried, base=0.02))
+        learned = tuple(Term(f"{name}/shared/{task}", 0.5, quantity) for task, quantity in own.items())
+        found.append(Planted("two_tasks", "C48", where, "mlp", 0, carried, base=0.02, raised=learned))
     return found
 
 
