@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from figures.catalogue import Claim
 from figures.lab import MEASURES, settings
 from sims.core.spec import from_json
-from sims.experiments.measures import deployed_scores, final_scores, mean_scores, part_scores, scores
+from sims.experiments.measures import deployed_scores, fall, final_scores, mean_scores, part_scores, scores
 from sims.experiments.record_file import Record
 from sims.statistics.bounded import bounded_interval
 from sims.statistics.gates import (
@@ -32,6 +33,7 @@ from sims.statistics.gates import (
     room,
     runs_at_a_bound,
     shared_arms,
+    within_the_scale,
 )
 from sims.statistics.intervals import LEVEL, Interval, mean_interval
 
@@ -286,6 +288,28 @@ def separate(a: Record, b: Record, c: Record, d: Record) -> Gate:
         return [hashlib.sha256(np.ascontiguousarray(record.arrays["gold"]).tobytes()).hexdigest()]
 
     return shared_arms(runs(a), runs(b), runs(c), runs(d))
+
+
+def of_differences(tested: Claim, used: Sequence[Record], at: int | None) -> list[Gate]:
+    """What a claim of (a − b) − (c − d) asks of its four arms, in this order: that they are `separate`, and that the
+    scale leaves the difference that is claimed to be the larger one `within_the_scale`. at: the evaluation that is
+    tested; None for over the run."""
+    a, b, c, d = used
+    runs = min(len(record.arrays["gold"]) for record in used)
+    return [separate(a, b, c, d), larger(tested, [part(1.0, record, at, runs).scores for record in used])]
+
+
+def larger(tested: Claim, values: Sequence[np.ndarray], high: float = 1.0) -> Gate:
+    """`within_the_scale` of the claimed side of (a − b) − (c − d). values: a, b, c and d, (runs,) each as tested."""
+    a, b, c, d = values
+    return within_the_scale(*((b, c, d) if tested.sign > 0 else (d, a, b)), high, tested.margin)
+
+
+def larger_fall(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> Gate:
+    """`within_the_scale` of `collapsing.interaction_of_falls`: an arm falls from its best evaluation to the lowest
+    score at most."""
+    high = float((scores(rare[0]).max(-1) - lowest_score(rare[:1])).mean())
+    return larger(tested, [fall(record) for record in (rare[0], semi[0], rare[1], semi[1])], high)
 
 
 def tuned_and_bounded(margin: float, one: Record, other: Record) -> list[Gate]:

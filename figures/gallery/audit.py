@@ -18,8 +18,8 @@ from figures.arms.gating import (
     effect_of,
     last_with_room,
     lowest_score,
+    of_differences,
     part,
-    separate,
     sides,
     tuned_for,
     tuned_well,
@@ -204,7 +204,7 @@ def verdicts(records: Records) -> list[Verdict]:
             gate,
             tuned_for(at, *arms),
             *tuned_well(tested.margin, *arms),
-            separate(*arms),
+            *of_differences(tested, arms, at),
             geometry(masses, {"R1": "out", "R2": "in"}),
             placebo(None, tested.margin, NOTHING_TO_LEARN),
         ]

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from figures.arms import gating
 from figures.arms.collapsing import interaction_of_falls, measured, preventable
 from figures.arms.entropies import DRAWS, PAIRS, PLACES, TREE, draw_entropies, entropy_arms, entropy_rows
 from figures.arms.gating import last_with_room, sides, tuned_well
@@ -144,6 +145,7 @@ def _unstable(tested: Claim, rare: Sequence[Record], semi: Sequence[Record]) -> 
     why = f"s = {SEMI:g} and {MANY} prompts are the placebos: each takes away one of the two that the claim needs"
     few, many = (scores(record).max(-1) for record in rare)
     gates = [room(few, many, 0.0, math.inf, tested.margin), placebo(None, tested.margin, why)]
+    gates.append(gating.larger_fall(tested, rare, semi))
     tuned = [*rare, *semi] if tested is UNSTABLE["prompts"] else semi
     gates += tuned_well(tested.margin, *tuned, falls="the claim is that an arm falls")
     note = (

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from figures.arms import language_model as lm
 from figures.arms import matched
-from figures.arms.gating import NOTHING_TO_LEARN, effect_of, last_with_room, part, sides, tuned_well
+from figures.arms.gating import NOTHING_TO_LEARN, effect_of, larger, last_with_room, of_all, part, sides, tuned_well
 from figures.catalogue import claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -204,6 +204,7 @@ def verdicts(records: Records) -> list[Verdict]:
         gates = [
             room,
             shared,
+            of_all([larger(SKEW, [scores(record)[:, at] for record in tuning]) for tuning in tunings]),
             *tuned_well(SKEW.margin, *arms, by=final_scores),
             placebo(None, SKEW.margin, NOTHING_TO_LEARN),
         ]

@@ -137,12 +137,21 @@ def verdicts(records: Records) -> list[Verdict]:
             f"{record.arrays['updates'][at]} updates. The pairs are of the "
             "first batch, drawn from the reference and seen in one update: what is trained on again may rise. "
             "Online and offline DPO each have the rate tuned for them, which is larger online."
+            f"{_later(record, at)}"
         )
         gates = [room, trained({"the margin": grown}), placebo(None, tested.margin, "a claim about a mechanism")]
         gates += tuned_well(IN_SCORES, record, by=final_scores)
         effect = mean_interval(per_nat(fall, grown))
         rows.append(row_of(tested, "lm", effect, FIGURE.name, [record.hash], note, gates))
     return rows
+
+
+def _later(record: Record, at: int) -> str:
+    """A sentence where a row is tested before the end."""
+    updates = record.arrays["updates"]
+    if at == len(updates) - 1:
+        return ""
+    return f" Tested after {updates[at]} of {updates[-1]} updates, as the score is {HALF:g} or above later."
 
 
 def before_it_left(record: Record) -> tuple[int, Gate]:

@@ -21,7 +21,7 @@ from figures.arms.collapsing import entropy_with_room, interaction_of_falls, mea
 from figures.arms.copied_references import BETAS, draw_lengths, length_rows
 from figures.arms.copied_references import coin as coin_of
 from figures.arms.copied_references import words as words_of
-from figures.arms.gating import Sides, effect_of, lowest_score, over_the_run, part
+from figures.arms.gating import Sides, effect_of, larger_fall, lowest_score, over_the_run, part
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
 from figures.figure import Figure, Records
@@ -189,7 +189,11 @@ def _unstable(records: Records) -> Verdict:
     rare, semi = [records["few/rare"], records["rare"]], [records["few/semi"], records["semi"]]
     few, many = (scores(record).max(-1) for record in rare)
     why = f"s = {SEMI:g} and all prompts are the placebos: each takes away one of the two that the claim needs"
-    gates = [room(few, many, 0.0, math.inf, UNSTABLE.margin), placebo(None, UNSTABLE.margin, why)]
+    gates = [
+        room(few, many, 0.0, math.inf, UNSTABLE.margin),
+        larger_fall(UNSTABLE, rare, semi),
+        placebo(None, UNSTABLE.margin, why),
+    ]
     ends = ", ".join(f"{scores(record)[:, -1].mean():.2f}" for record in (*rare, *semi))
     note = (
         f"They end at {ends}. Few are the first {FEW} prompts of the language, each of which every update has once; "

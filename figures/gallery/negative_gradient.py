@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from figures.arms.gating import NOTHING_TO_LEARN, at_the_end, effect_of, part, sides, tuned_well
+from figures.arms.gating import NOTHING_TO_LEARN, at_the_end, effect_of, of_differences, part, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, Setting, claim
 from figures.claims import Verdict, row_of
@@ -196,10 +196,11 @@ class Tested(NamedTuple):
     used: tuple[Record, ...]
 
 
-def tested_at_shortest(records: Records, of: Row, margin: float) -> Tested:
+def tested_at_shortest(records: Records, of: Row, tested: Claim) -> Tested:
     """What an algorithm gains over Best-of-N on-policy, or with both samplers how much more it gains there than
     offline: at the shortest budget at which every gate is open, or the shortest of all."""
     shortest: Tested | None = None
+    margin = tested.margin
     _, environment, name, samplers, budgets = of
     for budget in budgets:
         pairs = [[records[f"{environment}/{arm}/{s}/{budget}"] for arm in (name, "best_of_n")] for s in samplers]
@@ -213,6 +214,8 @@ def tested_at_shortest(records: Records, of: Row, margin: float) -> Tested:
                 Gate("room", away >= margin, f"{said}; a shorter budget would open it" if away < margin else said)
             )
         used = tuple(record for pair in pairs for record in pair)
+        if "off" in samplers:
+            gates += of_differences(tested, used, -1)
         gates += [*tuned_well(margin, *used), placebo(None, margin, NOTHING_TO_LEARN)]
         effect = effect_of([part(t, record) for t, record in zip((1.0, -1.0, -1.0, 1.0), used, strict=False)])
         row = Tested(budget, effect, tuple(gates), used)
@@ -283,7 +286,7 @@ def _gains(panel: Axes, records: Records, environment: str) -> None:
     for name in names:
         own, rows = colour(ARMS[name].key), [row for row in shown if row.name == name]
         for i, row in enumerate(rows):
-            found = tested_at_shortest(records, row, claims()[row].margin)
+            found = tested_at_shortest(records, row, claims()[row])
             closed = not all(gate.open for gate in found.gates)
             y = len(names) - names.index(name) + 0.24 * ((len(rows) - 1) / 2 - i)
             panel.errorbar(
@@ -316,7 +319,7 @@ def verdicts(records: Records) -> list[Verdict]:
     """What a negative gradient gains on-policy, and whether it gains more there than offline."""
     rows = []
     for of, tested in claims().items():
-        row = tested_at_shortest(records, of, tested.margin)
+        row = tested_at_shortest(records, of, tested)
         chosen = "" if of.id == "C27" else ", the shortest budget at which every gate is open, or the shortest of all"
         kind = NOTES["contrastive" if of.name in CONTRASTIVE else "own"]
         note = f"{ARMS[of.name].label}, tested after {row.budget} updates{chosen}. {kind}"

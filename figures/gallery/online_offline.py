@@ -18,9 +18,9 @@ from figures.arms.gating import (
     effect_of,
     last_with_room,
     likelihood,
+    of_differences,
     over_the_run,
     part,
-    separate,
     sides,
     tuned_for,
     tuned_well,
@@ -200,8 +200,9 @@ def interaction_row(
         if at is None
         else f"Tested after {int(updates[at])} updates, the last evaluation at which the scores leave room."
     )
-    gates = [room, *tuned_well(tested.margin, *found), separate(*found), likelihood({"out": found[0], "in": found[2]})]
-    gates += [placebo(None, tested.margin, NOTHING_TO_LEARN), *([] if at is None else [tuned_for(at, *found)])]
+    gates = [room, *tuned_well(tested.margin, *found), *of_differences(tested, found, at)]
+    gates += [likelihood({"out": found[0], "in": found[2]}), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+    gates += [*([] if at is None else [tuned_for(at, *found)])]
     hashes = [record.hash for record in found]
     return row_of(tested, "bandit", effect, figure, hashes, f"{said} {note}", gates)
 

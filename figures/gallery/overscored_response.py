@@ -88,7 +88,9 @@ def _row(tested: Claim, setting: Setting, records: Records, name: str) -> Verdic
         "the last at which the mean over the other half of the runs is largest. What the end alone costs is arithmetic "
         "on what was planted, and not asked: where gold rises and stays, the claim is refuted, however much more it "
         "would be without. One setting, of learning rate and β, and one error, "
-        f"{OVERSCORE:g} standard deviations of gold above all others, were run; none is tuned."
+        f"{OVERSCORE:g} standard deviations of gold above all others, were run; none is tuned. The planted response is "
+        "the one of least gold, the largest fall that one error can cause; the fall was known from earlier runs. RLOO "
+        "and DPO share problems and are one finding."
     )
     effect = mean_interval(falls[0] - falls[1])
     return row_of(tested, setting, effect, FIGURE.name, [none.hash, planted.hash], note, gates)

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from figures.arms.gating import NOTHING_TO_LEARN, effect_of, over_the_run, part, separate, sides, tuned_well
+from figures.arms.gating import NOTHING_TO_LEARN, effect_of, of_differences, over_the_run, part, sides, tuned_well
 from figures.arms.sweeps import ROUNDS, TUNING
 from figures.catalogue import Claim, claim
 from figures.claims import Verdict, row_of
@@ -117,7 +117,7 @@ def _row(tested: Claim, records: Records, name: str, cells: tuple[str, str], not
     gates = [
         over_the_run([sides(used[:1], used[1:2]), sides(used[2:3], used[3:])], tested.margin),
         *tuned_well(tested.margin, *used),
-        separate(*used),
+        *of_differences(tested, used, None),
         geometry(
             {where: PEAKS[peak] for where, peak in said.items()},
             {where: "in" if peak == "likely" else "out" for where, peak in said.items()},

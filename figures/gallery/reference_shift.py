@@ -18,6 +18,7 @@ from figures.arms.gating import (
     Part,
     Sides,
     effect_of,
+    larger,
     last_with_room,
     separate,
     tuned_for,
@@ -145,7 +146,13 @@ def verdicts(records: Records) -> list[Verdict]:
             "PPO draws from the policy and asks a reward model of the policy's own kind; a reward model that knows "
             f"more of unseen responses would change it. {_when(used[0], at)}"
         )
-        gates = [room, tuned_for(at, *used), separate(*used), placebo(None, tested.margin, NOTHING_TO_LEARN)]
+        gates = [
+            room,
+            tuned_for(at, *used),
+            separate(*used),
+            larger(tested, [x[:, at] for x in values]),
+            placebo(None, tested.margin, NOTHING_TO_LEARN),
+        ]
         gates += tuned_well(tested.margin, *used, by=_ends(used, values))
         rows.append(row_of(tested, setting, effect, FIGURE.name, [record.hash for record in used], note, gates))
         tested = claim("C07", "under shift")

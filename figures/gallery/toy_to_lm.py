@@ -147,8 +147,9 @@ def _means(task: Mapping[str, np.ndarray], names: Sequence[str], rng: np.random.
 def above_it(scores: np.ndarray) -> bool:
     """Whether an arm is above the reference's 0 beyond noise. One that is not might as well not be trained, which is a
     choice that tuning had, and counts as the reference; two of them are a tie, which agrees with nothing: how they rank
-    is noise, whatever it is on the other side. scores: (tuning seeds, runs)."""
-    return student_interval(scores.mean(0)).low > 0
+    is noise, whatever it is on the other side; one run shows nothing. scores: (tuning seeds, runs)."""
+    runs = scores.mean(0)
+    return len(runs) > 1 and student_interval(runs).low > 0
 
 
 def _interval(values: np.ndarray, runs: int) -> Interval:
@@ -275,7 +276,8 @@ def _note(group: str, used: Records, sides: Sides) -> str:
         "the model's falls evenly; a table does not generalise from one action to the next, and a model does from one "
         "length to the next. Tasks differ in one length, so that they are less unlike than tasks could be. The model "
         f"was tuned once, by one run a rate, offline on skew by {matched.AGAIN_RUNS}: its intervals do not know what "
-        "another tuning would choose."
+        "another tuning would choose. τ-b leaves out pairs that are tied on a side, and which arms are above the "
+        "reference is not resampled."
     )
 
 

@@ -17,6 +17,7 @@ from scipy import stats
 from .intervals import Interval, student_interval
 
 RUNS_AT_A_BOUND = 100  # least number of runs per arm if any of them is at a bound
+LUCK_KNOWN = 10  # least number of tuning runs by which a choice can be seen to be lucky, or not to be
 LUCK = 0.01  # chance per row that a fair choice of settings is taken for a lucky one
 AT_A_BOUND = 0.01  # share of the range within which a score is at a bound
 IN_LIKELIHOOD, OUT_OF_LIKELIHOOD = 0.2, 0.05  # the reference's mass near the optimum
@@ -49,6 +50,18 @@ def room(a: ArrayLike, b: ArrayLike, low: float, high: float, margin: float) -> 
         False,
         f"{measured}: less than the margin {margin:g} {where} it; {way} or another environment would open it",
     )
+
+
+def within_the_scale(b: ArrayLike, c: ArrayLike, d: ArrayLike, high: float, margin: float) -> Gate:
+    """Whether what a claim of (a − b) − (c − d) > margin needs is within the scale: a above b + (c − d) + margin, where
+    nothing is above `high`. `room` asks each difference by itself, which two can have and the difference of both not:
+    of arms at .85 no gain is larger than one of .3. b, c, d: (runs,), at the evaluation that is tested."""
+    lesser, other = float(np.mean(np.asarray(b))), float(np.mean(np.asarray(c)) - np.mean(np.asarray(d)))
+    needed = lesser + other + margin
+    said = f"beside {lesser:.3g}, and a difference of {other:.3g} elsewhere, the claim needs {needed:.3g} of {high:.3g}"
+    if needed < high:
+        return Gate("within the scale", True, said)
+    return Gate("within the scale", False, f"{said}, which nothing can reach; a shorter budget would open it")
 
 
 def positive_control(control: Interval | None, margin: float, only_above: bool = False) -> Gate:
@@ -201,7 +214,8 @@ def luck_of_tuning(arms: Mapping[str, Chosen], flat: float) -> Gate:
 
     s the standard deviation of the m tested runs, n the number of tuning runs, t Student's with m − 1 degrees of
     freedom. Of normal runs, the best of k points alike has a z beyond that with at most this chance, whatever the
-    points share: a row is closed by chance in LUCK of cases at most. Where a run or two chose, little can be told."""
+    points share: a row is closed by chance in LUCK of cases at most. An open gate clears nothing: of arms that fewer
+    than LUCK_KNOWN runs chose it says that it does not know, and of none that its grid has no better point."""
     short, most = [], ("", flat)
     for name, arm in arms.items():
         scores = np.asarray(arm.scores, np.float64)
@@ -215,9 +229,11 @@ def luck_of_tuning(arms: Mapping[str, Chosen], flat: float) -> Gate:
             short.append(said)
     if short:
         return Gate("luck of tuning", False, f"{'; '.join(short)}; more tuning runs would open it")
-    if most[0]:
-        return Gate("luck of tuning", True, f"as a fair choice may; the largest fall: {most[0]}")
-    return Gate("luck of tuning", True, "every tuned arm scores what its settings did in tuning, or more")
+    few = [f"{name} ({arm.runs} tuning runs)" for name, arm in arms.items() if arm.runs < LUCK_KNOWN]
+    unknown = f"not known: {', '.join(few)}" if few else ""
+    seen = f"the largest fall, which may be luck's: {most[0]}" if most[0] else "no arm that falls by more than is flat"
+    said = f"{seen}; whether another point is better was not asked"
+    return Gate("luck of tuning", True, "; ".join(filter(None, (unknown, said))))
 
 
 def rises(name: str, changes: ArrayLike) -> Gate:

@@ -9,7 +9,7 @@ with its line.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -846,6 +846,10 @@ def two_tasks() -> list[Planted]:
         found.append(Planted("two_tasks", "C48", f"{name}: own domain", "mlp", 1, (*targeted, *instead)))
         forgotten = (Term(f"{name}/verifiable", 0.5, "second"), Term(f"{name}/rated", 0.5, "first"))
         found.append(Planted("two_tasks", "C48", f"{name}: the other domain", "mlp", 0, forgotten, base=0.02))
+        carried = tuple(replace(term, arms=term.arms.replace(f"{name}/", f"{name}/shared/")) for term in forgotten)
+        where = f"{name}: the other domain, cosine 0.3"
+        learned = tuple(Term(f"{name}/shared/{task}", 0.5, quantity) for task, quantity in own.items())
+        found.append(Planted("two_tasks", "C48", where, "mlp", 0, carried, base=0.02, raised=learned))
     return found
 
 

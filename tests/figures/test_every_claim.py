@@ -167,7 +167,7 @@ def planted(
     for also in raised:
         for key in matching(figure, also.arms):
             lifted[key] = {**lifted.get(key, {}), also.quantity: QUANTITIES[also.quantity] + also.times}
-    records |= {key: filled(empty(figure)[key], levels, noise) for key, levels in lifted.items()}
+    records |= {key: filled(empty(figure)[key], {**start, **levels}, noise) for key, levels in lifted.items()}
     weak: dict[str, float] = {name: QUANTITIES[name] - 0.3 for name in ("score", "first", "second")}
     weak |= {"best": 0.05, "exploit": 0.0, "growth": 0.5}
     weaker_ones = set(matching(figure, weaker)) if weaker is not None else set()

@@ -16,10 +16,12 @@ from figures.arms.gating import (
     at_the_end,
     edges,
     effect_of,
+    larger_fall,
     last_with_room,
     lowest_score,
     luck,
     of_all,
+    of_differences,
     own_settings,
     part,
     part_of_gold,
@@ -30,6 +32,7 @@ from figures.arms.gating import (
     tuned_well,
     with_tuning_of,
 )
+from figures.catalogue import claim
 from figures.claims import Verdict
 from figures.lab import settings
 from sims.experiments.store import Record
@@ -356,6 +359,26 @@ def test_gates_of_one_name_are_one_the_first_that_is_closed_else_an_open_one_wit
     one, other, closed = Gate("bound", True, "a"), Gate("bound", True, "b"), Gate("bound", False, "c")
     assert of_all([one, other, one]) == Gate("bound", True, "a; b")  # each reason once
     assert of_all([one, closed, Gate("bound", False, "d")]) == closed
+
+
+def test_the_claimed_side_of_a_difference_of_differences_is_within_the_scale() -> None:
+    """0.9 − 0.8 against 0.6 − 0.2: the first pair cannot be ahead by more than the second; by less it can, at 0.35."""
+    first, second = (record([0.0, 0.9]), record([0.0, 0.8])), (record([0.0, 0.6]), record([0.0, 0.2]))
+    tested = claim("C28", "dpo, min length, over the run")
+    assert tested.sign == 1
+    for sign, open_ in ((1, False), (-1, True)):
+        gates = of_differences(replace(tested, sign=sign), (*first, *second), -1)
+        assert [gate.name for gate in gates] == ["shared arms", "within the scale"] and gates[-1].open is open_
+        swapped = of_differences(replace(tested, sign=-sign), (*second, *first), None)  # over the run, the other side
+        assert swapped[-1].open is open_
+
+
+def test_a_fall_that_a_claim_needs_is_no_longer_than_the_way_down() -> None:
+    """From a best score of 0.5 to the lowest, −0.25: 0.75. Elsewhere the rare sync falls 0.6 further."""
+    few, many, still = record([0.5, 0.4]), record([0.9, 0.3]), record([0.9, 0.9])
+    tested = claim("C35", "each tuned")
+    assert larger_fall(tested, (few, many), (still, still)).open
+    assert not larger_fall(tested, (few, many), (record([0.5, 0.3]), still)).open
 
 
 def test_arms_that_hold_the_same_runs_cancel_whatever_their_specs_say() -> None:

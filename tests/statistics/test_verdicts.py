@@ -194,6 +194,17 @@ def test_shared_arms() -> None:
         assert not gates.shared_arms(*([arm] for arm in arms)).open
 
 
+@pytest.mark.parametrize(("lesser", "open_"), [(0.1, True), (0.54, True), (0.56, False), (0.84, False)])
+def test_a_difference_of_differences_is_none_where_the_one_that_is_claimed_to_be_larger_has_no_place(
+    lesser: float, open_: bool
+) -> None:
+    """Elsewhere the difference is .4: an arm must be .45 above the lesser one, of a largest score of 1. Each pair has
+    room by itself at .84, where the gain can be .16 at most."""
+    arms = (np.full(20, x) for x in (lesser, 0.5, 0.1))
+    assert gates.within_the_scale(*arms, 1.0, 0.05).open is open_
+    assert gates.room(np.full(20, 0.85), np.full(20, 0.84), 0.0, 1.0, 0.05).open
+
+
 def test_geometry() -> None:
     assert [gates.overlap(m) for m in (0.2, 0.1, 0.05)] == ["in", "between", "out"]
     assert gates.geometry({"R1": 0.046, "R2": 0.4}, {"R1": "out", "R2": "in"}).open
@@ -212,6 +223,7 @@ def test_geometry() -> None:
         gates.placebo(interval(0.0, 0.2), 0.05),
         gates.placebo(None, 0.05),
         gates.shared_arms(["a"], ["b"], ["a"], ["d"]),
+        gates.within_the_scale(np.full(20, 0.8), np.full(20, 0.5), np.full(20, 0.1), 1.0, 0.05),
         gates.geometry({"min": 0.17}, {"min": "out"}),
         gates.estimand({"a": interval(-0.3, -0.2), "b": interval(0.1, 0.3)}),
         gates.trained({"a": np.linspace(-0.1, 0.1, 20)}),
@@ -288,6 +300,15 @@ def test_runs_that_are_all_alike_are_not_what_others_were() -> None:
     assert not gates.luck_of_tuning({"a": gates.Chosen(np.full(20, 0.5), 0.53, 10, 5)}, flat=0.025).open
     assert gates.luck_of_tuning({"a": gates.Chosen(np.full(20, 0.5), 0.5, 10, 5)}, flat=0.0).open
     assert gates.luck_of_tuning({}, flat=0.0).open  # nothing was tuned
+
+
+def test_an_open_gate_of_luck_clears_nothing() -> None:
+    """By nine tuning runs it does not know, and by ten it knows of this choice alone."""
+    known, few = (gates.Chosen(scoring(0.5), 0.52, runs, 16) for runs in (10, 9))
+    told = gates.luck_of_tuning({"a": few, "b": known}, flat=0.025)
+    assert told.open and told.why.startswith("not known: a (9 tuning runs); ")
+    told = gates.luck_of_tuning({"b": known}, flat=0.025)
+    assert told.open and "not known" not in told.why and told.why.endswith("another point is better was not asked")
 
 
 @pytest.mark.parametrize("runs", [1, 4, 100])
