@@ -120,6 +120,8 @@ def test_a_figure_gives_the_rows_of_the_catalogue(name: str) -> None:
             assert "above the reference" in gates, f"{id}, {part}: may a tuned arm end below it?"
         if "grid edge" in gates:
             assert "luck of tuning" in gates, f"{id}, {part}: do settings score what they did in tuning?"
+        if id in ("C28", "C35") or "shared arms" in gates:
+            assert "within the scale" in gates, f"{id}, {part}: is what the larger difference needs below the largest?"
         if claim.kind == "effect":
             assert "placebo" in gates, f"{id}, {part}: names none, nor why none applies"
 
