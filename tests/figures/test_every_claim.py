@@ -58,12 +58,15 @@ def _students(numbers: bytes, shape: tuple[int, ...], level: float) -> tuple[np.
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, called once for the same objects: most records are those of the tables before."""
+    """The same function, called once for the same objects: most records are those of the tables before. Now and then it
+    begins anew, as those of all tables are gigabytes."""
     known: dict[tuple[int, ...], tuple[Any, Any]] = {}  # the objects too, so that no other gets their identity
 
     def found(*given: Any) -> Any:
         key = tuple(map(id, given))
         if key not in known:
+            if len(known) == 5_000:
+                known.clear()
             known[key] = given, function(*given)
         return known[key][1]
 
