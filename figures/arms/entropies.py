@@ -50,7 +50,7 @@ TREE = VerifiableTree(num_prompts=8, vocabulary=3, max_length=4)
 # By room alone, on ten development runs: of half-decades those by which the entropies of every pair of arms leave some.
 # Which reward's is lower was not looked at. A verdict is to hold by all of them.
 PLACES = {
-    "tree": Place("token", TREE, Table(), (0.01, 0.03, 0.1), 71, "", "a table, responses of up to 4 tokens"),
+    "tree": Place("token", TREE, Table(), (0.01, 0.03, 0.1, 0.3), 71, "", "a table, responses of up to 4 tokens"),
     "network": Place(
         "mlp",
         VerifiableTree(num_prompts=8, vocabulary=8, max_length=1, right_short=0.4),
