@@ -61,7 +61,11 @@ def within_the_scale(b: ArrayLike, c: ArrayLike, d: ArrayLike, high: float, marg
     said = f"beside {lesser:.3g}, and a difference of {other:.3g} elsewhere, the claim needs {needed:.3g} of {high:.3g}"
     if needed < high:
         return Gate("within the scale", True, said)
-    return Gate("within the scale", False, f"{said}, which nothing can reach; a shorter budget would open it")
+    return Gate(
+        "within the scale",
+        False,
+        f"{said}, which nothing can reach; a budget or a setting at which these are lower would open it",
+    )
 
 
 def positive_control(control: Interval | None, margin: float, only_above: bool = False) -> Gate:

@@ -3,7 +3,7 @@
 import datetime
 from dataclasses import replace
 
-from docs.verdicts import PAGE, changed, first_said, known_rows, moves, page
+from docs.verdicts import PAGE, changed, first_said, known_rows, moves, page, reason
 from figures.catalogue import Change, Claim, Row
 from figures.claims import row_of
 from sims.statistics.gates import Gate
@@ -23,6 +23,15 @@ def test_the_first_state_is_the_first_that_a_history_names() -> None:
     now = row_of(found.claim, "bandit", Interval(0.2, 0.15, 0.25, 0.95, 20, ""), "somewhere", ["h"], "n.")
     assert moves(found, [now]) == [("refuted", "supported")]
     assert moves(row("gates; before: bandit: supported; mlp: opposite"), [now]) == []
+
+
+def test_what_was_known_before_stays_on_the_page() -> None:
+    assert first_said(row("wider, and the grid is that of before, not at an end")) == ""
+    assert first_said(
+        row("on other seeds. Known before: it was opposite, +0.3", "a gate; before, at the end: no test")
+    ) == ("at the end: no test")
+    assert reason("on other seeds. Known before: the effect") == "on other seeds. Known before: the effect"
+    assert reason("a wider grid; before: no test, grid edge") == "a wider grid"
 
 
 def test_a_closed_gate_is_listed_with_what_would_open_it() -> None:
