@@ -186,14 +186,14 @@ def changed(rows: Sequence[Row]) -> Iterable[str]:
     parts: dict[tuple[datetime.date, str], list[str]] = {}
     for row in rows:
         for change in row.history:
-            parts.setdefault((change.date, reason(change.change)), []).append(row.claim.part)
+            parts.setdefault((change.date, _reason(change.change)), []).append(row.claim.part)
     for (date, text), of in sorted(parts.items(), key=lambda item: item[0][0]):
         others = [row.claim.part for row in rows if row.claim.part not in of]
         named = f"all but {'; '.join(others)}" if len(others) < len(of) else "; ".join(of)
         yield f"- {date:%d %b}: {_md(text)}{f' ({_md(named)})' if others else ''}"
 
 
-def reason(change: str) -> str:
+def _reason(change: str) -> str:
     """A change without what was before it."""
     return BEFORE.sub("", change).rstrip("; ")
 

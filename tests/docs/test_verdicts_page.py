@@ -3,7 +3,7 @@
 import datetime
 from dataclasses import replace
 
-from docs.verdicts import PAGE, changed, first_said, known_rows, moves, page, reason
+from docs.verdicts import PAGE, changed, first_said, known_rows, moves, page
 from figures.catalogue import Change, Claim, Row
 from figures.claims import row_of
 from sims.statistics.gates import Gate
@@ -30,8 +30,8 @@ def test_what_was_known_before_stays_on_the_page() -> None:
     assert first_said(
         row("on other seeds. Known before: it was opposite, +0.3", "a gate; before, at the end: no test")
     ) == ("at the end: no test")
-    assert reason("on other seeds. Known before: the effect") == "on other seeds. Known before: the effect"
-    assert reason("a wider grid; before: no test, grid edge") == "a wider grid"
+    told = changed([row("on other seeds. Known before: the effect", "a wider grid; before: no test, grid edge")])
+    assert list(told) == ["- 31 Jan: on other seeds. Known before: the effect", "- 31 Jan: a wider grid"]
 
 
 def test_a_closed_gate_is_listed_with_what_would_open_it() -> None:
